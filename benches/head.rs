@@ -23,7 +23,9 @@ use lb::proxy::http::h1::request_head::{self, RequestHead};
 use lb::proxy::http::h1::response_head::{self, ResponseHead};
 use lb::proxy::http::h1::scan::Field;
 use lb::proxy::http::h1::syntax::Limits;
-use lb::proxy::http::h1::write_head::{ClientLines, Fate, Outbound, Telling, put_request, put_response};
+use lb::proxy::http::h1::write_head::{
+    ClientLines, Fate, Outbound, Telling, put_request, put_response,
+};
 use lb::proxy::http::head::{Content, Head};
 use lb::proxy::http::path::{NormalPath, normalise};
 
@@ -107,7 +109,10 @@ fn requests(c: &mut Criterion) {
     let lines = ClientLines::new(&settings, &client, http::Version::HTTP_11);
     let target = target();
     let mut fields = Vec::new();
-    assert_eq!((request(BROWSER, &mut fields).mapped, fields.len()), (false, 20));
+    assert_eq!(
+        (request(BROWSER, &mut fields).mapped, fields.len()),
+        (false, 20)
+    );
     assert!(request(PROXIED, &mut fields).mapped);
 
     let mut group = c.benchmark_group("head/request");
@@ -118,12 +123,25 @@ fn requests(c: &mut Criterion) {
         let head = request(text, &mut fields);
         let head = Head::of_lines(text.as_bytes(), &head, &fields, Content::Whole(b""));
         let path: NormalPath<'_> = normalise(head.path(), false).expect("a usual path");
-        let received = Outbound { head: &head, path: &path, id: None, granted: None };
+        let received = Outbound {
+            head: &head,
+            path: &path,
+            id: None,
+            granted: None,
+        };
         let mut out = Vec::new();
         group.bench_function(BenchmarkId::new("rewrite", name), |b| {
             b.iter(|| {
                 out.clear();
-                put_request(&mut out, black_box(&received), &settings, &client, &lines, &target).expect("a target");
+                put_request(
+                    &mut out,
+                    black_box(&received),
+                    &settings,
+                    &client,
+                    &lines,
+                    &target,
+                )
+                .expect("a target");
                 out.len()
             });
         });
@@ -134,8 +152,12 @@ fn requests(c: &mut Criterion) {
 fn answers(c: &mut Criterion) {
     let settings = settings();
     let client = client();
-    let telling =
-        Telling { client: &client, settings: &settings, date: "Sun, 06 Nov 1994 08:49:38 GMT", fate: Fate::Silent };
+    let telling = Telling {
+        client: &client,
+        settings: &settings,
+        date: "Sun, 06 Nov 1994 08:49:38 GMT",
+        fate: Fate::Silent,
+    };
     let mut fields = Vec::new();
     let mut group = c.benchmark_group("head/answer");
     for (name, text) in ANSWERS {
@@ -147,7 +169,13 @@ fn answers(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("rewrite", name), |b| {
             b.iter(|| {
                 out.clear();
-                put_response(&mut out, black_box(text.as_bytes()), &head, &fields, &telling);
+                put_response(
+                    &mut out,
+                    black_box(text.as_bytes()),
+                    &head,
+                    &fields,
+                    &telling,
+                );
                 out.len()
             });
         });

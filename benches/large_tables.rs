@@ -1,17 +1,19 @@
-//! Tables of 60,000 routes: how long until all of them serve, and how long until one that changed does. A real Consul
-//! agent over mTLS, the release binary in front.
+//! Tables of 60,000 routes: how long until all of them serve, and how long until one that changed
+//! does. A real Consul agent over mTLS, the release binary in front.
 //!
 //! | source | what holds the routes | what changes |
 //! |---|---|---|
 //! | `tags` | 1,000 services of one instance with 60 routing tags each | one tag of one service comes and goes |
 //! | `kv` | 12 keys of 5,000 `route add` lines each, for 1,000 services | one line of one key comes and goes |
 //!
-//! Each starts with the agent filled and `lb` not running; *loaded* is when `/ready` says 200 and the table has all
-//! routes, counted from the start of the process. A change counts from before it is written until a request shows it.
-//! *asked directly* is what the agent alone needs for the answer that the change makes `lb` read: below that nobody gets.
+//! Each starts with the agent filled and `lb` not running; *loaded* is when `/ready` says 200 and
+//! the table has all routes, counted from the start of the process. A change counts from before it
+//! is written until a request shows it. *asked directly* is what the agent alone needs for the
+//! answer that the change makes `lb` read: below that nobody gets.
 //!
-//! `cargo bench --bench large_tables`; prints a table and writes `large_tables.json` beside the target folder's profiles.
-//! With `QUICK=1` in the environment there are few changes: to see that it works, not for figures.
+//! `cargo bench --bench large_tables`; prints a table and writes `large_tables.json` beside the
+//! target folder's profiles. With `QUICK=1` in the environment there are few changes: to see that
+//! it works, not for figures.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 
@@ -40,7 +42,8 @@ const KEYS: usize = 12;
 const KV_PATH: &str = "fabio/config";
 /// Pause between two looks whether traffic has followed.
 const LOOK: Duration = Duration::from_micros(500);
-/// Pause between two changes: watches may read twice a second in the long run, and the wait for that is not what is measured.
+/// Pause between two changes: watches may read twice a second in the long run, and the wait for
+/// that is not what is measured.
 const APART: Duration = Duration::from_millis(600);
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,8 +56,15 @@ fn main() {
         println!("SKIPPED large_tables: `consul` is not on PATH");
         return;
     }
-    let rounds = if std::env::var_os("QUICK").is_some() { 3 } else { 25 };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let rounds = if std::env::var_os("QUICK").is_some() {
+        3
+    } else {
+        25
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
     let mut report = Report::default();
     for source in [Source::Tags, Source::Kv] {
         measure(source, rounds, &runtime, &mut report);
@@ -80,15 +90,35 @@ fn measure(source: Source, rounds: usize, runtime: &Runtime, report: &mut Report
     let listeners = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
     let section = consul_section(&agent, &more).replace("wait = \"2s\"", "");
     let begun = Instant::now();
-    let lb = Lb::start(&format!("{section}{listeners}[log]\nlevel = \"warn,lb::serve=info\"\n"));
+    let lb = Lb::start(&format!(
+        "{section}{listeners}[log]\nlevel = \"warn,lb::serve=info\"\n"
+    ));
     lb.wait_ready();
     let loaded = begun.elapsed();
     let routes = table_routes(&lb);
     assert_eq!(routes, ROUTES, "ready without all routes: {}", lb.stderr());
-    report.add(phase, &format!("loaded, {routes} routes"), loaded.as_secs_f64() * 1e3, "ms", Some(LOADED_MS));
+    report.add(
+        phase,
+        &format!("loaded, {routes} routes"),
+        loaded.as_secs_f64() * 1e3,
+        "ms",
+        Some(LOADED_MS),
+    );
     let process = Process(lb.pid());
-    report.add(phase, "CPU of lb until then", process.cpu().as_secs_f64() * 1e3, "ms", None);
-    report.add(phase, "memory of lb", process.resident_bytes() as f64 / f64::from(1 << 20), "MiB", None);
+    report.add(
+        phase,
+        "CPU of lb until then",
+        process.cpu().as_secs_f64() * 1e3,
+        "ms",
+        None,
+    );
+    report.add(
+        phase,
+        "memory of lb",
+        process.resident_bytes() as f64 / f64::from(1 << 20),
+        "MiB",
+        None,
+    );
 
     let mut client = RawClient::connect(lb.address("http"));
     let mut times = Vec::new();
@@ -101,26 +131,50 @@ fn measure(source: Source, rounds: usize, runtime: &Runtime, report: &mut Report
             let request = format!("GET /extra-{round} HTTP/1.1\r\nHost: bench\r\n\r\n");
             let status = if present { 200 } else { 404 };
             while client.send(&request).response().expect("an answer").status != status {
-                assert!(written.elapsed() < PATIENCE, "never {status}: {}", lb.stderr());
+                assert!(
+                    written.elapsed() < PATIENCE,
+                    "never {status}: {}",
+                    lb.stderr()
+                );
                 sleep(LOOK);
             }
             times.push(written.elapsed());
         }
     }
-    report.percentiles(phase, "one changed", &mut times, Some((CHANGED_MS, CHANGED_MS)));
+    report.percentiles(
+        phase,
+        "one changed",
+        &mut times,
+        Some((CHANGED_MS, CHANGED_MS)),
+    );
     let cpu = (process.cpu() - before).as_secs_f64() * 1e3 / times.len() as f64;
-    report.add(phase, "CPU of lb per change, looks included", cpu, "ms", None);
+    report.add(
+        phase,
+        "CPU of lb per change, looks included",
+        cpu,
+        "ms",
+        None,
+    );
 
     let mut direct: Vec<_> = (0..10).map(|_| source.ask(&api)).collect();
     report.percentiles(phase, "asked directly", &mut direct, None);
-    report.add(phase, "memory of lb at the end", process.resident_bytes() as f64 / f64::from(1 << 20), "MiB", None);
+    report.add(
+        phase,
+        "memory of lb at the end",
+        process.resident_bytes() as f64 / f64::from(1 << 20),
+        "MiB",
+        None,
+    );
 }
 
 impl Source {
     fn fill(self, api: &Api<'_>, upstream: &Upstream) {
         match self {
             Self::Tags => {
-                api.put("/v1/catalog/register", &json!({"Node": NODE, "Address": "127.0.0.1"}));
+                api.put(
+                    "/v1/catalog/register",
+                    &json!({"Node": NODE, "Address": "127.0.0.1"}),
+                );
                 let services = (0..SERVICES).flat_map(|service| {
                     let name = service_name(service);
                     [
@@ -130,7 +184,9 @@ impl Source {
                 });
                 api.transact(&services.collect::<Vec<_>>());
             }
-            Self::Kv => (0..KEYS).for_each(|key| api.put_key(&key_name(key), commands(key, None, upstream))),
+            Self::Kv => {
+                (0..KEYS).for_each(|key| api.put_key(&key_name(key), commands(key, None, upstream)))
+            }
         }
     }
 
@@ -170,8 +226,12 @@ fn service_name(service: usize) -> String {
 }
 
 fn registration(service: usize, extra: Option<usize>, upstream: &Upstream) -> serde_json::Value {
-    let own = (service..ROUTES).step_by(SERVICES).map(|route| format!("urlprefix-www-{route}.example.com/"));
-    let tags: Vec<_> = own.chain(extra.map(|number| format!("urlprefix-/extra-{number}"))).collect();
+    let own = (service..ROUTES)
+        .step_by(SERVICES)
+        .map(|route| format!("urlprefix-www-{route}.example.com/"));
+    let tags: Vec<_> = own
+        .chain(extra.map(|number| format!("urlprefix-/extra-{number}")))
+        .collect();
     json!({"ID": service_name(service), "Service": service_name(service), "Address": upstream.address.ip(),
         "Port": upstream.address.port(), "Tags": tags})
 }
@@ -182,14 +242,24 @@ fn key_name(key: usize) -> String {
 
 fn commands(key: usize, extra: Option<usize>, upstream: &Upstream) -> String {
     let add = |service: usize, place: String| {
-        format!("route add {} {place} http://{}/\n", service_name(service), upstream.address)
+        format!(
+            "route add {} {place} http://{}/\n",
+            service_name(service),
+            upstream.address
+        )
     };
-    let own = (key..ROUTES).step_by(KEYS).map(|route| add(route % SERVICES, format!("www-{route}.example.com/")));
-    own.chain(extra.map(|number| add(number, format!("/extra-{number}")))).collect()
+    let own = (key..ROUTES)
+        .step_by(KEYS)
+        .map(|route| add(route % SERVICES, format!("www-{route}.example.com/")));
+    own.chain(extra.map(|number| add(number, format!("/extra-{number}"))))
+        .collect()
 }
 
 fn table_routes(lb: &Lb) -> usize {
     let text = get(lb.address("admin"), "bench", "/metrics").text();
-    let value = text.lines().find_map(|line| line.strip_prefix("lb_table_routes ")).expect("lb_table_routes");
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("lb_table_routes "))
+        .expect("lb_table_routes");
     value.trim().parse().expect("a number")
 }

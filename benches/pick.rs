@@ -9,21 +9,41 @@ use lb::catalog::InstanceId;
 use lb::catalog::options::{HashKey, RouteOptions, Strategy};
 use lb::catalog::tag::RouteKey;
 use lb::metrics::Metrics;
-use lb::table::{Admission, Contribution, Matcher, PickContext, PickState, Route, Scheme, TableBuilder};
+use lb::table::{
+    Admission, Contribution, Matcher, PickContext, PickState, Route, Scheme, TableBuilder,
+};
 
 fn route(strategy: Strategy, targets: u16, weighted: bool) -> Arc<Route> {
     let mut builder = TableBuilder::new(Matcher::Prefix, strategy, Metrics::default());
     let contribution = |n: u16| Contribution {
-        key: RouteKey { host: String::new(), path: "/".into() },
-        instance: InstanceId { node: "node".into(), id: format!("i{n}").into() },
+        key: RouteKey {
+            host: String::new(),
+            path: "/".into(),
+        },
+        instance: InstanceId {
+            node: "node".into(),
+            id: format!("i{n}").into(),
+        },
         addr: ([10, 0, 0, 1], 1000 + n).into(),
-        options: Arc::new(RouteOptions { weight: (weighted && n == 0).then_some(0.2), ..RouteOptions::default() }),
+        options: Arc::new(RouteOptions {
+            weight: (weighted && n == 0).then_some(0.2),
+            ..RouteOptions::default()
+        }),
         tags: Arc::default(),
         admission: Admission::Eligible { weight: 1 },
     };
-    builder.apply_service("bench", &"service".into(), (0..targets).map(contribution).collect(), 0);
+    builder.apply_service(
+        "bench",
+        &"service".into(),
+        (0..targets).map(contribution).collect(),
+        0,
+    );
     let table = builder.build();
-    Arc::clone(table.lookup(Scheme::Http, "", "/", |_| true).expect("one route was built"))
+    Arc::clone(
+        table
+            .lookup(Scheme::Http, "", "/", |_| true)
+            .expect("one route was built"),
+    )
 }
 
 fn pick(c: &mut Criterion) {
@@ -45,7 +65,12 @@ fn pick(c: &mut Criterion) {
                 group.bench_function(BenchmarkId::new(strategy.to_string(), targets), |b| {
                     b.iter(|| {
                         hash = hash.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                        let context = PickContext { now_ms: 1, tried: &[], hash, slow_start_ms: 0 };
+                        let context = PickContext {
+                            now_ms: 1,
+                            tried: &[],
+                            hash,
+                            slow_start_ms: 0,
+                        };
                         black_box(state.pick(&route, context).map(|target| target.state.key))
                     });
                 });

@@ -1,4 +1,5 @@
-//! The cost of Consul's answers: from JSON to what routing needs of it, and on to the catalog's snapshot.
+//! The cost of Consul's answers: from JSON to what routing needs of it, and on to the catalog's
+//! snapshot.
 //!
 //! | answer | is |
 //! |---|---|
@@ -6,7 +7,8 @@
 //! | `health/5x1000` | the same for 1,000 services: what a start reads |
 //! | `list/1000` | the list of 1,000 services with their tags: what every change of the catalog brings along |
 //!
-//! The bytes are what an agent sends, with the fields that are skipped, and the output of the checks.
+//! The bytes are what an agent sends, with the fields that are skipped, and the output of the
+//! checks.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;
@@ -21,15 +23,24 @@ const INSTANCES: usize = 5;
 
 /// `/v1/health/service/NAME` of service number `service`.
 fn health(service: usize) -> Vec<u8> {
-    let entries: Vec<Value> = (0..INSTANCES).map(|instance| entry(service, instance)).collect();
+    let entries: Vec<Value> = (0..INSTANCES)
+        .map(|instance| entry(service, instance))
+        .collect();
     serde_json::to_vec(&entries).expect("JSON")
 }
 
 fn entry(service: usize, instance: usize) -> Value {
     let (node, name) = (format!("client-{instance}"), format!("api-{service}"));
     let address = format!("10.0.{instance}.7");
-    let id = format!("_nomad-task-5b1c3f52-0a77-4c0e-9d3b-{service:012x}-group-web-{name}-http-{instance}");
-    let check = |check: &str, title: &str, service_id: &str, service_name: &str, kind: &str, output: &str| {
+    let id = format!(
+        "_nomad-task-5b1c3f52-0a77-4c0e-9d3b-{service:012x}-group-web-{name}-http-{instance}"
+    );
+    let check = |check: &str,
+                 title: &str,
+                 service_id: &str,
+                 service_name: &str,
+                 kind: &str,
+                 output: &str| {
         json!({"Node": node, "CheckID": check, "Name": title, "Status": "passing", "Notes": "", "Output": output,
             "ServiceID": service_id, "ServiceName": service_name, "ServiceTags": [], "Type": kind, "Definition": {},
             "CreateIndex": 1712 + service, "ModifyIndex": 90213 + service})
@@ -62,7 +73,9 @@ fn tags(service: usize) -> Vec<String> {
 
 /// `/v1/catalog/services` of all of them.
 fn list() -> Vec<u8> {
-    let list: ServiceList = (0..SERVICES).map(|service| (format!("api-{service}"), Some(tags(service)))).collect();
+    let list: ServiceList = (0..SERVICES)
+        .map(|service| (format!("api-{service}"), Some(tags(service))))
+        .collect();
     serde_json::to_vec(&list).expect("JSON")
 }
 
@@ -75,24 +88,37 @@ fn wire(c: &mut Criterion) {
 
     let (name, body) = ("api-7".into(), health(7));
     group.throughput(Throughput::Bytes(body.len() as u64));
-    group.bench_function("health/5/decode", |b| b.iter(|| decoded(black_box(&body)).len()));
+    group.bench_function("health/5/decode", |b| {
+        b.iter(|| decoded(black_box(&body)).len())
+    });
     let entries = decoded(&body);
     let (whole, rejected) = snapshot(&name, &entries);
     assert_eq!((whole.instances.len(), rejected.len()), (INSTANCES, 0));
-    group.bench_function("health/5/snapshot", |b| b.iter(|| snapshot(&name, black_box(&entries))));
+    group.bench_function("health/5/snapshot", |b| {
+        b.iter(|| snapshot(&name, black_box(&entries)))
+    });
 
     let bodies: Vec<Vec<u8>> = (0..SERVICES).map(health).collect();
-    group.throughput(Throughput::Bytes(bodies.iter().map(|body| body.len() as u64).sum()));
+    group.throughput(Throughput::Bytes(
+        bodies.iter().map(|body| body.len() as u64).sum(),
+    ));
     group.bench_function("health/5x1000", |b| {
         b.iter(|| {
-            bodies.iter().map(|body| snapshot(&name, &decoded(black_box(body))).0.instances.len()).sum::<usize>()
+            bodies
+                .iter()
+                .map(|body| snapshot(&name, &decoded(black_box(body))).0.instances.len())
+                .sum::<usize>()
         });
     });
 
     let body = list();
     group.throughput(Throughput::Bytes(body.len() as u64));
     group.bench_function("list/1000", |b| {
-        b.iter(|| serde_json::from_slice::<ServiceList>(black_box(&body)).expect("a list").len());
+        b.iter(|| {
+            serde_json::from_slice::<ServiceList>(black_box(&body))
+                .expect("a list")
+                .len()
+        });
     });
     group.finish();
 }

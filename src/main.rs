@@ -7,7 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use lb::admin;
 use lb::check::{self, Finding, Report, Severity};
-use lb::cli::{self, Action, AdminArgs, CheckArgs, ConfigArgs, ExplainArgs, FabioArgs, RoutesArgs, RoutesFormat};
+use lb::cli::{
+    self, Action, AdminArgs, CheckArgs, ConfigArgs, ExplainArgs, FabioArgs, RoutesArgs,
+    RoutesFormat,
+};
 use lb::config::{self, Config, Draft, LogFormat};
 use lb::fabio::flags::FlagError;
 use lb::fabio::settings::Warning;
@@ -24,7 +27,8 @@ const WRONG: u8 = 2;
 /// What was compared differs.
 const DIFFERS: u8 = 3;
 
-/// The data path allocates a little on every request; this allocator does that without locks or system calls.
+/// The data path allocates a little on every request; this allocator does that without locks or
+/// system calls.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -52,19 +56,33 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
     match cli.command {
         Action::Run(args) => run(&args),
         Action::Demo(args) => {
-            lb::demo::run(lb::demo::DemoOptions { consul: args.consul })?;
+            lb::demo::run(lb::demo::DemoOptions {
+                consul: args.consul,
+            })?;
             Ok(0)
         }
         Action::Sample(args) => {
-            let cli::SampleArgs { listen, name, node, version_text: version } = args;
-            lb::sample::run(&lb::sample::SampleOptions { listen, name, node, version })?;
+            let cli::SampleArgs {
+                listen,
+                name,
+                node,
+                version_text: version,
+            } = args;
+            lb::sample::run(&lb::sample::SampleOptions {
+                listen,
+                name,
+                node,
+                version,
+            })?;
             Ok(0)
         }
         Action::Fabio(args) => as_fabio(&args),
         Action::Check(args) => check_all(&args, cli.json),
         Action::Routes(args) => routes(&args, cli.json),
         Action::Explain(args) => explain(&args, cli.json),
-        Action::Services(args) => print(block_on(admin::client::services(&access(&args.lb), cli.json))??.as_bytes()),
+        Action::Services(args) => {
+            print(block_on(admin::client::services(&access(&args.lb), cli.json))??.as_bytes())
+        }
         Action::Events(args) => {
             let access = access(&args.lb);
             let answer = admin::client::events(&access, args.since.as_deref(), cli.json);
@@ -84,15 +102,17 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
 fn run(args: &ConfigArgs) -> Result<u8> {
     let signals = Signals::listen()?;
     let (mut findings, draft) = load(args);
-    // A file that is bad at the start is taken as calmly as one that turns bad later: a reboot must not find less than what
-    // ran before it.
+    // A file that is bad at the start is taken as calmly as one that turns bad later: a reboot must
+    // not find less than what ran before it.
     findings.extend(warnings_of_files(&draft.config));
     let report = Report::new(findings);
     if report.exit_code() != 0 {
         show_and_end(&report);
         return Ok(report.exit_code());
     }
-    let Ok(loaded) = draft.finish() else { return Ok(WRONG) };
+    let Ok(loaded) = draft.finish() else {
+        return Ok(WRONG);
+    };
     let log = lb::log::init(&loaded.config.log)?;
     match loaded.config.log.format {
         // What reads the log as JSON must be able to read all of it.
@@ -104,12 +124,17 @@ fn run(args: &ConfigArgs) -> Result<u8> {
         Ok(loaded) => Ok(loaded.config),
         Err(mistakes) => Err(anyhow!("{mistakes}")),
     };
-    let options = RunOptions { files: args.config.iter().cloned().collect(), read: Arc::new(read), log };
+    let options = RunOptions {
+        files: args.config.iter().cloned().collect(),
+        read: Arc::new(read),
+        log,
+    };
     lb::serve::run(loaded.config, &options, signals)?;
     Ok(0)
 }
 
-/// Shows why a command that would serve does not; a standard error that nobody reads does not keep it from ending.
+/// Shows why a command that would serve does not; a standard error that nobody reads does not keep
+/// it from ending.
 fn show_and_end(report: &Report) {
     // Without it the report is written at once.
     let _ = lb::log::init(&Config::default().log);
@@ -118,14 +143,28 @@ fn show_and_end(report: &Report) {
 
 /// `lb fabio`: exit codes are Fabio's.
 fn as_fabio(args: &FabioArgs) -> Result<u8> {
-    let words: Vec<String> = args.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = args
+        .words
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
     let env = std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        })
         .collect();
     match fabio::request(&words, env, Machine::here()) {
-        Ok(fabio::Request::Version) => {
-            print(format!("{} lb-{}\n", env!("CARGO_PKG_VERSION"), lb::metrics::text::REVISION).as_bytes())
-        }
+        Ok(fabio::Request::Version) => print(
+            format!(
+                "{} lb-{}\n",
+                env!("CARGO_PKG_VERSION"),
+                lb::metrics::text::REVISION
+            )
+            .as_bytes(),
+        ),
         // Go's flags, and so Fabio, write it there.
         Ok(fabio::Request::Help) => {
             say(&fabio::flags::usage("lb fabio"));
@@ -133,7 +172,10 @@ fn as_fabio(args: &FabioArgs) -> Result<u8> {
         }
         Ok(fabio::Request::PrintConfig(source)) => match source.translate() {
             Ok(translation) => {
-                translation.warnings.iter().for_each(|warning| say(&format!("warning: {warning}\n")));
+                translation
+                    .warnings
+                    .iter()
+                    .for_each(|warning| say(&format!("warning: {warning}\n")));
                 print(translation.toml.as_bytes())
             }
             Err(error) => Ok(failed(&error)),
@@ -154,12 +196,25 @@ fn shadow(source: &Source, url: &str) -> Result<u8> {
         Ok(loaded) => loaded,
         Err(error) => return Ok(failed(&error)),
     };
-    let matters = |warning: &&Warning| warning.key.starts_with("registry.") || warning.key.starts_with("proxy.");
-    warnings.iter().filter(matters).for_each(|warning| say(&format!("warning: {warning}\n")));
+    let matters = |warning: &&Warning| {
+        warning.key.starts_with("registry.") || warning.key.starts_with("proxy.")
+    };
+    warnings
+        .iter()
+        .filter(matters)
+        .for_each(|warning| say(&format!("warning: {warning}\n")));
     let comparison = lb::serve::shadow(loaded.config, url)?;
-    let lines: String = comparison.differences.iter().map(|line| format!("{line}\n")).collect();
+    let lines: String = comparison
+        .differences
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect();
     print(lines.as_bytes())?;
-    say(&format!("{} targets in both tables, {} differences\n", comparison.same, comparison.differences.len()));
+    say(&format!(
+        "{} targets in both tables, {} differences\n",
+        comparison.same,
+        comparison.differences.len()
+    ));
     Ok(if comparison.is_equal() { 0 } else { DIFFERS })
 }
 
@@ -175,14 +230,24 @@ fn serve_as_fabio(source: Source) -> Result<u8> {
         Ok(loaded) => loaded,
         Err(error) => return Ok(failed(&error)),
     };
-    let mut findings: Vec<Finding> =
-        loaded.warnings.iter().map(|warning| Finding::from_mistake(warning, Severity::Warning)).collect();
-    // Fabio refuses to start without its files of routes and users. Certificates are taken as calmly as by `lb run`.
-    let refuses = |finding: &Finding| finding.subject == "routes_file" || finding.subject.starts_with("auth.");
-    findings.extend(files_of(&loaded.config).into_iter().map(|finding| match refuses(&finding) {
-        true => finding,
-        false => finding.as_warning(),
-    }));
+    let mut findings: Vec<Finding> = loaded
+        .warnings
+        .iter()
+        .map(|warning| Finding::from_mistake(warning, Severity::Warning))
+        .collect();
+    // Fabio refuses to start without its files of routes and users. Certificates are taken as
+    // calmly as by `lb run`.
+    let refuses = |finding: &Finding| {
+        finding.subject == "routes_file" || finding.subject.starts_with("auth.")
+    };
+    findings.extend(
+        files_of(&loaded.config)
+            .into_iter()
+            .map(|finding| match refuses(&finding) {
+                true => finding,
+                false => finding.as_warning(),
+            }),
+    );
     let report = Report::new(findings);
     if report.exit_code() != 0 {
         show_and_end(&report);
@@ -193,7 +258,15 @@ fn serve_as_fabio(source: Source) -> Result<u8> {
     log_warnings(&report);
     let files = source.files();
     let read = move || Ok(source.load(terminal)?.0.config);
-    lb::serve::run(loaded.config, &RunOptions { files, read: Arc::new(read), log }, signals)?;
+    lb::serve::run(
+        loaded.config,
+        &RunOptions {
+            files,
+            read: Arc::new(read),
+            log,
+        },
+        signals,
+    )?;
     Ok(0)
 }
 
@@ -221,7 +294,11 @@ fn log_warnings(report: &Report) {
 fn load(args: &ConfigArgs) -> (Vec<Finding>, Draft) {
     let draft = config::read_draft(args.config.as_deref(), args.settings.clone());
     let finding = |severity| move |mistake| Finding::from_mistake(mistake, severity);
-    let mut findings: Vec<Finding> = draft.mistakes.iter().map(finding(Severity::Error)).collect();
+    let mut findings: Vec<Finding> = draft
+        .mistakes
+        .iter()
+        .map(finding(Severity::Error))
+        .collect();
     findings.extend(draft.warnings.iter().map(finding(Severity::Warning)));
     (findings, draft)
 }
@@ -240,7 +317,9 @@ fn files_of(config: &Config) -> Vec<Finding> {
 
 /// Says which of Consul's own variables names a file, where it is one of them.
 fn name_variable(finding: &mut Finding) {
-    let Some(variable) = config::consul_variable(&finding.subject) else { return };
+    let Some(variable) = config::consul_variable(&finding.subject) else {
+        return;
+    };
     let value = std::env::var_os(variable).filter(|value| !value.is_empty());
     if value.is_some_and(|value| std::path::Path::new(&finding.file).starts_with(value)) {
         finding.subject = format!("{} ({variable})", finding.subject);
@@ -254,15 +333,27 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     for path in &args.jobs {
         match std::fs::read_to_string(path) {
             Ok(text) if check::files::are_commands(&text) => {
-                findings.extend(check::files::check_commands(&path.display().to_string(), "", &text));
+                findings.extend(check::files::check_commands(
+                    &path.display().to_string(),
+                    "",
+                    &text,
+                ));
             }
             Ok(text) => jobs.push((path.display().to_string(), text)),
             Err(error) => findings.push(Finding::unreadable(path, &error)),
         }
     }
-    let prefix = draft.config.consul.as_ref().map_or("urlprefix-", |consul| &consul.tag_prefix);
+    let prefix = draft
+        .config
+        .consul
+        .as_ref()
+        .map_or("urlprefix-", |consul| &consul.tag_prefix);
     let given = args.config.config.is_some() || !draft.config.auth.is_empty();
-    findings.extend(check::lints::check_jobs(&jobs, prefix, given.then_some(&draft.config)));
+    findings.extend(check::lints::check_jobs(
+        &jobs,
+        prefix,
+        given.then_some(&draft.config),
+    ));
     findings.extend(check::auth::check(&draft.config));
     let report = Report::new(findings);
     let report = if args.strict { report.strict() } else { report };
@@ -286,16 +377,29 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
         print(text.as_bytes())?;
     }
     let reachable = live.iter().flatten().all(|step| step.ok);
-    Ok(if reachable { report.exit_code() } else { report.exit_code().max(FAILED) })
+    Ok(if reachable {
+        report.exit_code()
+    } else {
+        report.exit_code().max(FAILED)
+    })
 }
 
-/// What stands in the place of the steps when there is nothing to dial, or no telling what was meant.
+/// What stands in the place of the steps when there is nothing to dial, or no telling what was
+/// meant.
 fn not_dialled(draft: &Draft) -> ProbeStep {
     let (detail, hint) = match draft.config.consul {
         Some(_) => ("not dialled: the configuration of Consul is wrong", None),
-        None => ("no Consul is configured", Some("add [consul], or set CONSUL_HTTP_ADDR".to_owned())),
+        None => (
+            "no Consul is configured",
+            Some("add [consul], or set CONSUL_HTTP_ADDR".to_owned()),
+        ),
     };
-    ProbeStep { name: "config", ok: false, detail: detail.to_owned(), hint }
+    ProbeStep {
+        name: "config",
+        ok: false,
+        detail: detail.to_owned(),
+        hint,
+    }
 }
 
 fn step_json(step: &ProbeStep) -> serde_json::Value {
@@ -304,7 +408,11 @@ fn step_json(step: &ProbeStep) -> serde_json::Value {
 
 fn step_text(step: &ProbeStep) -> String {
     let mark = if step.ok { "ok    " } else { "FAILED" };
-    let hint = step.hint.as_ref().map(|hint| format!("       {hint}\n")).unwrap_or_default();
+    let hint = step
+        .hint
+        .as_ref()
+        .map(|hint| format!("       {hint}\n"))
+        .unwrap_or_default();
     format!("{mark} {}: {}\n{hint}", step.name, step.detail)
 }
 
@@ -319,18 +427,30 @@ fn routes(args: &RoutesArgs, json: bool) -> Result<u8> {
 
 fn explain(args: &ExplainArgs, json: bool) -> Result<u8> {
     let access = access(&args.lb);
-    let question =
-        admin::client::Question { url: &args.url, method: &args.method, headers: &args.header, from: args.from };
+    let question = admin::client::Question {
+        url: &args.url,
+        method: &args.method,
+        headers: &args.header,
+        from: args.from,
+    };
     print(block_on(admin::client::explain(&access, &question, json))??.as_bytes())
 }
 
 fn access(args: &AdminArgs) -> admin::client::Access {
-    let AdminArgs { admin: url, admin_ca: ca, admin_cert: cert, admin_key: key } = args.clone();
+    let AdminArgs {
+        admin: url,
+        admin_ca: ca,
+        admin_cert: cert,
+        admin_key: key,
+    } = args.clone();
     admin::client::Access { url, ca, cert, key }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("runtime")?;
     Ok(runtime.block_on(future))
 }
 
@@ -352,13 +472,18 @@ fn print(bytes: &[u8]) -> Result<u8> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 fn version(json: bool) -> String {
     let (version, revision) = (env!("CARGO_PKG_VERSION"), lb::metrics::text::REVISION);
     match json {
-        true => format!("{}\n", serde_json::json!({ "version": version, "revision": revision })),
+        true => format!(
+            "{}\n",
+            serde_json::json!({ "version": version, "revision": revision })
+        ),
         false => format!("lb {version} ({revision})\n"),
     }
 }

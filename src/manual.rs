@@ -1,4 +1,5 @@
-//! `lb man`: one manual page with the commands, every configuration key, the environment and the exit codes.
+//! `lb man`: one manual page with the commands, every configuration key, the environment and the
+//! exit codes.
 
 use std::io;
 
@@ -37,10 +38,15 @@ pub fn page() -> io::Result<Vec<u8>> {
     Man::new(cli::Cli::command()).render(&mut page)?;
     page.extend_from_slice(b".SH COMMANDS\n");
     // The keys of `run` and `check` have a section of their own below.
-    for sub in cli::Cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()) {
+    for sub in cli::Cli::command()
+        .get_subcommands()
+        .filter(|sub| !sub.is_hide_set())
+    {
         page.extend_from_slice(section(sub.get_name(), sub).as_bytes());
         for below in sub.get_subcommands() {
-            page.extend_from_slice(section(&format!("{} {}", sub.get_name(), below.get_name()), below).as_bytes());
+            page.extend_from_slice(
+                section(&format!("{} {}", sub.get_name(), below.get_name()), below).as_bytes(),
+            );
         }
     }
     page.extend_from_slice(keys().as_bytes());
@@ -50,14 +56,43 @@ pub fn page() -> io::Result<Vec<u8>> {
 
 /// A command, what it does, and its flags.
 fn section(name: &str, command: &Command) -> String {
-    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
-    let usage = command.clone().bin_name(format!("lb {name}")).render_usage().to_string().replace("Usage: ", "");
-    let mut out = format!(".SS \"{}\"\n{}\n.PP\n{}\n", escape(name), escape(&usage), escape(&about));
+    let about = command
+        .get_long_about()
+        .or(command.get_about())
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let usage = command
+        .clone()
+        .bin_name(format!("lb {name}"))
+        .render_usage()
+        .to_string()
+        .replace("Usage: ", "");
+    let mut out = format!(
+        ".SS \"{}\"\n{}\n.PP\n{}\n",
+        escape(name),
+        escape(&usage),
+        escape(&about)
+    );
     for arg in command.get_opts() {
-        let value = arg.get_value_names().filter(|_| arg.get_action().takes_values()).map(|names| names.join(" "));
-        let flag = format!("--{} {}", arg.get_long().unwrap_or_default(), value.unwrap_or_default());
-        let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
-        out.push_str(&format!(".TP\n\\fB{}\\fR\n{}\n", escape(flag.trim_end()), escape(&help)));
+        let value = arg
+            .get_value_names()
+            .filter(|_| arg.get_action().takes_values())
+            .map(|names| names.join(" "));
+        let flag = format!(
+            "--{} {}",
+            arg.get_long().unwrap_or_default(),
+            value.unwrap_or_default()
+        );
+        let help = arg
+            .get_long_help()
+            .or(arg.get_help())
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        out.push_str(&format!(
+            ".TP\n\\fB{}\\fR\n{}\n",
+            escape(flag.trim_end()),
+            escape(&help)
+        ));
     }
     out
 }
@@ -71,10 +106,17 @@ fn keys() -> String {
             Shape::List => format!("[[{}]]", section.name),
             Shape::Named => format!("[{}.NAME]", section.name),
         };
-        out.push_str(&format!(".SS \"{}\"\n{}\n", escape(&head), escape(section.doc)));
+        out.push_str(&format!(
+            ".SS \"{}\"\n{}\n",
+            escape(&head),
+            escape(section.doc)
+        ));
         for key in section.keys {
             let path = section.path(key);
-            let default = key.default.filter(|text| !text.is_empty()).map(|text| format!(" Default: {text}."));
+            let default = key
+                .default
+                .filter(|text| !text.is_empty())
+                .map(|text| format!(" Default: {text}."));
             let (name, env) = (escape(&path), escape(&env_name(&path)));
             let text = escape(&format!("{}{}", key.doc, default.unwrap_or_default()));
             out.push_str(&format!(".TP\n\\fB{name}\\fR, {env}\n{text}\n"));
@@ -87,7 +129,11 @@ fn keys() -> String {
 fn escape(text: &str) -> String {
     let line = |line: &str| {
         let line = line.replace('\\', "\\e");
-        if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line }
+        if line.starts_with(['.', '\'']) {
+            format!("\\&{line}")
+        } else {
+            line
+        }
     };
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -105,11 +151,21 @@ mod tests {
                 assert!(page.contains(&format!("\\fB{path}\\fR")), "{path}");
             }
         }
-        for sub in cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()) {
-            assert!(page.contains(&format!(".SS \"{}\"", sub.get_name())), "{}", sub.get_name());
+        for sub in cli::command()
+            .get_subcommands()
+            .filter(|sub| !sub.is_hide_set())
+        {
+            assert!(
+                page.contains(&format!(".SS \"{}\"", sub.get_name())),
+                "{}",
+                sub.get_name()
+            );
             for below in sub.get_subcommands() {
                 let name = format!("{} {}", sub.get_name(), below.get_name());
-                assert!(page.contains(&format!(".SS \"{name}\"\nlb {name}")), "{name}");
+                assert!(
+                    page.contains(&format!(".SS \"{name}\"\nlb {name}")),
+                    "{name}"
+                );
             }
         }
     }

@@ -1,5 +1,6 @@
-//! `lb sample`: one instance of a small HTTP service, for a Nomad job to run. It says who it is, answers a health check
-//! and ends as a good instance should: no new connections, running requests finished.
+//! `lb sample`: one instance of a small HTTP service, for a Nomad job to run. It says who it is,
+//! answers a health check and ends as a good instance should: no new connections, running requests
+//! finished.
 //!
 //! The server itself is also that of the samples of `lb demo`.
 
@@ -51,12 +52,17 @@ pub fn run(options: &SampleOptions) -> Result<()> {
     };
     let allocation = std::env::var("NOMAD_ALLOC_ID").unwrap_or_else(|_| "none".to_owned());
     let whoami = Arc::new(whoami(options, &allocation));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("runtime")?;
     runtime.block_on(async {
         // Before the socket: whoever can connect can also count on an orderly end.
         let mut ending = Ending::listen_with_terminal()?;
         let _harmless = Harmless::listen()?;
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
         let (leave, leaving) = watch::channel(false);
         let version = options.version.clone();
         let answer = move |request| answer(request, Arc::clone(&whoami), version.clone());
@@ -67,7 +73,10 @@ pub fn run(options: &SampleOptions) -> Result<()> {
         }
         let _ = leave.send(true);
         if tokio::time::timeout(LEAVE_TIMEOUT, served).await.is_err() {
-            bail!("requests were still running after {} s and are cut", LEAVE_TIMEOUT.as_secs());
+            bail!(
+                "requests were still running after {} s and are cut",
+                LEAVE_TIMEOUT.as_secs()
+            );
         }
         Ok(())
     })
@@ -77,16 +86,29 @@ pub fn run(options: &SampleOptions) -> Result<()> {
 fn from_nomad(env: impl Fn(&str) -> Option<String>) -> Result<SocketAddr> {
     let (ip, port) = (env("NOMAD_IP_http"), env("NOMAD_PORT_http"));
     let (Some(ip), Some(port)) = (ip, port) else {
-        bail!("no address: give --listen ADDRESS:PORT, or run it as a Nomad task with a port \"http\"");
+        bail!(
+            "no address: give --listen ADDRESS:PORT, or run it as a Nomad task with a port \"http\""
+        );
     };
-    let ip: IpAddr = ip.parse().with_context(|| format!("NOMAD_IP_http={ip:?} is no address"))?;
-    let port: u16 = port.parse().with_context(|| format!("NOMAD_PORT_http={port:?} is no port"))?;
+    let ip: IpAddr = ip
+        .parse()
+        .with_context(|| format!("NOMAD_IP_http={ip:?} is no address"))?;
+    let port: u16 = port
+        .parse()
+        .with_context(|| format!("NOMAD_PORT_http={port:?} is no port"))?;
     Ok(SocketAddr::new(ip, port))
 }
 
 fn whoami(options: &SampleOptions, allocation: &str) -> String {
-    let node = options.node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
-    format!("{} {}{node}, allocation {allocation}\n", options.name, options.version)
+    let node = options
+        .node
+        .as_ref()
+        .map(|node| format!(" on {node}"))
+        .unwrap_or_default();
+    format!(
+        "{} {}{node}, allocation {allocation}\n",
+        options.name, options.version
+    )
 }
 
 async fn answer<B>(
@@ -98,7 +120,12 @@ async fn answer<B>(
         return Ok(Response::new(Full::from("well\n")));
     }
     // For trying how long requests fare when the instance ends: ?delay=2000 (ms).
-    let delay = request.uri().query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("delay="));
+    let delay = request
+        .uri()
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("delay="));
     match delay.map(str::parse::<u64>) {
         None => {}
         Some(Ok(delay)) => tokio::time::sleep(Duration::from_millis(delay.min(DELAY_MS_MAX))).await,
@@ -110,18 +137,27 @@ async fn answer<B>(
     }
     let mut response = Response::new(Full::from(whoami.as_bytes().to_vec()));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-store"),
+    );
     if let Ok(version) = header::HeaderValue::from_str(&version) {
         headers.insert("x-version", version);
     }
     Ok(response)
 }
 
-/// Answers requests on the listener until told to leave; then takes no more connections, finishes what runs, and ends.
-/// Dropped: the listener and all connections are gone.
-pub(crate) async fn serve<A, F, B>(listener: TcpListener, answer: A, mut leaving: watch::Receiver<bool>)
-where
+/// Answers requests on the listener until told to leave; then takes no more connections, finishes
+/// what runs, and ends. Dropped: the listener and all connections are gone.
+pub(crate) async fn serve<A, F, B>(
+    listener: TcpListener,
+    answer: A,
+    mut leaving: watch::Receiver<bool>,
+) where
     A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
@@ -169,7 +205,12 @@ mod tests {
     use super::*;
 
     fn options() -> SampleOptions {
-        SampleOptions { listen: None, name: "hello".into(), node: Some("client-1".into()), version: "v2".into() }
+        SampleOptions {
+            listen: None,
+            name: "hello".into(),
+            node: Some("client-1".into()),
+            version: "v2".into(),
+        }
     }
 
     #[test]
@@ -181,24 +222,46 @@ mod tests {
                 _ => None,
             }
         };
-        assert_eq!(from_nomad(env("10.0.0.1", "23456")).unwrap(), "10.0.0.1:23456".parse().unwrap());
-        assert_eq!(from_nomad(env("fd00::1", "1")).unwrap(), "[fd00::1]:1".parse().unwrap());
-        for (ip, port, said) in [("x", "1", "NOMAD_IP_http=\"x\""), ("::1", "70000", "NOMAD_PORT_http=\"70000\"")] {
+        assert_eq!(
+            from_nomad(env("10.0.0.1", "23456")).unwrap(),
+            "10.0.0.1:23456".parse().unwrap()
+        );
+        assert_eq!(
+            from_nomad(env("fd00::1", "1")).unwrap(),
+            "[fd00::1]:1".parse().unwrap()
+        );
+        for (ip, port, said) in [
+            ("x", "1", "NOMAD_IP_http=\"x\""),
+            ("::1", "70000", "NOMAD_PORT_http=\"70000\""),
+        ] {
             let error = from_nomad(env(ip, port)).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");
         }
-        assert!(from_nomad(|_| None).unwrap_err().to_string().contains("--listen"));
+        assert!(
+            from_nomad(|_| None)
+                .unwrap_err()
+                .to_string()
+                .contains("--listen")
+        );
     }
 
     #[tokio::test]
     async fn it_says_who_it_is() {
         let ask = async |path: &str| {
             let request = Request::get(path).body(()).unwrap();
-            let response = answer(request, Arc::new(whoami(&options(), "abc")), "v2".into()).await.unwrap();
+            let response = answer(request, Arc::new(whoami(&options(), "abc")), "v2".into())
+                .await
+                .unwrap();
             let status = response.status().as_u16();
-            (status, response.into_body().collect().await.unwrap().to_bytes())
+            (
+                status,
+                response.into_body().collect().await.unwrap().to_bytes(),
+            )
         };
-        assert_eq!(ask("/hello").await, (200, "hello v2 on client-1, allocation abc\n".into()));
+        assert_eq!(
+            ask("/hello").await,
+            (200, "hello v2 on client-1, allocation abc\n".into())
+        );
         assert_eq!(ask("/health").await, (200, "well\n".into()));
         assert_eq!(ask("/?a=b&delay=1").await.0, 200);
         assert_eq!(ask("/?delay=soon").await.0, 400);
@@ -222,7 +285,10 @@ mod tests {
         };
         let server = tokio::spawn(serve(listener, held, leaving));
         let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
         arrivals.recv().await.unwrap();
         leave.send(true).unwrap();
         // Refused as soon as the listener is closed.
@@ -233,7 +299,10 @@ mod tests {
         gate.notify_one();
         let mut text = String::new();
         client.read_to_string(&mut text).await.unwrap();
-        assert!(text.ends_with("done") && text.contains("connection: close"), "{text}");
+        assert!(
+            text.ends_with("done") && text.contains("connection: close"),
+            "{text}"
+        );
         server.await.unwrap();
     }
 }

@@ -1,5 +1,6 @@
-//! What servers are trusted by: files and folders of CAs ([`bundle`], [`files_below`]); and trust without proof where that
-//! is configured (`tlsskipverify=true` of a route, `skip_verify` towards Consul).
+//! What servers are trusted by: files and folders of CAs ([`bundle`], [`files_below`]); and trust
+//! without proof where that is configured (`tlsskipverify=true` of a route, `skip_verify` towards
+//! Consul).
 
 pub mod bundle;
 
@@ -12,8 +13,8 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-/// Takes any certificate. The handshake's signature is still checked: the peer holds the key of whatever certificate
-/// it shows.
+/// Takes any certificate. The handshake's signature is still checked: the peer holds the key of
+/// whatever certificate it shows.
 #[derive(Debug)]
 pub struct AcceptAny(Arc<CryptoProvider>);
 
@@ -43,7 +44,12 @@ impl ServerCertVerifier for AcceptAny {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -52,7 +58,12 @@ impl ServerCertVerifier for AcceptAny {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -64,10 +75,10 @@ impl ServerCertVerifier for AcceptAny {
 const DEPTH_MAX: usize = 8;
 const FILES_MAX: usize = 20_000;
 
-/// Every file of a folder of CAs and of the folders below it, in the order of their names, whatever they are called: that
-/// is what the tools of Consul and Vault read (`LoadCAPath` of HashiCorp's go-rootcerts), and how OpenSSL keeps CAs
-/// (`1a2b3c4d.0`). A link to a file counts as that file; links to folders are not followed, as there. The path of a file
-/// stands for that file.
+/// Every file of a folder of CAs and of the folders below it, in the order of their names, whatever
+/// they are called: that is what the tools of Consul and Vault read (`LoadCAPath` of HashiCorp's
+/// go-rootcerts), and how OpenSSL keeps CAs (`1a2b3c4d.0`). A link to a file counts as that file;
+/// links to folders are not followed, as there. The path of a file stands for that file.
 ///
 /// # Errors
 /// A folder that cannot be read, or too many files.
@@ -82,7 +93,8 @@ pub fn files_below(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> io::Result<()> {
-    let in_folder = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+    let in_folder =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(in_folder)? {
         paths.push(entry.map_err(in_folder)?.path());
@@ -96,7 +108,9 @@ fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> io::Result<()>
             files.push(path);
         }
         if files.len() > FILES_MAX {
-            return Err(io::Error::other(format!("more than {FILES_MAX} files: is it a folder of CA certificates?")));
+            return Err(io::Error::other(format!(
+                "more than {FILES_MAX} files: is it a folder of CA certificates?"
+            )));
         }
     }
     Ok(())
@@ -114,7 +128,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("b/c")).unwrap();
-        for name in ["a.pem", "1a2b3c4d.0", "plain", ".hidden", "b/x.crt", "b/c/y"] {
+        for name in [
+            "a.pem",
+            "1a2b3c4d.0",
+            "plain",
+            ".hidden",
+            "b/x.crt",
+            "b/c/y",
+        ] {
             fs::write(at(name), "").unwrap();
         }
         symlink(at("a.pem"), at("5e6f7a8b.0")).unwrap();
@@ -123,11 +144,28 @@ mod tests {
         symlink(at("b"), at("..data")).unwrap();
         symlink(folder.path(), at("b/circle")).unwrap();
         let found: Vec<_> = files_below(folder.path()).unwrap();
-        let names: Vec<_> =
-            found.iter().map(|path| path.strip_prefix(folder.path()).unwrap().to_str().unwrap()).collect();
-        assert_eq!(names, [".hidden", "1a2b3c4d.0", "5e6f7a8b.0", "a.pem", "b/c/y", "b/x.crt", "plain"]);
+        let names: Vec<_> = found
+            .iter()
+            .map(|path| path.strip_prefix(folder.path()).unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ".hidden",
+                "1a2b3c4d.0",
+                "5e6f7a8b.0",
+                "a.pem",
+                "b/c/y",
+                "b/x.crt",
+                "plain"
+            ]
+        );
         assert_eq!(files_below(&at("a.pem")).unwrap(), [at("a.pem")]);
-        assert_eq!(files_below(&at("..data")).unwrap().len(), 2, "the folder that is named may be a link");
+        assert_eq!(
+            files_below(&at("..data")).unwrap().len(),
+            2,
+            "the folder that is named may be a link"
+        );
         assert!(files_below(&at("nowhere")).is_err());
     }
 }

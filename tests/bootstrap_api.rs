@@ -1,9 +1,13 @@
-//! What `lb bootstrap` says to a running cluster, said to real Consul and Nomad agents: mTLS, gossip keys, ACLs with
-//! default deny. The configurations are written here, so that a mistake of the renderer cannot hide one of the gates.
+//! What `lb bootstrap` says to a running cluster, said to real Consul and Nomad agents: mTLS,
+//! gossip keys, ACLs with default deny. The configurations are written here, so that a mistake of
+//! the renderer cannot hide one of the gates.
 //!
 //! `consul` must be on PATH; the part of Nomad is left out when `nomad` is not.
 
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: a failure here fails the test"
+)]
 
 mod support;
 
@@ -23,7 +27,9 @@ use lb::bootstrap::api::{self, ApiError, LIMIT};
 use lb::bootstrap::gates::{GateFailure, Gates, leader_of};
 use lb::bootstrap::reach::Reach;
 use lb::bootstrap::secrets::{Pair, Secret};
-use lb::bootstrap::topology::{BinarySource, Cluster, Node, Phase, Product, ReleaseKey, Role, Scope, Target};
+use lb::bootstrap::topology::{
+    BinarySource, Cluster, Node, Phase, Product, ReleaseKey, Role, Scope, Target,
+};
 use lb::bootstrap::{gossip, members, peers};
 use serde_json::{Value, json};
 use support::consul::{Certificates, free_address};
@@ -55,7 +61,13 @@ impl Site {
                 Role::NomadClient => "nomad-client",
             };
             let address: IpAddr = free_address().parse().unwrap();
-            Node { name: format!("{kind}-{index}"), role, address, ssh: None, dynamic_ports: None }
+            Node {
+                name: format!("{kind}-{index}"),
+                role,
+                address,
+                ssh: None,
+                dynamic_ports: None,
+            }
         });
         let cluster = Cluster {
             name: "test".to_owned(),
@@ -70,16 +82,31 @@ impl Site {
             network_interface: None,
             certificate_days: 365,
             release_url: String::new(),
-            release_key: ReleaseKey { fingerprint: String::new(), file: None, url: String::new() },
+            release_key: ReleaseKey {
+                fingerprint: String::new(),
+                file: None,
+                url: String::new(),
+            },
             state: dir.path().to_owned(),
         };
-        Self { dir, certificates: Certificates::new(), cluster, processes: BTreeMap::new() }
+        Self {
+            dir,
+            certificates: Certificates::new(),
+            cluster,
+            processes: BTreeMap::new(),
+        }
     }
 
     fn reach(&self) -> Reach {
         let read = |name: &str| fs::read_to_string(self.certificates.path(name)).unwrap();
-        let operator = Pair { cert: read("client.pem"), key: Secret::new(read("client-key.pem")) };
-        Reach::new(api::direct(), api::tls_config(&read("ca.pem"), &operator).unwrap())
+        let operator = Pair {
+            cert: read("client.pem"),
+            key: Secret::new(read("client-key.pem")),
+        };
+        Reach::new(
+            api::direct(),
+            api::tls_config(&read("ca.pem"), &operator).unwrap(),
+        )
     }
 
     fn node(&self, index: usize) -> &Node {
@@ -95,8 +122,16 @@ impl Site {
         let node = self.node(index).clone();
         let server = node.is_server(Product::Consul);
         let data = PathBuf::from(self.cluster.layout(&node).consul_data);
-        let role = if server { "server.dc1.consul" } else { "client.dc1.consul" };
-        let join: Vec<String> = self.cluster.servers(Product::Consul).map(|node| node.address.to_string()).collect();
+        let role = if server {
+            "server.dc1.consul"
+        } else {
+            "client.dc1.consul"
+        };
+        let join: Vec<String> = self
+            .cluster
+            .servers(Product::Consul)
+            .map(|node| node.address.to_string())
+            .collect();
         let tls = pair(certificates, &node, "consul", role);
         let mut config = json!({
             "datacenter": "dc1", "node_name": node.name, "data_dir": data,
@@ -120,9 +155,17 @@ impl Site {
         let node = self.node(index).clone();
         let server = node.is_server(Product::Nomad);
         let address = node.address.to_string();
-        let role = if server { "server.global.nomad" } else { "client.global.nomad" };
+        let role = if server {
+            "server.global.nomad"
+        } else {
+            "client.global.nomad"
+        };
         let tls = pair(&self.certificates, &node, "nomad", role);
-        let join: Vec<String> = self.cluster.servers(Product::Nomad).map(|node| node.address.to_string()).collect();
+        let join: Vec<String> = self
+            .cluster
+            .servers(Product::Nomad)
+            .map(|node| node.address.to_string())
+            .collect();
         let mut config = json!({
             "name": node.name, "region": "global", "datacenter": "dc1", "bind_addr": address,
             "data_dir": self.cluster.layout(&node).nomad_data, "disable_update_check": true,
@@ -146,10 +189,17 @@ impl Site {
     }
 
     fn start(&mut self, node: &Node, product: Product, config: &Value, flag: &str) {
-        let file = self.dir.path().join(format!("{}-{product}.json", node.name));
+        let file = self
+            .dir
+            .path()
+            .join(format!("{}-{product}.json", node.name));
         fs::create_dir_all(self.cluster.layout(node).data(product)).unwrap();
         fs::write(&file, config.to_string()).unwrap();
-        let log = File::options().create(true).append(true).open(self.log_path(&node.name, product)).unwrap();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path(&node.name, product))
+            .unwrap();
         let child = Command::new(product.name())
             .args(["agent", flag])
             .arg(&file)
@@ -184,7 +234,14 @@ impl Site {
             assert!(done <= total);
             looks.fetch_add(1, Ordering::Relaxed);
         };
-        let gates = Gates { cluster: &self.cluster, reach, absent, logs: &logs, progress: &progress, deadline };
+        let gates = Gates {
+            cluster: &self.cluster,
+            reach,
+            absent,
+            logs: &logs,
+            progress: &progress,
+            deadline,
+        };
         let result = gates.phase(phase).await;
         assert!(looks.load(Ordering::Relaxed) > 0, "progress is told");
         result
@@ -192,8 +249,14 @@ impl Site {
 
     async fn rolling(&self, reach: &Reach, product: Product, node: &Node) {
         let logs = |node: &Node, product: Product| self.log(node, product);
-        let gates =
-            Gates { cluster: &self.cluster, reach, absent: &[], logs: &logs, progress: &|_, _| {}, deadline: PATIENCE };
+        let gates = Gates {
+            cluster: &self.cluster,
+            reach,
+            absent: &[],
+            logs: &logs,
+            progress: &|_, _| {},
+            deadline: PATIENCE,
+        };
         gates.rolling(product, node).await.unwrap();
     }
 
@@ -215,7 +278,12 @@ impl Drop for Site {
 /// CA, certificate and key of a daemon, as paths.
 fn pair(certificates: &Certificates, node: &Node, product: &str, role: &str) -> [PathBuf; 3] {
     let name = format!("{product}-{}", node.name);
-    let names = [role.to_owned(), "localhost".to_owned(), "127.0.0.1".to_owned(), node.address.to_string()];
+    let names = [
+        role.to_owned(),
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        node.address.to_string(),
+    ];
     certificates.issue(&name, &names);
     [
         certificates.path("ca.pem"),
@@ -239,73 +307,158 @@ impl TokenStore for Tokens {
 }
 
 fn now() -> i64 {
-    i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()).unwrap()
+    i64::try_from(
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs(),
+    )
+    .unwrap()
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn consul_from_nothing_and_through_its_life() {
     use Product::Consul;
-    let mut site =
-        Site::new(&[Role::ConsulServer, Role::ConsulServer, Role::ConsulServer, Role::NomadServer, Role::NomadClient]);
+    let mut site = Site::new(&[
+        Role::ConsulServer,
+        Role::ConsulServer,
+        Role::ConsulServer,
+        Role::NomadServer,
+        Role::NomadClient,
+    ]);
     let bare = site.reach();
-    let refused = bare.api(site.node(0), Consul).get("/v1/status/leader", LIMIT).await;
+    let refused = bare
+        .api(site.node(0), Consul)
+        .get("/v1/status/leader", LIMIT)
+        .await;
     assert!(matches!(refused, Err(ApiError::Refused(_))), "{refused:?}");
 
     for index in 0..3 {
         site.start_consul(index);
     }
-    site.gate(&bare, Phase::ConsulServers, &[], PATIENCE).await.unwrap();
+    site.gate(&bare, Phase::ConsulServers, &[], PATIENCE)
+        .await
+        .unwrap();
 
     // ACLs: once; again; with the state lost; with the way out that the error tells.
     let mut tokens = Tokens::default();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE).await.unwrap();
-    assert_eq!(tokens.get(acl::CONSUL_MANAGEMENT).as_ref(), Some(&management));
-    assert_eq!(acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE).await.unwrap(), management);
-    let error =
-        acl::bootstrap_consul(&site.cluster, &bare, &mut Tokens::default(), PATIENCE).await.unwrap_err().to_string();
-    let leader = leader_of(&site.cluster, &bare, Consul).await.unwrap().clone();
-    assert!(error.contains(&format!("on {}, which leads", leader.name)), "{error}");
-    let (index, file) = error.split_once("`echo ").and_then(|(_, rest)| rest.split_once(" > ")).unwrap();
+    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(
+        tokens.get(acl::CONSUL_MANAGEMENT).as_ref(),
+        Some(&management)
+    );
+    assert_eq!(
+        acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+            .await
+            .unwrap(),
+        management
+    );
+    let error = acl::bootstrap_consul(&site.cluster, &bare, &mut Tokens::default(), PATIENCE)
+        .await
+        .unwrap_err()
+        .to_string();
+    let leader = leader_of(&site.cluster, &bare, Consul)
+        .await
+        .unwrap()
+        .clone();
+    assert!(
+        error.contains(&format!("on {}, which leads", leader.name)),
+        "{error}"
+    );
+    let (index, file) = error
+        .split_once("`echo ")
+        .and_then(|(_, rest)| rest.split_once(" > "))
+        .unwrap();
     fs::write(file.split('`').next().unwrap(), index).unwrap();
     let mut tokens = Tokens::default();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE).await.unwrap();
+    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+        .await
+        .unwrap();
     let reach = bare.clone().with_token(Consul, Some(management));
 
     // A token that a run which was then killed had saved, but not made.
     let chosen = Secret::new("11111111-2222-3333-4444-555555555555");
     tokens.put(acl::CONSUL_LB, "", &chosen).unwrap();
-    acl::consul_tokens(&site.cluster, &reach, &mut tokens).await.unwrap();
-    let count =
-        || async { reach.any_server::<Vec<Value>>(&site.cluster, Consul, "/v1/acl/tokens").await.unwrap().1.len() };
+    acl::consul_tokens(&site.cluster, &reach, &mut tokens)
+        .await
+        .unwrap();
+    let count = || async {
+        reach
+            .any_server::<Vec<Value>>(&site.cluster, Consul, "/v1/acl/tokens")
+            .await
+            .unwrap()
+            .1
+            .len()
+    };
     let (made, kept) = (count().await, tokens.0.clone());
-    acl::consul_tokens(&site.cluster, &reach, &mut tokens).await.unwrap();
-    assert_eq!((count().await, &tokens.0), (made, &kept), "again makes nothing");
+    acl::consul_tokens(&site.cluster, &reach, &mut tokens)
+        .await
+        .unwrap();
+    assert_eq!(
+        (count().await, &tokens.0),
+        (made, &kept),
+        "again makes nothing"
+    );
     assert_eq!(tokens.get(acl::CONSUL_LB), Some(chosen.clone()));
     let lb = reach.api(site.node(1), Consul).with_token(Some(chosen));
     let write = lb.put("/v1/kv/lb/x", Some(&json!(1)), LIMIT).await.unwrap();
     assert_eq!(write.status, 403, "lb may only read");
-    assert_eq!(lb.get("/v1/catalog/services", LIMIT).await.unwrap().json::<Value>().unwrap(), json!({"consul": []}));
+    assert_eq!(
+        lb.get("/v1/catalog/services", LIMIT)
+            .await
+            .unwrap()
+            .json::<Value>()
+            .unwrap(),
+        json!({"consul": []})
+    );
 
     // A node whose certificate is of another CA is a member, and yet of no use.
     site.start_consul(3);
     let foreign = Certificates::new();
     site.start_consul_with(4, &foreign);
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all[..4], &reach, &tokens, PATIENCE).await.unwrap();
-    let failure = site.gate(&reach, Phase::ConsulClients, &[], Duration::from_secs(4)).await.unwrap_err();
+    acl::give_agent_tokens(&all[..4], &reach, &tokens, PATIENCE)
+        .await
+        .unwrap();
+    let failure = site
+        .gate(&reach, Phase::ConsulClients, &[], Duration::from_secs(4))
+        .await
+        .unwrap_err();
     assert_eq!(failure.reasons.len(), 1, "{failure}");
     assert_eq!(failure.reasons[0].node, "nomad-client-4");
-    assert!(failure.reasons[0].cause.is_some_and(|cause| cause.text.contains("another CA")), "{failure}");
+    assert!(
+        failure.reasons[0]
+            .cause
+            .is_some_and(|cause| cause.text.contains("another CA")),
+        "{failure}"
+    );
     site.kill("nomad-client-4", Consul);
     site.start_consul(4);
-    site.gate(&reach, Phase::ConsulClients, &[], PATIENCE).await.unwrap();
+    site.gate(&reach, Phase::ConsulClients, &[], PATIENCE)
+        .await
+        .unwrap();
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all, &reach, &tokens, PATIENCE).await.unwrap();
+    acl::give_agent_tokens(&all, &reach, &tokens, PATIENCE)
+        .await
+        .unwrap();
 
     let status = members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await;
     assert!(!status.degraded, "{}", members::render(&status));
-    assert_eq!(status.consul_leader.as_deref(), leader_of(&site.cluster, &reach, Consul).await.map(|node| &*node.name));
-    assert!(status.nodes.iter().all(|node| node.consul.certificate_days > Some(30)), "{status:?}");
+    assert_eq!(
+        status.consul_leader.as_deref(),
+        leader_of(&site.cluster, &reach, Consul)
+            .await
+            .map(|node| &*node.name)
+    );
+    assert!(
+        status
+            .nodes
+            .iter()
+            .all(|node| node.consul.certificate_days > Some(30)),
+        "{status:?}"
+    );
 
     // Gossip keys: from the start, again, and back from a state that an interrupted run left.
     let key = |index: usize| Secret::new(KEYS[index]);
@@ -313,8 +466,28 @@ async fn consul_from_nothing_and_through_its_life() {
     let done = |_| {
         steps.fetch_add(1, Ordering::Relaxed);
     };
-    gossip::rotate(&site.cluster, &reach, Consul, &key(0), &key(1), PATIENCE, &done).await.unwrap();
-    gossip::rotate(&site.cluster, &reach, Consul, &key(0), &key(1), PATIENCE, &done).await.unwrap();
+    gossip::rotate(
+        &site.cluster,
+        &reach,
+        Consul,
+        &key(0),
+        &key(1),
+        PATIENCE,
+        &done,
+    )
+    .await
+    .unwrap();
+    gossip::rotate(
+        &site.cluster,
+        &reach,
+        Consul,
+        &key(0),
+        &key(1),
+        PATIENCE,
+        &done,
+    )
+    .await
+    .unwrap();
     assert_eq!(steps.load(Ordering::Relaxed), 6);
     let install = json!({ "Key": KEYS[3] });
     // One late answer makes the call fail, though the key is installed.
@@ -329,58 +502,141 @@ async fn consul_from_nothing_and_through_its_life() {
     {
         assert!(Instant::now() < installed);
     }
-    gossip::rotate(&site.cluster, &reach, Consul, &key(1), &key(3), PATIENCE, &done).await.unwrap();
+    gossip::rotate(
+        &site.cluster,
+        &reach,
+        Consul,
+        &key(1),
+        &key(3),
+        PATIENCE,
+        &done,
+    )
+    .await
+    .unwrap();
 
     // A restart, then a loss.
-    let leader = leader_of(&site.cluster, &reach, Consul).await.unwrap().name.clone();
-    let follower = (0..3).find(|&index| site.node(index).name != leader).unwrap();
+    let leader = leader_of(&site.cluster, &reach, Consul)
+        .await
+        .unwrap()
+        .name
+        .clone();
+    let follower = (0..3)
+        .find(|&index| site.node(index).name != leader)
+        .unwrap();
     let name = site.node(follower).name.clone();
     site.kill(&name, Consul);
     site.start_consul(follower);
     site.rolling(&reach, Consul, site.node(follower)).await;
-    let own = reach.api(site.node(follower), Consul).get("/v1/status/leader", LIMIT).await.unwrap();
+    let own = reach
+        .api(site.node(follower), Consul)
+        .get("/v1/status/leader", LIMIT)
+        .await
+        .unwrap();
     assert!(own.json::<String>().unwrap().ends_with(":8300"));
 
     site.kill(&name, Consul);
     let begun = Instant::now();
     let status = members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await;
-    assert!(status.degraded && begun.elapsed() < 2 * LIMIT, "{:?}", begun.elapsed());
-    assert!(!status.nodes[follower].consul.answers && status.nodes[follower].problems.len() <= 2, "{status:?}");
-    let failure = site.gate(&reach, Phase::ConsulServers, &[], Duration::ZERO).await.unwrap_err();
-    assert!(failure.reasons.iter().any(|reason| reason.node == name && reason.text.contains("refused")), "{failure}");
+    assert!(
+        status.degraded && begun.elapsed() < 2 * LIMIT,
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(
+        !status.nodes[follower].consul.answers && status.nodes[follower].problems.len() <= 2,
+        "{status:?}"
+    );
+    let failure = site
+        .gate(&reach, Phase::ConsulServers, &[], Duration::ZERO)
+        .await
+        .unwrap_err();
+    assert!(
+        failure
+            .reasons
+            .iter()
+            .any(|reason| reason.node == name && reason.text.contains("refused")),
+        "{failure}"
+    );
 
     let noticed = Instant::now() + PATIENCE;
-    while members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await.nodes[follower].consul.status
+    while members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30)
+        .await
+        .nodes[follower]
+        .consul
+        .status
         == "alive"
     {
         assert!(Instant::now() < noticed);
     }
-    let refusal = gossip::rotate(&site.cluster, &reach, Consul, &key(3), &key(0), PATIENCE, &done).await.unwrap_err();
-    assert!(refusal.to_string().contains(&format!("are away: {name}")), "{refusal}");
+    let refusal = gossip::rotate(
+        &site.cluster,
+        &reach,
+        Consul,
+        &key(3),
+        &key(0),
+        PATIENCE,
+        &done,
+    )
+    .await
+    .unwrap_err();
+    assert!(
+        refusal.to_string().contains(&format!("are away: {name}")),
+        "{refusal}"
+    );
 
     // Replaced: the same name, nothing of its data.
-    peers::forget(&site.cluster, &reach, Consul, site.node(follower), PATIENCE).await.unwrap();
-    peers::forget(&site.cluster, &reach, Consul, site.node(follower), PATIENCE).await.unwrap();
-    assert_eq!(peers::list(&site.cluster, &reach, Consul).await.unwrap().len(), 2);
-    site.gate(&reach, Phase::ConsulServers, std::slice::from_ref(&name), PATIENCE).await.unwrap();
+    peers::forget(&site.cluster, &reach, Consul, site.node(follower), PATIENCE)
+        .await
+        .unwrap();
+    peers::forget(&site.cluster, &reach, Consul, site.node(follower), PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(
+        peers::list(&site.cluster, &reach, Consul)
+            .await
+            .unwrap()
+            .len(),
+        2
+    );
+    site.gate(
+        &reach,
+        Phase::ConsulServers,
+        std::slice::from_ref(&name),
+        PATIENCE,
+    )
+    .await
+    .unwrap();
     fs::remove_dir_all(site.cluster.layout(site.node(follower)).consul_data).unwrap();
     let data = PathBuf::from(site.cluster.layout(site.node(follower)).consul_data);
     fs::create_dir_all(data.join("serf")).unwrap();
     for pool in ["local", "remote"] {
-        fs::write(data.join(format!("serf/{pool}.keyring")), json!([KEYS[3]]).to_string()).unwrap();
+        fs::write(
+            data.join(format!("serf/{pool}.keyring")),
+            json!([KEYS[3]]).to_string(),
+        )
+        .unwrap();
     }
     site.start_consul(follower);
-    peers::wait_voter(&site.cluster, &reach, Consul, site.node(follower), PATIENCE).await.unwrap();
+    peers::wait_voter(&site.cluster, &reach, Consul, site.node(follower), PATIENCE)
+        .await
+        .unwrap();
     site.rolling(&reach, Consul, site.node(follower)).await;
     assert!(
-        !peers::step_down(&site.cluster, &reach, Consul).await.is_err_and(|error| error.to_string().contains("500"))
+        !peers::step_down(&site.cluster, &reach, Consul)
+            .await
+            .is_err_and(|error| error.to_string().contains("500"))
     );
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn nomad_from_nothing_and_through_its_life() {
     use Product::{Consul, Nomad};
-    if Command::new("nomad").arg("version").stdout(Stdio::null()).status().is_err() {
+    if Command::new("nomad")
+        .arg("version")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
         let _ = std::io::Write::write_all(
             &mut std::io::stderr(),
             b"SKIPPED nomad_from_nothing_and_through_its_life: it needs `nomad`\n",
@@ -393,58 +649,138 @@ async fn nomad_from_nothing_and_through_its_life() {
         site.start_consul(index);
     }
     let mut tokens = Tokens::default();
-    site.gate(&bare, Phase::ConsulServers, &[], PATIENCE).await.unwrap();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE).await.unwrap();
+    site.gate(&bare, Phase::ConsulServers, &[], PATIENCE)
+        .await
+        .unwrap();
+    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+        .await
+        .unwrap();
     let reach = bare.with_token(Consul, Some(management));
-    acl::consul_tokens(&site.cluster, &reach, &mut tokens).await.unwrap();
-    site.gate(&reach, Phase::ConsulClients, &[], PATIENCE).await.unwrap();
+    acl::consul_tokens(&site.cluster, &reach, &mut tokens)
+        .await
+        .unwrap();
+    site.gate(&reach, Phase::ConsulClients, &[], PATIENCE)
+        .await
+        .unwrap();
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all, &reach, &tokens, PATIENCE).await.unwrap();
+    acl::give_agent_tokens(&all, &reach, &tokens, PATIENCE)
+        .await
+        .unwrap();
 
     let token = tokens.get(acl::CONSUL_NOMAD).unwrap();
     site.start_nomad(1, &token);
-    site.gate(&reach, Phase::NomadServers, &[], PATIENCE).await.unwrap();
-    let management = acl::bootstrap_nomad(&site.cluster, &reach, &mut tokens, PATIENCE).await.unwrap();
-    assert_eq!(acl::bootstrap_nomad(&site.cluster, &reach, &mut tokens, PATIENCE).await.unwrap(), management);
-    let error =
-        acl::bootstrap_nomad(&site.cluster, &reach, &mut Tokens::default(), PATIENCE).await.unwrap_err().to_string();
-    assert!(error.contains("nomad/server/acl-bootstrap-reset") && error.contains("on nomad-server-1"), "{error}");
+    site.gate(&reach, Phase::NomadServers, &[], PATIENCE)
+        .await
+        .unwrap();
+    let management = acl::bootstrap_nomad(&site.cluster, &reach, &mut tokens, PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(
+        acl::bootstrap_nomad(&site.cluster, &reach, &mut tokens, PATIENCE)
+            .await
+            .unwrap(),
+        management
+    );
+    let error = acl::bootstrap_nomad(&site.cluster, &reach, &mut Tokens::default(), PATIENCE)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("nomad/server/acl-bootstrap-reset") && error.contains("on nomad-server-1"),
+        "{error}"
+    );
     let reach = reach.with_token(Nomad, Some(management));
-    acl::nomad_tokens(&site.cluster, &reach, &mut tokens).await.unwrap();
+    acl::nomad_tokens(&site.cluster, &reach, &mut tokens)
+        .await
+        .unwrap();
     let operator = tokens.0.remove(acl::NOMAD_OPERATOR).unwrap();
-    acl::nomad_tokens(&site.cluster, &reach, &mut tokens).await.unwrap();
-    assert_eq!(tokens.get(acl::NOMAD_OPERATOR), Some(operator.clone()), "made, not saved: found again");
-    site.gate(&reach, Phase::NomadServers, &[], PATIENCE).await.unwrap();
+    acl::nomad_tokens(&site.cluster, &reach, &mut tokens)
+        .await
+        .unwrap();
+    assert_eq!(
+        tokens.get(acl::NOMAD_OPERATOR),
+        Some(operator.clone()),
+        "made, not saved: found again"
+    );
+    site.gate(&reach, Phase::NomadServers, &[], PATIENCE)
+        .await
+        .unwrap();
 
     site.start_nomad(2, &token);
     // As the operator, whose token has to be enough for the gates and for status.
-    let operator = reach.clone().with_token(Nomad, Some(operator)).with_token(Consul, tokens.get(acl::CONSUL_OPERATOR));
-    site.gate(&operator, Phase::NomadClients, &[], PATIENCE).await.unwrap();
+    let operator = reach
+        .clone()
+        .with_token(Nomad, Some(operator))
+        .with_token(Consul, tokens.get(acl::CONSUL_OPERATOR));
+    site.gate(&operator, Phase::NomadClients, &[], PATIENCE)
+        .await
+        .unwrap();
     let status = members::look(&site.cluster, &operator, Scope::All, now(), 30).await;
     assert!(!status.degraded, "{}", members::render(&status));
 
     let key = |index: usize| Secret::new(KEYS[index]);
     for _ in 0..2 {
-        gossip::rotate(&site.cluster, &operator, Nomad, &key(2), &key(3), PATIENCE, &|_| {}).await.unwrap();
+        gossip::rotate(
+            &site.cluster,
+            &operator,
+            Nomad,
+            &key(2),
+            &key(3),
+            PATIENCE,
+            &|_| {},
+        )
+        .await
+        .unwrap();
     }
     site.kill("nomad-server-1", Nomad);
     site.start_nomad(1, &token);
     site.rolling(&operator, Nomad, site.node(1)).await;
-    site.gate(&operator, Phase::NomadClients, &[], PATIENCE).await.unwrap();
+    site.gate(&operator, Phase::NomadClients, &[], PATIENCE)
+        .await
+        .unwrap();
 
-    peers::wait_voter(&site.cluster, &operator, Nomad, site.node(1), PATIENCE).await.unwrap();
-    peers::drain(&site.cluster, &operator, site.node(2), PATIENCE).await.unwrap();
-    let failure = site.gate(&operator, Phase::NomadClients, &[], Duration::ZERO).await.unwrap_err();
+    peers::wait_voter(&site.cluster, &operator, Nomad, site.node(1), PATIENCE)
+        .await
+        .unwrap();
+    peers::drain(&site.cluster, &operator, site.node(2), PATIENCE)
+        .await
+        .unwrap();
+    let failure = site
+        .gate(&operator, Phase::NomadClients, &[], Duration::ZERO)
+        .await
+        .unwrap_err();
     assert!(failure.to_string().contains("ineligible"), "{failure}");
-    peers::undrain(&site.cluster, &operator, site.node(2)).await.unwrap();
-    site.gate(&operator, Phase::NomadClients, &[], PATIENCE).await.unwrap();
-    peers::purge(&site.cluster, &operator, site.node(2)).await.unwrap();
-    site.gate(&operator, Phase::NomadClients, &[], Duration::ZERO).await.unwrap();
+    peers::undrain(&site.cluster, &operator, site.node(2))
+        .await
+        .unwrap();
+    site.gate(&operator, Phase::NomadClients, &[], PATIENCE)
+        .await
+        .unwrap();
+    peers::purge(&site.cluster, &operator, site.node(2))
+        .await
+        .unwrap();
+    site.gate(&operator, Phase::NomadClients, &[], Duration::ZERO)
+        .await
+        .unwrap();
     site.kill("nomad-client-2", Nomad);
-    peers::purge(&site.cluster, &operator, site.node(2)).await.unwrap();
+    peers::purge(&site.cluster, &operator, site.node(2))
+        .await
+        .unwrap();
     let gone = [site.node(2).name.clone()];
-    let count =
-        || async { operator.any_server::<Vec<Value>>(&site.cluster, Nomad, "/v1/nodes").await.unwrap().1.len() };
-    assert_eq!(count().await, 0, "nobody answers for it, so that it is forgotten at once");
-    site.gate(&operator, Phase::NomadClients, &gone, PATIENCE).await.unwrap_or_else(|failure| panic!("{failure}"));
+    let count = || async {
+        operator
+            .any_server::<Vec<Value>>(&site.cluster, Nomad, "/v1/nodes")
+            .await
+            .unwrap()
+            .1
+            .len()
+    };
+    assert_eq!(
+        count().await,
+        0,
+        "nobody answers for it, so that it is forgotten at once"
+    );
+    site.gate(&operator, Phase::NomadClients, &gone, PATIENCE)
+        .await
+        .unwrap_or_else(|failure| panic!("{failure}"));
 }

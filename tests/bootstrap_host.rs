@@ -1,6 +1,9 @@
-//! Acting on nodes: on this machine, over a real sshd, and on machines made of namespaces. What needs tools or rights
-//! that are missing is skipped, loudly.
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+//! Acting on nodes: on this machine, over a real sshd, and on machines made of namespaces. What
+//! needs tools or rights that are missing is skipped, loudly.
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: a failure here fails the test"
+)]
 
 mod support;
 
@@ -39,7 +42,11 @@ fn cluster(state: &Path, target: Target, address: &str, ssh: Option<String>) -> 
         network_interface: None,
         certificate_days: 365,
         release_url: String::new(),
-        release_key: ReleaseKey { fingerprint: String::new(), file: None, url: String::new() },
+        release_key: ReleaseKey {
+            fingerprint: String::new(),
+            file: None,
+            url: String::new(),
+        },
         state: state.to_owned(),
     }
 }

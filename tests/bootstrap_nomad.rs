@@ -1,9 +1,13 @@
-//! The whole cluster, three Consul servers, three Nomad servers and three Nomad clients, as a user makes it by the
-//! binary and as a driver then uses it: jobs, updates and drains under load, machines that die, certificates, keys,
-//! programs and nodes that change. Nothing of that may fail one request.
+//! The whole cluster, three Consul servers, three Nomad servers and three Nomad clients, as a user
+//! makes it by the binary and as a driver then uses it: jobs, updates and drains under load,
+//! machines that die, certificates, keys, programs and nodes that change. Nothing of that may fail
+//! one request.
 //!
 //! Skipped, loudly, where `nomad` (on PATH or in NOMAD_BIN) is missing.
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: a failure here fails the test"
+)]
 
 mod support;
 

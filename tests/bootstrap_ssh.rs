@@ -1,7 +1,13 @@
-//! `lb bootstrap` over ssh, as a user runs it, on machines made of namespaces. What needs tools or rights that are
-//! missing is skipped, loudly.
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
-#![allow(unreachable_pub, reason = "items of the modules below are for each other")]
+//! `lb bootstrap` over ssh, as a user runs it, on machines made of namespaces. What needs tools or
+//! rights that are missing is skipped, loudly.
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: a failure here fails the test"
+)]
+#![allow(
+    unreachable_pub,
+    reason = "items of the modules below are for each other"
+)]
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! The command line as a terminal shows it: exit code, standard output, standard error of the built binary.
+//! The command line as a terminal shows it: exit code, standard output, standard error of the built
+//! binary.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -13,7 +14,11 @@ struct Shown {
 
 /// Runs `lb` in the repository's root with an empty environment.
 fn lb_with(env: &[(&str, &str)], args: &[&str]) -> Shown {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_lb"))
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = Command::new(env!("CARGO_BIN_EXE_lb"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_clear()
         .envs(env.iter().copied())
@@ -22,7 +27,11 @@ fn lb_with(env: &[(&str, &str)], args: &[&str]) -> Shown {
         .output()
         .unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Shown { code: status.code(), out: text(stdout), err: text(stderr) }
+    Shown {
+        code: status.code(),
+        out: text(stdout),
+        err: text(stderr),
+    }
 }
 
 fn lb(args: &[&str]) -> Shown {
@@ -39,8 +48,18 @@ fn write(dir: &Path, name: &str, text: &str) -> String {
 fn without_arguments_help_is_shown() {
     let shown = lb(&[]);
     assert_eq!((shown.code, shown.out.as_str()), (Some(2), ""));
-    for word in ["Usage: lb", "run", "demo", "check", "routes", "explain", "bootstrap", "completions", "man", "version"]
-    {
+    for word in [
+        "Usage: lb",
+        "run",
+        "demo",
+        "check",
+        "routes",
+        "explain",
+        "bootstrap",
+        "completions",
+        "man",
+        "version",
+    ] {
         assert!(shown.err.contains(word), "{word}\n{}", shown.err);
     }
     let shown = lb(&["--help"]);
@@ -51,20 +70,36 @@ fn without_arguments_help_is_shown() {
 fn check_knows_which_schemes_there_are() {
     let dir = tempfile::tempdir().unwrap();
     let users = write(dir.path(), "users", "ann:secret\n");
-    let config = write(dir.path(), "lb.toml", &format!("[auth.main]\nfile = {users:?}\n[consul]\n"));
+    let config = write(
+        dir.path(),
+        "lb.toml",
+        &format!("[auth.main]\nfile = {users:?}\n[consul]\n"),
+    );
     let job = |option: &str| {
         format!(
             "job \"j\" {{\n group \"g\" {{\n shutdown_delay = \"3s\"\n service {{\n name = \"web\"\n \
              tags = [\"urlprefix-/a {option}\"]\n check {{\n type = \"http\"\n }}\n }}\n }}\n}}\n"
         )
     };
-    for (option, code, told) in
-        [("auth=main", 0, None), ("auth=mian", 2, Some("did you mean auth=main?")), ("", 0, None)]
-    {
+    for (option, code, told) in [
+        ("auth=main", 0, None),
+        ("auth=mian", 2, Some("did you mean auth=main?")),
+        ("", 0, None),
+    ] {
         let file = write(dir.path(), "web.nomad.hcl", &job(option));
         let shown = lb(&["check", "--config", &config, &file]);
-        assert_eq!(shown.code, Some(code), "{option}: {}{}", shown.out, shown.err);
-        assert!(told.is_none_or(|told| shown.out.contains(told)), "{}", shown.out);
+        assert_eq!(
+            shown.code,
+            Some(code),
+            "{option}: {}{}",
+            shown.out,
+            shown.err
+        );
+        assert!(
+            told.is_none_or(|told| shown.out.contains(told)),
+            "{}",
+            shown.out
+        );
         // Without a configuration it is not known.
         assert_eq!(lb(&["check", &file]).code, Some(0), "{option}");
     }
@@ -72,25 +107,44 @@ fn check_knows_which_schemes_there_are() {
     let config = write(dir.path(), "static.toml", route);
     let shown = lb(&["check", "--config", &config]);
     assert_eq!(shown.code, Some(2), "{}", shown.out);
-    assert!(shown.out.contains("there is no [auth.none]"), "{}", shown.out);
+    assert!(
+        shown.out.contains("there is no [auth.none]"),
+        "{}",
+        shown.out
+    );
 }
 
 #[test]
 fn help_of_run_describes_every_key() {
     let shown = lb(&["run", "--help"]);
     assert_eq!(shown.code, Some(0));
-    for word in ["--consul.address", "--proxy.max_header_bytes", "[default: 65536]", "--listener", "--log.access"] {
+    for word in [
+        "--consul.address",
+        "--proxy.max_header_bytes",
+        "[default: 65536]",
+        "--listener",
+        "--log.access",
+    ] {
         assert!(shown.out.contains(word), "{word}");
     }
     let short = lb(&["run", "-h"]).out;
-    assert!(!short.contains("--proxy.max_header_bytes") && short.contains("--config"), "{short}");
+    assert!(
+        !short.contains("--proxy.max_header_bytes") && short.contains("--config"),
+        "{short}"
+    );
 }
 
 #[test]
 fn version_is_a_result() {
     let shown = lb(&["version"]);
     assert_eq!((shown.code, shown.err.as_str()), (Some(0), ""));
-    assert!(shown.out.starts_with(concat!("lb ", env!("CARGO_PKG_VERSION"), " (")), "{}", shown.out);
+    assert!(
+        shown
+            .out
+            .starts_with(concat!("lb ", env!("CARGO_PKG_VERSION"), " (")),
+        "{}",
+        shown.out
+    );
     let json: serde_json::Value = serde_json::from_str(&lb(&["version", "--json"]).out).unwrap();
     assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
 }
@@ -104,7 +158,13 @@ fn completions_and_manual_know_the_keys() {
     }
     let shown = lb(&["man"]);
     assert_eq!(shown.code, Some(0), "{}", shown.err);
-    for part in [".TH", "consul.max_stale", "LB_CONSUL_MAX_STALE", "Default: 5s", "EXIT STATUS"] {
+    for part in [
+        ".TH",
+        "consul.max_stale",
+        "LB_CONSUL_MAX_STALE",
+        "Default: 5s",
+        "EXIT STATUS",
+    ] {
         assert!(shown.out.contains(part), "{part}\n{}", shown.out);
     }
 }
@@ -122,17 +182,30 @@ fn wrong_usage_is_two_and_names_what_was_meant() {
 #[test]
 fn check_passes_the_shipped_file() {
     let shown = lb(&["check", "--config", "config/lb.toml"]);
-    assert_eq!((shown.code, shown.out.as_str(), shown.err.as_str()), (Some(0), "no mistakes found\n", ""));
+    assert_eq!(
+        (shown.code, shown.out.as_str(), shown.err.as_str()),
+        (Some(0), "no mistakes found\n", "")
+    );
     let shown = lb(&["check"]);
-    assert_eq!((shown.code, shown.out.as_str()), (Some(0), "no mistakes found\n"));
+    assert_eq!(
+        (shown.code, shown.out.as_str()),
+        (Some(0), "no mistakes found\n")
+    );
 }
 
 #[test]
 fn check_lists_every_mistake_by_file() {
     let dir = tempfile::tempdir().unwrap();
-    let file = write(dir.path(), "lb.toml", "[consul]\nadress = \"x\"\nwait = 5\n");
+    let file = write(
+        dir.path(),
+        "lb.toml",
+        "[consul]\nadress = \"x\"\nwait = 5\n",
+    );
     let env = [("LB_DRAIN_TIMEOUT", "soon")];
-    let shown = lb_with(&env, &["check", "--config", &file, "--proxy.workers", "many"]);
+    let shown = lb_with(
+        &env,
+        &["check", "--config", &file, "--proxy.workers", "many"],
+    );
     let expected = format!(
         "{file}
   2: error: consul.adress is not a known key
@@ -150,7 +223,10 @@ command line
 4 errors
 "
     );
-    assert_eq!((shown.code, shown.out.as_str(), shown.err.as_str()), (Some(2), expected.as_str(), ""));
+    assert_eq!(
+        (shown.code, shown.out.as_str(), shown.err.as_str()),
+        (Some(2), expected.as_str(), "")
+    );
 }
 
 #[test]
@@ -165,20 +241,40 @@ fn check_names_the_variable_of_consul_that_says_something_wrong() {
         ("CONSUL_HTTP_ADDR", "http://user:secret@h:1", "credentials"),
         ("CONSUL_HTTP_SSL", "yes", "neither true nor false"),
         ("CONSUL_HTTP_SSL_VERIFY", "no", "neither true nor false"),
-        ("CONSUL_TLS_SERVER_NAME", "a b", "not a name a certificate can carry"),
+        (
+            "CONSUL_TLS_SERVER_NAME",
+            "a b",
+            "not a name a certificate can carry",
+        ),
         ("CONSUL_CLIENT_CERT", "c.pem", "has no key beside it"),
         ("CONSUL_NAMESPACE", "a b", "cannot be such a name"),
         ("CONSUL_CACERT", "/nonexistent/ca.pem", "cannot be read"),
         ("CONSUL_CACERT", &file, "holds no CA certificate"),
         ("CONSUL_CAPATH", "/nonexistent/cas", "cannot be read"),
-        ("CONSUL_CAPATH", empty, "holds no file with a CA certificate"),
-        ("CONSUL_CAPATH", dir.path().to_str().unwrap(), "holds no file with a CA certificate"),
-        ("CONSUL_HTTP_TOKEN_FILE", "/nonexistent/token", "cannot be read"),
+        (
+            "CONSUL_CAPATH",
+            empty,
+            "holds no file with a CA certificate",
+        ),
+        (
+            "CONSUL_CAPATH",
+            dir.path().to_str().unwrap(),
+            "holds no file with a CA certificate",
+        ),
+        (
+            "CONSUL_HTTP_TOKEN_FILE",
+            "/nonexistent/token",
+            "cannot be read",
+        ),
     ] {
         let shown = lb_with(&[(variable, value)], &["check"]);
         assert_eq!(shown.code, Some(2), "{variable}={value}: {}", shown.out);
         let told = shown.out.lines().any(|line| line.contains(variable));
-        assert!(told && shown.out.contains(part), "{variable}={value}: {}", shown.out);
+        assert!(
+            told && shown.out.contains(part),
+            "{variable}={value}: {}",
+            shown.out
+        );
         assert!(!shown.out.contains("secret"), "{}", shown.out);
     }
 }
@@ -187,10 +283,22 @@ fn check_names_the_variable_of_consul_that_says_something_wrong() {
 fn run_refuses_a_bad_configuration_with_the_same_report() {
     let shown = lb(&["run", "--listener", "127.0.0.1:0;protocol=https"]);
     assert_eq!((shown.code, shown.out.as_str()), (Some(2), ""));
-    assert!(shown.err.contains("certificates is missing, and the protocol needs it"), "{}", shown.err);
+    assert!(
+        shown
+            .err
+            .contains("certificates is missing, and the protocol needs it"),
+        "{}",
+        shown.err
+    );
     let shown = lb(&["run", "--config", "/nonexistent/lb.toml"]);
     assert_eq!(shown.code, Some(2));
-    assert!(shown.err.contains("/nonexistent/lb.toml cannot be read: No such file"), "{}", shown.err);
+    assert!(
+        shown
+            .err
+            .contains("/nonexistent/lb.toml cannot be read: No such file"),
+        "{}",
+        shown.err
+    );
 }
 
 #[test]
@@ -201,16 +309,35 @@ fn run_says_its_warnings_in_the_form_of_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let routes = write(dir.path(), "routes.txt", "route ad\n");
     let run = |format: &str| {
-        let admin = ["run", "--admin.address", "127.0.0.1:0", "--listener", &listener];
-        lb(&[&admin[..], &["--routes_file", &routes, "--log.format", format]].concat())
+        let admin = [
+            "run",
+            "--admin.address",
+            "127.0.0.1:0",
+            "--listener",
+            &listener,
+        ];
+        lb(&[
+            &admin[..],
+            &["--routes_file", &routes, "--log.format", format],
+        ]
+        .concat())
     };
     let json = run("json");
     assert_eq!(json.code, Some(1), "{}", json.err);
     let line: serde_json::Value = serde_json::from_str(json.err.lines().next().unwrap()).unwrap();
-    assert_eq!((&line["level"], &line["file"], &line["line"]), (&"WARN".into(), &routes.as_str().into(), &1.into()));
-    assert!(line["message"].as_str().unwrap().contains("route ad"), "{line}");
+    assert_eq!(
+        (&line["level"], &line["file"], &line["line"]),
+        (&"WARN".into(), &routes.as_str().into(), &1.into())
+    );
+    assert!(
+        line["message"].as_str().unwrap().contains("route ad"),
+        "{line}"
+    );
     let text = run("text").err;
-    assert!(text.starts_with(&format!("{routes}\n  1: warning: ")), "{text}");
+    assert!(
+        text.starts_with(&format!("{routes}\n  1: warning: ")),
+        "{text}"
+    );
 }
 
 #[test]
@@ -219,17 +346,30 @@ fn check_reads_job_files() {
     assert_eq!((shown.code, shown.err.as_str()), (Some(0), ""));
     assert!(shown.out.ends_with("1 warning\n"), "{}", shown.out);
 
-    let jobs = ["tests/fixtures/jobs/bad.nomad.hcl", "tests/fixtures/jobs/missing.hcl"];
+    let jobs = [
+        "tests/fixtures/jobs/bad.nomad.hcl",
+        "tests/fixtures/jobs/missing.hcl",
+    ];
     let shown = lb(&["check", "--json", jobs[0], jobs[1]]);
     assert_eq!((shown.code, shown.err.as_str()), (Some(2), ""));
     let json: serde_json::Value = serde_json::from_str(&shown.out).unwrap();
     let findings = json["findings"].as_array().unwrap();
     let find = |part: &str| {
-        let has = |finding: &&serde_json::Value| finding["problem"].as_str().is_some_and(|text| text.contains(part));
-        findings.iter().find(has).unwrap_or_else(|| panic!("{part}\n{}", shown.out))
+        let has = |finding: &&serde_json::Value| {
+            finding["problem"]
+                .as_str()
+                .is_some_and(|text| text.contains(part))
+        };
+        findings
+            .iter()
+            .find(has)
+            .unwrap_or_else(|| panic!("{part}\n{}", shown.out))
     };
     let empty = find("makes no route: no place given");
-    assert_eq!((&empty["file"], &empty["line"]), (&jobs[0].into(), &6.into()));
+    assert_eq!(
+        (&empty["file"], &empty["line"]),
+        (&jobs[0].into(), &6.into())
+    );
     assert_eq!(empty["subject"], "job bad, group web, service bad-web");
     assert_eq!(empty["severity"], "error");
     assert_eq!(find("no shutdown_delay")["severity"], "warning");
@@ -249,7 +389,8 @@ fn check_judges_route_commands_wherever_they_stand() {
              tags = [\"urlprefix-/a {option}\"]\n      check {{\n        type = \"tcp\"\n      }}\n    }}\n  }}\n}}\n"
         )
     };
-    let command = |option: &str| format!("route add web /a http://127.0.0.1:1/ opts \"{option}\"\n");
+    let command =
+        |option: &str| format!("route add web /a http://127.0.0.1:1/ opts \"{option}\"\n");
     // The text of a file, its exit code, and that with --strict.
     let mut cases = vec![
         (good.to_owned(), 0, 0),
@@ -258,12 +399,27 @@ fn check_judges_route_commands_wherever_they_stand() {
         (job("strip=/a"), 0, 0),
         (job("stirp=/a"), 0, 2),
     ];
-    for option in ["rate=5", "ipallow=10.0.0.1", "limit=3", "auth_basic=x", "alow=ip:10.0.0.1", "deny_ip=10.0.0.1"] {
+    for option in [
+        "rate=5",
+        "ipallow=10.0.0.1",
+        "limit=3",
+        "auth_basic=x",
+        "alow=ip:10.0.0.1",
+        "deny_ip=10.0.0.1",
+    ] {
         cases.push((command(option), 2, 2));
         cases.push((job(option), 2, 2));
         let static_route = format!("web /a http://127.0.0.1:1/ {option}");
-        assert_eq!(lb(&["check", "--static.route", &static_route]).code, Some(2), "{option}");
-        assert_eq!(lb(&["check", "--routes", &command(option)]).code, Some(2), "{option}");
+        assert_eq!(
+            lb(&["check", "--static.route", &static_route]).code,
+            Some(2),
+            "{option}"
+        );
+        assert_eq!(
+            lb(&["check", "--routes", &command(option)]).code,
+            Some(2),
+            "{option}"
+        );
     }
     for (text, code, strict) in cases {
         let path = write(dir.path(), "file", &text);
@@ -275,7 +431,12 @@ fn check_judges_route_commands_wherever_they_stand() {
             let shown = lb(way);
             assert_eq!(shown.code, Some(code), "{way:?} {text}{}", shown.out);
             let shown = lb(&[*way, &["--strict"]].concat());
-            assert_eq!(shown.code, Some(strict), "--strict {way:?} {text}{}", shown.out);
+            assert_eq!(
+                shown.code,
+                Some(strict),
+                "--strict {way:?} {text}{}",
+                shown.out
+            );
         }
     }
 }
@@ -285,26 +446,48 @@ fn check_judges_route_commands_wherever_they_stand() {
 fn the_shipped_unit_lets_lb_do_its_work() {
     let unit = include_str!("../deploy/systemd/lb.service");
     let values = |key: &str| -> Vec<&str> {
-        let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let lines = unit
+            .lines()
+            .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         lines.flat_map(str::split_whitespace).collect()
     };
     // TCP and DNS; Consul and systemd by their sockets; the addresses of the machine.
-    assert_eq!(values("RestrictAddressFamilies"), ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"]);
-    assert_eq!(values("SystemCallFilter"), ["@system-service", "~@privileged", "@resources"]);
+    assert_eq!(
+        values("RestrictAddressFamilies"),
+        ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"]
+    );
+    assert_eq!(
+        values("SystemCallFilter"),
+        ["@system-service", "~@privileged", "@resources"]
+    );
     assert_eq!(values("Type"), ["notify"]);
-    // A mistake that is found must not keep it from starting: files that were good yesterday are served today.
+    // A mistake that is found must not keep it from starting: files that were good yesterday are
+    // served today.
     assert_eq!(values("ExecStartPre")[..2], ["-/usr/local/bin/lb", "check"]);
     assert_eq!(values("ExecStart")[..2], ["/usr/local/bin/lb", "run"]);
-    assert!(!unit.contains("take-over") && !unit.contains("TAKE_OVER"), "nothing else runs on its ports");
+    assert!(
+        !unit.contains("take-over") && !unit.contains("TAKE_OVER"),
+        "nothing else runs on its ports"
+    );
 }
 
 #[test]
 fn check_names_files_that_are_missing() {
-    let flags =
-        ["--certificates", "main;cert_file=a.pem", "--listener", "127.0.0.1:0;protocol=https;certificates=main"];
+    let flags = [
+        "--certificates",
+        "main;cert_file=a.pem",
+        "--listener",
+        "127.0.0.1:0;protocol=https;certificates=main",
+    ];
     let shown = lb(&[&["check"][..], &flags].concat());
     assert_eq!((shown.code, shown.err.as_str()), (Some(2), ""));
-    assert!(shown.out.contains("a.pem\n  error: certificates.main.cert_file cannot be read"), "{}", shown.out);
+    assert!(
+        shown
+            .out
+            .contains("a.pem\n  error: certificates.main.cert_file cannot be read"),
+        "{}",
+        shown.out
+    );
 }
 
 #[test]
@@ -314,7 +497,12 @@ fn check_looks_at_files_in_spite_of_wrong_keys() {
     let file = write(dir.path(), "lb.toml", text);
     let shown = lb(&["check", "--config", &file]);
     assert_eq!(shown.code, Some(2));
-    for part in ["consul.ca_file cannot be read", "consul.cert_file cannot be read", "has no unit", "is too small"] {
+    for part in [
+        "consul.ca_file cannot be read",
+        "consul.cert_file cannot be read",
+        "has no unit",
+        "is too small",
+    ] {
         assert!(shown.out.contains(part), "{part}\n{}", shown.out);
     }
     assert!(shown.out.ends_with("5 errors\n"), "{}", shown.out);
@@ -322,13 +510,37 @@ fn check_looks_at_files_in_spite_of_wrong_keys() {
 
 #[test]
 fn live_steps_wait_for_a_consul_section_that_is_right() {
-    let shown = lb_with(&[("CONSUL_CLIENT_CERT", "client.pem")], &["check", "--live"]);
+    let shown = lb_with(
+        &[("CONSUL_CLIENT_CERT", "client.pem")],
+        &["check", "--live"],
+    );
     assert_eq!((shown.code, shown.err.as_str()), (Some(2), ""));
-    assert!(shown.out.contains("has no key beside it\n      set consul.key_file too"), "{}", shown.out);
-    assert!(shown.out.contains("not dialled: the configuration of Consul is wrong"), "{}", shown.out);
-    let shown = lb(&["check", "--live", "--static.route", "web / http://127.0.0.1:1/"]);
+    assert!(
+        shown
+            .out
+            .contains("has no key beside it\n      set consul.key_file too"),
+        "{}",
+        shown.out
+    );
+    assert!(
+        shown
+            .out
+            .contains("not dialled: the configuration of Consul is wrong"),
+        "{}",
+        shown.out
+    );
+    let shown = lb(&[
+        "check",
+        "--live",
+        "--static.route",
+        "web / http://127.0.0.1:1/",
+    ]);
     assert_eq!((shown.code, shown.err.as_str()), (Some(1), ""));
-    assert!(shown.out.contains("no Consul is configured"), "{}", shown.out);
+    assert!(
+        shown.out.contains("no Consul is configured"),
+        "{}",
+        shown.out
+    );
 }
 
 #[test]
@@ -342,5 +554,8 @@ fn a_closed_pipe_is_no_panic() {
     // The script is longer than a pipe holds, so the write meets the closed end.
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    assert_eq!(
+        (output.status.code(), output.stderr.as_slice()),
+        (Some(0), &b""[..])
+    );
 }

@@ -1,5 +1,5 @@
-//! What a request may cost, in things that no noise touches: heap allocations, system calls and instructions of the usual
-//! HTTP/1.1 request once everything is warm.
+//! What a request may cost, in things that no noise touches: heap allocations, system calls and
+//! instructions of the usual HTTP/1.1 request once everything is warm.
 //!
 //! One test: the counts are of whole processes, so nothing else may run beside them.
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -22,18 +22,22 @@ const CONNECTIONS: usize = 64;
 const ROUNDS: usize = 100;
 /// The same where each instruction is counted.
 const INSTRUCTION_ROUNDS: usize = 20;
-const REQUEST: &[u8] = b"GET /a?b=c HTTP/1.1\r\nHost: app.example\r\nAccept: */*\r\nUser-Agent: gate\r\n\r\n";
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+const REQUEST: &[u8] =
+    b"GET /a?b=c HTTP/1.1\r\nHost: app.example\r\nAccept: */*\r\nUser-Agent: gate\r\n\r\n";
+const ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
     Content-Length: 64\r\n\r\n0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// Heap allocations per request: none. The rest of the process (its clocks, its tick once a second) has this much room.
+/// Heap allocations per request: none. The rest of the process (its clocks, its tick once a second)
+/// has this much room.
 const ALLOCATIONS_MAX: f64 = 0.05;
 /// System calls per request: two reads, two writes, and a part of a wait.
 const SYSCALLS_MAX: f64 = 4.2;
 
-/// Instructions per request of the unoptimised build, in user mode, as callgrind counts them: what is added to a request
-/// shows here as well as in an optimised build, and that one would cost minutes more to make. Recorded with `RECORDED_WITH`;
-/// another compiler makes other code. After a change that is meant, record it anew.
+/// Instructions per request of the unoptimised build, in user mode, as callgrind counts them: what
+/// is added to a request shows here as well as in an optimised build, and that one would cost
+/// minutes more to make. Recorded with `RECORDED_WITH`; another compiler makes other code. After a
+/// change that is meant, record it anew.
 const INSTRUCTIONS: f64 = 114_000.0;
 const RECORDED_WITH: &str = "rustc 1.95.0";
 /// How far above it may be.
@@ -71,10 +75,15 @@ impl Clients {
         let connect = || {
             let stream = TcpStream::connect(address).unwrap();
             stream.set_nodelay(true).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
             stream
         };
-        Self { streams: (0..CONNECTIONS).map(|_| connect()).collect(), buffer: vec![0; 4096] }
+        Self {
+            streams: (0..CONNECTIONS).map(|_| connect()).collect(),
+            buffer: vec![0; 4096],
+        }
     }
 
     fn rounds(&mut self, count: usize) {
@@ -110,11 +119,17 @@ fn a_usual_request_costs_no_more_than_it_must() {
     std::fs::write(&file, settings(upstream())).unwrap();
     let allocations = allocations(&file);
     println!("{allocations:.3} heap allocations per request");
-    assert!(allocations <= ALLOCATIONS_MAX, "{allocations:.3} heap allocations per request, at most {ALLOCATIONS_MAX}");
+    assert!(
+        allocations <= ALLOCATIONS_MAX,
+        "{allocations:.3} heap allocations per request, at most {ALLOCATIONS_MAX}"
+    );
     match syscalls(&file) {
         Some(calls) => {
             println!("{calls:.2} system calls per request");
-            assert!(calls <= SYSCALLS_MAX, "{calls:.2} system calls per request, at most {SYSCALLS_MAX}");
+            assert!(
+                calls <= SYSCALLS_MAX,
+                "{calls:.2} system calls per request, at most {SYSCALLS_MAX}"
+            );
         }
         None => println!("SKIPPED system calls per request: no strace on PATH"),
     }
@@ -129,38 +144,59 @@ fn a_usual_request_costs_no_more_than_it_must() {
                 above * 100.0
             );
         }
-        None => println!("SKIPPED instructions per request: no valgrind on PATH, or not {RECORDED_WITH}"),
+        None => println!(
+            "SKIPPED instructions per request: no valgrind on PATH, or not {RECORDED_WITH}"
+        ),
     }
 }
 
-/// Of a router of its own, under callgrind; none without that, or with another compiler than the recorded figure is of.
+/// Of a router of its own, under callgrind; none without that, or with another compiler than the
+/// recorded figure is of.
 fn instructions(file: &Path) -> Option<f64> {
-    Command::new("valgrind").arg("--version").stdout(Stdio::null()).status().ok()?;
+    Command::new("valgrind")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .ok()?;
     let rustc = Command::new("rustc").arg("--version").output().ok()?;
-    if !String::from_utf8_lossy(&rustc.stdout).starts_with(RECORDED_WITH) || std::env::consts::ARCH != "x86_64" {
+    if !String::from_utf8_lossy(&rustc.stdout).starts_with(RECORDED_WITH)
+        || std::env::consts::ARCH != "x86_64"
+    {
         return None;
     }
     let profile = file.with_extension("callgrind");
     let mut out = std::ffi::OsString::from("--callgrind-out-file=");
     out.push(&profile);
     let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--quiet", "--tool=callgrind", "--instr-atstart=no"]).arg(out).arg(env!("CARGO_BIN_EXE_lb"));
+    valgrind
+        .args(["--quiet", "--tool=callgrind", "--instr-atstart=no"])
+        .arg(out)
+        .arg(env!("CARGO_BIN_EXE_lb"));
     let mut lb = run(&mut valgrind, file);
     let mut clients = Clients::connect(listening(&mut lb));
     clients.rounds(5);
     let control = |state: &str| {
         let pid = lb.id().to_string();
-        let done = Command::new("callgrind_control").args(["-i", state, &pid]).stdout(Stdio::null()).status().unwrap();
+        let done = Command::new("callgrind_control")
+            .args(["-i", state, &pid])
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
         assert!(done.success(), "callgrind_control -i {state}: {done}");
     };
     control("on");
     clients.rounds(INSTRUCTION_ROUNDS);
     control("off");
     drop(clients);
-    Command::new("kill").args(["-TERM", &lb.id().to_string()]).status().unwrap();
+    Command::new("kill")
+        .args(["-TERM", &lb.id().to_string()])
+        .status()
+        .unwrap();
     lb.wait().unwrap();
     let text = std::fs::read_to_string(&profile).unwrap();
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse::<f64>().ok());
+    let total = text
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: ")?.trim().parse::<f64>().ok());
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     let requests = (INSTRUCTION_ROUNDS * CONNECTIONS) as f64;
     Some(total.unwrap() / requests)
@@ -170,9 +206,17 @@ fn instructions(file: &Path) -> Option<f64> {
 fn allocations(file: &Path) -> f64 {
     let config = lb::config::read(Some(file), Vec::new()).unwrap().config;
     let running = lb::serve::start(&config, Vec::new()).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     assert!(runtime.block_on(running.opened()));
-    let http = running.listeners.iter().find(|(name, _)| name == "http").unwrap().1;
+    let http = running
+        .listeners
+        .iter()
+        .find(|(name, _)| name == "http")
+        .unwrap()
+        .1;
     let mut clients = Clients::connect(http);
     clients.rounds(20);
     let region = Region::new(ALLOCATOR);
@@ -180,13 +224,18 @@ fn allocations(file: &Path) -> f64 {
     let change = region.change();
     running.stop();
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    let per_request = (change.allocations + change.reallocations) as f64 / (ROUNDS * CONNECTIONS) as f64;
+    let per_request =
+        (change.allocations + change.reallocations) as f64 / (ROUNDS * CONNECTIONS) as f64;
     per_request
 }
 
 /// Of a router of its own, watched by strace; none without that.
 fn syscalls(file: &Path) -> Option<f64> {
-    Command::new("strace").arg("-V").stdout(Stdio::null()).status().ok()?;
+    Command::new("strace")
+        .arg("-V")
+        .stdout(Stdio::null())
+        .status()
+        .ok()?;
     let mut lb = run(&mut Command::new(env!("CARGO_BIN_EXE_lb")), file);
     let http = listening(&mut lb);
     let mut clients = Clients::connect(http);
@@ -201,11 +250,19 @@ fn syscalls(file: &Path) -> Option<f64> {
         .unwrap();
     // It says so once it is attached.
     let mut said = [0; 1];
-    strace.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
+    strace
+        .stderr
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
     clients.rounds(5);
     clients.rounds(ROUNDS);
     // Sends SIGINT, at which it detaches and writes its table.
-    Command::new("kill").args(["-INT", &strace.id().to_string()]).status().unwrap();
+    Command::new("kill")
+        .args(["-INT", &strace.id().to_string()])
+        .status()
+        .unwrap();
     strace.wait().unwrap();
     lb.kill().unwrap();
     lb.wait().unwrap();
@@ -225,7 +282,12 @@ fn syscalls(file: &Path) -> Option<f64> {
 /// Starts `lb run`, which `program` leads to, with its log where it can be read.
 fn run(program: &mut Command, file: &Path) -> Child {
     let program = program.args(["run", "--config"]).arg(file);
-    program.env("LB_LOG_LEVEL", "info").env("LB_LOG_FORMAT", "json").stderr(Stdio::piped()).spawn().unwrap()
+    program
+        .env("LB_LOG_LEVEL", "info")
+        .env("LB_LOG_FORMAT", "json")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 /// Reads the log until the address of the HTTP listener is there.
@@ -236,7 +298,10 @@ fn listening(lb: &mut Child) -> SocketAddr {
     let mut address = None;
     let mut lines = log.lines();
     while let Some(Ok(line)) = lines.next() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "lb does not listen");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "lb does not listen"
+        );
         let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if line["listener"] == "http" {
             address = line["address"].as_str().map(|text| text.parse().unwrap());

@@ -1,7 +1,10 @@
-//! Holds the direction between modules: which part may name which. The list is the one in docs/architecture.md.
-//! `circles` holds the direction between the files of one module.
+//! Holds the direction between modules: which part may name which. The list is the one in
+//! docs/architecture.md. `circles` holds the direction between the files of one module.
 
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: a failure here fails the test"
+)]
 
 #[path = "layering/circles.rs"]
 mod circles;
@@ -28,13 +31,36 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("log", &["catalog", "config", "system"]),
     ("config", &["catalog", "table", "metrics"]),
     ("table", &["catalog", "metrics"]),
-    ("registry", &["catalog", "metrics", "config", "trust", "web", "journal", "system"]),
-    ("control", &["registry", "catalog", "table", "metrics", "config", "journal"]),
-    ("proxy", &["table", "catalog", "metrics", "config", "log", "trust", "web", "journal", "system"]),
-    ("admin", &["table", "control", "catalog", "metrics", "config", "journal", "system"]),
+    (
+        "registry",
+        &[
+            "catalog", "metrics", "config", "trust", "web", "journal", "system",
+        ],
+    ),
+    (
+        "control",
+        &[
+            "registry", "catalog", "table", "metrics", "config", "journal",
+        ],
+    ),
+    (
+        "proxy",
+        &[
+            "table", "catalog", "metrics", "config", "log", "trust", "web", "journal", "system",
+        ],
+    ),
+    (
+        "admin",
+        &[
+            "table", "control", "catalog", "metrics", "config", "journal", "system",
+        ],
+    ),
     ("check", &["config", "catalog", "trust"]),
     ("bootstrap", &["config", "cli", "trust", "system"]),
-    ("certificates", &["catalog", "config", "registry", "web", "system"]),
+    (
+        "certificates",
+        &["catalog", "config", "registry", "web", "system"],
+    ),
     ("fabio", &["config", "web"]),
     ("cli", &["config"]),
     ("manual", &["cli", "config"]),
@@ -51,22 +77,39 @@ fn modules_name_only_what_they_may() {
     let mut files = 0;
     for file in rust_files(&root) {
         files += 1;
-        let relative = file.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
-        let module = relative.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
+        let relative = file
+            .strip_prefix(&root)
+            .unwrap()
+            .to_string_lossy()
+            .replace('\\', "/");
+        let module = relative
+            .split('/')
+            .next()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned();
         if ROOTS.contains(&module.as_str()) {
             continue;
         }
         let Some(allowed) = arrows.get(module.as_str()) else {
-            wrong.push(format!("src/{relative}: module `{module}` has no row in ARROWS (tests/layering.rs)"));
+            wrong.push(format!(
+                "src/{relative}: module `{module}` has no row in ARROWS (tests/layering.rs)"
+            ));
             continue;
         };
         for (line, named) in named_modules(&fs::read_to_string(&file).unwrap()) {
             if named != module && !allowed.contains(&named.as_str()) {
-                wrong.push(format!("src/{relative}:{line}: `{module}` must not name `{named}`"));
+                wrong.push(format!(
+                    "src/{relative}:{line}: `{module}` must not name `{named}`"
+                ));
             }
         }
     }
-    assert!(files > 10, "only {files} source files found under {}: the scan looks in the wrong place", root.display());
+    assert!(
+        files > 10,
+        "only {files} source files found under {}: the scan looks in the wrong place",
+        root.display()
+    );
     assert!(
         wrong.is_empty(),
         "{} wrong dependencies between modules:\n  {}\nMove the code, pass the value in from `serve`, or argue a new \
@@ -83,7 +126,10 @@ fn arrows_have_no_cycle() {
         let mut seen = BTreeSet::new();
         let mut stack: Vec<&str> = arrows[start].to_vec();
         while let Some(module) = stack.pop() {
-            assert_ne!(module, *start, "`{start}` depends on itself by way of the arrows");
+            assert_ne!(
+                module, *start,
+                "`{start}` depends on itself by way of the arrows"
+            );
             if seen.insert(module) {
                 stack.extend(arrows.get(module).copied().unwrap_or_default());
             }
@@ -93,17 +139,31 @@ fn arrows_have_no_cycle() {
 
 #[test]
 fn the_document_has_the_same_arrows() {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md")).unwrap();
-    let (_, table) = text.split_once("\n| module | may name |\n|---|---|\n").unwrap();
-    let written: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md"))
+            .unwrap();
+    let (_, table) = text
+        .split_once("\n| module | may name |\n|---|---|\n")
+        .unwrap();
+    let written: Vec<&str> = table
+        .lines()
+        .take_while(|line| line.starts_with('|'))
+        .collect();
     let rows: Vec<String> = ARROWS
         .iter()
         .map(|(module, allowed)| {
-            let right = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
+            let right = if allowed.is_empty() {
+                "nothing".to_owned()
+            } else {
+                allowed.join(", ")
+            };
             format!("| `{module}` | {right} |")
         })
         .collect();
-    assert_eq!(written, rows, "docs/architecture.md and ARROWS (tests/layering.rs) differ");
+    assert_eq!(
+        written, rows,
+        "docs/architecture.md and ARROWS (tests/layering.rs) differ"
+    );
 }
 
 #[test]
@@ -113,8 +173,21 @@ fn the_scan_sees_every_form() {
                 use crate::{\n    control::Status,\n    registry::{a, b::{c}, d},\n};\n\
                 pub(crate) fn g() {}\n#[cfg(test)]\nmod tests {\n    use crate::serve::x;\n}\n";
     let found: Vec<(usize, String)> = named_modules(text);
-    let found: Vec<(usize, &str)> = found.iter().map(|(line, name)| (*line, name.as_str())).collect();
-    assert_eq!(found, [(1, "table"), (2, "catalog"), (2, "metrics"), (3, "config"), (6, "control"), (6, "registry")]);
+    let found: Vec<(usize, &str)> = found
+        .iter()
+        .map(|(line, name)| (*line, name.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, "table"),
+            (2, "catalog"),
+            (2, "metrics"),
+            (3, "config"),
+            (6, "control"),
+            (6, "registry")
+        ]
+    );
 }
 
 /// Modules named by `crate::…` paths, with their line. Comments and tests are left out: tests may

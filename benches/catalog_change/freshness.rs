@@ -1,5 +1,6 @@
-//! How soon a change reaches traffic over both transports, by the number of services that are watched: few enough for a
-//! connection each, one more than used to fit, many, and far more than an agent grants connections.
+//! How soon a change reaches traffic over both transports, by the number of services that are
+//! watched: few enough for a connection each, one more than used to fit, many, and far more than an
+//! agent grants connections.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
@@ -34,10 +35,19 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// All transports and sizes; `rounds`: times four single changes.
 pub(crate) fn run(runtime: &Runtime, rounds: usize, report: &mut Report) {
     // Numbers among the arguments narrow it.
-    let wanted: Vec<usize> = std::env::args().filter_map(|word| word.parse().ok()).collect();
+    let wanted: Vec<usize> = std::env::args()
+        .filter_map(|word| word.parse().ok())
+        .collect();
     for tls in [true, false] {
-        for services in SERVICES.into_iter().filter(|services| wanted.is_empty() || wanted.contains(services)) {
-            let agent = if tls { ConsulAgent::start() } else { ConsulAgent::start_plain() };
+        for services in SERVICES
+            .into_iter()
+            .filter(|services| wanted.is_empty() || wanted.contains(services))
+        {
+            let agent = if tls {
+                ConsulAgent::start()
+            } else {
+                ConsulAgent::start_plain()
+            };
             let phase = format!("{}-{services}", if tls { "https" } else { "http" });
             Freshness::new(runtime, agent, services).measure(&phase, rounds, report);
         }
@@ -58,46 +68,101 @@ impl<'a> Freshness<'a> {
         let api = Api::connect(runtime, &agent);
         let upstream = Upstream::start("u");
         let node = json!({"Node": {"Verb": "set", "Node": {"Node": NODE, "Address": "127.0.0.1"}}});
-        let service = |number: usize| set(&format!("s{number}"), upstream.address, &format!("urlprefix-/s{number}"));
-        let operations: Vec<_> = std::iter::once(node).chain((0..services).flat_map(service)).collect();
+        let service = |number: usize| {
+            set(
+                &format!("s{number}"),
+                upstream.address,
+                &format!("urlprefix-/s{number}"),
+            )
+        };
+        let operations: Vec<_> = std::iter::once(node)
+            .chain((0..services).flat_map(service))
+            .collect();
         api.transact(&operations);
         let section = if agent.is_tls() {
             consul_section(&agent, "").replace("wait = \"2s\"", "")
         } else {
             format!("[consul]\naddress = {:?}\n", agent.address())
         };
-        let listeners = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
-        let lb = Lb::start(&format!("{section}{listeners}[log]\nlevel = \"warn,lb::serve=info\"\n"));
+        let listeners =
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+        let lb = Lb::start(&format!(
+            "{section}{listeners}[log]\nlevel = \"warn,lb::serve=info\"\n"
+        ));
         lb.wait_ready();
         // What was read before all watches stood is read again.
         sleep(Duration::from_secs(2));
         let client = RawClient::connect(lb.address("http"));
-        Self { agent, api, lb, client, upstream, services }
+        Self {
+            agent,
+            api,
+            lb,
+            client,
+            upstream,
+            services,
+        }
     }
 
     fn measure(&mut self, phase: &str, rounds: usize, report: &mut Report) {
         let mut single = self.single(rounds);
         report.percentiles(phase, "single changes", &mut single, Some((30.0, 250.0)));
-        let mut new: Vec<_> = (0..NEW).map(|number| self.new_service(&format!("new-{number:03}"))).collect();
-        report.percentiles(phase, "new services, back to back", &mut new, Some((20.0, 250.0)));
+        let mut new: Vec<_> = (0..NEW)
+            .map(|number| self.new_service(&format!("new-{number:03}")))
+            .collect();
+        report.percentiles(
+            phase,
+            "new services, back to back",
+            &mut new,
+            Some((20.0, 250.0)),
+        );
         let mut tags: Vec<_> = (0..TAGS).map(|number| self.tag(number)).collect();
-        report.percentiles(phase, "tags of one, back to back", &mut tags, Some((20.0, 250.0)));
-        report.add(phase, &format!("burst of {BURST} services, the last"), millis(self.burst()), "ms", Some(1000.0));
+        report.percentiles(
+            phase,
+            "tags of one, back to back",
+            &mut tags,
+            Some((20.0, 250.0)),
+        );
+        report.add(
+            phase,
+            &format!("burst of {BURST} services, the last"),
+            millis(self.burst()),
+            "ms",
+            Some(1000.0),
+        );
         let mut amid = self.amid_others(rounds);
-        report.percentiles(phase, "single changes amid others'", &mut amid, Some((50.0, 500.0)));
+        report.percentiles(
+            phase,
+            "single changes amid others'",
+            &mut amid,
+            Some((50.0, 500.0)),
+        );
         self.cost(phase, report);
         let port = if self.agent.is_tls() { 8501 } else { 8500 };
         let agent = SocketAddr::new(self.agent.ip.parse::<IpAddr>().expect("an address"), port);
         let connections = Process(self.lb.pid()).connections_to(agent);
-        report.add(phase, "connections to the agent", connections as f64, "", Some(100.0));
+        report.add(
+            phase,
+            "connections to the agent",
+            connections as f64,
+            "",
+            Some(100.0),
+        );
     }
 
     /// An instance more under a path of its own, critical, passing, gone; apart from each other.
     fn single(&mut self, rounds: usize) -> Vec<Duration> {
         let mut times = Vec::new();
         for round in 0..rounds {
-            let (service, path) = (format!("s{}", (round * 613) % self.services), format!("/extra-{round:03}"));
-            for (status, wanted) in [("passing", 200), ("critical", 503), ("passing", 200), ("", 404)] {
+            let (service, path) = (
+                format!("s{}", (round * 613) % self.services),
+                format!("/extra-{round:03}"),
+            );
+            for (status, wanted) in [
+                ("passing", 200),
+                ("critical", 503),
+                ("passing", 200),
+                ("", 404),
+            ] {
                 sleep(Duration::from_millis(20 + fastrand::u64(0..30)));
                 let written = Instant::now();
                 self.extra(&service, &path, status);
@@ -110,7 +175,10 @@ impl<'a> Freshness<'a> {
 
     fn extra(&self, service: &str, path: &str, status: &str) {
         if status.is_empty() {
-            self.api.put("/v1/catalog/deregister", &json!({"Node": NODE, "ServiceID": "extra"}));
+            self.api.put(
+                "/v1/catalog/deregister",
+                &json!({"Node": NODE, "ServiceID": "extra"}),
+            );
             return;
         }
         let address = self.upstream.address;
@@ -125,28 +193,43 @@ impl<'a> Freshness<'a> {
 
     fn new_service(&mut self, name: &str) -> Duration {
         let written = Instant::now();
-        self.api.transact(&set(name, self.upstream.address, &format!("urlprefix-/{name}")));
+        self.api.transact(&set(
+            name,
+            self.upstream.address,
+            &format!("urlprefix-/{name}"),
+        ));
         self.wait(&format!("/{name}"), 200, written);
         written.elapsed()
     }
 
     fn tag(&mut self, number: usize) -> Duration {
         let written = Instant::now();
-        self.api.transact(&set("s0", self.upstream.address, &format!("urlprefix-/tag-{number:03}")));
+        self.api.transact(&set(
+            "s0",
+            self.upstream.address,
+            &format!("urlprefix-/tag-{number:03}"),
+        ));
         self.wait(&format!("/tag-{number:03}"), 200, written);
         written.elapsed()
     }
 
     fn burst(&mut self) -> Duration {
-        let names: Vec<_> = (0..BURST).map(|number| format!("burst-{number:03}")).collect();
+        let names: Vec<_> = (0..BURST)
+            .map(|number| format!("burst-{number:03}"))
+            .collect();
         let written = Instant::now();
-        let service = |name: &String| set(name, self.upstream.address, &format!("urlprefix-/{name}"));
-        self.api.transact(&names.iter().flat_map(service).collect::<Vec<_>>());
-        names.iter().for_each(|name| self.wait(&format!("/{name}"), 200, written));
+        let service =
+            |name: &String| set(name, self.upstream.address, &format!("urlprefix-/{name}"));
+        self.api
+            .transact(&names.iter().flat_map(service).collect::<Vec<_>>());
+        names
+            .iter()
+            .for_each(|name| self.wait(&format!("/{name}"), 200, written));
         written.elapsed()
     }
 
-    /// Single changes while a service without routing tags changes all the time, and so do its checks.
+    /// Single changes while a service without routing tags changes all the time, and so do its
+    /// checks.
     fn amid_others(&mut self, rounds: usize) -> Vec<Duration> {
         let period = Duration::from_secs(1) / CHURN_PER_SECOND;
         let mut times = Vec::new();
@@ -162,7 +245,11 @@ impl<'a> Freshness<'a> {
                     due += period;
                     others += 1;
                     let id = format!("noise-{}", fastrand::u32(0..40));
-                    let status = if fastrand::bool() { "passing" } else { "critical" };
+                    let status = if fastrand::bool() {
+                        "passing"
+                    } else {
+                        "critical"
+                    };
                     self.api.put(
                         "/v1/catalog/register",
                         &json!({"Node": NODE, "Address": "127.0.0.1", "SkipNodeUpdate": true,
@@ -181,7 +268,11 @@ impl<'a> Freshness<'a> {
                     }
                     _ => sleep(LOOK),
                 }
-                assert!(begun.elapsed() < LIMIT, "never seen: {path}: {}", self.lb.stderr());
+                assert!(
+                    begun.elapsed() < LIMIT,
+                    "never seen: {path}: {}",
+                    self.lb.stderr()
+                );
             }
         }
         self.extra("s1", "", "");
@@ -202,24 +293,41 @@ impl<'a> Freshness<'a> {
             sleep(Duration::from_millis(50));
         }
         sleep(Duration::from_millis(500));
-        for (((name, process), before), goal) in
-            ["lb", "agent"].into_iter().zip(processes).zip(before).zip([None, Some(20.0)])
+        for (((name, process), before), goal) in ["lb", "agent"]
+            .into_iter()
+            .zip(processes)
+            .zip(before)
+            .zip([None, Some(20.0)])
         {
             let each = millis(process.cpu() - before) / f64::from(CHANGES);
-            report.add(phase, &format!("CPU of {name} per change"), each, "ms", goal);
+            report.add(
+                phase,
+                &format!("CPU of {name} per change"),
+                each,
+                "ms",
+                goal,
+            );
         }
     }
 
     fn wait(&mut self, path: &str, wanted: u16, since: Instant) {
         while self.status(path) != wanted {
-            assert!(since.elapsed() < LIMIT, "never {wanted}: {path}: {}", self.lb.stderr());
+            assert!(
+                since.elapsed() < LIMIT,
+                "never {wanted}: {path}: {}",
+                self.lb.stderr()
+            );
             sleep(LOOK);
         }
     }
 
     fn status(&mut self, path: &str) -> u16 {
         let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
-        self.client.send(&request).response().expect("an answer").status
+        self.client
+            .send(&request)
+            .response()
+            .expect("an answer")
+            .status
     }
 }
 

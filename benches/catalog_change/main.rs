@@ -1,5 +1,5 @@
-//! From a write to the catalog until traffic follows it, at scale: a real Consul agent over mTLS, 1,000 services of
-//! five instances, the release binary in front.
+//! From a write to the catalog until traffic follows it, at scale: a real Consul agent over mTLS,
+//! 1,000 services of five instances, the release binary in front.
 //!
 //! | phase | what it tells |
 //! |---|---|
@@ -10,8 +10,9 @@
 //! | idle | CPU of both with every watch waiting |
 //! | TRANSPORT-N | over both transports and with N services: how soon single changes, changes back to back, a burst of new services and changes amid others' are seen, what one costs, connections |
 //!
-//! `cargo bench --bench catalog_change`, or `-- freshness` for the last row alone; prints a table and writes `catalog_change.json` beside the target folder's
-//! profiles. With `QUICK=1` in the environment phases are short: to see that it works, not for figures.
+//! `cargo bench --bench catalog_change`, or `-- freshness` for the last row alone; prints a table
+//! and writes `catalog_change.json` beside the target folder's profiles. With `QUICK=1` in the
+//! environment phases are short: to see that it works, not for figures.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
 
@@ -62,13 +63,26 @@ fn main() {
     }
     let second = Duration::from_secs(1);
     let plan = if std::env::var_os("QUICK").is_some() {
-        Plan { latency_rounds: 10, cost_changes: 20, churn: second * 5, idle: second * 5 }
+        Plan {
+            latency_rounds: 10,
+            cost_changes: 20,
+            churn: second * 5,
+            idle: second * 5,
+        }
     } else {
         // The idle time is above the wait of a blocking query, so that every watch comes back once.
-        Plan { latency_rounds: 60, cost_changes: 200, churn: second * 60, idle: second * 60 }
+        Plan {
+            latency_rounds: 60,
+            cost_changes: 200,
+            churn: second * 60,
+            idle: second * 60,
+        }
     };
     let only_freshness = std::env::args().any(|word| word == "freshness");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
     let mut report = Report::default();
     if !only_freshness {
         let stage = Stage::set(&runtime);
@@ -94,16 +108,27 @@ impl<'a> Stage<'a> {
     fn set(runtime: &'a Runtime) -> Self {
         let agent = ConsulAgent::start();
         let api = Api::connect(runtime, &agent);
-        let upstreams: Vec<_> = (0..INSTANCES).map(|number| Upstream::start(&format!("u{number}"))).collect();
+        let upstreams: Vec<_> = (0..INSTANCES)
+            .map(|number| Upstream::start(&format!("u{number}")))
+            .collect();
         fill(&api, &upstreams);
-        let listeners = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+        let listeners =
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
         // The usual wait, not the tests' short one: it decides what watches cost at rest.
         let section = consul_section(&agent, "").replace("wait = \"2s\"", "");
         let begun = Instant::now();
-        let lb = Lb::start(&format!("{section}{listeners}[log]\nlevel = \"warn,lb::serve=info\"\n"));
+        let lb = Lb::start(&format!(
+            "{section}{listeners}[log]\nlevel = \"warn,lb::serve=info\"\n"
+        ));
         lb.wait_ready();
         let synced_after = begun.elapsed();
-        Self { agent, api, lb, synced_after, upstreams }
+        Self {
+            agent,
+            api,
+            lb,
+            synced_after,
+            upstreams,
+        }
     }
 
     fn processes(&self) -> [Process; 2] {
@@ -111,22 +136,47 @@ impl<'a> Stage<'a> {
     }
 
     fn start(&self, report: &mut Report) {
-        report.add("start", "first whole table", self.synced_after.as_secs_f64() * 1e3, "ms", None);
+        report.add(
+            "start",
+            "first whole table",
+            self.synced_after.as_secs_f64() * 1e3,
+            "ms",
+            None,
+        );
         let agent = SocketAddr::new(self.agent.ip.parse::<IpAddr>().expect("an address"), 8501);
         let connections = self.processes()[0].connections_to(agent);
-        report.add("start", "connections to the agent", connections as f64, "", Some(6.0));
+        report.add(
+            "start",
+            "connections to the agent",
+            connections as f64,
+            "",
+            Some(6.0),
+        );
     }
 
-    /// A service gets one instance more, under a path of its own: what the path answers tells whether it arrived.
+    /// A service gets one instance more, under a path of its own: what the path answers tells
+    /// whether it arrived.
     fn latency(&self, plan: &Plan, report: &mut Report) {
         let address = self.upstreams[0].address;
         let mut client = RawClient::connect(self.lb.address("http"));
-        let kinds = ["instance added", "check critical", "check passing", "instance removed"];
+        let kinds = [
+            "instance added",
+            "check critical",
+            "check passing",
+            "instance removed",
+        ];
         let mut times = [const { Vec::new() }; 4];
         for round in 0..plan.latency_rounds {
             let service = (round * 613) % SERVICES;
-            let extra = Extra { service, number: round, address, path: format!("/extra-{round}") };
-            for ((change, status), times) in [200, 503, 200, 404].into_iter().enumerate().zip(&mut times) {
+            let extra = Extra {
+                service,
+                number: round,
+                address,
+                path: format!("/extra-{round}"),
+            };
+            for ((change, status), times) in
+                [200, 503, 200, 404].into_iter().enumerate().zip(&mut times)
+            {
                 // Apart from each other, and out of step with anything periodic.
                 sleep(Duration::from_millis(20 + fastrand::u64(0..30)));
                 let written = Instant::now();
@@ -137,7 +187,11 @@ impl<'a> Stage<'a> {
                 }
                 let request = format!("GET {} HTTP/1.1\r\nHost: bench\r\n\r\n", extra.path);
                 while client.send(&request).response().expect("an answer").status != status {
-                    assert!(written.elapsed() < Duration::from_secs(10), "never {status}: {}", self.lb.stderr());
+                    assert!(
+                        written.elapsed() < Duration::from_secs(10),
+                        "never {status}: {}",
+                        self.lb.stderr()
+                    );
                     sleep(LOOK);
                 }
                 times.push(written.elapsed());
@@ -156,18 +210,33 @@ impl<'a> Stage<'a> {
         let before = self.processes().map(Process::cpu);
         for number in 0..plan.cost_changes / 2 {
             let service = (number as usize * 389) % SERVICES;
-            let extra = Extra { service, number: number as usize, address, path: "/cost".to_owned() };
+            let extra = Extra {
+                service,
+                number: number as usize,
+                address,
+                path: "/cost".to_owned(),
+            };
             extra.register(&self.api, "passing");
             sleep(Duration::from_millis(50));
             extra.deregister(&self.api);
             sleep(Duration::from_millis(50));
         }
         sleep(Duration::from_millis(500));
-        for (((name, process), before), goal) in
-            ["lb", "agent"].into_iter().zip(self.processes()).zip(before).zip([2.0, 20.0])
+        for (((name, process), before), goal) in ["lb", "agent"]
+            .into_iter()
+            .zip(self.processes())
+            .zip(before)
+            .zip([2.0, 20.0])
         {
-            let per_change = (process.cpu() - before).as_secs_f64() * 1e3 / f64::from(plan.cost_changes);
-            report.add("cost", &format!("CPU of {name} per change"), per_change, "ms", Some(goal));
+            let per_change =
+                (process.cpu() - before).as_secs_f64() * 1e3 / f64::from(plan.cost_changes);
+            report.add(
+                "cost",
+                &format!("CPU of {name} per change"),
+                per_change,
+                "ms",
+                Some(goal),
+            );
         }
     }
 
@@ -191,8 +260,12 @@ impl<'a> Stage<'a> {
                 }
                 None => {
                     let upstream = Upstream::start("passing-by");
-                    let extra =
-                        Extra { service, number: changes, address: upstream.address, path: format!("/api-{service}") };
+                    let extra = Extra {
+                        service,
+                        number: changes,
+                        address: upstream.address,
+                        path: format!("/api-{service}"),
+                    };
                     extra.register(&self.api, "passing");
                     present[service] = Some((extra, upstream));
                 }
@@ -209,16 +282,47 @@ impl<'a> Stage<'a> {
         report.add("churn", "changes", changes as f64, "", None);
         report.add("churn", "changes written late", f64::from(late), "", None);
         report.add("churn", "requests", outcome.requests() as f64, "", None);
-        report.add("churn", "requests to instances passing by", passing_by(&outcome), "", None);
+        report.add(
+            "churn",
+            "requests to instances passing by",
+            passing_by(&outcome),
+            "",
+            None,
+        );
         report.add("churn", "failed", outcome.failed() as f64, "", Some(0.0));
-        report.add("churn", "p50 of a request", outcome.percentile(0.5).as_secs_f64() * 1e3, "ms", None);
-        report.add("churn", "p99 of a request", outcome.percentile(0.99).as_secs_f64() * 1e3, "ms", None);
-        for ((name, process), before) in ["lb", "agent"].into_iter().zip(self.processes()).zip(before) {
+        report.add(
+            "churn",
+            "p50 of a request",
+            outcome.percentile(0.5).as_secs_f64() * 1e3,
+            "ms",
+            None,
+        );
+        report.add(
+            "churn",
+            "p99 of a request",
+            outcome.percentile(0.99).as_secs_f64() * 1e3,
+            "ms",
+            None,
+        );
+        for ((name, process), before) in ["lb", "agent"]
+            .into_iter()
+            .zip(self.processes())
+            .zip(before)
+        {
             let share = (process.cpu() - before).as_secs_f64() / took * 100.0;
-            report.add("churn", &format!("CPU of {name}"), share, "% of a core", None);
+            report.add(
+                "churn",
+                &format!("CPU of {name}"),
+                share,
+                "% of a core",
+                None,
+            );
         }
         if outcome.failed() > 0 {
-            println!("statuses {:?}, errors {:?}", outcome.statuses, outcome.errors);
+            println!(
+                "statuses {:?}, errors {:?}",
+                outcome.statuses, outcome.errors
+            );
         }
         for (extra, upstream) in present.into_iter().flatten() {
             extra.deregister(&self.api);
@@ -230,11 +334,20 @@ impl<'a> Stage<'a> {
         sleep(Duration::from_secs(2));
         let before = self.processes().map(Process::cpu);
         sleep(plan.idle);
-        for (((name, process), before), goal) in
-            ["lb", "agent"].into_iter().zip(self.processes()).zip(before).zip([Some(0.5), None])
+        for (((name, process), before), goal) in ["lb", "agent"]
+            .into_iter()
+            .zip(self.processes())
+            .zip(before)
+            .zip([Some(0.5), None])
         {
             let share = (process.cpu() - before).as_secs_f64() / plan.idle.as_secs_f64() * 100.0;
-            report.add("idle", &format!("CPU of {name}"), share, "% of a core", goal);
+            report.add(
+                "idle",
+                &format!("CPU of {name}"),
+                share,
+                "% of a core",
+                goal,
+            );
         }
         for (name, process) in ["lb", "agent"].into_iter().zip(self.processes()) {
             let mebibytes = process.resident_bytes() as f64 / f64::from(1 << 20);
@@ -244,13 +357,19 @@ impl<'a> Stage<'a> {
 }
 
 fn load(address: SocketAddr, duration: Duration) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
     let per_second = REQUESTS_PER_SECOND / LOADED as u32;
     runtime.block_on(async {
         let mut clients = tokio::task::JoinSet::new();
         for service in 0..LOADED {
             let path = format!("/api-{service}");
-            let load = Load { connections: 1, ..Load::new(address, "bench", &path, per_second) };
+            let load = Load {
+                connections: 1,
+                ..Load::new(address, "bench", &path, per_second)
+            };
             clients.spawn(async move { load.run(duration).await });
         }
         let mut sum = Outcome::default();
@@ -263,7 +382,11 @@ fn load(address: SocketAddr, duration: Duration) -> Outcome {
 }
 
 fn passing_by(outcome: &Outcome) -> f64 {
-    outcome.instances.get("passing-by").copied().unwrap_or_default() as f64
+    outcome
+        .instances
+        .get("passing-by")
+        .copied()
+        .unwrap_or_default() as f64
 }
 
 /// One instance more of a service.
@@ -276,7 +399,10 @@ struct Extra {
 
 impl Extra {
     fn id(&self) -> String {
-        format!("_nomad-task-{}-group-web-api-{}-http", self.number, self.service)
+        format!(
+            "_nomad-task-{}-group-web-api-{}-http",
+            self.number, self.service
+        )
     }
 
     fn register(&self, api: &Api<'_>, status: &str) {
@@ -291,13 +417,19 @@ impl Extra {
     }
 
     fn deregister(&self, api: &Api<'_>) {
-        api.put("/v1/catalog/deregister", &json!({"Node": NODE, "ServiceID": self.id()}));
+        api.put(
+            "/v1/catalog/deregister",
+            &json!({"Node": NODE, "ServiceID": self.id()}),
+        );
     }
 }
 
 /// Registers all services, each instance with a check that passes.
 fn fill(api: &Api<'_>, upstreams: &[Upstream]) {
-    api.put("/v1/catalog/register", &json!({"Node": NODE, "Address": "127.0.0.1"}));
+    api.put(
+        "/v1/catalog/register",
+        &json!({"Node": NODE, "Address": "127.0.0.1"}),
+    );
     let mut operations = Vec::new();
     for service in 0..SERVICES {
         for (number, upstream) in upstreams.iter().enumerate() {
@@ -305,7 +437,8 @@ fn fill(api: &Api<'_>, upstreams: &[Upstream]) {
             operations.push(json!({"Service": {"Verb": "set", "Node": NODE, "Service": {
                 "ID": id, "Service": name, "Address": upstream.address.ip(), "Port": upstream.address.port(),
                 "Tags": [format!("urlprefix-/{name}")]}}}));
-            operations.push(json!({"Check": {"Verb": "set", "Check": check(&id, &name, "passing")}}));
+            operations
+                .push(json!({"Check": {"Verb": "set", "Check": check(&id, &name, "passing")}}));
         }
     }
     api.transact(&operations);

@@ -1,5 +1,6 @@
-//! The backend behind every proxy: a thread of this process that does as little as possible per request, so that the
-//! proxy is what is measured. HTTP/1.1 by path (`/10k`, `/1m`, 64 bytes for any other), gRPC, and bytes.
+//! The backend behind every proxy: a thread of this process that does as little as possible per
+//! request, so that the proxy is what is measured. HTTP/1.1 by path (`/10k`, `/1m`, 64 bytes for
+//! any other), gRPC, and bytes.
 
 use std::convert::Infallible;
 use std::io;
@@ -34,20 +35,42 @@ pub(crate) fn served() -> u64 {
 pub(crate) fn start() -> Backends {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async move {
-            let listen = || TcpListener::bind(("127.0.0.1", 0));
-            let (http, grpc, tcp) = (listen().await.unwrap(), listen().await.unwrap(), listen().await.unwrap());
-            let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-            tell.send(Backends { http: port(&http), grpc: port(&grpc), tcp: port(&tcp) }).unwrap();
-            tokio::join!(serve(http, serve_http), serve(grpc, serve_grpc), serve(tcp, serve_tcp));
-        });
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(async move {
+                let listen = || TcpListener::bind(("127.0.0.1", 0));
+                let (http, grpc, tcp) = (
+                    listen().await.unwrap(),
+                    listen().await.unwrap(),
+                    listen().await.unwrap(),
+                );
+                let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+                tell.send(Backends {
+                    http: port(&http),
+                    grpc: port(&grpc),
+                    tcp: port(&tcp),
+                })
+                .unwrap();
+                tokio::join!(
+                    serve(http, serve_http),
+                    serve(grpc, serve_grpc),
+                    serve(tcp, serve_tcp)
+                );
+            });
     });
     told.recv().unwrap()
 }
 
-async fn serve<F: Future<Output = io::Result<()>> + Send + 'static>(listener: TcpListener, each: fn(TcpStream) -> F) {
+async fn serve<F: Future<Output = io::Result<()>> + Send + 'static>(
+    listener: TcpListener,
+    each: fn(TcpStream) -> F,
+) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
         let _ = stream.set_nodelay(true);
         // A client that goes away is no event here.
         tokio::spawn(async move { drop(each(stream).await) });
@@ -56,7 +79,8 @@ async fn serve<F: Future<Output = io::Result<()>> + Send + 'static>(listener: Tc
 
 fn answer(length: usize) -> Bytes {
     let mut answer =
-        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n")
+            .into_bytes();
     answer.resize(answer.len() + length, b'x');
     answer.into()
 }
@@ -75,7 +99,11 @@ async fn serve_http(mut stream: TcpStream) -> io::Result<()> {
         };
         let head = buffer.split_to(end);
         request_body::skip(&head, &mut stream, &mut buffer).await?;
-        let answer = match head.iter().position(|&byte| byte == b'/').map(|at| &head[at..]) {
+        let answer = match head
+            .iter()
+            .position(|&byte| byte == b'/')
+            .map(|at| &head[at..])
+        {
             Some(path) if path.starts_with(b"/10k ") => &middle,
             Some(path) if path.starts_with(b"/1m ") => &large,
             _ => &small,
@@ -87,15 +115,34 @@ async fn serve_http(mut stream: TcpStream) -> io::Result<()> {
 
 async fn serve_grpc(stream: TcpStream) -> io::Result<()> {
     let service = service_fn(|request: Request<Incoming>| async move {
-        let sent = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let sent = request
+            .into_body()
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
         SERVED.fetch_add(1, Relaxed);
-        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
-        let frames = [Ok::<_, Infallible>(Frame::data(sent)), Ok(Frame::trailers(trailers))];
+        let trailers = HeaderMap::from_iter([(
+            "grpc-status".parse().unwrap(),
+            HeaderValue::from_static("0"),
+        )]);
+        let frames = [
+            Ok::<_, Infallible>(Frame::data(sent)),
+            Ok(Frame::trailers(trailers)),
+        ];
         let body = StreamBody::new(futures_util::stream::iter(frames));
-        Ok::<_, Infallible>(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
+        Ok::<_, Infallible>(
+            Response::builder()
+                .header("content-type", "application/grpc")
+                .body(body)
+                .unwrap(),
+        )
     });
     let server = http2::Builder::new(TokioExecutor::new());
-    server.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+    server
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+        .map_err(io::Error::other)
 }
 
 /// Messages of 64 bytes: one that begins with `b` is answered with 1 MiB, any other with itself.

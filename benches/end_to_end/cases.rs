@@ -8,9 +8,18 @@ use crate::requests::Request;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// HTTP/1.1 requests for this path; `close`: a connection for each.
-    Http { path: &'static str, post: bool, close: bool },
-    /// HTTP/2 requests, in the clear for gRPC, over TLS else: so many streams at a time on each of so many connections.
-    H2 { grpc: bool, connections: u32, streams: u32 },
+    Http {
+        path: &'static str,
+        post: bool,
+        close: bool,
+    },
+    /// HTTP/2 requests, in the clear for gRPC, over TLS else: so many streams at a time on each of
+    /// so many connections.
+    H2 {
+        grpc: bool,
+        connections: u32,
+        streams: u32,
+    },
     /// Full TLS 1.3 handshakes, each with one request, so many at a time.
     Handshake { at_once: usize },
     /// Messages of 64 bytes over TCP, answered with 64 bytes, or with 1 MiB.
@@ -21,11 +30,16 @@ pub(crate) enum Kind {
     Idle(usize),
     /// HTTP/1.1 requests at this constant rate per second.
     Rate(u64),
-    /// HTTP/1.1 requests at this percentage of what the weaker of HAProxy and nginx can take: the 99th percentile of the
-    /// time to an answer is the figure.
+    /// HTTP/1.1 requests at this percentage of what the weaker of HAProxy and nginx can take: the
+    /// 99th percentile of the time to an answer is the figure.
     Tail { percent: u32 },
-    /// HTTP/1.1 requests of which one in `every` is another one; the plain form of `lb` gets the usual ones alone.
-    Mixed { usual: Request, other: Request, every: u64 },
+    /// HTTP/1.1 requests of which one in `every` is another one; the plain form of `lb` gets the
+    /// usual ones alone.
+    Mixed {
+        usual: Request,
+        other: Request,
+        every: u64,
+    },
     /// Requests as in `h1-64`; the varied form of `lb` has one setting more than the plain one.
     Set(Setting),
 }
@@ -55,25 +69,50 @@ pub(crate) struct Case {
     pub(crate) door: Door,
     /// Whether the plain byte pump is a fair bottom line.
     pub(crate) floor: bool,
-    /// The goal, where it is a ratio: to the best of HAProxy and nginx, or of the varied form of `lb` to the plain one.
+    /// The goal, where it is a ratio: to the best of HAProxy and nginx, or of the varied form of
+    /// `lb` to the plain one.
     pub(crate) goal: Option<f64>,
 }
 
 const fn http(path: &'static str) -> Kind {
-    Kind::Http { path, post: false, close: false }
+    Kind::Http {
+        path,
+        post: false,
+        close: false,
+    }
 }
 
 const fn h2(grpc: bool, connections: u32, streams: u32) -> Kind {
-    Kind::H2 { grpc, connections, streams }
+    Kind::H2 {
+        grpc,
+        connections,
+        streams,
+    }
 }
 
 const fn case(name: &'static str, kind: Kind, door: Door, floor: bool, goal: Option<f64>) -> Case {
-    Case { name, kind, door, floor, goal }
+    Case {
+        name,
+        kind,
+        door,
+        floor,
+        goal,
+    }
 }
 
 /// A case in which `lb` is compared with itself: one request in `every` is `other`.
 const fn mixed(name: &'static str, usual: Request, other: Request, every: u64, goal: f64) -> Case {
-    case(name, Kind::Mixed { usual, other, every }, Door::Http, false, Some(goal))
+    case(
+        name,
+        Kind::Mixed {
+            usual,
+            other,
+            every,
+        },
+        Door::Http,
+        false,
+        Some(goal),
+    )
 }
 
 /// A case in which `lb` is compared with itself: with this setting and without.
@@ -83,8 +122,8 @@ const fn set(name: &'static str, setting: Setting) -> Case {
 
 /// One worker and two under the same constant load: CPU per request.
 pub(crate) const WORKERS_CPU: &str = "workers-2";
-/// One worker and two under handshakes with an RSA-4096 key, which cost the server many times what they cost the client:
-/// what gets done in a second.
+/// One worker and two under handshakes with an RSA-4096 key, which cost the server many times what
+/// they cost the client: what gets done in a second.
 pub(crate) const WORKERS_THROUGHPUT: &str = "workers-2-rsa4096";
 
 /// Every case, in the order of the table.
@@ -92,26 +131,88 @@ pub(crate) const ALL: &[Case] = &[
     case("h1-64", http("/64"), Door::Http, true, Some(0.75)),
     case("h1-10k", http("/10k"), Door::Http, true, Some(0.75)),
     case("h1-1m", http("/1m"), Door::Http, true, Some(0.77)),
-    case("post-10k", Kind::Http { path: "/post", post: true, close: false }, Door::Http, true, Some(0.75)),
-    case("close", Kind::Http { path: "/64", post: false, close: true }, Door::Http, false, Some(1.0)),
+    case(
+        "post-10k",
+        Kind::Http {
+            path: "/post",
+            post: true,
+            close: false,
+        },
+        Door::Http,
+        true,
+        Some(0.75),
+    ),
+    case(
+        "close",
+        Kind::Http {
+            path: "/64",
+            post: false,
+            close: true,
+        },
+        Door::Http,
+        false,
+        Some(1.0),
+    ),
     case("tls-64", http("/64"), Door::TlsEcdsa, false, Some(0.85)),
-    case("tls-handshake-ecdsa", Kind::Handshake { at_once: 8 }, Door::TlsEcdsa, false, None),
-    case("tls-handshake-rsa", Kind::Handshake { at_once: 8 }, Door::TlsRsa, false, None),
+    case(
+        "tls-handshake-ecdsa",
+        Kind::Handshake { at_once: 8 },
+        Door::TlsEcdsa,
+        false,
+        None,
+    ),
+    case(
+        "tls-handshake-rsa",
+        Kind::Handshake { at_once: 8 },
+        Door::TlsRsa,
+        false,
+        None,
+    ),
     case("tls-1m", http("/1m"), Door::TlsEcdsa, false, Some(0.83)),
     case("h2-h1", h2(false, 8, 8), Door::TlsEcdsa, false, Some(1.0)),
     case("h2-1", h2(false, 64, 1), Door::TlsEcdsa, false, Some(1.0)),
     case("grpc", h2(true, 8, 8), Door::Grpc, false, Some(0.9)),
     case("grpc-1", h2(true, 64, 1), Door::Grpc, false, Some(0.9)),
-    case("tcp-64", Kind::Tcp { bulk: false }, Door::Tcp, true, Some(1.0)),
-    case("tcp-1m", Kind::Tcp { bulk: true }, Door::Tcp, true, Some(0.87)),
+    case(
+        "tcp-64",
+        Kind::Tcp { bulk: false },
+        Door::Tcp,
+        true,
+        Some(1.0),
+    ),
+    case(
+        "tcp-1m",
+        Kind::Tcp { bulk: true },
+        Door::Tcp,
+        true,
+        Some(0.87),
+    ),
     case("hosts-1", Kind::Hosts(1), Door::Http, false, None),
     case("hosts-10k", Kind::Hosts(10_000), Door::Http, false, None),
     case("hosts-100k", Kind::Hosts(100_000), Door::Http, false, None),
     case("idle-5000", Kind::Idle(5_000), Door::Http, false, None),
-    case("low-2000rps", Kind::Rate(2_000), Door::Http, true, Some(1.0)),
-    case("p99-80", Kind::Tail { percent: 80 }, Door::Http, true, Some(1.0)),
+    case(
+        "low-2000rps",
+        Kind::Rate(2_000),
+        Door::Http,
+        true,
+        Some(1.0),
+    ),
+    case(
+        "p99-80",
+        Kind::Tail { percent: 80 },
+        Door::Http,
+        true,
+        Some(1.0),
+    ),
     case(WORKERS_CPU, Kind::Rate(8_000), Door::Http, false, None),
-    case(WORKERS_THROUGHPUT, Kind::Handshake { at_once: 64 }, Door::TlsRsa, false, None),
+    case(
+        WORKERS_THROUGHPUT,
+        Kind::Handshake { at_once: 64 },
+        Door::TlsRsa,
+        false,
+        None,
+    ),
     mixed("mix-404", Request::Get, Request::NoRoute, 50, 1.05),
     mixed("mix-redirect", Request::Get, Request::Redirected, 50, 1.05),
     mixed("mix-auth", Request::Get, Request::Challenged, 50, 1.05),
@@ -128,14 +229,20 @@ pub(crate) const ALL: &[Case] = &[
 impl Case {
     /// How many host routes the proxy holds: 0 means one route for every host.
     pub(crate) fn hosts(&self) -> usize {
-        if let Kind::Hosts(count) = self.kind { count } else { 0 }
+        if let Kind::Hosts(count) = self.kind {
+            count
+        } else {
+            0
+        }
     }
 
-    /// The two forms of `lb` that stand beside each other, and nobody else: the plain one first. None where `lb` stands
-    /// beside its peers.
+    /// The two forms of `lb` that stand beside each other, and nobody else: the plain one first.
+    /// None where `lb` stands beside its peers.
     pub(crate) fn pair(&self) -> Option<[Proxy; 2]> {
         match self.kind {
-            _ if self.name == WORKERS_CPU || self.name == WORKERS_THROUGHPUT => Some([Proxy::Lb, Proxy::LbTwo]),
+            _ if self.name == WORKERS_CPU || self.name == WORKERS_THROUGHPUT => {
+                Some([Proxy::Lb, Proxy::LbTwo])
+            }
             Kind::Set(Setting::LogForm) => Some([Proxy::LbLog, Proxy::LbVaried]),
             Kind::Set(_) | Kind::Mixed { .. } => Some([Proxy::Lb, Proxy::LbVaried]),
             _ => None,
@@ -144,15 +251,21 @@ impl Case {
 
     /// Whether the varied form of `lb` stands beside a plain one.
     pub(crate) fn is_varied(&self) -> bool {
-        self.pair().is_some_and(|pair| pair.contains(&Proxy::LbVaried))
+        self.pair()
+            .is_some_and(|pair| pair.contains(&Proxy::LbVaried))
     }
 
     /// The case as this proxy gets it: only the varied form is asked what is not usual.
     pub(crate) fn asked_of(&self, proxy: Proxy) -> Self {
         match self.kind {
-            Kind::Mixed { usual, .. } if proxy != Proxy::LbVaried => {
-                Self { kind: Kind::Mixed { usual, other: usual, every: 1 }, ..*self }
-            }
+            Kind::Mixed { usual, .. } if proxy != Proxy::LbVaried => Self {
+                kind: Kind::Mixed {
+                    usual,
+                    other: usual,
+                    every: 1,
+                },
+                ..*self
+            },
             _ => *self,
         }
     }

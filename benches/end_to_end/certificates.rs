@@ -1,9 +1,13 @@
-//! The certificates that all proxies show: one with a P-256 key, one with an RSA key, from one throw-away CA.
+//! The certificates that all proxies show: one with a P-256 key, one with an RSA key, from one
+//! throw-away CA.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_RSA_SHA256,
+    RsaKeySize,
+};
 
 /// Files of one pair.
 pub(crate) struct Pair {
@@ -35,9 +39,17 @@ impl Certificates {
                 path
             };
             let key = key.serialize_pem();
-            Pair { cert: file("", &cert), key: file("-key", &key), both: file("-both", &format!("{cert}{key}")) }
+            Pair {
+                cert: file("", &cert),
+                key: file("-key", &key),
+                both: file("-both", &format!("{cert}{key}")),
+            }
         };
         let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, rsa).unwrap();
-        Self { ecdsa: pair("ecdsa", KeyPair::generate().unwrap()), rsa: pair("rsa", rsa), ca: ca.der().to_vec() }
+        Self {
+            ecdsa: pair("ecdsa", KeyPair::generate().unwrap()),
+            rsa: pair("rsa", rsa),
+            ca: ca.der().to_vec(),
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Load of our own, for what wrk and h2load cannot do: bytes over TCP, a constant rate, handshakes, idle connections;
-//! and HTTP/1.1 for moments too short for wrk.
+//! Load of our own, for what wrk and h2load cannot do: bytes over TCP, a constant rate, handshakes,
+//! idle connections; and HTTP/1.1 for moments too short for wrk.
 
 use std::io;
 use std::sync::Arc;
@@ -16,24 +16,38 @@ use crate::backend::BULK;
 use crate::outcome::Outcome;
 
 /// Runs this many loops until the time is over. Each call of `each` is one request.
-pub(crate) fn run<F>(loops: usize, length: Duration, each: impl Fn(Arc<Tally>, Instant) -> F) -> Outcome
+pub(crate) fn run<F>(
+    loops: usize,
+    length: Duration,
+    each: impl Fn(Arc<Tally>, Instant) -> F,
+) -> Outcome
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let tally = Arc::new(Tally::default());
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let until = Instant::now() + length;
-        let running: Vec<_> = (0..loops).map(|_| tokio::spawn(each(Arc::clone(&tally), until))).collect();
-        for one in running {
-            // A request that hangs is a failed one.
-            let done = tokio::time::timeout_at(until + Duration::from_secs(5), one).await;
-            if !matches!(done, Ok(Ok(Ok(())))) {
-                tally.failed.fetch_add(1, Relaxed);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let until = Instant::now() + length;
+            let running: Vec<_> = (0..loops)
+                .map(|_| tokio::spawn(each(Arc::clone(&tally), until)))
+                .collect();
+            for one in running {
+                // A request that hangs is a failed one.
+                let done = tokio::time::timeout_at(until + Duration::from_secs(5), one).await;
+                if !matches!(done, Ok(Ok(Ok(())))) {
+                    tally.failed.fetch_add(1, Relaxed);
+                }
             }
-        }
-    });
+        });
     let count = |counter: &AtomicU64| counter.load(Relaxed);
-    Outcome { good: count(&tally.good), by_proxy: count(&tally.by_proxy), failed: count(&tally.failed) }
+    Outcome {
+        good: count(&tally.good),
+        by_proxy: count(&tally.by_proxy),
+        failed: count(&tally.failed),
+    }
 }
 
 /// What the loops have counted so far, as in [`Outcome`].
@@ -73,7 +87,8 @@ pub(crate) fn rate(port: u16, per_second: u64, length: Duration) -> Outcome {
     let started = AtomicU64::new(0);
     run(CONNECTIONS as usize, length, move |tally, until| {
         let gap = Duration::from_nanos(1_000_000_000 * CONNECTIONS / per_second);
-        let offset = gap * u32::try_from(started.fetch_add(1, Relaxed)).unwrap() / CONNECTIONS as u32;
+        let offset =
+            gap * u32::try_from(started.fetch_add(1, Relaxed)).unwrap() / CONNECTIONS as u32;
         async move {
             let mut stream = connect(port).await?;
             let mut buffer = Vec::new();
@@ -82,7 +97,12 @@ pub(crate) fn rate(port: u16, per_second: u64, length: Duration) -> Outcome {
             tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
             while Instant::now() < until {
                 tick.tick().await;
-                exchange(&mut stream, b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n", &mut buffer).await?;
+                exchange(
+                    &mut stream,
+                    b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                    &mut buffer,
+                )
+                .await?;
                 tally.good.fetch_add(1, Relaxed);
             }
             Ok(())
@@ -96,7 +116,9 @@ pub(crate) fn handshakes(port: u16, ca: &[u8], at_once: usize, length: Duration)
     roots.add(CertificateDer::from(ca.to_vec())).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+    let builder = builder
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.resumption = rustls::client::Resumption::disabled();
     let connector = TlsConnector::from(Arc::new(config));
@@ -118,47 +140,62 @@ pub(crate) fn handshakes(port: u16, ca: &[u8], at_once: usize, length: Duration)
 
 /// Messages of 64 bytes over TCP, each answered with as many, or with 1 MiB.
 pub(crate) fn tcp(port: u16, bulk: bool, length: Duration) -> Outcome {
-    run(if bulk { 8 } else { 64 }, length, move |tally, until| async move {
-        let mut stream = connect(port).await?;
-        let mut buffer = vec![0; if bulk { 262_144 } else { 64 }];
-        while Instant::now() < until {
-            stream.write_all(&[if bulk { b'b' } else { b'p' }; 64]).await?;
-            let mut left = if bulk { BULK } else { 64 };
-            while left > 0 {
-                let read = stream.read(&mut buffer).await?;
-                if read == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+    run(
+        if bulk { 8 } else { 64 },
+        length,
+        move |tally, until| async move {
+            let mut stream = connect(port).await?;
+            let mut buffer = vec![0; if bulk { 262_144 } else { 64 }];
+            while Instant::now() < until {
+                stream
+                    .write_all(&[if bulk { b'b' } else { b'p' }; 64])
+                    .await?;
+                let mut left = if bulk { BULK } else { 64 };
+                while left > 0 {
+                    let read = stream.read(&mut buffer).await?;
+                    if read == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    left = left.saturating_sub(read);
                 }
-                left = left.saturating_sub(read);
+                tally.good.fetch_add(1, Relaxed);
             }
-            tally.good.fetch_add(1, Relaxed);
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }
 
-/// Opens this many connections, sends one request on each, and calls `look` while all of them idle. `good`: how many
-/// were answered.
+/// Opens this many connections, sends one request on each, and calls `look` while all of them idle.
+/// `good`: how many were answered.
 pub(crate) fn idle(port: u16, count: usize, look: impl FnOnce()) -> Outcome {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let mut held = Vec::with_capacity(count);
-        let mut buffer = Vec::new();
-        let mut outcome = Outcome::default();
-        for _ in 0..count {
-            let one = async {
-                let mut stream = connect(port).await?;
-                exchange(&mut stream, b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n", &mut buffer).await?;
-                io::Result::Ok(stream)
-            };
-            match one.await {
-                Ok(stream) => held.push(stream),
-                Err(_) => outcome.failed += 1,
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let mut held = Vec::with_capacity(count);
+            let mut buffer = Vec::new();
+            let mut outcome = Outcome::default();
+            for _ in 0..count {
+                let one = async {
+                    let mut stream = connect(port).await?;
+                    exchange(
+                        &mut stream,
+                        b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                        &mut buffer,
+                    )
+                    .await?;
+                    io::Result::Ok(stream)
+                };
+                match one.await {
+                    Ok(stream) => held.push(stream),
+                    Err(_) => outcome.failed += 1,
+                }
             }
-        }
-        outcome.good = held.len() as u64;
-        look();
-        outcome
-    })
+            outcome.good = held.len() as u64;
+            look();
+            outcome
+        })
 }
 
 /// One request and its answer of known length; anything but a 200 is an error.
@@ -183,13 +220,19 @@ pub(crate) async fn exchange_for<S: AsyncRead + AsyncWrite + Unpin>(
         if stream.read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let Some(head) = memchr::memmem::find(buffer, b"\r\n\r\n") else { continue };
+        let Some(head) = memchr::memmem::find(buffer, b"\r\n\r\n") else {
+            continue;
+        };
         let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
-        let field = text.lines().find_map(|line| line.strip_prefix("content-length:"));
+        let field = text
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length:"));
         let length: Option<usize> = field.and_then(|value| value.trim().parse().ok());
-        let (true, Some(length)) =
-            (text.strip_prefix("http/1.1 ").is_some_and(|rest| rest.starts_with(status)), length)
-        else {
+        let (true, Some(length)) = (
+            text.strip_prefix("http/1.1 ")
+                .is_some_and(|rest| rest.starts_with(status)),
+            length,
+        ) else {
             return Err(io::Error::other(text));
         };
         while buffer.len() < head + 4 + length {

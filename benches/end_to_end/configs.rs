@@ -1,5 +1,5 @@
-//! One configuration per proxy, all saying the same: one worker, keep-alive to the backend, logs off, the same
-//! certificates, the same doors.
+//! One configuration per proxy, all saying the same: one worker, keep-alive to the backend, logs
+//! off, the same certificates, the same doors.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,7 +14,9 @@ use crate::stand::Stand;
 /// Writes the files into the folder of the stand, and completes the command.
 pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
     match proxy {
-        Proxy::Lb | Proxy::LbLog | Proxy::LbTwo | Proxy::LbVaried => lb::write(proxy, stand, command),
+        Proxy::Lb | Proxy::LbLog | Proxy::LbTwo | Proxy::LbVaried => {
+            lb::write(proxy, stand, command)
+        }
         Proxy::Floor => floor(stand, command),
         Proxy::Haproxy => haproxy(stand, command),
         Proxy::Nginx => nginx(stand, command),
@@ -27,7 +29,9 @@ pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
 fn floor(stand: &Stand<'_>, command: &mut Command) {
     let (doors, backends) = (stand.doors, stand.backends);
     let ports = [doors.http, backends.http, doors.tcp, backends.tcp];
-    command.arg("floor").args(ports.map(|port| port.to_string()));
+    command
+        .arg("floor")
+        .args(ports.map(|port| port.to_string()));
 }
 
 fn haproxy(stand: &Stand<'_>, command: &mut Command) {
@@ -39,9 +43,15 @@ fn haproxy(stand: &Stand<'_>, command: &mut Command) {
     let choose = if stand.hosts == 0 {
         "default_backend web".to_owned()
     } else {
-        format!("use_backend %[req.hdr(host),field(1,:),lower,map_str({})]", stand.file("hosts.map", &map))
+        format!(
+            "use_backend %[req.hdr(host),field(1,:),lower,map_str({})]",
+            stand.file("hosts.map", &map)
+        )
     };
-    let (ecdsa, rsa) = (certificates.ecdsa.both.display(), certificates.rsa.both.display());
+    let (ecdsa, rsa) = (
+        certificates.ecdsa.both.display(),
+        certificates.rsa.both.display(),
+    );
     let text = format!(
         "global\n nbthread 1\n maxconn 7000\n tune.ssl.default-dh-param 2048\n\
          defaults\n mode http\n timeout connect 1s\n timeout client 60s\n timeout server 60s\n http-reuse always\n \
@@ -58,16 +68,21 @@ fn haproxy(stand: &Stand<'_>, command: &mut Command) {
     command.args(["-db", "-q", "-f", &stand.file("haproxy.cfg", &text)]);
 }
 
-/// What has to stand in front of an nginx configuration for its `stream` block: nothing where it is built in, the
-/// module where there is one.
+/// What has to stand in front of an nginx configuration for its `stream` block: nothing where it is
+/// built in, the module where there is one.
 pub(crate) fn nginx_stream() -> Option<String> {
-    let output = Command::new(Proxy::Nginx.program()?).arg("-V").output().ok()?;
+    let output = Command::new(Proxy::Nginx.program()?)
+        .arg("-V")
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     if text.split_whitespace().any(|word| word == "--with-stream") {
         return Some(String::new());
     }
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
-    fs::exists(module).ok()?.then(|| format!("load_module {module};\n"))
+    fs::exists(module)
+        .ok()?
+        .then(|| format!("load_module {module};\n"))
 }
 
 fn nginx(stand: &Stand<'_>, command: &mut Command) {
@@ -85,7 +100,9 @@ fn nginx(stand: &Stand<'_>, command: &mut Command) {
     let mut upstream = "web";
     if stand.hosts > 0 {
         upstream = "$chosen";
-        map.push_str(" map_hash_max_size 400000;\n map_hash_bucket_size 128;\n map $host $chosen {\n");
+        map.push_str(
+            " map_hash_max_size 400000;\n map_hash_bucket_size 128;\n map $host $chosen {\n",
+        );
         for i in 0..stand.hosts {
             writeln!(map, "  {} web;", host(i)).unwrap();
         }
@@ -126,7 +143,9 @@ fn envoy(stand: &Stand<'_>, command: &mut Command) {
     let virtual_hosts: Vec<_> = if stand.hosts == 0 {
         vec![("all".to_owned(), "*".to_owned())]
     } else {
-        (0..stand.hosts).map(|i| (format!("s{i}"), host(i))).collect()
+        (0..stand.hosts)
+            .map(|i| (format!("s{i}"), host(i)))
+            .collect()
     };
     let address = |port: u16| serde_json::json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
     let manager = |cluster: &str| {
@@ -152,8 +171,7 @@ fn envoy(stand: &Stand<'_>, command: &mut Command) {
                 "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
                 "tls_certificates": [{"certificate_chain": {"filename": pair.cert}, "private_key": {"filename": pair.key}}]}}})
     };
-    let listener =
-        |port: u16, chain: serde_json::Value| serde_json::json!({"address": address(port), "filter_chains": [chain]});
+    let listener = |port: u16, chain: serde_json::Value| serde_json::json!({"address": address(port), "filter_chains": [chain]});
     let cluster = |name: &str, port: u16, h2: bool| {
         let mut cluster = serde_json::json!({"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]}});
@@ -178,27 +196,62 @@ fn envoy(stand: &Stand<'_>, command: &mut Command) {
         ],
         "clusters": [cluster("web", to.http, false), cluster("grpc", to.grpc, true), cluster("tcp", to.tcp, false)]}});
     let path = stand.file("envoy.json", &config.to_string());
-    command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c", &path]);
+    command.args([
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "-l",
+        "error",
+        "-c",
+        &path,
+    ]);
 }
 
 fn fabio(stand: &Stand<'_>, command: &mut Command) {
     let (doors, certificates) = (stand.doors, stand.certificates);
     let source = |name: &str, pair: &crate::certificates::Pair| {
-        format!("cs={name};type=file;cert={};key={}", pair.cert.display(), pair.key.display())
+        format!(
+            "cs={name};type=file;cert={};key={}",
+            pair.cert.display(),
+            pair.key.display()
+        )
     };
     let listen = format!(
         "127.0.0.1:{};proto=http,127.0.0.1:{};proto=https;cs=ecdsa,127.0.0.1:{};proto=https;cs=rsa,\
          127.0.0.1:{};proto=grpc,127.0.0.1:{};proto=tcp",
         doors.http, doors.ecdsa, doors.rsa, doors.grpc, doors.tcp
     );
-    let sources = format!("{},{}", source("ecdsa", &certificates.ecdsa), source("rsa", &certificates.rsa));
+    let sources = format!(
+        "{},{}",
+        source("ecdsa", &certificates.ecdsa),
+        source("rsa", &certificates.rsa)
+    );
     let routes = stand.file("routes.txt", &routes(stand, "/", ""));
     // Without this page it does not start.
     let page = stand.file("no-route.html", "");
-    command.env("GOMAXPROCS", "1").args(["-registry.backend", "file", "-registry.file.path", &routes]);
+    command.env("GOMAXPROCS", "1").args([
+        "-registry.backend",
+        "file",
+        "-registry.file.path",
+        &routes,
+    ]);
     command.args(["-registry.file.noroutehtmlpath", &page]);
-    command.args(["-proxy.addr", &listen, "-proxy.cs", &sources, "-log.level", "ERROR", "-metrics.target", ""]);
-    command.args(["-ui.addr", &format!("127.0.0.1:{}", doors.admin), "-proxy.maxconn", "10000"]);
+    command.args([
+        "-proxy.addr",
+        &listen,
+        "-proxy.cs",
+        &sources,
+        "-log.level",
+        "ERROR",
+        "-metrics.target",
+        "",
+    ]);
+    command.args([
+        "-ui.addr",
+        &format!("127.0.0.1:{}", doors.admin),
+        "-proxy.maxconn",
+        "10000",
+    ]);
 }
 
 fn caddy(stand: &Stand<'_>, command: &mut Command) {
@@ -206,14 +259,34 @@ fn caddy(stand: &Stand<'_>, command: &mut Command) {
     let site = |address: &str, extra: &str, backend: String| {
         format!("{address} {{\n bind 127.0.0.1\n{extra} reverse_proxy {backend}\n}}\n")
     };
-    let tls = |pair: &crate::certificates::Pair| format!(" tls {} {}\n", pair.cert.display(), pair.key.display());
+    let tls = |pair: &crate::certificates::Pair| {
+        format!(" tls {} {}\n", pair.cert.display(), pair.key.display())
+    };
     let text = format!(
         "{{\n admin off\n auto_https off\n servers {{\n  protocols h1 h2 h2c\n }}\n log {{\n  output discard\n }}\n}}\n{}{}{}{}",
-        site(&format!("http://:{}", doors.http), "", format!("http://127.0.0.1:{}", to.http)),
-        site(&format!("https://:{}", doors.ecdsa), &tls(&certificates.ecdsa), format!("http://127.0.0.1:{}", to.http)),
-        site(&format!("https://:{}", doors.rsa), &tls(&certificates.rsa), format!("http://127.0.0.1:{}", to.http)),
-        site(&format!("http://:{}", doors.grpc), "", format!("h2c://127.0.0.1:{}", to.grpc)),
+        site(
+            &format!("http://:{}", doors.http),
+            "",
+            format!("http://127.0.0.1:{}", to.http)
+        ),
+        site(
+            &format!("https://:{}", doors.ecdsa),
+            &tls(&certificates.ecdsa),
+            format!("http://127.0.0.1:{}", to.http)
+        ),
+        site(
+            &format!("https://:{}", doors.rsa),
+            &tls(&certificates.rsa),
+            format!("http://127.0.0.1:{}", to.http)
+        ),
+        site(
+            &format!("http://:{}", doors.grpc),
+            "",
+            format!("h2c://127.0.0.1:{}", to.grpc)
+        ),
     );
     let path = stand.file("Caddyfile", &text);
-    command.env("GOMAXPROCS", "1").args(["run", "--adapter", "caddyfile", "--config", &path]);
+    command
+        .env("GOMAXPROCS", "1")
+        .args(["run", "--adapter", "caddyfile", "--config", &path]);
 }

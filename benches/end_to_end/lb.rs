@@ -31,7 +31,9 @@ pub(crate) fn write(proxy: Proxy, stand: &Stand<'_>, command: &mut Command) {
     let workers = if proxy == Proxy::LbTwo { 2 } else { 1 };
     let more = match setting {
         Some(Setting::RequestTimeout) => "request_timeout = \"30s\"\n",
-        Some(Setting::Compression) => "[proxy.compression]\ncontent_types = \"^application/json\"\n",
+        Some(Setting::Compression) => {
+            "[proxy.compression]\ncontent_types = \"^application/json\"\n"
+        }
         _ => "",
     };
     let access = match (proxy, setting) {
@@ -54,7 +56,10 @@ fn listeners(stand: &Stand<'_>) -> String {
     let mut text = String::new();
     for (port, rest) in [
         (doors.http, "protocol = \"http\""),
-        (doors.ecdsa, "protocol = \"https\"\ncertificates = \"ecdsa\""),
+        (
+            doors.ecdsa,
+            "protocol = \"https\"\ncertificates = \"ecdsa\"",
+        ),
         (doors.rsa, "protocol = \"https\"\ncertificates = \"rsa\""),
         (doors.grpc, "protocol = \"grpc\""),
         (doors.tcp, "protocol = \"tcp\""),
@@ -63,21 +68,37 @@ fn listeners(stand: &Stand<'_>) -> String {
     }
     for (name, pair) in [("ecdsa", &certificates.ecdsa), ("rsa", &certificates.rsa)] {
         let (cert, key) = (pair.cert.display(), pair.key.display());
-        writeln!(text, "[certificates.{name}]\nsource = \"file\"\ncert_file = \"{cert}\"\nkey_file = \"{key}\"")
-            .unwrap();
+        writeln!(
+            text,
+            "[certificates.{name}]\nsource = \"file\"\ncert_file = \"{cert}\"\nkey_file = \"{key}\""
+        )
+        .unwrap();
     }
     text
 }
 
-/// The usual routes, and those that this setting or request is about. Both forms of `lb` have the ones of a request.
+/// The usual routes, and those that this setting or request is about. Both forms of `lb` have the
+/// ones of a request.
 fn all_routes(stand: &Stand<'_>, setting: Option<Setting>, other: Option<Request>) -> String {
     // With a route for every host there is no request without one.
-    let source = if other == Some(Request::NoRoute) { "localhost/" } else { "/" };
-    let options = if setting == Some(Setting::Allow) { " opts \"allow=ip:127.0.0.0/8\"" } else { "" };
+    let source = if other == Some(Request::NoRoute) {
+        "localhost/"
+    } else {
+        "/"
+    };
+    let options = if setting == Some(Setting::Allow) {
+        " opts \"allow=ip:127.0.0.0/8\""
+    } else {
+        ""
+    };
     let mut text = routes(stand, source, options);
     if setting == Some(Setting::AuthElsewhere) || other == Some(Request::Challenged) {
         let (path, to) = (requests::LOCKED, stand.backends.http);
-        writeln!(text, "route add locked {path} http://127.0.0.1:{to}/ opts \"auth=bench\"").unwrap();
+        writeln!(
+            text,
+            "route add locked {path} http://127.0.0.1:{to}/ opts \"auth=bench\""
+        )
+        .unwrap();
     }
     if other == Some(Request::Redirected) {
         let path = requests::MOVED;

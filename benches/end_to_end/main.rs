@@ -1,10 +1,15 @@
-//! `lb` beside its peers: the CPU time that a request costs each of them, end to end over real sockets.
+//! `lb` beside its peers: the CPU time that a request costs each of them, end to end over real
+//! sockets.
 //!
-//! `make bench`, or `cargo bench --bench end_to_end -- --cases "h1-64 tls-64" --rounds 5 --seconds 3`. How it works and
-//! how to read it: docs/performance.md. Under `cargo test` it runs one short case, so that it cannot rot.
+//! `make bench`, or `cargo bench --bench end_to_end -- --cases "h1-64 tls-64" --rounds 5 --seconds
+//! 3`. How it works and how to read it: docs/performance.md. Under `cargo test` it runs one short
+//! case, so that it cannot rot.
 
 #![allow(clippy::print_stdout, reason = "what a benchmark is for")]
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should stop")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a benchmark that cannot go on should stop"
+)]
 
 mod backend;
 mod cases;
@@ -66,28 +71,54 @@ struct Options {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).is_some_and(|first| first == "floor") {
-        floor::run(&arguments[2..].iter().map(|port| port.parse().unwrap()).collect::<Vec<_>>());
+        floor::run(
+            &arguments[2..]
+                .iter()
+                .map(|port| port.parse().unwrap())
+                .collect::<Vec<_>>(),
+        );
         return ExitCode::SUCCESS;
     }
     // `cargo test` passes no --bench, and perhaps a filter that means others.
     let smoke = !arguments.iter().any(|argument| argument == "--bench");
     let options = if smoke {
-        Options { cases: "h1-64".into(), proxies: String::new(), rounds: 1, seconds: 0.3, bench: false }
+        Options {
+            cases: "h1-64".into(),
+            proxies: String::new(),
+            rounds: 1,
+            seconds: 0.3,
+            bench: false,
+        }
     } else {
         Options::parse()
     };
     if let Some(reason) = tools::unfit() {
         println!("SKIPPED end_to_end: {reason}");
-        return if smoke { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return if smoke {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
-    let Some(cases) = chosen(&options.cases, cases::ALL, |case| case.name) else { return ExitCode::FAILURE };
-    let Some(proxies) = chosen(&options.proxies, proxies::ALL, |proxy| proxy.name()) else { return ExitCode::FAILURE };
-    let (here, absent): (Vec<Proxy>, Vec<Proxy>) = proxies.iter().partition(|proxy| proxy.program().is_some());
+    let Some(cases) = chosen(&options.cases, cases::ALL, |case| case.name) else {
+        return ExitCode::FAILURE;
+    };
+    let Some(proxies) = chosen(&options.proxies, proxies::ALL, |proxy| proxy.name()) else {
+        return ExitCode::FAILURE;
+    };
+    let (here, absent): (Vec<Proxy>, Vec<Proxy>) =
+        proxies.iter().partition(|proxy| proxy.program().is_some());
     for proxy in absent {
         let name = proxy.name();
-        println!("ABSENT: {name} is not on PATH and {}_BIN is not set: it is left out", name.to_uppercase());
+        println!(
+            "ABSENT: {name} is not on PATH and {}_BIN is not set: it is left out",
+            name.to_uppercase()
+        );
     }
-    for name in ["wrk", "h2load"].into_iter().filter(|name| tools::find(name).is_none()) {
+    for name in ["wrk", "h2load"]
+        .into_iter()
+        .filter(|name| tools::find(name).is_none())
+    {
         println!("ABSENT: {name}: cases that need it fail (make bench-tools installs it)");
     }
     let cores = tools::cores();
@@ -97,7 +128,10 @@ fn main() -> ExitCode {
         println!("only one core: proxy and load share it");
     }
 
-    let versions: Vec<(String, String)> = here.iter().map(|proxy| (proxy.name().into(), proxy.version())).collect();
+    let versions: Vec<(String, String)> = here
+        .iter()
+        .map(|proxy| (proxy.name().into(), proxy.version()))
+        .collect();
     let machine = tools::machine();
     tools::pin_self(other_core);
     println!("{machine}");
@@ -122,37 +156,71 @@ fn main() -> ExitCode {
         })
         .collect();
 
-    let table =
-        [result::table(&rows, &here), varied::table(&rows), result::loads(&rows)].concat().trim_start().to_owned();
+    let table = [
+        result::table(&rows, &here),
+        varied::table(&rows),
+        result::loads(&rows),
+    ]
+    .concat()
+    .trim_start()
+    .to_owned();
     println!(
         "\nCPU µs per request (MB resident for idle, p99 in ms for p99-80); in brackets lb's by that one's\n\n{table}"
     );
-    for (row, series) in rows.iter().flat_map(|row| row.series.iter().map(move |series| (row, series))) {
+    for (row, series) in rows
+        .iter()
+        .flat_map(|row| row.series.iter().map(move |series| (row, series)))
+    {
         if let Some(problem) = &series.problem {
             println!("{} in {}: {problem}", series.proxy.name(), row.case.name);
         }
     }
     if smoke {
         let figure = rows[0].of(Proxy::Lb).and_then(Series::figure);
-        return if figure.is_some_and(|figure| figure > 0.0) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return if figure.is_some_and(|figure| figure > 0.0) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
     let about = serde_json::json!({"machine": machine, "after": tools::machine(), "versions": versions,
         "rounds": options.rounds, "seconds": options.seconds});
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("bench");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .unwrap()
+        .join("bench");
     fs::create_dir_all(&target).unwrap();
-    fs::write(target.join("end_to_end.json"), format!("{:#}\n", result::json(&rows, &about))).unwrap();
+    fs::write(
+        target.join("end_to_end.json"),
+        format!("{:#}\n", result::json(&rows, &about)),
+    )
+    .unwrap();
     fs::write(target.join("end_to_end.svg"), plot::svg(&rows)).unwrap();
     fs::write(target.join("end_to_end.md"), table).unwrap();
-    println!("written: end_to_end.json, .svg and .md in {}", target.display());
+    println!(
+        "written: end_to_end.json, .svg and .md in {}",
+        target.display()
+    );
     ExitCode::SUCCESS
 }
 
 /// Those of `all` that are named, or all. `None` after telling of a name that is none.
 fn chosen<T: Copy>(names: &str, all: &[T], name: impl Fn(&T) -> &'static str) -> Option<Vec<T>> {
     let names: Vec<&str> = names.split_whitespace().collect();
-    if let Some(wrong) = names.iter().find(|wanted| !all.iter().any(|one| name(one) == **wanted)) {
-        println!("there is no {wrong}; there are: {}", all.iter().map(&name).collect::<Vec<_>>().join(" "));
+    if let Some(wrong) = names
+        .iter()
+        .find(|wanted| !all.iter().any(|one| name(one) == **wanted))
+    {
+        println!(
+            "there is no {wrong}; there are: {}",
+            all.iter().map(&name).collect::<Vec<_>>().join(" ")
+        );
         return None;
     }
-    Some(all.iter().copied().filter(|one| names.is_empty() || names.contains(&name(one))).collect())
+    Some(
+        all.iter()
+            .copied()
+            .filter(|one| names.is_empty() || names.contains(&name(one)))
+            .collect(),
+    )
 }

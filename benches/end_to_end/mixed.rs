@@ -1,5 +1,5 @@
-//! Keep-alive HTTP/1.1 of which one request in so many is another one: what such a request costs those that follow it on
-//! its connection is the question.
+//! Keep-alive HTTP/1.1 of which one request in so many is another one: what such a request costs
+//! those that follow it on its connection is the question.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,7 +15,13 @@ use crate::requests::Request;
 const CONNECTIONS: usize = 64;
 
 /// Asks `usual`, and on each connection `other` once in `every` requests.
-pub(crate) fn run(port: u16, usual: Request, other: Request, every: u64, length: Duration) -> Outcome {
+pub(crate) fn run(
+    port: u16,
+    usual: Request,
+    other: Request,
+    every: u64,
+    length: Duration,
+) -> Outcome {
     let prepared = Arc::new([usual, other].map(|request| (request, request.bytes())));
     let started = AtomicU64::new(0);
     clients::run(CONNECTIONS, length, move |tally, until| {
@@ -30,7 +36,9 @@ pub(crate) fn run(port: u16, usual: Request, other: Request, every: u64, length:
                 let (request, bytes) = &prepared[usize::from(number.is_multiple_of(every))];
                 exchange_for(request.status(), &mut stream, bytes, &mut buffer).await?;
                 tally.good.fetch_add(1, Relaxed);
-                tally.by_proxy.fetch_add(u64::from(request.is_for_proxy()), Relaxed);
+                tally
+                    .by_proxy
+                    .fetch_add(u64::from(request.is_for_proxy()), Relaxed);
             }
             Ok(())
         }

@@ -1,4 +1,5 @@
-//! The plot: for each case one bar per proxy, in units of what the best of HAProxy and nginx costs there.
+//! The plot: for each case one bar per proxy, in units of what the best of HAProxy and nginx costs
+//! there.
 
 use std::fmt::Write as _;
 
@@ -33,10 +34,20 @@ pub(crate) fn svg(rows: &[Row]) -> String {
     let mut y = 30.0;
     for row in rows {
         let figures = [Proxy::Haproxy, Proxy::Nginx].map(|proxy| row.of(proxy)?.figure());
-        let Some(best) = figures.into_iter().flatten().min_by(f64::total_cmp) else { continue };
-        writeln!(bars, r#"<text x="4" y="{}">{}</text>"#, y + BAR, row.case.name).unwrap();
+        let Some(best) = figures.into_iter().flatten().min_by(f64::total_cmp) else {
+            continue;
+        };
+        writeln!(
+            bars,
+            r#"<text x="4" y="{}">{}</text>"#,
+            y + BAR,
+            row.case.name
+        )
+        .unwrap();
         for series in &row.series {
-            let Some(figure) = series.figure() else { continue };
+            let Some(figure) = series.figure() else {
+                continue;
+            };
             let ratio = figure / best;
             let (width, colour) = (ratio.min(LONGEST) * UNIT, colour(series.proxy));
             writeln!(

@@ -40,9 +40,18 @@ impl Doors {
     /// Six ports that are free now.
     pub(crate) fn free() -> Self {
         // All are held until the last one is known, so that no two are the same.
-        let held: Vec<_> = (0..6).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+        let held: Vec<_> = (0..6)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .collect();
         let port = |i: usize| held[i].local_addr().unwrap().port();
-        Self { http: port(0), ecdsa: port(1), rsa: port(2), grpc: port(3), tcp: port(4), admin: port(5) }
+        Self {
+            http: port(0),
+            ecdsa: port(1),
+            rsa: port(2),
+            grpc: port(3),
+            tcp: port(4),
+            admin: port(5),
+        }
     }
 
     pub(crate) fn port(&self, door: Door) -> u16 {

@@ -56,11 +56,19 @@ impl Proxy {
         if self == Self::Floor {
             return std::env::current_exe().ok();
         }
-        let name = if matches!(self, Self::LbLog | Self::LbTwo | Self::LbVaried) { "lb" } else { self.name() };
+        let name = if matches!(self, Self::LbLog | Self::LbTwo | Self::LbVaried) {
+            "lb"
+        } else {
+            self.name()
+        };
         if let Some(path) = std::env::var_os(format!("{}_BIN", name.to_uppercase())) {
             return Some(path.into());
         }
-        if name == "lb" { Some(env!("CARGO_BIN_EXE_lb").into()) } else { crate::tools::find(name) }
+        if name == "lb" {
+            Some(env!("CARGO_BIN_EXE_lb").into())
+        } else {
+            crate::tools::find(name)
+        }
     }
 
     /// The first line in which it tells its version.
@@ -77,8 +85,14 @@ impl Proxy {
             return "of this build".to_owned();
         };
         let output = Command::new(program).arg(flag).output();
-        let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+        let text = output
+            .map(|output| [output.stdout, output.stderr].concat())
+            .unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
-        text.lines().find(|line| !line.trim().is_empty()).unwrap_or("?").trim().to_owned()
+        text.lines()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or("?")
+            .trim()
+            .to_owned()
     }
 }

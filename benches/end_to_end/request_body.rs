@@ -6,8 +6,13 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-/// Reads the body behind this head, of which the buffer holds the beginning. What follows it stays in the buffer.
-pub(crate) async fn skip(head: &[u8], stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()> {
+/// Reads the body behind this head, of which the buffer holds the beginning. What follows it stays
+/// in the buffer.
+pub(crate) async fn skip(
+    head: &[u8],
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+) -> io::Result<()> {
     if head.starts_with(b"GET") {
         return Ok(());
     }
@@ -20,7 +25,11 @@ pub(crate) async fn skip(head: &[u8], stream: &mut TcpStream, buffer: &mut Bytes
     skip_bytes(length, stream, buffer).await
 }
 
-async fn skip_bytes(mut count: usize, stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()> {
+async fn skip_bytes(
+    mut count: usize,
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+) -> io::Result<()> {
     while count > 0 {
         if buffer.is_empty() {
             read(stream, buffer).await?;
@@ -42,7 +51,9 @@ async fn skip_chunks(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Resul
             read(stream, buffer).await?;
         };
         let line = buffer.split_to(end + 2);
-        let size = str::from_utf8(&line[..end]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+        let size = str::from_utf8(&line[..end])
+            .ok()
+            .and_then(|text| usize::from_str_radix(text, 16).ok());
         let size = size.ok_or(io::ErrorKind::InvalidData)?;
         skip_bytes(size + 2, stream, buffer).await?;
         if size == 0 {
@@ -52,5 +63,9 @@ async fn skip_chunks(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Resul
 }
 
 async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()> {
-    if stream.read_buf(buffer).await? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    if stream.read_buf(buffer).await? == 0 {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    } else {
+        Ok(())
+    }
 }

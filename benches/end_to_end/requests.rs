@@ -54,7 +54,11 @@ impl Request {
             Self::Get => head("GET /64", "localhost", ""),
             Self::Post => [head("POST /post", "localhost", &length), vec![b'x'; UPLOAD]].concat(),
             Self::Put => [head("PUT /put", "localhost", &length), vec![b'x'; UPLOAD]].concat(),
-            Self::PutChunked => [head("PUT /put", "localhost", "Transfer-Encoding: chunked\r\n"), chunks()].concat(),
+            Self::PutChunked => [
+                head("PUT /put", "localhost", "Transfer-Encoding: chunked\r\n"),
+                chunks(),
+            ]
+            .concat(),
             Self::NoRoute => head("GET /64", "nowhere.test", ""),
             Self::Redirected => head(&format!("GET {MOVED}"), "localhost", ""),
             Self::Challenged => head(&format!("GET {LOCKED}"), "localhost", ""),

@@ -1,4 +1,5 @@
-//! Samples, what is made of them (medians of paired ratios), and the table and JSON they are shown in.
+//! Samples, what is made of them (medians of paired ratios), and the table and JSON they are shown
+//! in.
 
 use std::fmt::Write as _;
 
@@ -9,7 +10,8 @@ use crate::proxies::Proxy;
 /// What one proxy showed in one case.
 pub(crate) struct Series {
     pub(crate) proxy: Proxy,
-    /// One figure per round: CPU µs per good request, MB resident, or ms. `None`: no good request in that round.
+    /// One figure per round: CPU µs per good request, MB resident, or ms. `None`: no good request
+    /// in that round.
     pub(crate) rounds: Vec<Option<f64>>,
     /// Good requests per second, of each round.
     pub(crate) per_second: Vec<f64>,
@@ -26,7 +28,8 @@ pub(crate) struct Series {
 /// One row.
 pub(crate) struct Row {
     pub(crate) case: Case,
-    /// Requests per second that were asked for, where the case is one of a constant load that had to be found; else 0.
+    /// Requests per second that were asked for, where the case is one of a constant load that had
+    /// to be found; else 0.
     pub(crate) rate: u64,
     pub(crate) series: Vec<Series>,
 }
@@ -46,7 +49,15 @@ impl Series {
     /// Before the first round.
     pub(crate) fn new(proxy: Proxy) -> Self {
         let (rounds, per_second, cores) = (Vec::new(), Vec::new(), Vec::new());
-        Self { proxy, rounds, per_second, cores, failed: 0, good: 0, problem: None }
+        Self {
+            proxy,
+            rounds,
+            per_second,
+            cores,
+            failed: 0,
+            good: 0,
+            problem: None,
+        }
     }
 
     /// One round more.
@@ -77,7 +88,13 @@ impl Row {
     pub(crate) fn ratio(&self, proxy: Proxy, other: Proxy) -> Option<f64> {
         let (one, other) = (self.of(proxy)?, self.of(other)?);
         let _ = (one.figure()?, other.figure()?);
-        median(one.rounds.iter().zip(&other.rounds).filter_map(|(a, b)| Some((*a)? / (*b)?)).collect())
+        median(
+            one.rounds
+                .iter()
+                .zip(&other.rounds)
+                .filter_map(|(a, b)| Some((*a)? / (*b)?))
+                .collect(),
+        )
     }
 
     /// Ratio of `lb` to the better of HAProxy and nginx: the larger of the two ratios.
@@ -94,7 +111,9 @@ impl Row {
 
     /// The figure of `proxy`, or why there is none.
     pub(crate) fn shown(&self, proxy: Proxy) -> String {
-        let Some(series) = self.of(proxy) else { return "–".to_owned() };
+        let Some(series) = self.of(proxy) else {
+            return "–".to_owned();
+        };
         match series.figure() {
             Some(figure) if self.case.unit() == "ms" => format!("{figure:.2}"),
             Some(figure) => format!("{figure:.1}"),
@@ -108,12 +127,18 @@ impl Row {
     fn throughput_of_two(&self) -> Option<f64> {
         let (one, two) = (self.of(Proxy::Lb)?, self.of(Proxy::LbTwo)?);
         let _ = (one.figure()?, two.figure()?);
-        median(two.per_second.iter().zip(&one.per_second).map(|(two, one)| two / one).collect())
+        median(
+            two.per_second
+                .iter()
+                .zip(&one.per_second)
+                .map(|(two, one)| two / one)
+                .collect(),
+        )
     }
 }
 
-/// The Markdown table: the ratio of `lb` to each, and the figures behind. Cases with a varied `lb` have a table of their
-/// own; empty without any other.
+/// The Markdown table: the ratio of `lb` to each, and the figures behind. Cases with a varied `lb`
+/// have a table of their own; empty without any other.
 pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
     let rows: Vec<&Row> = rows.iter().filter(|row| !row.case.is_varied()).collect();
     if rows.is_empty() {
@@ -121,8 +146,13 @@ pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
     }
     let mut text = String::from("| case | lb | to the best of haproxy, nginx | goal |");
     // Some stand in a few cases only.
-    let stands = |proxy: Proxy| proxy != Proxy::Lb && rows.iter().any(|row| row.of(proxy).is_some());
-    let others: Vec<Proxy> = proxies.iter().copied().filter(|&proxy| stands(proxy)).collect();
+    let stands =
+        |proxy: Proxy| proxy != Proxy::Lb && rows.iter().any(|row| row.of(proxy).is_some());
+    let others: Vec<Proxy> = proxies
+        .iter()
+        .copied()
+        .filter(|&proxy| stands(proxy))
+        .collect();
     for proxy in &others {
         write!(text, " {} |", proxy.name()).unwrap();
     }
@@ -130,11 +160,25 @@ pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
     text.push_str(&"---|".repeat(others.len()));
     text.push('\n');
     for row in rows {
-        let best = row.to_best().map_or("–".to_owned(), |ratio| format!("**{ratio:.2}**"));
-        let goal = row.case.goal.map_or("–".to_owned(), |goal| format!("{goal:.2}"));
-        write!(text, "| {} | {} {} | {best} | {goal} |", row.case.name, row.shown(Proxy::Lb), row.case.unit()).unwrap();
+        let best = row
+            .to_best()
+            .map_or("–".to_owned(), |ratio| format!("**{ratio:.2}**"));
+        let goal = row
+            .case
+            .goal
+            .map_or("–".to_owned(), |goal| format!("{goal:.2}"));
+        write!(
+            text,
+            "| {} | {} {} | {best} | {goal} |",
+            row.case.name,
+            row.shown(Proxy::Lb),
+            row.case.unit()
+        )
+        .unwrap();
         for &proxy in &others {
-            let ratio = row.ratio(Proxy::Lb, proxy).map_or(String::new(), |ratio| format!(" ({ratio:.2})"));
+            let ratio = row
+                .ratio(Proxy::Lb, proxy)
+                .map_or(String::new(), |ratio| format!(" ({ratio:.2})"));
             write!(text, " {}{ratio} |", row.shown(proxy)).unwrap();
         }
         text.push('\n');
@@ -142,8 +186,8 @@ pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
     text
 }
 
-/// For the cases whose figure says nothing without it: how much was asked, and how busy that kept each; and what two
-/// workers do. Empty without such a case.
+/// For the cases whose figure says nothing without it: how much was asked, and how busy that kept
+/// each; and what two workers do. Empty without such a case.
 pub(crate) fn loads(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
@@ -163,7 +207,12 @@ pub(crate) fn loads(rows: &[Row]) -> String {
             } else {
                 String::new()
             };
-            writeln!(text, "\n{}: two workers{done} cost {cost:.2} times as much per request", row.case.name).unwrap();
+            writeln!(
+                text,
+                "\n{}: two workers{done} cost {cost:.2} times as much per request",
+                row.case.name
+            )
+            .unwrap();
         }
     }
     text

@@ -13,11 +13,23 @@ pub(crate) fn routes(stand: &Stand<'_>, source: &str, options: &str) -> String {
         to.grpc, doors.tcp, to.tcp
     );
     if stand.hosts == 0 {
-        writeln!(text, "route add web {source} http://127.0.0.1:{}/{options}", to.http).unwrap();
+        writeln!(
+            text,
+            "route add web {source} http://127.0.0.1:{}/{options}",
+            to.http
+        )
+        .unwrap();
     }
-    // One service for all hosts, as the others have one backend: a pool of connections for each would be another case.
+    // One service for all hosts, as the others have one backend: a pool of connections for each
+    // would be another case.
     for i in 0..stand.hosts {
-        writeln!(text, "route add web {}/ http://127.0.0.1:{}/", host(i), to.http).unwrap();
+        writeln!(
+            text,
+            "route add web {}/ http://127.0.0.1:{}/",
+            host(i),
+            to.http
+        )
+        .unwrap();
     }
     text
 }

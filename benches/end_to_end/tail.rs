@@ -1,8 +1,8 @@
 //! Requests at a constant rate, and how long each waits for its answer.
 //!
-//! A clock thread says when requests are due; whichever connection is free asks. A request's time counts from when it was
-//! due, not from when it could be sent, so that a proxy that stops for a moment has the whole queue behind it counted,
-//! and not the one request that it held up.
+//! A clock thread says when requests are due; whichever connection is free asks. A request's time
+//! counts from when it was due, not from when it could be sent, so that a proxy that stops for a
+//! moment has the whole queue behind it counted, and not the one request that it held up.
 
 use std::io;
 use std::sync::Arc;
@@ -37,8 +37,10 @@ impl Clock {
     fn run(&self, length: Duration) {
         let mut released = 0;
         while self.begun.elapsed() < length {
-            let now = u64::try_from(self.begun.elapsed().as_nanos() / self.gap.as_nanos()).unwrap_or(u64::MAX);
-            self.due.add_permits(usize::try_from(now - released).unwrap_or(0));
+            let now = u64::try_from(self.begun.elapsed().as_nanos() / self.gap.as_nanos())
+                .unwrap_or(u64::MAX);
+            self.due
+                .add_permits(usize::try_from(now - released).unwrap_or(0));
             released = now;
             std::thread::sleep(TICK);
         }
@@ -57,11 +59,15 @@ impl Clock {
     }
 }
 
-/// Requests for `/64` at this many per second; also the times of all that were answered, in order of their length. What is
-/// due at the end and waits is still asked. The clock starts when every connection has had an answer: what it takes to
-/// connect, on both sides of the proxy, is not the question here.
+/// Requests for `/64` at this many per second; also the times of all that were answered, in order
+/// of their length. What is due at the end and waits is still asked. The clock starts when every
+/// connection has had an answer: what it takes to connect, on both sides of the proxy, is not the
+/// question here.
 pub(crate) fn run(port: u16, per_second: u64, length: Duration) -> (Outcome, Vec<Duration>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let mut outcome = Outcome::default();
     let mut times = Vec::new();
     runtime.block_on(async {
@@ -83,7 +89,10 @@ pub(crate) fn run(port: u16, per_second: u64, length: Duration) -> (Outcome, Vec
             let clock = Arc::clone(&clock);
             move || clock.run(length)
         });
-        let asking: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.ask(Arc::clone(&clock)))).collect();
+        let asking: Vec<_> = clients
+            .into_iter()
+            .map(|client| tokio::spawn(client.ask(Arc::clone(&clock))))
+            .collect();
         for one in asking {
             // A request that hangs is a failed one.
             let patience = (length + Duration::from_secs(5)).saturating_sub(clock.begun.elapsed());
@@ -108,13 +117,21 @@ struct Client {
 impl Client {
     /// One that has had an answer.
     async fn connect(port: u16) -> io::Result<Self> {
-        let mut client = Self { stream: connect(port).await?, buffer: Vec::new() };
+        let mut client = Self {
+            stream: connect(port).await?,
+            buffer: Vec::new(),
+        };
         client.exchange().await?;
         Ok(client)
     }
 
     async fn exchange(&mut self) -> io::Result<()> {
-        exchange(&mut self.stream, b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n", &mut self.buffer).await
+        exchange(
+            &mut self.stream,
+            b"GET /64 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &mut self.buffer,
+        )
+        .await
     }
 
     /// Asks whatever is due; how long each answer took.

@@ -30,7 +30,8 @@ pub struct Api<'a> {
 }
 
 impl<'a> Api<'a> {
-    /// Connects: over TLS with the client certificate of the agent's CA, or over plain HTTP, as the agent does.
+    /// Connects: over TLS with the client certificate of the agent's CA, or over plain HTTP, as the
+    /// agent does.
     pub fn connect(runtime: &'a Runtime, agent: &ConsulAgent) -> Self {
         let ip: IpAddr = agent.ip.parse().expect("an address");
         if !agent.is_tls() {
@@ -41,11 +42,17 @@ impl<'a> Api<'a> {
                 tokio::spawn(connection);
                 sender
             });
-            return Self { runtime, sender: RefCell::new(sender), host: format!("{ip}:8500") };
+            return Self {
+                runtime,
+                sender: RefCell::new(sender),
+                host: format!("{ip}:8500"),
+            };
         }
         let path = |file: &str| agent.certificates().path(file);
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(path("ca.pem")).expect("CA")).expect("CA");
+        roots
+            .add(CertificateDer::from_pem_file(path("ca.pem")).expect("CA"))
+            .expect("CA");
         let chain = vec![CertificateDer::from_pem_file(path("client.pem")).expect("certificate")];
         let key = PrivateKeyDer::from_pem_file(path("client-key.pem")).expect("key");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -59,12 +66,19 @@ impl<'a> Api<'a> {
             let socket = TcpStream::connect((ip, 8501)).await.expect("the agent");
             socket.set_nodelay(true).expect("nodelay");
             let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-            let stream = connector.connect(ServerName::from(ip), socket).await.expect("TLS");
+            let stream = connector
+                .connect(ServerName::from(ip), socket)
+                .await
+                .expect("TLS");
             let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("HTTP");
             tokio::spawn(connection);
             sender
         });
-        Self { runtime, sender: RefCell::new(sender), host: format!("{ip}:8501") }
+        Self {
+            runtime,
+            sender: RefCell::new(sender),
+            host: format!("{ip}:8501"),
+        }
     }
 
     /// Writes; panics unless it is taken.
@@ -91,16 +105,32 @@ impl<'a> Api<'a> {
 
     fn send(&self, method: Method, path: &str, body: String) -> Bytes {
         let what = format!("{method} {path}");
-        let request = Request::builder().method(method).uri(path).header(header::HOST, &self.host);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.host);
         let request = request.body(Full::from(body)).expect("a request");
         let (status, body) = self.runtime.block_on(async {
-            let ready = std::future::poll_fn(|context| self.sender.borrow_mut().poll_ready(context));
+            let ready =
+                std::future::poll_fn(|context| self.sender.borrow_mut().poll_ready(context));
             ready.await.expect("an open connection");
             let answer = self.sender.borrow_mut().send_request(request);
             let answer = answer.await.expect("an answer");
-            (answer.status(), answer.into_body().collect().await.expect("a body").to_bytes())
+            (
+                answer.status(),
+                answer
+                    .into_body()
+                    .collect()
+                    .await
+                    .expect("a body")
+                    .to_bytes(),
+            )
         });
-        assert!(status.is_success(), "{what}: {status} {}", String::from_utf8_lossy(&body));
+        assert!(
+            status.is_success(),
+            "{what}: {status} {}",
+            String::from_utf8_lossy(&body)
+        );
         body
     }
 }

@@ -1,6 +1,10 @@
-//! What the heads of a direct exchange are written by: settings as they are by default, a client, and a target without
-//! options, as most are. The fuzz targets use it as well.
-#![allow(dead_code, unreachable_pub, reason = "every user compiles all of it and uses some")]
+//! What the heads of a direct exchange are written by: settings as they are by default, a client,
+//! and a target without options, as most are. The fuzz targets use it as well.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every user compiles all of it and uses some"
+)]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -43,8 +47,14 @@ pub fn client() -> ClientContext {
 pub fn target() -> Target {
     let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
     let contribution = Contribution {
-        key: RouteKey { host: String::new(), path: "/".into() },
-        instance: InstanceId { node: "node".into(), id: "instance".into() },
+        key: RouteKey {
+            host: String::new(),
+            path: "/".into(),
+        },
+        instance: InstanceId {
+            node: "node".into(),
+            id: "instance".into(),
+        },
         addr: ([10, 0, 0, 1], 8080).into(),
         options: Arc::default(),
         tags: Arc::default(),
@@ -52,6 +62,8 @@ pub fn target() -> Target {
     };
     builder.apply_service("bench", &"service".into(), vec![contribution], 0);
     let table = builder.build();
-    let route = table.lookup(Scheme::Http, "", "/", |_| true).expect("one route was built");
+    let route = table
+        .lookup(Scheme::Http, "", "/", |_| true)
+        .expect("one route was built");
     route.targets[0].clone()
 }

@@ -24,19 +24,37 @@ impl Report {
     }
 
     /// Times as percentiles; `goals`: the most that p50 and p99 should be, in ms.
-    pub fn percentiles(&mut self, phase: &str, what: &str, times: &mut [Duration], goals: Option<(f64, f64)>) {
+    pub fn percentiles(
+        &mut self,
+        phase: &str,
+        what: &str,
+        times: &mut [Duration],
+        goals: Option<(f64, f64)>,
+    ) {
         times.sort_unstable();
         let (p50, p99) = goals.unzip();
         for (share, goal) in [(50, p50), (99, p99), (100, None)] {
             let at = (times.len() * share).div_ceil(100).clamp(1, times.len()) - 1;
-            let name = if share == 100 { "max".to_owned() } else { format!("p{share}") };
-            self.add(phase, &format!("{what}, {name} of {}", times.len()), times[at].as_secs_f64() * 1e3, "ms", goal);
+            let name = if share == 100 {
+                "max".to_owned()
+            } else {
+                format!("p{share}")
+            };
+            self.add(
+                phase,
+                &format!("{what}, {name} of {}", times.len()),
+                times[at].as_secs_f64() * 1e3,
+                "ms",
+                goal,
+            );
         }
     }
 
     /// Writes all figures beside the target folder's profiles.
     pub fn write(self, file: &str) {
-        let profile = Path::new(env!("CARGO_BIN_EXE_lb")).parent().expect("a profile's folder");
+        let profile = Path::new(env!("CARGO_BIN_EXE_lb"))
+            .parent()
+            .expect("a profile's folder");
         let path = profile.with_file_name(file);
         let text = serde_json::to_string_pretty(&Value::Object(self.0)).expect("JSON");
         let mut file = std::fs::File::create(&path).expect("the report's file");

@@ -1,5 +1,6 @@
-//! A small fuzzer for any compiler: it changes good inputs at random, by words and characters that mean something, and
-//! catches what panics or takes long. It does not see what code an input reaches; libFuzzer does that.
+//! A small fuzzer for any compiler: it changes good inputs at random, by words and characters that
+//! mean something, and catches what panics or takes long. It does not see what code an input
+//! reaches; libFuzzer does that.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -25,8 +26,8 @@ pub struct Finding {
     pub what: String,
 }
 
-/// Runs `target` on its seeds, then on changed ones for `limit`; the same `seed` makes the same inputs. Returns how many
-/// were run.
+/// Runs `target` on its seeds, then on changed ones for `limit`; the same `seed` makes the same
+/// inputs. Returns how many were run.
 ///
 /// # Errors
 /// The first finding.
@@ -70,10 +71,15 @@ fn try_one(target: &Target, input: &[u8], watch: &Watch) -> Result<(), Finding> 
         Ok(()) => format!("took {:?}", begun.elapsed()),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+            text.or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic")
+                .to_owned()
         }
     };
-    Err(Finding { input: input.to_vec(), what })
+    Err(Finding {
+        input: input.to_vec(),
+        what,
+    })
 }
 
 fn change(input: &mut Vec<u8>, pool: &[Vec<u8>], words: &[&str], random: &mut Random) {
@@ -98,7 +104,8 @@ fn change(input: &mut Vec<u8>, pool: &[Vec<u8>], words: &[&str], random: &mut Ra
         }
         6 => input.truncate(at),
         7 => {
-            let number = [0, 1, 127, 255, 256, 65_535, 65_536, u64::MAX >> 1, u64::MAX][random.below(9)];
+            let number =
+                [0, 1, 127, 255, 256, 65_535, 65_536, u64::MAX >> 1, u64::MAX][random.below(9)];
             input.splice(at..end, number.to_string().into_bytes());
         }
         _ => {
@@ -150,10 +157,17 @@ impl Watch {
                 if let Some((since, input)) = &state.running
                     && since.elapsed() > 6 * RUN_MAX
                 {
-                    eprintln!("{name}: no end after {:?} for {}", since.elapsed(), input.escape_ascii());
+                    eprintln!(
+                        "{name}: no end after {:?} for {}",
+                        since.elapsed(),
+                        input.escape_ascii()
+                    );
                     std::process::abort();
                 }
-                state = changed.wait_timeout(state, RUN_MAX).unwrap_or_else(PoisonError::into_inner).0;
+                state = changed
+                    .wait_timeout(state, RUN_MAX)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
             }
         });
         Self(shared)
@@ -179,23 +193,50 @@ mod tests {
     fn planted(input: &[u8]) {
         let text = String::from_utf8_lossy(input);
         if let Some((_, options)) = text.split_once(' ') {
-            assert!(!options.split(' ').any(|word| word.starts_with('=')), "an option without a name");
+            assert!(
+                !options.split(' ').any(|word| word.starts_with('=')),
+                "an option without a name"
+            );
         }
     }
 
     #[test]
     fn it_finds_what_is_there_and_the_same_again_from_the_same_seed() {
-        let target = Target { name: "planted", run: planted, seeds: &[b"a/b c=d"], words: &["e=f"] };
+        let target = Target {
+            name: "planted",
+            run: planted,
+            seeds: &[b"a/b c=d"],
+            words: &["e=f"],
+        };
         let find = |seed| run(&target, Duration::from_secs(60), seed).unwrap_err();
         let finding = find(1);
         assert_eq!(finding.what, "an option without a name");
         assert_eq!(find(1), finding);
-        assert!(run(&Target { run: |_| (), ..target }, Duration::from_millis(10), 1).unwrap() > 10);
+        assert!(
+            run(
+                &Target {
+                    run: |_| (),
+                    ..target
+                },
+                Duration::from_millis(10),
+                1
+            )
+            .unwrap()
+                > 10
+        );
     }
 
     #[test]
     fn seeds_are_run_as_they_are() {
-        let target = Target { name: "planted", run: planted, seeds: &[b"a/b =d"], words: &[] };
-        assert_eq!(run(&target, Duration::ZERO, 1).unwrap_err().input, b"a/b =d");
+        let target = Target {
+            name: "planted",
+            run: planted,
+            seeds: &[b"a/b =d"],
+            words: &[],
+        };
+        assert_eq!(
+            run(&target, Duration::ZERO, 1).unwrap_err().input,
+            b"a/b =d"
+        );
     }
 }

@@ -10,9 +10,14 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn run(name: &str) {
-    let target: Target = *ALL.iter().find(|target| target.name == name).expect("a target of this name");
+    let target: Target = *ALL
+        .iter()
+        .find(|target| target.name == name)
+        .expect("a target of this name");
     let limit = Duration::from_secs(number("LB_FUZZ_SECONDS").unwrap_or(3));
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock after 1970");
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("a clock after 1970");
     let seed = number("LB_FUZZ_SEED").unwrap_or(u64::try_from(now.as_micros()).unwrap_or(0));
     match engine::run(&target, limit, seed) {
         Ok(runs) => {

@@ -19,7 +19,9 @@ pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Which methods there are.
 pub(super) fn not_allowed(methods: &'static str, mut answer: Answer) -> Answer {
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    answer
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(methods));
     answer
 }
 
@@ -28,13 +30,18 @@ pub(super) fn with_html(render: impl FnOnce(&str) -> String) -> Answer {
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", render(&nonce));
     if let Ok(policy) = HeaderValue::try_from(content_security_policy(&nonce)) {
-        answer.headers_mut().insert("content-security-policy", policy);
+        answer
+            .headers_mut()
+            .insert("content-security-policy", policy);
     }
     answer
 }
 
-/// Work that grows with the cluster is done beside the control thread, so that a scrape does not delay a change.
-pub(super) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Work that grows with the cluster is done beside the control thread, so that a scrape does not
+/// delay a change.
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
@@ -46,19 +53,30 @@ pub(super) fn json_answer(status: StatusCode, value: &impl Serialize, query: &Qu
     let mut body = Vec::new();
     let written = if query.has("pretty") {
         let four_blanks = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut body, four_blanks))
+        value.serialize(&mut serde_json::Serializer::with_formatter(
+            &mut body,
+            four_blanks,
+        ))
     } else {
         serde_json::to_writer(&mut body, value)
     };
     if let Err(cause) = written {
         tracing::error!(%cause, "an admin answer cannot be written as JSON");
-        return with_body(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the answer cannot be written as JSON\n");
+        return with_body(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            PLAIN,
+            "the answer cannot be written as JSON\n",
+        );
     }
     body.push(b'\n');
     with_body(status, JSON, body)
 }
 
-pub(super) fn with_body(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(super) fn with_body(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Answer {
     let mut answer = Response::new(AdminBody::Whole(Full::new(body.into())));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
@@ -70,7 +88,10 @@ pub(super) fn with_body(status: StatusCode, content_type: &'static str, body: im
 /// The fields that keep browsers from making more of an answer than it is.
 pub(super) fn secured(mut answer: Answer) -> Answer {
     let headers = answer.headers_mut();
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
     headers.insert("x-frame-options", HeaderValue::from_static("DENY"));
     headers.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
     answer

@@ -1,7 +1,8 @@
-//! Requests about route commands that are kept in a store: who may read and write them, and what they are answered.
+//! Requests about route commands that are kept in a store: who may read and write them, and what
+//! they are answered.
 //!
-//! Answers are Fabio's in status, and in the text of refusals; a change is answered with what it changes, and with the
-//! lines that make no command.
+//! Answers are Fabio's in status, and in the text of refusals; a change is answered with what it
+//! changes, and with the lines that make no command.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,7 +43,11 @@ pub(super) async fn answer(
         return with_body(StatusCode::FORBIDDEN, PLAIN, text);
     }
     let Some(store) = &state.overrides else {
-        return with_body(StatusCode::NOT_FOUND, PLAIN, "no route commands are kept: consul.kv_path is not set\n");
+        return with_body(
+            StatusCode::NOT_FOUND,
+            PLAIN,
+            "no route commands are kept: consul.kv_path is not set\n",
+        );
     };
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     let query = Query::parse(head.uri.query().unwrap_or_default());
@@ -50,7 +55,11 @@ pub(super) async fn answer(
         Place::OverridePaths if reads => paths(&**store, &query).await,
         Place::Overrides(path) if reads => page(&**store, path, settings).await,
         Place::Override(path) => match overrides::key(path) {
-            None => Ok(with_body(StatusCode::BAD_REQUEST, PLAIN, "the path names no key\n")),
+            None => Ok(with_body(
+                StatusCode::BAD_REQUEST,
+                PLAIN,
+                "the path names no key\n",
+            )),
             Some(key) if reads => read(&**store, &key, &query).await,
             Some(key) if head.method == Method::PUT => write(&**store, &key, head, body).await,
             Some(_) => Ok(refused_method("GET, HEAD, PUT")),
@@ -59,43 +68,89 @@ pub(super) async fn answer(
     };
     answered.unwrap_or_else(|error| {
         tracing::warn!(error, "route commands cannot be read or written");
-        with_body(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n"))
+        with_body(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            PLAIN,
+            format!("{error}\n"),
+        )
     })
 }
 
 async fn paths(store: &dyn OverrideStore, query: &Query) -> Result<Answer, String> {
     let keys = store.keys().await?;
     // An empty list is null, as Go writes it.
-    Ok(json_answer(StatusCode::OK, &(!keys.is_empty()).then_some(keys), query))
+    Ok(json_answer(
+        StatusCode::OK,
+        &(!keys.is_empty()).then_some(keys),
+        query,
+    ))
 }
 
-async fn page(store: &dyn OverrideStore, path: &str, settings: &AdminConfig) -> Result<Answer, String> {
+async fn page(
+    store: &dyn OverrideStore,
+    path: &str,
+    settings: &AdminConfig,
+) -> Result<Answer, String> {
     let keys = store.keys().await?;
-    Ok(with_html(|nonce| overrides::render(path, &keys, settings, nonce)))
+    Ok(with_html(|nonce| {
+        overrides::render(path, &keys, settings, nonce)
+    }))
 }
 
 async fn read(store: &dyn OverrideStore, key: &str, query: &Query) -> Result<Answer, String> {
     Ok(json_answer(StatusCode::OK, &store.read(key).await?, query))
 }
 
-async fn write(store: &dyn OverrideStore, key: &str, head: &Parts, body: Incoming) -> Result<Answer, String> {
+async fn write(
+    store: &dyn OverrideStore,
+    key: &str,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Answer, String> {
     if overrides::is_foreign(&head.headers) {
-        return Ok(with_body(StatusCode::FORBIDDEN, PLAIN, "Forbidden: the request comes from another site\n"));
+        return Ok(with_body(
+            StatusCode::FORBIDDEN,
+            PLAIN,
+            "Forbidden: the request comes from another site\n",
+        ));
     }
     let new: Override = match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
-        Err(_) => return Ok(with_body(StatusCode::REQUEST_TIMEOUT, PLAIN, "the body did not arrive in time\n")),
-        Ok(Err(error)) => return Ok(with_body(StatusCode::BAD_REQUEST, PLAIN, format!("{error}\n"))),
+        Err(_) => {
+            return Ok(with_body(
+                StatusCode::REQUEST_TIMEOUT,
+                PLAIN,
+                "the body did not arrive in time\n",
+            ));
+        }
+        Ok(Err(error)) => {
+            return Ok(with_body(
+                StatusCode::BAD_REQUEST,
+                PLAIN,
+                format!("{error}\n"),
+            ));
+        }
         Ok(Ok(body)) => match Override::from_json(&body.to_bytes()) {
             Ok(new) => new,
-            Err(error) => return Ok(with_body(StatusCode::BAD_REQUEST, PLAIN, format!("{error}\n"))),
+            Err(error) => {
+                return Ok(with_body(
+                    StatusCode::BAD_REQUEST,
+                    PLAIN,
+                    format!("{error}\n"),
+                ));
+            }
         },
     };
     if new.value.len() > VALUE_MAX {
-        let text = format!("{} bytes are more than the {VALUE_MAX} that Consul keeps in one key\n", new.value.len());
+        let text = format!(
+            "{} bytes are more than the {VALUE_MAX} that Consul keeps in one key\n",
+            new.value.len()
+        );
         return Ok(with_body(StatusCode::PAYLOAD_TOO_LARGE, PLAIN, text));
     }
     let query = Query::parse(head.uri.query().unwrap_or_default());
-    let dry_run = query.first("dry_run").is_some_and(|value| !matches!(value, "false" | "0"));
+    let dry_run = query
+        .first("dry_run")
+        .is_some_and(|value| !matches!(value, "false" | "0"));
     let (bytes, lines) = (new.value.len(), new.value.lines().count());
     let before = store.read(key).await?;
     let mut change = Change::between(&before.value, &new.value);
@@ -107,7 +162,15 @@ async fn write(store: &dyn OverrideStore, key: &str, head: &Parts, body: Incomin
         return Ok(with_body(StatusCode::CONFLICT, PLAIN, "version mismatch\n"));
     }
     let (added, removed, rejected) = (change.added, change.removed, change.rejected.len());
-    tracing::info!(key, bytes, lines, added, removed, rejected, "route commands changed through the admin listener");
+    tracing::info!(
+        key,
+        bytes,
+        lines,
+        added,
+        removed,
+        rejected,
+        "route commands changed through the admin listener"
+    );
     // Without anything to say it is Fabio's empty answer.
     if change.rejected.is_empty() {
         return Ok(with_body(StatusCode::OK, PLAIN, ""));
@@ -143,7 +206,12 @@ impl Change {
     fn between(before: &str, now: &str) -> Self {
         let (old, _) = parse_commands(before);
         let (new, errors) = parse_commands(now);
-        let texts = |commands: &[Command]| commands.iter().map(ToString::to_string).collect::<BTreeSet<String>>();
+        let texts = |commands: &[Command]| {
+            commands
+                .iter()
+                .map(ToString::to_string)
+                .collect::<BTreeSet<String>>()
+        };
         let (old, new) = (texts(&old), texts(&new));
         Self {
             dry_run: false,
@@ -152,7 +220,11 @@ impl Change {
             version_matches: true,
             rejected: errors
                 .into_iter()
-                .map(|error| RejectedLine { line: error.line, text: error.text, reason: error.reason })
+                .map(|error| RejectedLine {
+                    line: error.line,
+                    text: error.text,
+                    reason: error.reason,
+                })
                 .collect(),
             summary: String::new(),
         }
@@ -168,15 +240,23 @@ impl Change {
             format!("added {added}, removed {removed}")
         };
         if !self.rejected.is_empty() {
-            let lines = if self.rejected.len() == 1 { "line has" } else { "lines have" };
-            self.summary.push_str(&format!("; {} {lines} a mistake", self.rejected.len()));
+            let lines = if self.rejected.len() == 1 {
+                "line has"
+            } else {
+                "lines have"
+            };
+            self.summary
+                .push_str(&format!("; {} {lines} a mistake", self.rejected.len()));
         }
         self
     }
 }
 
 fn refused_method(methods: &'static str) -> Answer {
-    not_allowed(methods, with_body(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "not allowed\n"))
+    not_allowed(
+        methods,
+        with_body(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "not allowed\n"),
+    )
 }
 
 #[cfg(test)]
@@ -193,12 +273,28 @@ mod tests {
         assert_eq!(same.summary, "would add 0, remove 0");
         let moved = change(&format!("{web}\n{api}"), &format!("{api}\nroute del web"));
         assert_eq!((moved.added, moved.removed), (1, 1));
-        let nonsense = change(web, &format!("{web}\nrout add x /y http://h/\n{api}\nroute add\nroute weight web"));
+        let nonsense = change(
+            web,
+            &format!("{web}\nrout add x /y http://h/\n{api}\nroute add\nroute weight web"),
+        );
         assert_eq!((nonsense.added, nonsense.removed), (1, 0));
-        let lines: Vec<usize> = nonsense.rejected.iter().map(|rejected| rejected.line).collect();
+        let lines: Vec<usize> = nonsense
+            .rejected
+            .iter()
+            .map(|rejected| rejected.line)
+            .collect();
         assert_eq!(lines, [2, 4, 5]);
         assert_eq!(nonsense.rejected[0].text, "rout add x /y http://h/");
-        assert!(nonsense.rejected.iter().all(|rejected| !rejected.reason.is_empty()), "{nonsense:?}");
-        assert_eq!(nonsense.summary, "would add 1, remove 0; 3 lines have a mistake");
+        assert!(
+            nonsense
+                .rejected
+                .iter()
+                .all(|rejected| !rejected.reason.is_empty()),
+            "{nonsense:?}"
+        );
+        assert_eq!(
+            nonsense.summary,
+            "would add 1, remove 0; 3 lines have a mistake"
+        );
     }
 }

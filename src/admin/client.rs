@@ -1,4 +1,5 @@
-//! The other end of the admin listener: `lb routes` and `lb explain` ask a running `lb` and lay out what it says.
+//! The other end of the admin listener: `lb routes` and `lb explain` ask a running `lb` and lay out
+//! what it says.
 
 use std::fmt::Write as _;
 
@@ -10,7 +11,11 @@ pub use super::dial::{Access, AdminClientError, DEFAULT_ADMIN};
 use super::tabular::{aligned, printable};
 
 /// Everything but what RFC 3986 calls unreserved.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Form of `lb routes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +37,10 @@ pub async fn routes(admin: &Access, format: RoutesFormat) -> Result<String, Admi
     let admin = Admin::new(admin)?;
     match format {
         RoutesFormat::Json => admin.get("/api/routes?pretty").await,
-        RoutesFormat::Fabio => admin.get("/api/routes?raw").await.map(|text| printable(&text)),
+        RoutesFormat::Fabio => admin
+            .get("/api/routes?raw")
+            .await
+            .map(|text| printable(&text)),
         RoutesFormat::Table => {
             let rows: Vec<Row> = admin.read(&admin.get("/api/routes?empty").await?)?;
             let services: Vec<Service> = admin.read(&admin.get("/api/services").await?)?;
@@ -41,7 +49,8 @@ pub async fn routes(admin: &Access, format: RoutesFormat) -> Result<String, Admi
     }
 }
 
-/// The answer of `/api/routes` of an admin listener, ours or Fabio's. A path in its address stands before that.
+/// The answer of `/api/routes` of an admin listener, ours or Fabio's. A path in its address stands
+/// before that.
 ///
 /// # Errors
 /// When it cannot be asked or answers with an error.
@@ -66,16 +75,31 @@ pub struct Question<'a> {
 ///
 /// # Errors
 /// When it cannot be asked or answers with an error.
-pub async fn explain(admin: &Access, question: &Question<'_>, json: bool) -> Result<String, AdminClientError> {
+pub async fn explain(
+    admin: &Access,
+    question: &Question<'_>,
+    json: bool,
+) -> Result<String, AdminClientError> {
     let admin = Admin::new(admin)?;
-    let mut path = format!("/api/explain?pretty&url={}", utf8_percent_encode(question.url, QUERY));
+    let mut path = format!(
+        "/api/explain?pretty&url={}",
+        utf8_percent_encode(question.url, QUERY)
+    );
     // Writing to a String cannot fail.
-    let _ = write!(path, "&method={}", utf8_percent_encode(question.method, QUERY));
+    let _ = write!(
+        path,
+        "&method={}",
+        utf8_percent_encode(question.method, QUERY)
+    );
     for header in question.headers {
         let _ = write!(path, "&header={}", utf8_percent_encode(header, QUERY));
     }
     if let Some(from) = question.from {
-        let _ = write!(path, "&from={}", utf8_percent_encode(&from.to_string(), QUERY));
+        let _ = write!(
+            path,
+            "&from={}",
+            utf8_percent_encode(&from.to_string(), QUERY)
+        );
     }
     let answer = admin.get(&path).await?;
     if json {
@@ -102,14 +126,22 @@ pub async fn services(admin: &Access, json: bool) -> Result<String, AdminClientE
 ///
 /// # Errors
 /// When it cannot be asked or answers with an error.
-pub async fn events(admin: &Access, since: Option<&str>, json: bool) -> Result<String, AdminClientError> {
+pub async fn events(
+    admin: &Access,
+    since: Option<&str>,
+    json: bool,
+) -> Result<String, AdminClientError> {
     let admin = Admin::new(admin)?;
     let mut path = "/api/events?pretty".to_owned();
     if let Some(since) = since {
         let _ = write!(path, "&since={}", utf8_percent_encode(since, QUERY));
     }
     let answer = admin.get(&path).await?;
-    if json { Ok(answer) } else { Ok(all_events(&admin.read::<Vec<Event>>(&answer)?)) }
+    if json {
+        Ok(answer)
+    } else {
+        Ok(all_events(&admin.read::<Vec<Event>>(&answer)?))
+    }
 }
 
 /// How the sources are; none from an `lb` that does not tell.
@@ -178,37 +210,68 @@ struct Rejected {
     reason: String,
 }
 
-/// Routes; below them, if there are any, the instances that are out, those that are held, the tags that were rejected, and
-/// remarks on others.
+/// Routes; below them, if there are any, the instances that are out, those that are held, the tags
+/// that were rejected, and remarks on others.
 fn table(rows: &[Row], services: &[Service]) -> String {
     let shown: Vec<[String; 5]> = rows
         .iter()
         .map(|row| {
             if row.dst.is_empty() {
-                let answer = if row.src.starts_with(':') { "closed at once" } else { "503" };
-                return [row.src.clone(), row.service.clone(), "no instance".into(), answer.into(), row.opts.clone()];
+                let answer = if row.src.starts_with(':') {
+                    "closed at once"
+                } else {
+                    "503"
+                };
+                return [
+                    row.src.clone(),
+                    row.service.clone(),
+                    "no instance".into(),
+                    answer.into(),
+                    row.opts.clone(),
+                ];
             }
             let share = format!("{:.1}%", row.weight * 100.0);
-            [row.src.clone(), row.service.clone(), row.dst.clone(), share, row.opts.clone()]
+            [
+                row.src.clone(),
+                row.service.clone(),
+                row.dst.clone(),
+                share,
+                row.opts.clone(),
+            ]
         })
         .collect();
     let mut text = aligned(["ROUTE", "SERVICE", "TARGET", "SHARE", "OPTIONS"], &shown);
     let not_healthy = services
         .iter()
-        .flat_map(|service| service.instances.iter().map(move |instance| (service, instance)))
+        .flat_map(|service| {
+            service
+                .instances
+                .iter()
+                .map(move |instance| (service, instance))
+        })
         .filter(|(_, instance)| instance.state != "healthy");
     // Those that are held get traffic.
-    let (held, out): (Vec<_>, Vec<_>) = not_healthy.partition(|(_, instance)| instance.state.starts_with("held"));
+    let (held, out): (Vec<_>, Vec<_>) =
+        not_healthy.partition(|(_, instance)| instance.state.starts_with("held"));
     for (title, list) in [("INSTANCE OUT", out), ("INSTANCE HELD", held)] {
         let row = |(service, instance): (&Service, &Instance)| {
             let name = format!("{}/{}", instance.node, instance.id);
             let reason = instance.reason.clone().unwrap_or_default();
-            [service.name.clone(), name, instance.address.clone(), instance.state.clone(), reason]
+            [
+                service.name.clone(),
+                name,
+                instance.address.clone(),
+                instance.state.clone(),
+                reason,
+            ]
         };
         let shown: Vec<[String; 5]> = list.into_iter().map(row).collect();
         if !shown.is_empty() {
             text.push('\n');
-            text.push_str(&aligned(["SERVICE", title, "ADDRESS", "STATE", "WHY"], &shown));
+            text.push_str(&aligned(
+                ["SERVICE", title, "ADDRESS", "STATE", "WHY"],
+                &shown,
+            ));
         }
     }
     text.push_str(&rejected(services));
@@ -219,14 +282,25 @@ fn table(rows: &[Row], services: &[Service]) -> String {
 fn failing(sources: &[Source]) -> String {
     let rows: Vec<[String; 2]> = sources
         .iter()
-        .filter_map(|source| Some([source.since.clone().unwrap_or_default(), source.trouble.clone()?]))
+        .filter_map(|source| {
+            Some([
+                source.since.clone().unwrap_or_default(),
+                source.trouble.clone()?,
+            ])
+        })
         .collect();
-    if rows.is_empty() { String::new() } else { format!("\n{}", aligned(["SINCE", "SOURCE CANNOT BE READ"], &rows)) }
+    if rows.is_empty() {
+        String::new()
+    } else {
+        format!("\n{}", aligned(["SINCE", "SOURCE CANNOT BE READ"], &rows))
+    }
 }
 
 fn all_services(services: &[Service]) -> String {
     let row = |service: &Service, instance: Option<&Instance>| {
-        let age = service.age_seconds.map_or_else(String::new, |age| format!("{age:.0} s"));
+        let age = service
+            .age_seconds
+            .map_or_else(String::new, |age| format!("{age:.0} s"));
         let of = |text: fn(&Instance) -> String| instance.map_or_else(String::new, text);
         [
             service.name.clone(),
@@ -234,18 +308,29 @@ fn all_services(services: &[Service]) -> String {
             age,
             of(|instance| format!("{}/{}", instance.node, instance.id)),
             of(|instance| instance.address.clone()),
-            instance.map_or_else(|| "no instance".to_owned(), |instance| instance.state.clone()),
+            instance.map_or_else(
+                || "no instance".to_owned(),
+                |instance| instance.state.clone(),
+            ),
             of(|instance| instance.reason.clone().unwrap_or_default()),
         ]
     };
     let rows: Vec<[String; 7]> = services
         .iter()
         .flat_map(|service| {
-            let instances = service.instances.iter().map(move |instance| row(service, Some(instance)));
+            let instances = service
+                .instances
+                .iter()
+                .map(move |instance| row(service, Some(instance)));
             instances.chain(service.instances.is_empty().then(|| row(service, None)))
         })
         .collect();
-    let mut text = aligned(["SERVICE", "SOURCE", "AGE", "INSTANCE", "ADDRESS", "STATE", "WHY"], &rows);
+    let mut text = aligned(
+        [
+            "SERVICE", "SOURCE", "AGE", "INSTANCE", "ADDRESS", "STATE", "WHY",
+        ],
+        &rows,
+    );
     text.push_str(&rejected(services));
     text
 }
@@ -264,7 +349,12 @@ fn rejected(services: &[Service]) -> String {
     };
     let remarks: Vec<[String; 2]> = services
         .iter()
-        .flat_map(|service| service.unknown_options.iter().map(move |remark| [service.name.clone(), remark.clone()]))
+        .flat_map(|service| {
+            service
+                .unknown_options
+                .iter()
+                .map(move |remark| [service.name.clone(), remark.clone()])
+        })
         .collect();
     if !remarks.is_empty() {
         text.push('\n');
@@ -285,7 +375,14 @@ fn all_events(events: &[Event]) -> String {
             (Some(instance), Some(address)) => format!("{instance} {address}"),
             _ => text(&event.instance),
         };
-        [text(&event.time), event.kind.clone(), text(&event.service), instance, change, text(&event.reason)]
+        [
+            text(&event.time),
+            event.kind.clone(),
+            text(&event.service),
+            instance,
+            change,
+            text(&event.reason),
+        ]
     };
     let rows: Vec<[String; 6]> = events.iter().map(row).collect();
     aligned(["TIME", "KIND", "NAME", "INSTANCE", "CHANGE", "WHY"], &rows)

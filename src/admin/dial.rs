@@ -24,7 +24,8 @@ use super::tabular::printable;
 /// Where `lb` listens unless told otherwise.
 pub const DEFAULT_ADMIN: &str = "http://127.0.0.1:9998";
 
-/// Its port: also that of an address without one, because nobody keeps the admin listener on port 80.
+/// Its port: also that of an address without one, because nobody keeps the admin listener on port
+/// 80.
 const DEFAULT_PORT: u16 = 9998;
 
 /// Limit for the whole exchange.
@@ -76,7 +77,9 @@ pub enum AdminClientError {
         hint: &'static str,
     },
     /// Nothing is there.
-    #[error("nothing listens on {address}: is lb running? (`--admin` says where its admin listener is)")]
+    #[error(
+        "nothing listens on {address}: is lb running? (`--admin` says where its admin listener is)"
+    )]
     Refused {
         /// Host and port.
         address: String,
@@ -120,11 +123,20 @@ pub(super) struct Admin {
 impl Admin {
     pub(super) fn new(access: &Access) -> Result<Self, AdminClientError> {
         let given = &access.url;
-        let wrong = |reason| AdminClientError::Address { address: given.to_owned(), reason };
-        let text = if given.contains("://") { given.to_owned() } else { format!("http://{given}") };
+        let wrong = |reason| AdminClientError::Address {
+            address: given.to_owned(),
+            reason,
+        };
+        let text = if given.contains("://") {
+            given.to_owned()
+        } else {
+            format!("http://{given}")
+        };
         let uri: Uri = text.parse().map_err(|_| wrong("not a URL"))?;
-        let authority =
-            uri.authority().filter(|authority| !authority.host().is_empty()).ok_or_else(|| wrong("no host"))?;
+        let authority = uri
+            .authority()
+            .filter(|authority| !authority.host().is_empty())
+            .ok_or_else(|| wrong("no host"))?;
         if authority.as_str().contains('@') {
             return Err(wrong("a user name is not used there"));
         }
@@ -132,45 +144,78 @@ impl Admin {
             Some("http") => None,
             Some("https") => {
                 let name = authority.host().trim_matches(['[', ']']).to_owned();
-                let name = ServerName::try_from(name).map_err(|_| wrong("no name that a certificate can have"))?;
+                let name = ServerName::try_from(name)
+                    .map_err(|_| wrong("no name that a certificate can have"))?;
                 Some((name, Arc::new(tls_config(access)?)))
             }
             _ => return Err(wrong("only http and https are spoken there")),
         };
-        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(DEFAULT_PORT));
-        Ok(Self { address, tls, base: uri.path().trim_end_matches('/').to_owned() })
+        let address = format!(
+            "{}:{}",
+            authority.host(),
+            authority.port_u16().unwrap_or(DEFAULT_PORT)
+        );
+        Ok(Self {
+            address,
+            tls,
+            base: uri.path().trim_end_matches('/').to_owned(),
+        })
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<String, AdminClientError> {
         match tokio::time::timeout(TIMEOUT, self.exchange(path)).await {
             Ok(answer) => answer,
-            Err(_) => Err(AdminClientError::Timeout { address: self.address.clone() }),
+            Err(_) => Err(AdminClientError::Timeout {
+                address: self.address.clone(),
+            }),
         }
     }
 
     async fn exchange(&self, path: &str) -> Result<String, AdminClientError> {
-        let stream = TcpStream::connect(&self.address).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::ConnectionRefused => AdminClientError::Refused { address: self.address.clone() },
-            _ => self.failed(&error),
-        })?;
-        let Some((name, config)) = &self.tls else { return self.ask(stream, path).await };
+        let stream =
+            TcpStream::connect(&self.address)
+                .await
+                .map_err(|error| match error.kind() {
+                    std::io::ErrorKind::ConnectionRefused => AdminClientError::Refused {
+                        address: self.address.clone(),
+                    },
+                    _ => self.failed(&error),
+                })?;
+        let Some((name, config)) = &self.tls else {
+            return self.ask(stream, path).await;
+        };
         let connector = TlsConnector::from(Arc::clone(config));
-        let stream = connector.connect(name.clone(), stream).await.map_err(|error| self.no_tls(&error))?;
+        let stream = connector
+            .connect(name.clone(), stream)
+            .await
+            .map_err(|error| self.no_tls(&error))?;
         self.ask(stream, path).await
     }
 
-    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Result<String, AdminClientError> {
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.failed(&error))?;
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        path: &str,
+    ) -> Result<String, AdminClientError> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.failed(&error))?;
         let request = Request::get(format!("{}{path}", self.base))
             .header("host", &self.address)
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.failed(&error))?;
         let exchange = async {
-            let answer = sender.send_request(request).await.map_err(|error| self.failed(&error))?;
+            let answer = sender
+                .send_request(request)
+                .await
+                .map_err(|error| self.failed(&error))?;
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| self.failed(error.as_ref()))?.to_bytes();
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+                .collect()
+                .await;
+            let body = body
+                .map_err(|error| self.failed(error.as_ref()))?
+                .to_bytes();
             Ok((status, String::from_utf8_lossy(&body).into_owned()))
         };
         // The connection is driven here instead of in a task, so that nothing is left behind.
@@ -181,7 +226,11 @@ impl Admin {
             done = &mut exchange => done?,
             _ = &mut connection => exchange.await?,
         };
-        if status.is_success() { Ok(body) } else { Err(self.refused(status, &body)) }
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(self.refused(status, &body))
+        }
     }
 
     fn refused(&self, status: StatusCode, body: &str) -> AdminClientError {
@@ -189,9 +238,15 @@ impl Admin {
         struct Problem {
             error: String,
         }
-        let message = serde_json::from_str::<Problem>(body)
-            .map_or_else(|_| body.trim().chars().take(200).collect(), |problem| problem.error);
-        AdminClientError::Answer { address: self.address.clone(), status, message: printable(&message) }
+        let message = serde_json::from_str::<Problem>(body).map_or_else(
+            |_| body.trim().chars().take(200).collect(),
+            |problem| problem.error,
+        );
+        AdminClientError::Answer {
+            address: self.address.clone(),
+            status,
+            message: printable(&message),
+        }
     }
 
     fn no_tls(&self, error: &std::io::Error) -> AdminClientError {
@@ -201,7 +256,11 @@ impl Admin {
             Some(rustls::Error::InvalidMessage(_)) => "; is it plain http?",
             _ => "",
         };
-        AdminClientError::Tls { address: self.address.clone(), reason: error.to_string(), hint }
+        AdminClientError::Tls {
+            address: self.address.clone(),
+            reason: error.to_string(),
+            hint,
+        }
     }
 
     fn failed(&self, error: &(impl std::error::Error + ?Sized)) -> AdminClientError {
@@ -211,10 +270,16 @@ impl Admin {
             let _ = write!(reason, ": {cause}");
             source = cause.source();
         }
-        AdminClientError::Exchange { address: self.address.clone(), reason }
+        AdminClientError::Exchange {
+            address: self.address.clone(),
+            reason,
+        }
     }
 
-    pub(super) fn read<T: serde::de::DeserializeOwned>(&self, text: &str) -> Result<T, AdminClientError> {
+    pub(super) fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        text: &str,
+    ) -> Result<T, AdminClientError> {
         serde_json::from_str(text).map_err(|error| AdminClientError::Exchange {
             address: self.address.clone(),
             reason: format!("the answer is not lb's ({error})"),
@@ -227,7 +292,9 @@ fn tls_config(access: &Access) -> Result<ClientConfig, AdminClientError> {
     match &access.ca {
         Some(path) => {
             for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| unfit(path, &error))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| unfit(path, &error))?;
             }
         }
         None => {
@@ -238,14 +305,19 @@ fn tls_config(access: &Access) -> Result<ClientConfig, AdminClientError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| unfit(Path::new("TLS"), &error))?
         .with_root_certificates(roots);
-    let Some(cert) = &access.cert else { return Ok(builder.with_no_client_auth()) };
+    let Some(cert) = &access.cert else {
+        return Ok(builder.with_no_client_auth());
+    };
     let key = access.key.as_ref().unwrap_or(cert);
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unfit(key, &error))?;
-    builder.with_client_auth_cert(certificates(cert)?, private).map_err(|error| unfit(cert, &error))
+    builder
+        .with_client_auth_cert(certificates(cert)?, private)
+        .map_err(|error| unfit(cert, &error))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AdminClientError> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let found =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match found {
         Ok(found) if found.is_empty() => Err(unfit(path, &"holds no certificate")),
         found => found.map_err(|error| unfit(path, &error)),
@@ -253,7 +325,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AdminClient
 }
 
 fn unfit(path: &Path, reason: &impl ToString) -> AdminClientError {
-    AdminClientError::File { path: path.to_owned(), reason: reason.to_string() }
+    AdminClientError::File {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -261,7 +336,10 @@ mod tests {
     use super::*;
 
     fn admin(url: &str) -> Result<Admin, AdminClientError> {
-        Admin::new(&Access { url: url.to_owned(), ..Access::default() })
+        Admin::new(&Access {
+            url: url.to_owned(),
+            ..Access::default()
+        })
     }
 
     #[test]
@@ -281,8 +359,14 @@ mod tests {
             assert_eq!(found.tls.is_some(), given.starts_with("https"));
         }
         for bad in ["http://", "unix:///x", "a b", "http://u:p@x:1", ""] {
-            let error = admin(bad).map(|admin| admin.address).unwrap_err().to_string();
-            assert!(error.contains("it looks like http://127.0.0.1:9998"), "{error}");
+            let error = admin(bad)
+                .map(|admin| admin.address)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("it looks like http://127.0.0.1:9998"),
+                "{error}"
+            );
         }
     }
 }

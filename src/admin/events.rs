@@ -1,4 +1,5 @@
-//! `/api/events`: what happened, as a list, or as a stream of server-sent events (WHATWG HTML, section 9.2).
+//! `/api/events`: what happened, as a list, or as a stream of server-sent events (WHATWG HTML,
+//! section 9.2).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +25,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Answers with the events that are wanted.
 pub(super) fn answer(journal: &Journal, query: &Query, headers: &HeaderMap) -> Answer {
-    let since = match query.first("since").map(|text| (text, Since::parse(text, SystemTime::now()))) {
+    let since = match query
+        .first("since")
+        .map(|text| (text, Since::parse(text, SystemTime::now())))
+    {
         None => None,
         Some((_, Some(since))) => Some(since),
         Some((text, None)) => {
@@ -40,16 +44,23 @@ pub(super) fn answer(journal: &Journal, query: &Query, headers: &HeaderMap) -> A
         return json_answer(StatusCode::OK, &events, query);
     }
     if journal.events().watchers() >= STREAMS_MAX {
-        let message = format!("{STREAMS_MAX} clients follow the events already; ask for /api/events?since=ID instead");
+        let message = format!(
+            "{STREAMS_MAX} clients follow the events already; ask for /api/events?since=ID instead"
+        );
         return error(StatusCode::SERVICE_UNAVAILABLE, &message);
     }
     // A client that lost its connection says where it was.
-    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let last = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok());
     stream(journal.clone(), last.map(Since::Id).or(since))
 }
 
 fn wants_stream(headers: &HeaderMap) -> bool {
-    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let accepts = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     accepts.flat_map(|value| value.split(',')).any(|range| {
         let kind = range.split(';').next().unwrap_or_default().trim();
         kind.eq_ignore_ascii_case("text/event-stream")

@@ -1,12 +1,13 @@
 //! Whether a request was meant for this listener: the names under which it may be asked.
 //!
-//! A page of a stranger's site can let its name point to this machine (DNS rebinding), and then a browser takes what
-//! stands here for that site's own. What such a browser cannot do is to send another Host than that name. So a Host has
-//! to be an address, `localhost`, the machine's name, or a name that is configured (`admin.hosts`); over TLS also the
-//! name that the handshake was made for, because there the browser has checked the certificate.
+//! A page of a stranger's site can let its name point to this machine (DNS rebinding), and then a
+//! browser takes what stands here for that site's own. What such a browser cannot do is to send
+//! another Host than that name. So a Host has to be an address, `localhost`, the machine's name, or
+//! a name that is configured (`admin.hosts`); over TLS also the name that the handshake was made
+//! for, because there the browser has checked the certificate.
 //!
-//! `/health` and `/ready` reveal nothing, and `/metrics` little, so health checkers and scrapers may use any name; but
-//! not what says of itself that it is a page of another site.
+//! `/health` and `/ready` reveal nothing, and `/metrics` little, so health checkers and scrapers
+//! may use any name; but not what says of itself that it is a page of another site.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -55,8 +56,14 @@ fn openness(place: Place<'_>, is_metrics: bool) -> Openness {
     }
 }
 
-/// Whether the request may be answered. `is_metrics`: metrics stand there under another path than usual.
-pub(super) fn check(head: &Parts, place: Place<'_>, is_metrics: bool, names: Names<'_>) -> Result<(), Refusal> {
+/// Whether the request may be answered. `is_metrics`: metrics stand there under another path than
+/// usual.
+pub(super) fn check(
+    head: &Parts,
+    place: Place<'_>,
+    is_metrics: bool,
+    names: Names<'_>,
+) -> Result<(), Refusal> {
     match openness(place, is_metrics) {
         Openness::Any => return Ok(()),
         Openness::AnyButPages if !is_of_page(&head.headers) => return Ok(()),
@@ -71,7 +78,11 @@ pub(super) fn check(head: &Parts, place: Place<'_>, is_metrics: bool, names: Nam
                 "host `{}` is not one of this listener: ask by IP address, localhost, or the machine's name ({}), or \
                  add the name to admin.hosts",
                 crate::journal::bounded(host, 100),
-                if names.machine.is_empty() { "unknown" } else { names.machine }
+                if names.machine.is_empty() {
+                    "unknown"
+                } else {
+                    names.machine
+                }
             ),
         }),
     }
@@ -79,12 +90,18 @@ pub(super) fn check(head: &Parts, place: Place<'_>, is_metrics: bool, names: Nam
 
 /// Whether a browser sends this for a page. Programs send none of these fields.
 fn is_of_page(headers: &HeaderMap) -> bool {
-    headers.contains_key(ORIGIN) || headers.get("sec-fetch-site").is_some_and(|site| site.as_bytes() != b"none")
+    headers.contains_key(ORIGIN)
+        || headers
+            .get("sec-fetch-site")
+            .is_some_and(|site| site.as_bytes() != b"none")
 }
 
 /// Every host that the request names: in its target, and in Host. Programs of old name none.
 fn hosts(head: &Parts) -> Result<Vec<String>, Refusal> {
-    let refused = |why: &str| Refusal { status: StatusCode::BAD_REQUEST, why: why.to_owned() };
+    let refused = |why: &str| Refusal {
+        status: StatusCode::BAD_REQUEST,
+        why: why.to_owned(),
+    };
     let mut fields = head.headers.get_all(HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -93,10 +110,23 @@ fn hosts(head: &Parts) -> Result<Vec<String>, Refusal> {
     if field.is_none() && head.version >= Version::HTTP_11 {
         return Err(refused("the request has no Host field"));
     }
-    let text = |field: &http::HeaderValue| field.to_str().map(str::to_owned).map_err(|_| refused("Host is no text"));
-    let mut authorities: Vec<String> = head.uri.authority().map(Authority::to_string).into_iter().collect();
+    let text = |field: &http::HeaderValue| {
+        field
+            .to_str()
+            .map(str::to_owned)
+            .map_err(|_| refused("Host is no text"))
+    };
+    let mut authorities: Vec<String> = head
+        .uri
+        .authority()
+        .map(Authority::to_string)
+        .into_iter()
+        .collect();
     authorities.extend(field.map(text).transpose()?);
-    authorities.iter().map(|authority| host_of(authority).ok_or_else(|| refused("Host is no host"))).collect()
+    authorities
+        .iter()
+        .map(|authority| host_of(authority).ok_or_else(|| refused("Host is no host")))
+        .collect()
 }
 
 /// The host of `HOST[:PORT]`, without its brackets, in lower case; none for what is neither.
@@ -115,8 +145,11 @@ fn host_of(authority: &str) -> Option<String> {
         }
         None => authority.split_once(':').unwrap_or((authority, "")),
     };
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) || !byte.is_ascii();
-    let sound = !host.is_empty() && host.bytes().all(good) && port.bytes().all(|byte| byte.is_ascii_digit());
+    let good =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) || !byte.is_ascii();
+    let sound = !host.is_empty()
+        && host.bytes().all(good)
+        && port.bytes().all(|byte| byte.is_ascii_digit());
     sound.then(|| host.to_ascii_lowercase())
 }
 
@@ -128,7 +161,8 @@ fn is_known(host: &str, names: Names<'_>) -> bool {
     }
     let machine = bare(names.machine);
     // Its own name, long and short.
-    let of_machine = !machine.is_empty() && (host == machine || Some(&*host) == machine.split('.').next());
+    let of_machine =
+        !machine.is_empty() && (host == machine || Some(&*host) == machine.split('.').next());
     let of_handshake = names.handshake.is_some_and(|name| bare(name) == host);
     of_machine || of_handshake || names.configured.iter().any(|name| bare(name) == host)
 }
@@ -144,12 +178,21 @@ mod tests {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         let configured = ["lb.example".to_owned(), "LB.Service.Consul.".to_owned()];
-        let names = Names { configured: &configured, machine: "node-7.dc1.example", handshake: Some("admin.example") };
+        let names = Names {
+            configured: &configured,
+            machine: "node-7.dc1.example",
+            handshake: Some("admin.example"),
+        };
         check(&head, place, false, names).map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
     }
 
     fn host(host: &str) -> u16 {
-        checked(Version::HTTP_11, "/api/routes", &[("host", host)], Place::RouteList)
+        checked(
+            Version::HTTP_11,
+            "/api/routes",
+            &[("host", host)],
+            Place::RouteList,
+        )
     }
 
     #[test]
@@ -192,24 +235,51 @@ mod tests {
         ] {
             assert_eq!(host(bad), 421, "{bad}");
         }
-        for malformed in
-            ["", ":9998", "127.0.0.1:x", "a@127.0.0.1", "127.0.0.1/evil", "[::1", "[evil]", "a b", "[::1]x"]
-        {
+        for malformed in [
+            "",
+            ":9998",
+            "127.0.0.1:x",
+            "a@127.0.0.1",
+            "127.0.0.1/evil",
+            "[::1",
+            "[evil]",
+            "a b",
+            "[::1]x",
+        ] {
             assert_eq!(host(malformed), 400, "{malformed}");
         }
     }
 
     #[test]
     fn every_host_that_is_named_counts() {
-        let absolute = |uri: &str, host: &str| checked(Version::HTTP_11, uri, &[("host", host)], Place::Config);
-        assert_eq!(absolute("http://127.0.0.1:9998/api/config", "localhost"), 200);
-        assert_eq!(absolute("http://evil.example:9998/api/config", "localhost"), 421);
-        assert_eq!(absolute("http://127.0.0.1:9998/api/config", "evil.example"), 421);
+        let absolute = |uri: &str, host: &str| {
+            checked(Version::HTTP_11, uri, &[("host", host)], Place::Config)
+        };
+        assert_eq!(
+            absolute("http://127.0.0.1:9998/api/config", "localhost"),
+            200
+        );
+        assert_eq!(
+            absolute("http://evil.example:9998/api/config", "localhost"),
+            421
+        );
+        assert_eq!(
+            absolute("http://127.0.0.1:9998/api/config", "evil.example"),
+            421
+        );
         let two = [("host", "localhost"), ("host", "localhost")];
         assert_eq!(checked(Version::HTTP_11, "/", &two, Place::Overview), 400);
         assert_eq!(checked(Version::HTTP_11, "/", &[], Place::Overview), 400);
         assert_eq!(checked(Version::HTTP_10, "/", &[], Place::Overview), 200);
-        assert_eq!(checked(Version::HTTP_10, "/", &[("host", "evil.example")], Place::Overview), 421);
+        assert_eq!(
+            checked(
+                Version::HTTP_10,
+                "/",
+                &[("host", "evil.example")],
+                Place::Overview
+            ),
+            421
+        );
     }
 
     #[test]
@@ -219,12 +289,22 @@ mod tests {
         for place in [Place::Health, Place::Ready, Place::Metrics] {
             assert_eq!(asked(place, &[name]), 200, "{place:?}");
         }
-        for of_page in [("origin", "http://lb.elsewhere.example:9998"), ("sec-fetch-site", "cross-site")] {
+        for of_page in [
+            ("origin", "http://lb.elsewhere.example:9998"),
+            ("sec-fetch-site", "cross-site"),
+        ] {
             assert_eq!(asked(Place::Metrics, &[name, of_page]), 421, "{of_page:?}");
-            assert_eq!(asked(Place::Metrics, &[("host", "127.0.0.1"), of_page]), 200, "{of_page:?}");
+            assert_eq!(
+                asked(Place::Metrics, &[("host", "127.0.0.1"), of_page]),
+                200,
+                "{of_page:?}"
+            );
             assert_eq!(asked(Place::Health, &[name, of_page]), 200, "{of_page:?}");
         }
-        assert_eq!(asked(Place::Metrics, &[name, ("sec-fetch-site", "none")]), 200);
+        assert_eq!(
+            asked(Place::Metrics, &[name, ("sec-fetch-site", "none")]),
+            200
+        );
         for place in [
             Place::Overview,
             Place::Routes,

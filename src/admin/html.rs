@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-/// Fills the `{{MARKER}}`s of a template. Pieces are appended in one pass, so that a marker inside strangers' text stays
-/// text.
+/// Fills the `{{MARKER}}`s of a template. Pieces are appended in one pass, so that a marker inside
+/// strangers' text stays text.
 pub(super) fn fill(template: &str, mut push: impl FnMut(&mut String, &str)) -> String {
     let mut html = String::with_capacity(template.len() + 64 * 1024);
     let mut pieces = template.split("{{");
@@ -16,7 +16,8 @@ pub(super) fn fill(template: &str, mut push: impl FnMut(&mut String, &str)) -> S
     html
 }
 
-/// What the browser may do with a page: run the one script, use the one style sheet, ask this server.
+/// What the browser may do with a page: run the one script, use the one style sheet, ask this
+/// server.
 pub(super) fn content_security_policy(nonce: &str) -> String {
     format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
@@ -53,7 +54,10 @@ mod tests {
     #[test]
     fn the_policy_allows_the_one_nonce() {
         let policy = content_security_policy("abc");
-        assert!(policy.starts_with("default-src 'none'; script-src 'nonce-abc';"), "{policy}");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'nonce-abc';"),
+            "{policy}"
+        );
         assert!(!policy.contains("unsafe"), "{policy}");
     }
 }

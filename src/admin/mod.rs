@@ -8,9 +8,10 @@
 //! client (the other end: `lb routes`, `lb explain`)
 //! ```
 //!
-//! It runs on the control thread, reads the published table, and asks the control loop through one small trait, so
-//! that it knows neither sources nor workers. It changes nothing, whatever it is asked, but for the route commands in a
-//! store, through another trait, where the configuration allows that.
+//! It runs on the control thread, reads the published table, and asks the control loop through one
+//! small trait, so that it knows neither sources nor workers. It changes nothing, whatever it is
+//! asked, but for the route commands in a store, through another trait, where the configuration
+//! allows that.
 
 mod answer;
 mod body;
@@ -61,7 +62,8 @@ pub trait ControlView {
     fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>>;
     /// Tags and route commands that make no route, and would match this if they did.
     fn rejected(&self, asked: Asked) -> LocalBoxFuture<'_, Vec<RejectedPlace>>;
-    /// Brings figures up to date that change without the loop's doing; called before metrics are written.
+    /// Brings figures up to date that change without the loop's doing; called before metrics are
+    /// written.
     fn refresh(&self) -> LocalBoxFuture<'_, ()>;
     /// Whether traffic may be sent here, and why not.
     fn readiness(&self) -> Readiness;
@@ -72,7 +74,12 @@ pub trait DataPath {
     /// With a request. No instance is asked.
     fn decide<'a>(&'a self, asked: &'a AskedRequest) -> LocalBoxFuture<'a, Decision>;
     /// With a TCP connection from `from` to `local`, or, where TCP is routed so, for a server name.
-    fn decide_connection(&self, local: SocketAddr, server_name: Option<&str>, from: SocketAddr) -> Decision;
+    fn decide_connection(
+        &self,
+        local: SocketAddr,
+        server_name: Option<&str>,
+        from: SocketAddr,
+    ) -> Decision;
 }
 
 impl ControlView for ControlHandle {
@@ -93,8 +100,10 @@ impl ControlView for ControlHandle {
     }
 }
 
-/// What a TLS handshake begins with, by the present configuration; none: plain HTTP. Why it cannot begin.
-pub type TlsSettings = Arc<dyn Fn(&AdminConfig) -> Result<Option<Arc<ServerConfig>>, String> + Send + Sync>;
+/// What a TLS handshake begins with, by the present configuration; none: plain HTTP. Why it cannot
+/// begin.
+pub type TlsSettings =
+    Arc<dyn Fn(&AdminConfig) -> Result<Option<Arc<ServerConfig>>, String> + Send + Sync>;
 
 /// Everything the admin listener answers from. Cheap to clone.
 #[derive(Clone)]

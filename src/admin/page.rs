@@ -1,8 +1,9 @@
-//! The web page: one HTML file without outside resources, filled in here so that it says the essential without
-//! scripts; with them it refreshes itself from the API.
+//! The web page: one HTML file without outside resources, filled in here so that it says the
+//! essential without scripts; with them it refreshes itself from the API.
 //!
-//! Names, tags and reasons are strangers' text. Here they pass through [`push_html`], in the script they become
-//! text nodes, and the content security policy lets nothing run but the one script with this answer's nonce.
+//! Names, tags and reasons are strangers' text. Here they pass through [`push_html`], in the script
+//! they become text nodes, and the content security policy lets nothing run but the one script with
+//! this answer's nonce.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -33,7 +34,10 @@ pub(super) struct FirstRoutes {
 pub(super) fn first_routes(table: &RouteTable) -> FirstRoutes {
     let all = table.routes();
     let routes_left = all.len().saturating_sub(ROWS_MAX);
-    FirstRoutes { rows: routes::list(all.into_iter().take(ROWS_MAX)), routes_left }
+    FirstRoutes {
+        rows: routes::list(all.into_iter().take(ROWS_MAX)),
+        routes_left,
+    }
 }
 
 /// What the page shows.
@@ -55,26 +59,62 @@ pub(super) fn render(content: &Content<'_>) -> String {
 }
 
 fn push_marker(html: &mut String, marker: &str, content: &Content<'_>) {
-    let Content { services, routes, readiness, sources, events, base, nonce } = *content;
+    let Content {
+        services,
+        routes,
+        readiness,
+        sources,
+        events,
+        base,
+        nonce,
+    } = *content;
     let instances = || services.iter().flat_map(|service| &service.instances);
     let serving = |instance: &&InstanceRow| instance.is_serving();
     let number = match marker {
-        "IN_FLIGHT" => services.iter().map(|service| service.in_flight).sum::<i64>().to_string(),
+        "IN_FLIGHT" => services
+            .iter()
+            .map(|service| service.in_flight)
+            .sum::<i64>()
+            .to_string(),
         "HEALTHY" => instances().filter(serving).count().to_string(),
-        "OUT" => instances().filter(|instance| !serving(instance)).count().to_string(),
-        "REJECTED" => services.iter().map(|service| service.rejected.len()).sum::<usize>().to_string(),
+        "OUT" => instances()
+            .filter(|instance| !serving(instance))
+            .count()
+            .to_string(),
+        "REJECTED" => services
+            .iter()
+            .map(|service| service.rejected.len())
+            .sum::<usize>()
+            .to_string(),
         "NONCE" => nonce.to_owned(),
         "BASE" => base.to_owned(),
         "VERSION" => VERSION.to_owned(),
-        "READY_CLASS" => if readiness.is_ready() { "ready" } else { "unready" }.to_owned(),
-        "READY_WORD" => if readiness.is_ready() { "ready" } else { "not ready" }.to_owned(),
+        "READY_CLASS" => if readiness.is_ready() {
+            "ready"
+        } else {
+            "unready"
+        }
+        .to_owned(),
+        "READY_WORD" => if readiness.is_ready() {
+            "ready"
+        } else {
+            "not ready"
+        }
+        .to_owned(),
         "READY_REASON" => unready_reason(readiness, sources).unwrap_or_default(),
         "WARNINGS" => {
-            return warnings(sources).iter().for_each(|text| push_element(html, "p class=\"note bad\"", "p", text));
+            return warnings(sources)
+                .iter()
+                .for_each(|text| push_element(html, "p class=\"note bad\"", "p", text));
         }
         "SERVICES" => return push_services(html, services),
         "ROUTES" => return routes.rows.iter().for_each(|row| push_route(html, row)),
-        "EVENTS" => return events.iter().rev().for_each(|event| push_event(html, event)),
+        "EVENTS" => {
+            return events
+                .iter()
+                .rev()
+                .for_each(|event| push_event(html, event));
+        }
         "MORE_ROUTES" => more(routes.routes_left),
         other => unreachable_marker(other),
     };
@@ -88,7 +128,11 @@ fn unreachable_marker(marker: &str) -> String {
 }
 
 fn more(left: usize) -> String {
-    if left == 0 { String::new() } else { format!("{left} more routes: see /api/routes") }
+    if left == 0 {
+        String::new()
+    } else {
+        format!("{left} more routes: see /api/routes")
+    }
 }
 
 fn push_services(html: &mut String, services: &[ServiceRow]) {
@@ -98,17 +142,32 @@ fn push_services(html: &mut String, services: &[ServiceRow]) {
     for service in services.iter().take(ROWS_MAX) {
         push_service(html, service);
     }
-    if let Some(left) = services.len().checked_sub(ROWS_MAX).filter(|&left| left > 0) {
+    if let Some(left) = services
+        .len()
+        .checked_sub(ROWS_MAX)
+        .filter(|&left| left > 0)
+    {
         // Writing to a String cannot fail, here and below.
-        let _ = write!(html, "<div class=\"empty\">{left} more services: see /api/services</div>");
+        let _ = write!(
+            html,
+            "<div class=\"empty\">{left} more services: see /api/services</div>"
+        );
     }
 }
 
 fn push_service(html: &mut String, service: &ServiceRow) {
     html.push_str("<section class=\"service\"><div><h3>");
     push_html(html, &service.name);
-    let serving = service.instances.iter().filter(|instance| instance.is_serving()).count();
-    let _ = write!(html, "</h3><span class=\"facts\">{serving} of {} serving · ", service.instances.len());
+    let serving = service
+        .instances
+        .iter()
+        .filter(|instance| instance.is_serving())
+        .count();
+    let _ = write!(
+        html,
+        "</h3><span class=\"facts\">{serving} of {} serving · ",
+        service.instances.len()
+    );
     push_html(html, service.source);
     match service.age_seconds {
         Some(age) => {
@@ -147,11 +206,20 @@ fn push_instances(html: &mut String, instances: &[InstanceRow]) {
     );
     for instance in instances {
         html.push_str("<tr><td>");
-        push_element(html, "span class=\"mono\"", "span", &format!("{}/{}", instance.node, instance.id));
+        push_element(
+            html,
+            "span class=\"mono\"",
+            "span",
+            &format!("{}/{}", instance.node, instance.id),
+        );
         html.push_str("</td><td>");
         push_element(html, "span class=\"mono\"", "span", &instance.address);
         let class = instance.state.split(',').next().unwrap_or_default();
-        let _ = write!(html, "</td><td><span class=\"pill {class}\">{}</span></td>", instance.state);
+        let _ = write!(
+            html,
+            "</td><td><span class=\"pill {class}\">{}</span></td>",
+            instance.state
+        );
         let _ = write!(html, "<td class=\"number\">{}</td>", instance.in_flight);
         let _ = write!(html, "<td class=\"number\">{}</td><td>", instance.failures);
         push_html(html, instance.reason.as_deref().unwrap_or_default());
@@ -162,12 +230,23 @@ fn push_instances(html: &mut String, instances: &[InstanceRow]) {
 
 fn push_event(html: &mut String, event: &Event) {
     let what = &event.what;
-    let change: Vec<&str> = [&what.from, &what.to].into_iter().filter_map(Option::as_deref).collect();
-    let instance: Vec<&str> = [&what.instance, &what.address].into_iter().filter_map(Option::as_deref).collect();
+    let change: Vec<&str> = [&what.from, &what.to]
+        .into_iter()
+        .filter_map(Option::as_deref)
+        .collect();
+    let instance: Vec<&str> = [&what.instance, &what.address]
+        .into_iter()
+        .filter_map(Option::as_deref)
+        .collect();
     html.push_str("<tr>");
     push_element(html, "td", "td", &timestamp(event.time).unwrap_or_default());
     push_element(html, "td", "td", what.kind.word());
-    push_element(html, "td", "td", what.service.as_deref().unwrap_or_default());
+    push_element(
+        html,
+        "td",
+        "td",
+        what.service.as_deref().unwrap_or_default(),
+    );
     push_element(html, "td class=\"mono\"", "td", &instance.join(" "));
     push_element(html, "td", "td", &change.join(" \u{2192} "));
     push_element(html, "td", "td", what.reason.as_deref().unwrap_or_default());
@@ -182,8 +261,11 @@ fn push_route(html: &mut String, row: &RouteRow) {
     html.push_str("</td><td>");
     push_element(html, "span class=\"mono\"", "span", &row.dst);
     let percent = row.weight * 100.0;
-    let _ =
-        write!(html, "</td><td><meter min=\"0\" max=\"1\" value=\"{}\"></meter> {percent:.1} %</td><td>", row.weight);
+    let _ = write!(
+        html,
+        "</td><td><meter min=\"0\" max=\"1\" value=\"{}\"></meter> {percent:.1} %</td><td>",
+        row.weight
+    );
     push_element(html, "span class=\"mono\"", "span", &row.opts);
     html.push_str("</td></tr>");
 }
@@ -202,12 +284,18 @@ mod tests {
         let services = list(&[status(name)], &Metrics::default(), SystemTime::now());
         let rows = routes::list(table(routes).routes());
         let journal = crate::journal::Journal::default();
-        let event = Draft::new(Kind::Instance).of(name).states("healthy", "excluded").because(name);
+        let event = Draft::new(Kind::Instance)
+            .of(name)
+            .states("healthy", "excluded")
+            .because(name);
         journal.events().push(event);
         let events = journal.events().list(None);
         render(&Content {
             services: &services,
-            routes: &FirstRoutes { rows, routes_left: 7 },
+            routes: &FirstRoutes {
+                rows,
+                routes_left: 7,
+            },
             readiness: &Readiness::default(),
             sources: &[],
             events: &events,
@@ -219,7 +307,10 @@ mod tests {
     #[test]
     fn every_marker_is_filled_in() {
         let html = rendered("web", "route add web a.example/ http://10.0.0.1:80/");
-        assert!(!html.contains("{{") && !html.contains("}}"), "a marker is left");
+        assert!(
+            !html.contains("{{") && !html.contains("}}"),
+            "a marker is left"
+        );
         for expected in [
             "<h3>web</h3>",
             "1 of 2 serving",
@@ -243,14 +334,22 @@ mod tests {
     fn strangers_cannot_put_markup_or_markers_into_the_page() {
         let attack = "<script>alert(1)</script>\"'&{{NONCE}}<img src=x onerror=alert(1)>";
         let compact = "<script>alert(1)</script>{{NONCE}}";
-        let routes = format!("route add {compact} host/{compact} http://10.0.0.1:80/ opts \"strip=/{compact}\"");
+        let routes = format!(
+            "route add {compact} host/{compact} http://10.0.0.1:80/ opts \"strip=/{compact}\""
+        );
         let html = rendered(attack, &routes);
         assert!(html.contains("host/&lt;script&gt;"), "the route is shown");
         let scripts = TEMPLATE.matches("<script").count();
         assert_eq!(html.matches("<script").count(), scripts);
         assert!(!html.contains("<img"));
-        assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;{{NONCE}}&lt;img"));
-        assert_eq!(html.matches("NONCE123").count(), 2, "the nonce stands at the style and the script only");
+        assert!(
+            html.contains("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;{{NONCE}}&lt;img")
+        );
+        assert_eq!(
+            html.matches("NONCE123").count(),
+            2,
+            "the nonce stands at the style and the script only"
+        );
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub(super) enum Place<'a> {
     Nothing,
 }
 
-/// Finds it. Everything stands below `admin.path`; what machines ask for stands at the root as well, because they are
-/// told once (a check in Consul, a scraper).
+/// Finds it. Everything stands below `admin.path`; what machines ask for stands at the root as
+/// well, because they are told once (a check in Consul, a scraper).
 pub(super) fn place<'a>(path: &'a str, config: &AdminConfig) -> Place<'a> {
     match path {
         "/health" => return Place::Health,
@@ -37,7 +37,10 @@ pub(super) fn place<'a>(path: &'a str, config: &AdminConfig) -> Place<'a> {
         "/metrics" => return Place::Metrics,
         _ => {}
     }
-    let Some(below) = path.strip_prefix(&*config.path).filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
+    let Some(below) = path
+        .strip_prefix(&*config.path)
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    else {
         return Place::Nothing;
     };
     let to_routes = config.home == AdminHome::Routes;
@@ -58,7 +61,11 @@ pub(super) fn place<'a>(path: &'a str, config: &AdminConfig) -> Place<'a> {
         "/api/paths" => Place::OverridePaths,
         "" | "/" if !to_routes => Place::Overview,
         _ => {
-            let behind = |name| below.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+            let behind = |name| {
+                below
+                    .strip_prefix(name)
+                    .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
             match (behind("/api/manual"), behind("/manual")) {
                 (Some(key), _) => Place::Override(key),
                 (_, Some(key)) => Place::Overrides(key),
@@ -76,7 +83,11 @@ mod tests {
     #[test]
     fn paths_and_their_places() {
         let ours = AdminConfig::default();
-        let fabios = AdminConfig { home: AdminHome::Routes, path: "/lb".to_owned(), ..AdminConfig::default() };
+        let fabios = AdminConfig {
+            home: AdminHome::Routes,
+            path: "/lb".to_owned(),
+            ..AdminConfig::default()
+        };
         let cases = [
             (&ours, "/", Place::Overview),
             (&ours, "/overview", Place::Overview),
@@ -98,7 +109,12 @@ mod tests {
             (&fabios, "/lbx/routes", Place::Nothing),
         ];
         for (config, path, expected) in cases {
-            assert_eq!(place(path, config), expected, "{path} under {:?}", config.path);
+            assert_eq!(
+                place(path, config),
+                expected,
+                "{path} under {:?}",
+                config.path
+            );
         }
     }
 }

@@ -11,7 +11,10 @@ pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(super) fn parse(text: &str) -> Self {
-        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(PAIRS_MAX);
+        let pairs = text
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .take(PAIRS_MAX);
         Self(
             pairs
                 .map(|pair| {
@@ -31,7 +34,10 @@ impl Query {
     }
 
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -65,7 +71,10 @@ impl Part {
         }
         let total = matching.len();
         let limit = self.limit.unwrap_or(usize::MAX);
-        (matching.into_iter().skip(self.offset).take(limit).collect(), total)
+        (
+            matching.into_iter().skip(self.offset).take(limit).collect(),
+            total,
+        )
     }
 }
 
@@ -81,7 +90,9 @@ pub(super) fn contains(text: &str, words: &[String]) -> bool {
 }
 
 fn decoded(text: &str) -> String {
-    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+    percent_decode_str(&text.replace('+', " "))
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -90,14 +101,22 @@ mod tests {
 
     #[test]
     fn a_part_is_what_matches_between_two_places() {
-        let all: Vec<String> = (0..10_000).map(|number| format!("Svc-{number:05} /x")).collect();
+        let all: Vec<String> = (0..10_000)
+            .map(|number| format!("Svc-{number:05} /x"))
+            .collect();
         let part = |query: &str| {
             let (found, total) = Part::of(&Query::parse(query)).take(all.clone(), Clone::clone);
             (found.first().cloned(), found.len(), total)
         };
         assert_eq!(part(""), (Some("Svc-00000 /x".to_owned()), 10_000, 10_000));
-        assert_eq!(part("filter=svc-09999"), (Some("Svc-09999 /x".to_owned()), 1, 1));
-        assert_eq!(part("filter=SVC+-0999&offset=3&limit=2"), (Some("Svc-09993 /x".to_owned()), 2, 10));
+        assert_eq!(
+            part("filter=svc-09999"),
+            (Some("Svc-09999 /x".to_owned()), 1, 1)
+        );
+        assert_eq!(
+            part("filter=SVC+-0999&offset=3&limit=2"),
+            (Some("Svc-09993 /x".to_owned()), 2, 10)
+        );
         assert_eq!(part("filter=nothing"), (None, 0, 0));
         assert_eq!(part("limit=x&offset=-1").1, 10_000);
         assert_eq!(part("offset=20000"), (None, 0, 10_000));
@@ -105,7 +124,9 @@ mod tests {
 
     #[test]
     fn pairs_are_decoded_and_found_by_name() {
-        let query = Query::parse("raw&url=http%3A%2F%2Fx%2Fa%2Bb&header=A:+1&header=B%3D2=3&&=x&bad=%zz%ff");
+        let query = Query::parse(
+            "raw&url=http%3A%2F%2Fx%2Fa%2Bb&header=A:+1&header=B%3D2=3&&=x&bad=%zz%ff",
+        );
         assert!(query.has("raw") && !query.has("pretty"));
         assert_eq!(query.first("raw"), Some(""));
         assert_eq!(query.first("url"), Some("http://x/a+b"));

@@ -11,7 +11,9 @@ use hyper::body::Incoming;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::answer::{Answer, JSON, PLAIN, error, json_answer, not_allowed, off_thread, with_body, with_html};
+use super::answer::{
+    Answer, JSON, PLAIN, error, json_answer, not_allowed, off_thread, with_body, with_html,
+};
 use super::explain::{Beside, Question};
 use super::host::{self, Names};
 use super::page::Content;
@@ -19,7 +21,8 @@ use super::place::{Place, place};
 use super::query::{Part, Query};
 use super::routes_page::Shown;
 use super::{
-    AdminState, changes, events, explain, held, page, routes, routes_page, services, sources, summary, transfer,
+    AdminState, changes, events, explain, held, page, routes, routes_page, services, sources,
+    summary, transfer,
 };
 use crate::config::AdminConfig;
 use crate::journal::events::Since;
@@ -41,7 +44,11 @@ pub(super) struct Client {
 }
 
 /// Answers one request, in a form that the client takes.
-pub(super) async fn answer(state: &AdminState, request: Request<Incoming>, client: &Client) -> Answer {
+pub(super) async fn answer(
+    state: &AdminState,
+    request: Request<Incoming>,
+    client: &Client,
+) -> Answer {
     let takes_gzip = transfer::takes_gzip(request.headers());
     transfer::compressed(decided(state, request, client).await, takes_gzip).await
 }
@@ -52,8 +59,13 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
     let settings = Arc::clone(&state.settings.borrow());
     let place = place(head.uri.path(), &settings);
     let machine = hostname();
-    let names = Names { configured: &settings.hosts, machine: &machine, handshake: client.handshake.as_deref() };
-    let is_metrics = fabio_path(state) == Some(head.uri.path()) && matches!(place, Place::Moved(_) | Place::Nothing);
+    let names = Names {
+        configured: &settings.hosts,
+        machine: &machine,
+        handshake: client.handshake.as_deref(),
+    };
+    let is_metrics = fabio_path(state) == Some(head.uri.path())
+        && matches!(place, Place::Moved(_) | Place::Nothing);
     if let Err(refusal) = host::check(&head, place, is_metrics, names) {
         return error(refusal.status, &refusal.why);
     }
@@ -63,7 +75,10 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
     if head.method != Method::GET && head.method != Method::HEAD {
         return not_allowed(
             "GET, HEAD",
-            error(StatusCode::METHOD_NOT_ALLOWED, "nothing changes here: use GET or HEAD"),
+            error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "nothing changes here: use GET or HEAD",
+            ),
         );
     }
     let query = Query::parse(head.uri.query().unwrap_or_default());
@@ -75,9 +90,11 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
         Place::Metrics => metrics(state).await,
         Place::RouteList => route_list(state, query, &head.headers).await,
         Place::ServiceList => service_list(state, query, &head.headers).await,
-        Place::Summary => {
-            json_answer(StatusCode::OK, &summary::summary(&state.metrics, &state.control.readiness()), &query)
-        }
+        Place::Summary => json_answer(
+            StatusCode::OK,
+            &summary::summary(&state.metrics, &state.control.readiness()),
+            &query,
+        ),
         Place::Config => config(state, &query),
         Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
         Place::Events => events::answer(state.metrics.journal(), &query, &head.headers),
@@ -89,23 +106,31 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
         // Where Fabio would have them, if that is not where ours are.
         Place::Moved(_) | Place::Nothing if is_metrics => metrics(state).await,
         Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
-        Place::Override(_) | Place::Overrides(_) | Place::OverridePaths | Place::Nothing => {
-            error(StatusCode::NOT_FOUND, &nothing_at(head.uri.path(), &settings.path))
-        }
+        Place::Override(_) | Place::Overrides(_) | Place::OverridePaths | Place::Nothing => error(
+            StatusCode::NOT_FOUND,
+            &nothing_at(head.uri.path(), &settings.path),
+        ),
     }
 }
 
-/// Whether a request is one of those by which others watch lb: there is always room for some of them.
+/// Whether a request is one of those by which others watch lb: there is always room for some of
+/// them.
 pub(super) fn is_watching(state: &AdminState, request: &Request<Incoming>) -> bool {
     let (settings, path) = (Arc::clone(&state.settings.borrow()), request.uri().path());
     let reads = request.method() == Method::GET || request.method() == Method::HEAD;
-    let watches = matches!(place(path, &settings), Place::Health | Place::Ready | Place::Metrics);
+    let watches = matches!(
+        place(path, &settings),
+        Place::Health | Place::Ready | Place::Metrics
+    );
     reads && (watches || fabio_path(state) == Some(path))
 }
 
 /// For all others while every connection is being answered.
 pub(super) fn overcrowded() -> Answer {
-    error(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being answered; try again")
+    error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too many requests are being answered; try again",
+    )
 }
 
 /// Where metrics under Fabio's names are asked for.
@@ -114,7 +139,11 @@ fn fabio_path(state: &AdminState) -> Option<&str> {
 }
 
 fn nothing_at(path: &str, base: &str) -> String {
-    let below = if base.is_empty() { String::new() } else { format!("below {base} ") };
+    let below = if base.is_empty() {
+        String::new()
+    } else {
+        format!("below {base} ")
+    };
     format!(
         "nothing at `{path}`: {below}there are /, /overview, /routes, /health, /ready, /metrics, /api/routes, \
          /api/services, /api/sources, /api/events, /api/config, /api/version and /api/explain?url=URL"
@@ -133,17 +162,27 @@ fn moved(to: &str) -> Answer {
 
 /// All services; none when the control loop does not answer in time.
 async fn service_rows(state: &AdminState) -> Option<Vec<services::ServiceRow>> {
-    let list = tokio::time::timeout(CONTROL_TIMEOUT, state.control.services()).await.ok()?;
+    let list = tokio::time::timeout(CONTROL_TIMEOUT, state.control.services())
+        .await
+        .ok()?;
     Some(services::list(&list, &state.metrics, SystemTime::now()))
 }
 
 async fn page_answer(state: &AdminState, base: &str) -> Answer {
-    let Some(services) = service_rows(state).await else { return busy() };
+    let Some(services) = service_rows(state).await else {
+        return busy();
+    };
     let table = state.table.load();
-    let routes = off_thread(move || page::first_routes(&table)).await.unwrap_or_default();
+    let routes = off_thread(move || page::first_routes(&table))
+        .await
+        .unwrap_or_default();
     let known = state.metrics.journal().sources().list();
     let last = state.metrics.journal().events().last_id();
-    let events = state.metrics.journal().events().list(Some(Since::Id(last.saturating_sub(EVENTS_SHOWN))));
+    let events = state
+        .metrics
+        .journal()
+        .events()
+        .list(Some(Since::Id(last.saturating_sub(EVENTS_SHOWN))));
     let readiness = state.control.readiness();
     with_html(|nonce| {
         page::render(&Content {
@@ -158,12 +197,21 @@ async fn page_answer(state: &AdminState, base: &str) -> Answer {
     })
 }
 
-async fn routes_page(state: &AdminState, settings: Arc<AdminConfig>, headers: &HeaderMap, query: Query) -> Answer {
+async fn routes_page(
+    state: &AdminState,
+    settings: Arc<AdminConfig>,
+    headers: &HeaderMap,
+    query: Query,
+) -> Answer {
     let table = state.table.load();
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
+    let host = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .and_then(|host| host.parse::<Authority>().ok());
     let host = host.map(|host| host.host().to_owned()).unwrap_or_default();
-    let made =
-        off_thread(move || with_html(|nonce| routes_page::render(&table, &settings, &host, &Shown::of(&query), nonce)));
+    let made = off_thread(move || {
+        with_html(|nonce| routes_page::render(&table, &settings, &host, &Shown::of(&query), nonce))
+    });
     made.await.unwrap_or_else(failed)
 }
 
@@ -181,7 +229,11 @@ fn ready(state: &AdminState, query: &Query) -> Answer {
         "oldest_answer_age_seconds": services::oldest_age(&control, SystemTime::now()),
     });
     drop(control);
-    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if readiness.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     json_answer(status, &body, query)
 }
 
@@ -203,7 +255,11 @@ async fn metrics(state: &AdminState) -> Answer {
 async fn route_list(state: &AdminState, query: Query, headers: &HeaderMap) -> Answer {
     let table = state.table.load();
     // Both change on this thread, so they belong together.
-    let tag = transfer::tag(&(process_start(), state.metrics.control().table_builds, &query));
+    let tag = transfer::tag(&(
+        process_start(),
+        state.metrics.control().table_builds,
+        &query,
+    ));
     if let Some(answer) = transfer::not_modified(headers, &tag) {
         return answer;
     }
@@ -212,28 +268,41 @@ async fn route_list(state: &AdminState, query: Query, headers: &HeaderMap) -> An
             // As Fabio has it, without a charset.
             return with_body(StatusCode::OK, "text/plain", table.to_fabio_commands());
         }
-        let all =
-            if query.has("empty") { routes::list_with_empty(table.routes()) } else { routes::list(table.routes()) };
+        let all = if query.has("empty") {
+            routes::list_with_empty(table.routes())
+        } else {
+            routes::list(table.routes())
+        };
         let (rows, total) = Part::of(&query).take(all, routes::searched);
         with_total(json_answer(StatusCode::OK, &rows, &query), total)
     });
-    made.await.map_or_else(failed, |answer| transfer::tagged(answer, tag))
+    made.await
+        .map_or_else(failed, |answer| transfer::tagged(answer, tag))
 }
 
 async fn service_list(state: &AdminState, query: Query, headers: &HeaderMap) -> Answer {
-    let Some(rows) = service_rows(state).await else { return busy() };
+    let Some(rows) = service_rows(state).await else {
+        return busy();
+    };
     let made = off_thread(move || {
         let (rows, total) = Part::of(&query).take(rows, services::searched);
         let body = serde_json::to_vec(&rows).unwrap_or_default();
-        (transfer::tag(&(total, body)), with_total(json_answer(StatusCode::OK, &rows, &query), total))
+        (
+            transfer::tag(&(total, body)),
+            with_total(json_answer(StatusCode::OK, &rows, &query), total),
+        )
     });
-    let Some((tag, answer)) = made.await else { return failed() };
+    let Some((tag, answer)) = made.await else {
+        return failed();
+    };
     transfer::not_modified(headers, &tag).unwrap_or_else(|| transfer::tagged(answer, tag))
 }
 
 /// With the number of all entries that match, of which a part may be shown.
 fn with_total(mut answer: Answer, total: usize) -> Answer {
-    answer.headers_mut().insert(&transfer::TOTAL, HeaderValue::from(total));
+    answer
+        .headers_mut()
+        .insert(&transfer::TOTAL, HeaderValue::from(total));
     answer
 }
 
@@ -262,37 +331,62 @@ async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> Answer 
     let decision = match &question {
         Question::Request(request) => state.data_path.decide(request).await,
         Question::Connection(local, name, from) => {
-            state.data_path.decide_connection(*local, name.as_deref(), SocketAddr::new(*from, 0))
+            state
+                .data_path
+                .decide_connection(*local, name.as_deref(), SocketAddr::new(*from, 0))
         }
     };
     // A control loop that does not answer holds back what it knows, and nothing else.
     let rejected = match explain::asked(&question, &decision) {
-        Some(asked) => timeout(CONTROL_TIMEOUT, state.control.rejected(asked)).await.unwrap_or_default(),
+        Some(asked) => timeout(CONTROL_TIMEOUT, state.control.rejected(asked))
+            .await
+            .unwrap_or_default(),
         None => Vec::new(),
     };
     // Why instances are out, and which of them are held, is known there alone.
     let services = match decision.route.is_some() {
-        true => timeout(CONTROL_TIMEOUT, state.control.services()).await.unwrap_or_default(),
+        true => timeout(CONTROL_TIMEOUT, state.control.services())
+            .await
+            .unwrap_or_default(),
         false => Vec::new(),
     };
     let reason = |service: &str, instance: &str| {
         let of_service = services.iter().filter(|known| *known.name == *service);
-        let found = of_service.flat_map(|known| &known.instances).find(|known| known.id.to_string() == instance);
+        let found = of_service
+            .flat_map(|known| &known.instances)
+            .find(|known| known.id.to_string() == instance);
         found.and_then(|known| known.reason.clone())
     };
     let warnings = sources::warnings(&state.metrics.journal().sources().list());
-    let beside = Beside { rejected, warnings, now_ms: state.clock.now_ms() };
+    let beside = Beside {
+        rejected,
+        warnings,
+        now_ms: state.clock.now_ms(),
+    };
     let url = query.first("url").unwrap_or_default();
-    let mut answer = explain::explain(&state.table.load(), url, &question, &decision, beside, reason);
+    let mut answer = explain::explain(
+        &state.table.load(),
+        url,
+        &question,
+        &decision,
+        beside,
+        reason,
+    );
     held::note(&mut answer, &services);
     json_answer(StatusCode::OK, &answer, query)
 }
 
 fn busy() -> Answer {
-    let message = format!("the control loop gave no answer within {} s", CONTROL_TIMEOUT.as_secs());
+    let message = format!(
+        "the control loop gave no answer within {} s",
+        CONTROL_TIMEOUT.as_secs()
+    );
     error(StatusCode::SERVICE_UNAVAILABLE, &message)
 }
 
 fn failed() -> Answer {
-    error(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; the log says more")
+    error(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "the answer could not be made; the log says more",
+    )
 }

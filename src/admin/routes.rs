@@ -29,7 +29,10 @@ pub(super) struct RouteRow {
 }
 
 /// Go writes 1, not 1.0.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature is serde's"
+)]
 fn short<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     match *number {
         whole @ (0.0 | 1.0) => serializer.serialize_u8(whole as u8),
@@ -39,19 +42,34 @@ fn short<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> 
 
 /// All targets in Fabio's order.
 pub(super) fn list<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<RouteRow> {
-    let rows = |route: &'a Arc<Route>| route.listed_targets().into_iter().map(|target| row(route, target));
+    let rows = |route: &'a Arc<Route>| {
+        route
+            .listed_targets()
+            .into_iter()
+            .map(|target| row(route, target))
+    };
     routes.into_iter().flat_map(rows).collect()
 }
 
-/// As [`list`], with one row, without a destination, for each service of a route that has no target: what Fabio's
-/// readers do not expect, and people ask about.
-pub(super) fn list_with_empty<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<RouteRow> {
+/// As [`list`], with one row, without a destination, for each service of a route that has no
+/// target: what Fabio's readers do not expect, and people ask about.
+pub(super) fn list_with_empty<'a>(
+    routes: impl IntoIterator<Item = &'a Arc<Route>>,
+) -> Vec<RouteRow> {
     let mut rows = Vec::new();
     for route in routes {
         rows.extend(route.targets.iter().map(|target| row(route, target)));
         if route.targets.is_empty() {
-            let services: BTreeSet<&str> = route.excluded.iter().map(|out| out.service.as_ref()).collect();
-            rows.extend(services.into_iter().map(|service| empty_row(route, service)));
+            let services: BTreeSet<&str> = route
+                .excluded
+                .iter()
+                .map(|out| out.service.as_ref())
+                .collect();
+            rows.extend(
+                services
+                    .into_iter()
+                    .map(|service| empty_row(route, service)),
+            );
         }
     }
     rows
@@ -59,7 +77,14 @@ pub(super) fn list_with_empty<'a>(routes: impl IntoIterator<Item = &'a Arc<Route
 
 /// What a filter looks at.
 pub(super) fn searched(row: &RouteRow) -> String {
-    format!("{} {} {} {} {}", row.src, row.service, row.dst, row.opts, row.tags.join(" "))
+    format!(
+        "{} {} {} {} {}",
+        row.src,
+        row.service,
+        row.dst,
+        row.opts,
+        row.tags.join(" ")
+    )
 }
 
 fn empty_row(route: &Route, service: &str) -> RouteRow {
@@ -118,18 +143,35 @@ pub(super) mod tests {
     pub(in super::super) fn all_out(path: &str, count: usize) -> Route {
         let table = table(&format!("route add web {path} http://10.0.0.1:80/"));
         let old = &table.routes()[0];
-        let id = |n| InstanceId { node: Arc::from("n"), id: Arc::from(format!("web-{n}")) };
+        let id = |n| InstanceId {
+            node: Arc::from("n"),
+            id: Arc::from(format!("web-{n}")),
+        };
         let service = old.targets[0].service.name();
-        let out = |n| Excluded { service: service.clone(), id: id(n), reason: Arc::from("critical") };
-        Route { excluded: (0..count).map(out).collect(), ..Route::without_targets(old.key.clone()) }
+        let out = |n| Excluded {
+            service: service.clone(),
+            id: id(n),
+            reason: Arc::from("critical"),
+        };
+        Route {
+            excluded: (0..count).map(out).collect(),
+            ..Route::without_targets(old.key.clone())
+        }
     }
 
     #[test]
     fn a_route_without_targets_is_shown_to_those_who_ask() {
         let routes = [Arc::new(all_out("/a", 2))];
-        assert_eq!(list(&routes), [], "Fabio's readers expect a destination in each row");
+        assert_eq!(
+            list(&routes),
+            [],
+            "Fabio's readers expect a destination in each row"
+        );
         let rows = list_with_empty(&routes);
-        let shown: Vec<_> = rows.iter().map(|row| (&*row.service, &*row.src, &*row.dst, row.weight)).collect();
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| (&*row.service, &*row.src, &*row.dst, row.weight))
+            .collect();
         assert_eq!(shown, [("web", "/a", "", 0.0)]);
     }
 
@@ -144,7 +186,10 @@ pub(super) mod tests {
         let rows = rows.as_array().unwrap();
         assert_eq!(rows.len(), 3);
         assert_eq!(rows[0]["src"], "/", "the empty host comes first");
-        let fixed = rows.iter().find(|row| row["dst"] == "http://10.0.0.2:80/").unwrap();
+        let fixed = rows
+            .iter()
+            .find(|row| row["dst"] == "http://10.0.0.2:80/")
+            .unwrap();
         assert_eq!(
             *fixed,
             serde_json::json!({
@@ -152,7 +197,10 @@ pub(super) mod tests {
                 "opts": "strip=/a", "cmd": "route add", "tags": ["x", "y"], "weight": 0.25, "rate1": 0, "pct99": 0,
             })
         );
-        let other = rows.iter().find(|row| row["dst"] == "https://10.0.0.3:80").unwrap();
+        let other = rows
+            .iter()
+            .find(|row| row["dst"] == "https://10.0.0.3:80")
+            .unwrap();
         assert_eq!((&other["weight"], other.get("tags")), (&0.75.into(), None));
     }
 }

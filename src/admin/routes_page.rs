@@ -1,5 +1,6 @@
-//! `/routes`: the routing table as Fabio's users know it, in one HTML file that needs nothing from elsewhere. Rows are
-//! filtered and cut into pages here, whatever their number; a script asks while somebody types.
+//! `/routes`: the routing table as Fabio's users know it, in one HTML file that needs nothing from
+//! elsewhere. Rows are filtered and cut into pages here, whatever their number; a script asks while
+//! somebody types.
 
 use std::fmt::Write as _;
 
@@ -28,12 +29,21 @@ pub(super) struct Shown {
 impl Shown {
     /// `filter` and `page` of a request.
     pub(super) fn of(query: &Query) -> Self {
-        let page = query.first("page").and_then(|page| page.parse().ok()).unwrap_or(1);
-        Self { filter: query.first("filter").unwrap_or_default().to_owned(), page }
+        let page = query
+            .first("page")
+            .and_then(|page| page.parse().ok())
+            .unwrap_or(1);
+        Self {
+            filter: query.first("filter").unwrap_or_default().to_owned(),
+            page,
+        }
     }
 
     fn link(&self, page: usize) -> String {
-        format!("?filter={}&page={page}", utf8_percent_encode(&self.filter, NON_ALPHANUMERIC))
+        format!(
+            "?filter={}&page={page}",
+            utf8_percent_encode(&self.filter, NON_ALPHANUMERIC)
+        )
     }
 }
 
@@ -62,11 +72,22 @@ const COLORS: &[(&str, &str)] = &[
     ("white", "#ffffff"),
 ];
 
-/// The page. `host` is the request's, without a port: where links lead that have no host of their own.
-pub(super) fn render(table: &RouteTable, config: &AdminConfig, host: &str, shown: &Shown, nonce: &str) -> String {
+/// The page. `host` is the request's, without a port: where links lead that have no host of their
+/// own.
+pub(super) fn render(
+    table: &RouteTable,
+    config: &AdminConfig,
+    host: &str,
+    shown: &Shown,
+    nonce: &str,
+) -> String {
     let all = routes::list(table.routes());
     let targets = all.len();
-    let part = Part { words: words(&shown.filter), offset: 0, limit: None };
+    let part = Part {
+        words: words(&shown.filter),
+        offset: 0,
+        limit: None,
+    };
     let (rows, total) = part.take(all, routes::searched);
     let pages = total.div_ceil(ROWS_MAX).max(1);
     let page = shown.page.clamp(1, pages);
@@ -80,13 +101,25 @@ pub(super) fn render(table: &RouteTable, config: &AdminConfig, host: &str, shown
         "FILTER" => push_html(html, &shown.filter),
         "MORE_ROUTES" if targets == 0 => html.push_str("There is no route."),
         "MORE_ROUTES" if total == 0 => html.push_str("Nothing matches."),
-        "MORE_ROUTES" => push_pages(html, shown, (page, pages), (from + 1, (from + ROWS_MAX).min(total)), total),
+        "MORE_ROUTES" => push_pages(
+            html,
+            shown,
+            (page, pages),
+            (from + 1, (from + ROWS_MAX).min(total)),
+            total,
+        ),
         other => push_frame(html, other, config, nonce),
     })
 }
 
 /// Which rows these are, and where the others are.
-fn push_pages(html: &mut String, shown: &Shown, (page, pages): (usize, usize), rows: (usize, usize), total: usize) {
+fn push_pages(
+    html: &mut String,
+    shown: &Shown,
+    (page, pages): (usize, usize),
+    rows: (usize, usize),
+    total: usize,
+) {
     if pages == 1 {
         return;
     }
@@ -114,7 +147,10 @@ pub(super) fn push_frame(html: &mut String, marker: &str, config: &AdminConfig, 
         }
         "STYLE" => {
             html.push_str(STYLE);
-            if let Some((_, color)) = COLORS.iter().find(|(name, _)| Some(*name) == config.color.as_deref()) {
+            if let Some((_, color)) = COLORS
+                .iter()
+                .find(|(name, _)| Some(*name) == config.color.as_deref())
+            {
                 let _ = write!(html, ":root {{ --bar: {color}; }}");
             }
         }
@@ -141,7 +177,12 @@ fn push_row(html: &mut String, number: usize, row: &RouteRow, links: &SourceLink
     push_html(html, &row.service);
     html.push_str("</td><td class=\"mono\">");
     if links.enabled && is_url(&row.dst) && !wrong {
-        push_link(html, &source_url(&row.src, links, host), &row.src, links.new_tab);
+        push_link(
+            html,
+            &source_url(&row.src, links, host),
+            &row.src,
+            links.new_tab,
+        );
     } else {
         push_html(html, &row.src);
     }
@@ -152,19 +193,30 @@ fn push_row(html: &mut String, number: usize, row: &RouteRow, links: &SourceLink
     }
     html.push_str("</td>");
     push_element(html, "td class=\"mono\"", "td", &row.opts);
-    let _ = write!(html, "<td class=\"number\">{:.2}%</td></tr>", row.weight * 100.0);
+    let _ = write!(
+        html,
+        "<td class=\"number\">{:.2}%</td></tr>",
+        row.weight * 100.0
+    );
 }
 
 fn push_link(html: &mut String, to: &str, text: &str, new_tab: bool) {
     html.push_str("<a href=\"");
     push_html(html, to);
-    html.push_str(if new_tab { "\" target=\"_blank\" rel=\"noopener\">" } else { "\">" });
+    html.push_str(if new_tab {
+        "\" target=\"_blank\" rel=\"noopener\">"
+    } else {
+        "\">"
+    });
     push_html(html, text);
     html.push_str("</a>");
 }
 
 fn is_url(text: &str) -> bool {
-    let begins = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let begins = |scheme: &str| {
+        text.get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
     begins("http://") || begins("https://")
 }
 
@@ -175,7 +227,10 @@ fn source_url(src: &str, links: &SourceLinks, host: &str) -> String {
         return format!("{scheme}://{src}");
     }
     let host = links.host.as_deref().unwrap_or(host);
-    let port = links.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let port = links
+        .port
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
     format!("{scheme}://{host}{port}{src}")
 }
 
@@ -187,11 +242,20 @@ mod tests {
 
     #[test]
     fn every_color_that_can_be_named_is_known() {
-        assert_eq!(COLORS.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ADMIN_COLORS);
+        assert_eq!(
+            COLORS.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ADMIN_COLORS
+        );
     }
 
     fn page(routes: &str, config: &AdminConfig) -> String {
-        render(&table(routes), config, "lb.example", &Shown::default(), "NONCE123")
+        render(
+            &table(routes),
+            config,
+            "lb.example",
+            &Shown::default(),
+            "NONCE123",
+        )
     }
 
     #[test]
@@ -202,8 +266,14 @@ mod tests {
             color: Some("red".to_owned()),
             ..AdminConfig::default()
         };
-        let html = page("route add web a.example/a http://10.0.0.1:80/ weight 0.25 opts \"strip=/a\"", &config);
-        assert!(!html.contains("{{") && !html.contains("}}"), "a marker is left");
+        let html = page(
+            "route add web a.example/a http://10.0.0.1:80/ weight 0.25 opts \"strip=/a\"",
+            &config,
+        );
+        assert!(
+            !html.contains("{{") && !html.contains("}}"),
+            "a marker is left"
+        );
         for part in [
             "<title>lb - east &amp; west</title>",
             "<b>east &amp; west</b>",
@@ -217,28 +287,55 @@ mod tests {
             assert!(html.contains(part), "{part}\n{html}");
         }
         assert!(!html.contains("/manual"), "nothing can be changed");
-        assert!(page("", &AdminConfig { writable: true, ..config }).contains("href=\"/lb/manual\""));
+        assert!(
+            page(
+                "",
+                &AdminConfig {
+                    writable: true,
+                    ..config
+                }
+            )
+            .contains("href=\"/lb/manual\"")
+        );
     }
 
     #[test]
     fn every_route_is_found_and_pages_lead_to_all() {
         let text: String = (0..1200)
-            .map(|n| format!("route add svc-{n:05} h{n}.test/ http://10.0.{}.{}:80/\n", n / 250, n % 250))
+            .map(|n| {
+                format!(
+                    "route add svc-{n:05} h{n}.test/ http://10.0.{}.{}:80/\n",
+                    n / 250,
+                    n % 250
+                )
+            })
             .collect();
         let table = table(&text);
         let shown = |query: &str| {
             let shown = Shown::of(&Query::parse(query));
-            render(&table, &AdminConfig::default(), "lb.example", &shown, "NONCE123")
+            render(
+                &table,
+                &AdminConfig::default(),
+                "lb.example",
+                &shown,
+                "NONCE123",
+            )
         };
         let rows = |html: &str| html.matches("<tr><td>").count();
         let first = shown("");
         assert_eq!(rows(&first), ROWS_MAX);
-        assert!(first.contains("1 to 500 of 1200") && first.contains("page=2\">next"), "{first}");
+        assert!(
+            first.contains("1 to 500 of 1200") && first.contains("page=2\">next"),
+            "{first}"
+        );
         assert!(!first.contains("previous"));
         let last = shown("page=3");
         assert_eq!(rows(&last), 200);
         assert!(last.contains("1001 to 1200 of 1200") && last.contains("page=2\">previous"));
-        assert_eq!((rows(&shown("page=99")), rows(&shown("page=0"))), (200, ROWS_MAX));
+        assert_eq!(
+            (rows(&shown("page=99")), rows(&shown("page=0"))),
+            (200, ROWS_MAX)
+        );
         let found = shown("filter=SVC-01199");
         assert_eq!(rows(&found), 1);
         assert!(found.contains("svc-01199") && found.contains("value=\"SVC-01199\""));
@@ -250,20 +347,38 @@ mod tests {
     #[test]
     fn strangers_cannot_put_markup_or_links_into_the_page() {
         let attack = "<script>alert(1)</script>{{NONCE}}";
-        let routes = format!("route add {attack} host/{attack} http://10.0.0.1:80/ opts \"strip=/{attack}\"");
-        let links = SourceLinks { enabled: true, ..AdminConfig::default().links };
-        let html = page(&routes, &AdminConfig { links: links.clone(), ..AdminConfig::default() });
+        let routes = format!(
+            "route add {attack} host/{attack} http://10.0.0.1:80/ opts \"strip=/{attack}\""
+        );
+        let links = SourceLinks {
+            enabled: true,
+            ..AdminConfig::default().links
+        };
+        let html = page(
+            &routes,
+            &AdminConfig {
+                links: links.clone(),
+                ..AdminConfig::default()
+            },
+        );
         assert_eq!(html.matches("<script").count(), 1, "{html}");
         assert_eq!(html.matches("NONCE123").count(), 2);
         assert!(html.contains("href=\"http://host/&lt;script&gt;"), "{html}");
 
-        let mut row = routes::list(table("route add web /a http://10.0.0.1:80/").routes()).remove(0);
+        let mut row =
+            routes::list(table("route add web /a http://10.0.0.1:80/").routes()).remove(0);
         row.src = "/\"><b>'&".to_owned();
         row.dst = "https://x/\" onclick=\"y".to_owned();
         let mut html = String::new();
         push_row(&mut html, 1, &row, &links, "a\"b");
-        assert!(html.contains("href=\"http://a&quot;b/&quot;&gt;&lt;b&gt;&#39;&amp;\""), "{html}");
-        assert!(html.contains("href=\"https://x/&quot; onclick=&quot;y\""), "{html}");
+        assert!(
+            html.contains("href=\"http://a&quot;b/&quot;&gt;&lt;b&gt;&#39;&amp;\""),
+            "{html}"
+        );
+        assert!(
+            html.contains("href=\"https://x/&quot; onclick=&quot;y\""),
+            "{html}"
+        );
         row.dst = "javascript:alert(1)".to_owned();
         html.clear();
         push_row(&mut html, 1, &row, &links, "h");
@@ -282,15 +397,33 @@ mod tests {
         let cases = [
             ("/a", links(None, None), "https://lb.example/a"),
             ("/a", links(Some("www"), Some(8443)), "https://www:8443/a"),
-            ("a.test/x", links(Some("www"), Some(8443)), "https://a.test/x"),
+            (
+                "a.test/x",
+                links(Some("www"), Some(8443)),
+                "https://a.test/x",
+            ),
             ("a.test:81/", links(None, Some(1)), "https://a.test:81/"),
         ];
         for (src, links, expected) in cases {
             assert_eq!(source_url(src, &links, "lb.example"), expected);
         }
-        let config = AdminConfig { links: links(None, None), ..AdminConfig::default() };
-        let html = page("route add web /a http://10.0.0.1:80/\nroute add raw :1 tcp://10.0.0.1:81", &config);
-        assert!(html.contains("<a href=\"https://lb.example/a\" target=\"_blank\" rel=\"noopener\">/a</a>"), "{html}");
-        assert!(!html.contains("href=\"https://:1"), "a TCP place is no link");
+        let config = AdminConfig {
+            links: links(None, None),
+            ..AdminConfig::default()
+        };
+        let html = page(
+            "route add web /a http://10.0.0.1:80/\nroute add raw :1 tcp://10.0.0.1:81",
+            &config,
+        );
+        assert!(
+            html.contains(
+                "<a href=\"https://lb.example/a\" target=\"_blank\" rel=\"noopener\">/a</a>"
+            ),
+            "{html}"
+        );
+        assert!(
+            !html.contains("href=\"https://:1"),
+            "a TCP place is no link"
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! Who may stay connected when many are: a connection that waits for its client gives way to a new one.
+//! Who may stay connected when many are: a connection that waits for its client gives way to a new
+//! one.
 //!
-//! Nobody can be told from a health check before its request is read, so new connections are always taken: for one too many,
-//! that connection goes which has waited for its client for the longest. Where all are being answered, a few more are taken
-//! that may ask for what others watch lb by (`/health`, `/ready`, metrics), and for nothing else.
+//! Nobody can be told from a health check before its request is read, so new connections are always
+//! taken: for one too many, that connection goes which has waited for its client for the longest.
+//! Where all are being answered, a few more are taken that may ask for what others watch lb by
+//! (`/health`, `/ready`, metrics), and for nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -45,7 +47,8 @@ pub(super) struct Seat {
 }
 
 impl Seats {
-    /// A seat for a new connection, for which another may have to leave. None: all are busy, the reserved ones too.
+    /// A seat for a new connection, for which another may have to leave. None: all are busy, the
+    /// reserved ones too.
     pub(super) fn take(&self, now: Instant) -> Option<Rc<Seat>> {
         let mut taken = self.taken.borrow_mut();
         if taken.len() >= CONNECTIONS_MAX {
@@ -72,12 +75,16 @@ impl Seats {
 
     /// The connection has ended.
     pub(super) fn left(&self, seat: &Rc<Seat>) {
-        self.taken.borrow_mut().retain(|taken| !Rc::ptr_eq(taken, seat));
+        self.taken
+            .borrow_mut()
+            .retain(|taken| !Rc::ptr_eq(taken, seat));
     }
 }
 
 fn dismiss(taken: &mut Vec<Rc<Seat>>, now: Instant) -> bool {
-    let best = (0..taken.len()).filter_map(|at| Some((taken[at].dispensable(now)?, at))).min();
+    let best = (0..taken.len())
+        .filter_map(|at| Some((taken[at].dispensable(now)?, at)))
+        .min();
     let Some((_, at)) = best else { return false };
     taken.remove(at).leave.notify_one();
     true
@@ -86,7 +93,9 @@ fn dismiss(taken: &mut Vec<Rc<Seat>>, now: Instant) -> bool {
 impl Seat {
     /// How dispensable it is, and since when: the least is the most. None: not at all.
     fn dispensable(&self, now: Instant) -> Option<(u8, Instant)> {
-        let before = |limit, since: Instant| (now.saturating_duration_since(since) >= limit).then_some(since);
+        let before = |limit, since: Instant| {
+            (now.saturating_duration_since(since) >= limit).then_some(since)
+        };
         match (self.answering.get(), self.stalled.get()) {
             (0, None) => Some((0, self.since.get())),
             (_, Some(stalled)) => before(STALLED, stalled).map(|since| (1, since)),
@@ -106,7 +115,9 @@ impl Seat {
 
     /// For how long the client has taken nothing of what it is sent.
     pub(super) fn stalled_for(&self, now: Instant) -> Duration {
-        self.stalled.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+        self.stalled
+            .get()
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// A request is being answered until the guard is dropped.
@@ -123,7 +134,9 @@ pub(super) struct Answering(Rc<Seat>);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.answering.set(self.0.answering.get().saturating_sub(1));
+        self.0
+            .answering
+            .set(self.0.answering.get().saturating_sub(1));
         self.0.since.set(Instant::now());
     }
 }
@@ -151,13 +164,21 @@ impl<S> Noted<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.note(written)
     }
@@ -190,14 +211,17 @@ mod tests {
 
     fn left(seat: &Seat) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        std::pin::pin!(seat.told_to_leave()).poll(&mut cx).is_ready()
+        std::pin::pin!(seat.told_to_leave())
+            .poll(&mut cx)
+            .is_ready()
     }
 
     fn full(now: Instant) -> (Seats, Vec<Rc<Seat>>) {
         let seats = Seats::default();
         let taken = (0..CONNECTIONS_MAX as u64).map(|at| {
             let seat = seats.take(now).unwrap();
-            seat.since.set(now - Duration::from_secs(1) + Duration::from_millis(at));
+            seat.since
+                .set(now - Duration::from_secs(1) + Duration::from_millis(at));
             seat
         });
         let taken = taken.collect();
@@ -229,8 +253,12 @@ mod tests {
         // One that only waits gives way to the next, which may ask for no more than it.
         let idle = seats.take(now).unwrap();
         let reserved = (0..RESERVED).map(|_| seats.take(now).unwrap());
-        let reserved: Vec<_> = reserved.map(|seat| (seat.is_reserved(), seat.answering())).collect();
-        assert!(left(&idle) && idle.is_reserved() && reserved.iter().all(|(reserved, _)| *reserved));
+        let reserved: Vec<_> = reserved
+            .map(|seat| (seat.is_reserved(), seat.answering()))
+            .collect();
+        assert!(
+            left(&idle) && idle.is_reserved() && reserved.iter().all(|(reserved, _)| *reserved)
+        );
         assert!(seats.take(now).is_none());
         // One takes nothing of its answer, which is worse than one that merely takes long.
         taken[7].stalled.set(Some(now));

@@ -1,7 +1,7 @@
 //! Sockets of the admin listener: accepts, bounds and times out connections.
 //!
-//! What is answered is decided in `router`. Limits are small: this is for a handful of people and a scraper, and it
-//! shares a thread with the control loop.
+//! What is answered is decided in `router`. Limits are small: this is for a handful of people and a
+//! scraper, and it shares a thread with the control loop.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -51,14 +51,17 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Most header fields of a request.
 const HEADERS_MAX: usize = 64;
 
-/// Pause after an accept that failed for want of something (descriptors, memory), and while all are busy: the cause will
-/// not be gone at once, and the loop must not spin.
+/// Pause after an accept that failed for want of something (descriptors, memory), and while all are
+/// busy: the cause will not be gone at once, and the loop must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves the admin API on `listener` until the handle is aborted; its connections end with it. Must be called
-/// within a `LocalSet`.
+/// Serves the admin API on `listener` until the handle is aborted; its connections end with it.
+/// Must be called within a `LocalSet`.
 pub fn serve(listener: TcpListener, state: AdminState) -> JoinHandle<()> {
-    tokio::task::spawn_local(vital::task("the admin listener", accept_all(listener, Rc::new(state))))
+    tokio::task::spawn_local(vital::task(
+        "the admin listener",
+        accept_all(listener, Rc::new(state)),
+    ))
 }
 
 async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
@@ -81,7 +84,9 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
                     }
                     tell(&"all connections are being answered");
                     // One of them ends, or takes too long.
-                    tokio::time::timeout(ACCEPT_PAUSE, connections.join_next()).await.ok();
+                    tokio::time::timeout(ACCEPT_PAUSE, connections.join_next())
+                        .await
+                        .ok();
                 };
                 let (state, seats) = (Rc::clone(&state), Rc::clone(&seats));
                 connections.spawn_local(async move {
@@ -104,18 +109,45 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, state: Rc<AdminState>, seat: &Rc<Seat>) {
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    state: Rc<AdminState>,
+    seat: &Rc<Seat>,
+) {
     let settings = Arc::clone(&state.settings.borrow());
     match (state.tls)(&settings) {
-        Ok(None) => serve_requests(stream, Client { address: peer, handshake: None }, state, seat).await,
-        Ok(Some(tls)) => match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
-            Ok(Ok(stream)) => {
-                let handshake = stream.get_ref().1.server_name().map(str::to_owned);
-                serve_requests(stream, Client { address: peer, handshake }, state, seat).await;
+        Ok(None) => {
+            serve_requests(
+                stream,
+                Client {
+                    address: peer,
+                    handshake: None,
+                },
+                state,
+                seat,
+            )
+            .await
+        }
+        Ok(Some(tls)) => {
+            match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let handshake = stream.get_ref().1.server_name().map(str::to_owned);
+                    serve_requests(
+                        stream,
+                        Client {
+                            address: peer,
+                            handshake,
+                        },
+                        state,
+                        seat,
+                    )
+                    .await;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "admin connection: no TLS handshake"),
+                Err(_) => tracing::debug!("admin connection: the TLS handshake took too long"),
             }
-            Ok(Err(error)) => tracing::debug!(%error, "admin connection: no TLS handshake"),
-            Err(_) => tracing::debug!("admin connection: the TLS handshake took too long"),
-        },
+        }
         Err(error) => tracing::error!(error, "the admin listener cannot speak TLS"),
     }
 }
@@ -136,9 +168,14 @@ async fn serve_requests(
                 false => router::answer(&state, request, &client).await,
             };
             if seat.is_reserved() {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer.map(|body| Answered { body, _answering: answering }))
+            Ok::<_, Infallible>(answer.map(|body| Answered {
+                body,
+                _answering: answering,
+            }))
         }
     });
     let connection = http1::Builder::new()
@@ -173,7 +210,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answered<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -57,29 +57,44 @@ pub(super) struct RejectedRow {
 }
 
 /// All services as the API shows them.
-pub(super) fn list(services: &[ServiceStatus], metrics: &Metrics, now: SystemTime) -> Vec<ServiceRow> {
-    services.iter().map(|service| row(service, metrics, now)).collect()
+pub(super) fn list(
+    services: &[ServiceStatus],
+    metrics: &Metrics,
+    now: SystemTime,
+) -> Vec<ServiceRow> {
+    services
+        .iter()
+        .map(|service| row(service, metrics, now))
+        .collect()
 }
 
 fn row(service: &ServiceStatus, metrics: &Metrics, now: SystemTime) -> ServiceRow {
     let counters = metrics.existing_service(&service.name);
-    let counted = |count: fn(&crate::metrics::ServiceMetrics) -> u64| counters.as_deref().map_or(0, count);
+    let counted =
+        |count: fn(&crate::metrics::ServiceMetrics) -> u64| counters.as_deref().map_or(0, count);
     ServiceRow {
         name: service.name.to_string(),
         source: service.source,
         last_success: service.last_success.and_then(rfc3339),
         // A clock set back makes no negative age.
-        age_seconds: service.last_success.map(|time| now.duration_since(time).unwrap_or_default().as_secs_f64()),
-        requests_total: counted(|counters| counters.requests_total() + counters.tcp_connections.load(Relaxed)),
-        in_flight: counters
-            .as_deref()
-            .map_or(0, |counters| counters.in_flight.load(Relaxed) + counters.tcp_open.load(Relaxed)),
+        age_seconds: service
+            .last_success
+            .map(|time| now.duration_since(time).unwrap_or_default().as_secs_f64()),
+        requests_total: counted(|counters| {
+            counters.requests_total() + counters.tcp_connections.load(Relaxed)
+        }),
+        in_flight: counters.as_deref().map_or(0, |counters| {
+            counters.in_flight.load(Relaxed) + counters.tcp_open.load(Relaxed)
+        }),
         held: service.held.clone(),
         instances: service.instances.iter().map(instance_row).collect(),
         rejected: service
             .rejected
             .iter()
-            .map(|(tag, reason)| RejectedRow { tag: tag.clone(), reason: reason.clone() })
+            .map(|(tag, reason)| RejectedRow {
+                tag: tag.clone(),
+                reason: reason.clone(),
+            })
             .collect(),
         unknown_options: service.unknown_options.clone(),
     }
@@ -90,14 +105,30 @@ pub(super) fn searched(row: &ServiceRow) -> String {
     let mut text = format!("{} {}", row.name, row.source);
     for instance in &row.instances {
         let reason = instance.reason.as_deref().unwrap_or_default();
-        let InstanceRow { node, id, address, state, tags, .. } = instance;
+        let InstanceRow {
+            node,
+            id,
+            address,
+            state,
+            tags,
+            ..
+        } = instance;
         // Writing to a String cannot fail.
-        let _ = write!(text, " {node}/{id} {address} {state} {reason} {}", tags.join(" "));
+        let _ = write!(
+            text,
+            " {node}/{id} {address} {state} {reason} {}",
+            tags.join(" ")
+        );
     }
     for rejected in &row.rejected {
         let _ = write!(text, " {} {}", rejected.tag, rejected.reason);
     }
-    text.extend(row.unknown_options.iter().chain(&row.held).flat_map(|remark| [" ", remark]));
+    text.extend(
+        row.unknown_options
+            .iter()
+            .chain(&row.held)
+            .flat_map(|remark| [" ", remark]),
+    );
     text
 }
 
@@ -122,19 +153,33 @@ pub(super) fn unready_reason(readiness: &Readiness, known: &[SourceStatus]) -> O
     if readiness.waiting_for.is_empty() {
         return None;
     }
-    let causes: Vec<String> = readiness.waiting_for.iter().map(|name| sources::with_cause(name, known)).collect();
-    Some(format!("waiting for the first complete answer of {}", causes.join("; ")))
+    let causes: Vec<String> = readiness
+        .waiting_for
+        .iter()
+        .map(|name| sources::with_cause(name, known))
+        .collect();
+    Some(format!(
+        "waiting for the first complete answer of {}",
+        causes.join("; ")
+    ))
 }
 
 /// Age of the oldest knowledge in the table, in seconds; none without any.
 pub(super) fn oldest_age(control: &Control, now: SystemTime) -> Option<f64> {
     let now = now.duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
-    control.registry_success.values().copied().min_by(f64::total_cmp).map(|oldest| (now - oldest).max(0.0))
+    control
+        .registry_success
+        .values()
+        .copied()
+        .min_by(f64::total_cmp)
+        .map(|oldest| (now - oldest).max(0.0))
 }
 
 fn rfc3339(time: SystemTime) -> Option<String> {
     let millisecond = i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
-    jiff::Timestamp::from_millisecond(millisecond).ok().map(|time| time.to_string())
+    jiff::Timestamp::from_millisecond(millisecond)
+        .ok()
+        .map(|time| time.to_string())
 }
 
 #[cfg(test)]
@@ -147,7 +192,10 @@ pub(super) mod tests {
 
     pub(in super::super) fn status(name: &str) -> ServiceStatus {
         let instance = |id: &str, state, reason: Option<&str>| InstanceStatus {
-            id: InstanceId { node: Arc::from("n1"), id: Arc::from(id) },
+            id: InstanceId {
+                node: Arc::from("n1"),
+                id: Arc::from(id),
+            },
             address: "10.0.0.1:80".to_owned(),
             state,
             reason: reason.map(str::to_owned),
@@ -159,7 +207,10 @@ pub(super) mod tests {
             name: Arc::from(name),
             source: "consul",
             last_success: Some(UNIX_EPOCH + Duration::from_millis(1_795_377_816_042)),
-            instances: vec![instance("a", "healthy", None), instance("b", "excluded", Some("check `web` is critical"))],
+            instances: vec![
+                instance("a", "healthy", None),
+                instance("b", "excluded", Some("check `web` is critical")),
+            ],
             rejected: vec![("urlprefix-/a b".to_owned(), "blank in path".to_owned())],
             unknown_options: vec!["urlprefix-/: colour=red has no effect".to_owned()],
             held: None,
@@ -178,7 +229,10 @@ pub(super) mod tests {
         let row = serde_json::to_value(&list(&[status], &metrics, now)[0]).unwrap();
         assert_eq!(row["last_success"], "2026-11-22T20:03:36.042Z");
         assert_eq!(row["age_seconds"], 1.5);
-        assert_eq!((&row["requests_total"], &row["in_flight"]), (&3.into(), &3.into()));
+        assert_eq!(
+            (&row["requests_total"], &row["in_flight"]),
+            (&3.into(), &3.into())
+        );
         assert_eq!(row["instances"][1]["reason"], "check `web` is critical");
         assert_eq!(row["instances"][0]["reason"], serde_json::Value::Null);
         assert_eq!(row["rejected"][0]["tag"], "urlprefix-/a b");
@@ -190,7 +244,14 @@ pub(super) mod tests {
         unanswered.last_success = None;
         let metrics = Metrics::default();
         let rows = list(&[unanswered], &metrics, SystemTime::now());
-        assert_eq!((&rows[0].last_success, rows[0].age_seconds, rows[0].requests_total), (&None, None, 0));
+        assert_eq!(
+            (
+                &rows[0].last_success,
+                rows[0].age_seconds,
+                rows[0].requests_total
+            ),
+            (&None, None, 0)
+        );
         assert!(metrics.services().is_empty(), "looking makes no handle");
     }
 
@@ -203,16 +264,35 @@ pub(super) mod tests {
     #[test]
     fn reasons_and_ages_of_readiness() {
         assert_eq!(unready_reason(&Readiness::default(), &[]), None);
-        let waiting = Readiness { waiting_for: vec!["consul".to_owned(), "dns".to_owned()], draining: false };
-        assert!(unready_reason(&waiting, &[]).unwrap().ends_with("answer of consul; dns"));
+        let waiting = Readiness {
+            waiting_for: vec!["consul".to_owned(), "dns".to_owned()],
+            draining: false,
+        };
+        assert!(
+            unready_reason(&waiting, &[])
+                .unwrap()
+                .ends_with("answer of consul; dns")
+        );
         let journal = crate::journal::Journal::default();
-        journal.source_failed("consul", "", "http://127.0.0.1:1: cannot connect: Connection refused");
+        journal.source_failed(
+            "consul",
+            "",
+            "http://127.0.0.1:1: cannot connect: Connection refused",
+        );
         let reason = unready_reason(&waiting, &journal.sources().list()).unwrap();
-        assert!(reason.ends_with("of consul: http://127.0.0.1:1: cannot connect: Connection refused; dns"), "{reason}");
+        assert!(
+            reason.ends_with(
+                "of consul: http://127.0.0.1:1: cannot connect: Connection refused; dns"
+            ),
+            "{reason}"
+        );
         let mut control = Control::default();
         assert_eq!(oldest_age(&control, SystemTime::now()), None);
         control.registry_success.insert(Arc::from("a"), 90.0);
         control.registry_success.insert(Arc::from("b"), 95.0);
-        assert_eq!(oldest_age(&control, UNIX_EPOCH + Duration::from_secs(100)), Some(10.0));
+        assert_eq!(
+            oldest_age(&control, UNIX_EPOCH + Duration::from_secs(100)),
+            Some(10.0)
+        );
     }
 }

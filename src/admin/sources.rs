@@ -66,14 +66,20 @@ pub(super) fn warnings(sources: &[SourceStatus]) -> Vec<String> {
             Some(_) => "; what was known then stays in force",
             None => "; nothing of it is known yet",
         };
-        Some(format!("{}; failing since {since}{kept}", source.trouble()?))
+        Some(format!(
+            "{}; failing since {since}{kept}",
+            source.trouble()?
+        ))
     };
     sources.iter().filter_map(sentence).collect()
 }
 
 /// The name of a source with what keeps it from answering, if something does.
 pub(super) fn with_cause(name: &str, sources: &[SourceStatus]) -> String {
-    let trouble = sources.iter().find(|source| source.name == name).and_then(SourceStatus::trouble);
+    let trouble = sources
+        .iter()
+        .find(|source| source.name == name)
+        .and_then(SourceStatus::trouble);
     trouble.unwrap_or_else(|| name.to_owned())
 }
 
@@ -87,20 +93,46 @@ mod tests {
     #[test]
     fn a_source_shows_what_is_wrong_and_since_when() {
         let journal = Journal::default();
-        journal.sources().expect("consul", Some("https://127.0.0.1:8501".to_owned()));
+        journal
+            .sources()
+            .expect("consul", Some("https://127.0.0.1:8501".to_owned()));
         journal.source_read("consul", "");
         journal.sources().synced("consul");
-        journal.source_failed("consul", "", "https://127.0.0.1:8501: cannot connect: Connection refused");
+        journal.source_failed(
+            "consul",
+            "",
+            "https://127.0.0.1:8501: cannot connect: Connection refused",
+        );
         let now = SystemTime::now() + Duration::from_secs(60);
         let rows = serde_json::to_value(list(&journal.sources().list(), now)).unwrap();
         let row = &rows[0];
-        assert_eq!((row["name"].as_str(), row["state"].as_str()), (Some("consul"), Some("failing")));
-        assert!(row["age_seconds"].as_f64().unwrap() >= 60.0 && row["failing_seconds"].as_f64().unwrap() >= 60.0);
-        assert!(row["last_error"].as_str().unwrap().contains("Connection refused"), "{row}");
-        assert!(row["since"].as_str().unwrap().ends_with('Z') && row["transport"] == "https://127.0.0.1:8501");
+        assert_eq!(
+            (row["name"].as_str(), row["state"].as_str()),
+            (Some("consul"), Some("failing"))
+        );
+        assert!(
+            row["age_seconds"].as_f64().unwrap() >= 60.0
+                && row["failing_seconds"].as_f64().unwrap() >= 60.0
+        );
+        assert!(
+            row["last_error"]
+                .as_str()
+                .unwrap()
+                .contains("Connection refused"),
+            "{row}"
+        );
+        assert!(
+            row["since"].as_str().unwrap().ends_with('Z')
+                && row["transport"] == "https://127.0.0.1:8501"
+        );
         let warnings = warnings(&journal.sources().list());
-        assert!(warnings[0].starts_with("consul: https://127.0.0.1:8501: cannot connect: Connection refused; failing"));
-        assert!(warnings[0].ends_with("what was known then stays in force"), "{warnings:?}");
+        assert!(warnings[0].starts_with(
+            "consul: https://127.0.0.1:8501: cannot connect: Connection refused; failing"
+        ));
+        assert!(
+            warnings[0].ends_with("what was known then stays in force"),
+            "{warnings:?}"
+        );
         assert_eq!(with_cause("static", &journal.sources().list()), "static");
     }
 }

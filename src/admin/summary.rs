@@ -1,4 +1,5 @@
-//! `/api/summary`: the figures at the top of the page, and what tells a page whether the rest of it is still as it was.
+//! `/api/summary`: the figures at the top of the page, and what tells a page whether the rest of it
+//! is still as it was.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -22,7 +23,8 @@ pub(super) struct Summary {
     pub(super) out: u64,
     pub(super) rejected: u64,
     pub(super) in_flight: i64,
-    /// Requests finished and TCP connections accepted since the start; falls when a service vanishes.
+    /// Requests finished and TCP connections accepted since the start; falls when a service
+    /// vanishes.
     pub(super) requests_total: u64,
     /// Number of the last event.
     pub(super) last_event: u64,

@@ -1,14 +1,21 @@
 //! Tables for a terminal: columns padded to their widest cell.
 //!
-//! Cells hold strangers' text: control characters are shown instead of sent, so that a tag cannot move the cursor.
+//! Cells hold strangers' text: control characters are shown instead of sent, so that a tag cannot
+//! move the cursor.
 
 /// A header line and rows of as many cells.
 pub(super) fn aligned<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let header = header.map(str::to_owned);
-    let rows: Vec<[String; N]> =
-        std::iter::once(&header).chain(rows).map(|row| std::array::from_fn(|cell| flat(&row[cell]))).collect();
-    let widths: [usize; N] =
-        std::array::from_fn(|cell| rows.iter().map(|row| row[cell].chars().count()).max().unwrap_or(0));
+    let rows: Vec<[String; N]> = std::iter::once(&header)
+        .chain(rows)
+        .map(|row| std::array::from_fn(|cell| flat(&row[cell])))
+        .collect();
+    let widths: [usize; N] = std::array::from_fn(|cell| {
+        rows.iter()
+            .map(|row| row[cell].chars().count())
+            .max()
+            .unwrap_or(0)
+    });
     let mut text = String::new();
     for row in &rows {
         let start = text.len();
@@ -39,7 +46,11 @@ pub(super) fn printable(text: &str) -> String {
 
 /// The same for one cell, which has no line feeds either; an empty one shows as a dash.
 fn flat(cell: &str) -> String {
-    if cell.is_empty() { "-".to_owned() } else { printable(cell).replace('\n', "\\n") }
+    if cell.is_empty() {
+        "-".to_owned()
+    } else {
+        printable(cell).replace('\n', "\\n")
+    }
 }
 
 #[cfg(test)]
@@ -48,8 +59,14 @@ mod tests {
 
     #[test]
     fn columns_line_up_without_blanks_at_the_end() {
-        let rows = [["a".to_owned(), "é".to_owned()], ["long one".to_owned(), String::new()]];
-        assert_eq!(aligned(["ONE", "TWO"], &rows), "ONE       TWO\na         é\nlong one  -\n");
+        let rows = [
+            ["a".to_owned(), "é".to_owned()],
+            ["long one".to_owned(), String::new()],
+        ];
+        assert_eq!(
+            aligned(["ONE", "TWO"], &rows),
+            "ONE       TWO\na         é\nlong one  -\n"
+        );
         assert_eq!(aligned(["ONE"], &[]), "ONE\n");
     }
 

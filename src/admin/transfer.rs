@@ -1,5 +1,5 @@
-//! How answers travel: compressed where the client takes it (RFC 9110, section 12.5.3), and not at all where it has them
-//! already (`ETag` and `If-None-Match`, section 13.1.2).
+//! How answers travel: compressed where the client takes it (RFC 9110, section 12.5.3), and not at
+//! all where it has them already (`ETag` and `If-None-Match`, section 13.1.2).
 
 use std::hash::BuildHasher as _;
 use std::io::Write as _;
@@ -8,7 +8,10 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use foldhash::fast::FixedState;
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
+    VARY,
+};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
@@ -21,14 +24,21 @@ const BYTES_MIN: usize = 1024;
 /// Compresses the answer, if it is worth it and the client takes it.
 pub(super) async fn compressed(answer: Answer, takes_gzip: bool) -> Answer {
     let (mut head, body) = answer.into_parts();
-    let AdminBody::Whole(body) = body else { return Response::from_parts(head, body) };
+    let AdminBody::Whole(body) = body else {
+        return Response::from_parts(head, body);
+    };
     // A whole body is there at once.
-    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
     let whole = |body: Bytes| AdminBody::Whole(Full::new(body));
     if body.len() < BYTES_MIN || head.headers.contains_key(CONTENT_ENCODING) {
         return Response::from_parts(head, whole(body));
     }
-    head.headers.append(VARY, HeaderValue::from_static("accept-encoding"));
+    head.headers
+        .append(VARY, HeaderValue::from_static("accept-encoding"));
     if !takes_gzip {
         return Response::from_parts(head, whole(body));
     }
@@ -37,7 +47,8 @@ pub(super) async fn compressed(answer: Answer, takes_gzip: bool) -> Answer {
     let packed = off_thread(move || gzip(&plain)).await.flatten();
     match packed {
         Some(packed) => {
-            head.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            head.headers
+                .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             Response::from_parts(head, whole(packed.into()))
         }
         None => Response::from_parts(head, whole(body)),
@@ -56,29 +67,52 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
         let mut parts = range.split(';').map(str::trim);
         let coding = parts.next().unwrap_or_default().to_ascii_lowercase();
         let q = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-        (coding, q.map_or(Ok(1.0), str::parse::<f32>).unwrap_or(0.0) > 0.0)
+        (
+            coding,
+            q.map_or(Ok(1.0), str::parse::<f32>).unwrap_or(0.0) > 0.0,
+        )
     };
-    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let ranges: Vec<(String, bool)> = values.flat_map(|value| value.split(',')).map(quality).collect();
-    let of = |wanted: &[&str]| ranges.iter().find(|(coding, _)| wanted.contains(&&**coding)).map(|(_, takes)| *takes);
-    of(&["gzip", "x-gzip"]).or_else(|| of(&["*"])).unwrap_or(false)
+    let values = headers
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let ranges: Vec<(String, bool)> = values
+        .flat_map(|value| value.split(','))
+        .map(quality)
+        .collect();
+    let of = |wanted: &[&str]| {
+        ranges
+            .iter()
+            .find(|(coding, _)| wanted.contains(&&**coding))
+            .map(|(_, takes)| *takes)
+    };
+    of(&["gzip", "x-gzip"])
+        .or_else(|| of(&["*"]))
+        .unwrap_or(false)
 }
 
 /// The tag of what is made from these.
 pub(super) fn tag(of: &impl std::hash::Hash) -> HeaderValue {
     let digest = FixedState::with_seed(0x6574_6167).hash_one(of);
     // Weak: the same content may travel compressed or not.
-    HeaderValue::try_from(format!("W/\"{digest:016x}\"")).unwrap_or(HeaderValue::from_static("W/\"0\""))
+    HeaderValue::try_from(format!("W/\"{digest:016x}\""))
+        .unwrap_or(HeaderValue::from_static("W/\"0\""))
 }
 
 /// The answer for a client that has what this tag stands for already; none for all others.
 pub(super) fn not_modified(headers: &HeaderMap, tag: &HeaderValue) -> Option<Answer> {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let ours = opaque(tag.to_str().ok()?);
-    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let known = values.flat_map(|value| value.split(',')).any(|known| known.trim() == "*" || opaque(known) == ours);
+    let values = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let known = values
+        .flat_map(|value| value.split(','))
+        .any(|known| known.trim() == "*" || opaque(known) == ours);
     known.then(|| {
-        let mut answer = super::answer::with_body(StatusCode::NOT_MODIFIED, super::answer::PLAIN, "");
+        let mut answer =
+            super::answer::with_body(StatusCode::NOT_MODIFIED, super::answer::PLAIN, "");
         answer.headers_mut().remove(http::header::CONTENT_TYPE);
         answer.headers_mut().insert(ETAG, tag.clone());
         answer
@@ -123,7 +157,9 @@ mod tests {
         let text = "route ".repeat(1000);
         let packed = gzip(text.as_bytes()).unwrap();
         let mut unpacked = String::new();
-        flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut unpacked).unwrap();
+        flate2::read::GzDecoder::new(&packed[..])
+            .read_to_string(&mut unpacked)
+            .unwrap();
         assert!(packed.len() < 100 && unpacked == text);
     }
 
@@ -131,7 +167,8 @@ mod tests {
     fn who_has_it_already_gets_nothing() {
         let tag = tag(&("a", 1));
         let has = |value: String| {
-            let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::try_from(value).unwrap())]);
+            let headers =
+                HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::try_from(value).unwrap())]);
             not_modified(&headers, &tag).is_some_and(|answer| answer.status() == 304)
         };
         let text = tag.to_str().unwrap();

@@ -1,8 +1,9 @@
 //! One node's HTTP API, of Consul or of Nomad: HTTP/1.1 over TLS with the operator's certificate.
 //!
-//! A connection per request: there are few of them, and a fresh handshake is itself a test of the certificates. How the
-//! bytes get there (straight, or through `ssh`) is the business of the [`Connect`] that it is given; which node to ask,
-//! and what to make of the answer, that of the callers.
+//! A connection per request: there are few of them, and a fresh handshake is itself a test of the
+//! certificates. How the bytes get there (straight, or through `ssh`) is the business of the
+//! [`Connect`] that it is given; which node to ask, and what to make of the answer, that of the
+//! callers.
 
 use std::error::Error as _;
 use std::fmt;
@@ -31,7 +32,8 @@ use tokio_rustls::client::TlsStream;
 use super::secrets::{Pair, Secret};
 use crate::trust::AcceptAny;
 
-/// Limit for most requests: a server without a leader may hang for many seconds, and that is an answer as well.
+/// Limit for most requests: a server without a leader may hang for many seconds, and that is an
+/// answer as well.
 pub const LIMIT: Duration = Duration::from_secs(3);
 /// Longest answer that is read, in bytes.
 const BODY_MAX: usize = 32 << 20;
@@ -47,7 +49,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 pub type BoxedStream = Box<dyn ByteStream>;
 
 /// Opens a connection to an address of the cluster.
-pub type Connect = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, io::Result<BoxedStream>> + Send + Sync>;
+pub type Connect =
+    Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, io::Result<BoxedStream>> + Send + Sync>;
 
 /// Connects straight from this machine.
 #[must_use]
@@ -61,25 +64,31 @@ pub fn direct() -> Connect {
     })
 }
 
-/// How to speak TLS with the nodes: trust in the bundle (one CA, or two while it changes), and the operator's pair.
+/// How to speak TLS with the nodes: trust in the bundle (one CA, or two while it changes), and the
+/// operator's pair.
 ///
 /// # Errors
 /// When the PEM texts cannot be read, or the pair does not fit together.
 pub fn tls_config(ca_bundle: &str, operator: &Pair) -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_bundle.as_bytes()) {
-        roots.add(certificate.context("the CA bundle")?).context("the CA bundle")?;
+        roots
+            .add(certificate.context("the CA bundle")?)
+            .context("the CA bundle")?;
     }
     anyhow::ensure!(!roots.is_empty(), "the CA bundle holds no certificate");
     let chain = CertificateDer::pem_slice_iter(operator.cert.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .context("the operator's certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(operator.key.reveal().as_bytes()).context("the operator's key")?;
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .context("the operator's certificate and key")?;
+    let key = PrivateKeyDer::from_pem_slice(operator.key.reveal().as_bytes())
+        .context("the operator's key")?;
+    let config = ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()?
+    .with_root_certificates(roots)
+    .with_client_auth_cert(chain, key)
+    .context("the operator's certificate and key")?;
     Ok(Arc::new(config))
 }
 
@@ -177,7 +186,12 @@ impl Reply {
             return Ok(self);
         }
         let body = self.text().chars().take(SHOWN_MAX).collect();
-        Err(ApiError::Status { address: self.address, path: self.path, status: self.status, body })
+        Err(ApiError::Status {
+            address: self.address,
+            path: self.path,
+            status: self.status,
+            body,
+        })
     }
 
     /// The content of a 2xx.
@@ -188,7 +202,8 @@ impl Reply {
         self.good()?.json_whatever_the_status()
     }
 
-    /// The content, for the few endpoints that tell their news by a status and give the content nevertheless.
+    /// The content, for the few endpoints that tell their news by a status and give the content
+    /// nevertheless.
     ///
     /// # Errors
     /// [`ApiError::Content`] if the JSON is not a `T`.
@@ -219,14 +234,27 @@ impl fmt::Debug for Api {
 impl Api {
     /// The agent at `address`, asked with this token.
     #[must_use]
-    pub fn new(connect: Connect, address: SocketAddr, tls: Arc<ClientConfig>, token: Option<Secret>) -> Self {
-        Self { connect, address, tls, token }
+    pub fn new(
+        connect: Connect,
+        address: SocketAddr,
+        tls: Arc<ClientConfig>,
+        token: Option<Secret>,
+    ) -> Self {
+        Self {
+            connect,
+            address,
+            tls,
+            token,
+        }
     }
 
     /// The same agent, asked with another token.
     #[must_use]
     pub fn with_token(&self, token: Option<Secret>) -> Self {
-        Self { token, ..self.clone() }
+        Self {
+            token,
+            ..self.clone()
+        }
     }
 
     /// Whether requests carry a token.
@@ -247,7 +275,12 @@ impl Api {
     ///
     /// # Errors
     /// When there is no answer; any status is one.
-    pub async fn put(&self, path: &str, body: Option<&Value>, limit: Duration) -> Result<Reply, ApiError> {
+    pub async fn put(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Reply, ApiError> {
         self.request(Method::PUT, path, body, limit).await
     }
 
@@ -255,7 +288,12 @@ impl Api {
     ///
     /// # Errors
     /// When there is no answer; any status is one.
-    pub async fn post(&self, path: &str, body: Option<&Value>, limit: Duration) -> Result<Reply, ApiError> {
+    pub async fn post(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Reply, ApiError> {
         self.request(Method::POST, path, body, limit).await
     }
 
@@ -263,21 +301,38 @@ impl Api {
     ///
     /// # Errors
     /// When there is no answer; any status is one.
-    pub async fn delete(&self, path: &str, body: Option<&Value>, limit: Duration) -> Result<Reply, ApiError> {
+    pub async fn delete(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Reply, ApiError> {
         self.request(Method::DELETE, path, body, limit).await
     }
 
-    /// The certificate that the agent presents (DER), even if it has expired or is of another CA. Nothing is sent on the
-    /// connection.
+    /// The certificate that the agent presents (DER), even if it has expired or is of another CA.
+    /// Nothing is sent on the connection.
     ///
     /// # Errors
     /// When no handshake comes about.
-    pub async fn served_certificate(&self, limit: Duration) -> Result<CertificateDer<'static>, ApiError> {
+    pub async fn served_certificate(
+        &self,
+        limit: Duration,
+    ) -> Result<CertificateDer<'static>, ApiError> {
         let mut config = (*self.tls).clone();
         let provider = config.crypto_provider().clone();
-        config.dangerous().set_certificate_verifier(Arc::new(AcceptAny::new(provider)));
-        let stream = self.within("", limit, self.handshake(Arc::new(config))).await?;
-        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
+        config
+            .dangerous()
+            .set_certificate_verifier(Arc::new(AcceptAny::new(provider)));
+        let stream = self
+            .within("", limit, self.handshake(Arc::new(config)))
+            .await?;
+        let leaf = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .cloned();
         leaf.ok_or_else(|| self.tls_error("the agent presents no certificate".to_owned()))
     }
 
@@ -288,7 +343,8 @@ impl Api {
         body: Option<&Value>,
         limit: Duration,
     ) -> Result<Reply, ApiError> {
-        self.within(path, limit, self.exchange(method, path, body)).await
+        self.within(path, limit, self.exchange(method, path, body))
+            .await
     }
 
     async fn within<T>(
@@ -299,61 +355,107 @@ impl Api {
     ) -> Result<T, ApiError> {
         match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
-            Err(_) => Err(ApiError::Timeout { address: self.address, path: without_query(path), limit }),
+            Err(_) => Err(ApiError::Timeout {
+                address: self.address,
+                path: without_query(path),
+                limit,
+            }),
         }
     }
 
     async fn handshake(&self, tls: Arc<ClientConfig>) -> Result<TlsStream<BoxedStream>, ApiError> {
-        let socket = (self.connect)(self.address).await.map_err(|error| self.io_error(&error))?;
+        let socket = (self.connect)(self.address)
+            .await
+            .map_err(|error| self.io_error(&error))?;
         let name = ServerName::from(self.address.ip());
-        TlsConnector::from(tls).connect(name, socket).await.map_err(|error| self.io_error(&error))
+        TlsConnector::from(tls)
+            .connect(name, socket)
+            .await
+            .map_err(|error| self.io_error(&error))
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Reply, ApiError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Reply, ApiError> {
         let stream = self.handshake(self.tls.clone()).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.hyper_error(error))?;
         let request = self.assemble(method, path, body)?;
         let exchange = async {
-            let response = sender.send_request(request).await.map_err(|error| self.hyper_error(error))?;
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| self.hyper_error(error))?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), BODY_MAX).collect().await.map_err(|error| {
-                let text = error.to_string();
-                ApiError::Content { address: self.address, path: without_query(path), text }
-            })?;
-            Ok(Reply { status, body: body.to_bytes(), address: self.address, path: without_query(path) })
+            let body = Limited::new(response.into_body(), BODY_MAX)
+                .collect()
+                .await
+                .map_err(|error| {
+                    let text = error.to_string();
+                    ApiError::Content {
+                        address: self.address,
+                        path: without_query(path),
+                        text,
+                    }
+                })?;
+            Ok(Reply {
+                status,
+                body: body.to_bytes(),
+                address: self.address,
+                path: without_query(path),
+            })
         };
         tokio::pin!(exchange);
         tokio::select! {
             result = &mut exchange => result,
-            // It may end before the last bytes of the answer have been taken over, which is no mistake.
+            // It may end before the last bytes of the answer have been taken over, which is no
+            // mistake.
             end = connection => exchange.await.map_err(|error| end.err().map_or(error, |end| self.hyper_error(end))),
         }
     }
 
-    fn assemble(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, ApiError> {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.address.to_string());
+    fn assemble(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Request<Full<Bytes>>, ApiError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, self.address.to_string());
         if let Some(token) = &self.token {
-            // Each product reads its own, and only the one that the token belongs to is asked with it.
+            // Each product reads its own, and only the one that the token belongs to is asked with
+            // it.
             if let Ok(mut value) = HeaderValue::from_str(token.reveal()) {
                 value.set_sensitive(true);
-                request = request.header("x-consul-token", value.clone()).header("x-nomad-token", value);
+                request = request
+                    .header("x-consul-token", value.clone())
+                    .header("x-nomad-token", value);
             }
         }
         let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        request.body(Full::new(bytes)).map_err(|error| ApiError::Content {
-            address: self.address,
-            path: without_query(path),
-            text: format!("not a path: {error}"),
-        })
+        request
+            .body(Full::new(bytes))
+            .map_err(|error| ApiError::Content {
+                address: self.address,
+                path: without_query(path),
+                text: format!("not a path: {error}"),
+            })
     }
 
     fn tls_error(&self, text: String) -> ApiError {
-        ApiError::Tls { address: self.address, text }
+        ApiError::Tls {
+            address: self.address,
+            text,
+        }
     }
 
     fn io_error(&self, error: &io::Error) -> ApiError {
@@ -362,7 +464,10 @@ impl Api {
         }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => ApiError::Refused(self.address),
-            _ => ApiError::Connection { address: self.address, text: error.to_string() },
+            _ => ApiError::Connection {
+                address: self.address,
+                text: error.to_string(),
+            },
         }
     }
 
@@ -374,13 +479,20 @@ impl Api {
             }
             source = cause.source();
         }
-        ApiError::Connection { address: self.address, text: error.to_string() }
+        ApiError::Connection {
+            address: self.address,
+            text: error.to_string(),
+        }
     }
 }
 
-/// In TLS 1.3 the peer's alert about our certificate comes with the first read, wrapped by all layers in between.
+/// In TLS 1.3 the peer's alert about our certificate comes with the first read, wrapped by all
+/// layers in between.
 fn tls_cause(error: &io::Error) -> Option<String> {
-    error.get_ref()?.downcast_ref::<rustls::Error>().map(ToString::to_string)
+    error
+        .get_ref()?
+        .downcast_ref::<rustls::Error>()
+        .map(ToString::to_string)
 }
 
 fn without_query(path: &str) -> String {

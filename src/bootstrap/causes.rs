@@ -1,6 +1,8 @@
-//! What a symptom in a log or an answer means, and what to do about it: the catalogue, as a table. Pure.
+//! What a symptom in a log or an answer means, and what to do about it: the catalogue, as a table.
+//! Pure.
 //!
-//! The texts are those of Consul 1.8 to 1.13 and Nomad 1.x to 2.0, as seen on clusters that were broken on purpose.
+//! The texts are those of Consul 1.8 to 1.13 and Nomad 1.x to 2.0, as seen on clusters that were
+//! broken on purpose.
 
 /// The likely cause of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +25,8 @@ macro_rules! row {
     };
 }
 
-/// The more telling ones first: a broken connection has many texts, and the last rows match most of them.
+/// The more telling ones first: a broken connection has many texts, and the last rows match most of
+/// them.
 const CATALOGUE: &[Row] = &[
     row!(
         [["No installed keys could decrypt"]],
@@ -61,12 +64,18 @@ const CATALOGUE: &[Row] = &[
         "run `lb bootstrap up` with the state folder of this cluster; it writes the certificates that its CA signed"
     ),
     row!(
-        [["x509: certificate specifies an incompatible key usage"], ["unsuitable certificate purpose"]],
+        [
+            ["x509: certificate specifies an incompatible key usage"],
+            ["unsuitable certificate purpose"]
+        ],
         "a certificate lacks client or server authentication among its extended key usages",
         "run `lb bootstrap rotate-certs`: the certificates of agents carry both"
     ),
     row!(
-        [["certificate is valid for client.", "not server."], ["x509: certificate is valid for", "not server."]],
+        [
+            ["certificate is valid for client.", "not server."],
+            ["x509: certificate is valid for", "not server."]
+        ],
         "this node runs as a server with the certificate of a client",
         "correct its role in the cluster's description, or run `lb bootstrap rotate-certs` after its role was changed"
     ),
@@ -76,7 +85,10 @@ const CATALOGUE: &[Row] = &[
         "run `lb bootstrap rotate-certs`; if the region was renamed, all certificates have to be made anew"
     ),
     row!(
-        [["invalid peer certificate", "NotValidForName"], ["invalid peer certificate", "not valid for name"]],
+        [
+            ["invalid peer certificate", "NotValidForName"],
+            ["invalid peer certificate", "not valid for name"]
+        ],
         "the certificate that the node serves does not hold the address under which it was asked",
         "run `lb bootstrap rotate-certs`: new certificates hold the address of the description"
     ),
@@ -122,7 +134,10 @@ const CATALOGUE: &[Row] = &[
         "give all nodes the same `datacenter`; end the agent that the message names"
     ),
     row!(
-        [["Conflicting address for"], ["Name conflict for", "are claiming"]],
+        [
+            ["Conflicting address for"],
+            ["Name conflict for", "are claiming"]
+        ],
         "an agent of this name was seen at another address less than a minute ago",
         "if the old machine still runs, stop it there; then run it again"
     ),
@@ -147,7 +162,10 @@ const CATALOGUE: &[Row] = &[
         "run `lb bootstrap up` with the version that is installed; files that others put into the configuration folder are read as well"
     ),
     row!(
-        [["failed to acquire consul self endpoint"], ["error discovering nomad servers", "connection refused"]],
+        [
+            ["failed to acquire consul self endpoint"],
+            ["error discovering nomad servers", "connection refused"]
+        ],
         "the Consul agent of this node is down",
         "look at its log; Nomad places no Consul services here until it is back"
     ),
@@ -157,7 +175,11 @@ const CATALOGUE: &[Row] = &[
         "wait, or run `lb bootstrap up` once more"
     ),
     row!(
-        [["ACL not found"], ["Permission denied"], ["blocked by ACLs"]],
+        [
+            ["ACL not found"],
+            ["Permission denied"],
+            ["blocked by ACLs"]
+        ],
         "a token is missing, unknown or lacks rights",
         "run `lb bootstrap up`: it makes the tokens that are missing and hands them to the agents"
     ),
@@ -172,17 +194,28 @@ const CATALOGUE: &[Row] = &[
         "use https:// in the address"
     ),
     row!(
-        [["server misbehaving"], ["InvalidContentType"], ["corrupt message"]],
+        [
+            ["server misbehaving"],
+            ["InvalidContentType"],
+            ["corrupt message"]
+        ],
         "what listens on the port does not speak TLS",
         "find it with `ss -ltnp` on the node: an agent that is not of this cluster, or one without TLS"
     ),
     row!(
-        [["tls: bad certificate"], ["BadCertificate"], ["rpc error making call: EOF"]],
+        [
+            ["tls: bad certificate"],
+            ["BadCertificate"],
+            ["rpc error making call: EOF"]
+        ],
         "the servers refuse the certificate of this agent",
         "their log says why: look there for `x509`. `lb bootstrap rotate-certs` makes new ones"
     ),
     row!(
-        [["error registering", "session shutdown"], ["error registering", "broken pipe"]],
+        [
+            ["error registering", "session shutdown"],
+            ["error registering", "broken pipe"]
+        ],
         "Nomad's servers refuse the certificate of this client",
         "their log says why: look there for `failed TLS handshake`. `lb bootstrap rotate-certs` makes new ones"
     ),
@@ -207,17 +240,26 @@ const STARTS: [&str; 2] = ["==> Starting Consul agent", "==> Starting Nomad agen
 #[must_use]
 pub fn find(log: &str, api_error: &str) -> Option<Cause> {
     // What a daemon said before it was started anew may have been mended.
-    let from = STARTS.iter().filter_map(|start| log.rfind(start)).max().unwrap_or(0);
+    let from = STARTS
+        .iter()
+        .filter_map(|start| log.rfind(start))
+        .max()
+        .unwrap_or(0);
     let log = log.get(from..).unwrap_or(log);
-    // An error beats a later line that merely follows from it, hence row by row and not line by line.
+    // An error beats a later line that merely follows from it, hence row by row and not line by
+    // line.
     let lines = || log.lines().rev().chain(api_error.lines());
-    let found = CATALOGUE.iter().find(|row| lines().any(|line| row.is_in(line)));
+    let found = CATALOGUE
+        .iter()
+        .find(|row| lines().any(|line| row.is_in(line)));
     found.map(|row| row.cause)
 }
 
 impl Row {
     fn is_in(&self, line: &str) -> bool {
-        self.symptoms.iter().any(|texts| texts.iter().all(|text| line.contains(text)))
+        self.symptoms
+            .iter()
+            .any(|texts| texts.iter().all(|text| line.contains(text)))
     }
 }
 
@@ -240,13 +282,22 @@ mod tests {
                 "failed to receive: Remote state is encrypted and encryption is not configured",
                 "missing or of a wrong length",
             ),
-            ("==> Invalid key: key size must be 16, 24 or 32 bytes", "missing or of a wrong length"),
+            (
+                "==> Invalid key: key size must be 16, 24 or 32 bytes",
+                "missing or of a wrong length",
+            ),
             (
                 "agent.server.rpc: failed to read byte: error=\"x509: certificate has expired or is not yet valid: current time 2026-11-22T10:00:00Z is after 2026-11-21T10:00:00Z\"",
                 "expired",
             ),
-            ("agent: RPC failed: error=\"x509: certificate signed by unknown authority\"", "another CA"),
-            ("remote error: x509: certificate specifies an incompatible key usage", "extended key usages"),
+            (
+                "agent: RPC failed: error=\"x509: certificate signed by unknown authority\"",
+                "another CA",
+            ),
+            (
+                "remote error: x509: certificate specifies an incompatible key usage",
+                "extended key usages",
+            ),
             (
                 "error=\"x509: certificate is valid for client.dc1.consul, localhost, not server.dc1.consul\"",
                 "certificate of a client",
@@ -255,29 +306,50 @@ mod tests {
                 "agent.server.rpc: Non-TLS connection attempted with VerifyIncoming set: conn=from=127.0.1.14:1",
                 "without TLS (verify_outgoing",
             ),
-            ("==> Failed to load cert/key pair: tls: private key does not match public key", "not a pair"),
+            (
+                "==> Failed to load cert/key pair: tls: private key does not match public key",
+                "not a pair",
+            ),
             (
                 "==> Failed to load cert/key pair: open /etc/consul.d/key.pem: no such file or directory",
                 "missing or cannot be read",
             ),
-            ("==> listen tcp 127.0.1.11:8501: bind: address already in use", "another process has the port"),
+            (
+                "==> listen tcp 127.0.1.11:8501: bind: address already in use",
+                "another process has the port",
+            ),
             (
                 "Failed to create memberlist: Could not set up network transport: failed to obtain an address: Failed to start TCP listener on \"127.0.1.11\" port 8301: listen tcp",
                 "another process has the port",
             ),
-            ("listen tcp 10.0.0.9:8301: bind: cannot assign requested address", "not an address of this host"),
-            ("Member 'consul-9' part of wrong datacenter 'dc9'", "another datacenter"),
+            (
+                "listen tcp 10.0.0.9:8301: bind: cannot assign requested address",
+                "not an address of this host",
+            ),
+            (
+                "Member 'consul-9' part of wrong datacenter 'dc9'",
+                "another datacenter",
+            ),
             (
                 "memberlist: Conflicting address for consul-2. Mine: 10.0.0.3:8301 Theirs: 10.0.0.4:8301",
                 "another address",
             ),
-            ("serf: Node name conflicts with another node at 127.0.1.12:8301", "same name"),
-            ("serf: minority in name conflict resolution, quitting [1 / 3]", "same name"),
+            (
+                "serf: Node name conflicts with another node at 127.0.1.12:8301",
+                "same name",
+            ),
+            (
+                "serf: minority in name conflict resolution, quitting [1 / 3]",
+                "same name",
+            ),
             (
                 "==> Error parsing /etc/consul.d/consul.hcl: 1 error occurred: invalid config key tls",
                 "does not understand",
             ),
-            ("object expected closing RBRACE got: EOF", "does not understand"),
+            (
+                "object expected closing RBRACE got: EOF",
+                "does not understand",
+            ),
             ("unexpected keys foo", "does not understand"),
             (
                 "nomad.rpc: failed TLS handshake: remote_addr=127.0.1.17:1 error=\"invalid role or region for certificate\"",
@@ -287,15 +359,30 @@ mod tests {
                 "client: error registering: error=\"rpc error: failed to get conn: session shutdown\"",
                 "refuse the certificate of this client",
             ),
-            ("client: error registering: error=\"write: broken pipe\"", "refuse the certificate of this client"),
+            (
+                "client: error registering: error=\"write: broken pipe\"",
+                "refuse the certificate of this client",
+            ),
             (
                 "client: error discovering nomad servers: error=\"Get https://127.0.1.17:8501/v1/catalog/datacenters: dial tcp: connect: connection refused\"",
                 "Consul agent of this node is down",
             ),
-            ("consul.sync: failed to acquire consul self endpoint", "Consul agent of this node is down"),
-            ("nomad.rpc: non-TLS connection attempted with RequireTLS set: remote_addr=127.0.1.17:1", "tls.rpc is off"),
-            ("error registering: keyring has not been initialized yet", "before Nomad's leader"),
-            ("agent: Node info update blocked by ACLs: node=1 accessorID=", "token"),
+            (
+                "consul.sync: failed to acquire consul self endpoint",
+                "Consul agent of this node is down",
+            ),
+            (
+                "nomad.rpc: non-TLS connection attempted with RequireTLS set: remote_addr=127.0.1.17:1",
+                "tls.rpc is off",
+            ),
+            (
+                "error registering: keyring has not been initialized yet",
+                "before Nomad's leader",
+            ),
+            (
+                "agent: Node info update blocked by ACLs: node=1 accessorID=",
+                "token",
+            ),
             ("rpc error making call: ACL not found", "token"),
             ("No known Consul servers", "not joined"),
             ("No cluster leader", "fewer than half"),
@@ -303,7 +390,10 @@ mod tests {
         for (line, expected) in cases {
             let log = format!("[INFO] agent: Started\n    {line}\n[INFO] agent: and on\n");
             let found = find(&log, "");
-            assert!(found.is_some_and(|cause| cause.text.contains(expected)), "{line}: {found:?}");
+            assert!(
+                found.is_some_and(|cause| cause.text.contains(expected)),
+                "{line}: {found:?}"
+            );
             assert_eq!(find("", line), found, "{line}: the same from an answer");
         }
     }
@@ -315,20 +405,36 @@ mod tests {
                 "https://127.0.1.14:8501/v1/status/leader: 500: rpc error making call: EOF",
                 "refuse the certificate of this agent",
             ),
-            ("https://127.0.1.14:8501: TLS: invalid peer certificate: UnknownIssuer", "another CA"),
-            ("https://127.0.1.14:8501: TLS: received fatal alert: CertificateRequired", "got none"),
-            ("https://127.0.1.14:8501: TLS: received corrupt message of type InvalidContentType", "does not speak TLS"),
-            ("400: Client sent an HTTP request to an HTTPS server.", "plain HTTP"),
+            (
+                "https://127.0.1.14:8501: TLS: invalid peer certificate: UnknownIssuer",
+                "another CA",
+            ),
+            (
+                "https://127.0.1.14:8501: TLS: received fatal alert: CertificateRequired",
+                "got none",
+            ),
+            (
+                "https://127.0.1.14:8501: TLS: received corrupt message of type InvalidContentType",
+                "does not speak TLS",
+            ),
+            (
+                "400: Client sent an HTTP request to an HTTPS server.",
+                "plain HTTP",
+            ),
         ];
         for (answer, expected) in cases {
             let found = find("", answer);
-            assert!(found.is_some_and(|cause| cause.text.contains(expected)), "{answer}: {found:?}");
+            assert!(
+                found.is_some_and(|cause| cause.text.contains(expected)),
+                "{answer}: {found:?}"
+            );
         }
     }
 
     #[test]
     fn the_log_that_names_the_cause_beats_the_answer_that_follows_from_it() {
-        let log = "rpc: x509: certificate has expired or is not yet valid: current time T is after U";
+        let log =
+            "rpc: x509: certificate has expired or is not yet valid: current time T is after U";
         let found = find(log, "500: rpc error making call: EOF").expect("a cause");
         assert!(found.text.contains("expired"), "{found:?}");
     }
@@ -336,16 +442,23 @@ mod tests {
     #[test]
     fn what_was_said_before_the_last_start_is_past() {
         let old = "==> Starting Consul agent...\n[ERROR] memberlist: No installed keys could decrypt the message\n";
-        let log =
-            format!("{old}==> Starting Consul agent...\n[ERROR] agent: yamux: remote error: tls: bad certificate\n");
-        let found = find(&log, "TLS: invalid peer certificate: certificate expired").expect("a cause");
+        let log = format!(
+            "{old}==> Starting Consul agent...\n[ERROR] agent: yamux: remote error: tls: bad certificate\n"
+        );
+        let found =
+            find(&log, "TLS: invalid peer certificate: certificate expired").expect("a cause");
         assert!(found.text.contains("expired"), "{found:?}");
         assert!(find(old, "").is_some_and(|cause| cause.text.contains("gossip key")));
     }
 
     #[test]
     fn ordinary_lines_have_none() {
-        for line in ["[INFO] agent: Synced node info", "raft: entering follower state", "connection refused", ""] {
+        for line in [
+            "[INFO] agent: Synced node info",
+            "raft: entering follower state",
+            "connection refused",
+            "",
+        ] {
             assert_eq!(find(line, ""), None, "{line}");
         }
     }

@@ -1,9 +1,9 @@
 //! Checks of the services on a node, over the restart of its Consul agent.
 //!
-//! An agent that comes back counts every check as critical until it has run again, although the services served all the
-//! time (seen with 1.8.7: 0.6 to 2.8 s with checks each second, and longer with slower ones). Were the next agent
-//! restarted meanwhile, a service could lose all of its instances at once. So the checks that passed before are waited
-//! for.
+//! An agent that comes back counts every check as critical until it has run again, although the
+//! services served all the time (seen with 1.8.7: 0.6 to 2.8 s with checks each second, and longer
+//! with slower ones). Were the next agent restarted meanwhile, a service could lose all of its
+//! instances at once. So the checks that passed before are waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use super::api::{Api, LIMIT};
 use super::topology::{Node, Product};
 use super::world::World;
 
-/// Longest wait: some services are sick for reasons of their own, and then nothing is gained by waiting.
+/// Longest wait: some services are sick for reasons of their own, and then nothing is gained by
+/// waiting.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -31,15 +32,28 @@ pub(super) struct Passing(BTreeSet<String>);
 
 /// Looks at the checks of a node's agent; at none where it does not answer.
 pub(super) async fn passing(world: &World, node: &Node) -> anyhow::Result<Passing> {
-    let found = ask(&world.reach()?.api(node, Product::Consul)).await.unwrap_or_default();
-    Ok(Passing(found.into_iter().filter(|(_, check)| check.status == "passing").map(|(id, _)| id).collect()))
+    let found = ask(&world.reach()?.api(node, Product::Consul))
+        .await
+        .unwrap_or_default();
+    Ok(Passing(
+        found
+            .into_iter()
+            .filter(|(_, check)| check.status == "passing")
+            .map(|(id, _)| id)
+            .collect(),
+    ))
 }
 
-/// Waits until those that passed before pass again, or are gone. Tells when some do not, and lets it be.
+/// Waits until those that passed before pass again, or are gone. Tells when some do not, and lets
+/// it be.
 ///
 /// # Errors
 /// When the operator has no certificate.
-pub(super) async fn wait_passing(world: &World, node: &Node, before: &Passing) -> anyhow::Result<()> {
+pub(super) async fn wait_passing(
+    world: &World,
+    node: &Node,
+    before: &Passing,
+) -> anyhow::Result<()> {
     let api = world.reach()?.api(node, Product::Consul);
     let deadline = Instant::now() + world.limit.min(PATIENCE);
     loop {
@@ -52,7 +66,10 @@ pub(super) async fn wait_passing(world: &World, node: &Node, before: &Passing) -
         }
         if Instant::now() > deadline {
             let waiting = waiting.join(", ");
-            world.progress.note(&format!("{}: passed before the restart and do not yet: {waiting}", node.name));
+            world.progress.note(&format!(
+                "{}: passed before the restart and do not yet: {waiting}",
+                node.name
+            ));
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;
@@ -75,7 +92,8 @@ mod tests {
     #[test]
     fn only_what_passed_before_and_is_still_there_is_waited_for() {
         let before = Passing(["a", "b", "gone"].map(str::to_owned).into());
-        let now = r#"{"a":{"Status":"passing"},"b":{"Status":"critical"},"sick":{"Status":"critical"}}"#;
+        let now =
+            r#"{"a":{"Status":"passing"},"b":{"Status":"critical"},"sick":{"Status":"critical"}}"#;
         let now: BTreeMap<String, Check> = serde_json::from_str(now).unwrap();
         assert_eq!(waiting(&before, &now), ["b"]);
         assert!(waiting(&Passing::default(), &now).is_empty());

@@ -24,14 +24,17 @@ use super::topology::{BinarySource, Layout, Node, Phase, Product};
 use super::work::{Work, start, write};
 use super::world::World;
 
-/// What belongs to a product on a node: its folder, its files, its program and its daemon. What belongs to neither
-/// (lb's files) comes with the node's last product.
+/// What belongs to a product on a node: its folder, its files, its program and its daemon. What
+/// belongs to neither (lb's files) comes with the node's last product.
 pub(super) fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Product) -> NodeSpec {
     let last = node.products().last() == Some(&product);
     let owner_of = |path: &str| {
-        [Product::Consul, Product::Nomad].into_iter().find(|&product| {
-            path.starts_with(&format!("{}/", layout.config(product))) || path.starts_with(layout.data(product))
-        })
+        [Product::Consul, Product::Nomad]
+            .into_iter()
+            .find(|&product| {
+                path.starts_with(&format!("{}/", layout.config(product)))
+                    || path.starts_with(layout.data(product))
+            })
     };
     let mine = |path: &str| owner_of(path).map_or(last, |owner| owner == product);
     let of_file = |file: &FileSpec| match file.effect {
@@ -45,8 +48,18 @@ pub(super) fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Produ
             .filter(|binary| binary.name == product.name() || (last && binary.name == "lb"))
             .cloned()
             .collect(),
-        files: spec.files.iter().filter(|file| of_file(file)).cloned().collect(),
-        daemons: spec.daemons.iter().filter(|daemon| daemon.product == product).cloned().collect(),
+        files: spec
+            .files
+            .iter()
+            .filter(|file| of_file(file))
+            .cloned()
+            .collect(),
+        daemons: spec
+            .daemons
+            .iter()
+            .filter(|daemon| daemon.product == product)
+            .cloned()
+            .collect(),
     }
 }
 
@@ -57,10 +70,23 @@ pub(super) fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Produ
 pub(super) async fn look(world: &World, phase: Phase) -> Result<Vec<Work>> {
     let nodes = world.of_phase(phase);
     let all = nodes.into_iter().map(|node| async move {
-        let part = part(&world.spec(&node)?, &world.cluster.layout(&node), &node, phase.product());
-        let seen = world.observe(&node, &part).await.with_context(|| node.name.clone())?;
+        let part = part(
+            &world.spec(&node)?,
+            &world.cluster.layout(&node),
+            &node,
+            phase.product(),
+        );
+        let seen = world
+            .observe(&node, &part)
+            .await
+            .with_context(|| node.name.clone())?;
         let plan = compare(&node.name, &part, &seen, world.ownership());
-        anyhow::Ok(Work { node, part, seen, plan })
+        anyhow::Ok(Work {
+            node,
+            part,
+            seen,
+            plan,
+        })
     });
     each(world, all).await
 }
@@ -75,7 +101,10 @@ pub(super) async fn converge(world: &mut World) -> Result<Vec<NodePlan>> {
         done.extend(run_phase(world, phase).await?);
         if tokens::after(world, phase).await? {
             // Some of what the gate asks for is shown only to who has a token: now there is one.
-            let bar = world.progress.phase(&format!("{} with ACLs", title(phase)), world.of_phase(phase).len());
+            let bar = world.progress.phase(
+                &format!("{} with ACLs", title(phase)),
+                world.of_phase(phase).len(),
+            );
             gate(world, phase, &bar, world.limit).await?;
             bar.done("well");
         }
@@ -92,21 +121,34 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
     let mut works = look(world, phase).await?;
     let bar = world.progress.phase(title(phase), works.len());
     let product = phase.product();
-    let wanted = |action: DaemonAction| move |work: &&Work| work.plan.daemon(product) == Some(action);
+    let wanted =
+        |action: DaemonAction| move |work: &&Work| work.plan.daemon(product) == Some(action);
 
     // Programs come first: what a release hashes to is known only when it is there.
     let installed = each(world, works.iter_mut().map(|work| install(world, work))).await?;
     let releases: Vec<Installed> = installed.into_iter().flatten().collect();
     if !releases.is_empty() {
         for (node, name, program) in releases {
-            world.applied.programs.entry(node).or_default().insert(name, program);
+            world
+                .applied
+                .programs
+                .entry(node)
+                .or_default()
+                .insert(name, program);
         }
         world.save_applied()?;
     }
     bar.set(0, "starting");
     let down: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Start)).collect();
-    each(world, down.into_iter().map(|work| start(world, work, product))).await?;
-    for work in works.iter().filter(|work| !work.plan.is_empty() && work.plan.daemon(product).is_none()) {
+    each(
+        world,
+        down.into_iter().map(|work| start(world, work, product)),
+    )
+    .await?;
+    for work in works
+        .iter()
+        .filter(|work| !work.plan.is_empty() && work.plan.daemon(product).is_none())
+    {
         write(world, work).await?;
     }
     for work in works.iter().filter(wanted(DaemonAction::Reload)) {
@@ -123,18 +165,32 @@ pub(super) async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<Nod
     Ok(works.into_iter().map(|work| work.plan).collect())
 }
 
-/// Waits until servers that came to others vote: autopilot lets them after 10 s, and until then they bear no loss. Those
-/// that are all new have begun as voters.
-async fn wait_voters(world: &World, works: &[Work], product: Product, bar: &PhaseProgress) -> Result<()> {
-    let started = |work: &&Work| work.node.is_server(product) && work.plan.daemon(product) == Some(DaemonAction::Start);
-    let new: Vec<&Node> = works.iter().filter(started).map(|work| &work.node).collect();
+/// Waits until servers that came to others vote: autopilot lets them after 10 s, and until then
+/// they bear no loss. Those that are all new have begun as voters.
+async fn wait_voters(
+    world: &World,
+    works: &[Work],
+    product: Product,
+    bar: &PhaseProgress,
+) -> Result<()> {
+    let started = |work: &&Work| {
+        work.node.is_server(product) && work.plan.daemon(product) == Some(DaemonAction::Start)
+    };
+    let new: Vec<&Node> = works
+        .iter()
+        .filter(started)
+        .map(|work| &work.node)
+        .collect();
     // Before the bootstrap of ACLs nobody may ask.
     let may_ask = !world.cluster.acl || world.state.tokens()?.management(product).is_some();
     if new.len() == works.len() || !may_ask {
         return Ok(());
     }
     for node in new {
-        bar.set(works.len(), &format!("waiting for the vote of {}", node.name));
+        bar.set(
+            works.len(),
+            &format!("waiting for the vote of {}", node.name),
+        );
         peers::wait_voter(&world.cluster, &world.reach()?, product, node, world.limit).await?;
     }
     Ok(())
@@ -149,16 +205,31 @@ async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
     if work.plan.is_empty() {
         return Ok(Vec::new());
     }
-    host.ensure_users(&work.part.users).await.with_context(|| name.clone())?;
-    host.ensure_directories(&work.part.directories).await.with_context(|| name.clone())?;
+    host.ensure_users(&work.part.users)
+        .await
+        .with_context(|| name.clone())?;
+    host.ensure_directories(&work.part.directories)
+        .await
+        .with_context(|| name.clone())?;
     let mut installed = Vec::new();
     if world.cluster.is_local() {
         return Ok(installed);
     }
-    for binary in work.part.binaries.iter_mut().filter(|binary| work.plan.writes(&binary.path)) {
-        let digest = host.install(binary, &world.releases).await.with_context(|| name.clone())?;
+    for binary in work
+        .part
+        .binaries
+        .iter_mut()
+        .filter(|binary| work.plan.writes(&binary.path))
+    {
+        let digest = host
+            .install(binary, &world.releases)
+            .await
+            .with_context(|| name.clone())?;
         if let BinarySource::Release(version) = &binary.source {
-            let program = Program { version: version.clone(), sha256: digest.clone() };
+            let program = Program {
+                version: version.clone(),
+                sha256: digest.clone(),
+            };
             installed.push((name.clone(), binary.name.clone(), program));
         }
         binary.sha256 = Some(digest);
@@ -172,11 +243,18 @@ async fn reload(world: &World, work: &Work, product: Product) -> Result<()> {
     let daemon = work.part.daemon(product).with_context(name)?;
     write(world, work).await?;
     host.reload(daemon).await.with_context(name)?;
-    host.stamp(product, &wanted_stamps(&work.part, &work.seen, product)).await.with_context(name)
+    host.stamp(product, &wanted_stamps(&work.part, &work.seen, product))
+        .await
+        .with_context(name)
 }
 
 fn summary(works: &[Work], product: Product) -> String {
-    let count = |action| works.iter().filter(|work| work.plan.daemon(product) == Some(action)).count();
+    let count = |action| {
+        works
+            .iter()
+            .filter(|work| work.plan.daemon(product) == Some(action))
+            .count()
+    };
     let parts: Vec<String> = [
         (count(DaemonAction::Start), "started"),
         (count(DaemonAction::Restart), "restarted"),
@@ -216,7 +294,10 @@ mod tests {
                 file("/etc/consul.d/consul.hcl", Effect::Restart(Product::Consul)),
                 file("/etc/consul.d/encrypt.hcl", Effect::None),
                 file("/etc/nomad.d/encrypt.hcl", Effect::None),
-                file("/etc/systemd/system/nomad.service", Effect::Restart(Product::Nomad)),
+                file(
+                    "/etc/systemd/system/nomad.service",
+                    Effect::Restart(Product::Nomad),
+                ),
                 file("/etc/lb/lb.toml", Effect::None),
             ],
             ..NodeSpec::default()
@@ -230,12 +311,22 @@ mod tests {
         };
         let names = |product| {
             let part = part(&spec, &layout, &node, product);
-            part.files.iter().map(|file| file.path.clone()).collect::<Vec<_>>()
+            part.files
+                .iter()
+                .map(|file| file.path.clone())
+                .collect::<Vec<_>>()
         };
-        assert_eq!(names(Product::Consul), ["/etc/consul.d/consul.hcl", "/etc/consul.d/encrypt.hcl"]);
+        assert_eq!(
+            names(Product::Consul),
+            ["/etc/consul.d/consul.hcl", "/etc/consul.d/encrypt.hcl"]
+        );
         assert_eq!(
             names(Product::Nomad),
-            ["/etc/nomad.d/encrypt.hcl", "/etc/systemd/system/nomad.service", "/etc/lb/lb.toml"]
+            [
+                "/etc/nomad.d/encrypt.hcl",
+                "/etc/systemd/system/nomad.service",
+                "/etc/lb/lb.toml"
+            ]
         );
     }
 }

@@ -1,11 +1,13 @@
 //! Whether a phase of the start is really over, and whether a restarted server is really back.
 //!
-//! A gate looks at all nodes at once, again and again, until all are well or its time is up; then it tells for each
-//! node that is not what was asked and seen. What is looked at: `consul`, `nomad` and `rolling` below this file.
-//! Starting things, and what to do when a gate stays shut, is left to the callers.
+//! A gate looks at all nodes at once, again and again, until all are well or its time is up; then
+//! it tells for each node that is not what was asked and seen. What is looked at: `consul`, `nomad`
+//! and `rolling` below this file. Starting things, and what to do when a gate stays shut, is left
+//! to the callers.
 //!
-//! Membership alone is no proof: gossip needs its key only, and a node with an expired certificate is "alive". So each
-//! node is also asked something that its agent can only answer by way of the servers, over TLS.
+//! Membership alone is no proof: gossip needs its key only, and a node with an expired certificate
+//! is "alive". So each node is also asked something that its agent can only answer by way of the
+//! servers, over TLS.
 
 mod consul;
 mod nomad;
@@ -66,7 +68,11 @@ impl fmt::Display for GateFailure {
         for reason in &self.reasons {
             write!(f, "\n  {}: {}", reason.node, reason.text)?;
             if let Some(cause) = reason.cause {
-                write!(f, "\n    cause: {}\n    to do: {}", cause.text, cause.advice)?;
+                write!(
+                    f,
+                    "\n    cause: {}\n    to do: {}",
+                    cause.text, cause.advice
+                )?;
             }
         }
         Ok(())
@@ -78,7 +84,8 @@ impl fmt::Display for GateFailure {
 pub struct Gates<'a> {
     /// The cluster.
     pub cluster: &'a Cluster,
-    /// How to ask it. With ACLs and before their bootstrap it has no token; then the gates leave out what needs one.
+    /// How to ask it. With ACLs and before their bootstrap it has no token; then the gates leave
+    /// out what needs one.
     pub reach: &'a Reach,
     /// Names of nodes that are expected to be dead, for instance because they are being replaced.
     pub absent: &'a [String],
@@ -110,7 +117,8 @@ impl<'a> Gates<'a> {
         .await
     }
 
-    /// Waits until a restarted server is back, and the cluster can stand the loss of as many servers as before.
+    /// Waits until a restarted server is back, and the cluster can stand the loss of as many
+    /// servers as before.
     ///
     /// # Errors
     /// When it is not so by the deadline.
@@ -119,7 +127,8 @@ impl<'a> Gates<'a> {
             Product::Consul => Phase::ConsulServers,
             Product::Nomad => Phase::NomadServers,
         };
-        self.until(phase, || self.restarted_server(product, restarted)).await
+        self.until(phase, || self.restarted_server(product, restarted))
+            .await
     }
 
     async fn until<F>(&self, phase: Phase, look: impl Fn() -> F) -> Result<(), GateFailure>
@@ -129,23 +138,37 @@ impl<'a> Gates<'a> {
         let end = Instant::now() + self.deadline;
         loop {
             let findings = look().await;
-            let well = findings.iter().filter(|(_, finding)| finding.is_ok()).count();
+            let well = findings
+                .iter()
+                .filter(|(_, finding)| finding.is_ok())
+                .count();
             (self.progress)(well, findings.len());
             if well == findings.len() {
                 return Ok(());
             }
             if Instant::now() >= end {
-                return Err(GateFailure { phase, reasons: self.reasons(phase.product(), findings).await });
+                return Err(GateFailure {
+                    phase,
+                    reasons: self.reasons(phase.product(), findings).await,
+                });
             }
             tokio::time::sleep(STEP).await;
         }
     }
 
     async fn reasons(&self, product: Product, findings: Vec<Finding<'a>>) -> Vec<Reason> {
-        let bad = findings.into_iter().filter_map(|(node, finding)| Some((node, finding.err()?)));
+        let bad = findings
+            .into_iter()
+            .filter_map(|(node, finding)| Some((node, finding.err()?)));
         join_all(bad.map(|(node, text)| async move {
-            let log = tokio::time::timeout(LIMIT, (self.logs)(node, product)).await.unwrap_or_default();
-            Reason { node: node.name.clone(), cause: causes::find(&log, &text), text }
+            let log = tokio::time::timeout(LIMIT, (self.logs)(node, product))
+                .await
+                .unwrap_or_default();
+            Reason {
+                node: node.name.clone(),
+                cause: causes::find(&log, &text),
+                text,
+            }
         }))
         .await
     }
@@ -156,7 +179,10 @@ impl<'a> Gates<'a> {
 
     /// The servers that shall be there.
     fn present_servers(&self, product: Product) -> Vec<&'a Node> {
-        self.cluster.servers(product).filter(|node| self.is_present(node)).collect()
+        self.cluster
+            .servers(product)
+            .filter(|node| self.is_present(node))
+            .collect()
     }
 
     fn api(&self, node: &Node, product: Product) -> Api {
@@ -165,21 +191,38 @@ impl<'a> Gates<'a> {
 }
 
 /// The node whose server leads, as most servers see it.
-pub async fn leader_of<'c>(cluster: &'c Cluster, reach: &Reach, product: Product) -> Option<&'c Node> {
+pub async fn leader_of<'c>(
+    cluster: &'c Cluster,
+    reach: &Reach,
+    product: Product,
+) -> Option<&'c Node> {
     let servers: Vec<&Node> = cluster.servers(product).collect();
     let views = join_all(servers.iter().map(|node| {
         let api = reach.api(node, product);
         async move { leader(&api).await.ok() }
     }))
     .await;
-    let votes = |node: &Node| views.iter().flatten().filter(|view| is_rpc_of(view, node, product)).count();
-    servers.into_iter().filter(|node| votes(node) > 0).max_by_key(|node| votes(node))
+    let votes = |node: &Node| {
+        views
+            .iter()
+            .flatten()
+            .filter(|view| is_rpc_of(view, node, product))
+            .count()
+    };
+    servers
+        .into_iter()
+        .filter(|node| votes(node) > 0)
+        .max_by_key(|node| votes(node))
 }
 
 /// What an agent says who leads; an error if it says nobody.
 async fn leader(api: &Api) -> Result<String, String> {
     let path = "/v1/status/leader";
-    match api.get(path, LIMIT).await.and_then(|reply| reply.json::<String>()) {
+    match api
+        .get(path, LIMIT)
+        .await
+        .and_then(|reply| reply.json::<String>())
+    {
         Ok(leader) if leader.is_empty() => Err("knows no leader".to_owned()),
         Ok(leader) => Ok(leader),
         Err(error) => Err(asked(&error)),
@@ -193,7 +236,8 @@ fn asked(error: &ApiError) -> String {
 
 /// Whether a text such as `10.0.0.11:8300` is the RPC address of this node's server.
 fn is_rpc_of(text: &str, node: &Node, product: Product) -> bool {
-    text.parse::<SocketAddr>().is_ok_and(|address| address == rpc(node, product))
+    text.parse::<SocketAddr>()
+        .is_ok_and(|address| address == rpc(node, product))
 }
 
 fn rpc(node: &Node, product: Product) -> SocketAddr {
@@ -204,14 +248,18 @@ fn rpc(node: &Node, product: Product) -> SocketAddr {
     SocketAddr::new(node.address, port)
 }
 
-/// How each present server is found in what it says itself: a leader, and all servers of the description as peers.
+/// How each present server is found in what it says itself: a leader, and all servers of the
+/// description as peers.
 async fn servers_of<'a>(gates: &Gates<'a>, product: Product) -> Vec<Finding<'a>> {
     let servers = gates.present_servers(product);
     let views = join_all(servers.iter().map(|node| {
         let api = gates.api(node, product);
         async move {
             let leader = leader(&api).await?;
-            let peers = api.get("/v1/status/peers", LIMIT).await.and_then(|reply| reply.json::<Vec<String>>());
+            let peers = api
+                .get("/v1/status/peers", LIMIT)
+                .await
+                .and_then(|reply| reply.json::<Vec<String>>());
             Ok::<_, String>((leader, peers.map_err(|error| asked(&error))?))
         }
     }))
@@ -222,7 +270,12 @@ async fn servers_of<'a>(gates: &Gates<'a>, product: Product) -> Vec<Finding<'a>>
 /// The leader and the peers that a server names.
 type View = Result<(String, Vec<String>), String>;
 
-fn judge_servers<'a>(gates: &Gates<'a>, product: Product, servers: &[&'a Node], views: Vec<View>) -> Vec<Finding<'a>> {
+fn judge_servers<'a>(
+    gates: &Gates<'a>,
+    product: Product,
+    servers: &[&'a Node],
+    views: Vec<View>,
+) -> Vec<Finding<'a>> {
     let mut agreed: Option<(String, String)> = None;
     let mut findings = Vec::with_capacity(servers.len());
     for (&node, view) in servers.iter().zip(views) {
@@ -231,7 +284,9 @@ fn judge_servers<'a>(gates: &Gates<'a>, product: Product, servers: &[&'a Node], 
             match &agreed {
                 None => agreed = Some((node.name.clone(), leader)),
                 Some((other, theirs)) if *theirs != leader => {
-                    return Err(format!("says that {leader} leads, but {other} says that {theirs} does"));
+                    return Err(format!(
+                        "says that {leader} leads, but {other} says that {theirs} does"
+                    ));
                 }
                 Some(_) => {}
             }
@@ -244,7 +299,10 @@ fn judge_servers<'a>(gates: &Gates<'a>, product: Product, servers: &[&'a Node], 
 
 fn judge_peers(gates: &Gates<'_>, product: Product, peers: &[String]) -> Result<(), String> {
     let all: Vec<&Node> = gates.cluster.servers(product).collect();
-    if let Some(stranger) = peers.iter().find(|peer| !all.iter().any(|node| is_rpc_of(peer, node, product))) {
+    if let Some(stranger) = peers
+        .iter()
+        .find(|peer| !all.iter().any(|node| is_rpc_of(peer, node, product)))
+    {
         let product = product.name();
         return Err(format!(
             "has {stranger} among its raft peers, which is no server of the description; if that server is gone for good: \
@@ -253,13 +311,20 @@ fn judge_peers(gates: &Gates<'_>, product: Product, peers: &[String]) -> Result<
     }
     let missing: Vec<&str> = all
         .iter()
-        .filter(|node| gates.is_present(node) && !peers.iter().any(|peer| is_rpc_of(peer, node, product)))
+        .filter(|node| {
+            gates.is_present(node) && !peers.iter().any(|peer| is_rpc_of(peer, node, product))
+        })
         .map(|node| node.name.as_str())
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(format!("has {} of {} raft peers; missing: {}", peers.len(), all.len(), missing.join(", ")))
+    Err(format!(
+        "has {} of {} raft peers; missing: {}",
+        peers.len(),
+        all.len(),
+        missing.join(", ")
+    ))
 }
 
 #[cfg(test)]

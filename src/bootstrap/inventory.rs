@@ -15,19 +15,39 @@ use super::file::{ROLES, Spot, Value};
 use crate::config::mistake::{Mistake, Place, nearest};
 
 /// Reads the text of an inventory: role keys with their lists. Mistakes are added to the list.
-pub(super) fn read(path: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Vec<(&'static str, Spot)> {
-    let mut file = File { path: path.into(), text, mistakes };
+pub(super) fn read(
+    path: &Path,
+    text: &str,
+    mistakes: &mut Vec<Mistake>,
+) -> Vec<(&'static str, Spot)> {
+    let mut file = File {
+        path: path.into(),
+        text,
+        mistakes,
+    };
     let outputs: Json = match serde_json::from_str(text) {
         Ok(json) => json,
         Err(error) => {
             let advice = "write what `terraform output -json` prints into it";
-            file.wrong("", error.line().max(1), &format!("is not JSON: {error}"), advice);
+            file.wrong(
+                "",
+                error.line().max(1),
+                &format!("is not JSON: {error}"),
+                advice,
+            );
             return Vec::new();
         }
     };
-    let inventory = outputs.get("inventory").map_or(&outputs, |output| output.get("value").unwrap_or(output));
+    let inventory = outputs
+        .get("inventory")
+        .map_or(&outputs, |output| output.get("value").unwrap_or(output));
     let Some(roles) = inventory.as_object() else {
-        file.wrong("inventory", 1, "is not an object", "it has consul_servers, nomad_servers and nomad_clients");
+        file.wrong(
+            "inventory",
+            1,
+            "is not an object",
+            "it has consul_servers, nomad_servers and nomad_clients",
+        );
         return Vec::new();
     };
     let mut found = Vec::new();
@@ -46,13 +66,29 @@ pub(super) fn read(path: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Vec<
         };
         if let Some(items) = value.as_array() {
             let value = Value::List(file.nodes(start, items));
-            found.push((*known, Spot { value, place: file.place(start) }));
+            found.push((
+                *known,
+                Spot {
+                    value,
+                    place: file.place(start),
+                },
+            ));
         } else {
-            file.wrong(key, file.line(start), "is not a list", "write [ { \"name\": …, \"address\": …, \"ssh\": … } ]");
+            file.wrong(
+                key,
+                file.line(start),
+                "is not a list",
+                "write [ { \"name\": …, \"address\": …, \"ssh\": … } ]",
+            );
         }
     }
     if roles.is_empty() {
-        file.wrong("inventory", 1, "is empty", "it has consul_servers, nomad_servers and nomad_clients");
+        file.wrong(
+            "inventory",
+            1,
+            "is empty",
+            "it has consul_servers, nomad_servers and nomad_clients",
+        );
     }
     found
 }
@@ -80,25 +116,43 @@ impl File<'_> {
         let value = match json {
             Json::String(text) => Value::Text(text.clone()),
             Json::Bool(truth) => Value::Bool(*truth),
-            Json::Number(number) => number.as_i64().map_or_else(|| Value::Other(number.to_string()), Value::Integer),
-            Json::Array(items) => Value::List(items.iter().map(|item| self.spot(at, item)).collect()),
+            Json::Number(number) => number
+                .as_i64()
+                .map_or_else(|| Value::Other(number.to_string()), Value::Integer),
+            Json::Array(items) => {
+                Value::List(items.iter().map(|item| self.spot(at, item)).collect())
+            }
             // terraform writes null for what is not set.
             Json::Object(keys) => {
                 let set = keys.iter().filter(|(_, value)| !value.is_null());
-                Value::Table(set.map(|(key, value)| (key.clone(), self.spot(at, value))).collect())
+                Value::Table(
+                    set.map(|(key, value)| (key.clone(), self.spot(at, value)))
+                        .collect(),
+                )
             }
             Json::Null => Value::Other("null".to_owned()),
         };
-        Spot { value, place: self.place(at) }
+        Spot {
+            value,
+            place: self.place(at),
+        }
     }
 
     /// Offset of the text from `start` on; `start` when it is not there.
     fn find(&self, start: usize, needle: &str) -> usize {
-        self.text.get(start..).and_then(|rest| rest.find(needle)).map_or(start, |found| start + found)
+        self.text
+            .get(start..)
+            .and_then(|rest| rest.find(needle))
+            .map_or(start, |found| start + found)
     }
 
     fn line(&self, offset: usize) -> usize {
-        1 + self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+        1 + self
+            .text
+            .bytes()
+            .take(offset)
+            .filter(|byte| *byte == b'\n')
+            .count()
     }
 
     fn place(&self, offset: usize) -> Place {
@@ -108,7 +162,13 @@ impl File<'_> {
     fn wrong(&mut self, key: &str, line: usize, problem: &str, advice: &str) {
         let place = Place::File(self.path.clone(), line);
         let (key, problem, advice) = (key.to_owned(), problem.to_owned(), advice.to_owned());
-        self.mistakes.push(Mistake { key, value: None, place, problem, advice });
+        self.mistakes.push(Mistake {
+            key,
+            value: None,
+            place,
+            problem,
+            advice,
+        });
     }
 }
 
@@ -148,12 +208,24 @@ mod tests {
             })
             .collect();
         assert_eq!(lines, ["i.json:3", "i.json:4", "i.json:9"]);
-        assert_eq!(bare.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["consul_servers", "nomad_clients"]);
-        let Value::List(items) = &bare[1].1.value else { panic!() };
-        let Value::Table(keys) = &items[0].value else { panic!() };
-        assert_eq!(keys.keys().collect::<Vec<_>>(), ["address", "name"], "null is nothing");
-        let wrapped =
-            format!("{{\"other\": {{\"value\": 3}}, \"inventory\": {{\"sensitive\": false, \"value\": {BARE}}}}}");
+        assert_eq!(
+            bare.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+            ["consul_servers", "nomad_clients"]
+        );
+        let Value::List(items) = &bare[1].1.value else {
+            panic!()
+        };
+        let Value::Table(keys) = &items[0].value else {
+            panic!()
+        };
+        assert_eq!(
+            keys.keys().collect::<Vec<_>>(),
+            ["address", "name"],
+            "null is nothing"
+        );
+        let wrapped = format!(
+            "{{\"other\": {{\"value\": 3}}, \"inventory\": {{\"sensitive\": false, \"value\": {BARE}}}}}"
+        );
         assert_eq!(lists(&wrapped), bare);
         assert_eq!(lists(&format!("{{\"inventory\": {BARE}}}")), bare);
     }
@@ -166,16 +238,31 @@ mod tests {
                 "i.json:1: is not JSON: EOF while parsing a value at line 1 column 0; write what `terraform output -json` prints into it",
             ),
             ("{\n\"consul_servers\": [\n", "i.json:3: is not JSON: EOF"),
-            ("[]", "i.json:1: inventory is not an object; it has consul_servers, nomad_servers and nomad_clients"),
+            (
+                "[]",
+                "i.json:1: inventory is not an object; it has consul_servers, nomad_servers and nomad_clients",
+            ),
             ("{}", "i.json:1: inventory is empty; it has"),
-            ("{\n\"consul_server\": []}", "i.json:2: consul_server is not a role; did you mean consul_servers?"),
-            ("{\n\"zzz\": []}", "i.json:2: zzz is not a role; an inventory has consul_servers"),
-            ("{\n\"consul_servers\": 3}", "i.json:2: consul_servers is not a list; write ["),
+            (
+                "{\n\"consul_server\": []}",
+                "i.json:2: consul_server is not a role; did you mean consul_servers?",
+            ),
+            (
+                "{\n\"zzz\": []}",
+                "i.json:2: zzz is not a role; an inventory has consul_servers",
+            ),
+            (
+                "{\n\"consul_servers\": 3}",
+                "i.json:2: consul_servers is not a list; write [",
+            ),
         ] {
             let mut mistakes = Vec::new();
             read(Path::new("i.json"), text, &mut mistakes);
             let said: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-            assert!(said.len() == 1 && said[0].starts_with(expected), "{text}: {said:?}");
+            assert!(
+                said.len() == 1 && said[0].starts_with(expected),
+                "{text}: {said:?}"
+            );
         }
     }
 }

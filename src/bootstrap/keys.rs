@@ -1,4 +1,5 @@
-//! The keys and certificates of the world: made where they are missing or due, read, and seen to be served.
+//! The keys and certificates of the world: made where they are missing or due, read, and seen to be
+//! served.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -45,7 +46,12 @@ impl World {
     /// # Errors
     /// When some are missing.
     pub(super) fn read_keys(&mut self) -> Result<()> {
-        let missing = || format!("{} has no certificates yet: run `lb bootstrap up`", self.state.dir().display());
+        let missing = || {
+            format!(
+                "{} has no certificates yet: run `lb bootstrap up`",
+                self.state.dir().display()
+            )
+        };
         let issued = self.state.pairs(&self.cluster)?.with_context(missing)?;
         self.pairs = issued.nodes;
         self.operator = Some(issued.operator);
@@ -58,7 +64,10 @@ impl World {
     /// When something cannot be read.
     pub(super) fn read_some_keys(&mut self) -> Result<()> {
         for node in &self.cluster.nodes {
-            let alone = Cluster { nodes: vec![node.clone()], ..self.cluster.clone() };
+            let alone = Cluster {
+                nodes: vec![node.clone()],
+                ..self.cluster.clone()
+            };
             if let Some(found) = self.state.pairs(&alone)? {
                 self.pairs.extend(found.nodes);
             }
@@ -95,7 +104,11 @@ impl World {
                 let api = reach.api(&node, phase.product());
                 while api.served_certificate(api::LIMIT).await.ok().as_ref() != Some(&wanted) {
                     if Instant::now() > deadline {
-                        bail!("{}: {} does not serve its new certificate", node.name, phase.product());
+                        bail!(
+                            "{}: {} does not serve its new certificate",
+                            node.name,
+                            phase.product()
+                        );
                     }
                     tokio::time::sleep(LOOK).await;
                 }
@@ -111,6 +124,9 @@ fn made(made: &[Made]) -> String {
     for one in made {
         *reasons.entry(&one.reason).or_default() += 1;
     }
-    let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let reasons: Vec<String> = reasons
+        .iter()
+        .map(|(reason, count)| format!("{count} {reason}"))
+        .collect();
     format!("{} made ({})", made.len(), reasons.join(", "))
 }

@@ -5,8 +5,8 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::world::World;
 
-/// Works on many nodes at once, on each to the end: one that fails cuts no other off in the middle of something. The
-/// results in order.
+/// Works on many nodes at once, on each to the end: one that fails cuts no other off in the middle
+/// of something. The results in order.
 ///
 /// # Errors
 /// All failures together.
@@ -44,8 +44,13 @@ mod tests {
     fn failures_are_told_together() {
         let node = |name: &str| Err(anyhow::anyhow!("{name}: no room"));
         assert_eq!(together(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
-        assert_eq!(together(vec![Ok(1), node("a")]).unwrap_err().to_string(), "a: no room");
-        let said = together(vec![node("a"), Ok(1), node("b")]).unwrap_err().to_string();
+        assert_eq!(
+            together(vec![Ok(1), node("a")]).unwrap_err().to_string(),
+            "a: no room"
+        );
+        let said = together(vec![node("a"), Ok(1), node("b")])
+            .unwrap_err()
+            .to_string();
         assert_eq!(said, "2 nodes failed:\n  a: no room\n  b: no room");
     }
 }

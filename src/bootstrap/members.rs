@@ -1,7 +1,8 @@
 //! What `status` shows: every node as its daemons and their servers see it.
 //!
-//! Works with any part of the cluster dead: all questions are asked at once and are short, whatever a living server can
-//! tell is taken from it, and what nobody can tell is `unknown`. Tables are made in `table`; exit codes by the caller.
+//! Works with any part of the cluster dead: all questions are asked at once and are short, whatever
+//! a living server can tell is taken from it, and what nobody can tell is `unknown`. Tables are
+//! made in `table`; exit codes by the caller.
 
 mod table;
 
@@ -55,7 +56,8 @@ pub struct NodeStatus {
 /// One daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AgentStatus {
-    /// `alive`, `failed`, `left`, `leaving`, `absent`, `unknown`; of Nomad clients `ready`, `down`, `initializing`….
+    /// `alive`, `failed`, `left`, `leaving`, `absent`, `unknown`; of Nomad clients `ready`, `down`,
+    /// `initializing`….
     pub status: String,
     /// Whether its own API answers.
     pub answers: bool,
@@ -74,7 +76,8 @@ pub struct AgentStatus {
 }
 
 impl ClusterStatus {
-    /// Notes how long the CA lasts. With fewer than `warn_days` left that is a problem: nothing it signs outlives it.
+    /// Notes how long the CA lasts. With fewer than `warn_days` left that is a problem: nothing it
+    /// signs outlives it.
     pub fn judge_ca(&mut self, days: i64, warn_days: i64) {
         self.ca_days = Some(days);
         if days < warn_days {
@@ -82,7 +85,9 @@ impl ClusterStatus {
                 ..0 => "has expired".to_owned(),
                 _ => format!("ends in {}", counted(days, "day")),
             };
-            self.problems.push(format!("the CA {when}; run `lb bootstrap rotate-certs --ca`"));
+            self.problems.push(format!(
+                "the CA {when}; run `lb bootstrap rotate-certs --ca`"
+            ));
             self.degraded = true;
         }
     }
@@ -107,10 +112,23 @@ struct Own {
     certificate_end: Option<i64>,
 }
 
-/// Asks all nodes at once. `now` in Unix seconds; certificates with fewer than `warn_days` left are a problem.
-pub async fn look(cluster: &Cluster, reach: &Reach, scope: Scope, now: i64, warn_days: i64) -> ClusterStatus {
+/// Asks all nodes at once. `now` in Unix seconds; certificates with fewer than `warn_days` left are
+/// a problem.
+pub async fn look(
+    cluster: &Cluster,
+    reach: &Reach,
+    scope: Scope,
+    now: i64,
+    warn_days: i64,
+) -> ClusterStatus {
     let with_nomad = scope == Scope::All && cluster.servers(Product::Nomad).next().is_some();
-    let nomad_told = async { if with_nomad { Some(tell(cluster, reach, Product::Nomad).await) } else { None } };
+    let nomad_told = async {
+        if with_nomad {
+            Some(tell(cluster, reach, Product::Nomad).await)
+        } else {
+            None
+        }
+    };
     let owns = join_all(cluster.nodes.iter().map(|node| async move {
         let nomad = async {
             if with_nomad && node.products().contains(&Product::Nomad) {
@@ -121,30 +139,47 @@ pub async fn look(cluster: &Cluster, reach: &Reach, scope: Scope, now: i64, warn
         };
         tokio::join!(ask_itself(reach, node, Product::Consul), nomad)
     }));
-    let (consul, nomad, owns) = tokio::join!(tell(cluster, reach, Product::Consul), nomad_told, owns);
+    let (consul, nomad, owns) =
+        tokio::join!(tell(cluster, reach, Product::Consul), nomad_told, owns);
     let mut status = ClusterStatus {
         consul_leader: consul.leader.clone(),
         nomad_leader: nomad.as_ref().and_then(|told| told.leader.clone()),
         problems: general_problems(cluster, &consul),
         ..ClusterStatus::default()
     };
-    status.problems.extend(nomad.iter().flat_map(|told| general_problems(cluster, told)));
+    status.problems.extend(
+        nomad
+            .iter()
+            .flat_map(|told| general_problems(cluster, told)),
+    );
     for (node, (own_consul, own_nomad)) in cluster.nodes.iter().zip(owns) {
-        status.nodes.push(judge(cluster, node, (&consul, own_consul), nomad.as_ref().zip(own_nomad), now, warn_days));
+        status.nodes.push(judge(
+            cluster,
+            node,
+            (&consul, own_consul),
+            nomad.as_ref().zip(own_nomad),
+            now,
+            warn_days,
+        ));
     }
-    status.degraded = !status.problems.is_empty() || status.nodes.iter().any(|node| !node.problems.is_empty());
+    status.degraded =
+        !status.problems.is_empty() || status.nodes.iter().any(|node| !node.problems.is_empty());
     status
 }
 
 async fn tell(cluster: &Cluster, reach: &Reach, product: Product) -> Told {
     let members = async {
-        let answer = reach.any_server::<Value>(cluster, product, "/v1/agent/members").await;
+        let answer = reach
+            .any_server::<Value>(cluster, product, "/v1/agent/members")
+            .await;
         let (_, mut members) = answer.map_err(|error| format!("{error:#}"))?;
         if product == Product::Nomad {
             members = members["Members"].take();
         }
         match members {
-            Value::Array(members) if members.is_empty() => Err("the token has no right to see members".to_owned()),
+            Value::Array(members) if members.is_empty() => {
+                Err("the token has no right to see members".to_owned())
+            }
             Value::Array(members) => Ok(members),
             _ => Err("the member list is not understood".to_owned()),
         }
@@ -154,17 +189,32 @@ async fn tell(cluster: &Cluster, reach: &Reach, product: Product) -> Told {
             return Ok(Vec::new());
         }
         // What one server remembers will do: without a leader there is nothing else.
-        let answer = reach.any_server::<Vec<Value>>(cluster, product, "/v1/nodes?stale=true").await;
-        answer.map(|(_, clients)| clients).map_err(|error| format!("{error:#}"))
+        let answer = reach
+            .any_server::<Vec<Value>>(cluster, product, "/v1/nodes?stale=true")
+            .await;
+        answer
+            .map(|(_, clients)| clients)
+            .map_err(|error| format!("{error:#}"))
     };
-    let (members, clients, peers, leader) =
-        tokio::join!(members, clients, peers::list(cluster, reach, product), leader_of(cluster, reach, product));
-    Told { product, members, clients, peers: peers.ok(), leader: leader.map(|node| node.name.clone()) }
+    let (members, clients, peers, leader) = tokio::join!(
+        members,
+        clients,
+        peers::list(cluster, reach, product),
+        leader_of(cluster, reach, product)
+    );
+    Told {
+        product,
+        members,
+        clients,
+        peers: peers.ok(),
+        leader: leader.map(|node| node.name.clone()),
+    }
 }
 
 async fn ask_itself(reach: &Reach, node: &Node, product: Product) -> Own {
     let api = reach.api(node, product);
-    // Goes over RPC, so that it also tests the certificates. A client of Nomad answers it by way of a server as well.
+    // Goes over RPC, so that it also tests the certificates. A client of Nomad answers it by way of
+    // a server as well.
     let leader = async { api.get("/v1/status/leader", LIMIT).await?.json::<String>() };
     let (leader, certificate) = tokio::join!(leader, api.served_certificate(LIMIT));
     let answers = match &leader {
@@ -179,7 +229,11 @@ async fn ask_itself(reach: &Reach, node: &Node, product: Product) -> Own {
         Err(error) if answers => Some(format!("cannot reach the servers: {error}")),
         Err(error) => Some(format!("does not answer: {error}")),
     };
-    Own { trouble, answers, certificate_end: certificate.ok().and_then(|leaf| end_of(&leaf)) }
+    Own {
+        trouble,
+        answers,
+        certificate_end: certificate.ok().and_then(|leaf| end_of(&leaf)),
+    }
 }
 
 /// When a certificate ends, in Unix seconds.
@@ -204,14 +258,18 @@ fn general_problems(cluster: &Cluster, told: &Told) -> Vec<String> {
     }
     let known = |peer: &&Peer| cluster.servers(product).any(|node| is_peer(peer, node));
     for stranger in told.peers.iter().flatten().filter(|peer| !known(peer)) {
-        problems
-            .push(format!("{product}: raft peer {} ({}) is not in the description", stranger.node, stranger.address));
+        problems.push(format!(
+            "{product}: raft peer {} ({}) is not in the description",
+            stranger.node, stranger.address
+        ));
     }
     problems
 }
 
 fn is_peer(peer: &Peer, node: &Node) -> bool {
-    peer.address.parse::<std::net::SocketAddr>().is_ok_and(|address| address.ip() == node.address)
+    peer.address
+        .parse::<std::net::SocketAddr>()
+        .is_ok_and(|address| address.ip() == node.address)
 }
 
 fn judge(
@@ -235,22 +293,38 @@ fn judge(
         Role::NomadServer => "nomad-server",
         Role::NomadClient => "nomad-client",
     };
-    NodeStatus { name: node.name.clone(), role, address: node.address.to_string(), consul, nomad, problems }
+    NodeStatus {
+        name: node.name.clone(),
+        role,
+        address: node.address.to_string(),
+        consul,
+        nomad,
+        problems,
+    }
 }
 
 fn agent_status(cluster: &Cluster, node: &Node, told: &Told, own: &Own, now: i64) -> AgentStatus {
     let mut status = AgentStatus {
         answers: own.answers,
-        certificate_days: own.certificate_end.map(|end| (end - now).div_euclid(86_400)),
+        certificate_days: own
+            .certificate_end
+            .map(|end| (end - now).div_euclid(86_400)),
         ..AgentStatus::default()
     };
     if node.is_server(told.product) {
         status.leader = told.leader.as_ref().map(|leader| *leader == node.name);
-        status.voter = told.peers.as_ref().map(|peers| peers.iter().any(|peer| peer.voter && is_peer(peer, node)));
+        status.voter = told
+            .peers
+            .as_ref()
+            .map(|peers| peers.iter().any(|peer| peer.voter && is_peer(peer, node)));
     }
     match (told.product, node.role) {
         (Product::Nomad, Role::NomadClient) => client_status(&mut status, told, &node.name),
-        (Product::Nomad, _) => member_status(&mut status, told, &format!("{}.{}", node.name, cluster.region)),
+        (Product::Nomad, _) => member_status(
+            &mut status,
+            told,
+            &format!("{}.{}", node.name, cluster.region),
+        ),
         (Product::Consul, _) => member_status(&mut status, told, &node.name),
     }
     status
@@ -278,7 +352,9 @@ fn member_status(status: &mut AgentStatus, told: &Told, name: &str) {
         word => word.as_str().unwrap_or("unknown").to_owned(),
     };
     // Consul's has the commit behind a colon.
-    let build = member["Tags"]["build"].as_str().and_then(|build| build.split(':').next());
+    let build = member["Tags"]["build"]
+        .as_str()
+        .and_then(|build| build.split(':').next());
     status.version = build.map(ToOwned::to_owned);
 }
 
@@ -289,7 +365,10 @@ fn client_status(status: &mut AgentStatus, told: &Told, name: &str) {
     };
     let own = || clients.iter().filter(|client| client["Name"] == name);
     // One that was made anew leaves its former self behind as `down`.
-    let Some(client) = own().find(|client| client["Status"] != "down").or_else(|| own().next()) else {
+    let Some(client) = own()
+        .find(|client| client["Status"] != "down")
+        .or_else(|| own().next())
+    else {
         "absent".clone_into(&mut status.status);
         return;
     };
@@ -300,7 +379,13 @@ fn client_status(status: &mut AgentStatus, told: &Told, name: &str) {
     status.version = text("Version");
 }
 
-fn agent_problems(node: &Node, product: Product, status: &AgentStatus, own: &Own, warn_days: i64) -> Vec<String> {
+fn agent_problems(
+    node: &Node,
+    product: Product,
+    status: &AgentStatus,
+    own: &Own,
+    warn_days: i64,
+) -> Vec<String> {
     let mut problems = Vec::new();
     if !matches!(status.status.as_str(), "alive" | "ready") {
         problems.push(format!("{product}: {}", status.status));
@@ -313,12 +398,18 @@ fn agent_problems(node: &Node, product: Product, status: &AgentStatus, own: &Own
     }
     if status.drain == Some(true) {
         problems.push(format!("{product}: is being drained"));
-    } else if status.eligibility.as_deref().is_some_and(|word| word != "eligible") {
+    } else if status
+        .eligibility
+        .as_deref()
+        .is_some_and(|word| word != "eligible")
+    {
         problems.push(format!("{product}: takes no allocations (ineligible)"));
     }
     match status.certificate_days {
         Some(days) if days < 0 => {
-            problems.push(format!("{product}: its certificate has expired; run `lb bootstrap rotate-certs`"));
+            problems.push(format!(
+                "{product}: its certificate has expired; run `lb bootstrap rotate-certs`"
+            ));
         }
         Some(days) if days < warn_days => problems.push(format!(
             "{product}: the certificate that {} serves ends in {}; run `lb bootstrap rotate-certs`",

@@ -7,9 +7,10 @@
 //!                                              └── what `host` observed
 //! ```
 //!
-//! What a node shall have is computed (`topology`, `render`), what it has is observed (`host`), and only the difference
-//! is carried out (`plan`), one server at a time once the cluster lives, with a gate after each step (`gates`). So the
-//! first run, the second, a resumed one, a rotation and an upgrade are the same walk with another starting point.
+//! What a node shall have is computed (`topology`, `render`), what it has is observed (`host`), and
+//! only the difference is carried out (`plan`), one server at a time once the cluster lives, with a
+//! gate after each step (`gates`). So the first run, the second, a resumed one, a rotation and an
+//! upgrade are the same walk with another starting point.
 
 pub mod access;
 pub mod acl;

@@ -1,4 +1,5 @@
-//! The passphrase of the CA key: given in a file or a variable, else asked for. What it opens is the business of `state`.
+//! The passphrase of the CA key: given in a file or a variable, else asked for. What it opens is
+//! the business of `state`.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -12,8 +13,8 @@ use super::state;
 /// Variable that holds the passphrase itself.
 pub const VARIABLE: &str = "LB_BOOTSTRAP_PASSPHRASE";
 
-/// The passphrase of `--passphrase-file`, else of the variable's value; None when neither is given. The line break at
-/// the file's end is no part of it. Reads the file.
+/// The passphrase of `--passphrase-file`, else of the variable's value; None when neither is given.
+/// The line break at the file's end is no part of it. Reads the file.
 ///
 /// # Errors
 /// When it is empty, not UTF-8, or the file cannot be read.
@@ -21,7 +22,10 @@ pub fn given(file: Option<&Path>, variable: Option<OsString>) -> Result<Option<S
     let (text, place) = match (file, variable) {
         (Some(path), _) => {
             let place = format!("--passphrase-file {}", path.display());
-            (std::fs::read_to_string(path).with_context(|| format!("{place} cannot be read"))?, place)
+            (
+                std::fs::read_to_string(path).with_context(|| format!("{place} cannot be read"))?,
+                place,
+            )
         }
         (None, Some(value)) => match value.into_string() {
             Ok(text) => (text, VARIABLE.to_owned()),
@@ -48,10 +52,14 @@ pub(super) struct Passphrase {
 impl Passphrase {
     /// With `--passphrase-file`, if it was given.
     pub(super) fn new(file: Option<PathBuf>) -> Self {
-        Self { file, typed: RefCell::default() }
+        Self {
+            file,
+            typed: RefCell::default(),
+        }
     }
 
-    /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none was given.
+    /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none
+    /// was given.
     pub(super) fn for_key(&self, encrypted: Option<bool>) -> Result<Option<Secret>> {
         match given(self.file.as_deref(), std::env::var_os(VARIABLE))? {
             Some(given) => Ok(Some(given)),
@@ -75,12 +83,25 @@ mod tests {
     fn the_file_wins_over_the_variable_and_loses_its_line_break() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("p");
-        for (text, expected) in [("a b\n", "a b"), ("a b", "a b"), ("a b\r\n", "a b"), (" a\n\n", " a\n")] {
+        for (text, expected) in [
+            ("a b\n", "a b"),
+            ("a b", "a b"),
+            ("a b\r\n", "a b"),
+            (" a\n\n", " a\n"),
+        ] {
             std::fs::write(&file, text).unwrap();
-            let found = given(Some(&file), Some("variable".into())).unwrap().unwrap();
+            let found = given(Some(&file), Some("variable".into()))
+                .unwrap()
+                .unwrap();
             assert_eq!(found.reveal(), expected, "{text:?}");
         }
-        assert_eq!(given(None, Some("variable".into())).unwrap().unwrap().reveal(), "variable");
+        assert_eq!(
+            given(None, Some("variable".into()))
+                .unwrap()
+                .unwrap()
+                .reveal(),
+            "variable"
+        );
         assert_eq!(given(None, None).unwrap(), None);
     }
 
@@ -88,9 +109,24 @@ mod tests {
     fn nothing_is_not_taken_for_a_passphrase() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("p");
-        assert!(given(Some(&file), None).unwrap_err().to_string().contains("cannot be read"));
+        assert!(
+            given(Some(&file), None)
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be read")
+        );
         std::fs::write(&file, "\n").unwrap();
-        assert!(given(Some(&file), None).unwrap_err().to_string().contains("holds no passphrase"));
-        assert!(given(None, Some("".into())).unwrap_err().to_string().starts_with(VARIABLE));
+        assert!(
+            given(Some(&file), None)
+                .unwrap_err()
+                .to_string()
+                .contains("holds no passphrase")
+        );
+        assert!(
+            given(None, Some("".into()))
+                .unwrap_err()
+                .to_string()
+                .starts_with(VARIABLE)
+        );
     }
 }

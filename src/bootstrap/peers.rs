@@ -1,6 +1,7 @@
 //! Members that come and go for good: raft peers, gossip members, Nomad's clients.
 //!
-//! For `replace-node` and `down`. Every function may be run again: what is gone already is no mistake.
+//! For `replace-node` and `down`. Every function may be run again: what is gone already is no
+//! mistake.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -29,7 +30,8 @@ const FORGET_AGAIN: Duration = Duration::from_secs(10);
 pub struct Peer {
     /// Its raft id.
     pub id: String,
-    /// Name of its node; of Nomad without the region. `(unknown)` for one that gossip does not know.
+    /// Name of its node; of Nomad without the region. `(unknown)` for one that gossip does not
+    /// know.
     pub node: String,
     /// Address of its RPC.
     pub address: String,
@@ -85,14 +87,17 @@ struct Allocation {
 
 /// All raft peers.
 ///
-/// Nomad shows its raft configuration to management tokens alone; with a lesser one autopilot is asked, which tells the
-/// same with up to two seconds' delay.
+/// Nomad shows its raft configuration to management tokens alone; with a lesser one autopilot is
+/// asked, which tells the same with up to two seconds' delay.
 ///
 /// # Errors
 /// When no server answers; without a leader none does.
 pub async fn list(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Vec<Peer>> {
     let path = "/v1/operator/raft/configuration";
-    let found = match reach.any_server::<Configuration>(cluster, product, path).await {
+    let found = match reach
+        .any_server::<Configuration>(cluster, product, path)
+        .await
+    {
         Ok((_, found)) => found,
         Err(error) if is_forbidden(&error) => autopilot(cluster, reach, product).await?,
         Err(error) => return Err(error.context(format!("{product}'s raft peers"))),
@@ -105,7 +110,21 @@ pub async fn list(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow:
     Ok(found
         .servers
         .into_iter()
-        .map(|Server { id, node, address, voter, leader }| Peer { id, node: name(node), address, voter, leader })
+        .map(
+            |Server {
+                 id,
+                 node,
+                 address,
+                 voter,
+                 leader,
+             }| Peer {
+                id,
+                node: name(node),
+                address,
+                voter,
+                leader,
+            },
+        )
         .collect())
 }
 
@@ -113,22 +132,37 @@ fn is_forbidden(error: &anyhow::Error) -> bool {
     error.downcast_ref::<ApiError>().and_then(ApiError::status) == Some(StatusCode::FORBIDDEN)
 }
 
-async fn autopilot(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Configuration> {
-    let (server, _) = reach.any_server::<Value>(cluster, product, "/v1/status/leader").await?;
-    let reply = reach.api(server, product).get("/v1/operator/autopilot/health", LIMIT).await?;
+async fn autopilot(
+    cluster: &Cluster,
+    reach: &Reach,
+    product: Product,
+) -> anyhow::Result<Configuration> {
+    let (server, _) = reach
+        .any_server::<Value>(cluster, product, "/v1/status/leader")
+        .await?;
+    let reply = reach
+        .api(server, product)
+        .get("/v1/operator/autopilot/health", LIMIT)
+        .await?;
     // 429 means unhealthy, and comes with the same content.
-    let reply = if reply.status == StatusCode::TOO_MANY_REQUESTS { reply } else { reply.good()? };
+    let reply = if reply.status == StatusCode::TOO_MANY_REQUESTS {
+        reply
+    } else {
+        reply.good()?
+    };
     Ok(reply.json_whatever_the_status()?)
 }
 
-/// Takes a dead node's server out of raft and has its agent counted as gone; good if it was so already.
+/// Takes a dead node's server out of raft and has its agent counted as gone; good if it was so
+/// already.
 ///
-/// The agent is not pruned from the member list: the word of its removal would meet the new agent of the same name, which
-/// the leader would then notice only when it next looks at everything, a minute later.
+/// The agent is not pruned from the member list: the word of its removal would meet the new agent
+/// of the same name, which the leader would then notice only when it next looks at everything, a
+/// minute later.
 ///
 /// # Errors
-/// When the product refuses, or its server leads (then it is not dead), or a server still takes it for alive at the
-/// deadline.
+/// When the product refuses, or its server leads (then it is not dead), or a server still takes it
+/// for alive at the deadline.
 pub async fn forget(
     cluster: &Cluster,
     reach: &Reach,
@@ -137,15 +171,32 @@ pub async fn forget(
     deadline: Duration,
 ) -> anyhow::Result<()> {
     if node.is_server(product) {
-        for peer in list(cluster, reach, product).await?.iter().filter(|peer| is_of(peer, node)) {
-            anyhow::ensure!(!peer.leader, "{}: its {product} server leads: stop it first", node.name);
+        for peer in list(cluster, reach, product)
+            .await?
+            .iter()
+            .filter(|peer| is_of(peer, node))
+        {
+            anyhow::ensure!(
+                !peer.leader,
+                "{}: its {product} server leads: stop it first",
+                node.name
+            );
             let api = any_api(cluster, reach, product, node).await?;
-            let reply = api.delete(&format!("/v1/operator/raft/peer?id={}", peer.id), None, LIMIT).await?;
+            let reply = api
+                .delete(
+                    &format!("/v1/operator/raft/peer?id={}", peer.id),
+                    None,
+                    LIMIT,
+                )
+                .await?;
             good_or_gone(reply, "was not found in the Raft configuration")?;
         }
     }
     let (path, member) = match product {
-        Product::Consul => (format!("/v1/agent/force-leave/{}", node.name), node.name.clone()),
+        Product::Consul => (
+            format!("/v1/agent/force-leave/{}", node.name),
+            node.name.clone(),
+        ),
         // Its clients are no members.
         Product::Nomad if !node.is_server(product) => return Ok(()),
         Product::Nomad => {
@@ -153,22 +204,41 @@ pub async fn forget(
             (format!("/v1/agent/force-leave?node={member}"), member)
         }
     };
-    let others: Vec<&Node> = cluster.servers(product).filter(|server| server.name != node.name).collect();
+    let others: Vec<&Node> = cluster
+        .servers(product)
+        .filter(|server| server.name != node.name)
+        .collect();
     let told_at = Cell::new(None::<Instant>);
     until(deadline, || async {
         let mut found = None;
         for server in &others {
-            let members = members(&reach.api(server, product), product).await.map_err(|error| format!("{error:#}"))?;
-            let here = members.into_iter().find(|(name, standing)| *name == member && *standing != Standing::Left);
+            let members = members(&reach.api(server, product), product)
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            let here = members
+                .into_iter()
+                .find(|(name, standing)| *name == member && *standing != Standing::Left);
             found = here.map(|(_, standing)| (*server, standing)).or(found);
         }
-        let Some((server, standing)) = found else { return Ok(()) };
-        // Before the server has noticed that the agent is dead the word would be of no effect there; but it would go
-        // round, and be about the agent that comes next. For the same reason it is not repeated in haste.
-        if standing == Standing::Failed && told_at.get().is_none_or(|told| told.elapsed() > FORGET_AGAIN) {
+        let Some((server, standing)) = found else {
+            return Ok(());
+        };
+        // Before the server has noticed that the agent is dead the word would be of no effect
+        // there; but it would go round, and be about the agent that comes next. For the same reason
+        // it is not repeated in haste.
+        if standing == Standing::Failed
+            && told_at
+                .get()
+                .is_none_or(|told| told.elapsed() > FORGET_AGAIN)
+        {
             told_at.set(Some(Instant::now()));
-            let reply = reach.api(server, product).put(&path, None, FORGET_LIMIT).await;
-            reply.and_then(Reply::good).map_err(|error| error.to_string())?;
+            let reply = reach
+                .api(server, product)
+                .put(&path, None, FORGET_LIMIT)
+                .await;
+            reply
+                .and_then(Reply::good)
+                .map_err(|error| error.to_string())?;
         }
         Err(format!("is still a member for {}", server.name))
     })
@@ -187,9 +257,18 @@ enum Standing {
 /// Members as a server sees them.
 async fn members(api: &Api, product: Product) -> Result<Vec<(String, Standing)>, ApiError> {
     let found: Value = api.get("/v1/agent/members", LIMIT).await?.good()?.json()?;
-    let list = if product == Product::Nomad { &found["Members"] } else { &found };
+    let list = if product == Product::Nomad {
+        &found["Members"]
+    } else {
+        &found
+    };
     let name = |member: &Value| member["Name"].as_str().unwrap_or_default().to_owned();
-    Ok(list.as_array().into_iter().flatten().map(|member| (name(member), standing(&member["Status"]))).collect())
+    Ok(list
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|member| (name(member), standing(&member["Status"])))
+        .collect())
 }
 
 /// Consul gives Serf's number, Nomad its word.
@@ -204,7 +283,8 @@ fn standing(status: &Value) -> Standing {
 /// Waits until the node's server votes, and no other peer has its name or address.
 ///
 /// # Errors
-/// When it does not by the deadline. Autopilot makes a new server a voter after it was stable for 10 s.
+/// When it does not by the deadline. Autopilot makes a new server a voter after it was stable for
+/// 10 s.
 pub async fn wait_voter(
     cluster: &Cluster,
     reach: &Reach,
@@ -213,7 +293,9 @@ pub async fn wait_voter(
     deadline: Duration,
 ) -> anyhow::Result<()> {
     until(deadline, || async {
-        let peers = list(cluster, reach, product).await.map_err(|error| format!("{error:#}"))?;
+        let peers = list(cluster, reach, product)
+            .await
+            .map_err(|error| format!("{error:#}"))?;
         let own: Vec<&Peer> = peers.iter().filter(|peer| is_of(peer, node)).collect();
         match own.as_slice() {
             [] => Err("is no raft peer yet".to_owned()),
@@ -224,28 +306,53 @@ pub async fn wait_voter(
         }
     })
     .await
-    .map_err(|why| anyhow::anyhow!("{}: its {product} server {why} after {deadline:?}", node.name))
+    .map_err(|why| {
+        anyhow::anyhow!(
+            "{}: its {product} server {why} after {deadline:?}",
+            node.name
+        )
+    })
 }
 
-/// Moves all allocations off a Nomad client, and waits until they have ended, those of system jobs last.
+/// Moves all allocations off a Nomad client, and waits until they have ended, those of system jobs
+/// last.
 ///
 /// # Errors
 /// When they have not by the deadline, or Nomad does not know the client.
-pub async fn drain(cluster: &Cluster, reach: &Reach, node: &Node, deadline: Duration) -> anyhow::Result<()> {
+pub async fn drain(
+    cluster: &Cluster,
+    reach: &Reach,
+    node: &Node,
+    deadline: Duration,
+) -> anyhow::Result<()> {
     let (api, clients) = clients(cluster, reach, node).await?;
     let client = clients.iter().find(|client| client.status != "down");
-    let client = client.with_context(|| format!("{}: Nomad knows no such client that is up", node.name))?;
-    // In nanoseconds. What is left then Nomad stops by force, which must be seen before our own time is up.
+    let client =
+        client.with_context(|| format!("{}: Nomad knows no such client that is up", node.name))?;
+    // In nanoseconds. What is left then Nomad stops by force, which must be seen before our own
+    // time is up.
     let nanoseconds = u64::try_from((deadline * 4 / 5).as_nanos()).unwrap_or(u64::MAX / 2);
     let body = json!({ "DrainSpec": { "Deadline": nanoseconds, "IgnoreSystemJobs": false }, "MarkEligible": false });
-    api.put(&format!("/v1/node/{}/drain", client.id), Some(&body), LIMIT).await?.good()?;
+    api.put(&format!("/v1/node/{}/drain", client.id), Some(&body), LIMIT)
+        .await?
+        .good()?;
     let path = format!("/v1/node/{}/allocations", client.id);
     until(deadline, || async {
-        let reply = api.get(&path, LIMIT).await.and_then(Reply::json::<Vec<Allocation>>);
+        let reply = api
+            .get(&path, LIMIT)
+            .await
+            .and_then(Reply::json::<Vec<Allocation>>);
         let allocations = reply.map_err(|error| error.to_string())?;
-        match allocations.iter().filter(|one| matches!(one.client_status.as_str(), "running" | "pending")).count() {
+        match allocations
+            .iter()
+            .filter(|one| matches!(one.client_status.as_str(), "running" | "pending"))
+            .count()
+        {
             0 => Ok(()),
-            left => Err(format!("still has {left} allocations{}", system(&allocations))),
+            left => Err(format!(
+                "still has {left} allocations{}",
+                system(&allocations)
+            )),
         }
     })
     .await
@@ -253,7 +360,9 @@ pub async fn drain(cluster: &Cluster, reach: &Reach, node: &Node, deadline: Dura
 }
 
 fn system(allocations: &[Allocation]) -> &'static str {
-    let some = allocations.iter().any(|one| one.job_type == "system" && one.client_status == "running");
+    let some = allocations
+        .iter()
+        .any(|one| one.job_type == "system" && one.client_status == "running");
     if some { ", of system jobs as well" } else { "" }
 }
 
@@ -265,15 +374,18 @@ pub async fn undrain(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::R
     let (api, clients) = clients(cluster, reach, node).await?;
     for client in clients.iter().filter(|client| client.status != "down") {
         let body = json!({ "DrainSpec": null, "MarkEligible": true });
-        api.put(&format!("/v1/node/{}/drain", client.id), Some(&body), LIMIT).await?.good()?;
+        api.put(&format!("/v1/node/{}/drain", client.id), Some(&body), LIMIT)
+            .await?
+            .good()?;
     }
     Ok(())
 }
 
-/// Makes Nomad forget the clients of this name that are down, or that nobody answers for; good if there are none.
+/// Makes Nomad forget the clients of this name that are down, or that nobody answers for; good if
+/// there are none.
 ///
-/// After a change of leader Nomad takes five minutes to call a dead client down (`failover_heartbeat_ttl`), hence the
-/// look at its agent.
+/// After a change of leader Nomad takes five minutes to call a dead client down
+/// (`failover_heartbeat_ttl`), hence the look at its agent.
 ///
 /// # Errors
 /// When Nomad refuses.
@@ -283,19 +395,31 @@ pub async fn purge(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::Res
         let path = format!("/v1/node/{}", client.id);
         if client.status != "down" {
             let details: Details = api.get(&path, LIMIT).await?.json()?;
-            let Ok(address) = details.http_address.parse::<SocketAddr>() else { continue };
-            let there = Node { address: address.ip(), ..node.clone() };
-            if reach.api(&there, Product::Nomad).served_certificate(LIMIT).await.is_ok() {
+            let Ok(address) = details.http_address.parse::<SocketAddr>() else {
+                continue;
+            };
+            let there = Node {
+                address: address.ip(),
+                ..node.clone()
+            };
+            if reach
+                .api(&there, Product::Nomad)
+                .served_certificate(LIMIT)
+                .await
+                .is_ok()
+            {
                 continue;
             }
         }
-        api.put(&format!("{path}/purge"), None, LIMIT).await?.good()?;
+        api.put(&format!("{path}/purge"), None, LIMIT)
+            .await?
+            .good()?;
     }
     Ok(())
 }
 
-/// Asks the leader to hand over to another server, so that its restart costs no election. False: this version cannot,
-/// or there is no other voter.
+/// Asks the leader to hand over to another server, so that its restart costs no election. False:
+/// this version cannot, or there is no other voter.
 ///
 /// # Errors
 /// When it refuses.
@@ -303,16 +427,35 @@ pub async fn step_down(cluster: &Cluster, reach: &Reach, product: Product) -> an
     let peers = list(cluster, reach, product).await?;
     let leader = peers.iter().find(|peer| peer.leader);
     let heir = peers.iter().find(|peer| peer.voter && !peer.leader);
-    let (Some(leader), Some(heir)) = (leader, heir) else { return Ok(false) };
-    let Some(node) = cluster.servers(product).find(|node| is_at(leader, node)) else { return Ok(false) };
+    let (Some(leader), Some(heir)) = (leader, heir) else {
+        return Ok(false);
+    };
+    let Some(node) = cluster.servers(product).find(|node| is_at(leader, node)) else {
+        return Ok(false);
+    };
     let api = reach.api(node, product);
     let reply = match product {
-        Product::Consul => api.post(&format!("/v1/operator/raft/transfer-leader?id={}", heir.id), None, LIMIT).await?,
+        Product::Consul => {
+            api.post(
+                &format!("/v1/operator/raft/transfer-leader?id={}", heir.id),
+                None,
+                LIMIT,
+            )
+            .await?
+        }
         Product::Nomad => {
-            api.put(&format!("/v1/operator/raft/transfer-leadership?id={}", heir.id), None, LIMIT).await?
+            api.put(
+                &format!("/v1/operator/raft/transfer-leadership?id={}", heir.id),
+                None,
+                LIMIT,
+            )
+            .await?
         }
     };
-    if matches!(reply.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+    if matches!(
+        reply.status,
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED
+    ) {
         return Ok(false);
     }
     reply.good()?;
@@ -324,20 +467,35 @@ fn is_of(peer: &Peer, node: &Node) -> bool {
 }
 
 fn is_at(peer: &Peer, node: &Node) -> bool {
-    peer.address.parse::<SocketAddr>().is_ok_and(|address| address.ip() == node.address)
+    peer.address
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| address.ip() == node.address)
 }
 
 /// A server that answers, other than the node itself.
-async fn any_api(cluster: &Cluster, reach: &Reach, product: Product, not: &Node) -> anyhow::Result<Api> {
+async fn any_api(
+    cluster: &Cluster,
+    reach: &Reach,
+    product: Product,
+    not: &Node,
+) -> anyhow::Result<Api> {
     let mut others = cluster.clone();
     others.nodes.retain(|node| node.name != not.name);
-    let (server, _) = reach.any_server::<Value>(&others, product, "/v1/status/leader").await?;
+    let (server, _) = reach
+        .any_server::<Value>(&others, product, "/v1/status/leader")
+        .await?;
     Ok(reach.api(server, product))
 }
 
 /// Nomad's clients of the node's name, and a server that knows them.
-async fn clients(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::Result<(Api, Vec<Client>)> {
-    let (server, mut clients) = reach.any_server::<Vec<Client>>(cluster, Product::Nomad, "/v1/nodes").await?;
+async fn clients(
+    cluster: &Cluster,
+    reach: &Reach,
+    node: &Node,
+) -> anyhow::Result<(Api, Vec<Client>)> {
+    let (server, mut clients) = reach
+        .any_server::<Vec<Client>>(cluster, Product::Nomad, "/v1/nodes")
+        .await?;
     clients.retain(|client| client.name == node.name);
     Ok((reach.api(server, Product::Nomad), clients))
 }
@@ -351,7 +509,10 @@ fn good_or_gone(reply: Reply, gone: &str) -> anyhow::Result<()> {
 }
 
 /// Looks until all is well; the last reason why not, once the time is up.
-async fn until<F: Future<Output = Result<(), String>>>(deadline: Duration, look: impl Fn() -> F) -> Result<(), String> {
+async fn until<F: Future<Output = Result<(), String>>>(
+    deadline: Duration,
+    look: impl Fn() -> F,
+) -> Result<(), String> {
     let end = Instant::now() + deadline;
     loop {
         match look().await {

@@ -13,7 +13,12 @@ use super::world::World;
 ///
 /// # Errors
 /// A reason per node that is not well.
-pub(super) async fn gate(world: &World, phase: Phase, bar: &PhaseProgress, limit: Duration) -> Result<()> {
+pub(super) async fn gate(
+    world: &World,
+    phase: Phase,
+    bar: &PhaseProgress,
+    limit: Duration,
+) -> Result<()> {
     told(gate_result(world, phase, bar, limit).await?)
 }
 
@@ -48,7 +53,10 @@ pub(super) fn told(result: Result<(), GateFailure>) -> Result<()> {
     for reason in &failure.reasons {
         text.push_str(&format!("\n  {}: {}", reason.node, reason.text));
         if let Some(cause) = &reason.cause {
-            text.push_str(&format!("\n    likely cause: {}\n    what to do: {}", cause.text, cause.advice));
+            text.push_str(&format!(
+                "\n    likely cause: {}\n    what to do: {}",
+                cause.text, cause.advice
+            ));
         }
     }
     bail!(text)

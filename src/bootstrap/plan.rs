@@ -1,6 +1,8 @@
-//! What has to happen on a node: the difference between what it shall have and what it was seen to have. Pure.
+//! What has to happen on a node: the difference between what it shall have and what it was seen to
+//! have. Pure.
 //!
-//! An empty plan means that a run changes nothing. Contents of files never enter a plan, so that it can be shown.
+//! An empty plan means that a run changes nothing. Contents of files never enter a plan, so that it
+//! can be shown.
 
 use std::fmt;
 
@@ -92,9 +94,18 @@ impl fmt::Display for Step {
             Self::Directory { path, why } => write!(f, "folder  {path} ({why})"),
             Self::Program { path, why } => write!(f, "install {path} ({why})"),
             Self::File { path, why } => write!(f, "write   {path} ({why})"),
-            Self::Daemon { product, action: DaemonAction::Start } => write!(f, "start   {product}"),
-            Self::Daemon { product, action: DaemonAction::Restart } => write!(f, "restart {product}"),
-            Self::Daemon { product, action: DaemonAction::Reload } => write!(f, "reload  {product} (certificates)"),
+            Self::Daemon {
+                product,
+                action: DaemonAction::Start,
+            } => write!(f, "start   {product}"),
+            Self::Daemon {
+                product,
+                action: DaemonAction::Restart,
+            } => write!(f, "restart {product}"),
+            Self::Daemon {
+                product,
+                action: DaemonAction::Reload,
+            } => write!(f, "reload  {product} (certificates)"),
         }
     }
 }
@@ -124,12 +135,17 @@ impl NodePlan {
         })
     }
 
-    /// Decides about the daemons, again where the digest of a program became known only after it was installed.
+    /// Decides about the daemons, again where the digest of a program became known only after it
+    /// was installed.
     pub(super) fn decide_daemons(&mut self, spec: &NodeSpec, seen: &Observed) {
-        self.steps.retain(|step| !matches!(step, Step::Daemon { .. }));
+        self.steps
+            .retain(|step| !matches!(step, Step::Daemon { .. }));
         for daemon in &spec.daemons {
             let action = daemon_action(spec, seen, daemon.product);
-            self.steps.extend(action.map(|action| Step::Daemon { product: daemon.product, action }));
+            self.steps.extend(action.map(|action| Step::Daemon {
+                product: daemon.product,
+                action,
+            }));
         }
     }
 
@@ -158,13 +174,19 @@ pub fn compare(node: &str, spec: &NodeSpec, seen: &Observed, ownership: Ownershi
     let mut steps = Vec::new();
     if ownership == Ownership::Compared {
         steps.extend(
-            spec.users.iter().filter(|user| !seen.users.contains(user)).map(|user| Step::User { name: user.name() }),
+            spec.users
+                .iter()
+                .filter(|user| !seen.users.contains(user))
+                .map(|user| Step::User { name: user.name() }),
         );
     }
     for directory in &spec.directories {
         let found = seen.paths.get(&directory.path);
         if let Some(why) = difference(found, None, directory.mode, directory.owner, ownership) {
-            steps.push(Step::Directory { path: directory.path.clone(), why });
+            steps.push(Step::Directory {
+                path: directory.path.clone(),
+                why,
+            });
         }
     }
     for binary in &spec.binaries {
@@ -176,18 +198,28 @@ pub fn compare(node: &str, spec: &NodeSpec, seen: &Observed, ownership: Ownershi
         let why = match (found, &binary.sha256) {
             (None, _) => Some(Why::Missing),
             (Some(found), Some(wanted)) if found.sha256 != *wanted => Some(Why::Content),
-            // Of a release that nobody has installed yet, whatever stands there is taken for another one.
+            // Of a release that nobody has installed yet, whatever stands there is taken for
+            // another one.
             (Some(_), None) => Some(Why::Content),
             _ => None,
         };
-        steps.extend(why.map(|why| Step::Program { path: binary.path.clone(), why }));
+        steps.extend(why.map(|why| Step::Program {
+            path: binary.path.clone(),
+            why,
+        }));
     }
     for file in &spec.files {
         if let Some(why) = file_difference(file, seen.paths.get(&file.path), ownership) {
-            steps.push(Step::File { path: file.path.clone(), why });
+            steps.push(Step::File {
+                path: file.path.clone(),
+                why,
+            });
         }
     }
-    let mut plan = NodePlan { node: node.to_owned(), steps };
+    let mut plan = NodePlan {
+        node: node.to_owned(),
+        steps,
+    };
     plan.decide_daemons(spec, seen);
     plan
 }
@@ -203,7 +235,9 @@ fn difference(
     owner: Owner,
     ownership: Ownership,
 ) -> Option<Why> {
-    let Some(found) = found else { return Some(Why::Missing) };
+    let Some(found) = found else {
+        return Some(Why::Missing);
+    };
     if content.is_some_and(|content| sha256(content) != found.sha256) {
         return Some(Why::Content);
     }
@@ -223,39 +257,65 @@ pub fn wanted_stamps(spec: &NodeSpec, seen: &Observed, product: Product) -> supe
 }
 
 fn program_digest(spec: &NodeSpec, seen: &Observed, product: Product) -> String {
-    let Some(binary) = spec.binaries.iter().find(|binary| binary.name == product.name()) else { return String::new() };
+    let Some(binary) = spec
+        .binaries
+        .iter()
+        .find(|binary| binary.name == product.name())
+    else {
+        return String::new();
+    };
     match &binary.sha256 {
         Some(known) => known.clone(),
-        None => seen.paths.get(&binary.path).map(|found| found.sha256.clone()).unwrap_or_default(),
+        None => seen
+            .paths
+            .get(&binary.path)
+            .map(|found| found.sha256.clone())
+            .unwrap_or_default(),
     }
 }
 
 fn daemon_action(spec: &NodeSpec, seen: &Observed, product: Product) -> Option<DaemonAction> {
-    let Some(daemon) = seen.daemons.get(&product).filter(|daemon| daemon.pid.is_some()) else {
+    let Some(daemon) = seen
+        .daemons
+        .get(&product)
+        .filter(|daemon| daemon.pid.is_some())
+    else {
         return Some(DaemonAction::Start);
     };
     let wanted = wanted_stamps(spec, seen, product);
     if daemon.stamps.restart != wanted.restart || drifted(spec, seen, Effect::Restart(product)) {
         return Some(DaemonAction::Restart);
     }
-    let reload = daemon.stamps.reload != wanted.reload || drifted(spec, seen, Effect::Reload(product));
+    let reload =
+        daemon.stamps.reload != wanted.reload || drifted(spec, seen, Effect::Reload(product));
     reload.then_some(DaemonAction::Reload)
 }
 
-/// Whether somebody else changed what the daemon reads, or its program. Stamps tell what we started it with, but it may
-/// have been started anew by hand since then, with what stands there now.
+/// Whether somebody else changed what the daemon reads, or its program. Stamps tell what we started
+/// it with, but it may have been started anew by hand since then, with what stands there now.
 fn drifted(spec: &NodeSpec, seen: &Observed, effect: Effect) -> bool {
-    let differs = |path: &str, wanted: &str| seen.paths.get(path).is_none_or(|found| found.sha256 != wanted);
+    let differs = |path: &str, wanted: &str| {
+        seen.paths
+            .get(path)
+            .is_none_or(|found| found.sha256 != wanted)
+    };
     let files = spec.files.iter().filter(|file| file.effect == effect);
     let program = |product: Product| {
-        let binary = spec.binaries.iter().find(|binary| binary.name == product.name());
+        let binary = spec
+            .binaries
+            .iter()
+            .find(|binary| binary.name == product.name());
         // On the local target programs are not looked at: what is not there was not asked for.
-        binary.is_some_and(|binary| match (&binary.sha256, seen.paths.get(&binary.path)) {
-            (Some(wanted), Some(found)) => found.sha256 != *wanted,
-            _ => false,
-        })
+        binary.is_some_and(
+            |binary| match (&binary.sha256, seen.paths.get(&binary.path)) {
+                (Some(wanted), Some(found)) => found.sha256 != *wanted,
+                _ => false,
+            },
+        )
     };
-    files.into_iter().any(|file| differs(&file.path, &sha256(&file.content)))
+    files
+        .into_iter()
+        .any(|file| differs(&file.path, &sha256(&file.content)))
         || matches!(effect, Effect::Restart(product) if program(product))
 }
 
@@ -267,13 +327,24 @@ mod tests {
 
     fn file(path: &str, effect: Effect) -> FileSpec {
         let content = path.as_bytes().to_vec();
-        FileSpec { path: path.to_owned(), content, mode: 0o600, owner: Owner::Consul, effect, secret: false }
+        FileSpec {
+            path: path.to_owned(),
+            content,
+            mode: 0o600,
+            owner: Owner::Consul,
+            effect,
+            secret: false,
+        }
     }
 
     fn spec() -> NodeSpec {
         NodeSpec {
             users: vec![Owner::Consul],
-            directories: vec![DirSpec { path: "/etc/consul.d".to_owned(), mode: 0o750, owner: Owner::Consul }],
+            directories: vec![DirSpec {
+                path: "/etc/consul.d".to_owned(),
+                mode: 0o750,
+                owner: Owner::Consul,
+            }],
             binaries: vec![BinarySpec {
                 name: "consul".to_owned(),
                 path: "/bin/consul".to_owned(),
@@ -296,20 +367,40 @@ mod tests {
 
     /// A node that has all of it.
     fn well(spec: &NodeSpec) -> Observed {
-        let mut seen = Observed { users: vec![Owner::Consul], ..Observed::default() };
-        let found = |sha256: String, mode| Seen { sha256, mode, owner: "consul".to_owned() };
-        seen.paths.insert("/etc/consul.d".to_owned(), found(String::new(), 0o750));
-        seen.paths.insert("/bin/consul".to_owned(), found(sha256(b"program"), 0o755));
+        let mut seen = Observed {
+            users: vec![Owner::Consul],
+            ..Observed::default()
+        };
+        let found = |sha256: String, mode| Seen {
+            sha256,
+            mode,
+            owner: "consul".to_owned(),
+        };
+        seen.paths
+            .insert("/etc/consul.d".to_owned(), found(String::new(), 0o750));
+        seen.paths
+            .insert("/bin/consul".to_owned(), found(sha256(b"program"), 0o755));
         for file in &spec.files {
-            seen.paths.insert(file.path.clone(), found(sha256(&file.content), file.mode));
+            seen.paths
+                .insert(file.path.clone(), found(sha256(&file.content), file.mode));
         }
         let stamps = wanted_stamps(spec, &seen, Product::Consul);
-        seen.daemons.insert(Product::Consul, DaemonSeen { pid: Some(7), stamps });
+        seen.daemons.insert(
+            Product::Consul,
+            DaemonSeen {
+                pid: Some(7),
+                stamps,
+            },
+        );
         seen
     }
 
     fn steps(spec: &NodeSpec, seen: &Observed) -> Vec<String> {
-        compare("a", spec, seen, Ownership::Compared).steps.iter().map(ToString::to_string).collect()
+        compare("a", spec, seen, Ownership::Compared)
+            .steps
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -346,17 +437,42 @@ mod tests {
                 |spec, _| spec.files[1].content.push(b'x'),
                 &["write   ca.pem (differs)", "reload  consul (certificates)"],
             ),
-            ("gossip key", |spec, _| spec.files[2].content.push(b'x'), &["write   encrypt.hcl (differs)"]),
-            ("mode", |spec, _| spec.files[0].mode = 0o640, &["write   consul.hcl (other mode)"]),
-            ("owner", |spec, _| spec.files[0].owner = Owner::Root, &["write   consul.hcl (other owner)"]),
+            (
+                "gossip key",
+                |spec, _| spec.files[2].content.push(b'x'),
+                &["write   encrypt.hcl (differs)"],
+            ),
+            (
+                "mode",
+                |spec, _| spec.files[0].mode = 0o640,
+                &["write   consul.hcl (other mode)"],
+            ),
+            (
+                "owner",
+                |spec, _| spec.files[0].owner = Owner::Root,
+                &["write   consul.hcl (other owner)"],
+            ),
             (
                 "program",
                 |spec, _| spec.binaries[0].sha256 = Some(sha256(b"newer")),
                 &["install /bin/consul (differs)", "restart consul"],
             ),
-            ("command", |spec, _| spec.daemons[0].command.push("-x".to_owned()), &["restart consul"]),
-            ("dead", |_, seen| seen.daemons.values_mut().for_each(|daemon| daemon.pid = None), &["start   consul"]),
-            // The stamp is right in these three: we started it well, but who knows what was done by hand since.
+            (
+                "command",
+                |spec, _| spec.daemons[0].command.push("-x".to_owned()),
+                &["restart consul"],
+            ),
+            (
+                "dead",
+                |_, seen| {
+                    seen.daemons
+                        .values_mut()
+                        .for_each(|daemon| daemon.pid = None)
+                },
+                &["start   consul"],
+            ),
+            // The stamp is right in these three: we started it well, but who knows what was done by
+            // hand since.
             (
                 "configuration changed there",
                 |_, seen| seen.paths.get_mut("consul.hcl").unwrap().sha256 = sha256(b"by hand"),
@@ -374,7 +490,11 @@ mod tests {
             ),
             (
                 "killed between writing and restarting",
-                |_, seen| seen.daemons.values_mut().for_each(|daemon| daemon.stamps = Stamps::default()),
+                |_, seen| {
+                    seen.daemons
+                        .values_mut()
+                        .for_each(|daemon| daemon.stamps = Stamps::default())
+                },
                 &["restart consul"],
             ),
         ];
@@ -389,7 +509,9 @@ mod tests {
     fn owners_do_not_matter_where_all_is_the_users_own() {
         let (spec, mut seen) = (spec(), well(&spec()));
         seen.users.clear();
-        seen.paths.values_mut().for_each(|found| found.owner = "me".to_owned());
+        seen.paths
+            .values_mut()
+            .for_each(|found| found.owner = "me".to_owned());
         assert!(compare("a", &spec, &seen, Ownership::Ignored).is_empty());
     }
 }

@@ -22,13 +22,24 @@ const DISK_MIN_BYTES: u64 = 500 << 20;
 /// Everything that is in the way, node by node.
 pub(super) async fn run(world: &World, known: bool) -> Result<()> {
     let bar = world.progress.phase("Nodes", world.cluster.nodes.len());
-    let looks = world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name)).map(|node| async move {
-        let ask = Preflight { cluster_id: world.applied.id.clone(), ports: ports(world, node) };
-        let spec = world.spec(node)?;
-        let facts = world.host(node).preflight(&spec, &ask).await;
-        anyhow::Ok((node, facts))
-    });
-    let found: Vec<_> = stream::iter(looks).buffered(world.parallel()).collect().await;
+    let looks = world
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| !world.absent.contains(&node.name))
+        .map(|node| async move {
+            let ask = Preflight {
+                cluster_id: world.applied.id.clone(),
+                ports: ports(world, node),
+            };
+            let spec = world.spec(node)?;
+            let facts = world.host(node).preflight(&spec, &ask).await;
+            anyhow::Ok((node, facts))
+        });
+    let found: Vec<_> = stream::iter(looks)
+        .buffered(world.parallel())
+        .collect()
+        .await;
     let mut problems = String::new();
     let mut good = 0;
     for look in found {
@@ -52,41 +63,76 @@ pub(super) async fn run(world: &World, known: bool) -> Result<()> {
 
 fn ports(world: &World, node: &Node) -> Vec<u16> {
     let wanted = |product: &&Product| world.scope.includes(**product);
-    node.products().iter().filter(wanted).flat_map(|&product| node.ports(product)).copied().collect()
+    node.products()
+        .iter()
+        .filter(wanted)
+        .flat_map(|&product| node.ports(product))
+        .copied()
+        .collect()
 }
 
 fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let mut say = |problem: String| problems.push(problem);
-    let systemd = matches!(&world.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
+    let systemd =
+        matches!(&world.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
     if !facts.missing_tools.is_empty() {
-        say(format!("lacks {}: install it there", facts.missing_tools.join(", ")));
+        say(format!(
+            "lacks {}: install it there",
+            facts.missing_tools.join(", ")
+        ));
     }
     if systemd && !facts.systemd {
         say("is not run by systemd: set `runner = \"process\"` in [ssh] to do without".to_owned());
     }
     if !facts.has_address {
-        say(format!("{} is no address of that machine: correct it in {}", node.address, world.source));
+        say(format!(
+            "{} is no address of that machine: correct it in {}",
+            node.address, world.source
+        ));
     }
     if facts.clock_skew_ms.abs() > CLOCK_SKEW_MAX_MS {
         let seconds = facts.clock_skew_ms as f64 / 1000.0;
-        say(format!("its clock is {seconds:+.1} s from ours: certificates would not be valid; let it keep time (NTP)"));
+        say(format!(
+            "its clock is {seconds:+.1} s from ours: certificates would not be valid; let it keep time (NTP)"
+        ));
     }
     let mut taken: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for port in &facts.ports_taken {
-        taken.entry(port.by.as_deref().unwrap_or("another program")).or_default().push(port.port.to_string());
+        taken
+            .entry(port.by.as_deref().unwrap_or("another program"))
+            .or_default()
+            .push(port.port.to_string());
     }
     for (by, ports) in taken {
-        let ours = Product::ALL.iter().any(|product| by.starts_with(product.name()));
+        let ours = Product::ALL
+            .iter()
+            .any(|product| by.starts_with(product.name()));
         let advice = match ours && !known {
-            true => "it looks like a cluster whose state folder is gone: bring the folder back, or stop that cluster",
-            false if world.cluster.is_local() => "stop it, or choose other addresses with --network",
+            true => {
+                "it looks like a cluster whose state folder is gone: bring the folder back, or stop that cluster"
+            }
+            false if world.cluster.is_local() => {
+                "stop it, or choose other addresses with --network"
+            }
             false => "stop it there",
         };
-        let (word, verb) = if ports.len() == 1 { ("port", "is") } else { ("ports", "are") };
-        say(format!("{word} {} of {} {verb} taken by {by}: {advice}", ports.join(", "), node.address));
+        let (word, verb) = if ports.len() == 1 {
+            ("port", "is")
+        } else {
+            ("ports", "are")
+        };
+        say(format!(
+            "{word} {} of {} {verb} taken by {by}: {advice}",
+            ports.join(", "),
+            node.address
+        ));
     }
-    if let Some(id) = facts.cluster_id.as_ref().filter(|id| **id != world.applied.id) {
+    if let Some(id) = facts
+        .cluster_id
+        .as_ref()
+        .filter(|id| **id != world.applied.id)
+    {
         say(format!(
             "belongs to the cluster {id}, whose keys are not in {}: bring that state folder back (--state), or run \
              `lb bootstrap down --purge` with it first. New keys for a cluster that lives would cut it in two",
@@ -99,7 +145,10 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
         ));
     }
     if facts.free_disk_bytes < DISK_MIN_BYTES {
-        say(format!("has only {} MB of room for data: 500 MB are needed", facts.free_disk_bytes >> 20));
+        say(format!(
+            "has only {} MB of room for data: 500 MB are needed",
+            facts.free_disk_bytes >> 20
+        ));
     }
     problems
 }
@@ -109,6 +158,15 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
 /// # Errors
 /// A node that carries another mark.
 pub(super) async fn claim(world: &World) -> Result<()> {
-    let nodes = world.cluster.nodes.iter().filter(|node| !world.absent.contains(&node.name));
-    each(world, nodes.map(|node| world.host(node).claim(&world.applied.id))).await.map(drop)
+    let nodes = world
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| !world.absent.contains(&node.name));
+    each(
+        world,
+        nodes.map(|node| world.host(node).claim(&world.applied.id)),
+    )
+    .await
+    .map(drop)
 }

@@ -1,5 +1,5 @@
-//! The programs of this machine: which versions they are, what tells one content from another, and which were used
-//! before.
+//! The programs of this machine: which versions they are, what tells one content from another, and
+//! which were used before.
 
 use std::fs;
 use std::io::Read as _;
@@ -15,11 +15,18 @@ use super::spec::{hex, sha256};
 use super::state::Applied;
 use super::topology::{BinarySource, Cluster, Product, Scope};
 
-/// Programs that are named nowhere stay what they were, so that a plain `up` does not take an upgrade back. A file that
-/// is there no more is not held to.
+/// Programs that are named nowhere stay what they were, so that a plain `up` does not take an
+/// upgrade back. A file that is there no more is not held to.
 pub(super) fn remember_sources(cluster: &mut Cluster, before: &Applied, unnamed: &[Product]) {
     for product in unnamed {
-        let Some(source) = before.sources.get(product.name()).cloned().map(BinarySource::from) else { continue };
+        let Some(source) = before
+            .sources
+            .get(product.name())
+            .cloned()
+            .map(BinarySource::from)
+        else {
+            continue;
+        };
         if matches!(&source, BinarySource::File(path) if !path.is_file()) {
             continue;
         }
@@ -30,11 +37,21 @@ pub(super) fn remember_sources(cluster: &mut Cluster, before: &Applied, unnamed:
     }
 }
 
-/// Tells one content of a program from another without reading it: where it is, how long, and when it was written.
+/// Tells one content of a program from another without reading it: where it is, how long, and when
+/// it was written.
 pub(super) fn identity(path: &Path) -> Result<String> {
     let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
     let meta = fs::metadata(&path).with_context(|| path.display().to_string())?;
-    Ok(sha256(format!("{}\0{}\0{}\0{}", path.display(), meta.len(), meta.mtime(), meta.mtime_nsec()).as_bytes()))
+    Ok(sha256(
+        format!(
+            "{}\0{}\0{}\0{}",
+            path.display(),
+            meta.len(),
+            meta.mtime(),
+            meta.mtime_nsec()
+        )
+        .as_bytes(),
+    ))
 }
 
 /// SHA-256 of a file.
@@ -43,7 +60,10 @@ pub(super) fn digest(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut chunk = vec![0; 1 << 20];
     loop {
-        match file.read(&mut chunk).with_context(|| path.display().to_string())? {
+        match file
+            .read(&mut chunk)
+            .with_context(|| path.display().to_string())?
+        {
             0 => return Ok(hex(&hash.finalize())),
             read => hash.update(&chunk[..read]),
         }
@@ -73,7 +93,8 @@ fn version(source: &BinarySource) -> Result<Version> {
                 .arg("version")
                 .output()
                 .with_context(|| format!("{}: cannot be run on this machine", path.display()))?;
-            Version::parse(&String::from_utf8_lossy(&output.stdout)).with_context(|| path.display().to_string())
+            Version::parse(&String::from_utf8_lossy(&output.stdout))
+                .with_context(|| path.display().to_string())
         }
     }
 }

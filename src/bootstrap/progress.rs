@@ -1,4 +1,5 @@
-//! What a person sees while the cluster comes up: a bar per phase on a terminal, a line per phase elsewhere.
+//! What a person sees while the cluster comes up: a bar per phase on a terminal, a line per phase
+//! elsewhere.
 //!
 //! All of it goes to standard error; results are the commands' own and go to standard output.
 
@@ -34,12 +35,18 @@ impl Progress {
     pub fn phase(&self, title: &str, total: usize) -> PhaseProgress {
         let bar = self.bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::new(total as u64));
-            bar.set_style(style("{spinner} {prefix:<26} {bar:20} {pos}/{len} {wide_msg}"));
+            bar.set_style(style(
+                "{spinner} {prefix:<26} {bar:20} {pos}/{len} {wide_msg}",
+            ));
             bar.set_prefix(title.to_owned());
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        PhaseProgress { title: title.to_owned(), bar, begun: Instant::now() }
+        PhaseProgress {
+            title: title.to_owned(),
+            bar,
+            begun: Instant::now(),
+        }
     }
 
     /// A line of its own, above the bars.
@@ -83,7 +90,8 @@ impl Drop for PhaseProgress {
     }
 }
 
-/// Writes a line; not by `eprintln!`, which panics when the terminal is gone, and then the nodes still have to be stopped.
+/// Writes a line; not by `eprintln!`, which panics when the terminal is gone, and then the nodes
+/// still have to be stopped.
 fn line(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,4 +1,5 @@
-//! How the agents of a whole cluster are reached: one way to connect, one TLS configuration, a token per product.
+//! How the agents of a whole cluster are reached: one way to connect, one TLS configuration, a
+//! token per product.
 
 use std::sync::Arc;
 
@@ -24,7 +25,12 @@ impl Reach {
     /// Without tokens.
     #[must_use]
     pub fn new(connect: Connect, tls: Arc<ClientConfig>) -> Self {
-        Self { connect, tls, consul_token: None, nomad_token: None }
+        Self {
+            connect,
+            tls,
+            consul_token: None,
+            nomad_token: None,
+        }
     }
 
     /// With this token for one product.
@@ -44,10 +50,16 @@ impl Reach {
             Product::Consul => self.consul_token.clone(),
             Product::Nomad => self.nomad_token.clone(),
         };
-        Api::new(self.connect.clone(), node.https(product), self.tls.clone(), token)
+        Api::new(
+            self.connect.clone(),
+            node.https(product),
+            self.tls.clone(),
+            token,
+        )
     }
 
-    /// The first good answer of any server; all are asked at once, so that a hanging one costs no time.
+    /// The first good answer of any server; all are asked at once, so that a hanging one costs no
+    /// time.
     ///
     /// # Errors
     /// The last error, if no server answers well.
@@ -61,7 +73,8 @@ impl Reach {
             .servers(product)
             .map(|node| {
                 let api = self.api(node, product);
-                async move { Ok::<_, ApiError>((node, api.get(path, LIMIT).await?.json::<T>()?)) }.boxed()
+                async move { Ok::<_, ApiError>((node, api.get(path, LIMIT).await?.json::<T>()?)) }
+                    .boxed()
             })
             .collect();
         anyhow::ensure!(!questions.is_empty(), "the cluster has no {product} server");
@@ -69,7 +82,8 @@ impl Reach {
         Ok(answer)
     }
 
-    /// The good answers of all servers, asked at once, in their order: what one has not heard of yet another may know.
+    /// The good answers of all servers, asked at once, in their order: what one has not heard of
+    /// yet another may know.
     ///
     /// # Errors
     /// The last error, if no server answers well.

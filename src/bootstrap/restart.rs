@@ -1,4 +1,5 @@
-//! Restarting what runs already, such that nothing is lost by it: servers keep their quorum, services their instances.
+//! Restarting what runs already, such that nothing is lost by it: servers keep their quorum,
+//! services their instances.
 //!
 //! What is to be restarted is decided by `plan`, what is well by `gates`.
 
@@ -17,26 +18,42 @@ use super::world::World;
 
 /// How long a daemon may take to end on SIGINT.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a living cluster may take to show that it is whole before the first of its servers is restarted.
+/// How long a living cluster may take to show that it is whole before the first of its servers is
+/// restarted.
 const BEFORE_RESTART: Duration = Duration::from_secs(30);
-/// How long nobody may be seen to lead before that is believed: elections take 3 s, on busy machines more.
+/// How long nobody may be seen to lead before that is believed: elections take 3 s, on busy
+/// machines more.
 const LEADERLESS: Duration = Duration::from_secs(15);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
 async fn restart(world: &World, work: &Work, product: Product) -> Result<()> {
     let (host, name) = (world.host(&work.node), || work.node.name.clone());
-    host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE).await.with_context(name)?;
+    host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE)
+        .await
+        .with_context(name)?;
     start(world, work, product).await
 }
 
-/// One after the other behind a gate, the leader last; all at once where nothing leads and nothing can be lost.
-pub(super) async fn restart_all(world: &World, phase: Phase, works: Vec<&Work>, bar: &PhaseProgress) -> Result<()> {
+/// One after the other behind a gate, the leader last; all at once where nothing leads and nothing
+/// can be lost.
+pub(super) async fn restart_all(
+    world: &World,
+    phase: Phase,
+    works: Vec<&Work>,
+    bar: &PhaseProgress,
+) -> Result<()> {
     let product = phase.product();
     let serving = works.iter().any(|work| work.node.is_server(product));
-    let leader = if serving { leader(world, product).await? } else { None };
+    let leader = if serving {
+        leader(world, product).await?
+    } else {
+        None
+    };
     if serving && leader.is_none() {
-        world.progress.note(&format!("{product} has no leader: all its servers are restarted at once"));
+        world.progress.note(&format!(
+            "{product} has no leader: all its servers are restarted at once"
+        ));
         return restart_at_once(world, works, product).await;
     }
     let mut works = restart_sick(world, phase, works, bar).await?;
@@ -71,23 +88,45 @@ async fn leader(world: &World, product: Product) -> Result<Option<String>> {
 }
 
 async fn restart_at_once(world: &World, works: Vec<&Work>, product: Product) -> Result<()> {
-    each(world, works.into_iter().map(|work| restart(world, work, product))).await.map(drop)
+    each(
+        world,
+        works.into_iter().map(|work| restart(world, work, product)),
+    )
+    .await
+    .map(drop)
 }
 
-/// Holds the gate before the first restart. Where it stays shut because of nodes that are to be restarted, and no quorum
-/// hangs on them, these go first, for the restart may be what heals them: a Nomad client with an expired certificate is
-/// not ready until then. Those that are left, to be restarted one by one.
+/// Holds the gate before the first restart. Where it stays shut because of nodes that are to be
+/// restarted, and no quorum hangs on them, these go first, for the restart may be what heals them:
+/// a Nomad client with an expired certificate is not ready until then. Those that are left, to be
+/// restarted one by one.
 async fn restart_sick<'w>(
     world: &World,
     phase: Phase,
     works: Vec<&'w Work>,
     bar: &PhaseProgress,
 ) -> Result<Vec<&'w Work>> {
-    let Err(failure) = gate_result(world, phase, bar, world.limit.min(BEFORE_RESTART)).await? else { return Ok(works) };
-    let is_sick = |work: &&Work| failure.reasons.iter().any(|reason| reason.node == work.node.name);
+    let Err(failure) = gate_result(world, phase, bar, world.limit.min(BEFORE_RESTART)).await?
+    else {
+        return Ok(works);
+    };
+    let is_sick = |work: &&Work| {
+        failure
+            .reasons
+            .iter()
+            .any(|reason| reason.node == work.node.name)
+    };
     let (sick, well): (Vec<_>, Vec<_>) = works.into_iter().partition(is_sick);
-    let servers = sick.iter().filter(|work| work.node.is_server(phase.product())).count();
-    let spare = world.cluster.servers(phase.product()).count().saturating_sub(1) / 2;
+    let servers = sick
+        .iter()
+        .filter(|work| work.node.is_server(phase.product()))
+        .count();
+    let spare = world
+        .cluster
+        .servers(phase.product())
+        .count()
+        .saturating_sub(1)
+        / 2;
     if sick.len() < failure.reasons.len() || servers > spare {
         told(Err(failure)).context("not restarted, because not all is well")?;
     }

@@ -1,5 +1,5 @@
-//! `up --with-sample`: a service job, and lb itself as a system job in front of it, so that the cluster is of use at
-//! once.
+//! `up --with-sample`: a service job, and lb itself as a system job in front of it, so that the
+//! cluster is of use at once.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -28,24 +28,43 @@ pub(super) async fn run(world: &mut World) -> Result<String> {
     }
     let clients = world.cluster.of_role(Role::NomadClient).count();
     let bar = world.progress.phase("Sample jobs", 2);
-    submit(world, &jobs::hello(&world.cluster)).await.context("job hello")?;
-    submit(world, &jobs::lb_system(&world.cluster)).await.context("job lb")?;
+    submit(world, &jobs::hello(&world.cluster))
+        .await
+        .context("job hello")?;
+    submit(world, &jobs::lb_system(&world.cluster))
+        .await
+        .context("job lb")?;
     let deadline = Instant::now() + world.limit;
     healthy(world, "hello", 1, deadline).await?;
     bar.set(1, "hello is healthy");
     healthy(world, "lb", clients, deadline).await?;
-    let client = world.cluster.of_role(Role::NomadClient).next().context("no Nomad client")?;
+    let client = world
+        .cluster
+        .of_role(Role::NomadClient)
+        .next()
+        .context("no Nomad client")?;
     bar.done("hello, and lb on every client");
-    Ok(format!("http://{}/hello", SocketAddr::new(client.address, LB_PORT)))
+    Ok(format!(
+        "http://{}/hello",
+        SocketAddr::new(client.address, LB_PORT)
+    ))
 }
 
 /// Has Nomad read the job and run it. The same job again changes nothing.
 async fn submit(world: &World, request: &Value) -> Result<()> {
     let reach = world.reach()?;
-    let (server, _): (&Node, Value) = reach.any_server(&world.cluster, Product::Nomad, "/v1/status/leader").await?;
+    let (server, _): (&Node, Value) = reach
+        .any_server(&world.cluster, Product::Nomad, "/v1/status/leader")
+        .await?;
     let api = reach.api(server, Product::Nomad);
-    let job: Value = api.put("/v1/jobs/parse", Some(request), JOB_LIMIT).await?.good()?.json()?;
-    api.put("/v1/jobs", Some(&json!({ "Job": job })), JOB_LIMIT).await?.good()?;
+    let job: Value = api
+        .put("/v1/jobs/parse", Some(request), JOB_LIMIT)
+        .await?
+        .good()?
+        .json()?;
+    api.put("/v1/jobs", Some(&json!({ "Job": job })), JOB_LIMIT)
+        .await?
+        .good()?;
     Ok(())
 }
 
@@ -53,14 +72,21 @@ async fn healthy(world: &World, service: &str, wanted: usize, deadline: Instant)
     let reach = world.reach()?;
     let path = format!("/v1/health/service/{service}?passing");
     loop {
-        let found = reach.any_server::<Vec<Value>>(&world.cluster, Product::Consul, &path).await;
+        let found = reach
+            .any_server::<Vec<Value>>(&world.cluster, Product::Consul, &path)
+            .await;
         let count = found.as_ref().map_or(0, |(_, instances)| instances.len());
         if count >= wanted {
             return Ok(());
         }
         if Instant::now() > deadline {
-            let why = found.err().map(|error| format!("{error:#}")).unwrap_or_default();
-            bail!("{service}: {count} of {wanted} instances are healthy; look at `nomad job status {service}` {why}");
+            let why = found
+                .err()
+                .map(|error| format!("{error:#}"))
+                .unwrap_or_default();
+            bail!(
+                "{service}: {count} of {wanted} instances are healthy; look at `nomad job status {service}` {why}"
+            );
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -1,4 +1,5 @@
-//! What only the operator and the nodes may know, as it is handed to `render`. Kept by `state`, made by `pki`.
+//! What only the operator and the nodes may know, as it is handed to `render`. Kept by `state`,
+//! made by `pki`.
 //!
 //! `Debug` of these types shows no secret, so that a stray `{:?}` cannot put one into a log.
 

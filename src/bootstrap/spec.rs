@@ -59,7 +59,14 @@ pub struct FileSpec {
 
 impl std::fmt::Debug for FileSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FileSpec({} {:o} {} {:?})", self.path, self.mode, self.owner.name(), self.effect)
+        write!(
+            f,
+            "FileSpec({} {:o} {} {:?})",
+            self.path,
+            self.mode,
+            self.owner.name(),
+            self.effect
+        )
     }
 }
 
@@ -83,8 +90,8 @@ pub struct BinarySpec {
     pub path: String,
     /// Where it comes from.
     pub source: BinarySource,
-    /// What the installed file must hash to (SHA-256, lower-case hex), when known before it is there: of a file always,
-    /// of a release once its archive was checked.
+    /// What the installed file must hash to (SHA-256, lower-case hex), when known before it is
+    /// there: of a file always, of a release once its archive was checked.
     pub sha256: Option<String>,
 }
 
@@ -123,8 +130,9 @@ impl NodeSpec {
         self.daemons.iter().find(|daemon| daemon.product == product)
     }
 
-    /// Digest of everything that the running daemon must have been started with: its command, its program and the
-    /// files that ask for a restart. `binary` is the digest of the program as it will be on the node.
+    /// Digest of everything that the running daemon must have been started with: its command, its
+    /// program and the files that ask for a restart. `binary` is the digest of the program as it
+    /// will be on the node.
     #[must_use]
     pub fn restart_stamp(&self, product: Product, binary: &str) -> String {
         let mut hash = Sha256::new();
@@ -161,10 +169,12 @@ pub fn sha256(content: &[u8]) -> String {
 /// Lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// A file, folder or program as it was seen.
@@ -180,8 +190,8 @@ pub struct Seen {
 
 /// The stamps of a daemon, written on the node after it was started or reloaded and found well.
 ///
-/// They are what makes a run resumable: a file that was written by a run which was killed before the restart looks
-/// right, but the stamp tells that the daemon has not read it.
+/// They are what makes a run resumable: a file that was written by a run which was killed before
+/// the restart looks right, but the stamp tells that the daemon has not read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
     /// [`NodeSpec::restart_stamp`] at the last start.
@@ -199,7 +209,8 @@ pub struct DaemonSeen {
     pub stamps: Stamps,
 }
 
-/// What a node was seen to have, of all that its [`NodeSpec`] names. What is not in a map is not there.
+/// What a node was seen to have, of all that its [`NodeSpec`] names. What is not in a map is not
+/// there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Users that exist.

@@ -1,4 +1,5 @@
-//! ACLs between the phases: Consul's as soon as it has a leader, Nomad's likewise, and each agent its own.
+//! ACLs between the phases: Consul's as soon as it has a leader, Nomad's likewise, and each agent
+//! its own.
 
 use anyhow::{Result, bail};
 
@@ -36,8 +37,14 @@ impl TokenStore for StoredTokens<'_> {
 
     fn put(&mut self, name: &str, accessor: &str, secret: &Secret) -> Result<()> {
         let mut tokens = self.0.tokens()?;
-        let token = Token { accessor: accessor.to_owned(), secret: secret.clone() };
-        match (slot(&mut tokens, name), name.strip_prefix(acl::CONSUL_AGENT)) {
+        let token = Token {
+            accessor: accessor.to_owned(),
+            secret: secret.clone(),
+        };
+        match (
+            slot(&mut tokens, name),
+            name.strip_prefix(acl::CONSUL_AGENT),
+        ) {
             (Some(slot), _) => *slot = Some(token),
             (None, Some(node)) => drop(tokens.agents.insert(node.to_owned(), token)),
             (None, None) => bail!("no place for a token called {name:?}"),
@@ -46,8 +53,8 @@ impl TokenStore for StoredTokens<'_> {
     }
 }
 
-/// Makes and hands out what the phases after this one need; nothing without ACLs. Whether Nomad was given its first
-/// token, which shows more than the gate could see before.
+/// Makes and hands out what the phases after this one need; nothing without ACLs. Whether Nomad was
+/// given its first token, which shows more than the gate could see before.
 ///
 /// # Errors
 /// When a product refuses, or has tokens that are not ours.
@@ -60,7 +67,13 @@ pub(super) async fn after(world: &mut World, phase: Phase) -> Result<bool> {
         Phase::ConsulServers => {
             let bar = world.progress.phase("Consul ACLs", 2);
             let reach = world.reach()?;
-            acl::bootstrap_consul(&world.cluster, &reach, &mut StoredTokens(&mut world.state), world.limit).await?;
+            acl::bootstrap_consul(
+                &world.cluster,
+                &reach,
+                &mut StoredTokens(&mut world.state),
+                world.limit,
+            )
+            .await?;
             let reach = world.reach()?;
             acl::consul_tokens(&world.cluster, &reach, &mut StoredTokens(&mut world.state)).await?;
             bar.set(1, "tokens of the servers");
@@ -89,7 +102,13 @@ pub(super) async fn after(world: &mut World, phase: Phase) -> Result<bool> {
         Phase::NomadServers => {
             let bar = world.progress.phase("Nomad ACLs", 1);
             let reach = world.reach()?;
-            acl::bootstrap_nomad(&world.cluster, &reach, &mut StoredTokens(&mut world.state), world.limit).await?;
+            acl::bootstrap_nomad(
+                &world.cluster,
+                &reach,
+                &mut StoredTokens(&mut world.state),
+                world.limit,
+            )
+            .await?;
             let reach = world.reach()?;
             acl::nomad_tokens(&world.cluster, &reach, &mut StoredTokens(&mut world.state)).await?;
             bar.done("default deny, an operator's token");

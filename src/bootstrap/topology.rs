@@ -70,13 +70,15 @@ impl fmt::Display for Product {
 /// One machine, or its stand-in on this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Name, unique in the cluster: `consul-0`, `nomad-client-2`, or the user's own. Lower-case DNS label.
+    /// Name, unique in the cluster: `consul-0`, `nomad-client-2`, or the user's own. Lower-case DNS
+    /// label.
     pub name: String,
     /// Its role.
     pub role: Role,
     /// Address on which the nodes reach each other.
     pub address: IpAddr,
-    /// Where `ssh` is to go: a host, or an alias of the user's configuration. The address, when absent.
+    /// Where `ssh` is to go: a host, or an alias of the user's configuration. The address, when
+    /// absent.
     pub ssh: Option<String>,
     /// Ports that Nomad gives to tasks here, first and last; only of Nomad clients.
     pub dynamic_ports: Option<(u16, u16)>,
@@ -95,7 +97,10 @@ impl Node {
     /// Whether the program is a server (a voter) here.
     #[must_use]
     pub fn is_server(&self, product: Product) -> bool {
-        matches!((self.role, product), (Role::ConsulServer, Product::Consul) | (Role::NomadServer, Product::Nomad))
+        matches!(
+            (self.role, product),
+            (Role::ConsulServer, Product::Consul) | (Role::NomadServer, Product::Nomad)
+        )
     }
 
     /// TCP ports that the program listens on here.
@@ -131,7 +136,12 @@ pub enum Phase {
 
 impl Phase {
     /// All, in order.
-    pub const ALL: [Self; 4] = [Self::ConsulServers, Self::ConsulClients, Self::NomadServers, Self::NomadClients];
+    pub const ALL: [Self; 4] = [
+        Self::ConsulServers,
+        Self::ConsulClients,
+        Self::NomadServers,
+        Self::NomadClients,
+    ];
 
     /// The program that it starts.
     #[must_use]
@@ -177,14 +187,16 @@ impl Scope {
 pub enum BinarySource {
     /// A file of this machine: run in place (local target) or copied to the nodes (ssh target).
     File(PathBuf),
-    /// The official release archive of this version, fetched by the nodes; checksum and signature are checked.
+    /// The official release archive of this version, fetched by the nodes; checksum and signature
+    /// are checked.
     Release(String),
 }
 
 /// How the machines are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// All nodes are processes of this machine, on loopback addresses, with their files in the state folder.
+    /// All nodes are processes of this machine, on loopback addresses, with their files in the
+    /// state folder.
     Local,
     /// Each node is a machine behind the user's own `ssh`.
     Ssh(Ssh),
@@ -196,14 +208,16 @@ pub enum Runner {
     /// systemd units.
     #[default]
     Systemd,
-    /// Plain processes in the background, for hosts without systemd. Nothing restarts them but `up`.
+    /// Plain processes in the background, for hosts without systemd. Nothing restarts them but
+    /// `up`.
     Process,
 }
 
 /// How `ssh` is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ssh {
-    /// Options before the host, as on the command line: `-l`, `root`, `-J`, `bastion`, `-F`, `file`.
+    /// Options before the host, as on the command line: `-l`, `root`, `-J`, `bastion`, `-F`,
+    /// `file`.
     pub options: Vec<String>,
     /// Whether commands go through `sudo -n`.
     pub sudo: bool,
@@ -234,7 +248,8 @@ pub struct Cluster {
     pub consul: BinarySource,
     /// Where Nomad comes from. None: none was found on this machine and none was named.
     pub nomad: Option<BinarySource>,
-    /// Interface that Nomad clients fingerprint; None: the one that has the node's address (ssh target).
+    /// Interface that Nomad clients fingerprint; None: the one that has the node's address (ssh
+    /// target).
     pub network_interface: Option<String>,
     /// Validity of leaf certificates, in days.
     pub certificate_days: u32,
@@ -270,7 +285,9 @@ impl Cluster {
 
     /// Nodes on which the program is a server.
     pub fn servers(&self, product: Product) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(move |node| node.is_server(product))
+        self.nodes
+            .iter()
+            .filter(move |node| node.is_server(product))
     }
 
     /// Whether all nodes are processes of this machine.
@@ -283,7 +300,9 @@ impl Cluster {
     #[must_use]
     pub fn layout(&self, node: &Node) -> Layout {
         match self.target {
-            Target::Local => Layout::below(&self.state.join("nodes").join(&node.name).to_string_lossy()),
+            Target::Local => {
+                Layout::below(&self.state.join("nodes").join(&node.name).to_string_lossy())
+            }
             Target::Ssh(_) => Layout::system(),
         }
     }
@@ -304,7 +323,8 @@ pub struct Layout {
     pub nomad_data: String,
     /// Folder of lb's certificate, configuration and token on Nomad clients.
     pub lb: String,
-    /// Our own notes on the node: stamps of what the daemons were started with; pids and logs of the process runner.
+    /// Our own notes on the node: stamps of what the daemons were started with; pids and logs of
+    /// the process runner.
     pub run: String,
     /// Folder of systemd units; None: there are none.
     pub units: Option<String>,

@@ -21,18 +21,30 @@ pub(super) struct Work {
 
 /// Writes the files that differ.
 pub(super) async fn write(world: &World, work: &Work) -> Result<()> {
-    let files: Vec<&FileSpec> = work.part.files.iter().filter(|file| work.plan.writes(&file.path)).collect();
+    let files: Vec<&FileSpec> = work
+        .part
+        .files
+        .iter()
+        .filter(|file| work.plan.writes(&file.path))
+        .collect();
     if files.is_empty() {
         return Ok(());
     }
-    world.host(&work.node).write(&files).await.with_context(|| work.node.name.clone())
+    world
+        .host(&work.node)
+        .write(&files)
+        .await
+        .with_context(|| work.node.name.clone())
 }
 
-/// Writes what differs and starts the daemon. The stamps go before the start: whatever runs afterwards has read these files.
+/// Writes what differs and starts the daemon. The stamps go before the start: whatever runs
+/// afterwards has read these files.
 pub(super) async fn start(world: &World, work: &Work, product: Product) -> Result<()> {
     let (host, name) = (world.host(&work.node), || work.node.name.clone());
     let daemon = work.part.daemon(product).with_context(name)?;
     write(world, work).await?;
-    host.stamp(product, &wanted_stamps(&work.part, &work.seen, product)).await.with_context(name)?;
+    host.stamp(product, &wanted_stamps(&work.part, &work.seen, product))
+        .await
+        .with_context(name)?;
     host.start(daemon).await.with_context(name)
 }

@@ -1,4 +1,5 @@
-//! Everything a command needs at hand: the description, the state folder, the nodes and the way to them.
+//! Everything a command needs at hand: the description, the state folder, the nodes and the way to
+//! them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -68,22 +69,38 @@ impl World {
     ///
     /// # Errors
     /// When a program of this machine cannot be run, or is too old, or the state cannot be read.
-    pub(super) fn new(described: Described, state: State, progress: Progress, limit: Duration) -> Result<Self> {
-        let Described { mut cluster, source, scope, unnamed } = described;
+    pub(super) fn new(
+        described: Described,
+        state: State,
+        progress: Progress,
+        limit: Duration,
+    ) -> Result<Self> {
+        let Described {
+            mut cluster,
+            source,
+            scope,
+            unnamed,
+        } = described;
         let before = state.cluster()?;
         if let Some(before) = &before {
             remember_sources(&mut cluster, before, &unnamed);
         }
         let applied = Applied::of(&cluster, scope, before.as_ref(), SystemTime::now());
         let versions = versions(&cluster, scope)?;
-        let described = Described { cluster, source, scope, unnamed };
-        let mut world = Self::assemble(described, versions, applied, before, state, progress, limit)?;
+        let described = Described {
+            cluster,
+            source,
+            scope,
+            unnamed,
+        };
+        let mut world =
+            Self::assemble(described, versions, applied, before, state, progress, limit)?;
         world.read_digests()?;
         Ok(world)
     }
 
-    /// The cluster that was applied, whatever its description says by now. Enough for looking at its nodes and for
-    /// ending them: neither program has to be there.
+    /// The cluster that was applied, whatever its description says by now. Enough for looking at
+    /// its nodes and for ending them: neither program has to be there.
     ///
     /// # Errors
     /// When the state cannot be read.
@@ -95,7 +112,15 @@ impl World {
         limit: Duration,
     ) -> Result<Self> {
         let (described, versions) = recall::as_applied(described, &before);
-        Self::assemble(described, versions, before.clone(), Some(before), state, progress, limit)
+        Self::assemble(
+            described,
+            versions,
+            before.clone(),
+            Some(before),
+            state,
+            progress,
+            limit,
+        )
     }
 
     fn assemble(
@@ -107,9 +132,18 @@ impl World {
         progress: Progress,
         limit: Duration,
     ) -> Result<Self> {
-        let Described { cluster, source, scope, .. } = described;
+        let Described {
+            cluster,
+            source,
+            scope,
+            ..
+        } = described;
         let control = ControlDir::create()?;
-        let hosts = cluster.nodes.iter().map(|node| (node.name.clone(), Host::new(&cluster, node, &control))).collect();
+        let hosts = cluster
+            .nodes
+            .iter()
+            .map(|node| (node.name.clone(), Host::new(&cluster, node, &control)))
+            .collect();
         let releases = Releases::new(&cluster);
         Ok(Self {
             cluster,
@@ -135,7 +169,11 @@ impl World {
     /// Digests of the programs that are copied, or run in place.
     fn read_digests(&mut self) -> Result<()> {
         let lb = self.versions.lb.clone().map(BinarySource::File);
-        let sources = [Some(self.cluster.consul.clone()), self.cluster.nomad.clone(), lb];
+        let sources = [
+            Some(self.cluster.consul.clone()),
+            self.cluster.nomad.clone(),
+            lb,
+        ];
         for source in sources.into_iter().flatten() {
             if let BinarySource::File(path) = source {
                 let digest = match self.cluster.is_local() {
@@ -150,18 +188,28 @@ impl World {
 
     /// The node's host.
     pub(super) fn host(&self, node: &Node) -> &Host {
-        self.hosts.get(&node.name).expect("every node of the description has a host")
+        self.hosts
+            .get(&node.name)
+            .expect("every node of the description has a host")
     }
 
     /// Phases that the command is about, in order.
     pub(super) fn phases(&self) -> Vec<Phase> {
         let wanted = |phase: &Phase| self.scope.includes(phase.product());
-        Phase::ALL.into_iter().filter(wanted).filter(|&phase| self.cluster.of_phase(phase).next().is_some()).collect()
+        Phase::ALL
+            .into_iter()
+            .filter(wanted)
+            .filter(|&phase| self.cluster.of_phase(phase).next().is_some())
+            .collect()
     }
 
     /// Nodes of a phase that are expected to live.
     pub(super) fn of_phase(&self, phase: Phase) -> Vec<Node> {
-        self.cluster.of_phase(phase).filter(|node| !self.absent.contains(&node.name)).cloned().collect()
+        self.cluster
+            .of_phase(phase)
+            .filter(|node| !self.absent.contains(&node.name))
+            .cloned()
+            .collect()
     }
 
     /// How many nodes are worked on at once.
@@ -174,7 +222,11 @@ impl World {
 
     /// How owners are compared.
     pub(super) fn ownership(&self) -> Ownership {
-        if self.cluster.is_local() { Ownership::Ignored } else { Ownership::Compared }
+        if self.cluster.is_local() {
+            Ownership::Ignored
+        } else {
+            Ownership::Compared
+        }
     }
 
     /// What the node shall have.
@@ -182,13 +234,28 @@ impl World {
     /// # Errors
     /// When its certificates were not made.
     pub(super) fn spec(&self, node: &Node) -> Result<NodeSpec> {
-        let pairs = self.pairs.get(&node.name).with_context(|| format!("{}: has no certificates yet", node.name))?;
-        let shared = self.shared.as_ref().context("the cluster has no keys yet")?;
-        let mut spec = render::node(&self.cluster, node, pairs, shared, &self.versions, self.scope);
+        let pairs = self
+            .pairs
+            .get(&node.name)
+            .with_context(|| format!("{}: has no certificates yet", node.name))?;
+        let shared = self
+            .shared
+            .as_ref()
+            .context("the cluster has no keys yet")?;
+        let mut spec = render::node(
+            &self.cluster,
+            node,
+            pairs,
+            shared,
+            &self.versions,
+            self.scope,
+        );
         for binary in &mut spec.binaries {
             binary.sha256 = match &binary.source {
                 BinarySource::File(path) => self.digests.get(path).cloned(),
-                BinarySource::Release(version) => self.applied.program(&node.name, &binary.name, version),
+                BinarySource::Release(version) => {
+                    self.applied.program(&node.name, &binary.name, version)
+                }
             };
         }
         Ok(spec)
@@ -200,8 +267,12 @@ impl World {
     /// When it is not reached.
     pub(super) async fn observe(&self, node: &Node, spec: &NodeSpec) -> Result<Observed> {
         if self.cluster.is_local() {
-            // Nine nodes run the same two programs of this machine; reading them again for each would take seconds.
-            let spec = NodeSpec { binaries: Vec::new(), ..spec.clone() };
+            // Nine nodes run the same two programs of this machine; reading them again for each
+            // would take seconds.
+            let spec = NodeSpec {
+                binaries: Vec::new(),
+                ..spec.clone()
+            };
             return self.host(node).observe(&spec).await;
         }
         self.host(node).observe(spec).await
@@ -212,15 +283,27 @@ impl World {
     /// # Errors
     /// When the operator has no certificate.
     pub(super) fn reach(&self) -> Result<Reach> {
-        let shared = self.shared.as_ref().context("the cluster has no keys yet")?;
-        let operator = self.operator.as_ref().context("the operator has no certificate yet")?;
+        let shared = self
+            .shared
+            .as_ref()
+            .context("the cluster has no keys yet")?;
+        let operator = self
+            .operator
+            .as_ref()
+            .context("the operator has no certificate yet")?;
         let tls = api::tls_config(&shared.ca_bundle, operator)?;
-        let dialers: BTreeMap<_, _> =
-            self.cluster.nodes.iter().map(|node| (node.address, self.host(node).dialer())).collect();
+        let dialers: BTreeMap<_, _> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| (node.address, self.host(node).dialer()))
+            .collect();
         let connect: api::Connect = Arc::new(move |address| {
             let dialer = dialers.get(&address.ip()).cloned();
             async move {
-                let dialer = dialer.ok_or_else(|| std::io::Error::other(format!("{address} is no node of ours")))?;
+                let dialer = dialer.ok_or_else(|| {
+                    std::io::Error::other(format!("{address} is no node of ours"))
+                })?;
                 Ok(Box::new(dialer.connect(address).await?) as BoxedStream)
             }
             .boxed()
@@ -232,20 +315,26 @@ impl World {
             .with_token(Product::Nomad, tokens.management(Product::Nomad)))
     }
 
-    /// Connects to all nodes, for commands that begin by asking agents: the patience of a question is shorter than what
-    /// some ways to a node take, and a node that is asked much at once may refuse so many log-ins. Those that cannot be
-    /// reached show later, as agents that do not answer.
+    /// Connects to all nodes, for commands that begin by asking agents: the patience of a question
+    /// is shorter than what some ways to a node take, and a node that is asked much at once may
+    /// refuse so many log-ins. Those that cannot be reached show later, as agents that do not
+    /// answer.
     pub(super) async fn dial(&self) {
         let dials = self.hosts.values().map(|host| async move {
             if let Err(error) = host.dial().await {
                 tracing::debug!("{error:#}");
             }
         });
-        stream::iter(dials).buffer_unordered(self.parallel()).collect::<()>().await;
+        stream::iter(dials)
+            .buffer_unordered(self.parallel())
+            .collect::<()>()
+            .await;
     }
 
     /// Gives the end of a daemon's log, for gates that look for causes.
-    pub(super) fn logs(&self) -> impl Fn(&Node, Product) -> BoxFuture<'static, String> + Send + Sync + use<> {
+    pub(super) fn logs(
+        &self,
+    ) -> impl Fn(&Node, Product) -> BoxFuture<'static, String> + Send + Sync + use<> {
         let hosts = self.hosts.clone();
         move |node, product| {
             let host = hosts.get(&node.name).cloned();
@@ -261,7 +350,11 @@ impl World {
 
     /// What there is of the cluster, which may be more than this command is about.
     pub(super) fn applied_scope(&self) -> Scope {
-        if self.applied.consul_only { Scope::ConsulOnly } else { Scope::All }
+        if self.applied.consul_only {
+            Scope::ConsulOnly
+        } else {
+            Scope::All
+        }
     }
 
     /// Writes the operator's files.
@@ -275,13 +368,22 @@ impl World {
 
     /// The address that the node had when it was last applied, if that was another one.
     pub(super) fn moved_from(&self, node: &Node) -> Option<IpAddr> {
-        let before = self.applied_before.as_ref()?.nodes.iter().find(|before| before.name == node.name)?;
+        let before = self
+            .applied_before
+            .as_ref()?
+            .nodes
+            .iter()
+            .find(|before| before.name == node.name)?;
         (before.address != node.address).then_some(before.address)
     }
 
     /// Leaves Nomad out where only Consul was brought up.
     pub(super) fn as_applied(&mut self) {
-        if self.applied_before.as_ref().is_some_and(|before| before.consul_only) {
+        if self
+            .applied_before
+            .as_ref()
+            .is_some_and(|before| before.consul_only)
+        {
             self.scope = Scope::ConsulOnly;
             self.applied.consul_only = true;
         }
@@ -293,13 +395,23 @@ impl World {
     /// When it cannot be written.
     pub(super) fn save_applied(&mut self) -> Result<()> {
         // Of what the command was not about, the old note stays.
-        let versions = [("consul", Some(self.versions.consul)), ("nomad", self.versions.nomad)];
-        let known = versions.into_iter().filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())));
+        let versions = [
+            ("consul", Some(self.versions.consul)),
+            ("nomad", self.versions.nomad),
+        ];
+        let known = versions
+            .into_iter()
+            .filter_map(|(name, version)| Some((name.to_owned(), version?.to_string())));
         self.applied.versions.extend(known);
-        let sources = [("consul", Some(&self.cluster.consul)), ("nomad", self.cluster.nomad.as_ref())];
+        let sources = [
+            ("consul", Some(&self.cluster.consul)),
+            ("nomad", self.cluster.nomad.as_ref()),
+        ];
         for (name, source) in sources {
             if let Some(source) = source {
-                self.applied.sources.insert(name.to_owned(), source.clone().into());
+                self.applied
+                    .sources
+                    .insert(name.to_owned(), source.clone().into());
             }
         }
         self.state.save_cluster(&self.applied)

@@ -6,11 +6,28 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Line<'a> {
     /// `route add SERVICE SRC URL [weight W] [tags "…"] [opts "…"]`.
-    Add { service: &'a str, source: &'a str, url: &'a str, weight: Option<&'a str>, tags: &'a str, opts: &'a str },
+    Add {
+        service: &'a str,
+        source: &'a str,
+        url: &'a str,
+        weight: Option<&'a str>,
+        tags: &'a str,
+        opts: &'a str,
+    },
     /// `route del SERVICE [SRC [URL]] [tags "…"]`, or `route del tags "…"`.
-    Del { service: Option<&'a str>, source: Option<&'a str>, url: Option<&'a str>, tags: &'a str },
+    Del {
+        service: Option<&'a str>,
+        source: Option<&'a str>,
+        url: Option<&'a str>,
+        tags: &'a str,
+    },
     /// `route weight SERVICE SRC weight W [tags "…"]`, or `route weight SRC weight W tags "…"`.
-    Weight { service: Option<&'a str>, source: &'a str, weight: &'a str, tags: &'a str },
+    Weight {
+        service: Option<&'a str>,
+        source: &'a str,
+        weight: &'a str,
+        tags: &'a str,
+    },
 }
 
 const ADD: &str = r#"write route add SERVICE SRC URL [weight W] [tags "a,b"] [opts "k=v …"]"#;
@@ -19,13 +36,18 @@ const WEIGHT: &str = r#"write route weight SERVICE SRC weight W [tags "a,b"] or 
 
 /// Splits a trimmed line into its parts; the error is a reason in words.
 pub(super) fn parse(line: &str) -> Result<Line<'_>, String> {
-    let rest = strip_word(line, "route").ok_or("a command begins with route add, route del or route weight")?;
+    let rest = strip_word(line, "route")
+        .ok_or("a command begins with route add, route del or route weight")?;
     let (verb, rest) = next_word(rest);
     let (usage, words) = match verb {
         "add" => (ADD, 3),
         "del" => (DEL, 3),
         "weight" => (WEIGHT, 2),
-        _ => return Err(format!("unknown command `{verb}`: write route add, route del or route weight")),
+        _ => {
+            return Err(format!(
+                "unknown command `{verb}`: write route add, route del or route weight"
+            ));
+        }
     };
     let parts = Parts::read(rest, words).map_err(|reason| format!("{reason}; {usage}"))?;
     parts.into_line(verb).ok_or_else(|| usage.to_owned())
@@ -60,7 +82,11 @@ impl<'a> Parts<'a> {
             if slot.is_some() {
                 return Err(format!("`{word}` is given twice"));
             }
-            let (value, after) = if word == "weight" { next_word(after) } else { quoted(after)? };
+            let (value, after) = if word == "weight" {
+                next_word(after)
+            } else {
+                quoted(after)?
+            };
             *slot = Some(value);
             rest = after;
         }
@@ -74,13 +100,20 @@ impl<'a> Parts<'a> {
     fn into_line(self, verb: &str) -> Option<Line<'a>> {
         let tags = self.tags.unwrap_or("");
         match (verb, &*self.words, self.weight, self.opts) {
-            ("add", &[service, source, url], weight, opts) => {
-                Some(Line::Add { service, source, url, weight, tags, opts: opts.unwrap_or("") })
-            }
+            ("add", &[service, source, url], weight, opts) => Some(Line::Add {
+                service,
+                source,
+                url,
+                weight,
+                tags,
+                opts: opts.unwrap_or(""),
+            }),
             ("del", words, None, None) => {
                 let (service, source, url) = (words.first(), words.get(1), words.get(2));
-                // Without this, `route del` would empty the table, as would tags that hold only commas.
-                let selective = service.is_some() || tags.split(',').any(|tag| !tag.trim().is_empty());
+                // Without this, `route del` would empty the table, as would tags that hold only
+                // commas.
+                let selective =
+                    service.is_some() || tags.split(',').any(|tag| !tag.trim().is_empty());
                 selective.then_some(Line::Del {
                     service: service.copied(),
                     source: source.copied(),
@@ -88,11 +121,21 @@ impl<'a> Parts<'a> {
                     tags,
                 })
             }
-            ("weight", &[service, source], Some(weight), None) => {
-                Some(Line::Weight { service: Some(service), source, weight, tags })
-            }
-            ("weight", &[source], Some(weight), None) if tags.split(',').any(|tag| !tag.trim().is_empty()) => {
-                Some(Line::Weight { service: None, source, weight, tags })
+            ("weight", &[service, source], Some(weight), None) => Some(Line::Weight {
+                service: Some(service),
+                source,
+                weight,
+                tags,
+            }),
+            ("weight", &[source], Some(weight), None)
+                if tags.split(',').any(|tag| !tag.trim().is_empty()) =>
+            {
+                Some(Line::Weight {
+                    service: None,
+                    source,
+                    weight,
+                    tags,
+                })
             }
             _ => None,
         }

@@ -1,8 +1,9 @@
-//! Route commands as they travel from a source to the table: an ordered list, and the text it was read from.
+//! Route commands as they travel from a source to the table: an ordered list, and the text it was
+//! read from.
 //!
-//! Lists are long (60,000 commands and more) and change by a line. So a text is compared with the one before, and only
-//! lines that are new are parsed; the others keep the very command they had, by which all that follows recognises them
-//! without looking inside. Pure.
+//! Lists are long (60,000 commands and more) and change by a line. So a text is compared with the
+//! one before, and only lines that are new are parsed; the others keep the very command they had,
+//! by which all that follows recognises them without looking inside. Pure.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -27,7 +28,11 @@ impl Deref for CommandList {
 impl PartialEq for CommandList {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-            || (self.len() == other.len() && self.iter().zip(other.iter()).all(|(one, other)| same(one, other)))
+            || (self.len() == other.len()
+                && self
+                    .iter()
+                    .zip(other.iter())
+                    .all(|(one, other)| same(one, other)))
     }
 }
 
@@ -92,10 +97,18 @@ impl CommandText {
         let (head, tail) = common_ends(&old, &new, |one, other| one == other);
         let between = old[head..old.len() - tail].iter().zip(&self.lines[head..]);
         let known: HashMap<&str, &Line> = between.map(|(text, line)| (*text, line)).collect();
-        let read = |text: &&str| known.get(text).map_or_else(|| Line::read(text), |line| (*line).clone());
+        let read = |text: &&str| {
+            known
+                .get(text)
+                .map_or_else(|| Line::read(text), |line| (*line).clone())
+        };
         let fresh = new[head..new.len() - tail].iter().map(read);
         let kept = &self.lines;
-        let lines = kept[..head].iter().cloned().chain(fresh).chain(kept[kept.len() - tail..].iter().cloned());
+        let lines = kept[..head]
+            .iter()
+            .cloned()
+            .chain(fresh)
+            .chain(kept[kept.len() - tail..].iter().cloned());
         self.lines = lines.collect();
         self.text = text;
     }
@@ -105,11 +118,19 @@ impl CommandText {
         self.lines.iter().flat_map(|line| &line.commands)
     }
 
-    /// What cannot be understood, and remarks, as by [`parse_commands`](super::command::parse_commands).
+    /// What cannot be understood, and remarks, as by
+    /// [`parse_commands`](super::command::parse_commands).
     pub fn errors(&self) -> impl Iterator<Item = CommandError> {
-        let faults = self.lines.iter().enumerate().filter_map(|(index, line)| Some((index, line.fault.as_ref()?)));
+        let faults = self
+            .lines
+            .iter()
+            .enumerate()
+            .filter_map(|(index, line)| Some((index, line.fault.as_ref()?)));
         faults.flat_map(|(index, fault)| {
-            fault.reasons.iter().map(move |reason| CommandError::at(index + 1, fault.text.clone(), reason.clone()))
+            fault
+                .reasons
+                .iter()
+                .map(move |reason| CommandError::at(index + 1, fault.text.clone(), reason.clone()))
         })
     }
 }
@@ -118,16 +139,31 @@ impl Line {
     fn read(text: &str) -> Self {
         let text = text.trim();
         let (commands, reasons) = parse_line(text);
-        let fault = (!reasons.is_empty()).then(|| Arc::new(Fault { text: text.to_owned(), reasons }));
-        Self { commands: commands.into_iter().map(Arc::new).collect(), fault }
+        let fault = (!reasons.is_empty()).then(|| {
+            Arc::new(Fault {
+                text: text.to_owned(),
+                reasons,
+            })
+        });
+        Self {
+            commands: commands.into_iter().map(Arc::new).collect(),
+            fault,
+        }
     }
 }
 
 /// How many items both have at the beginning, and how many of the rest at the end.
 pub fn common_ends<T>(old: &[T], new: &[T], same: impl Fn(&T, &T) -> bool) -> (usize, usize) {
-    let head = old.iter().zip(new).take_while(|(old, new)| same(old, new)).count();
+    let head = old
+        .iter()
+        .zip(new)
+        .take_while(|(old, new)| same(old, new))
+        .count();
     let (old, new) = (old[head..].iter().rev(), new[head..].iter().rev());
-    (head, old.zip(new).take_while(|(old, new)| same(old, new)).count())
+    (
+        head,
+        old.zip(new).take_while(|(old, new)| same(old, new)).count(),
+    )
 }
 
 #[cfg(test)]
@@ -148,7 +184,10 @@ mod tests {
 
     /// How many commands of `after` were parsed for it.
     fn parsed(before: &CommandList, after: &CommandList) -> usize {
-        after.iter().filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new))).count()
+        after
+            .iter()
+            .filter(|new| !before.iter().any(|old| Arc::ptr_eq(old, new)))
+            .count()
     }
 
     #[test]
@@ -168,7 +207,11 @@ mod tests {
         assert_eq!(parsed(&third, &read(&mut text, &lines)), 0);
         lines.reverse();
         let turned = read(&mut text, &lines);
-        assert_eq!(parsed(&third, &turned), 0, "in another order, and nothing new");
+        assert_eq!(
+            parsed(&third, &turned),
+            0,
+            "in another order, and nothing new"
+        );
     }
 
     #[test]

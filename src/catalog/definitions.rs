@@ -1,8 +1,9 @@
-//! Route commands as a JSON list, the way Fabio's custom registry is told them: objects with `cmd`, `service`, `src`,
-//! `dst`, `weight`, `tags` and `opts`. Each means what the same command means as a line.
+//! Route commands as a JSON list, the way Fabio's custom registry is told them: objects with `cmd`,
+//! `service`, `src`, `dst`, `weight`, `tags` and `opts`. Each means what the same command means as
+//! a line.
 //!
-//! Read as Go reads it: names of fields in any case, `null` as nothing, unknown fields passed over. Unlike there, an entry
-//! that makes no command costs itself only.
+//! Read as Go reads it: names of fields in any case, `null` as nothing, unknown fields passed over.
+//! Unlike there, an entry that makes no command costs itself only.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,18 +42,27 @@ struct Definition {
 ///
 /// # Errors
 /// What is no JSON list.
-pub fn parse_definitions(body: &[u8]) -> Result<(Vec<Command>, Vec<CommandError>), serde_json::Error> {
+pub fn parse_definitions(
+    body: &[u8],
+) -> Result<(Vec<Command>, Vec<CommandError>), serde_json::Error> {
     let (mut commands, mut errors, mut number) = (Vec::new(), Vec::new(), 0);
     let take = |entry: Value| {
         number += 1;
         let mut report = |reason| {
             let text = entry.to_string().chars().take(SHOWN_MAX).collect();
-            errors.push(CommandError { part: Some(format!("entry {number}").into()), line: 0, text, reason });
+            errors.push(CommandError {
+                part: Some(format!("entry {number}").into()),
+                line: 0,
+                text,
+                reason,
+            });
         };
         match definition(&entry).and_then(|definition| definition.commands()) {
             Ok((parsed, remarks)) => {
                 commands.extend(parsed);
-                remarks.into_iter().for_each(|remark| report(format!("{remark} (entry kept)")));
+                remarks
+                    .into_iter()
+                    .for_each(|remark| report(format!("{remark} (entry kept)")));
             }
             Err(reason) => report(reason),
         }
@@ -63,7 +73,8 @@ pub fn parse_definitions(body: &[u8]) -> Result<(Vec<Command>, Vec<CommandError>
     Ok((commands, errors))
 }
 
-/// Takes one entry after the other: as JSON, all of them together would fill many times the memory of their text.
+/// Takes one entry after the other: as JSON, all of them together would fill many times the memory
+/// of their text.
 struct Entries<F>(F);
 
 impl<'de, F: FnMut(Value)> Visitor<'de> for Entries<F> {
@@ -82,8 +93,13 @@ impl<'de, F: FnMut(Value)> Visitor<'de> for Entries<F> {
 }
 
 fn definition(entry: &Value) -> Result<Definition, String> {
-    let Value::Object(fields) = entry else { return Err("is no JSON object".to_owned()) };
-    let fields: Map<_, _> = fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
+    let Value::Object(fields) = entry else {
+        return Err("is no JSON object".to_owned());
+    };
+    let fields: Map<_, _> = fields
+        .iter()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+        .collect();
     Definition::deserialize(Value::Object(fields)).map_err(|error| error.to_string())
 }
 
@@ -93,14 +109,27 @@ impl Definition {
         let weight = self.weight.to_string();
         let service = some(&self.service);
         if service.is_some_and(|service| !is_service_name(service)) {
-            return Err(format!("service `{}` holds a blank or a quote", self.service));
+            return Err(format!(
+                "service `{}` holds a blank or a quote",
+                self.service
+            ));
         }
-        let given = |name: &str, value: &str| if is_blank(value) { Err(format!("{name} is missing")) } else { Ok(()) };
+        let given = |name: &str, value: &str| {
+            if is_blank(value) {
+                Err(format!("{name} is missing"))
+            } else {
+                Ok(())
+            }
+        };
         let line = match &*self.cmd {
             "route add" => {
-                [("service", &self.service), ("src", &self.src), ("dst", &self.dst)]
-                    .into_iter()
-                    .try_for_each(|(name, value)| given(name, value))?;
+                [
+                    ("service", &self.service),
+                    ("src", &self.src),
+                    ("dst", &self.dst),
+                ]
+                .into_iter()
+                .try_for_each(|(name, value)| given(name, value))?;
                 let weight = (self.weight != 0.0).then_some(&*weight);
                 Line::Add {
                     service: &self.service,
@@ -112,20 +141,39 @@ impl Definition {
                 }
             }
             // As in Fabio: with tags, it is they that count, wherever the target stands.
-            "route del" if !self.tags.is_empty() => Line::Del { service, source: None, url: None, tags: &tags },
+            "route del" if !self.tags.is_empty() => Line::Del {
+                service,
+                source: None,
+                url: None,
+                tags: &tags,
+            },
             "route del" => {
                 given("service", &self.service)?;
                 let (source, url) = (some(&self.src), some(&self.dst));
                 if url.is_some() && source.is_none() {
                     return Err("dst is given without src".to_owned());
                 }
-                Line::Del { service, source, url, tags: "" }
+                Line::Del {
+                    service,
+                    source,
+                    url,
+                    tags: "",
+                }
             }
             "route weight" => {
                 given("src", &self.src)?;
-                Line::Weight { service, source: &self.src, weight: &weight, tags: &tags }
+                Line::Weight {
+                    service,
+                    source: &self.src,
+                    weight: &weight,
+                    tags: &tags,
+                }
             }
-            other => return Err(format!("unknown cmd {other:?}: write route add, route del or route weight")),
+            other => {
+                return Err(format!(
+                    "unknown cmd {other:?}: write route add, route del or route weight"
+                ));
+            }
         };
         interpret(line)
     }
@@ -135,11 +183,22 @@ impl Definition {
         let word = |(key, value): (&String, &String)| {
             let odd = |text: &str| text.contains(char::is_whitespace);
             if key.is_empty() || odd(key) || key.contains('=') || odd(value) {
-                return Err(format!("option {key:?} = {value:?}: names and values of options hold no blanks"));
+                return Err(format!(
+                    "option {key:?} = {value:?}: names and values of options hold no blanks"
+                ));
             }
-            Ok(if value.is_empty() { key.clone() } else { format!("{key}={value}") })
+            Ok(if value.is_empty() {
+                key.clone()
+            } else {
+                format!("{key}={value}")
+            })
         };
-        Ok(self.opts.iter().map(word).collect::<Result<Vec<_>, _>>()?.join(" "))
+        Ok(self
+            .opts
+            .iter()
+            .map(word)
+            .collect::<Result<Vec<_>, _>>()?
+            .join(" "))
     }
 }
 
@@ -181,12 +240,30 @@ mod tests {
                 "route add s :80 tcp://10.0.0.1:80",
             ),
             (r#"{"cmd":"route del","service":"s"}"#, "route del s"),
-            (r#"{"cmd":"route del","service":"s","src":"/x"}"#, "route del s /x"),
-            (r#"{"cmd":"route del","service":"s","src":"/x","dst":"http://h:1/"}"#, "route del s /x http://h:1/"),
-            (r#"{"cmd":"route del","service":"s","src":"/x","tags":["a"]}"#, "route del s tags \"a\""),
-            (r#"{"cmd":"route del","tags":["a","b"]}"#, "route del tags \"a,b\""),
-            (r#"{"cmd":"route weight","service":"s","src":"/x","weight":0.5}"#, "route weight s /x weight 0.5"),
-            (r#"{"cmd":"route weight","src":"/x","weight":1,"tags":["a"]}"#, "route weight /x weight 1 tags \"a\""),
+            (
+                r#"{"cmd":"route del","service":"s","src":"/x"}"#,
+                "route del s /x",
+            ),
+            (
+                r#"{"cmd":"route del","service":"s","src":"/x","dst":"http://h:1/"}"#,
+                "route del s /x http://h:1/",
+            ),
+            (
+                r#"{"cmd":"route del","service":"s","src":"/x","tags":["a"]}"#,
+                "route del s tags \"a\"",
+            ),
+            (
+                r#"{"cmd":"route del","tags":["a","b"]}"#,
+                "route del tags \"a,b\"",
+            ),
+            (
+                r#"{"cmd":"route weight","service":"s","src":"/x","weight":0.5}"#,
+                "route weight s /x weight 0.5",
+            ),
+            (
+                r#"{"cmd":"route weight","src":"/x","weight":1,"tags":["a"]}"#,
+                "route weight /x weight 1 tags \"a\"",
+            ),
         ] {
             let (commands, errors) = parse_definitions(format!("[{entry}]").as_bytes()).unwrap();
             assert_eq!((commands, errors), parse_commands(line), "{entry}");
@@ -200,21 +277,57 @@ mod tests {
             ("7", "no JSON object"),
             ("{}", "unknown cmd \"\""),
             (r#"{"cmd":"route addd"}"#, "unknown cmd \"route addd\""),
-            (r#"{"cmd":"route add","src":"/","dst":"http://h/"}"#, "service is missing"),
-            (r#"{"cmd":"route add","service":"s","dst":"http://h/"}"#, "src is missing"),
-            (r#"{"cmd":"route add","service":"s","src":"/"}"#, "dst is missing"),
-            (r#"{"cmd":"route add","service":"a b","src":"/","dst":"http://h/"}"#, "blank"),
-            (r#"{"cmd":"route add","service":"s","src":"/","dst":"nothing"}"#, "nothing"),
-            (r#"{"cmd":"route add","service":"s","src":"/","dst":"http://h/","weight":"much"}"#, "f64"),
-            (r#"{"cmd":"route add","service":"s","src":"/","dst":"http://h/","opts":{"strip":"/a b"}}"#, "no blanks"),
+            (
+                r#"{"cmd":"route add","src":"/","dst":"http://h/"}"#,
+                "service is missing",
+            ),
+            (
+                r#"{"cmd":"route add","service":"s","dst":"http://h/"}"#,
+                "src is missing",
+            ),
+            (
+                r#"{"cmd":"route add","service":"s","src":"/"}"#,
+                "dst is missing",
+            ),
+            (
+                r#"{"cmd":"route add","service":"a b","src":"/","dst":"http://h/"}"#,
+                "blank",
+            ),
+            (
+                r#"{"cmd":"route add","service":"s","src":"/","dst":"nothing"}"#,
+                "nothing",
+            ),
+            (
+                r#"{"cmd":"route add","service":"s","src":"/","dst":"http://h/","weight":"much"}"#,
+                "f64",
+            ),
+            (
+                r#"{"cmd":"route add","service":"s","src":"/","dst":"http://h/","opts":{"strip":"/a b"}}"#,
+                "no blanks",
+            ),
             (r#"{"cmd":"route del"}"#, "service is missing"),
-            (r#"{"cmd":"route del","service":"s","dst":"http://h/"}"#, "without src"),
-            (r#"{"cmd":"route weight","service":"s","weight":1}"#, "src is missing"),
+            (
+                r#"{"cmd":"route del","service":"s","dst":"http://h/"}"#,
+                "without src",
+            ),
+            (
+                r#"{"cmd":"route weight","service":"s","weight":1}"#,
+                "src is missing",
+            ),
         ] {
-            let (commands, errors) = parse_definitions(format!("[{good},{entry},{good}]").as_bytes()).unwrap();
-            assert_eq!((commands.len(), errors.len()), (2, 1), "{entry}: {errors:?}");
+            let (commands, errors) =
+                parse_definitions(format!("[{good},{entry},{good}]").as_bytes()).unwrap();
+            assert_eq!(
+                (commands.len(), errors.len()),
+                (2, 1),
+                "{entry}: {errors:?}"
+            );
             assert_eq!(errors[0].place(), "entry 2");
-            assert!(errors[0].reason.contains(reason), "{entry}: {}", errors[0].reason);
+            assert!(
+                errors[0].reason.contains(reason),
+                "{entry}: {}",
+                errors[0].reason
+            );
         }
         let odd = good.replace('}', r#","opts":{"colour":"red"}}"#);
         let (commands, errors) = parse_definitions(format!("[{odd}]").as_bytes()).unwrap();

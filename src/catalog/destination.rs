@@ -1,7 +1,7 @@
 //! The destination of a route command: a URL reduced to protocol, endpoint and query.
 //!
-//! Written out rather than taken from a URL library, because a destination is less than a URL (its path is never
-//! used) and more (`srv+` in front of the scheme, `$host` in a redirect).
+//! Written out rather than taken from a URL library, because a destination is less than a URL (its
+//! path is never used) and more (`srv+` in front of the scheme, `$host` in a redirect).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -40,9 +40,13 @@ impl Destination {
     /// Parses `[srv+]SCHEME://HOST[:PORT][/ignored][?QUERY]`; the error is a reason in words.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let fail = |why: &str| format!("destination `{text}`: {why}");
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| fail("no scheme: write http://HOST:PORT/"))?;
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| fail("no scheme: write http://HOST:PORT/"))?;
         let scheme = scheme.to_ascii_lowercase();
-        let (srv, word) = scheme.strip_prefix("srv+").map_or((false, &*scheme), |word| (true, word));
+        let (srv, word) = scheme
+            .strip_prefix("srv+")
+            .map_or((false, &*scheme), |word| (true, word));
         let proto = proto(word).ok_or_else(|| {
             fail("unknown scheme: http, https, h2, h2c, grpc, grpcs, tcp, or srv+ before one of them")
         })?;
@@ -53,12 +57,16 @@ impl Destination {
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, _path) = place.split_once('/').unwrap_or((place, ""));
         if authority.contains('@') {
-            return Err(fail("user names and passwords are not sent; leave out what is before @"));
+            return Err(fail(
+                "user names and passwords are not sent; leave out what is before @",
+            ));
         }
         let (host, port) = split_port(authority).map_err(|why| fail(&why))?;
         let host = parse_host(host).map_err(|why| fail(&why))?;
         if srv && (port.is_some() || !matches!(host, Host::Name(_))) {
-            return Err(fail("an SRV destination is a DNS name without port: its records hold the ports"));
+            return Err(fail(
+                "an SRV destination is a DNS name without port: its records hold the ports",
+            ));
         }
         Ok(Self {
             text: format!("{scheme}://{}", &text[scheme.len() + 3..]).into(),
@@ -72,7 +80,14 @@ impl Destination {
 
     /// The destination of a redirect, which is a template for an answer and nobody to connect to.
     pub(super) fn redirect(url: &str) -> Self {
-        Self { text: url.into(), proto: Proto::Http, srv: false, query: None, host: Host::None, port: None }
+        Self {
+            text: url.into(),
+            proto: Proto::Http,
+            srv: false,
+            query: None,
+            host: Host::None,
+            port: None,
+        }
     }
 
     /// Where to connect when `proto` is spoken: it decides the port where none is written.
@@ -81,7 +96,10 @@ impl Destination {
             _ if self.srv => 0,
             (Some(port), _) => port,
             (None, Proto::Tcp) if self.host != Host::None => {
-                return Err(format!("destination `{}`: tcp needs a port: write tcp://HOST:PORT", self.text));
+                return Err(format!(
+                    "destination `{}`: tcp needs a port: write tcp://HOST:PORT",
+                    self.text
+                ));
             }
             (None, proto) if proto.is_tls() => 443,
             (None, _) => 80,
@@ -89,15 +107,22 @@ impl Destination {
         Ok(match &self.host {
             Host::None => Endpoint::Addr(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
             Host::Ip(ip) => Endpoint::Addr(SocketAddr::new(*ip, port)),
-            Host::Name(host) => Endpoint::Name { host: Arc::clone(host), port },
+            Host::Name(host) => Endpoint::Name {
+                host: Arc::clone(host),
+                port,
+            },
         })
     }
 }
 
 /// `HOST`, `HOST:PORT`, `[IPv6]` or `[IPv6]:PORT`; the brackets are left on.
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), String> {
-    let colon = authority.rfind(':').filter(|&colon| !authority[colon..].contains(']'));
-    let Some(colon) = colon else { return Ok((authority, None)) };
+    let colon = authority
+        .rfind(':')
+        .filter(|&colon| !authority[colon..].contains(']'));
+    let Some(colon) = colon else {
+        return Ok((authority, None));
+    };
     let (host, port) = (&authority[..colon], &authority[colon + 1..]);
     if port.is_empty() {
         return Ok((host, None));
@@ -110,17 +135,26 @@ fn split_port(authority: &str) -> Result<(&str, Option<u16>), String> {
 
 fn parse_host(text: &str) -> Result<Host, String> {
     if let Some(inner) = text.strip_prefix('[') {
-        let address = inner.strip_suffix(']').and_then(|inner| inner.parse().ok()).map(|v6| Host::Ip(IpAddr::V6(v6)));
+        let address = inner
+            .strip_suffix(']')
+            .and_then(|inner| inner.parse().ok())
+            .map(|v6| Host::Ip(IpAddr::V6(v6)));
         return address.ok_or_else(|| format!("`{text}` is not an IPv6 address in brackets"));
     }
     if let Ok(ip) = text.parse::<Ipv4Addr>() {
         return Ok(Host::Ip(IpAddr::V4(ip)));
     }
     // Underscores are no host name characters, but SRV names and many internal names have them.
-    let valid = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    let valid = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         && !text.is_empty()
         && text.len() <= NAME_BYTES_MAX
-        && text.strip_suffix('.').unwrap_or(text).split('.').all(|label| (1..=63).contains(&label.len()));
+        && text
+            .strip_suffix('.')
+            .unwrap_or(text)
+            .split('.')
+            .all(|label| (1..=63).contains(&label.len()));
     if !valid {
         return Err(format!("`{text}` is neither an IP address nor a DNS name"));
     }

@@ -1,7 +1,8 @@
 //! Which registered instances may get traffic.
 //!
-//! Pure rules over one service's snapshot and what was seen of it before; the time is an argument, and what the
-//! traffic knows of dead instances comes in as a closure. For each instance, the first rule that speaks decides:
+//! Pure rules over one service's snapshot and what was seen of it before; the time is an argument,
+//! and what the traffic knows of dead instances comes in as a closure. For each instance, the first
+//! rule that speaks decides:
 //!
 //! | rule | effect |
 //! |---|---|
@@ -14,25 +15,29 @@
 //! | no service check, `require_check` | out |
 //! | no service check, not seen before | waits `check_grace`: Nomad registers services before their checks |
 //!
-//! **Holding.** An agent that restarts, and a canary that is promoted, turn healthy instances critical for seconds
-//! although they serve all the time. So an instance that was good keeps its traffic for up to `critical_hold` when
-//! more than half of the good instances fell in the same step (or within half a second), or while no other instance of the service is
-//! accepted. A hold ends when the instance passes again, proves dead, is deregistered or put into maintenance. It
-//! does not end for all when the first one passes again: after an agent restart they come back one by one, and the
-//! first would meet the traffic of all.
+//! **Holding.** An agent that restarts, and a canary that is promoted, turn healthy instances
+//! critical for seconds although they serve all the time. So an instance that was good keeps its
+//! traffic for up to `critical_hold` when more than half of the good instances fell in the same
+//! step (or within half a second), or while no other instance of the service is accepted. A hold
+//! ends when the instance passes again, proves dead, is deregistered or put into maintenance. It
+//! does not end for all when the first one passes again: after an agent restart they come back one
+//! by one, and the first would meet the traffic of all.
 //!
-//! **Not confirmed.** An instance that its source shows no longer, without proof that it was deregistered, goes on as its
-//! last known checks say, and counts as held. Unless the rights to see it are known to be lost, such a hold ends for all
-//! of them when none can be connected to any more: then they are gone most likely.
+//! **Not confirmed.** An instance that its source shows no longer, without proof that it was
+//! deregistered, goes on as its last known checks say, and counts as held. Unless the rights to see
+//! it are known to be lost, such a hold ends for all of them when none can be connected to any
+//! more: then they are gone most likely.
 //!
-//! **Start.** Instances that are registered when `lb` starts are admitted without grace: most of them have been
-//! there for long, and after a restart of `lb` nobody should wait.
+//! **Start.** Instances that are registered when `lb` starts are admitted without grace: most of
+//! them have been there for long, and after a restart of `lb` nobody should wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceSnapshot};
+use super::{
+    Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceSnapshot,
+};
 
 /// The user's choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +48,8 @@ pub struct Rules {
     pub checks_required_all: bool,
     /// An instance without service checks never serves (`consul.require_check`).
     pub require_check: bool,
-    /// Every check of a node counts for its instances, else `serfHealth` alone (`consul.node_checks`).
+    /// Every check of a node counts for its instances, else `serfHealth` alone
+    /// (`consul.node_checks`).
     pub node_checks_all: bool,
     /// Consul's weights count (`consul.weights`); else all are the same, and none bars.
     pub weights: bool,
@@ -87,7 +93,8 @@ const SERF: &str = "serfHealth";
 /// How often a service with held instances is looked at for instances that proved dead.
 const HOLD_LOOK: Duration = Duration::from_millis(250);
 
-/// Falls this close to each other are one step: a restarted agent tells the catalog of its checks one by one.
+/// Falls this close to each other are one step: a restarted agent tells the catalog of its checks
+/// one by one.
 const TOGETHER: Duration = Duration::from_millis(500);
 
 /// What was seen of one service's instances. An instance on another address is another instance.
@@ -135,7 +142,8 @@ enum Standing {
 impl History {
     /// Decides for every instance of `snapshot`, and remembers what the next call needs.
     ///
-    /// `starting`: the source has not synced yet. `is_dead`: connects to the instance fail, so it is not held.
+    /// `starting`: the source has not synced yet. `is_dead`: connects to the instance fail, so it
+    /// is not held.
     pub fn evaluate(
         &mut self,
         rules: &Rules,
@@ -149,39 +157,59 @@ impl History {
         let mut seen: Vec<Seen> = Vec::with_capacity(instances.len());
         let mut standings = Vec::with_capacity(instances.len());
         for instance in instances {
-            let entry = before.remove(&(instance.id.clone(), instance.endpoint.clone())).unwrap_or_else(|| Seen {
-                grace_until: if starting { now } else { now + rules.check_grace },
-                good: false,
-                fell: None,
-            });
+            let entry = before
+                .remove(&(instance.id.clone(), instance.endpoint.clone()))
+                .unwrap_or_else(|| Seen {
+                    grace_until: if starting {
+                        now
+                    } else {
+                        now + rules.check_grace
+                    },
+                    good: false,
+                    fell: None,
+                });
             standings.push(standing(rules, instance, entry.grace_until, now));
             seen.push(entry);
         }
         note_falls(&mut seen, &standings, now);
         let doubt = Doubt::of(instances, &is_dead);
 
-        let nobody_good = !standings.iter().any(|standing| matches!(standing, Standing::Good { .. }));
+        let nobody_good = !standings
+            .iter()
+            .any(|standing| matches!(standing, Standing::Good { .. }));
         let mut deadline: Option<Instant> = None;
-        let mut wake = |at: Instant| deadline = Some(deadline.map_or(at, |known: Instant| known.min(at)));
+        let mut wake =
+            |at: Instant| deadline = Some(deadline.map_or(at, |known: Instant| known.min(at)));
         let mut held = 0;
         let mut verdicts = Vec::with_capacity(instances.len());
         for ((instance, standing), seen) in instances.iter().zip(standings).zip(&mut seen) {
             verdicts.push(match standing {
                 Standing::Good { weight } => match &instance.registration {
-                    Registration::Unconfirmed { reason, rights_lost: false } if doubt.all_dead => {
-                        Verdict::Excluded { reason: format!("{reason}; connections to it fail").into() }
-                    }
+                    Registration::Unconfirmed {
+                        reason,
+                        rights_lost: false,
+                    } if doubt.all_dead => Verdict::Excluded {
+                        reason: format!("{reason}; connections to it fail").into(),
+                    },
                     registration => {
                         let held = matches!(registration, Registration::Unconfirmed { .. });
                         Verdict::Eligible { weight, held }
                     }
                 },
-                Standing::Barred(reason) => Verdict::Excluded { reason: reason.into() },
+                Standing::Barred(reason) => Verdict::Excluded {
+                    reason: reason.into(),
+                },
                 Standing::Waiting { until } => {
                     wake(until);
-                    Verdict::Excluded { reason: "new, and without a check yet: waits for check_grace".into() }
+                    Verdict::Excluded {
+                        reason: "new, and without a check yet: waits for check_grace".into(),
+                    }
                 }
-                Standing::Fallen { reason, weight, by_node } => {
+                Standing::Fallen {
+                    reason,
+                    weight,
+                    by_node,
+                } => {
                     let until = hold_until(seen, rules, now, nobody_good, by_node);
                     match until.filter(|_| !is_dead(&instance.id, &instance.endpoint)) {
                         Some(until) => {
@@ -190,17 +218,26 @@ impl History {
                             Verdict::Eligible { weight, held: true }
                         }
                         None => {
-                            // Once let go, it must pass again first: dead ones do not come back by ejection's end.
-                            if until.is_some() || seen.fell.is_some_and(|fall| fall.at + rules.critical_hold <= now) {
+                            // Once let go, it must pass again first: dead ones do not come back by
+                            // ejection's end.
+                            if until.is_some()
+                                || seen
+                                    .fell
+                                    .is_some_and(|fall| fall.at + rules.critical_hold <= now)
+                            {
                                 seen.fell = None;
                             }
-                            Verdict::Excluded { reason: reason.into() }
+                            Verdict::Excluded {
+                                reason: reason.into(),
+                            }
                         }
                     }
                 }
             });
         }
-        let keys = instances.iter().map(|instance| (instance.id.clone(), instance.endpoint.clone()));
+        let keys = instances
+            .iter()
+            .map(|instance| (instance.id.clone(), instance.endpoint.clone()));
         self.seen = keys.zip(seen).collect();
         if doubt.ends_by_death && !doubt.all_dead {
             wake(now + HOLD_LOOK);
@@ -212,8 +249,16 @@ impl History {
                 rules.critical_hold
             )
         });
-        let held = doubt.words(instances.len()).into_iter().chain(held).reduce(|one, other| format!("{one}; {other}"));
-        Evaluation { verdicts, held, next_deadline: deadline }
+        let held = doubt
+            .words(instances.len())
+            .into_iter()
+            .chain(held)
+            .reduce(|one, other| format!("{one}; {other}"));
+        Evaluation {
+            verdicts,
+            held,
+            next_deadline: deadline,
+        }
     }
 }
 
@@ -229,9 +274,20 @@ struct Doubt<'a> {
 
 impl<'a> Doubt<'a> {
     fn of(instances: &'a [Instance], is_dead: &impl Fn(&InstanceId, &Endpoint) -> bool) -> Self {
-        let mut doubt = Self { count: 0, reason: None, ends_by_death: false, all_dead: true };
+        let mut doubt = Self {
+            count: 0,
+            reason: None,
+            ends_by_death: false,
+            all_dead: true,
+        };
         for instance in instances {
-            let Registration::Unconfirmed { reason, rights_lost } = &instance.registration else { continue };
+            let Registration::Unconfirmed {
+                reason,
+                rights_lost,
+            } = &instance.registration
+            else {
+                continue;
+            };
             doubt.count += 1;
             doubt.reason.get_or_insert(reason);
             if !rights_lost {
@@ -244,7 +300,12 @@ impl<'a> Doubt<'a> {
     }
 
     fn words(&self, of: usize) -> Option<String> {
-        let Self { count, reason, all_dead, .. } = self;
+        let Self {
+            count,
+            reason,
+            all_dead,
+            ..
+        } = self;
         reason
             .filter(|_| !all_dead)
             .map(|reason| format!("{count} of {of} instances are held, not confirmed: {reason}"))
@@ -257,7 +318,12 @@ fn note_falls(seen: &mut [Seen], standings: &[Standing], now: Instant) {
     for (seen, standing) in seen.iter_mut().zip(standings) {
         let was_good = std::mem::replace(&mut seen.good, matches!(standing, Standing::Good { .. }));
         match standing {
-            Standing::Fallen { .. } if was_good => seen.fell = Some(Fall { at: now, with_most: false }),
+            Standing::Fallen { .. } if was_good => {
+                seen.fell = Some(Fall {
+                    at: now,
+                    with_most: false,
+                })
+            }
             Standing::Fallen { .. } => {}
             Standing::Good { .. } => {
                 seen.fell = None;
@@ -266,8 +332,12 @@ fn note_falls(seen: &mut [Seen], standings: &[Standing], now: Instant) {
             Standing::Barred(_) | Standing::Waiting { .. } => seen.fell = None,
         }
     }
-    let by_itself = |standing: &Standing| matches!(standing, Standing::Fallen { by_node: false, .. });
-    let fallen = seen.iter_mut().zip(standings).filter(|(_, standing)| by_itself(standing));
+    let by_itself =
+        |standing: &Standing| matches!(standing, Standing::Fallen { by_node: false, .. });
+    let fallen = seen
+        .iter_mut()
+        .zip(standings)
+        .filter(|(_, standing)| by_itself(standing));
     let mut together: Vec<_> = fallen.filter_map(|(seen, _)| seen.fell.as_mut()).collect();
     together.retain(|fall| now.saturating_duration_since(fall.at) <= TOGETHER);
     if together.len() > still_good {
@@ -276,7 +346,13 @@ fn note_falls(seen: &mut [Seen], standings: &[Standing], now: Instant) {
 }
 
 /// Until when a fallen instance is held; none: it is not.
-fn hold_until(seen: &Seen, rules: &Rules, now: Instant, nobody_good: bool, by_node: bool) -> Option<Instant> {
+fn hold_until(
+    seen: &Seen,
+    rules: &Rules,
+    now: Instant,
+    nobody_good: bool,
+    by_node: bool,
+) -> Option<Instant> {
     let fall = seen.fell?;
     let until = fall.at + rules.critical_hold;
     (until > now && (nobody_good || (fall.with_most && !by_node))).then_some(until)
@@ -288,10 +364,16 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
     }
     let checks = &instance.checks;
     if let Some(check) = maintenance(checks) {
-        let whose = if check.scope == CheckScope::NodeMaintenance { "its node" } else { "the instance" };
+        let whose = if check.scope == CheckScope::NodeMaintenance {
+            "its node"
+        } else {
+            "the instance"
+        };
         return Standing::Barred(format!("{whose} is in maintenance ({})", check.id));
     }
-    let warns = checks.iter().any(|check| check.status == CheckStatus::Warning);
+    let warns = checks
+        .iter()
+        .any(|check| check.status == CheckStatus::Warning);
     let weight = match (rules.weights, warns) {
         (false, _) => 1,
         (true, true) => instance.weights.warning,
@@ -302,29 +384,46 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
         return Standing::Barred(format!("its Consul weight while {state} is 0"));
     }
     if let Some(check) = node_down(rules, checks) {
-        return Standing::Fallen { reason: format!("node check {} is critical", check.id), weight, by_node: true };
+        return Standing::Fallen {
+            reason: format!("node check {} is critical", check.id),
+            weight,
+            by_node: true,
+        };
     }
-    let has_own = checks.iter().any(|check| check.scope == CheckScope::Service);
+    let has_own = checks
+        .iter()
+        .any(|check| check.scope == CheckScope::Service);
     if !has_own && rules.require_check {
         return Standing::Barred("it has no check of its own (consul.require_check)".to_owned());
     }
     if !has_own {
-        return if now < grace_until { Standing::Waiting { until: grace_until } } else { Standing::Good { weight } };
+        return if now < grace_until {
+            Standing::Waiting { until: grace_until }
+        } else {
+            Standing::Good { weight }
+        };
     }
     match refused(rules, checks) {
         Some(check) => {
             let reason = format!("check {} is {}", check.id, word(check.status));
-            Standing::Fallen { reason, weight, by_node: false }
+            Standing::Fallen {
+                reason,
+                weight,
+                by_node: false,
+            }
         }
         None => Standing::Good { weight },
     }
 }
 
-/// The check on which it rests that an instance is out or held, if it rests on one: what that check says is the reason.
+/// The check on which it rests that an instance is out or held, if it rests on one: what that check
+/// says is the reason.
 #[must_use]
 pub fn blamed<'a>(rules: &Rules, instance: &'a Instance) -> Option<&'a Check> {
     let checks = &instance.checks;
-    maintenance(checks).or_else(|| node_down(rules, checks)).or_else(|| refused(rules, checks))
+    maintenance(checks)
+        .or_else(|| node_down(rules, checks))
+        .or_else(|| refused(rules, checks))
 }
 
 fn maintenance(checks: &[Check]) -> Option<&Check> {
@@ -334,17 +433,29 @@ fn maintenance(checks: &[Check]) -> Option<&Check> {
 /// A check of the node that takes all its instances out.
 fn node_down<'a>(rules: &Rules, checks: &'a [Check]) -> Option<&'a Check> {
     let counts = |check: &Check| rules.node_checks_all || *check.id == *SERF;
-    checks
-        .iter()
-        .find(|check| check.scope == CheckScope::Node && check.status == CheckStatus::Critical && counts(check))
+    checks.iter().find(|check| {
+        check.scope == CheckScope::Node && check.status == CheckStatus::Critical && counts(check)
+    })
 }
 
 /// The instance's own check that is not accepted, unless the others make up for it.
 fn refused<'a>(rules: &Rules, checks: &'a [Check]) -> Option<&'a Check> {
-    let own = || checks.iter().filter(|check| check.scope == CheckScope::Service);
+    let own = || {
+        checks
+            .iter()
+            .filter(|check| check.scope == CheckScope::Service)
+    };
     let accepted = |check: &&Check| rules.accept_status.contains(&check.status);
-    let fine = if rules.checks_required_all { own().all(|c| accepted(&c)) } else { own().any(|c| accepted(&c)) };
-    if fine { None } else { own().find(|check| !accepted(check)) }
+    let fine = if rules.checks_required_all {
+        own().all(|c| accepted(&c))
+    } else {
+        own().any(|c| accepted(&c))
+    };
+    if fine {
+        None
+    } else {
+        own().find(|check| !accepted(check))
+    }
 }
 
 /// Whether the check takes its instance out of service by somebody's wish.
@@ -397,7 +508,10 @@ mod tests {
             status: *status,
         };
         Instance {
-            id: InstanceId { node: "n".into(), id: format!("i{n}").into() },
+            id: InstanceId {
+                node: "n".into(),
+                id: format!("i{n}").into(),
+            },
             endpoint: Endpoint::Addr(SocketAddr::from(([127, 0, 0, 1], 1000 + n))),
             tags: vec![],
             checks: checks.iter().enumerate().map(check).collect(),
@@ -407,12 +521,22 @@ mod tests {
     }
 
     fn service(instances: Vec<Instance>) -> ServiceSnapshot {
-        ServiceSnapshot { name: "s".into(), datacenter: None, instances }
+        ServiceSnapshot {
+            name: "s".into(),
+            datacenter: None,
+            instances,
+        }
     }
 
     /// All with one service check in the given state.
     fn states(states: &[CheckStatus]) -> ServiceSnapshot {
-        service(states.iter().zip(0..).map(|(status, n)| instance(n, &[(Service, *status)])).collect())
+        service(
+            states
+                .iter()
+                .zip(0..)
+                .map(|(status, n)| instance(n, &[(Service, *status)]))
+                .collect(),
+        )
     }
 
     /// `+` in, `h` held, `-` out.
@@ -428,9 +552,18 @@ mod tests {
     #[test]
     fn checks_decide() {
         let now = Instant::now();
-        let warning_too = Rules { accept_status: vec![Passing, Warning], ..rules() };
-        let critical_too = Rules { accept_status: vec![Passing, Critical], ..rules() };
-        let one = Rules { checks_required_all: false, ..rules() };
+        let warning_too = Rules {
+            accept_status: vec![Passing, Warning],
+            ..rules()
+        };
+        let critical_too = Rules {
+            accept_status: vec![Passing, Critical],
+            ..rules()
+        };
+        let one = Rules {
+            checks_required_all: false,
+            ..rules()
+        };
         for (rules, checks, expected) in [
             (&rules(), &[(Service, Passing)][..], "+"),
             (&rules(), &[(Service, Warning)], "-"),
@@ -446,23 +579,50 @@ mod tests {
             (&rules(), &[(Service, Passing), (Node, Passing)], "+"),
             (&rules(), &[(Service, Passing), (Node, Warning)], "+"),
             (&rules(), &[(Service, Passing), (Node, Critical)], "-"),
-            (&rules(), &[(Service, Passing), (NodeMaintenance, Passing)], "-"),
-            (&rules(), &[(Service, Passing), (ServiceMaintenance, Critical)], "-"),
-            (&rules(), &[(Service, Passing), (ServiceMaintenance, Passing)], "+"),
+            (
+                &rules(),
+                &[(Service, Passing), (NodeMaintenance, Passing)],
+                "-",
+            ),
+            (
+                &rules(),
+                &[(Service, Passing), (ServiceMaintenance, Critical)],
+                "-",
+            ),
+            (
+                &rules(),
+                &[(Service, Passing), (ServiceMaintenance, Passing)],
+                "+",
+            ),
         ] {
             let mut history = History::default();
-            let got = history.evaluate(rules, &service(vec![instance(1, checks)]), now, false, |_, _| false);
+            let got = history.evaluate(
+                rules,
+                &service(vec![instance(1, checks)]),
+                now,
+                false,
+                |_, _| false,
+            );
             assert_eq!(picture(&got), expected, "{checks:?}");
         }
     }
 
     #[test]
     fn serf_health_may_be_the_only_check_of_a_node_that_counts() {
-        let serf_only = Rules { node_checks_all: false, ..rules() };
+        let serf_only = Rules {
+            node_checks_all: false,
+            ..rules()
+        };
         let mut sick = instance(1, &[(Service, Passing), (Node, Critical)]);
         let picture_of = |instance: &Instance| {
             let snapshot = service(vec![instance.clone()]);
-            picture(&History::default().evaluate(&serf_only, &snapshot, Instant::now(), false, |_, _| false))
+            picture(&History::default().evaluate(
+                &serf_only,
+                &snapshot,
+                Instant::now(),
+                false,
+                |_, _| false,
+            ))
         };
         assert_eq!(picture_of(&sick), "+");
         sick.checks[1].id = SERF.into();
@@ -475,7 +635,10 @@ mod tests {
         let snapshot = service(vec![instance(1, &[(Node, Passing)])]);
         let mut history = History::default();
         let first = history.evaluate(&rules(), &snapshot, start, false, |_, _| false);
-        assert_eq!((picture(&first).as_str(), first.next_deadline), ("-", Some(start + GRACE)));
+        assert_eq!(
+            (picture(&first).as_str(), first.next_deadline),
+            ("-", Some(start + GRACE))
+        );
         let later = history.evaluate(&rules(), &snapshot, start + GRACE, false, |_, _| false);
         assert_eq!((picture(&later).as_str(), later.next_deadline), ("+", None));
         let at_start = History::default().evaluate(&rules(), &snapshot, start, true, |_, _| false);
@@ -483,18 +646,33 @@ mod tests {
         let mut checked = History::default();
         checked.evaluate(&rules(), &snapshot, start, false, |_, _| false);
         let with_check = service(vec![instance(1, &[(Service, Passing)])]);
-        assert_eq!(picture(&checked.evaluate(&rules(), &with_check, start, false, |_, _| false)), "+");
+        assert_eq!(
+            picture(&checked.evaluate(&rules(), &with_check, start, false, |_, _| false)),
+            "+"
+        );
     }
 
     #[test]
     fn weights_follow_the_state() {
-        let rules = Rules { accept_status: vec![Passing, Warning], ..rules() };
-        for (status, passing, warning, expected) in
-            [(Passing, 5, 1, Some(5)), (Warning, 5, 2, Some(2)), (Warning, 5, 0, None), (Passing, 0, 1, None)]
-        {
+        let rules = Rules {
+            accept_status: vec![Passing, Warning],
+            ..rules()
+        };
+        for (status, passing, warning, expected) in [
+            (Passing, 5, 1, Some(5)),
+            (Warning, 5, 2, Some(2)),
+            (Warning, 5, 0, None),
+            (Passing, 0, 1, None),
+        ] {
             let mut one = instance(1, &[(Service, status)]);
             one.weights = Weights { passing, warning };
-            let got = History::default().evaluate(&rules, &service(vec![one]), Instant::now(), false, |_, _| false);
+            let got = History::default().evaluate(
+                &rules,
+                &service(vec![one]),
+                Instant::now(),
+                false,
+                |_, _| false,
+            );
             let weight = match got.verdicts[0] {
                 Verdict::Eligible { weight, .. } => Some(weight),
                 Verdict::Excluded { .. } => None,
@@ -510,10 +688,25 @@ mod tests {
         for (name, steps) in [
             (
                 "all at once, for the time of the hold",
-                &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (5, [c, c, c], "hhh"), (6, [c, c, c], "---")][..],
+                &[
+                    (0, [p, p, p], "+++"),
+                    (1, [c, c, c], "hhh"),
+                    (5, [c, c, c], "hhh"),
+                    (6, [c, c, c], "---"),
+                ][..],
             ),
-            ("most at once", &[(0, [p, p, p], "+++"), (1, [p, c, c], "+hh"), (6, [p, c, c], "+--")]),
-            ("a minority is not held", &[(0, [p, p, p], "+++"), (1, [p, p, c], "++-")]),
+            (
+                "most at once",
+                &[
+                    (0, [p, p, p], "+++"),
+                    (1, [p, c, c], "+hh"),
+                    (6, [p, c, c], "+--"),
+                ],
+            ),
+            (
+                "a minority is not held",
+                &[(0, [p, p, p], "+++"), (1, [p, p, c], "++-")],
+            ),
             (
                 "one by one, until nobody is left",
                 &[
@@ -525,14 +718,27 @@ mod tests {
                     (8, [c, c, c], "---"),
                 ],
             ),
-            ("never good, never held", &[(0, [p, c, c], "+--"), (1, [c, c, c], "h--")]),
+            (
+                "never good, never held",
+                &[(0, [p, c, c], "+--"), (1, [c, c, c], "h--")],
+            ),
             (
                 "coming back one by one",
-                &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (2, [c, p, c], "h+h"), (3, [p, p, p], "+++")],
+                &[
+                    (0, [p, p, p], "+++"),
+                    (1, [c, c, c], "hhh"),
+                    (2, [c, p, c], "h+h"),
+                    (3, [p, p, p], "+++"),
+                ],
             ),
             (
                 "the hold does not start again",
-                &[(0, [p, p, p], "+++"), (1, [c, c, c], "hhh"), (6, [c, c, c], "---"), (7, [c, c, c], "---")],
+                &[
+                    (0, [p, p, p], "+++"),
+                    (1, [c, c, c], "hhh"),
+                    (6, [c, c, c], "---"),
+                    (7, [c, c, c], "---"),
+                ],
             ),
         ] {
             let start = Instant::now();
@@ -542,7 +748,11 @@ mod tests {
                 let got = history.evaluate(&rules(), &states(now_states), now, false, |_, _| false);
                 assert_eq!(picture(&got), *expected, "{name}, second {second}");
                 assert_eq!(got.held.is_some(), expected.contains('h'), "{name}");
-                assert_eq!(got.next_deadline.is_some(), expected.contains('h'), "{name}");
+                assert_eq!(
+                    got.next_deadline.is_some(),
+                    expected.contains('h'),
+                    "{name}"
+                );
             }
         }
     }
@@ -551,7 +761,10 @@ mod tests {
     fn falls_within_half_a_second_are_one_step() {
         let (p, c) = (Passing, Critical);
         let start = Instant::now();
-        for (gap_ms, expected) in [(TOGETHER.as_millis() as u64, "+hh"), (TOGETHER.as_millis() as u64 + 1, "+--")] {
+        for (gap_ms, expected) in [
+            (TOGETHER.as_millis() as u64, "+hh"),
+            (TOGETHER.as_millis() as u64 + 1, "+--"),
+        ] {
             let mut history = History::default();
             let mut at = |ms: u64, now_states: &[CheckStatus]| {
                 let now = start + Duration::from_millis(ms);
@@ -566,21 +779,37 @@ mod tests {
     #[test]
     fn holds_end_for_the_dead_and_do_not_cover_maintenance_or_nodes() {
         let now = Instant::now();
-        let dead = InstanceId { node: "n".into(), id: "i1".into() };
+        let dead = InstanceId {
+            node: "n".into(),
+            id: "i1".into(),
+        };
         let mut history = History::default();
         history.evaluate(&rules(), &states(&[Passing; 3]), now, false, |_, _| false);
         let fell = states(&[Critical; 3]);
-        assert_eq!(picture(&history.evaluate(&rules(), &fell, now, false, |id, _| *id == dead)), "h-h");
-        assert_eq!(picture(&history.evaluate(&rules(), &fell, now, false, |_, _| false)), "h-h", "stays out");
+        assert_eq!(
+            picture(&history.evaluate(&rules(), &fell, now, false, |id, _| *id == dead)),
+            "h-h"
+        );
+        assert_eq!(
+            picture(&history.evaluate(&rules(), &fell, now, false, |_, _| false)),
+            "h-h",
+            "stays out"
+        );
 
-        for (scope, status, expected) in
-            [(NodeMaintenance, Critical, "--+"), (ServiceMaintenance, Critical, "--+"), (Node, Critical, "--+")]
-        {
+        for (scope, status, expected) in [
+            (NodeMaintenance, Critical, "--+"),
+            (ServiceMaintenance, Critical, "--+"),
+            (Node, Critical, "--+"),
+        ] {
             let mut history = History::default();
             history.evaluate(&rules(), &states(&[Passing; 3]), now, false, |_, _| false);
             let mut snapshot = states(&[Passing; 3]);
             for n in [0, 1] {
-                snapshot.instances[n].checks.push(Check { id: "m".into(), scope, status });
+                snapshot.instances[n].checks.push(Check {
+                    id: "m".into(),
+                    scope,
+                    status,
+                });
             }
             assert_eq!(
                 picture(&history.evaluate(&rules(), &snapshot, now, false, |_, _| false)),
@@ -594,21 +823,40 @@ mod tests {
     fn what_is_not_a_target_is_out_whatever_its_checks_say_and_keeps_no_other_from_being_held() {
         let now = Instant::now();
         let sidecar = |snapshot: &mut ServiceSnapshot| {
-            snapshot.instances[1].registration = Registration::NotATarget { reason: "Connect proxy".into() };
+            snapshot.instances[1].registration = Registration::NotATarget {
+                reason: "Connect proxy".into(),
+            };
         };
         let mut history = History::default();
         let mut well = states(&[Passing, Passing]);
         sidecar(&mut well);
         let got = history.evaluate(&rules(), &well, now, true, |_, _| false);
-        assert_eq!((picture(&got).as_str(), got.next_deadline, got.held), ("+-", None, None));
-        assert_eq!(got.verdicts[1], Verdict::Excluded { reason: "Connect proxy".into() });
+        assert_eq!(
+            (picture(&got).as_str(), got.next_deadline, got.held),
+            ("+-", None, None)
+        );
+        assert_eq!(
+            got.verdicts[1],
+            Verdict::Excluded {
+                reason: "Connect proxy".into()
+            }
+        );
         let mut sick = states(&[Critical, Passing]);
         sidecar(&mut sick);
-        assert_eq!(picture(&history.evaluate(&rules(), &sick, now, false, |_, _| false)), "h-");
+        assert_eq!(
+            picture(&history.evaluate(&rules(), &sick, now, false, |_, _| false)),
+            "h-"
+        );
         let mut alone = service(vec![instance(1, &[])]);
-        alone.instances[0].registration = Registration::NotATarget { reason: "Connect proxy".into() };
+        alone.instances[0].registration = Registration::NotATarget {
+            reason: "Connect proxy".into(),
+        };
         let got = History::default().evaluate(&rules(), &alone, now, false, |_, _| false);
-        assert_eq!((picture(&got).as_str(), got.next_deadline), ("-", None), "it waits for no check");
+        assert_eq!(
+            (picture(&got).as_str(), got.next_deadline),
+            ("-", None),
+            "it waits for no check"
+        );
     }
 
     #[test]
@@ -616,7 +864,10 @@ mod tests {
         let now = Instant::now();
         let unconfirmed = |rights_lost, mut snapshot: ServiceSnapshot, which: &[usize]| {
             for &at in which {
-                snapshot.instances[at].registration = Registration::Unconfirmed { reason: "why".into(), rights_lost };
+                snapshot.instances[at].registration = Registration::Unconfirmed {
+                    reason: "why".into(),
+                    rights_lost,
+                };
             }
             snapshot
         };
@@ -638,10 +889,20 @@ mod tests {
             let is_dead = |id: &InstanceId, _: &Endpoint| dead.contains(&&*id.id);
             let got = History::default().evaluate(&rules(), &snapshot, now, false, is_dead);
             assert_eq!(picture(&got), expected, "{rights_lost} {which:?} {dead:?}");
-            assert_eq!(got.next_deadline.is_some(), again, "{rights_lost} {which:?} {dead:?}");
+            assert_eq!(
+                got.next_deadline.is_some(),
+                again,
+                "{rights_lost} {which:?} {dead:?}"
+            );
             assert_eq!(got.held.is_some(), expected.contains('h'), "{:?}", got.held);
             if let Some(held) = got.held {
-                assert_eq!(held, format!("{} of 3 instances are held, not confirmed: why", which.len()));
+                assert_eq!(
+                    held,
+                    format!(
+                        "{} of 3 instances are held, not confirmed: why",
+                        which.len()
+                    )
+                );
             }
         }
     }
@@ -653,6 +914,9 @@ mod tests {
         history.evaluate(&rules(), &states(&[Passing]), now, false, |_, _| false);
         let mut moved = states(&[Critical]);
         moved.instances[0].endpoint = Endpoint::Addr(SocketAddr::from(([127, 0, 0, 1], 9)));
-        assert_eq!(picture(&history.evaluate(&rules(), &moved, now, false, |_, _| false)), "-");
+        assert_eq!(
+            picture(&history.evaluate(&rules(), &moved, now, false, |_, _| false)),
+            "-"
+        );
     }
 }

@@ -1,13 +1,15 @@
 //! Fabio's glob patterns, for hosts and for the `glob` path matcher.
 //!
-//! `*` and `**` match any run of characters, dots and slashes too, `?` any one character, `[ab]`, `[a-z]` and `[!a]`
-//! one of (or none of) the given ones, `{a,b}` either text (nested ones too), `\` takes the next character as it is.
+//! `*` and `**` match any run of characters, dots and slashes too, `?` any one character, `[ab]`,
+//! `[a-z]` and `[!a]` one of (or none of) the given ones, `{a,b}` either text (nested ones too),
+//! `\` takes the next character as it is.
 //!
-//! Own code, because the crates at hand give slashes or `**` another meaning, and most compile to a regular
-//! expression, which costs kilobytes for each of perhaps thousands of patterns. Patterns come from strangers' tags,
-//! so both their size and the time to match are bounded: braces are expanded into plain alternatives, at most
-//! [`TOKENS_MAX`] tokens altogether, and an alternative without braces never needs to reconsider any star but the
-//! last one, which makes a match cost at most tokens times characters of the text.
+//! Own code, because the crates at hand give slashes or `**` another meaning, and most compile to a
+//! regular expression, which costs kilobytes for each of perhaps thousands of patterns. Patterns
+//! come from strangers' tags, so both their size and the time to match are bounded: braces are
+//! expanded into plain alternatives, at most [`TOKENS_MAX`] tokens altogether, and an alternative
+//! without braces never needs to reconsider any star but the last one, which makes a match cost at
+//! most tokens times characters of the text.
 
 /// Most characters and wildcards of a pattern, after `{a,b}` is written out.
 pub const TOKENS_MAX: usize = 1024;
@@ -49,7 +51,9 @@ pub enum GlobFault {
     #[error("ends in a backslash; write \\\\ for the character")]
     OpenEscape,
     /// Over [`TOKENS_MAX`] or `DEPTH_MAX`.
-    #[error("too long or too deeply nested: at most {TOKENS_MAX} characters with braces written out")]
+    #[error(
+        "too long or too deeply nested: at most {TOKENS_MAX} characters with braces written out"
+    )]
     TooLarge,
 }
 
@@ -58,7 +62,10 @@ enum Token {
     Char(char),
     AnyChar,
     AnyRun,
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 impl Token {
@@ -67,7 +74,9 @@ impl Token {
             Self::Char(own) => *own == c,
             Self::AnyChar => true,
             Self::AnyRun => false,
-            Self::Class { negated, ranges } => ranges.iter().any(|&(low, high)| (low..=high).contains(&c)) != *negated,
+            Self::Class { negated, ranges } => {
+                ranges.iter().any(|&(low, high)| (low..=high).contains(&c)) != *negated
+            }
         }
     }
 }
@@ -78,12 +87,28 @@ impl Glob {
     /// # Errors
     /// When a bracket, brace or escape is left open, a class is empty, or the pattern is too large.
     pub fn new(pattern: &str) -> Result<Self, GlobError> {
-        let mut parser = Parser { rest: pattern, depth: 0 };
-        let parsed = parser.sequence().and_then(|alternatives| check_size(alternatives, 0));
-        let alternatives = parsed.map_err(|fault| GlobError { pattern: pattern.to_owned(), fault })?;
+        let mut parser = Parser {
+            rest: pattern,
+            depth: 0,
+        };
+        let parsed = parser
+            .sequence()
+            .and_then(|alternatives| check_size(alternatives, 0));
+        let alternatives = parsed.map_err(|fault| GlobError {
+            pattern: pattern.to_owned(),
+            fault,
+        })?;
         let prefix = common(alternatives.iter().map(|tokens| literal(tokens.iter())));
-        let suffix = common(alternatives.iter().map(|tokens| literal(tokens.iter().rev())));
-        Ok(Self { alternatives, prefix, suffix: suffix.chars().rev().collect() })
+        let suffix = common(
+            alternatives
+                .iter()
+                .map(|tokens| literal(tokens.iter().rev())),
+        );
+        Ok(Self {
+            alternatives,
+            prefix,
+            suffix: suffix.chars().rev().collect(),
+        })
     }
 
     /// Whether the whole of `text` matches.
@@ -91,7 +116,10 @@ impl Glob {
     pub fn matches(&self, text: &str) -> bool {
         text.starts_with(&self.prefix)
             && text.ends_with(&self.suffix)
-            && self.alternatives.iter().any(|tokens| matches_tokens(tokens, text))
+            && self
+                .alternatives
+                .iter()
+                .any(|tokens| matches_tokens(tokens, text))
     }
 
     /// The longest text with which every match begins.
@@ -113,8 +141,8 @@ impl Glob {
     }
 }
 
-/// Matches one alternative. On a mismatch only the last star takes one character more: what an earlier star could
-/// take instead would leave the later ones less text to choose from, never more.
+/// Matches one alternative. On a mismatch only the last star takes one character more: what an
+/// earlier star could take instead would leave the later ones less text to choose from, never more.
 fn matches_tokens(tokens: &[Token], text: &str) -> bool {
     let (mut at, mut rest) = (0, text);
     let mut retry: Option<(usize, &str)> = None;
@@ -133,8 +161,12 @@ fn matches_tokens(tokens: &[Token], text: &str) -> bool {
             (None, None) => return true,
             _ => {}
         }
-        let Some((after_star, from)) = retry else { return false };
-        let Some(c) = from.chars().next() else { return false };
+        let Some((after_star, from)) = retry else {
+            return false;
+        };
+        let Some(c) = from.chars().next() else {
+            return false;
+        };
         (at, rest) = (after_star, &from[c.len_utf8()..]);
         retry = Some((at, rest));
     }
@@ -142,22 +174,44 @@ fn matches_tokens(tokens: &[Token], text: &str) -> bool {
 
 /// The characters up to the first token that is none.
 fn literal<'a>(tokens: impl Iterator<Item = &'a Token>) -> String {
-    tokens.map_while(|token| if let Token::Char(c) = token { Some(*c) } else { None }).collect()
+    tokens
+        .map_while(|token| {
+            if let Token::Char(c) = token {
+                Some(*c)
+            } else {
+                None
+            }
+        })
+        .collect()
 }
 
 /// The longest common start.
 fn common(texts: impl Iterator<Item = String>) -> String {
-    let shared = |a: String, b: String| a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+    let shared = |a: String, b: String| {
+        a.chars()
+            .zip(b.chars())
+            .take_while(|(a, b)| a == b)
+            .map(|(a, _)| a)
+            .collect()
+    };
     texts.reduce(shared).unwrap_or_default()
 }
 
 type Alternatives = Vec<Vec<Token>>;
 
-/// Passes alternatives on when they, and `more` tokens, stay within the limit. An empty one counts as a token, so
-/// that their number is bounded too.
+/// Passes alternatives on when they, and `more` tokens, stay within the limit. An empty one counts
+/// as a token, so that their number is bounded too.
 fn check_size(alternatives: Alternatives, more: usize) -> Result<Alternatives, GlobFault> {
-    let tokens = alternatives.iter().map(|tokens| tokens.len().max(1)).sum::<usize>() + more;
-    if tokens > TOKENS_MAX { Err(GlobFault::TooLarge) } else { Ok(alternatives) }
+    let tokens = alternatives
+        .iter()
+        .map(|tokens| tokens.len().max(1))
+        .sum::<usize>()
+        + more;
+    if tokens > TOKENS_MAX {
+        Err(GlobFault::TooLarge)
+    } else {
+        Ok(alternatives)
+    }
 }
 
 struct Parser<'a> {
@@ -245,7 +299,11 @@ impl Parser<'_> {
             }
             ranges.push((low, high));
         }
-        if ranges.is_empty() { Err(GlobFault::EmptyClass) } else { Ok(Token::Class { negated, ranges }) }
+        if ranges.is_empty() {
+            Err(GlobFault::EmptyClass)
+        } else {
+            Ok(Token::Class { negated, ranges })
+        }
     }
 
     /// The next character of a class; none at its end.
@@ -262,10 +320,14 @@ impl Parser<'_> {
 /// Every left one followed by every right one.
 fn product(left: &Alternatives, right: &Alternatives) -> Result<Alternatives, GlobFault> {
     let size = |list: &Alternatives| list.iter().map(|tokens| tokens.len().max(1)).sum::<usize>();
-    if size(left).saturating_mul(right.len()) + size(right).saturating_mul(left.len()) > 2 * TOKENS_MAX {
+    if size(left).saturating_mul(right.len()) + size(right).saturating_mul(left.len())
+        > 2 * TOKENS_MAX
+    {
         return Err(GlobFault::TooLarge);
     }
-    let pairs = left.iter().flat_map(|start| right.iter().map(move |end| [&start[..], &end[..]].concat()));
+    let pairs = left
+        .iter()
+        .flat_map(|start| right.iter().map(move |end| [&start[..], &end[..]].concat()));
     check_size(pairs.collect(), 0)
 }
 
@@ -287,7 +349,11 @@ mod tests {
             ("*", &["", "a", "a.b/c"], &[]),
             ("**", &["", "a/b"], &[]),
             ("*.x.y", &[".x.y", "a.x.y", "a.b.x.y"], &["x.y", "a.x.y."]),
-            ("/a/*/c", &["/a/b/c", "/a/b/b/c", "/a//c"], &["/a/c", "/a/b/cc"]),
+            (
+                "/a/*/c",
+                &["/a/b/c", "/a/b/b/c", "/a//c"],
+                &["/a/c", "/a/b/cc"],
+            ),
             ("/a/**", &["/a/", "/a/b/c"], &["/a"]),
             ("a?c", &["abc", "a/c", "a\u{e4}c"], &["ac", "abbc"]),
             ("[ab]x", &["ax", "bx"], &["cx", "x", "abx"]),
@@ -297,14 +363,21 @@ mod tests {
             (r"[\]a]", &["]", "a"], &["b"]),
             ("{a,b}.c", &["a.c", "b.c"], &["c", ".c", "a,b.c"]),
             ("{,www.}a", &["a", "www.a"], &["w.a"]),
-            ("{a,b{c,d*}}e", &["ae", "bce", "bde", "bdxe"], &["be", "bcxe"]),
+            (
+                "{a,b{c,d*}}e",
+                &["ae", "bce", "bde", "bdxe"],
+                &["be", "bcxe"],
+            ),
             (r"\*a\{", &["*a{"], &["xa{"]),
             ("a,b}]", &["a,b}]"], &["a"]),
             ("*a*b", &["ab", "xaxb", "aab", "abab"], &["ba", "aba"]),
         ] {
             let glob = glob(pattern);
-            yes.iter().for_each(|text| assert!(glob.matches(text), "{pattern} should match {text:?}"));
-            no.iter().for_each(|text| assert!(!glob.matches(text), "{pattern} should not match {text:?}"));
+            yes.iter()
+                .for_each(|text| assert!(glob.matches(text), "{pattern} should match {text:?}"));
+            no.iter().for_each(|text| {
+                assert!(!glob.matches(text), "{pattern} should not match {text:?}")
+            });
         }
     }
 
@@ -345,9 +418,15 @@ mod tests {
             (r"\*x?", "*x", ""),
         ] {
             let glob = glob(pattern);
-            assert_eq!((glob.literal_prefix(), glob.literal_suffix()), (prefix, suffix), "{pattern}");
+            assert_eq!(
+                (glob.literal_prefix(), glob.literal_suffix()),
+                (prefix, suffix),
+                "{pattern}"
+            );
         }
-        assert!(Glob::is_literal("a.b:80/c,}]") && !Glob::is_literal("a?") && !Glob::is_literal(r"\a"));
+        assert!(
+            Glob::is_literal("a.b:80/c,}]") && !Glob::is_literal("a?") && !Glob::is_literal(r"\a")
+        );
     }
 
     #[test]
@@ -363,15 +442,21 @@ mod tests {
             [] => text.is_empty(),
             ['*', rest @ ..] => (0..=text.len()).any(|skip| naive(rest, &text[skip..])),
             ['?', rest @ ..] => !text.is_empty() && naive(rest, &text[1..]),
-            ['[', '!', c, ']', rest @ ..] => !text.is_empty() && text[0] != *c && naive(rest, &text[1..]),
+            ['[', '!', c, ']', rest @ ..] => {
+                !text.is_empty() && text[0] != *c && naive(rest, &text[1..])
+            }
             ['[', low, '-', high, ']', rest @ ..] => {
                 !text.is_empty() && (*low..=*high).contains(&text[0]) && naive(rest, &text[1..])
             }
             ['{', rest @ ..] => {
                 let (branches, after) = branches(rest);
-                branches.iter().any(|branch| naive(&[branch, after].concat(), text))
+                branches
+                    .iter()
+                    .any(|branch| naive(&[branch, after].concat(), text))
             }
-            ['\\', c, rest @ ..] | [c, rest @ ..] => text.first() == Some(c) && naive(rest, &text[1..]),
+            ['\\', c, rest @ ..] | [c, rest @ ..] => {
+                text.first() == Some(c) && naive(rest, &text[1..])
+            }
         }
     }
 
@@ -396,10 +481,14 @@ mod tests {
 
     fn pattern() -> impl Strategy<Value = String> {
         let piece = r"a|b|\*|\?|\[!a\]|\[a-b\]|/|\\\*";
-        let leaf = proptest::collection::vec(proptest::string::string_regex(piece).expect("a regex"), 0..5)
-            .prop_map(|pieces| pieces.concat());
+        let leaf = proptest::collection::vec(
+            proptest::string::string_regex(piece).expect("a regex"),
+            0..5,
+        )
+        .prop_map(|pieces| pieces.concat());
         leaf.prop_recursive(3, 12, 3, |inner| {
-            proptest::collection::vec(inner, 1..4).prop_map(|parts| format!("{}{{{}}}", parts[0], parts.join(",")))
+            proptest::collection::vec(inner, 1..4)
+                .prop_map(|parts| format!("{}{{{}}}", parts[0], parts.join(",")))
         })
     }
 

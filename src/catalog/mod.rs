@@ -1,7 +1,7 @@
 //! What the cluster says now: services, their instances, and how each instance feels.
 //!
-//! Plain data and pure rules. Nothing here knows Consul's wire format (that is `registry`), and nothing here
-//! knows what a route does with an instance (that is `table`).
+//! Plain data and pure rules. Nothing here knows Consul's wire format (that is `registry`), and
+//! nothing here knows what a route does with an instance (that is `table`).
 
 pub mod command;
 mod command_line;
@@ -24,8 +24,8 @@ use std::sync::Arc;
 /// The name under which a service is registered.
 pub type ServiceName = Arc<str>;
 
-/// Who an instance is, apart from where it is: two registrations on the same address with another id are two
-/// instances, because a dynamic port is soon handed to another job.
+/// Who an instance is, apart from where it is: two registrations on the same address with another
+/// id are two instances, because a dynamic port is soon handed to another job.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId {
     /// Name of the node that carries the registration; for static sources the name of the source.
@@ -45,14 +45,16 @@ impl fmt::Display for InstanceId {
 pub enum Endpoint {
     /// Ready to be dialled.
     Addr(SocketAddr),
-    /// A name that has to be resolved first (`registry::resolve` does, before anything reaches the table).
+    /// A name that has to be resolved first (`registry::resolve` does, before anything reaches the
+    /// table).
     Name {
         /// DNS name, without port.
         host: Arc<str>,
         /// TCP port.
         port: u16,
     },
-    /// A name that has no address now: nobody to dial, but a place that is still taken (`registry::resolve` makes it).
+    /// A name that has no address now: nobody to dial, but a place that is still taken
+    /// (`registry::resolve` makes it).
     Unresolved {
         /// DNS name, without port.
         host: Arc<str>,
@@ -79,7 +81,9 @@ impl Endpoint {
     pub fn addr(&self) -> SocketAddr {
         match self {
             Self::Addr(addr) => *addr,
-            Self::Name { port, .. } | Self::Unresolved { port, .. } => SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
+            Self::Name { port, .. } | Self::Unresolved { port, .. } => {
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port))
+            }
         }
     }
 }
@@ -89,7 +93,9 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Addr(addr) => addr.fmt(f),
-            Self::Name { host, port } | Self::Unresolved { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Name { host, port } | Self::Unresolved { host, port, .. } => {
+                write!(f, "{host}:{port}")
+            }
         }
     }
 }
@@ -142,7 +148,10 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { passing: 1, warning: 1 }
+        Self {
+            passing: 1,
+            warning: 1,
+        }
     }
 }
 
@@ -152,7 +161,8 @@ pub enum Registration {
     /// It is registered, and may be routed to.
     #[default]
     Confirmed,
-    /// It was registered; the source shows it no longer, but there is no proof that it was deregistered.
+    /// It was registered; the source shows it no longer, but there is no proof that it was
+    /// deregistered.
     Unconfirmed {
         /// Why, in words for the operator.
         reason: Arc<str>,

@@ -1,9 +1,10 @@
-//! Reads the options of a route tag or route command (`strip=/x proto=https …`), and writes them as Fabio shows them.
+//! Reads the options of a route tag or route command (`strip=/x proto=https …`), and writes them as
+//! Fabio shows them.
 //!
-//! One bad option never takes anything else with it than the tag or line that holds it. Three degrees:
-//! an error (the target would do something else than asked: a weight that is no number, a broken redirect),
-//! a warning (the option is left out, or an access rule that cannot be read refuses everybody),
-//! and an unknown option (kept in `raw`, without effect).
+//! One bad option never takes anything else with it than the tag or line that holds it. Three
+//! degrees: an error (the target would do something else than asked: a weight that is no number, a
+//! broken redirect), a warning (the option is left out, or an access rule that cannot be read
+//! refuses everybody), and an unknown option (kept in `raw`, without effect).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -59,7 +60,9 @@ pub enum OptionError {
         reason: &'static str,
     },
     /// Text that would break a request head.
-    #[error("{key} `{value}`: only visible ASCII characters may be sent to an upstream; percent-encode the others")]
+    #[error(
+        "{key} `{value}`: only visible ASCII characters may be sent to an upstream; percent-encode the others"
+    )]
     Invisible {
         /// Which option.
         key: &'static str,
@@ -67,7 +70,9 @@ pub enum OptionError {
         value: String,
     },
     /// `host=` that is no host.
-    #[error("host `{0}` is not a host name: write host=dst, host=example.com or host=example.com:8080")]
+    #[error(
+        "host `{0}` is not a host name: write host=dst, host=example.com or host=example.com:8080"
+    )]
     Host(String),
 }
 
@@ -83,8 +88,8 @@ pub enum Context<'a> {
     },
 }
 
-/// Parses blank-separated `key=value` words; a word without `=` has an empty value. When a key is repeated, its
-/// last value counts, except for access rules, where a repetition refuses everybody.
+/// Parses blank-separated `key=value` words; a word without `=` has an empty value. When a key is
+/// repeated, its last value counts, except for access rules, where a repetition refuses everybody.
 ///
 /// # Errors
 /// The first option that makes the whole unusable.
@@ -95,11 +100,15 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
     for word in text.split_whitespace() {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         if key.is_empty() {
-            parsed.warnings.push(format!("`{word}` has no effect: the name of the option is missing before `=`"));
+            parsed.warnings.push(format!(
+                "`{word}` has no effect: the name of the option is missing before `=`"
+            ));
             continue;
         }
         if parsed.options.raw.iter().any(|(seen, _)| &**seen == key) {
-            parsed.warnings.push(format!("option `{key}` is given more than once"));
+            parsed
+                .warnings
+                .push(format!("option `{key}` is given more than once"));
         }
         parsed.options.raw.push((key.into(), value.into()));
         match key {
@@ -109,21 +118,34 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
         }
     }
     parsed.options.access = access(&allow, &deny).unwrap_or_else(|why| {
-        parsed.warnings.push(format!("{why}: the route refuses everybody until it is mended"));
+        parsed.warnings.push(format!(
+            "{why}: the route refuses everybody until it is mended"
+        ));
         Access::Closed
     });
     Ok(parsed)
 }
 
 /// Takes one option over.
-fn apply(parsed: &mut ParsedOptions, key: &str, value: &str, context: Context<'_>) -> Result<(), OptionError> {
-    let ParsedOptions { options, unknown, warnings } = parsed;
+fn apply(
+    parsed: &mut ParsedOptions,
+    key: &str,
+    value: &str,
+    context: Context<'_>,
+) -> Result<(), OptionError> {
+    let ParsedOptions {
+        options,
+        unknown,
+        warnings,
+    } = parsed;
     match key {
         "proto" => match proto(value) {
             Some(proto) => options.proto = proto,
             None => {
                 options.proto = Proto::Http;
-                warnings.push(format!("unknown proto `{value}`, taken as http: {PROTOS} are known"));
+                warnings.push(format!(
+                    "unknown proto `{value}`, taken as http: {PROTOS} are known"
+                ));
             }
         },
         "weight" => options.weight = weight(value)?,
@@ -161,9 +183,17 @@ const PROTOS: &str = "http, https, h2, h2c, grpc, grpcs and tcp";
 /// Protocol by its name in options, which is also its URL scheme.
 #[must_use]
 pub fn proto(word: &str) -> Option<Proto> {
-    [Proto::Http, Proto::Https, Proto::H2c, Proto::H2, Proto::Grpc, Proto::Grpcs, Proto::Tcp]
-        .into_iter()
-        .find(|proto| proto.scheme() == word)
+    [
+        Proto::Http,
+        Proto::Https,
+        Proto::H2c,
+        Proto::H2,
+        Proto::Grpc,
+        Proto::Grpcs,
+        Proto::Tcp,
+    ]
+    .into_iter()
+    .find(|proto| proto.scheme() == word)
 }
 
 /// A fixed weight; 0 and below mean none.
@@ -179,7 +209,9 @@ pub fn weight(value: &str) -> Result<Option<f64>, OptionError> {
 
 fn is_true(key: &str, value: &str, warnings: &mut Vec<String>) -> bool {
     if !matches!(value, "true" | "false") {
-        warnings.push(format!("`{key}={value}` has no effect: only `{key}=true` switches it on"));
+        warnings.push(format!(
+            "`{key}={value}` has no effect: only `{key}=true` switches it on"
+        ));
     }
     value == "true"
 }
@@ -190,7 +222,9 @@ fn proxy_header(value: &str, warnings: &mut Vec<String>) -> Option<ProxyHeader> 
         "v2" => Some(ProxyHeader::V2),
         "false" => None,
         _ => {
-            warnings.push(format!("`pxyproto={value}` has no effect: true and v1 mean version 1, v2 version 2"));
+            warnings.push(format!(
+                "`pxyproto={value}` has no effect: true and v1 mean version 1, v2 version 2"
+            ));
             None
         }
     }
@@ -198,21 +232,33 @@ fn proxy_header(value: &str, warnings: &mut Vec<String>) -> Option<ProxyHeader> 
 
 fn named(key: &'static str, value: &str) -> Result<Option<Arc<str>>, OptionError> {
     if !value.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(OptionError::Invisible { key, value: value.to_owned() });
+        return Err(OptionError::Invisible {
+            key,
+            value: value.to_owned(),
+        });
     }
     Ok((!value.is_empty()).then(|| value.into()))
 }
 
 fn slashed(key: &'static str, value: &str) -> Result<Option<Arc<str>>, OptionError> {
     let value = named(key, value)?;
-    Ok(value.map(|value| if value.starts_with('/') { value } else { format!("/{value}").into() }))
+    Ok(value.map(|value| {
+        if value.starts_with('/') {
+            value
+        } else {
+            format!("/{value}").into()
+        }
+    }))
 }
 
 fn host_rewrite(value: &str) -> Result<HostRewrite, OptionError> {
     match value {
         "" => Ok(HostRewrite::Keep),
         "dst" => Ok(HostRewrite::Target),
-        _ if value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) => {
+        _ if value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) =>
+        {
             Ok(HostRewrite::Name(value.into()))
         }
         _ => Err(OptionError::Host(value.to_owned())),
@@ -220,25 +266,38 @@ fn host_rewrite(value: &str) -> Result<HostRewrite, OptionError> {
 }
 
 fn redirect(value: &str, context: Context<'_>) -> Result<Redirect, OptionError> {
-    let fail = |reason| OptionError::Redirect { value: value.to_owned(), reason };
+    let fail = |reason| OptionError::Redirect {
+        value: value.to_owned(),
+        reason,
+    };
     let (code, url) = match (value.split_once(','), context) {
         (Some((_, url)), _) if url.contains(',') => return Err(fail("more than one comma")),
         (Some(parts), _) => parts,
         (None, Context::Command { url }) => (value, url),
         (None, Context::Tag) => return Err(fail("no comma between code and URL")),
     };
-    let code = code.parse().ok().filter(|code| (300..400).contains(code)).ok_or(fail("code is not 300 to 399"))?;
-    if !["http://", "https://", "/"].iter().any(|start| url.starts_with(start)) {
+    let code = code
+        .parse()
+        .ok()
+        .filter(|code| (300..400).contains(code))
+        .ok_or(fail("code is not 300 to 399"))?;
+    if !["http://", "https://", "/"]
+        .iter()
+        .any(|start| url.starts_with(start))
+    {
         return Err(fail("URL begins with neither http://, https:// nor /"));
     }
     if !url.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(fail("URL holds a character that is not visible ASCII"));
     }
-    Ok(Redirect { code, url: url.into() })
+    Ok(Redirect {
+        code,
+        url: url.into(),
+    })
 }
 
-/// Both kinds of rule, a repeated one, an empty one or one bad element: refused, with the reason. Guessing what was
-/// meant could open what somebody wanted shut.
+/// Both kinds of rule, a repeated one, an empty one or one bad element: refused, with the reason.
+/// Guessing what was meant could open what somebody wanted shut.
 fn access(allow: &[&str], deny: &[&str]) -> Result<Access, String> {
     match (allow, deny) {
         ([], []) => Ok(Access::Open),
@@ -258,8 +317,8 @@ fn networks(key: &str, rule: &str) -> Result<Vec<IpNet>, String> {
         .collect()
 }
 
-/// An address or a network. IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) becomes IPv4, because clients are
-/// compared in that form.
+/// An address or a network. IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) becomes IPv4, because
+/// clients are compared in that form.
 fn network(text: &str) -> Option<IpNet> {
     let net = match text.parse::<IpAddr>() {
         Ok(addr) => IpNet::from(addr),
@@ -274,8 +333,10 @@ fn network(text: &str) -> Option<IpNet> {
 }
 
 /// Options that protect, here or in other balancers, and parts of their names.
-const PROTECTIONS: [&str; 12] =
-    ["allow", "deny", "auth", "rate", "burst", "limit", "inflight", "maxbody", "maxconn", "policy", "access", "quota"];
+const PROTECTIONS: [&str; 12] = [
+    "allow", "deny", "auth", "rate", "burst", "limit", "inflight", "maxbody", "maxconn", "policy",
+    "access", "quota",
+];
 const PROTECTING_PARTS: [&str; 27] = [
     "allow",
     "deny",
@@ -314,12 +375,21 @@ pub fn tells_of_protection(remark: &str) -> bool {
     remark.contains(LOOKS_PROTECTING)
 }
 
-/// Whether an unknown option is hardly meant as anything but a protection: one of another balancer, or misspelt.
+/// Whether an unknown option is hardly meant as anything but a protection: one of another balancer,
+/// or misspelt.
 fn looks_protecting(key: &str) -> bool {
-    let plain: String = key.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+    let plain: String = key
+        .to_ascii_lowercase()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
     let is_near = |known: &&str| {
         // A short word has too many neighbours that mean something else.
-        let far = if known.len() <= 4 { !plain.starts_with(&known[..1]) || plain.len() < 3 } else { plain.len() < 4 };
+        let far = if known.len() <= 4 {
+            !plain.starts_with(&known[..1]) || plain.len() < 3
+        } else {
+            plain.len() < 4
+        };
         !far && strsim::osa_distance(&plain, known) <= 1
     };
     PROTECTING_PARTS.iter().any(|part| plain.contains(part))
@@ -329,13 +399,22 @@ fn looks_protecting(key: &str) -> bool {
 
 fn unknown_text(key: &str) -> String {
     let text = nearest_text(key);
-    if looks_protecting(key) { format!("{text}: it {LOOKS_PROTECTING}") } else { text }
+    if looks_protecting(key) {
+        format!("{text}: it {LOOKS_PROTECTING}")
+    } else {
+        text
+    }
 }
 
 fn nearest_text(key: &str) -> String {
     let nearest = KNOWN
         .iter()
-        .map(|&known| (strsim::jaro_winkler(&key.to_ascii_lowercase(), known), known))
+        .map(|&known| {
+            (
+                strsim::jaro_winkler(&key.to_ascii_lowercase(), known),
+                known,
+            )
+        })
         .filter(|&(alike, _)| alike >= ALIKE_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
@@ -345,29 +424,42 @@ fn nearest_text(key: &str) -> String {
 }
 
 impl RouteOptions {
-    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, `key=` where there is no
-    /// value, and of a redirect the code only (its URL is the destination). Those of a tag are without `weight` and
-    /// without a `proto` that makes the scheme of the destination; `proto=http` and unknown ones make none.
+    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, `key=`
+    /// where there is no value, and of a redirect the code only (its URL is the destination). Those
+    /// of a tag are without `weight` and without a `proto` that makes the scheme of the
+    /// destination; `proto=http` and unknown ones make none.
     #[must_use]
     pub fn fabio_opts(&self) -> String {
         let mut shown = std::collections::BTreeMap::new();
         for (key, value) in &self.raw {
             let value = match &**key {
                 "weight" if !self.shown_whole => continue,
-                "proto" if !self.shown_whole && proto(value).is_some_and(|proto| proto != Proto::Http) => continue,
+                "proto"
+                    if !self.shown_whole
+                        && proto(value).is_some_and(|proto| proto != Proto::Http) =>
+                {
+                    continue;
+                }
                 "redirect" => value.split_once(',').map_or(&**value, |(code, _)| code),
                 _ => value,
             };
             shown.insert(&**key, value);
         }
-        let words: Vec<String> = shown.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let words: Vec<String> = shown
+            .into_iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         words.join(" ")
     }
 }
 
 /// `key=value`, or the bare key.
 pub(super) fn word(key: &str, value: &str) -> String {
-    if value.is_empty() { key.to_owned() } else { format!("{key}={value}") }
+    if value.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{key}={value}")
+    }
 }
 
 #[cfg(test)]
@@ -381,17 +473,29 @@ mod tests {
 
     fn clean(text: &str) -> RouteOptions {
         let parsed = parse(text);
-        assert!(parsed.unknown.is_empty() && parsed.warnings.is_empty(), "{text}: {parsed:?}");
+        assert!(
+            parsed.unknown.is_empty() && parsed.warnings.is_empty(),
+            "{text}: {parsed:?}"
+        );
         parsed.options
     }
 
     #[test]
     fn an_option_without_a_name_is_told_and_left_out() {
-        for (text, kept) in [("=", ""), ("\t=", ""), ("= strip=/a =b", "strip=/a"), ("==", ""), ("a= =", "a=")] {
+        for (text, kept) in [
+            ("=", ""),
+            ("\t=", ""),
+            ("= strip=/a =b", "strip=/a"),
+            ("==", ""),
+            ("a= =", "a="),
+        ] {
             let parsed = parse(text);
             assert_eq!(parsed.options.fabio_opts(), kept, "{text:?}");
             assert!(
-                parsed.warnings.iter().any(|warning| warning.contains("name of the option is missing")),
+                parsed
+                    .warnings
+                    .iter()
+                    .any(|warning| warning.contains("name of the option is missing")),
                 "{text:?}"
             );
         }
@@ -416,24 +520,47 @@ mod tests {
         assert_eq!(clean("weight=-1").weight, None);
         assert_eq!(clean("strip=/p").strip.as_deref(), Some("/p"));
         let without_slash = parse("strip=p");
-        assert_eq!((without_slash.options.strip.as_deref(), without_slash.warnings.len()), (Some("p"), 1));
+        assert_eq!(
+            (
+                without_slash.options.strip.as_deref(),
+                without_slash.warnings.len()
+            ),
+            (Some("p"), 1)
+        );
         assert_eq!(clean("prepend=p/q").prepend.as_deref(), Some("/p/q"));
         assert_eq!(clean("host=dst").host, HostRewrite::Target);
-        assert_eq!(clean("host=a.example:81").host, HostRewrite::Name("a.example:81".into()));
+        assert_eq!(
+            clean("host=a.example:81").host,
+            HostRewrite::Name("a.example:81".into())
+        );
         assert!(clean("tlsskipverify=true").tls_skip_verify);
-        for (word, header) in
-            [("true", Some(ProxyHeader::V1)), ("v1", Some(ProxyHeader::V1)), ("v2", Some(ProxyHeader::V2))]
-        {
+        for (word, header) in [
+            ("true", Some(ProxyHeader::V1)),
+            ("v1", Some(ProxyHeader::V1)),
+            ("v2", Some(ProxyHeader::V2)),
+        ] {
             assert_eq!(clean(&format!("pxyproto={word}")).proxy_protocol, header);
         }
         assert_eq!(clean("pxyproto=false").proxy_protocol, None);
         assert_eq!(clean("auth=a").auth.as_deref(), Some("a"));
         assert_eq!(clean("register=r").register.as_deref(), Some("r"));
-        assert_eq!(clean("grpcservername=g").grpc_server_name.as_deref(), Some("g"));
+        assert_eq!(
+            clean("grpcservername=g").grpc_server_name.as_deref(),
+            Some("g")
+        );
         assert_eq!(clean("strategy=rr").strategy, Some(Strategy::RoundRobin));
-        assert_eq!(clean("strategy=hash:ip").strategy, Some(Strategy::Hash(HashKey::Ip)));
-        let redirect = Redirect { code: 302, url: "https://$host$path?a=b".into() };
-        assert_eq!(clean("redirect=302,https://$host$path?a=b").redirect, Some(redirect));
+        assert_eq!(
+            clean("strategy=hash:ip").strategy,
+            Some(Strategy::Hash(HashKey::Ip))
+        );
+        let redirect = Redirect {
+            code: 302,
+            url: "https://$host$path?a=b".into(),
+        };
+        assert_eq!(
+            clean("redirect=302,https://$host$path?a=b").redirect,
+            Some(redirect)
+        );
     }
 
     #[test]
@@ -455,7 +582,9 @@ mod tests {
             ("host=a/b", "`a/b`"),
             ("host=a@b", "`a@b`"),
         ] {
-            let error = parse_options(text, Context::Tag).expect_err(text).to_string();
+            let error = parse_options(text, Context::Tag)
+                .expect_err(text)
+                .to_string();
             assert!(error.contains(shown), "{text}: {error}");
         }
     }
@@ -487,20 +616,38 @@ mod tests {
         ] {
             let parsed = parse(text);
             assert_eq!(parsed.options.access, Access::Closed, "{text}");
-            assert!(parsed.warnings.iter().any(|warning| warning.contains("refuses everybody")), "{text}");
+            assert!(
+                parsed
+                    .warnings
+                    .iter()
+                    .any(|warning| warning.contains("refuses everybody")),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_has_no_effect_is_told() {
-        assert_eq!(parse("stirp=/x").unknown, ["unknown option `stirp`, nearest is `strip`"]);
+        assert_eq!(
+            parse("stirp=/x").unknown,
+            ["unknown option `stirp`, nearest is `strip`"]
+        );
         assert_eq!(parse("q").unknown, ["unknown option `q`"]);
-        for text in ["proto=ftp", "tlsskipverify=yes", "pxyproto", "pxyproto=v3", "strategy=best", "strip=/a strip=/b"]
-        {
+        for text in [
+            "proto=ftp",
+            "tlsskipverify=yes",
+            "pxyproto",
+            "pxyproto=v3",
+            "strategy=best",
+            "strip=/a strip=/b",
+        ] {
             let parsed = parse(text);
             assert_eq!(parsed.warnings.len(), 1, "{text}: {:?}", parsed.warnings);
         }
-        assert_eq!(parse("strip=/a strip=/b").options.strip.as_deref(), Some("/b"));
+        assert_eq!(
+            parse("strip=/a strip=/b").options.strip.as_deref(),
+            Some("/b")
+        );
         assert_eq!(parse("proto=https proto=ftp").options.proto, Proto::Http);
     }
 
@@ -548,25 +695,54 @@ mod tests {
         ];
         for text in protecting {
             let unknown = parse(text).unknown;
-            assert!(unknown.len() == 1 && tells_of_protection(&unknown[0]), "{text}: {unknown:?}");
+            assert!(
+                unknown.len() == 1 && tells_of_protection(&unknown[0]),
+                "{text}: {unknown:?}"
+            );
         }
-        for text in
-            ["q=1", "stirp=/x", "colour=red", "date=x", "gate=1", "name=a", "team=payments", "flag", "hots=dst", "a=1"]
-        {
+        for text in [
+            "q=1",
+            "stirp=/x",
+            "colour=red",
+            "date=x",
+            "gate=1",
+            "name=a",
+            "team=payments",
+            "flag",
+            "hots=dst",
+            "a=1",
+        ] {
             let unknown = parse(text).unknown;
-            assert!(unknown.len() == 1 && !tells_of_protection(&unknown[0]), "{text}: {unknown:?}");
+            assert!(
+                unknown.len() == 1 && !tells_of_protection(&unknown[0]),
+                "{text}: {unknown:?}"
+            );
         }
     }
 
     #[test]
     fn fabio_sees_what_it_would_have_written() {
-        let options = parse("strip=/x proto=https flag weight=0.5 redirect=301,http://a/ auth=b auth=c").options;
+        let options =
+            parse("strip=/x proto=https flag weight=0.5 redirect=301,http://a/ auth=b auth=c")
+                .options;
         assert_eq!(options.fabio_opts(), "auth=c flag= redirect=301 strip=/x");
     }
 
     #[test]
     fn a_command_gives_the_redirect_its_url() {
-        let parsed = parse_options("redirect=308", Context::Command { url: "https://a$path" }).expect("valid");
-        assert_eq!(parsed.options.redirect, Some(Redirect { code: 308, url: "https://a$path".into() }));
+        let parsed = parse_options(
+            "redirect=308",
+            Context::Command {
+                url: "https://a$path",
+            },
+        )
+        .expect("valid");
+        assert_eq!(
+            parsed.options.redirect,
+            Some(Redirect {
+                code: 308,
+                url: "https://a$path".into()
+            })
+        );
     }
 }

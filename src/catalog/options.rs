@@ -98,7 +98,8 @@ impl Access {
     /// Whether a connection from `peer` may pass.
     #[must_use]
     pub fn permits(&self, peer: IpAddr) -> bool {
-        // An IPv4 client on a dual-stack socket arrives as ::ffff:a.b.c.d and must meet the IPv4 rules.
+        // An IPv4 client on a dual-stack socket arrives as ::ffff:a.b.c.d and must meet the IPv4
+        // rules.
         let peer = peer.to_canonical();
         match self {
             Self::Open => true,
@@ -149,8 +150,8 @@ pub enum ProxyHeader {
     V2,
 }
 
-/// All options of one target. Two instances of one service may differ: during a rolling update the old and the
-/// new tags stand side by side, and each instance is served under its own.
+/// All options of one target. Two instances of one service may differ: during a rolling update the
+/// old and the new tags stand side by side, and each instance is served under its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteOptions {
     /// Upstream protocol.
@@ -179,9 +180,10 @@ pub struct RouteOptions {
     pub register: Option<Arc<str>>,
     /// Strategy of its own for this route (`strategy=`); the first target that names one decides.
     pub strategy: Option<Strategy>,
-    /// Every option as written, in order, known or not: what the API shows and what plain tags carry.
+    /// Every option as written, in order, known or not: what the API shows and what plain tags
+    /// carry.
     pub raw: Vec<(Arc<str>, Arc<str>)>,
-    /// Whether `proto` and `weight` among them are shown as options: those of a command, where they stand beside a
-    /// destination and a weight.
+    /// Whether `proto` and `weight` among them are shown as options: those of a command, where they
+    /// stand beside a destination and a weight.
     pub shown_whole: bool,
 }

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use super::options::{HashKey, Strategy};
 
 /// The words a strategy may be written as, for messages.
-const WORDS: &str = "p2c, rr, rnd, least, ewma, hash:ip, hash:path, hash:header:NAME or hash:cookie:NAME";
+const WORDS: &str =
+    "p2c, rr, rnd, least, ewma, hash:ip, hash:path, hash:header:NAME or hash:cookie:NAME";
 
 /// A strategy that could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +28,12 @@ impl FromStr for Strategy {
             "least" => Ok(Self::Least),
             "ewma" => Ok(Self::Ewma),
             _ => match text.strip_prefix("hash:") {
-                Some(key) => key.parse().map(Self::Hash).map_err(|_| StrategyError { value: text.to_owned() }),
-                None => Err(StrategyError { value: text.to_owned() }),
+                Some(key) => key.parse().map(Self::Hash).map_err(|_| StrategyError {
+                    value: text.to_owned(),
+                }),
+                None => Err(StrategyError {
+                    value: text.to_owned(),
+                }),
             },
         }
     }
@@ -51,12 +56,16 @@ impl FromStr for HashKey {
     type Err = StrategyError;
 
     fn from_str(text: &str) -> Result<Self, StrategyError> {
-        let invalid = || StrategyError { value: text.to_owned() };
+        let invalid = || StrategyError {
+            value: text.to_owned(),
+        };
         match text.split_once(':') {
             None if text == "ip" => Ok(Self::Ip),
             None if text == "path" => Ok(Self::Path),
             // Field names ignore case (RFC 9110, 5.1), cookie names do not (RFC 6265).
-            Some(("header", name)) if is_token(name) => Ok(Self::Header(name.to_ascii_lowercase().into())),
+            Some(("header", name)) if is_token(name) => {
+                Ok(Self::Header(name.to_ascii_lowercase().into()))
+            }
             Some(("cookie", name)) if is_token(name) => Ok(Self::Cookie(name.into())),
             _ => Err(invalid()),
         }
@@ -76,7 +85,10 @@ impl fmt::Display for HashKey {
 
 /// Whether `name` is a token of RFC 9110, 5.6.2: what names of fields and cookies are made of.
 fn is_token(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 #[cfg(test)]
@@ -85,25 +97,49 @@ mod tests {
 
     #[test]
     fn words_round_trip() {
-        for word in
-            ["p2c", "rr", "rnd", "least", "ewma", "hash:ip", "hash:path", "hash:header:x-user", "hash:cookie:Sid"]
-        {
-            let strategy: Strategy = word.parse().unwrap_or_else(|error| panic!("{word}: {error}"));
+        for word in [
+            "p2c",
+            "rr",
+            "rnd",
+            "least",
+            "ewma",
+            "hash:ip",
+            "hash:path",
+            "hash:header:x-user",
+            "hash:cookie:Sid",
+        ] {
+            let strategy: Strategy = word
+                .parse()
+                .unwrap_or_else(|error| panic!("{word}: {error}"));
             assert_eq!(strategy.to_string(), word);
         }
     }
 
     #[test]
     fn header_names_ignore_case_and_cookie_names_keep_it() {
-        assert_eq!("hash:header:X-User".parse(), Ok(Strategy::Hash(HashKey::Header("x-user".into()))));
-        assert_eq!("hash:cookie:SID".parse(), Ok(Strategy::Hash(HashKey::Cookie("SID".into()))));
+        assert_eq!(
+            "hash:header:X-User".parse(),
+            Ok(Strategy::Hash(HashKey::Header("x-user".into())))
+        );
+        assert_eq!(
+            "hash:cookie:SID".parse(),
+            Ok(Strategy::Hash(HashKey::Cookie("SID".into())))
+        );
     }
 
     #[test]
     fn other_words_are_refused() {
-        for word in
-            ["", "P2C", "random", "hash", "hash:", "hash:ip:x", "hash:header", "hash:header:", "hash:cookie:a b"]
-        {
+        for word in [
+            "",
+            "P2C",
+            "random",
+            "hash",
+            "hash:",
+            "hash:ip:x",
+            "hash:header",
+            "hash:header:",
+            "hash:cookie:a b",
+        ] {
             let error = word.parse::<Strategy>().expect_err(word);
             assert_eq!(error.value, word);
             assert!(error.to_string().contains("hash:cookie:NAME"), "{error}");

@@ -1,7 +1,7 @@
 //! The grammar of route tags (`urlprefix-host/path opts`).
 //!
-//! A tag that cannot be understood is an error of that tag alone; what to do with the instance's other tags, and
-//! with the route an earlier version of the tag made, is decided by `control`.
+//! A tag that cannot be understood is an error of that tag alone; what to do with the instance's
+//! other tags, and with the route an earlier version of the tag made, is decided by `control`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,7 +15,8 @@ use super::options::{Proto, RouteOptions};
 /// Where a route stands: an HTTP place, or a TCP port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RouteKey {
-    /// Lower-case host, possibly with port or glob characters; empty for any host. TCP routes: `:PORT` or `IP:PORT`.
+    /// Lower-case host, possibly with port or glob characters; empty for any host. TCP routes:
+    /// `:PORT` or `IP:PORT`.
     pub host: String,
     /// Path, beginning with `/`; empty for TCP routes.
     pub path: String,
@@ -81,28 +82,39 @@ pub enum SourceError {
 
 /// Parses one tag of a service; none when it does not begin with `prefix` (then it is a plain tag).
 ///
-/// `$NAME` and `${NAME}` in the place are replaced from `env`, which holds `DC`; other names become empty and are
-/// warned about.
-pub fn parse_tag(prefix: &str, tag: &str, env: &HashMap<String, String>) -> Option<Result<ParsedTag, TagError>> {
+/// `$NAME` and `${NAME}` in the place are replaced from `env`, which holds `DC`; other names become
+/// empty and are warned about.
+pub fn parse_tag(
+    prefix: &str,
+    tag: &str,
+    env: &HashMap<String, String>,
+) -> Option<Result<ParsedTag, TagError>> {
     let rest = tag.trim().strip_prefix(prefix)?.trim();
-    Some(parse_rest(rest, env).map_err(|fault| TagError { tag: tag.to_owned(), fault }))
+    Some(parse_rest(rest, env).map_err(|fault| TagError {
+        tag: tag.to_owned(),
+        fault,
+    }))
 }
 
-/// The place that a route tag asks for, whatever else is wrong with it; none where that place makes no sense.
+/// The place that a route tag asks for, whatever else is wrong with it; none where that place makes
+/// no sense.
 #[must_use]
 pub fn place_of(prefix: &str, tag: &str, env: &HashMap<String, String>) -> Option<RouteKey> {
     let rest = tag.trim().strip_prefix(prefix)?.trim();
     place(rest.split(char::is_whitespace).next()?, env)
 }
 
-/// The place that a line of the route language asks for, whatever else is wrong with it: `… SERVICE PLACE …`, from the
-/// third word on.
+/// The place that a line of the route language asks for, whatever else is wrong with it: `… SERVICE
+/// PLACE …`, from the third word on.
 #[must_use]
 pub fn place_of_line(line: &str) -> Option<RouteKey> {
-    line.split_whitespace().skip(2).filter(|word| !word.contains("://")).find_map(|word| {
-        let is_place = word.contains('/') || word.starts_with(':');
-        is_place.then(|| place(word, &HashMap::new())).flatten()
-    })
+    line.split_whitespace()
+        .skip(2)
+        .filter(|word| !word.contains("://"))
+        .find_map(|word| {
+            let is_place = word.contains('/') || word.starts_with(':');
+            is_place.then(|| place(word, &HashMap::new())).flatten()
+        })
 }
 
 fn place(source: &str, env: &HashMap<String, String>) -> Option<RouteKey> {
@@ -113,25 +125,41 @@ fn place(source: &str, env: &HashMap<String, String>) -> Option<RouteKey> {
 /// The tags that are no route tags, in their order.
 #[must_use]
 pub fn plain_tags(prefix: &str, tags: &[Arc<str>]) -> Vec<Arc<str>> {
-    tags.iter().filter(|tag| !tag.trim().starts_with(prefix)).cloned().collect()
+    tags.iter()
+        .filter(|tag| !tag.trim().starts_with(prefix))
+        .cloned()
+        .collect()
 }
 
 fn parse_rest(rest: &str, env: &HashMap<String, String>) -> Result<ParsedTag, TagFault> {
     let (source, options) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-    let ParsedOptions { options, unknown, mut warnings } = option_text::parse_options(options, Context::Tag)?;
+    let ParsedOptions {
+        options,
+        unknown,
+        mut warnings,
+    } = option_text::parse_options(options, Context::Tag)?;
     let (source, missing) = expand(source, env);
-    warnings.extend(missing.into_iter().map(|name| format!("unknown variable `{name}` is replaced by nothing")));
+    warnings.extend(
+        missing
+            .into_iter()
+            .map(|name| format!("unknown variable `{name}` is replaced by nothing")),
+    );
     let key = RouteKey::parse(&source, options.proto == Proto::Tcp)?;
-    Ok(ParsedTag { spec: RouteSpec { key, options }, unknown, warnings })
+    Ok(ParsedTag {
+        spec: RouteSpec { key, options },
+        unknown,
+        warnings,
+    })
 }
 
 impl RouteKey {
-    /// Parses a place as in a tag or command: `host/path`, `host` (the same as `host/`), `/path`, `:PORT`, and, when
-    /// the target is spoken to in plain TCP, `IP:PORT`.
+    /// Parses a place as in a tag or command: `host/path`, `host` (the same as `host/`), `/path`,
+    /// `:PORT`, and, when the target is spoken to in plain TCP, `IP:PORT`.
     ///
-    /// Shape and protocol decide together. `:PORT` is always a TCP place, since no HTTP host is empty before its
-    /// port. `IP:PORT` without a slash can be both, so it is one only with `tcp`. Anything with a slash is a host
-    /// and a path, also with `tcp` (a server name for routing by SNI).
+    /// Shape and protocol decide together. `:PORT` is always a TCP place, since no HTTP host is
+    /// empty before its port. `IP:PORT` without a slash can be both, so it is one only with `tcp`.
+    /// Anything with a slash is a host and a path, also with `tcp` (a server name for routing by
+    /// SNI).
     ///
     /// # Errors
     /// When nothing, or nothing that could ever match, is given.
@@ -140,12 +168,21 @@ impl RouteKey {
             return Err(SourceError::Empty);
         }
         if let Some(port) = text.strip_prefix(':') {
-            let valid = port.parse::<u16>().ok().filter(|&number| number > 0 && !port.starts_with('+'));
+            let valid = port
+                .parse::<u16>()
+                .ok()
+                .filter(|&number| number > 0 && !port.starts_with('+'));
             let number = valid.ok_or_else(|| SourceError::Port(text.to_owned()))?;
-            return Ok(Self { host: format!(":{number}"), path: String::new() });
+            return Ok(Self {
+                host: format!(":{number}"),
+                path: String::new(),
+            });
         }
         if let (true, Ok(addr)) = (tcp, text.parse::<SocketAddr>()) {
-            return Ok(Self { host: addr.to_string(), path: String::new() });
+            return Ok(Self {
+                host: addr.to_string(),
+                path: String::new(),
+            });
         }
         let (host, path) = text.split_once('/').unwrap_or((text, ""));
         if host.ends_with(':') || host.chars().any(|c| c.is_control() || c.is_whitespace()) {
@@ -154,7 +191,10 @@ impl RouteKey {
         if !Glob::is_literal(host) {
             Glob::new(host)?;
         }
-        Ok(Self { host: host.to_ascii_lowercase(), path: format!("/{path}") })
+        Ok(Self {
+            host: host.to_ascii_lowercase(),
+            path: format!("/{path}"),
+        })
     }
 
     /// Whether the route stands on a TCP port.
@@ -181,9 +221,9 @@ impl fmt::Display for RouteSpec {
     }
 }
 
-/// Replaces `$NAME` and `${NAME}` as Go's `os.Expand` does (Fabio's rule): a name is a run of letters, digits and
-/// `_`, or one of the shell's special characters; `${` without a name or an end is dropped; a `$` before anything
-/// else stays. Returns the names that `env` lacks, too.
+/// Replaces `$NAME` and `${NAME}` as Go's `os.Expand` does (Fabio's rule): a name is a run of
+/// letters, digits and `_`, or one of the shell's special characters; `${` without a name or an end
+/// is dropped; a `$` before anything else stays. Returns the names that `env` lacks, too.
 fn expand(text: &str, env: &HashMap<String, String>) -> (String, Vec<String>) {
     let (mut out, mut missing) = (String::with_capacity(text.len()), Vec::new());
     let mut rest = text;
@@ -212,7 +252,10 @@ fn variable(text: &str) -> (&str, usize) {
     if text.starts_with(|c: char| "*#$@!?-".contains(c) || c.is_ascii_digit()) {
         return (&text[..1], 1);
     }
-    let length = text.bytes().take_while(|&b| b.is_ascii_alphanumeric() || b == b'_').count();
+    let length = text
+        .bytes()
+        .take_while(|&b| b.is_ascii_alphanumeric() || b == b'_')
+        .count();
     (&text[..length], length)
 }
 
@@ -233,7 +276,9 @@ mod tests {
     }
 
     fn key(tag: &str) -> (String, String) {
-        let parsed = parse(tag).expect(tag).unwrap_or_else(|error| panic!("{error}"));
+        let parsed = parse(tag)
+            .expect(tag)
+            .unwrap_or_else(|error| panic!("{error}"));
         (parsed.spec.key.host, parsed.spec.key.path)
     }
 
@@ -291,14 +336,22 @@ mod tests {
         ] {
             let error = parse(tag).expect(tag).expect_err(tag);
             assert_eq!(error.tag, tag);
-            assert!(error.to_string().contains(shown) && error.to_string().contains(tag), "{error}");
+            assert!(
+                error.to_string().contains(shown) && error.to_string().contains(tag),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn remarks_come_with_the_tag() {
-        let parsed = parse("urlprefix-/$X stripp=/a proto=ftp").expect("a route tag").expect("valid");
-        assert_eq!(parsed.unknown, ["unknown option `stripp`, nearest is `strip`"]);
+        let parsed = parse("urlprefix-/$X stripp=/a proto=ftp")
+            .expect("a route tag")
+            .expect("valid");
+        assert_eq!(
+            parsed.unknown,
+            ["unknown option `stripp`, nearest is `strip`"]
+        );
         assert_eq!(parsed.warnings.len(), 2, "{:?}", parsed.warnings);
     }
 

@@ -30,11 +30,21 @@ pub(super) struct Places {
 
 /// Watches both places.
 pub(super) async fn run(places: Places, consul: Option<ConsulConfig>, shelf: Arc<dyn Shelf>) {
-    let Places { keys, client_ca, token } = places;
-    let pairs = watch(&keys, &token, consul.as_ref(), &*shelf, |pems| Told { pairs: Some(pems), client_cas: None });
+    let Places {
+        keys,
+        client_ca,
+        token,
+    } = places;
+    let pairs = watch(&keys, &token, consul.as_ref(), &*shelf, |pems| Told {
+        pairs: Some(pems),
+        client_cas: None,
+    });
     let cas = async {
         if let Some(keys) = &client_ca {
-            let told = |pems| Told { pairs: None, client_cas: Some(pems) };
+            let told = |pems| Told {
+                pairs: None,
+                client_cas: Some(pems),
+            };
             watch(keys, &token, consul.as_ref(), &*shelf, told).await;
         }
     };
@@ -59,14 +69,19 @@ async fn watch(
     let mut before = None;
     loop {
         sleep(bucket.take(Instant::now())).await;
-        let block = position.index().map(|index| Block { index, wait: jittered_wait(config.wait, rng.f64()) });
+        let block = position.index().map(|index| Block {
+            index,
+            wait: jittered_wait(config.wait, rng.f64()),
+        });
         let answer = match with_client(&mut client, &config) {
             Ok(client) => client.get(&target, Mode::Default, block).await,
             Err(error) => Err(error),
         };
         let pause = match answer.map_err(SourceError::from).and_then(|answer| {
-            let pems =
-                decode(&answer.body, path).map_err(|reason| SourceError::Content { url: target.clone(), reason })?;
+            let pems = decode(&answer.body, path).map_err(|reason| SourceError::Content {
+                url: target.clone(),
+                reason,
+            })?;
             Ok((position.advance(answer.index, answer.early), pems))
         }) {
             Ok((next, pems)) => {
@@ -97,7 +112,10 @@ async fn watch(
     }
 }
 
-fn with_client<'a>(client: &'a mut Option<Client>, config: &ConsulConfig) -> Result<&'a Client, ConsulError> {
+fn with_client<'a>(
+    client: &'a mut Option<Client>,
+    config: &ConsulConfig,
+) -> Result<&'a Client, ConsulError> {
     let made = match client.take() {
         Some(made) => made,
         None => Client::new(config)?,
@@ -105,17 +123,32 @@ fn with_client<'a>(client: &'a mut Option<Client>, config: &ConsulConfig) -> Res
     Ok(client.insert(made))
 }
 
-/// How to reach the Consul that holds these keys. Another one than that of `[consul]` is met with the same certificates
-/// (they are no secret), but never with the same token.
-fn connection(keys: &ConsulKeys, token: &TokenPlace, consul: Option<&ConsulConfig>) -> ConsulConfig {
+/// How to reach the Consul that holds these keys. Another one than that of `[consul]` is met with
+/// the same certificates (they are no secret), but never with the same token.
+fn connection(
+    keys: &ConsulKeys,
+    token: &TokenPlace,
+    consul: Option<&ConsulConfig>,
+) -> ConsulConfig {
     let own = consul.cloned().unwrap_or_default();
     let mut config = match keys {
         ConsulKeys::Own(_) => own,
         ConsulKeys::At { address, token, .. } => {
-            let same = own.addresses.iter().any(|known| known.trim_end_matches('/') == address);
-            let mut config = ConsulConfig { addresses: vec![address.clone()], ..own };
+            let same = own
+                .addresses
+                .iter()
+                .any(|known| known.trim_end_matches('/') == address);
+            let mut config = ConsulConfig {
+                addresses: vec![address.clone()],
+                ..own
+            };
             if !same {
-                (config.token, config.token_file, config.http_auth, config.server_name) = (None, None, None, None);
+                (
+                    config.token,
+                    config.token_file,
+                    config.http_auth,
+                    config.server_name,
+                ) = (None, None, None, None);
                 (config.namespace, config.partition, config.datacenter) = (None, None, None);
             }
             if let Some(token) = token {
@@ -126,14 +159,19 @@ fn connection(keys: &ConsulKeys, token: &TokenPlace, consul: Option<&ConsulConfi
     };
     match token {
         TokenPlace::Nowhere => {}
-        TokenPlace::Text(text) => (config.token, config.token_file) = (Some(text.reveal().to_owned()), None),
+        TokenPlace::Text(text) => {
+            (config.token, config.token_file) = (Some(text.reveal().to_owned()), None)
+        }
         TokenPlace::File(path) => (config.token, config.token_file) = (None, Some(path.clone())),
-        TokenPlace::Env(name) => (config.token, config.token_file) = (std::env::var(name).ok(), None),
+        TokenPlace::Env(name) => {
+            (config.token, config.token_file) = (std::env::var(name).ok(), None)
+        }
     }
     config
 }
 
-/// The keys below `path`, named from there; or that key alone. A read by prefix also finds keys that merely begin so.
+/// The keys below `path`, named from there; or that key alone. A read by prefix also finds keys
+/// that merely begin so.
 fn decode(body: &[u8], path: &str) -> Result<Pems, String> {
     let entries = keys::values(body).map_err(|error| format!("not understood: {error}"))?;
     let mut pems = Pems::new();
@@ -147,7 +185,9 @@ fn decode(body: &[u8], path: &str) -> Result<Pems, String> {
         if name.is_empty() || name.ends_with('/') {
             continue;
         }
-        let text = value.map(Bytes::from).map_err(|error| format!("not base64: {error}"));
+        let text = value
+            .map(Bytes::from)
+            .map_err(|error| format!("not base64: {error}"));
         pems.insert(PathBuf::from(name), text);
     }
     if pems.len() > ENTRIES_MAX {
@@ -166,7 +206,10 @@ mod tests {
         let body = br#"[{"Key":"lb/certs/","Value":null},{"Key":"lb/certs/a.pem","Value":"eA=="},
             {"Key":"lb/certs/s/b.pem","Value":"?"},{"Key":"lb/certs-old/c.pem","Value":"eA=="}]"#;
         let pems = decode(body, "lb/certs").unwrap();
-        let names: Vec<_> = pems.iter().map(|(name, text)| (name.to_str().unwrap(), text.is_ok())).collect();
+        let names: Vec<_> = pems
+            .iter()
+            .map(|(name, text)| (name.to_str().unwrap(), text.is_ok()))
+            .collect();
         assert_eq!(names, [("a.pem", true), ("s/b.pem", false)]);
         let one = decode(br#"[{"Key":"lb/ca.pem","Value":"eA=="}]"#, "lb/ca.pem").unwrap();
         assert_eq!(one.keys().next().unwrap().to_str(), Some("ca.pem"));
@@ -187,15 +230,27 @@ mod tests {
         };
         let text = TokenPlace::Text(Secret::new("key"));
         let cases = [
-            (ConsulKeys::Own("p".to_owned()), TokenPlace::Nowhere, Some("own")),
+            (
+                ConsulKeys::Own("p".to_owned()),
+                TokenPlace::Nowhere,
+                Some("own"),
+            ),
             (at("http://own:1", None), TokenPlace::Nowhere, Some("own")),
             (at("http://other:1", None), TokenPlace::Nowhere, None),
-            (at("http://other:1", Some("url")), TokenPlace::Nowhere, Some("url")),
+            (
+                at("http://other:1", Some("url")),
+                TokenPlace::Nowhere,
+                Some("url"),
+            ),
             (at("http://other:1", Some("url")), text.clone(), Some("key")),
             (ConsulKeys::Own("p".to_owned()), text, Some("key")),
         ];
         for (keys, place, wanted) in cases {
-            assert_eq!(connection(&keys, &place, Some(&own)).token.as_deref(), wanted, "{keys:?} {place:?}");
+            assert_eq!(
+                connection(&keys, &place, Some(&own)).token.as_deref(),
+                wanted,
+                "{keys:?} {place:?}"
+            );
         }
     }
 }

@@ -17,7 +17,10 @@ use crate::web::trust::Trust;
 use crate::web::{self, Ask, Client, Limits, shown};
 
 /// Bounds of one request.
-const LIMITS: Limits = Limits { time: Duration::from_secs(15), bytes: TEXT_BYTES_MAX };
+const LIMITS: Limits = Limits {
+    time: Duration::from_secs(15),
+    bytes: TEXT_BYTES_MAX,
+};
 
 /// How names of files with pairs end; CAs may lie in any file.
 const PAIRS: &str = ".pem";
@@ -41,7 +44,11 @@ struct Seen {
 }
 
 impl Source {
-    pub(super) fn new(url: &Secret, client_ca_url: Option<&Secret>, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+    pub(super) fn new(
+        url: &Secret,
+        client_ca_url: Option<&Secret>,
+        headers: Vec<(HeaderName, HeaderValue)>,
+    ) -> Self {
         // The configuration has looked at them.
         let parsed = |url: &Secret| url.reveal().parse().ok();
         Self {
@@ -71,14 +78,26 @@ impl Source {
     }
 
     /// The files that a list names.
-    async fn folder(&self, list: &Uri, suffix: &str, seen: &mut HashMap<Uri, Seen>) -> Result<Pems, SourceError> {
+    async fn folder(
+        &self,
+        list: &Uri,
+        suffix: &str,
+        seen: &mut HashMap<Uri, Seen>,
+    ) -> Result<Pems, SourceError> {
         let fetched = self.fetch(list).await?;
-        let content = |reason: String| SourceError::Content { url: shown(list), reason };
+        let content = |reason: String| SourceError::Content {
+            url: shown(list),
+            reason,
+        };
         let names = names(&fetched.body, suffix).map_err(content)?;
         seen.insert(list.clone(), fetched);
         let files = stream::iter(names).map(async |name| {
             let fetched = match beside(list, &name) {
-                Some(url) => self.fetch(&url).await.map(|fetched| (url, fetched)).map_err(|error| error.to_string()),
+                Some(url) => self
+                    .fetch(&url)
+                    .await
+                    .map(|fetched| (url, fetched))
+                    .map_err(|error| error.to_string()),
                 None => Err("is no name of a file beside the list".to_owned()),
             };
             (PathBuf::from(name), fetched)
@@ -98,12 +117,23 @@ impl Source {
 
     async fn fetch(&self, url: &Uri) -> Result<Seen, SourceError> {
         let Some(client) = &self.client else {
-            return Err(SourceError::Content { url: shown(url), reason: "no client".to_owned() });
+            return Err(SourceError::Content {
+                url: shown(url),
+                reason: "no client".to_owned(),
+            });
         };
         let before = self.seen.get(url);
         let mut headers = self.headers.clone();
         headers.extend(before.and_then(|seen| seen.condition.clone()));
-        let answer = client.ask(Ask { headers, ..Ask::get(url.clone()) }, LIMITS).await?;
+        let answer = client
+            .ask(
+                Ask {
+                    headers,
+                    ..Ask::get(url.clone())
+                },
+                LIMITS,
+            )
+            .await?;
         match (answer.status(), before) {
             (StatusCode::NOT_MODIFIED, Some(before)) => Ok(before.clone()),
             (StatusCode::OK, _) => {
@@ -111,9 +141,15 @@ impl Source {
                 let condition = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)]
                     .into_iter()
                     .find_map(|(told, asked)| Some((asked, headers.get(told)?.clone())));
-                Ok(Seen { condition, body: answer.into_body() })
+                Ok(Seen {
+                    condition,
+                    body: answer.into_body(),
+                })
             }
-            (status, _) => Err(SourceError::Status { url: shown(url), status }),
+            (status, _) => Err(SourceError::Status {
+                url: shown(url),
+                status,
+            }),
         }
     }
 }
@@ -121,23 +157,35 @@ impl Source {
 /// The names in a list that end in `suffix`.
 fn names(list: &[u8], suffix: &str) -> Result<Vec<String>, String> {
     let text = std::str::from_utf8(list).map_err(|_| "the list is no text in UTF-8".to_owned())?;
-    let lines = text.lines().map(|line| line.trim().trim_start_matches('/')).filter(|line| !line.is_empty());
-    let mut names: Vec<String> = lines.filter(|line| line.ends_with(suffix)).map(str::to_owned).collect();
+    let lines = text
+        .lines()
+        .map(|line| line.trim().trim_start_matches('/'))
+        .filter(|line| !line.is_empty());
+    let mut names: Vec<String> = lines
+        .filter(|line| line.ends_with(suffix))
+        .map(str::to_owned)
+        .collect();
     names.sort_unstable();
     names.dedup();
     if names.len() > ENTRIES_MAX {
-        return Err(format!("the list has {} files, more than {ENTRIES_MAX}", names.len()));
+        return Err(format!(
+            "the list has {} files, more than {ENTRIES_MAX}",
+            names.len()
+        ));
     }
     Ok(names)
 }
 
-/// The URL of a file in the folder of the list. What lets us read the list (a password, a query) lets us read the file.
+/// The URL of a file in the folder of the list. What lets us read the list (a password, a query)
+/// lets us read the file.
 fn beside(list: &Uri, name: &str) -> Option<Uri> {
     let odd = |segment: &str| matches!(segment, "" | "." | "..");
     if name.contains(['?', '#', '\\', ':']) || name.split('/').any(odd) {
         return None;
     }
-    let query = list.query().map_or(String::new(), |query| format!("?{query}"));
+    let query = list
+        .query()
+        .map_or(String::new(), |query| format!("?{query}"));
     web::onward(list, &format!("{name}{query}"))
 }
 
@@ -148,11 +196,18 @@ mod tests {
     #[test]
     fn lists_hold_names_of_files() {
         let list = "b-cert.pem\r\nb-key.pem\n\n /a.pem \nREADME\na.pem\nsub/c.pem";
-        assert_eq!(names(list.as_bytes(), PAIRS).unwrap(), ["a.pem", "b-cert.pem", "b-key.pem", "sub/c.pem"]);
+        assert_eq!(
+            names(list.as_bytes(), PAIRS).unwrap(),
+            ["a.pem", "b-cert.pem", "b-key.pem", "sub/c.pem"]
+        );
         assert!(names(b"\xff", CAS).is_err());
         assert_eq!(names(b"ca.crt", CAS).unwrap(), ["ca.crt"]);
         let many: String = (0..=ENTRIES_MAX).map(|at| format!("{at}.pem\n")).collect();
-        assert!(names(many.as_bytes(), PAIRS).unwrap_err().contains("1001 files"));
+        assert!(
+            names(many.as_bytes(), PAIRS)
+                .unwrap_err()
+                .contains("1001 files")
+        );
     }
 
     #[test]
@@ -167,7 +222,11 @@ mod tests {
             ("//other/a.pem", None),
         ];
         for (name, wanted) in cases {
-            assert_eq!(beside(&list, name).map(|url| url.to_string()).as_deref(), wanted, "{name}");
+            assert_eq!(
+                beside(&list, name).map(|url| url.to_string()).as_deref(),
+                wanted,
+                "{name}"
+            );
         }
     }
 }

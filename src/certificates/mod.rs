@@ -6,9 +6,9 @@
 //! consul  keys of the KV store ───────────────┘  when they change
 //! vault-pki   Demand (a server name) ─► issue ─► Shelf
 //! ```
-//! A source fetches and tells; it never judges. Whether a pair is good, and what stays when it is not, is the shelf's
-//! business, so that the rules are the same as for files: one bad pair harms no other, and an answer that is empty or
-//! fails takes nothing away.
+//! A source fetches and tells; it never judges. Whether a pair is good, and what stays when it is
+//! not, is the shelf's business, so that the rules are the same as for files: one bad pair harms no
+//! other, and an answer that is empty or fails takes nothing away.
 
 mod consul;
 mod error;
@@ -29,18 +29,41 @@ use crate::config::{CertificateConfig, CertificateSource};
 use crate::registry::backoff::Backoff;
 
 /// Serves one source until it is dropped (or, read once, has answered). Files have none.
-pub async fn run(config: CertificateConfig, around: Surroundings, shelf: Arc<dyn Shelf>, demands: Option<Demands>) {
+pub async fn run(
+    config: CertificateConfig,
+    around: Surroundings,
+    shelf: Arc<dyn Shelf>,
+    demands: Option<Demands>,
+) {
     match config.source {
         CertificateSource::File { .. } | CertificateSource::Path { .. } => {}
-        CertificateSource::Http { url, client_ca_url, headers, refresh } => {
+        CertificateSource::Http {
+            url,
+            client_ca_url,
+            headers,
+            refresh,
+        } => {
             let mut source = http::Source::new(&url, client_ca_url.as_ref(), headers);
             again_and_again(async || source.read().await, refresh, &*shelf).await;
         }
-        CertificateSource::Consul { keys, client_ca, token } => {
-            let places = consul::Places { keys, client_ca, token };
+        CertificateSource::Consul {
+            keys,
+            client_ca,
+            token,
+        } => {
+            let places = consul::Places {
+                keys,
+                client_ca,
+                token,
+            };
             consul::run(places, around.consul, shelf).await;
         }
-        CertificateSource::Vault { kv_path, client_ca_kv_path, refresh, token } => {
+        CertificateSource::Vault {
+            kv_path,
+            client_ca_kv_path,
+            refresh,
+            token,
+        } => {
             let mut api = vault::Connection::new(around, token);
             let read = async || {
                 let api = api.api().await?;
@@ -48,17 +71,35 @@ pub async fn run(config: CertificateConfig, around: Surroundings, shelf: Arc<dyn
             };
             again_and_again(read, refresh, &*shelf).await;
         }
-        CertificateSource::VaultPki { issue_path, names, renew_before, client_ca_kv_path, refresh, token } => {
+        CertificateSource::VaultPki {
+            issue_path,
+            names,
+            renew_before,
+            client_ca_kv_path,
+            refresh,
+            token,
+        } => {
             let Some(demands) = demands else { return };
             let mut api = vault::Connection::new(around.clone(), token.clone());
             let cas = async {
                 if client_ca_kv_path.is_some() {
-                    let read = async || vault::kv::read(api.api().await?, None, client_ca_kv_path.as_deref()).await;
+                    let read = async || {
+                        vault::kv::read(api.api().await?, None, client_ca_kv_path.as_deref()).await
+                    };
                     again_and_again(read, refresh, &*shelf).await;
                 }
             };
-            let rules = vault::pki::Rules { issue_path, names, renew_before };
-            let issuer = vault::pki::run(rules, vault::Connection::new(around, token), shelf.clone(), demands);
+            let rules = vault::pki::Rules {
+                issue_path,
+                names,
+                renew_before,
+            };
+            let issuer = vault::pki::run(
+                rules,
+                vault::Connection::new(around, token),
+                shelf.clone(),
+                demands,
+            );
             tokio::join!(cas, issuer);
         }
     }

@@ -26,12 +26,16 @@ pub struct Told {
 impl Told {
     /// Whether nothing is missing that the source has.
     pub(super) fn is_whole(&self) -> bool {
-        let mut texts = [&self.pairs, &self.client_cas].into_iter().flatten().flat_map(BTreeMap::values);
+        let mut texts = [&self.pairs, &self.client_cas]
+            .into_iter()
+            .flatten()
+            .flat_map(BTreeMap::values);
         texts.all(Result::is_ok)
     }
 }
 
-/// Somebody wants a certificate for this name (in lower case), and hears when it is there or cannot be had.
+/// Somebody wants a certificate for this name (in lower case), and hears when it is there or cannot
+/// be had.
 pub type Demand = (String, oneshot::Sender<()>);
 
 /// Demands outlive the task that serves them: a reload starts it anew.
@@ -45,7 +49,8 @@ pub trait Shelf: Send + Sync + 'static {
     /// Hears why the source could not be read, or a certificate not be issued.
     fn failed(&self, error: &SourceError);
 
-    /// Takes the pair that was issued for a name; returns its end (unix time, s), or what is wrong with it.
+    /// Takes the pair that was issued for a name; returns its end (unix time, s), or what is wrong
+    /// with it.
     ///
     /// # Errors
     /// When it cannot be used.

@@ -1,4 +1,5 @@
-//! Routes that name an authentication scheme which the configuration does not have: they let no request in.
+//! Routes that name an authentication scheme which the configuration does not have: they let no
+//! request in.
 
 use std::path::Path;
 
@@ -12,7 +13,8 @@ pub fn unknown(config: &Config, name: &str) -> Option<(String, String)> {
     if config.auth.contains_key(name) {
         return None;
     }
-    let problem = format!("names auth={name}, but there is no [auth.{name}]: every request is refused");
+    let problem =
+        format!("names auth={name}, but there is no [auth.{name}]: every request is refused");
     let known: Vec<&str> = config.auth.keys().map(String::as_str).collect();
     let advice = match crate::config::nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean auth={near}?"),
@@ -21,7 +23,8 @@ pub fn unknown(config: &Config, name: &str) -> Option<(String, String)> {
     Some((problem, advice))
 }
 
-/// The routes of the configuration itself and of its `routes_file`. Lines that cannot be read are for others to report.
+/// The routes of the configuration itself and of its `routes_file`. Lines that cannot be read are
+/// for others to report.
 #[must_use]
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -30,22 +33,38 @@ pub fn check(config: &Config) -> Vec<Finding> {
             look_at(config, "configuration", &commands, &mut findings);
         }
     }
-    look_at(config, "configuration", &parse_commands(&config.routes).0, &mut findings);
+    look_at(
+        config,
+        "configuration",
+        &parse_commands(&config.routes).0,
+        &mut findings,
+    );
     if let Some(path) = &config.routes_file {
-        look_at(config, &path.display().to_string(), &commands_of(path), &mut findings);
+        look_at(
+            config,
+            &path.display().to_string(),
+            &commands_of(path),
+            &mut findings,
+        );
     }
     findings
 }
 
 fn commands_of(path: &Path) -> Vec<Command> {
-    std::fs::read(path).map(|bytes| parse_commands(&String::from_utf8_lossy(&bytes)).0).unwrap_or_default()
+    std::fs::read(path)
+        .map(|bytes| parse_commands(&String::from_utf8_lossy(&bytes)).0)
+        .unwrap_or_default()
 }
 
 fn look_at(config: &Config, file: &str, commands: &[Command], findings: &mut Vec<Finding>) {
     for command in commands {
         let Command::Add(add) = command else { continue };
-        let Some(name) = &add.spec.options.auth else { continue };
-        let Some((problem, advice)) = unknown(config, name) else { continue };
+        let Some(name) = &add.spec.options.auth else {
+            continue;
+        };
+        let Some((problem, advice)) = unknown(config, name) else {
+            continue;
+        };
         let key = &add.spec.key;
         let finding = Finding {
             severity: Severity::Error,
@@ -71,7 +90,10 @@ mod tests {
     #[test]
     fn every_route_with_an_unknown_scheme_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        let (users, routes) = (folder.path().join("users"), folder.path().join("routes.txt"));
+        let (users, routes) = (
+            folder.path().join("users"),
+            folder.path().join("routes.txt"),
+        );
         std::fs::write(&users, "a:b\n").unwrap();
         std::fs::write(&routes, "route add f /f http://127.0.0.1:1/ opts \"auth=none\"\nroute add g /g http://127.0.0.1:1/ opts \"auth=main\"\n").unwrap();
         let route = |source: &str, options: &str| {
@@ -84,12 +106,26 @@ mod tests {
             + &route("/a", "auth=main")
             + &route("/b", "auth=mian")
             + &route("/c", "");
-        let config = load(&Inputs { file: Some(("lb.toml".into(), text)), ..Inputs::default() }).unwrap().config;
-        let found: Vec<_> = check(&config).into_iter().map(|it| (it.subject, it.advice)).collect();
+        let config = load(&Inputs {
+            file: Some(("lb.toml".into(), text)),
+            ..Inputs::default()
+        })
+        .unwrap()
+        .config;
+        let found: Vec<_> = check(&config)
+            .into_iter()
+            .map(|it| (it.subject, it.advice))
+            .collect();
         let wanted = [
             ("service s, route /b", "did you mean auth=main?"),
-            ("service f, route /f", "add [auth.none], or take the option out"),
+            (
+                "service f, route /f",
+                "add [auth.none], or take the option out",
+            ),
         ];
-        assert_eq!(found, wanted.map(|(subject, advice)| (subject.to_owned(), advice.to_owned())));
+        assert_eq!(
+            found,
+            wanted.map(|(subject, advice)| (subject.to_owned(), advice.to_owned()))
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Certificates named in the configuration: they exist, parse, fit their key, and are valid for a while yet.
+//! Certificates named in the configuration: they exist, parse, fit their key, and are valid for a
+//! while yet.
 
 use std::path::{Path, PathBuf};
 
@@ -26,23 +27,52 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
     if let Some(consul) = &config.consul {
         authorities(files, "consul.ca_file", consul.ca_file.as_deref(), now);
         if let Some(text) = &consul.ca_pem {
-            authorities_in(files, "consul.ca_pem", Path::new(INLINE), text.as_bytes(), now);
+            authorities_in(
+                files,
+                "consul.ca_pem",
+                Path::new(INLINE),
+                text.as_bytes(),
+                now,
+            );
         }
         if let Some(folder) = &consul.ca_path {
             authorities_below(files, "consul.ca_path", folder, now);
         }
         consul_pair(files, consul, now);
     }
-    authorities(files, "proxy.upstream_ca_file", config.proxy.upstream_ca_file.as_deref(), now);
+    authorities(
+        files,
+        "proxy.upstream_ca_file",
+        config.proxy.upstream_ca_file.as_deref(),
+        now,
+    );
     for (name, certificates) in &config.certificates {
         let key = |field: &str| format!("certificates.{name}.{field}");
-        client_authorities(files, &key("client_ca_file"), certificates.client_ca_file.as_deref(), now);
+        client_authorities(
+            files,
+            &key("client_ca_file"),
+            certificates.client_ca_file.as_deref(),
+            now,
+        );
         match &certificates.source {
             // Nothing to look at: that it is missing is a mistake of the configuration.
-            CertificateSource::File { cert_file: path, .. } | CertificateSource::Path { path }
+            CertificateSource::File {
+                cert_file: path, ..
+            }
+            | CertificateSource::Path { path }
                 if path.as_os_str().is_empty() => {}
-            CertificateSource::File { cert_file, key_file } => {
-                pair(files, &key("cert_file"), cert_file, &key("key_file"), key_file, now);
+            CertificateSource::File {
+                cert_file,
+                key_file,
+            } => {
+                pair(
+                    files,
+                    &key("cert_file"),
+                    cert_file,
+                    &key("key_file"),
+                    key_file,
+                    now,
+                );
             }
             CertificateSource::Path { path } => folder(files, &key("path"), path, now),
             // Nothing here to look at; whether the server answers is seen when it is asked.
@@ -54,23 +84,41 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
     }
 }
 
-/// The client certificate, either half of which is in a file or in the configuration itself. Half a pair is a mistake
-/// of the configuration; whether the half is sound is worth knowing as well.
+/// The client certificate, either half of which is in a file or in the configuration itself. Half a
+/// pair is a mistake of the configuration; whether the half is sound is worth knowing as well.
 fn consul_pair(files: &mut Files, consul: &ConsulConfig, now: i64) {
     let inline = Path::new(INLINE);
     let (cert_key, cert_place, chain) = match (&consul.cert_file, &consul.cert_pem) {
-        (Some(path), _) => ("consul.cert_file", path.as_path(), chain(files, "consul.cert_file", path, now)),
-        (_, Some(text)) => {
-            ("consul.cert_pem", inline, chain_in(files, "consul.cert_pem", inline, text.as_bytes(), now))
-        }
+        (Some(path), _) => (
+            "consul.cert_file",
+            path.as_path(),
+            chain(files, "consul.cert_file", path, now),
+        ),
+        (_, Some(text)) => (
+            "consul.cert_pem",
+            inline,
+            chain_in(files, "consul.cert_pem", inline, text.as_bytes(), now),
+        ),
         _ => ("consul.cert_file", inline, Vec::new()),
     };
     let (key_key, key_place, key) = match (&consul.key_file, &consul.key_pem) {
-        (Some(path), _) => ("consul.key_file", path.as_path(), private_key(files, "consul.key_file", path)),
-        (_, Some(text)) => ("consul.key_pem", inline, private_key_in(files, "consul.key_pem", inline, text.as_bytes())),
+        (Some(path), _) => (
+            "consul.key_file",
+            path.as_path(),
+            private_key(files, "consul.key_file", path),
+        ),
+        (_, Some(text)) => (
+            "consul.key_pem",
+            inline,
+            private_key_in(files, "consul.key_pem", inline, text.as_bytes()),
+        ),
         _ => return,
     };
-    let cert_name = if cert_place == inline { cert_key.to_owned() } else { cert_place.display().to_string() };
+    let cert_name = if cert_place == inline {
+        cert_key.to_owned()
+    } else {
+        cert_place.display().to_string()
+    };
     fits(files, (chain, &cert_name), key, (key_key, key_place));
 }
 
@@ -78,7 +126,12 @@ fn consul_pair(files: &mut Files, consul: &ConsulConfig, now: i64) {
 fn folder(files: &mut Files, key: &str, path: &Path, now: i64) {
     let pairs = pairs_of(&files.folder(key, path));
     if pairs.is_empty() && path.is_dir() {
-        files.error(key, path, "holds no certificate", "put X-cert.pem and X-key.pem, or X.pem with both, into it");
+        files.error(
+            key,
+            path,
+            "holds no certificate",
+            "put X-cert.pem and X-key.pem, or X.pem with both, into it",
+        );
     }
     for (cert_file, key_file) in pairs.iter().take(PAIRS_MAX) {
         pair(files, key, cert_file, key, key_file, now);
@@ -88,7 +141,9 @@ fn folder(files: &mut Files, key: &str, path: &Path, now: i64) {
 fn pairs_of(paths: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
     let mut pairs = Vec::new();
     for path in paths {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
         if let Some(stem) = name.strip_suffix("-cert.pem") {
             pairs.push((path.clone(), path.with_file_name(format!("{stem}-key.pem"))));
         } else if name.ends_with(".pem") && !name.ends_with("-key.pem") {
@@ -98,10 +153,22 @@ fn pairs_of(paths: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
     pairs
 }
 
-fn pair(files: &mut Files, cert_key: &str, cert_file: &Path, key_key: &str, key_file: &Path, now: i64) {
+fn pair(
+    files: &mut Files,
+    cert_key: &str,
+    cert_file: &Path,
+    key_key: &str,
+    key_file: &Path,
+    now: i64,
+) {
     let chain = chain(files, cert_key, cert_file, now);
     let key = private_key(files, key_key, key_file);
-    fits(files, (chain, &cert_file.display().to_string()), key, (key_key, key_file));
+    fits(
+        files,
+        (chain, &cert_file.display().to_string()),
+        key,
+        (key_key, key_file),
+    );
 }
 
 /// Whether certificate and key belong together, if both were found.
@@ -111,14 +178,26 @@ fn fits(
     key: Option<PrivateKeyDer<'static>>,
     (key_key, key_place): (&str, &Path),
 ) {
-    let Some(key) = key.filter(|_| !chain.is_empty()) else { return };
+    let Some(key) = key.filter(|_| !chain.is_empty()) else {
+        return;
+    };
     match CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
         Ok(_) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
             let problem = format!("is not the key of {cert}");
-            files.error(key_key, key_place, &problem, "certificate and key have to be made together");
+            files.error(
+                key_key,
+                key_place,
+                &problem,
+                "certificate and key have to be made together",
+            );
         }
-        Err(error) => files.error(key_key, key_place, &format!("cannot be used: {error}"), "make a new pair"),
+        Err(error) => files.error(
+            key_key,
+            key_place,
+            &format!("cannot be used: {error}"),
+            "make a new pair",
+        ),
     }
 }
 
@@ -128,7 +207,12 @@ fn private_key(files: &mut Files, key: &str, path: &Path) -> Option<PrivateKeyDe
     private_key_in(files, key, path, &bytes)
 }
 
-fn private_key_in(files: &mut Files, key: &str, place: &Path, bytes: &[u8]) -> Option<PrivateKeyDer<'static>> {
+fn private_key_in(
+    files: &mut Files,
+    key: &str,
+    place: &Path,
+    bytes: &[u8],
+) -> Option<PrivateKeyDer<'static>> {
     let found = PrivateKeyDer::from_pem_slice(bytes).ok();
     if found.is_none() {
         let advice = "give the private key as PEM; encrypted keys cannot be used";
@@ -138,14 +222,27 @@ fn private_key_in(files: &mut Files, key: &str, place: &Path, bytes: &[u8]) -> O
 }
 
 fn chain(files: &mut Files, key: &str, path: &Path, now: i64) -> Vec<CertificateDer<'static>> {
-    let Some(bytes) = files.read(key, path) else { return Vec::new() };
+    let Some(bytes) = files.read(key, path) else {
+        return Vec::new();
+    };
     chain_in(files, key, path, &bytes, now)
 }
 
-fn chain_in(files: &mut Files, key: &str, path: &Path, bytes: &[u8], now: i64) -> Vec<CertificateDer<'static>> {
+fn chain_in(
+    files: &mut Files,
+    key: &str,
+    path: &Path,
+    bytes: &[u8],
+    now: i64,
+) -> Vec<CertificateDer<'static>> {
     let chain = certificates(bytes);
     if chain.is_empty() {
-        files.error(key, path, "holds no certificate", "name a PEM file (BEGIN CERTIFICATE)");
+        files.error(
+            key,
+            path,
+            "holds no certificate",
+            "name a PEM file (BEGIN CERTIFICATE)",
+        );
     }
     // The leaf alone: an old intermediate may stand there for old clients.
     for der in chain.iter().take(1) {
@@ -158,9 +255,18 @@ fn chain_in(files: &mut Files, key: &str, path: &Path, bytes: &[u8], now: i64) -
 fn client_authorities(files: &mut Files, key: &str, path: Option<&Path>, now: i64) {
     match path {
         Some(folder) if folder.is_dir() => {
-            let found: Vec<PathBuf> = files.folder(key, folder).into_iter().filter(|path| is_pem(path)).collect();
+            let found: Vec<PathBuf> = files
+                .folder(key, folder)
+                .into_iter()
+                .filter(|path| is_pem(path))
+                .collect();
             if found.is_empty() {
-                files.error(key, folder, "holds no CA certificate", "put *.pem files into it");
+                files.error(
+                    key,
+                    folder,
+                    "holds no CA certificate",
+                    "put *.pem files into it",
+                );
             }
             for path in &found {
                 authorities(files, key, Some(path), now);
@@ -175,7 +281,9 @@ fn is_pem(path: &Path) -> bool {
 }
 
 fn authorities(files: &mut Files, key: &str, path: Option<&Path>, now: i64) {
-    let Some((path, bytes)) = path.and_then(|path| Some((path, files.read(key, path)?))) else { return };
+    let Some((path, bytes)) = path.and_then(|path| Some((path, files.read(key, path)?))) else {
+        return;
+    };
     authorities_in(files, key, path, &bytes, now);
 }
 
@@ -184,15 +292,26 @@ fn authorities_below(files: &mut Files, key: &str, folder: &Path, now: i64) {
     let before = files.findings.len();
     let mut some = false;
     for path in files.tree(key, folder) {
-        let Some(bytes) = files.read(key, &path) else { continue };
+        let Some(bytes) = files.read(key, &path) else {
+            continue;
+        };
         if certificates(&bytes).is_empty() {
-            files.warning(key, &path, "holds no CA certificate and is passed over", "remove it from the folder of CAs");
+            files.warning(
+                key,
+                &path,
+                "holds no CA certificate and is passed over",
+                "remove it from the folder of CAs",
+            );
         } else {
             some = true;
             authorities_in(files, key, &path, &bytes, now);
         }
     }
-    if !some && files.findings[before..].iter().all(|finding| finding.severity != Severity::Error) {
+    if !some
+        && files.findings[before..]
+            .iter()
+            .all(|finding| finding.severity != Severity::Error)
+    {
         files.error(
             key,
             folder,
@@ -205,34 +324,64 @@ fn authorities_below(files: &mut Files, key: &str, folder: &Path, now: i64) {
 fn authorities_in(files: &mut Files, key: &str, path: &Path, bytes: &[u8], now: i64) {
     let found = certificates(bytes);
     if found.is_empty() {
-        files.error(key, path, "holds no CA certificate", "name a PEM file (BEGIN CERTIFICATE)");
+        files.error(
+            key,
+            path,
+            "holds no CA certificate",
+            "name a PEM file (BEGIN CERTIFICATE)",
+        );
     }
     let mut roots = rustls::RootCertStore::empty();
     for der in &found {
         dates(files, key, path, der, now);
         if let Err(error) = roots.add(der.clone()) {
-            files.error(key, path, &format!("holds a certificate that cannot be a CA: {error}"), "name the CA's own");
+            files.error(
+                key,
+                path,
+                &format!("holds a certificate that cannot be a CA: {error}"),
+                "name the CA's own",
+            );
         }
     }
 }
 
 fn certificates(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(bytes).map_while(Result::ok).collect()
+    CertificateDer::pem_slice_iter(bytes)
+        .map_while(Result::ok)
+        .collect()
 }
 
 fn dates(files: &mut Files, key: &str, path: &Path, der: &CertificateDer<'_>, now: i64) {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else {
-        return files.error(key, path, "holds a certificate that cannot be read", "make a new one");
+        return files.error(
+            key,
+            path,
+            "holds a certificate that cannot be read",
+            "make a new one",
+        );
     };
-    let (from, until) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    let (from, until) = (
+        certificate.validity().not_before.timestamp(),
+        certificate.validity().not_after.timestamp(),
+    );
     let subject = certificate.subject().to_string();
     if now < from {
         let advice = "check the clock of this machine and of the CA's";
         files.error(key, path, &format!("is not valid yet ({subject})"), advice);
     } else if now >= until {
-        files.error(key, path, &format!("ended {} ago ({subject})", days(now - until)), "renew it");
+        files.error(
+            key,
+            path,
+            &format!("ended {} ago ({subject})", days(now - until)),
+            "renew it",
+        );
     } else if until - now < SOON {
-        files.warning(key, path, &format!("ends in {} ({subject})", days(until - now)), "renew it");
+        files.warning(
+            key,
+            path,
+            &format!("ends in {} ({subject})", days(until - now)),
+            "renew it",
+        );
     }
 }
 
@@ -265,14 +414,28 @@ mod tests {
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
-    fn found(source: CertificateSource, client_ca_file: Option<PathBuf>) -> Vec<(Severity, String)> {
-        let mut config = Config { consul: None, ..Config::default() };
-        let certificates =
-            CertificateConfig { source, client_ca_file, client_ca_upgrade_cn: None, client_auth_optional: false };
+    fn found(
+        source: CertificateSource,
+        client_ca_file: Option<PathBuf>,
+    ) -> Vec<(Severity, String)> {
+        let mut config = Config {
+            consul: None,
+            ..Config::default()
+        };
+        let certificates = CertificateConfig {
+            source,
+            client_ca_file,
+            client_ca_upgrade_cn: None,
+            client_auth_optional: false,
+        };
         config.certificates.insert("main".to_owned(), certificates);
         let mut files = Files::default();
         check(&config, NOW, &mut files);
-        files.findings.into_iter().map(|finding| (finding.severity, finding.problem)).collect()
+        files
+            .findings
+            .into_iter()
+            .map(|finding| (finding.severity, finding.problem))
+            .collect()
     }
 
     #[test]
@@ -282,14 +445,17 @@ mod tests {
             let path = dir.path().join(name);
             fs::write(&path, text).unwrap();
             #[cfg(unix)]
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+                .unwrap();
             path
         };
         let (good, key) = make((2031, 1, 1));
         let (soon, soon_key) = make((2030, 1, 11));
         let (old, old_key) = make((2029, 12, 1));
-        let file =
-            |cert: &PathBuf, key: &PathBuf| CertificateSource::File { cert_file: cert.clone(), key_file: key.clone() };
+        let file = |cert: &PathBuf, key: &PathBuf| CertificateSource::File {
+            cert_file: cert.clone(),
+            key_file: key.clone(),
+        };
         let cert_file = write("good.pem", &good);
         let key_file = write("good.key", &key);
         let both = write("both.pem", &format!("{good}{key}"));
@@ -300,12 +466,30 @@ mod tests {
         let cases = [
             (file(&cert_file, &key_file), None),
             (file(&both, &both), None),
-            (file(&cert_file, &old_file), Some((Severity::Error, "is not the key of"))),
-            (file(&cert_file, &cert_file), Some((Severity::Error, "holds no private key"))),
-            (file(&junk, &key_file), Some((Severity::Error, "holds no certificate"))),
-            (file(&missing, &key_file), Some((Severity::Error, "cannot be read"))),
-            (file(&soon_file, &soon_file), Some((Severity::Warning, "ends in 10 days"))),
-            (file(&old_file, &old_file), Some((Severity::Error, "ended 31 days ago"))),
+            (
+                file(&cert_file, &old_file),
+                Some((Severity::Error, "is not the key of")),
+            ),
+            (
+                file(&cert_file, &cert_file),
+                Some((Severity::Error, "holds no private key")),
+            ),
+            (
+                file(&junk, &key_file),
+                Some((Severity::Error, "holds no certificate")),
+            ),
+            (
+                file(&missing, &key_file),
+                Some((Severity::Error, "cannot be read")),
+            ),
+            (
+                file(&soon_file, &soon_file),
+                Some((Severity::Warning, "ends in 10 days")),
+            ),
+            (
+                file(&old_file, &old_file),
+                Some((Severity::Error, "ended 31 days ago")),
+            ),
         ];
         for (source, expected) in cases {
             let found = found(source.clone(), None);
@@ -313,25 +497,43 @@ mod tests {
                 None => assert_eq!(found, [], "{source:?}"),
                 Some((severity, part)) => {
                     assert_eq!(found.len(), 1, "{source:?} {found:?}");
-                    assert!(found[0].0 == severity && found[0].1.contains(part), "{found:?}");
+                    assert!(
+                        found[0].0 == severity && found[0].1.contains(part),
+                        "{found:?}"
+                    );
                 }
             }
         }
-        assert!(found(file(&both, &both), Some(junk))[0].1.contains("holds no CA certificate"));
+        assert!(
+            found(file(&both, &both), Some(junk))[0]
+                .1
+                .contains("holds no CA certificate")
+        );
         assert_eq!(found(file(&both, &both), Some(cert_file)), []);
     }
 
     #[test]
     fn folders_are_searched_for_pairs() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = CertificateSource::Path { path: dir.path().to_owned() };
-        assert!(found(folder.clone(), None)[0].1.contains("holds no certificate"));
+        let folder = CertificateSource::Path {
+            path: dir.path().to_owned(),
+        };
+        assert!(
+            found(folder.clone(), None)[0]
+                .1
+                .contains("holds no certificate")
+        );
         let (cert, key) = make((2031, 1, 1));
         fs::write(dir.path().join("a-cert.pem"), &cert).unwrap();
         assert!(found(folder.clone(), None)[0].1.contains("cannot be read"));
         fs::write(dir.path().join("a-key.pem"), &key).unwrap();
         let found = found(folder, None);
-        assert!(found.iter().all(|(severity, _)| *severity == Severity::Warning), "{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|(severity, _)| *severity == Severity::Warning),
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -345,16 +547,30 @@ mod tests {
                 ..ConsulConfig::default()
             };
             let mut files = Files::default();
-            check(&Config { consul: Some(consul), ..Config::default() }, NOW, &mut files);
-            let shown = files.findings.into_iter().map(|it| format!("{} {} {}", it.file, it.subject, it.problem));
+            check(
+                &Config {
+                    consul: Some(consul),
+                    ..Config::default()
+                },
+                NOW,
+                &mut files,
+            );
+            let shown = files
+                .findings
+                .into_iter()
+                .map(|it| format!("{} {} {}", it.file, it.subject, it.problem));
             shown.collect::<Vec<_>>().join("; ")
         };
         assert_eq!(found(Some(&good), Some(&key), Some(&good)), "");
         assert!(found(Some(&old), None, None).starts_with("configuration consul.cert_pem ended"));
         assert!(found(None, None, Some(&old)).contains("consul.ca_pem ended"));
         assert!(found(None, None, Some("x")).contains("consul.ca_pem holds no CA certificate"));
-        assert!(found(Some(&good), Some("x"), None).contains("consul.key_pem holds no private key"));
+        assert!(
+            found(Some(&good), Some("x"), None).contains("consul.key_pem holds no private key")
+        );
         let foreign = make((2031, 1, 1)).1;
-        assert!(found(Some(&good), Some(&foreign), None).contains("is not the key of consul.cert_pem"));
+        assert!(
+            found(Some(&good), Some(&foreign), None).contains("is not the key of consul.cert_pem")
+        );
     }
 }

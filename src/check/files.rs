@@ -1,4 +1,5 @@
-//! Files named in the configuration: they can be read, hold what they should, and secrets are not open to everybody.
+//! Files named in the configuration: they can be read, hold what they should, and secrets are not
+//! open to everybody.
 
 use std::path::Path;
 
@@ -13,17 +14,31 @@ use crate::config::{AuthKind, Config};
 pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
     let mut files = Files::default();
     certificates::check(config, now, &mut files);
-    if let Some(path) = config.consul.as_ref().and_then(|consul| consul.token_file.as_deref()) {
+    if let Some(path) = config
+        .consul
+        .as_ref()
+        .and_then(|consul| consul.token_file.as_deref())
+    {
         files.secret("consul.token_file", path);
-        if files.read("consul.token_file", path).is_some_and(|bytes| bytes.trim_ascii().is_empty()) {
-            files.error("consul.token_file", path, "is empty", "write the token into it");
+        if files
+            .read("consul.token_file", path)
+            .is_some_and(|bytes| bytes.trim_ascii().is_empty())
+        {
+            files.error(
+                "consul.token_file",
+                path,
+                "is empty",
+                "write the token into it",
+            );
         }
     }
     if let Some(path) = &config.proxy.no_route_page {
         files.read("proxy.no_route_page", path);
     }
     for (name, scheme) in &config.auth {
-        let AuthKind::Basic { file, .. } = &scheme.kind else { continue };
+        let AuthKind::Basic { file, .. } = &scheme.kind else {
+            continue;
+        };
         let key = format!("auth.{name}.file");
         files.secret(&key, file);
         files.read(&key, file);
@@ -31,23 +46,33 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
     if let Some(path) = &config.routes_file {
         routes(&mut files, path);
     }
-    files.findings.extend(check_commands("configuration", "routes", &config.routes));
-    if let Some(path) = config.routes_http.as_ref().and_then(|endpoint| endpoint.ca_file.as_ref()) {
+    files
+        .findings
+        .extend(check_commands("configuration", "routes", &config.routes));
+    if let Some(path) = config
+        .routes_http
+        .as_ref()
+        .and_then(|endpoint| endpoint.ca_file.as_ref())
+    {
         files.read("routes_http.ca_file", path);
     }
     files.findings
 }
 
 fn routes(files: &mut Files, path: &Path) {
-    let Some(bytes) = files.read("routes_file", path) else { return };
+    let Some(bytes) = files.read("routes_file", path) else {
+        return;
+    };
     match String::from_utf8(bytes) {
-        Ok(text) => files.findings.extend(check_commands(&path.display().to_string(), "", &text)),
+        Ok(text) => files
+            .findings
+            .extend(check_commands(&path.display().to_string(), "", &text)),
         Err(_) => files.error("routes_file", path, "is not UTF-8 text", "save it as UTF-8"),
     }
 }
 
-/// What is wrong with a text of route commands. A line that makes no command is an error, as a tag that makes no route is
-/// one: at run time it is passed over, and its route is missing.
+/// What is wrong with a text of route commands. A line that makes no command is an error, as a tag
+/// that makes no route is one: at run time it is passed over, and its route is missing.
 #[must_use]
 pub fn check_commands(file: &str, subject: &str, text: &str) -> Vec<Finding> {
     let (_, errors) = parse_commands(text);
@@ -69,7 +94,8 @@ pub fn check_commands(file: &str, subject: &str, text: &str) -> Vec<Finding> {
 /// Whether a text is one of route commands: its first line that is not a comment begins like one.
 #[must_use]
 pub fn are_commands(text: &str) -> bool {
-    let is_comment = |line: &&str| line.is_empty() || line.starts_with('#') || line.starts_with("//");
+    let is_comment =
+        |line: &&str| line.is_empty() || line.starts_with('#') || line.starts_with("//");
     let first = text.lines().map(str::trim).find(|line| !is_comment(line));
     first.is_some_and(|line| line.split_whitespace().next() == Some("route"))
 }
@@ -84,20 +110,40 @@ mod tests {
         let token = dir.path().join("token");
         std::fs::write(&token, "\n").unwrap();
         #[cfg(unix)]
-        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .unwrap();
         let routes = dir.path().join("routes.txt");
-        std::fs::write(&routes, "# fine\nroute add web /a http://127.0.0.1:1/\nroute ad\n").unwrap();
-        let mut config = Config { routes_file: Some(routes), ..Config::default() };
+        std::fs::write(
+            &routes,
+            "# fine\nroute add web /a http://127.0.0.1:1/\nroute ad\n",
+        )
+        .unwrap();
+        let mut config = Config {
+            routes_file: Some(routes),
+            ..Config::default()
+        };
         config.proxy.no_route_page = Some(dir.path().join("missing.html"));
         config.consul.as_mut().unwrap().token_file = Some(token);
         let found = check_files(&config, 0);
         let has = |subject: &str, part: &str| {
-            found.iter().any(|finding| finding.subject == subject && finding.problem.contains(part))
+            found
+                .iter()
+                .any(|finding| finding.subject == subject && finding.problem.contains(part))
         };
-        assert!(has("consul.token_file", "may be read by everybody (mode 644)"), "{found:#?}");
+        assert!(
+            has("consul.token_file", "may be read by everybody (mode 644)"),
+            "{found:#?}"
+        );
         assert!(has("consul.token_file", "is empty"), "{found:#?}");
         assert!(has("proxy.no_route_page", "cannot be read"), "{found:#?}");
-        assert_eq!(found.iter().filter(|finding| finding.line == Some(3)).count(), 1, "{found:#?}");
+        assert_eq!(
+            found
+                .iter()
+                .filter(|finding| finding.line == Some(3))
+                .count(),
+            1,
+            "{found:#?}"
+        );
     }
 
     #[test]
@@ -108,19 +154,47 @@ mod tests {
             ("nonsense", Some(Severity::Error)),
             ("route add web /a", Some(Severity::Error)),
             ("route add web /a ftp://127.0.0.1:1/", Some(Severity::Error)),
-            ("route add web /a http://127.0.0.1:1/ weight x", Some(Severity::Error)),
-            ("route add web /a http://127.0.0.1:1/ opts \"stirp=/x\"", Some(Severity::Warning)),
-            ("route add web /a http://127.0.0.1:1/ opts \"rate=5\"", Some(Severity::Error)),
-            ("route add web /a http://127.0.0.1:1/ opts \"ipallow=10.0.0.1\"", Some(Severity::Error)),
+            (
+                "route add web /a http://127.0.0.1:1/ weight x",
+                Some(Severity::Error),
+            ),
+            (
+                "route add web /a http://127.0.0.1:1/ opts \"stirp=/x\"",
+                Some(Severity::Warning),
+            ),
+            (
+                "route add web /a http://127.0.0.1:1/ opts \"rate=5\"",
+                Some(Severity::Error),
+            ),
+            (
+                "route add web /a http://127.0.0.1:1/ opts \"ipallow=10.0.0.1\"",
+                Some(Severity::Error),
+            ),
         ];
         for (line, wanted) in cases {
             let text = format!("# comment\n{line}\n");
             let found = check_commands("f", "", &text);
-            assert_eq!(found.first().map(|finding| finding.severity), wanted, "{line}: {found:?}");
-            assert!(found.iter().all(|finding| finding.line == Some(2)), "{found:?}");
-            let routes = Config { routes: text.clone(), routes_file: None, consul: None, ..Config::default() };
+            assert_eq!(
+                found.first().map(|finding| finding.severity),
+                wanted,
+                "{line}: {found:?}"
+            );
+            assert!(
+                found.iter().all(|finding| finding.line == Some(2)),
+                "{found:?}"
+            );
+            let routes = Config {
+                routes: text.clone(),
+                routes_file: None,
+                consul: None,
+                ..Config::default()
+            };
             let of_key = check_files(&routes, 0);
-            assert_eq!(of_key.first().map(|finding| finding.severity), wanted, "{line}: {of_key:?}");
+            assert_eq!(
+                of_key.first().map(|finding| finding.severity),
+                wanted,
+                "{line}: {of_key:?}"
+            );
             assert_eq!(are_commands(&text), line.starts_with("route"));
         }
         assert!(!are_commands("job \"x\" {}"));

@@ -1,7 +1,7 @@
 //! Nomad job files (HCL): which services they register, with which tags.
 //!
-//! Nothing is evaluated. What an expression leaves open (a variable, an interpolation) stays open in the result, so
-//! that it is neither guessed at nor complained about.
+//! Nothing is evaluated. What an expression leaves open (a variable, an interpolation) stays open
+//! in the result, so that it is neither guessed at nor complained about.
 
 use hcl_edit::Span;
 use hcl_edit::expr::Expression;
@@ -13,7 +13,8 @@ use hcl_edit::template::Element;
 pub struct JobTag {
     /// The text; each interpolation stands as written.
     pub text: String,
-    /// The text with `1` for each interpolation: as good a value as any for a host, a path or a number.
+    /// The text with `1` for each interpolation: as good a value as any for a host, a path or a
+    /// number.
     pub sample: String,
     /// Whether there is an interpolation in it.
     pub open: bool,
@@ -50,8 +51,15 @@ impl JobService {
     /// `job web, group app, service api`.
     #[must_use]
     pub fn place(&self) -> String {
-        let task = self.task.as_ref().map(|task| format!(", task {task}")).unwrap_or_default();
-        format!("job {}, group {}{task}, service {}", self.job, self.group, self.name)
+        let task = self
+            .task
+            .as_ref()
+            .map(|task| format!(", task {task}"))
+            .unwrap_or_default();
+        format!(
+            "job {}, group {}{task}, service {}",
+            self.job, self.group, self.name
+        )
     }
 }
 
@@ -70,14 +78,22 @@ pub struct JobError {
 /// # Errors
 /// When the text is not HCL, or holds no job.
 pub fn services(text: &str) -> Result<Vec<JobService>, JobError> {
-    let body: Body = text.parse().map_err(|error: hcl_edit::parser::Error| JobError {
-        line: Some(error.location().line()),
-        problem: format!("is not valid HCL: {}", error.message().replace('\n', ", ")),
-    })?;
+    let body: Body = text
+        .parse()
+        .map_err(|error: hcl_edit::parser::Error| JobError {
+            line: Some(error.location().line()),
+            problem: format!("is not valid HCL: {}", error.message().replace('\n', ", ")),
+        })?;
     if !body.has_blocks("job") {
-        return Err(JobError { line: None, problem: "holds no job block".to_owned() });
+        return Err(JobError {
+            line: None,
+            problem: "holds no job block".to_owned(),
+        });
     }
-    let mut walk = Walk { text, found: Vec::new() };
+    let mut walk = Walk {
+        text,
+        found: Vec::new(),
+    };
     for job in body.get_blocks("job") {
         for group in blocks(&job.body, "group") {
             walk.group(&label(job), group);
@@ -93,7 +109,11 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn line(&self, span: Option<std::ops::Range<usize>>) -> usize {
-        let before = self.text.as_bytes().get(..span.map_or(0, |span| span.start)).unwrap_or_default();
+        let before = self
+            .text
+            .as_bytes()
+            .get(..span.map_or(0, |span| span.start))
+            .unwrap_or_default();
         1 + before.iter().filter(|byte| **byte == b'\n').count()
     }
 
@@ -110,8 +130,18 @@ impl Walk<'_> {
         }
     }
 
-    fn service(&mut self, job: &str, group: &str, task: Option<String>, delay: bool, block: Labelled<'_>) {
-        let name = block.body.get_attribute("name").and_then(|attribute| text_of(&attribute.value));
+    fn service(
+        &mut self,
+        job: &str,
+        group: &str,
+        task: Option<String>,
+        delay: bool,
+        block: Labelled<'_>,
+    ) {
+        let name = block
+            .body
+            .get_attribute("name")
+            .and_then(|attribute| text_of(&attribute.value));
         let default = || [job, group, task.as_deref().unwrap_or("group")].join("-");
         let mut service = JobService {
             name: name.map_or_else(default, |tag| tag.text),
@@ -148,11 +178,13 @@ impl Walk<'_> {
         tags: &mut Vec<JobTag>,
     ) -> bool {
         // Not `all`: what follows an open item is wanted too.
-        items.map(|item| self.collect(item, line, tags)).fold(true, |all, whole| all & whole)
+        items
+            .map(|item| self.collect(item, line, tags))
+            .fold(true, |all, whole| all & whole)
     }
 
-    /// Collects every text written out in an expression; false when something else is in it. The parser limits the
-    /// nesting, and with it this recursion.
+    /// Collects every text written out in an expression; false when something else is in it. The
+    /// parser limits the nesting, and with it this recursion.
     fn collect(&self, expression: &Expression, line: usize, tags: &mut Vec<JobTag>) -> bool {
         match expression {
             Expression::Array(items) => self.collect_all(items.iter(), line, tags),
@@ -162,7 +194,8 @@ impl Walk<'_> {
                 self.collect(&either.false_expr, line, tags) && yes
             }
             Expression::FuncCall(call)
-                if ["concat", "compact", "distinct", "flatten"].contains(&call.name.name.as_str()) =>
+                if ["concat", "compact", "distinct", "flatten"]
+                    .contains(&call.name.name.as_str()) =>
             {
                 self.collect_all(call.args.iter(), line, tags)
             }
@@ -187,17 +220,33 @@ struct Labelled<'a> {
 }
 
 fn label(block: &Block) -> String {
-    block.labels.first().map(|label| label.as_str().to_owned()).unwrap_or_default()
+    block
+        .labels
+        .first()
+        .map(|label| label.as_str().to_owned())
+        .unwrap_or_default()
 }
 
 fn blocks<'a>(body: &'a Body, ident: &'a str) -> impl Iterator<Item = Labelled<'a>> {
     body.blocks().filter_map(move |block| {
         if block.has_ident(ident) {
-            return Some(Labelled { block, body: &block.body, label: label(block) });
+            return Some(Labelled {
+                block,
+                body: &block.body,
+                label: label(block),
+            });
         }
         let dynamic = block.has_ident("dynamic") && label(block) == ident;
-        let content = block.body.get_blocks("content").next().filter(|_| dynamic)?;
-        Some(Labelled { block, body: &content.body, label: "(dynamic)".to_owned() })
+        let content = block
+            .body
+            .get_blocks("content")
+            .next()
+            .filter(|_| dynamic)?;
+        Some(Labelled {
+            block,
+            body: &content.body,
+            label: "(dynamic)".to_owned(),
+        })
     })
 }
 
@@ -206,13 +255,23 @@ fn text_of(expression: &Expression) -> Option<JobTag> {
     let elements: Vec<&Element> = match expression {
         Expression::String(text) => {
             let (text, sample) = (text.as_str().to_owned(), text.as_str().to_owned());
-            return Some(JobTag { text, sample, open: false, line: 0 });
+            return Some(JobTag {
+                text,
+                sample,
+                open: false,
+                line: 0,
+            });
         }
         Expression::StringTemplate(template) => template.iter().collect(),
         Expression::HeredocTemplate(heredoc) => heredoc.template.iter().collect(),
         _ => return None,
     };
-    let mut tag = JobTag { text: String::new(), sample: String::new(), open: false, line: 0 };
+    let mut tag = JobTag {
+        text: String::new(),
+        sample: String::new(),
+        open: false,
+        line: 0,
+    };
     for element in elements {
         match element {
             Element::Literal(text) => {
@@ -221,7 +280,8 @@ fn text_of(expression: &Expression) -> Option<JobTag> {
             }
             Element::Interpolation(part) => {
                 tag.open = true;
-                tag.text.push_str(&format!("${{{}}}", part.expr.to_string().trim()));
+                tag.text
+                    .push_str(&format!("${{{}}}", part.expr.to_string().trim()));
                 tag.sample.push('1');
             }
             Element::Directive(_) => {
@@ -239,7 +299,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn texts(tags: &[JobTag]) -> Vec<(&str, usize)> {
-        tags.iter().map(|tag| (tag.text.as_str(), tag.line)).collect()
+        tags.iter()
+            .map(|tag| (tag.text.as_str(), tag.line))
+            .collect()
     }
 
     #[test]
@@ -249,9 +311,15 @@ mod tests {
         assert_eq!(found.len(), 3);
         assert_eq!(found[0].place(), "job shop, group web, service shop-web");
         assert_eq!(texts(&found[0].tags)[0].0, "urlprefix-shop.example.com/");
-        assert_eq!(texts(&found[0].canary_tags)[0].0, "urlprefix-canary.shop.example.com/");
+        assert_eq!(
+            texts(&found[0].canary_tags)[0].0,
+            "urlprefix-canary.shop.example.com/"
+        );
         assert!(found[0].has_check && found[0].has_shutdown_delay && !found[0].tags[0].open);
-        assert_eq!(found[1].place(), "job shop, group web, task app, service shop-admin-${NOMAD_DC}");
+        assert_eq!(
+            found[1].place(),
+            "job shop, group web, task app, service shop-admin-${NOMAD_DC}"
+        );
         assert!(found[1].tags[0].open && found[1].has_shutdown_delay);
         assert_eq!(found[1].tags[0].text, "urlprefix-${NOMAD_META_host}/admin");
         assert_eq!(found[1].tags[0].sample, "urlprefix-1/admin");
@@ -264,7 +332,10 @@ mod tests {
         let error = services("job \"a\" {\n  group \"b\" {\n").unwrap_err();
         assert!(error.problem.starts_with("is not valid HCL"), "{error:?}");
         assert!(error.line.is_some_and(|line| line >= 2), "{error:?}");
-        assert_eq!(services("a = 1\n").unwrap_err().problem, "holds no job block");
+        assert_eq!(
+            services("a = 1\n").unwrap_err().problem,
+            "holds no job block"
+        );
         assert!(services(&"[".repeat(100_000)).is_err());
     }
 

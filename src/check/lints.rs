@@ -1,4 +1,5 @@
-//! Judges the services of job files: tags that make no route, and what loses requests in a rolling deployment.
+//! Judges the services of job files: tags that make no route, and what loses requests in a rolling
+//! deployment.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,10 +15,14 @@ struct Claim {
     place: String,
 }
 
-/// Checks job files, given as name and text, against a tag prefix. `config`: where one is given, what tags name has to be
-/// in it.
+/// Checks job files, given as name and text, against a tag prefix. `config`: where one is given,
+/// what tags name has to be in it.
 #[must_use]
-pub fn check_jobs(files: &[(String, String)], prefix: &str, config: Option<&Config>) -> Vec<Finding> {
+pub fn check_jobs(
+    files: &[(String, String)],
+    prefix: &str,
+    config: Option<&Config>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut claims: BTreeMap<RouteKey, Claim> = BTreeMap::new();
     for (file, text) in files {
@@ -33,7 +38,15 @@ pub fn check_jobs(files: &[(String, String)], prefix: &str, config: Option<&Conf
             }),
             Ok(services) => {
                 for service in &services {
-                    Judge { file, prefix, config, service, findings: &mut findings, claims: &mut claims }.judge();
+                    Judge {
+                        file,
+                        prefix,
+                        config,
+                        service,
+                        findings: &mut findings,
+                        claims: &mut claims,
+                    }
+                    .judge();
                 }
             }
         }
@@ -58,17 +71,35 @@ impl Judge<'_> {
             self.tag(tag);
         }
         for &line in &service.unread {
-            self.note(Severity::Warning, line, None, "has tags that only Nomad can evaluate", "they were not checked");
+            self.note(
+                Severity::Warning,
+                line,
+                None,
+                "has tags that only Nomad can evaluate",
+                "they were not checked",
+            );
         }
         let routed = tags().any(|tag| tag.sample.trim().starts_with(self.prefix));
         if routed && !service.has_check {
             let advice = "add a check block: until one passes, an instance that is still starting gets traffic";
-            self.note(Severity::Warning, service.line, None, "has routes but no check", advice);
+            self.note(
+                Severity::Warning,
+                service.line,
+                None,
+                "has routes but no check",
+                advice,
+            );
         }
         if routed && !service.has_shutdown_delay {
             let advice = "add shutdown_delay = \"3s\" to the group: Nomad stops a task without waiting for its routes \
                           to be withdrawn";
-            self.note(Severity::Warning, service.line, None, "has routes but no shutdown_delay", advice);
+            self.note(
+                Severity::Warning,
+                service.line,
+                None,
+                "has routes but no shutdown_delay",
+                advice,
+            );
         }
     }
 
@@ -93,14 +124,30 @@ impl Judge<'_> {
                         true => Severity::Error,
                         false => Severity::Warning,
                     };
-                    self.note(severity, tag.line, value(), &format!("has a tag with a doubt: {text}"), "");
+                    self.note(
+                        severity,
+                        tag.line,
+                        value(),
+                        &format!("has a tag with a doubt: {text}"),
+                        "",
+                    );
                 }
                 let name = parsed.spec.options.auth.as_deref();
                 if let Some((config, name)) = self.config.zip(name)
                     && let Some((problem, advice)) = auth::unknown(config, name)
                 {
-                    let severity = if tag.open { Severity::Warning } else { Severity::Error };
-                    self.note(severity, tag.line, value(), &format!("has a tag that {problem}"), &advice);
+                    let severity = if tag.open {
+                        Severity::Warning
+                    } else {
+                        Severity::Error
+                    };
+                    self.note(
+                        severity,
+                        tag.line,
+                        value(),
+                        &format!("has a tag that {problem}"),
+                        &advice,
+                    );
                 }
                 if !tag.open {
                     self.claim(parsed.spec.key, tag);
@@ -111,30 +158,61 @@ impl Judge<'_> {
 
     /// `urlprefix/x` or `UrlPrefix-x`: hardly meant as a plain tag.
     fn near_prefix(&mut self, tag: &JobTag) {
-        let word = self.prefix.trim_end_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
+        let word = self
+            .prefix
+            .trim_end_matches(|c: char| !c.is_alphanumeric())
+            .to_ascii_lowercase();
         if !word.is_empty() && tag.sample.trim().to_ascii_lowercase().starts_with(&word) {
             let advice = format!("write {}HOST/PATH", self.prefix);
             let problem = "has a tag that is nearly a route";
-            self.note(Severity::Warning, tag.line, Some(format!("{:?}", tag.text)), problem, &advice);
+            self.note(
+                Severity::Warning,
+                tag.line,
+                Some(format!("{:?}", tag.text)),
+                problem,
+                &advice,
+            );
         }
     }
 
     fn claim(&mut self, key: RouteKey, tag: &JobTag) {
         match self.claims.get(&key) {
             Some(claim) if claim.service != self.service.name => {
-                let problem = format!("claims a route that is {}'s too ({})", claim.service, claim.place);
+                let problem = format!(
+                    "claims a route that is {}'s too ({})",
+                    claim.service, claim.place
+                );
                 let advice = "requests will be spread over both services";
-                self.note(Severity::Warning, tag.line, Some(format!("{:?}", tag.text)), &problem, advice);
+                self.note(
+                    Severity::Warning,
+                    tag.line,
+                    Some(format!("{:?}", tag.text)),
+                    &problem,
+                    advice,
+                );
             }
             Some(_) => {}
             None => {
                 let place = format!("{}:{}", self.file, tag.line);
-                self.claims.insert(key, Claim { service: self.service.name.clone(), place });
+                self.claims.insert(
+                    key,
+                    Claim {
+                        service: self.service.name.clone(),
+                        place,
+                    },
+                );
             }
         }
     }
 
-    fn note(&mut self, severity: Severity, line: usize, value: Option<String>, problem: &str, advice: &str) {
+    fn note(
+        &mut self,
+        severity: Severity,
+        line: usize,
+        value: Option<String>,
+        problem: &str,
+        advice: &str,
+    ) {
         self.findings.push(Finding {
             severity,
             file: self.file.to_owned(),
@@ -154,7 +232,10 @@ mod tests {
     fn check(text: &str) -> Vec<String> {
         let findings = check_jobs(&[("j.hcl".to_owned(), text.to_owned())], "urlprefix-", None);
         let line = |finding: &Finding| finding.line.unwrap_or_default();
-        findings.iter().map(|it| format!("{}:{:?}:{}", line(it), it.severity, it.problem)).collect()
+        findings
+            .iter()
+            .map(|it| format!("{}:{:?}:{}", line(it), it.severity, it.problem))
+            .collect()
     }
 
     #[test]
@@ -176,7 +257,10 @@ mod tests {
             "Warning:claims a route that is bad-web's too (j.hcl:",
         ];
         for part in expected {
-            assert!(found.iter().any(|text| text.contains(part)), "{part}\n{found:#?}");
+            assert!(
+                found.iter().any(|text| text.contains(part)),
+                "{part}\n{found:#?}"
+            );
         }
     }
 
@@ -186,9 +270,17 @@ mod tests {
         let files = [("j.hcl".to_owned(), text.to_owned())];
         let errors = |config: Option<&Config>| {
             let found = check_jobs(&files, "urlprefix-", config);
-            found.iter().filter(|it| it.severity == Severity::Error).map(|it| it.problem.clone()).collect::<Vec<_>>()
+            found
+                .iter()
+                .filter(|it| it.severity == Severity::Error)
+                .map(|it| it.problem.clone())
+                .collect::<Vec<_>>()
         };
-        assert_eq!(errors(None), [""; 0], "nothing is known of the configuration");
+        assert_eq!(
+            errors(None),
+            [""; 0],
+            "nothing is known of the configuration"
+        );
         let found = errors(Some(&Config::default()));
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("there is no [auth.main]"), "{found:?}");

@@ -1,8 +1,8 @@
 //! `lb check`: every mistake at once, before anything is started.
 //!
-//! [`files`] and [`certificates`] look at what the configuration names, [`jobs`] reads Nomad job files and
-//! [`lints`] judges the services in them. Reading the configuration itself is the business of [`crate::config`];
-//! dialling Consul (`--live`) of the registry.
+//! [`files`] and [`certificates`] look at what the configuration names, [`jobs`] reads Nomad job
+//! files and [`lints`] judges the services in them. Reading the configuration itself is the
+//! business of [`crate::config`]; dialling Consul (`--live`) of the registry.
 
 pub mod auth;
 pub mod certificates;
@@ -69,14 +69,29 @@ impl Finding {
             Some(place) => format!("{place}: {}", mistake.key),
             None => mistake.key.clone(),
         };
-        let (value, problem, advice) = (mistake.value.clone(), mistake.problem.clone(), mistake.advice.clone());
-        Self { severity, file, line, subject, value, problem, advice }
+        let (value, problem, advice) = (
+            mistake.value.clone(),
+            mistake.problem.clone(),
+            mistake.advice.clone(),
+        );
+        Self {
+            severity,
+            file,
+            line,
+            subject,
+            value,
+            problem,
+            advice,
+        }
     }
 
     /// The same, as a warning.
     #[must_use]
     pub fn as_warning(self) -> Self {
-        Self { severity: Severity::Warning, ..self }
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
     }
 
     /// A job file that cannot be read.
@@ -123,14 +138,21 @@ impl Report {
             }
         }
         let mut findings = findings;
-        findings.sort_by_key(|finding| (files.iter().position(|file| *file == finding.file), finding.line));
+        findings.sort_by_key(|finding| {
+            (
+                files.iter().position(|file| *file == finding.file),
+                finding.line,
+            )
+        });
         Self { findings }
     }
 
     /// With every warning as an error.
     #[must_use]
     pub fn strict(mut self) -> Self {
-        self.findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
+        self.findings
+            .iter_mut()
+            .for_each(|finding| finding.severity = Severity::Error);
         self
     }
 
@@ -143,13 +165,20 @@ impl Report {
     /// How many of that severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
-        self.findings.iter().filter(|finding| finding.severity == severity).count()
+        self.findings
+            .iter()
+            .filter(|finding| finding.severity == severity)
+            .count()
     }
 
     /// Exit code: 2 with any error, else 0.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        if self.count(Severity::Error) > 0 { 2 } else { 0 }
+        if self.count(Severity::Error) > 0 {
+            2
+        } else {
+            0
+        }
     }
 
     /// For programs.
@@ -169,18 +198,34 @@ impl Report {
         let mut file = None;
         for finding in &self.findings {
             if file != Some(&finding.file) {
-                let _ = writeln!(out, "{}{}", if file.is_some() { "\n" } else { "" }, finding.file);
+                let _ = writeln!(
+                    out,
+                    "{}{}",
+                    if file.is_some() { "\n" } else { "" },
+                    finding.file
+                );
                 file = Some(&finding.file);
             }
-            let line = finding.line.map(|line| format!("{line}: ")).unwrap_or_default();
+            let line = finding
+                .line
+                .map(|line| format!("{line}: "))
+                .unwrap_or_default();
             let word = finding.severity.word();
             let word = match (colour, finding.severity) {
                 (false, _) => word.to_owned(),
                 (true, Severity::Error) => format!("\x1b[1;31m{word}\x1b[0m"),
                 (true, Severity::Warning) => format!("\x1b[33m{word}\x1b[0m"),
             };
-            let subject = if finding.subject.is_empty() { String::new() } else { format!("{} ", finding.subject) };
-            let value = finding.value.as_ref().map(|value| format!("= {value} ")).unwrap_or_default();
+            let subject = if finding.subject.is_empty() {
+                String::new()
+            } else {
+                format!("{} ", finding.subject)
+            };
+            let value = finding
+                .value
+                .as_ref()
+                .map(|value| format!("= {value} "))
+                .unwrap_or_default();
             let _ = writeln!(out, "  {line}{word}: {subject}{value}{}", finding.problem);
             if !finding.advice.is_empty() {
                 let _ = writeln!(out, "      {}", finding.advice);
@@ -200,7 +245,11 @@ impl Report {
             (0, 0) => "no mistakes found".to_owned(),
             (_, 0) => count(Severity::Error, "error"),
             (0, _) => count(Severity::Warning, "warning"),
-            _ => format!("{}, {}", count(Severity::Error, "error"), count(Severity::Warning, "warning")),
+            _ => format!(
+                "{}, {}",
+                count(Severity::Error, "error"),
+                count(Severity::Warning, "warning")
+            ),
         }
     }
 }
@@ -239,7 +288,10 @@ mod tests {
     #[test]
     fn warnings_alone_are_no_failure() {
         let report = Report::new(vec![finding("b", 9, Severity::Warning)]);
-        assert_eq!((report.exit_code(), report.summary().as_str()), (0, "1 warning"));
+        assert_eq!(
+            (report.exit_code(), report.summary().as_str()),
+            (0, "1 warning")
+        );
         assert_eq!(Report::default().summary(), "no mistakes found");
     }
 }

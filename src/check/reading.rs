@@ -25,16 +25,27 @@ impl Files {
         match std::fs::read(path) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
-                self.error(key, path, &format!("cannot be read: {error}"), "check the path and its rights");
+                self.error(
+                    key,
+                    path,
+                    &format!("cannot be read: {error}"),
+                    "check the path and its rights",
+                );
                 None
             }
         }
     }
 
-    /// The files in a folder of CAs and in those below it, whatever their names, as the program reads them.
+    /// The files in a folder of CAs and in those below it, whatever their names, as the program
+    /// reads them.
     pub(crate) fn tree(&mut self, key: &str, path: &Path) -> Vec<PathBuf> {
         files_below(path).unwrap_or_else(|error| {
-            self.error(key, path, &format!("cannot be read: {error}"), "name a folder that exists");
+            self.error(
+                key,
+                path,
+                &format!("cannot be read: {error}"),
+                "name a folder that exists",
+            );
             Vec::new()
         })
     }
@@ -43,8 +54,10 @@ impl Files {
     pub(crate) fn folder(&mut self, key: &str, path: &Path) -> Vec<PathBuf> {
         match std::fs::read_dir(path) {
             Ok(entries) => {
-                let visible =
-                    |path: &PathBuf| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."));
+                let visible = |path: &PathBuf| {
+                    path.file_name()
+                        .is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
+                };
                 let mut paths: Vec<PathBuf> = entries
                     .flatten()
                     .map(|entry| entry.path())
@@ -54,7 +67,12 @@ impl Files {
                 paths
             }
             Err(error) => {
-                self.error(key, path, &format!("cannot be read: {error}"), "name a folder that exists");
+                self.error(
+                    key,
+                    path,
+                    &format!("cannot be read: {error}"),
+                    "name a folder that exists",
+                );
                 Vec::new()
             }
         }

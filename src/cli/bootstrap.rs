@@ -1,4 +1,5 @@
-//! Arguments of `lb bootstrap`: plain values as typed; `bootstrap` makes a cluster's description of them.
+//! Arguments of `lb bootstrap`: plain values as typed; `bootstrap` makes a cluster's description of
+//! them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -82,11 +83,13 @@ pub enum Only {
 /// What to do with the cluster.
 #[derive(Clone, Debug, Subcommand)]
 pub enum BootstrapAction {
-    /// Bring the cluster up, or to what its description says. Changes nothing that is right already.
+    /// Bring the cluster up, or to what its description says. Changes nothing that is right
+    /// already.
     Up(UpArgs),
     /// Print what `up` would change, node by node. Exit code 3 when it would change something.
     Plan,
-    /// Print members, leaders, nodes and the days left of each certificate. Exit code 3 when degraded.
+    /// Print members, leaders, nodes and the days left of each certificate. Exit code 3 when
+    /// degraded.
     Status,
     /// Print the exports for the consul and nomad commands, and write the browser's client.pfx.
     Env,
@@ -174,7 +177,10 @@ impl BootstrapArgs {
 
     /// Whether `--json` means something: there is a result to print.
     pub(super) fn has_result(&self) -> bool {
-        matches!(self.action(), BootstrapAction::Plan | BootstrapAction::Status | BootstrapAction::Env)
+        matches!(
+            self.action(),
+            BootstrapAction::Plan | BootstrapAction::Status | BootstrapAction::Env
+        )
     }
 
     /// The flag of `up` that was given to another subcommand, if one was.
@@ -197,11 +203,19 @@ mod tests {
     use crate::cli::{Action, Cli, parse};
 
     fn parsed(line: &str) -> Result<Cli, clap::Error> {
-        parse(["lb", "bootstrap"].into_iter().chain(line.split_whitespace()).map(OsString::from))
+        parse(
+            ["lb", "bootstrap"]
+                .into_iter()
+                .chain(line.split_whitespace())
+                .map(OsString::from),
+        )
     }
 
     fn args(line: &str) -> BootstrapArgs {
-        match parsed(line).unwrap_or_else(|error| panic!("{line}: {error}")).command {
+        match parsed(line)
+            .unwrap_or_else(|error| panic!("{line}: {error}"))
+            .command
+        {
             Action::Bootstrap(args) => args,
             other => panic!("{line}: {other:?}"),
         }
@@ -217,7 +231,14 @@ mod tests {
             ("--detach up --local --with-sample", true, true),
         ] {
             match args(line).action() {
-                BootstrapAction::Up(up) => assert_eq!(up, UpArgs { detach, with_sample }, "{line}"),
+                BootstrapAction::Up(up) => assert_eq!(
+                    up,
+                    UpArgs {
+                        detach,
+                        with_sample
+                    },
+                    "{line}"
+                ),
                 other => panic!("{line}: {other:?}"),
             }
         }
@@ -227,16 +248,40 @@ mod tests {
     fn flags_of_the_cluster_stand_before_and_after_the_word() {
         let flags = "--cluster c.toml --local --only consul --state s --network 127.0.9.0/24 --consul-bin c --nomad-bin n \
                      --acl --passphrase-file p --inventory - --timeout 1m30s";
-        for word in
-            ["up", "plan", "status", "env", "rotate-certs", "rotate-gossip", "replace-node w", "upgrade", "down"]
-        {
+        for word in [
+            "up",
+            "plan",
+            "status",
+            "env",
+            "rotate-certs",
+            "rotate-gossip",
+            "replace-node w",
+            "upgrade",
+            "down",
+        ] {
             for line in [format!("{word} {flags}"), format!("{flags} {word}")] {
                 let found = args(&line).cluster;
-                assert_eq!(found.cluster.as_deref(), Some(Path::new("c.toml")), "{line}");
-                assert!(found.local && found.acl && found.only == Some(Only::Consul), "{line}");
-                assert_eq!(found.network, Some("127.0.9.0/24".parse().unwrap()), "{line}");
-                let paths =
-                    [&found.state, &found.consul_bin, &found.nomad_bin, &found.passphrase_file, &found.inventory];
+                assert_eq!(
+                    found.cluster.as_deref(),
+                    Some(Path::new("c.toml")),
+                    "{line}"
+                );
+                assert!(
+                    found.local && found.acl && found.only == Some(Only::Consul),
+                    "{line}"
+                );
+                assert_eq!(
+                    found.network,
+                    Some("127.0.9.0/24".parse().unwrap()),
+                    "{line}"
+                );
+                let paths = [
+                    &found.state,
+                    &found.consul_bin,
+                    &found.nomad_bin,
+                    &found.passphrase_file,
+                    &found.inventory,
+                ];
                 assert_eq!(
                     paths.map(|path| path.as_deref().unwrap().to_str().unwrap()),
                     ["s", "c", "n", "p", "-"],
@@ -251,16 +296,35 @@ mod tests {
     #[test]
     fn subcommands_have_flags_of_their_own() {
         let action = |line: &str| args(line).action();
-        assert!(matches!(action("rotate-certs --ca"), BootstrapAction::RotateCerts(RotateCertsArgs { ca: true })));
-        let BootstrapAction::ReplaceNode(replace) = action("replace-node w-1 --yes") else { panic!() };
-        let expected = ReplaceNodeArgs { name: "w-1".into(), yes: true };
-        assert_eq!(replace, expected);
-        let BootstrapAction::Upgrade(upgrade) = action("upgrade --consul-version 1.9.0 --nomad-bin n") else {
+        assert!(matches!(
+            action("rotate-certs --ca"),
+            BootstrapAction::RotateCerts(RotateCertsArgs { ca: true })
+        ));
+        let BootstrapAction::ReplaceNode(replace) = action("replace-node w-1 --yes") else {
             panic!()
         };
-        let expected = UpgradeArgs { consul_version: Some("1.9.0".to_owned()), nomad_version: None };
+        let expected = ReplaceNodeArgs {
+            name: "w-1".into(),
+            yes: true,
+        };
+        assert_eq!(replace, expected);
+        let BootstrapAction::Upgrade(upgrade) =
+            action("upgrade --consul-version 1.9.0 --nomad-bin n")
+        else {
+            panic!()
+        };
+        let expected = UpgradeArgs {
+            consul_version: Some("1.9.0".to_owned()),
+            nomad_version: None,
+        };
         assert_eq!(upgrade, expected);
-        assert!(matches!(action("down --purge"), BootstrapAction::Down(DownArgs { yes: false, purge: true })));
+        assert!(matches!(
+            action("down --purge"),
+            BootstrapAction::Down(DownArgs {
+                yes: false,
+                purge: true
+            })
+        ));
     }
 
     #[test]
@@ -272,16 +336,33 @@ mod tests {
             ("--timeout 5", "--timeout"),
             ("replace-node", "<NAME>"),
             ("plan --detach", "--detach"),
-            ("--detach plan", "'--detach' makes no sense for 'bootstrap plan'"),
-            ("--with-sample down", "'--with-sample' makes no sense for 'bootstrap down'"),
+            (
+                "--detach plan",
+                "'--detach' makes no sense for 'bootstrap plan'",
+            ),
+            (
+                "--with-sample down",
+                "'--with-sample' makes no sense for 'bootstrap down'",
+            ),
             ("up --json", "'--json' makes no sense for 'bootstrap up'"),
             ("--json", "'--json' makes no sense for 'bootstrap'"),
-            ("down --json", "'--json' makes no sense for 'bootstrap down'"),
+            (
+                "down --json",
+                "'--json' makes no sense for 'bootstrap down'",
+            ),
         ] {
             let error = parsed(line).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains(expected), "{line}: {error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains(expected),
+                "{line}: {error}"
+            );
         }
-        for line in ["plan --json", "--json status", "env --json", "--local --json plan"] {
+        for line in [
+            "plan --json",
+            "--json status",
+            "env --json",
+            "--local --json plan",
+        ] {
             assert!(parsed(line).unwrap().json, "{line}");
         }
     }

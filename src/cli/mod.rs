@@ -1,30 +1,40 @@
 //! The command line: subcommands and flags, nothing else.
 //!
-//! Flags for configuration keys are made from the table of keys, so that help, completions and the manual page know
-//! each of them.
+//! Flags for configuration keys are made from the table of keys, so that help, completions and the
+//! manual page know each of them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand,
+    ValueEnum,
+};
 
 use crate::config::keys::{Kind, SECTIONS, Section, Shape};
 
 mod bootstrap;
 
 pub use bootstrap::{
-    BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only, ReplaceNodeArgs, RotateCertsArgs, UpArgs, UpgradeArgs,
+    BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only, ReplaceNodeArgs, RotateCertsArgs,
+    UpArgs, UpgradeArgs,
 };
 
 /// A dynamic load balancer fed by the Consul catalog.
 #[derive(Debug, Parser)]
-#[command(name = "lb", version, arg_required_else_help = true, subcommand_required = true)]
+#[command(
+    name = "lb",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Action,
-    /// Print results as JSON (check, routes, explain, services, events, version; of bootstrap: plan, status, env).
+    /// Print results as JSON (check, routes, explain, services, events, version; of bootstrap:
+    /// plan, status, env).
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -38,8 +48,8 @@ pub enum Action {
     Run(ConfigArgs),
     /// Show it all at work on this machine, with nothing to install.
     ///
-    /// Starts three small services with several instances each and the router in front; instances come, go and turn
-    /// sick by themselves. Ctrl-C ends all of it.
+    /// Starts three small services with several instances each and the router in front; instances
+    /// come, go and turn sick by themselves. Ctrl-C ends all of it.
     Demo(DemoArgs),
     /// Find every mistake at once: configuration, certificates, tags in Nomad job files.
     ///
@@ -49,17 +59,20 @@ pub enum Action {
     Routes(RoutesArgs),
     /// Tell which route and which targets a request would meet, and why.
     Explain(ExplainArgs),
-    /// Print the services: instances with their state, why they are out, rejected tags, and how fresh the knowledge is.
+    /// Print the services: instances with their state, why they are out, rejected tags, and how
+    /// fresh the knowledge is.
     Services(ServicesArgs),
-    /// Print what happened: instances that came, left or changed their state, and why; sources, reloads, certificates.
+    /// Print what happened: instances that came, left or changed their state, and why; sources,
+    /// reloads, certificates.
     ///
     /// The running lb keeps the last 1,000 events.
     Events(EventsArgs),
     /// Serve as Fabio did: with its flags, its environment and its properties file.
     ///
-    /// Takes what stands behind a `fabio` on the command line today, like `-proxy.addr :9999 -cfg fabio.properties`, and
-    /// the FABIO_* variables. `lb fabio -print-config` prints what that is in lb's own configuration, for `lb run`;
-    /// `lb fabio -help` lists the flags. A binary that is called `fabio` does the same without the word.
+    /// Takes what stands behind a `fabio` on the command line today, like `-proxy.addr :9999 -cfg
+    /// fabio.properties`, and the FABIO_* variables. `lb fabio -print-config` prints what that is
+    /// in lb's own configuration, for `lb run`; `lb fabio -help` lists the flags. A binary that is
+    /// called `fabio` does the same without the word.
     #[command(disable_help_flag = true)]
     Fabio(FabioArgs),
     /// Bring up a Consul and Nomad cluster with mTLS everywhere, and look after it.
@@ -68,8 +81,8 @@ pub enum Action {
     Bootstrap(BootstrapArgs),
     /// Serve as one instance of a small service, to try things on.
     ///
-    /// It answers every path with what it is, /health with 200, and ends as a good instance does: no new connections,
-    /// running requests finished. Nothing is registered anywhere.
+    /// It answers every path with what it is, /health with 200, and ends as a good instance does:
+    /// no new connections, running requests finished. Nothing is registered anywhere.
     Sample(SampleArgs),
     /// Print a completion script for a shell.
     Completions {
@@ -137,7 +150,12 @@ pub enum RoutesFormat {
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
     /// The admin listener to ask.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9998", env = "LB_ADMIN_URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:9998",
+        env = "LB_ADMIN_URL"
+    )]
     pub admin: String,
     /// CAs to trust there, with https. Without it: the system's.
     #[arg(long, value_name = "FILE")]
@@ -172,8 +190,8 @@ pub struct ExplainArgs {
     /// Request header; may be repeated.
     #[arg(long, value_name = "K: V")]
     pub header: Vec<String>,
-    /// Address that the request comes from, for allow=, deny= and hash:ip [default: that of this command, as the running
-    /// lb sees it].
+    /// Address that the request comes from, for allow=, deny= and hash:ip [default: that of this
+    /// command, as the running lb sees it].
     #[arg(long, value_name = "IP")]
     pub from: Option<std::net::IpAddr>,
     /// The lb to ask.
@@ -204,7 +222,11 @@ pub struct EventsArgs {
 #[derive(Clone, Debug, Args)]
 pub struct FabioArgs {
     /// Fabio's flags.
-    #[arg(value_name = "FABIO FLAGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "FABIO FLAGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub words: Vec<OsString>,
 }
 
@@ -240,20 +262,35 @@ fn is_repeated(section: &Section) -> bool {
 /// The whole command, with a flag for every key.
 #[must_use]
 pub fn command() -> Command {
-    Cli::command().mut_subcommand("run", with_keys).mut_subcommand("check", with_keys)
+    Cli::command()
+        .mut_subcommand("run", with_keys)
+        .mut_subcommand("check", with_keys)
 }
 
 fn with_keys(mut command: Command) -> Command {
     for section in SECTIONS {
         if is_repeated(section) {
-            let value = if section.name == "static.route" { "ROUTE" } else { "NAME_OR_ADDR;KEY=VALUE;…" };
-            let arg = Arg::new(section.name).long(section.name).value_name(value).action(ArgAction::Append);
-            command = command.arg(arg.help(section.doc).help_heading("Listeners, certificates, static routes"));
+            let value = if section.name == "static.route" {
+                "ROUTE"
+            } else {
+                "NAME_OR_ADDR;KEY=VALUE;…"
+            };
+            let arg = Arg::new(section.name)
+                .long(section.name)
+                .value_name(value)
+                .action(ArgAction::Append);
+            command = command.arg(
+                arg.help(section.doc)
+                    .help_heading("Listeners, certificates, static routes"),
+            );
             continue;
         }
         for key in section.keys {
             let path = section.path(key);
-            let mut arg = Arg::new(path.clone()).long(path).value_name(key.kind.placeholder()).action(ArgAction::Set);
+            let mut arg = Arg::new(path.clone())
+                .long(path)
+                .value_name(key.kind.placeholder())
+                .action(ArgAction::Set);
             if section.name.is_empty() && key.name.contains('_') {
                 // As flags are usually written.
                 arg = arg.visible_alias(key.name.replace('_', "-"));
@@ -261,9 +298,15 @@ fn with_keys(mut command: Command) -> Command {
             if key.kind == Kind::Bool {
                 arg = arg.num_args(0..=1).default_missing_value("true");
             }
-            let default = key.default.filter(|text| !text.is_empty()).map(|text| format!(" [default: {text}]"));
-            let heading =
-                if section.name.is_empty() { "Top of the file".to_owned() } else { format!("[{}]", section.name) };
+            let default = key
+                .default
+                .filter(|text| !text.is_empty())
+                .map(|text| format!(" [default: {text}]"));
+            let heading = if section.name.is_empty() {
+                "Top of the file".to_owned()
+            } else {
+                format!("[{}]", section.name)
+            };
             let help = format!("{}{}", key.doc, default.unwrap_or_default());
             command = command.arg(arg.help(help).help_heading(heading).hide_short_help(true));
         }
@@ -279,7 +322,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
     let args: Vec<OsString> = args.into_iter().collect();
     // Words of Fabio's are nobody else's: not even `-h`, or `--proxy.addr`.
     if let Some(words) = words_of_fabio(&args) {
-        return Ok(Cli { command: Action::Fabio(FabioArgs { words: words.to_vec() }), json: false });
+        return Ok(Cli {
+            command: Action::Fabio(FabioArgs {
+                words: words.to_vec(),
+            }),
+            json: false,
+        });
     }
     let matches = command().try_get_matches_from(named_keys(args))?;
     let mut cli = Cli::from_arg_matches(&matches)?;
@@ -291,7 +339,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
     if let Action::Bootstrap(args) = &cli.command
         && let Some(flag) = args.misplaced_flag()
     {
-        let problem = format!("'{flag}' makes no sense for '{}'; it belongs to 'bootstrap up'", words(&matches));
+        let problem = format!(
+            "'{flag}' makes no sense for '{}'; it belongs to 'bootstrap up'",
+            words(&matches)
+        );
         return Err(command().error(ErrorKind::ArgumentConflict, problem));
     }
     if let (Action::Run(config) | Action::Check(CheckArgs { config, .. }), Some((_, matches))) =
@@ -306,7 +357,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
 /// What stands behind `lb fabio`, or behind a program that is called `fabio`.
 fn words_of_fabio(args: &[OsString]) -> Option<&[OsString]> {
     let (program, words) = args.split_first()?;
-    if std::path::Path::new(program).file_name().is_some_and(|name| name == "fabio") {
+    if std::path::Path::new(program)
+        .file_name()
+        .is_some_and(|name| name == "fabio")
+    {
         return Some(words);
     }
     let (first, words) = words.split_first()?;
@@ -359,10 +413,14 @@ fn settings(matches: &ArgMatches) -> Vec<(String, String)> {
     found
 }
 
-/// `--certificates.main.path X` and `--listener.0.protocol tcp` name what only the user knows; they become `--set`.
+/// `--certificates.main.path X` and `--listener.0.protocol tcp` name what only the user knows; they
+/// become `--set`.
 fn named_keys(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let prefixes: Vec<String> =
-        SECTIONS.iter().filter(|section| is_repeated(section)).map(|section| format!("--{}.", section.name)).collect();
+    let prefixes: Vec<String> = SECTIONS
+        .iter()
+        .filter(|section| is_repeated(section))
+        .map(|section| format!("--{}.", section.name))
+        .collect();
     let mut out = Vec::new();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
@@ -371,7 +429,11 @@ fn named_keys(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
             out.extend(args);
             break;
         }
-        let named = arg.to_str().filter(|text| prefixes.iter().any(|prefix| text.starts_with(prefix.as_str())));
+        let named = arg.to_str().filter(|text| {
+            prefixes
+                .iter()
+                .any(|prefix| text.starts_with(prefix.as_str()))
+        });
         match named.map(|text| text.trim_start_matches('-').to_owned()) {
             Some(text) if text.contains('=') => out.push(format!("--set={text}").into()),
             Some(text) => {
@@ -408,34 +470,71 @@ mod tests {
 
     #[test]
     fn keys_are_flags() {
-        let found = run_settings(&["--consul.address", "https://a:1", "--proxy.workers=3", "--consul.stale"]);
-        let expected =
-            [pair("consul.address", "https://a:1"), pair("consul.stale", "true"), pair("proxy.workers", "3")];
+        let found = run_settings(&[
+            "--consul.address",
+            "https://a:1",
+            "--proxy.workers=3",
+            "--consul.stale",
+        ]);
+        let expected = [
+            pair("consul.address", "https://a:1"),
+            pair("consul.stale", "true"),
+            pair("proxy.workers", "3"),
+        ];
         assert_eq!(found, expected);
-        let found = run_settings(&["--consul.stale=false", "--listener", ":1", "--listener", ":2;protocol=tcp"]);
-        let expected = [pair("consul.stale", "false"), pair("listener", ":1"), pair("listener", ":2;protocol=tcp")];
+        let found = run_settings(&[
+            "--consul.stale=false",
+            "--listener",
+            ":1",
+            "--listener",
+            ":2;protocol=tcp",
+        ]);
+        let expected = [
+            pair("consul.stale", "false"),
+            pair("listener", ":1"),
+            pair("listener", ":2;protocol=tcp"),
+        ];
         assert_eq!(found, expected);
     }
 
     #[test]
     fn named_sections_are_flags_too() {
-        let found = run_settings(&["--certificates.main.cert_file", "a.pem", "--listener.0.protocol=tcp"]);
-        assert_eq!(found, [pair("certificates.main.cert_file", "a.pem"), pair("listener.0.protocol", "tcp")]);
-        assert_eq!(run_settings(&["--set", "consul.wait=1s"]), [pair("consul.wait", "1s")]);
+        let found = run_settings(&[
+            "--certificates.main.cert_file",
+            "a.pem",
+            "--listener.0.protocol=tcp",
+        ]);
+        assert_eq!(
+            found,
+            [
+                pair("certificates.main.cert_file", "a.pem"),
+                pair("listener.0.protocol", "tcp")
+            ]
+        );
+        assert_eq!(
+            run_settings(&["--set", "consul.wait=1s"]),
+            [pair("consul.wait", "1s")]
+        );
     }
 
     #[test]
     fn words_of_fabio_are_left_alone() {
-        let words = |args: &[&str]| match parse(args.iter().map(OsString::from)).map(|cli| cli.command) {
-            Ok(Action::Fabio(args)) => args.words,
-            other => panic!("{args:?}: {other:?}"),
-        };
+        let words =
+            |args: &[&str]| match parse(args.iter().map(OsString::from)).map(|cli| cli.command) {
+                Ok(Action::Fabio(args)) => args.words,
+                other => panic!("{args:?}: {other:?}"),
+            };
         let flags = ["-proxy.addr", ":1", "--cfg=x", "-h", "--json", "--", "-v"];
         assert_eq!(words(&[&["lb", "fabio"][..], &flags].concat()), flags);
-        assert_eq!(words(&[&["/usr/local/bin/fabio"][..], &flags].concat()), flags);
+        assert_eq!(
+            words(&[&["/usr/local/bin/fabio"][..], &flags].concat()),
+            flags
+        );
         assert!(words(&["fabio"]).is_empty());
         assert!(matches!(
-            parse(["lb", "run", "--set", "a=fabio"].map(OsString::from)).unwrap().command,
+            parse(["lb", "run", "--set", "a=fabio"].map(OsString::from))
+                .unwrap()
+                .command,
             Action::Run(_)
         ));
     }
@@ -443,22 +542,42 @@ mod tests {
     #[test]
     fn json_is_for_results() {
         let parsed = |args: &[&str]| parse(["lb"].iter().chain(args).map(OsString::from));
-        for args in [&["demo", "--json"][..], &["--json", "run"], &["man", "--json"]] {
+        for args in [
+            &["demo", "--json"][..],
+            &["--json", "run"],
+            &["man", "--json"],
+        ] {
             let error = parsed(args).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains("--json"), "{error}");
+            assert!(
+                error.exit_code() == 2 && error.to_string().contains("--json"),
+                "{error}"
+            );
         }
-        for args in [&["check", "--json"][..], &["--json", "routes"], &["version", "--json"]] {
+        for args in [
+            &["check", "--json"][..],
+            &["--json", "routes"],
+            &["version", "--json"],
+        ] {
             assert!(parsed(args).unwrap().json, "{args:?}");
         }
     }
 
     #[test]
     fn wrong_usage_is_exit_code_two() {
-        for args in [&["lb", "run", "--consul.adress", "x"][..], &["lb", "fly"], &["lb", "run", "--set", "x"]] {
+        for args in [
+            &["lb", "run", "--consul.adress", "x"][..],
+            &["lb", "fly"],
+            &["lb", "run", "--set", "x"],
+        ] {
             let error = parse(args.iter().map(OsString::from)).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{error}");
         }
-        let error = parse(["lb", "run", "--consul.adress", "x"].iter().map(OsString::from)).unwrap_err();
+        let error = parse(
+            ["lb", "run", "--consul.adress", "x"]
+                .iter()
+                .map(OsString::from),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("--consul.address"), "{error}");
     }
 }

@@ -1,8 +1,10 @@
-//! A form of the access log of one's own: text with fields, in the language of Fabio's `log.access.format`.
+//! A form of the access log of one's own: text with fields, in the language of Fabio's
+//! `log.access.format`.
 //!
-//! A field is `$` and letters, digits, `_` or `-`; `$header.NAME` is a header field of the request. A `$` before anything
-//! else stands for itself, and takes the character after it along. Values are written as they are, but for control
-//! characters, quotes and backslashes, which could forge another line or field.
+//! A field is `$` and letters, digits, `_` or `-`; `$header.NAME` is a header field of the request.
+//! A `$` before anything else stands for itself, and takes the character after it along. Values are
+//! written as they are, but for control characters, quotes and backslashes, which could forge
+//! another line or field.
 
 use http::HeaderName;
 
@@ -147,16 +149,30 @@ impl AccessFormat {
     /// # Errors
     /// A text without a field, or with an unknown one.
     pub fn parse(text: &str) -> Result<Self, AccessFormatError> {
-        let mut format = Self { text: text.to_owned(), items: Vec::new(), headers: Vec::new() };
+        let mut format = Self {
+            text: text.to_owned(),
+            items: Vec::new(),
+            headers: Vec::new(),
+        };
         let mut rest = text;
         while !rest.is_empty() {
             let name = rest.strip_prefix('$').map(word).unwrap_or_default();
-            let taken =
-                if name.is_empty() { format.plain(rest) } else { format.field(name, &rest[1 + name.len()..])? };
+            let taken = if name.is_empty() {
+                format.plain(rest)
+            } else {
+                format.field(name, &rest[1 + name.len()..])?
+            };
             rest = &rest[taken..];
         }
-        let known = format.items.iter().any(|item| !matches!(item, AccessItem::Text(_)));
-        if known { Ok(format) } else { Err(AccessFormatError::NoField) }
+        let known = format
+            .items
+            .iter()
+            .any(|item| !matches!(item, AccessItem::Text(_)));
+        if known {
+            Ok(format)
+        } else {
+            Err(AccessFormatError::NoField)
+        }
     }
 
     /// Takes text up to the next field; how many bytes that was.
@@ -166,19 +182,29 @@ impl AccessFormat {
             Some(after) => 1 + after.chars().next().map_or(0, char::len_utf8),
             None => 0,
         };
-        let taken = rest[skipped..].find('$').map_or(rest.len(), |at| skipped + at);
+        let taken = rest[skipped..]
+            .find('$')
+            .map_or(rest.len(), |at| skipped + at);
         self.items.push(AccessItem::Text(rest[..taken].to_owned()));
         taken
     }
 
     /// Takes the field `$name` that `after` follows; how many bytes that was.
     fn field(&mut self, name: &str, after: &str) -> Result<usize, AccessFormatError> {
-        let header = if name == "header" { after.strip_prefix('.').map(word).unwrap_or_default() } else { "" };
+        let header = if name == "header" {
+            after.strip_prefix('.').map(word).unwrap_or_default()
+        } else {
+            ""
+        };
         if let Ok(header_name) = header.parse::<HeaderName>() {
-            let at = self.headers.iter().position(|known| *known == header_name).unwrap_or_else(|| {
-                self.headers.push(header_name);
-                self.headers.len() - 1
-            });
+            let at = self
+                .headers
+                .iter()
+                .position(|known| *known == header_name)
+                .unwrap_or_else(|| {
+                    self.headers.push(header_name);
+                    self.headers.len() - 1
+                });
             self.items.push(AccessItem::Header(at));
             return Ok("$header.".len() + header.len());
         }
@@ -210,7 +236,9 @@ impl AccessFormat {
     /// Whether it tells one of these.
     #[must_use]
     pub fn tells(&self, fields: &[AccessField]) -> bool {
-        self.items.iter().any(|item| matches!(item, AccessItem::Field(field) if fields.contains(field)))
+        self.items
+            .iter()
+            .any(|item| matches!(item, AccessItem::Field(field) if fields.contains(field)))
     }
 }
 
@@ -243,16 +271,31 @@ mod tests {
             ("a $request b", &["\"a \"", "Request", "\" b\""]),
             ("$request$request_uri", &["Request", "RequestUri"]),
             ("$remote_host.x", &["RemoteHost", "\".x\""]),
-            ("\"$header.User-Agent\"", &["\"\\\"\"", "header user-agent", "\"\\\"\""]),
-            ("$header.a$header.B.$header.A", &["header a", "header b", "\".\"", "header a"]),
+            (
+                "\"$header.User-Agent\"",
+                &["\"\\\"\"", "header user-agent", "\"\\\"\""],
+            ),
+            (
+                "$header.a$header.B.$header.A",
+                &["header a", "header b", "\".\"", "header a"],
+            ),
             ("$$request $request", &["\"$$request \"", "Request"]),
             ("100$ $request$", &["\"100\"", "\"$ \"", "Request", "\"$\""]),
             ("$ü$request", &["\"$ü\"", "Request"]),
         ];
         for (text, items) in cases {
-            assert_eq!(shown(text).as_deref(), Ok(owned(items).as_slice()), "{text}");
+            assert_eq!(
+                shown(text).as_deref(),
+                Ok(owned(items).as_slice()),
+                "{text}"
+            );
         }
-        assert_eq!(AccessFormat::parse("$header.a$header.A$header.b").unwrap().headers(), ["a", "b"]);
+        assert_eq!(
+            AccessFormat::parse("$header.a$header.A$header.b")
+                .unwrap()
+                .headers(),
+            ["a", "b"]
+        );
     }
 
     fn owned(items: &[&str]) -> Vec<String> {
@@ -262,16 +305,32 @@ mod tests {
     #[test]
     fn what_is_no_form_is_named_with_what_was_meant() {
         for (text, problem, advice) in [
-            ("plain", "holds no field", "write off, common, combined, json, or a text with fields"),
+            (
+                "plain",
+                "holds no field",
+                "write off, common, combined, json, or a text with fields",
+            ),
             ("", "holds no field", "write off"),
-            ("$upstream_adr", "holds $upstream_adr, which is no field", "did you mean $upstream_addr?"),
+            (
+                "$upstream_adr",
+                "holds $upstream_adr, which is no field",
+                "did you mean $upstream_addr?",
+            ),
             ("$header", "holds $header, which is no field", ""),
             ("$header.", "holds $header, which is no field", ""),
-            ("$Request", "holds $Request, which is no field", "did you mean $request?"),
+            (
+                "$Request",
+                "holds $Request, which is no field",
+                "did you mean $request?",
+            ),
         ] {
             let error = AccessFormat::parse(text).unwrap_err();
             assert_eq!(error.to_string(), problem, "{text}");
-            assert!(error.advice().starts_with(advice), "{text}: {}", error.advice());
+            assert!(
+                error.advice().starts_with(advice),
+                "{text}: {}",
+                error.advice()
+            );
         }
     }
 

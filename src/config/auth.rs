@@ -52,11 +52,22 @@ pub struct ExternalAuth {
 }
 
 /// Fields that frame a message, or belong to a connection: nobody else's to set.
-const FRAMING: [&str; 8] =
-    ["host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive"];
+const FRAMING: [&str; 8] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "trailer",
+    "keep-alive",
+];
 
 /// Reads the schemes.
-pub(super) fn schemes(settings: &Settings, mistakes: &mut Vec<Mistake>) -> BTreeMap<String, AuthConfig> {
+pub(super) fn schemes(
+    settings: &Settings,
+    mistakes: &mut Vec<Mistake>,
+) -> BTreeMap<String, AuthConfig> {
     let section = section("auth").expect("names of sections in this crate are in the table");
     let groups = settings.named.get("auth").into_iter().flatten();
     groups
@@ -74,24 +85,40 @@ pub(super) fn schemes(settings: &Settings, mistakes: &mut Vec<Mistake>) -> BTree
 fn basic(reader: &mut Reader<'_>, name: &str) -> AuthKind {
     let file = reader.path("file");
     if file.is_none() {
-        reader.wrong("file", "is missing", "name the file with names and passwords, as htpasswd writes it");
+        reader.wrong(
+            "file",
+            "is missing",
+            "name the file with names and passwords, as htpasswd writes it",
+        );
     }
     let realm = reader.text("realm").unwrap_or_else(|| name.to_owned());
-    if realm.chars().any(|c| c.is_control() || !c.is_ascii() || c == '"' || c == '\\') {
-        reader.wrong("realm", "cannot stand in a header", "use printable ASCII characters without \" and \\");
+    if realm
+        .chars()
+        .any(|c| c.is_control() || !c.is_ascii() || c == '"' || c == '\\')
+    {
+        reader.wrong(
+            "realm",
+            "cannot stand in a header",
+            "use printable ASCII characters without \" and \\",
+        );
     }
     let refresh = match reader.time("refresh") {
         Duration::ZERO => Duration::ZERO,
         time => time.max(REFRESH_MIN),
     };
-    AuthKind::Basic { file: file.unwrap_or_default(), realm, refresh }
+    AuthKind::Basic {
+        file: file.unwrap_or_default(),
+        realm,
+        refresh,
+    }
 }
 
 fn external(reader: &mut Reader<'_>) -> ExternalAuth {
     let endpoint = reader.text_or_empty("endpoint");
     let url = endpoint.parse::<http::Uri>().ok();
     let fits = url.is_some_and(|url| {
-        matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty())
+        matches!(url.scheme_str(), Some("http" | "https"))
+            && url.host().is_some_and(|host| !host.is_empty())
     });
     if endpoint.is_empty() {
         reader.wrong(

@@ -25,23 +25,35 @@ pub(crate) fn build(
     warnings: &mut Vec<Mistake>,
 ) -> Config {
     let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
-    let routes_http = one(settings, "routes_http", mistakes, |reader| routes_http::routes_http(reader, warnings));
-    let of_top = |key: &str| settings.once.get("").is_some_and(|top| top.entries.contains_key(key));
-    let has_routes = settings.lists.contains_key("static.route") || of_top("routes_file") || of_top("routes");
+    let routes_http = one(settings, "routes_http", mistakes, |reader| {
+        routes_http::routes_http(reader, warnings)
+    });
+    let of_top = |key: &str| {
+        settings
+            .once
+            .get("")
+            .is_some_and(|top| top.entries.contains_key(key))
+    };
+    let has_routes =
+        settings.lists.contains_key("static.route") || of_top("routes_file") || of_top("routes");
     let has_static = has_routes || routes_http.is_some();
-    let has_consul = given("consul") || given("consul.register") || around.consul.any || !has_static;
+    let has_consul =
+        given("consul") || given("consul.register") || around.consul.any || !has_static;
     let certificates = sources::certificates(settings, has_consul, mistakes, warnings);
     // What `VAULT_*` say concerns only those who use it here.
     let mut of_vault = Vec::new();
     let vault = one(settings, "vault", &mut of_vault, sources::vault);
-    if settings.present.contains("vault") || certificates.values().any(|it| it.source.uses_vault()) {
+    if settings.present.contains("vault") || certificates.values().any(|it| it.source.uses_vault())
+    {
         mistakes.append(&mut of_vault);
     }
     let mut config = Config {
         consul: None,
         static_routes: Vec::new(),
         routes_file: one(settings, "", mistakes, |reader| reader.path("routes_file")),
-        routes: one(settings, "", mistakes, |reader| reader.text_or_empty("routes")),
+        routes: one(settings, "", mistakes, |reader| {
+            reader.text_or_empty("routes")
+        }),
         take_over: one(settings, "", mistakes, |reader| reader.bool("take_over")),
         routes_http,
         dns: one(settings, "dns", mistakes, dns),
@@ -50,22 +62,34 @@ pub(crate) fn build(
         auth: auth::schemes(settings, mistakes),
         vault,
         proxy: proxy_and_retry(settings, mistakes, warnings),
-        compression: one(settings, "proxy.compression", mistakes, compression::compression),
+        compression: one(
+            settings,
+            "proxy.compression",
+            mistakes,
+            compression::compression,
+        ),
         health: one(settings, "health", mistakes, health),
-        admin: one(settings, "admin", mistakes, |reader| admin::admin(reader, &certificates)),
+        admin: one(settings, "admin", mistakes, |reader| {
+            admin::admin(reader, &certificates)
+        }),
         metrics: one(settings, "metrics", mistakes, metrics::metrics),
         drain: one(settings, "drain", mistakes, |reader| DrainConfig {
             grace: reader.time("grace"),
             timeout: reader.time("timeout"),
         }),
-        log: one(settings, "log", mistakes, |reader| log(reader, around.terminal)),
+        log: one(settings, "log", mistakes, |reader| {
+            log(reader, around.terminal)
+        }),
     };
     if has_consul {
         let register = one(settings, "consul.register", mistakes, agents::register);
-        let consul = |reader: &mut Reader<'_>| agents::consul(reader, around.consul, register, warnings);
+        let consul =
+            |reader: &mut Reader<'_>| agents::consul(reader, around.consul, register, warnings);
         config.consul = Some(one(settings, "consul", mistakes, consul));
     }
-    one(settings, "admin", mistakes, |reader| admin::check(reader, &config, warnings));
+    one(settings, "admin", mistakes, |reader| {
+        admin::check(reader, &config, warnings)
+    });
     config.static_routes = each(settings, "static.route", mistakes, static_route);
     config.certificates = certificates;
     config.listeners = listeners::listeners(settings, &config, mistakes, warnings);
@@ -79,9 +103,15 @@ pub(crate) fn proxy_and_retry(
     warnings: &mut Vec<Mistake>,
 ) -> ProxyConfig {
     let retry = one(settings, "retry", mistakes, |reader| {
-        (reader.count("attempts"), reader.count("budget_percent"), reader.count("budget_min"))
+        (
+            reader.count("attempts"),
+            reader.count("budget_percent"),
+            reader.count("budget_min"),
+        )
     });
-    one(settings, "proxy", mistakes, |reader| proxy(reader, warnings, retry))
+    one(settings, "proxy", mistakes, |reader| {
+        proxy(reader, warnings, retry)
+    })
 }
 
 /// Reads a section that stands once.
@@ -106,13 +136,25 @@ fn static_route(reader: &mut Reader<'_>) -> Option<StaticRoute> {
         value
     };
     let service = need("service", "name the service, as in service = \"web\"");
-    let source = need("source", "say where the route stands, as in source = \"www.example.com/api\"");
+    let source = need(
+        "source",
+        "say where the route stands, as in source = \"www.example.com/api\"",
+    );
     let targets = reader.list("targets");
     if targets.is_empty() {
-        reader.wrong("targets", "names no target", "write targets = [\"http://10.0.0.5:8080\"]");
+        reader.wrong(
+            "targets",
+            "names no target",
+            "write targets = [\"http://10.0.0.5:8080\"]",
+        );
     }
     let options = reader.text_or_empty("options");
-    let route = StaticRoute { service: service?, source: source?, targets, options };
+    let route = StaticRoute {
+        service: service?,
+        source: source?,
+        targets,
+        options,
+    };
     if !route.targets.is_empty() {
         for (name, problem) in static_routes::problems(&route) {
             reader.wrong(name, &format!("makes no route: {problem}"), "");
@@ -182,10 +224,22 @@ fn proxy(
         retry_budget_min: budget_min,
     };
     if http::HeaderValue::from_str(&config.tls_header_value).is_err() {
-        reader.wrong("tls_header_value", "cannot stand in a header", "use printable ASCII characters");
+        reader.wrong(
+            "tls_header_value",
+            "cannot stand in a header",
+            "use printable ASCII characters",
+        );
     }
-    if config.local_ip.as_ref().is_some_and(|text| text.parse::<std::net::IpAddr>().is_err()) {
-        reader.wrong("local_ip", "is not an IP address", "write it like \"10.0.0.1\"");
+    if config
+        .local_ip
+        .as_ref()
+        .is_some_and(|text| text.parse::<std::net::IpAddr>().is_err())
+    {
+        reader.wrong(
+            "local_ip",
+            "is not an IP address",
+            "write it like \"10.0.0.1\"",
+        );
     }
     config
 }
@@ -205,7 +259,11 @@ fn health(reader: &mut Reader<'_>) -> HealthConfig {
         frozen_after_ms: reader.millis("frozen_after"),
     };
     if config.eject_max_ms < config.eject_base_ms {
-        reader.wrong("eject_max", "is shorter than eject_base", "make it at least as long");
+        reader.wrong(
+            "eject_max",
+            "is shorter than eject_base",
+            "make it at least as long",
+        );
     }
     config
 }
@@ -218,7 +276,11 @@ fn dns(reader: &mut Reader<'_>) -> DnsConfig {
         timeout: reader.time("timeout"),
     };
     if config.max_ttl < config.min_ttl {
-        reader.wrong("max_ttl", "is shorter than min_ttl", "make it at least as long");
+        reader.wrong(
+            "max_ttl",
+            "is shorter than min_ttl",
+            "make it at least as long",
+        );
     }
     config
 }
@@ -250,7 +312,9 @@ fn access(reader: &mut Reader<'_>) -> AccessLog {
             Ok(format) => AccessLog::Custom(format.into()),
             Err(error) => {
                 let word = mistake::nearest(text, ["off", "common", "combined", "json"]);
-                let advice = word.map(|near| format!("did you mean {near}?")).unwrap_or_else(|| error.advice());
+                let advice = word
+                    .map(|near| format!("did you mean {near}?"))
+                    .unwrap_or_else(|| error.advice());
                 reader.wrong("access", &error.to_string(), &advice);
                 AccessLog::Off
             }
@@ -261,5 +325,8 @@ fn access(reader: &mut Reader<'_>) -> AccessLog {
 /// The number of keys there are: what tests of completeness compare with.
 #[cfg(test)]
 pub(crate) fn key_count() -> usize {
-    super::keys::SECTIONS.iter().map(|section| section.keys.len()).sum()
+    super::keys::SECTIONS
+        .iter()
+        .map(|section| section.keys.len())
+        .sum()
 }

@@ -6,10 +6,12 @@ use regex::{Regex, RegexBuilder};
 
 use super::reader::Reader;
 
-/// Most memory (bytes) that a compiled pattern may take: far above need, and a bound on what a text can cost.
+/// Most memory (bytes) that a compiled pattern may take: far above need, and a bound on what a text
+/// can cost.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 
-/// A regular expression over a `Content-Type`; it matches anywhere in it unless it says `^` and `$`.
+/// A regular expression over a `Content-Type`; it matches anywhere in it unless it says `^` and
+/// `$`.
 #[derive(Clone)]
 pub struct ContentTypes(Regex);
 
@@ -19,7 +21,10 @@ impl ContentTypes {
     /// # Errors
     /// What is no regular expression, or an excessive one.
     pub fn new(pattern: &str) -> Result<Self, regex::Error> {
-        RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build().map(Self)
+        RegexBuilder::new(pattern)
+            .size_limit(PATTERN_BYTES_MAX)
+            .build()
+            .map(Self)
     }
 
     /// Whether answers of this type are meant.
@@ -92,9 +97,17 @@ pub(super) fn compression(reader: &mut Reader<'_>) -> CompressionConfig {
         Some(Err(error)) => {
             let text = error.to_string();
             // The library draws a picture in several lines; its last one says what is wrong.
-            let reason = text.lines().next_back().unwrap_or_default().trim_start_matches("error: ");
+            let reason = text
+                .lines()
+                .next_back()
+                .unwrap_or_default()
+                .trim_start_matches("error: ");
             let problem = format!("is no regular expression ({reason})");
-            reader.wrong("content_types", &problem, "write it like \"^(text/|application/json)\"");
+            reader.wrong(
+                "content_types",
+                &problem,
+                "write it like \"^(text/|application/json)\"",
+            );
             None
         }
     };

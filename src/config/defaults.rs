@@ -1,4 +1,5 @@
-//! Defaults of the configuration's parts, read from the table of keys so that there is one place for them.
+//! Defaults of the configuration's parts, read from the table of keys so that there is one place
+//! for them.
 
 use super::build::{self, Surroundings};
 use super::raw::Settings;
@@ -7,13 +8,20 @@ use super::*;
 impl Default for Config {
     /// What `lb run` uses without file, flags and environment (and without a terminal).
     fn default() -> Self {
-        build::build(&Settings::default(), Surroundings::default(), &mut Vec::new(), &mut Vec::new())
+        build::build(
+            &Settings::default(),
+            Surroundings::default(),
+            &mut Vec::new(),
+            &mut Vec::new(),
+        )
     }
 }
 
 impl Default for ConsulConfig {
     fn default() -> Self {
-        Config::default().consul.expect("without static sources there is a Consul section")
+        Config::default()
+            .consul
+            .expect("without static sources there is a Consul section")
     }
 }
 
@@ -67,6 +75,10 @@ impl Default for LogConfig {
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        Config::default().listeners.into_iter().next().expect("there is always a listener")
+        Config::default()
+            .listeners
+            .into_iter()
+            .next()
+            .expect("there is always a listener")
     }
 }

@@ -1,6 +1,7 @@
 //! Durations as people write them: `250ms`, `10s`, `1m30s`.
 //!
-//! A parser of our own, because the whole grammar fits in a screen and the message should name the units we take.
+//! A parser of our own, because the whole grammar fits in a screen and the message should name the
+//! units we take.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ const UNITS: [(&str, u128); 6] = [
     ("ns", 1),
 ];
 
-/// Reads a duration: whole numbers with units `h m s ms us ns`, put together from large to small; or a lone `0`.
+/// Reads a duration: whole numbers with units `h m s ms us ns`, put together from large to small;
+/// or a lone `0`.
 ///
 /// # Errors
 /// A short sentence about what is wrong with the text.
@@ -92,7 +94,11 @@ mod tests {
             (" 5s ", 5_000),
         ];
         for (text, ms) in cases {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(ms)),
+                "{text}"
+            );
         }
     }
 

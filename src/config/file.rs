@@ -1,4 +1,5 @@
-//! From the text of a configuration file to [`Settings`]: every syntax error and every unknown key, with its line.
+//! From the text of a configuration file to [`Settings`]: every syntax error and every unknown key,
+//! with its line.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,13 +15,30 @@ use super::raw::{Entry, Group, ITEMS_MAX, Settings, Written, is_name, unknown};
 const SYNTAX_ERRORS_MAX: usize = 10;
 
 /// Reads a file's text. Mistakes and warnings are added to the lists.
-pub(crate) fn read(path: &Arc<Path>, text: &str, mistakes: &mut Vec<Mistake>, warnings: &mut Vec<Mistake>) -> Settings {
+pub(crate) fn read(
+    path: &Arc<Path>,
+    text: &str,
+    mistakes: &mut Vec<Mistake>,
+    warnings: &mut Vec<Mistake>,
+) -> Settings {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut reader = Reader { path, text, settings: Settings::default(), mistakes, warnings };
+    let mut reader = Reader {
+        path,
+        text,
+        settings: Settings::default(),
+        mistakes,
+        warnings,
+    };
     for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
         let place = reader.place(error.span().map_or(0, |span| span.start));
         let problem = error.message().replace('\n', ", ");
-        reader.mistakes.push(Mistake { key: String::new(), value: None, place, problem, advice: String::new() });
+        reader.mistakes.push(Mistake {
+            key: String::new(),
+            value: None,
+            place,
+            problem,
+            advice: String::new(),
+        });
     }
     if errors.is_empty() {
         // After a syntax error the rest would be guesswork, and the guesses would drown the error.
@@ -39,36 +57,69 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn place(&self, offset: usize) -> Place {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
-        Place::File(self.path.clone(), 1 + before.iter().filter(|byte| **byte == b'\n').count())
+        let before = self
+            .text
+            .as_bytes()
+            .get(..offset)
+            .unwrap_or(self.text.as_bytes());
+        Place::File(
+            self.path.clone(),
+            1 + before.iter().filter(|byte| **byte == b'\n').count(),
+        )
     }
 
     fn wrong(&mut self, key: &str, offset: usize, problem: &str, advice: String) {
         let place = self.place(offset);
         let (key, problem) = (key.to_owned(), problem.to_owned());
-        self.mistakes.push(Mistake { key, value: None, place, problem, advice });
+        self.mistakes.push(Mistake {
+            key,
+            value: None,
+            place,
+            problem,
+            advice,
+        });
     }
 
     fn top(&mut self, table: &DeTable<'_>) {
         for (name, value) in table {
             let (word, at) = (name.get_ref().as_ref(), name.span().start);
-            let top = SECTIONS.iter().find(|section| section.shape == Shape::Top && section.key(word).is_some());
+            let top = SECTIONS
+                .iter()
+                .find(|section| section.shape == Shape::Top && section.key(word).is_some());
             if let Some(key) = top.and_then(|section| section.key(word)) {
-                let entry = Entry { value: written(value.get_ref()), place: self.place(at), layer: 0 };
-                self.settings.once.entry("").or_insert_with(|| Group::new(Place::Absent)).put(key, entry);
+                let entry = Entry {
+                    value: written(value.get_ref()),
+                    place: self.place(at),
+                    layer: 0,
+                };
+                self.settings
+                    .once
+                    .entry("")
+                    .or_insert_with(|| Group::new(Place::Absent))
+                    .put(key, entry);
             } else if word == "static" {
                 self.static_routes(value);
             } else if let Some(section) = section(word) {
                 self.section(section, at, value);
             } else {
-                let known = SECTIONS.iter().map(|section| section.name.split('.').next().unwrap_or_default());
+                let known = SECTIONS
+                    .iter()
+                    .map(|section| section.name.split('.').next().unwrap_or_default());
                 match nearest(word, known) {
-                    Some(near) if matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_)) => {
-                        self.wrong(word, at, "is not a known section", format!("did you mean [{near}]?"));
+                    Some(near)
+                        if matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_)) =>
+                    {
+                        self.wrong(
+                            word,
+                            at,
+                            "is not a known section",
+                            format!("did you mean [{near}]?"),
+                        );
                     }
                     _ => {
                         let place = self.place(at);
-                        self.mistakes.push(unknown(None, word, word.to_owned(), place));
+                        self.mistakes
+                            .push(unknown(None, word, word.to_owned(), place));
                     }
                 }
             }
@@ -77,14 +128,24 @@ impl Reader<'_> {
 
     fn static_routes(&mut self, value: &Spanned<DeValue<'_>>) {
         let DeValue::Table(table) = value.get_ref() else {
-            return self.wrong("static", value.span().start, "is not a section", "write [[static.route]]".to_owned());
+            return self.wrong(
+                "static",
+                value.span().start,
+                "is not a section",
+                "write [[static.route]]".to_owned(),
+            );
         };
         for (name, value) in table {
             match section(&format!("static.{}", name.get_ref())) {
                 Some(section) => self.section(section, name.span().start, value),
                 None => {
                     let path = format!("static.{}", name.get_ref());
-                    self.wrong(&path, name.span().start, "is not a known section", "write [[static.route]]".to_owned());
+                    self.wrong(
+                        &path,
+                        name.span().start,
+                        "is not a known section",
+                        "write [[static.route]]".to_owned(),
+                    );
                 }
             }
         }
@@ -102,8 +163,15 @@ impl Reader<'_> {
                 for (number, item) in items.iter().enumerate() {
                     let path = format!("{}.{number}", section.name);
                     match item.get_ref() {
-                        DeValue::Table(table) => groups.push(self.group(section, &path, item.span().start, table)),
-                        _ => self.wrong(&path, item.span().start, "is not a section", advice(section)),
+                        DeValue::Table(table) => {
+                            groups.push(self.group(section, &path, item.span().start, table))
+                        }
+                        _ => self.wrong(
+                            &path,
+                            item.span().start,
+                            "is not a section",
+                            advice(section),
+                        ),
                     }
                 }
                 self.settings.lists.insert(section.name, groups);
@@ -121,35 +189,73 @@ impl Reader<'_> {
                             let groups = self.settings.named.entry(section.name).or_default();
                             groups.insert(name.get_ref().to_string(), group);
                         }
-                        _ => self.wrong(&path, name.span().start, "is not a section", advice(section)),
+                        _ => self.wrong(
+                            &path,
+                            name.span().start,
+                            "is not a section",
+                            advice(section),
+                        ),
                     }
                 }
             }
-            _ => self.wrong(section.name, at, "is not written as this section is", advice(section)),
+            _ => self.wrong(
+                section.name,
+                at,
+                "is not written as this section is",
+                advice(section),
+            ),
         }
     }
 
-    fn group(&mut self, section: &'static Section, path: &str, at: usize, table: &DeTable<'_>) -> Group {
+    fn group(
+        &mut self,
+        section: &'static Section,
+        path: &str,
+        at: usize,
+        table: &DeTable<'_>,
+    ) -> Group {
         let mut group = Group::new(self.place(at));
         for (name, value) in table {
             let (word, place) = (name.get_ref().as_ref(), self.place(name.span().start));
             if let Some(key) = section.key(word) {
-                group.put(key, Entry { value: written(value.get_ref()), place, layer: 0 });
+                group.put(
+                    key,
+                    Entry {
+                        value: written(value.get_ref()),
+                        place,
+                        layer: 0,
+                    },
+                );
             } else if let Some(inner) = super::keys::section(&format!("{}.{word}", section.name)) {
                 self.section(inner, name.span().start, value);
             } else if let Some(key) = super::keys::section("").and_then(|top| top.key(word)) {
-                // TOML reads a line after a [section] as part of it; the meaning is clear all the same.
+                // TOML reads a line after a [section] as part of it; the meaning is clear all the
+                // same.
                 self.warnings.push(Mistake {
                     key: format!("{path}.{word}"),
                     value: None,
                     place: place.clone(),
                     problem: format!("stands inside [{path}] and is read as {word}"),
-                    advice: "move the line to the top of the file, before the first [section]".to_owned(),
+                    advice: "move the line to the top of the file, before the first [section]"
+                        .to_owned(),
                 });
-                let entry = Entry { value: written(value.get_ref()), place, layer: 0 };
-                self.settings.once.entry("").or_insert_with(|| Group::new(Place::Absent)).put(key, entry);
+                let entry = Entry {
+                    value: written(value.get_ref()),
+                    place,
+                    layer: 0,
+                };
+                self.settings
+                    .once
+                    .entry("")
+                    .or_insert_with(|| Group::new(Place::Absent))
+                    .put(key, entry);
             } else {
-                self.mistakes.push(unknown(Some(section), word, format!("{path}.{word}"), place));
+                self.mistakes.push(unknown(
+                    Some(section),
+                    word,
+                    format!("{path}.{word}"),
+                    place,
+                ));
             }
         }
         group
@@ -167,13 +273,17 @@ fn advice(section: &Section) -> String {
 fn written(value: &DeValue<'_>) -> Written {
     match value {
         DeValue::String(text) => Written::Text(text.to_string()),
-        DeValue::Integer(number) if number.radix() == 10 => Written::Integer(number.as_str().to_owned()),
+        DeValue::Integer(number) if number.radix() == 10 => {
+            Written::Integer(number.as_str().to_owned())
+        }
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
             Ok(value) => Written::Integer(value.to_string()),
             Err(_) => Written::Other(number.to_string()),
         },
         DeValue::Boolean(value) => Written::Bool(*value),
-        DeValue::Array(items) => Written::List(items.iter().map(|item| written(item.get_ref())).collect()),
+        DeValue::Array(items) => {
+            Written::List(items.iter().map(|item| written(item.get_ref())).collect())
+        }
         DeValue::Float(number) => Written::Other(number.to_string()),
         DeValue::Datetime(date) => Written::Other(date.to_string()),
         DeValue::Table(_) => Written::Other("{ ... }".to_owned()),

@@ -1,7 +1,7 @@
 //! The one table of configuration keys.
 //!
-//! From it come the check for unknown keys, the types, the defaults, the environment names, the flags, and the
-//! commented `config/lb.toml`. A key that is not here does not exist.
+//! From it come the check for unknown keys, the types, the defaults, the environment names, the
+//! flags, and the commented `config/lb.toml`. A key that is not here does not exist.
 
 /// What a value has to look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,11 +169,23 @@ pub fn section(name: &str) -> Option<&'static Section> {
 }
 
 const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
-    Key { name, kind, default: Some(default), example: "", doc }
+    Key {
+        name,
+        kind,
+        default: Some(default),
+        example: "",
+        doc,
+    }
 }
 
 const fn unset(name: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Key {
-    Key { name, kind, default: None, example, doc }
+    Key {
+        name,
+        kind,
+        default: None,
+        example,
+        doc,
+    }
 }
 
 const SECOND: u64 = 1_000;
@@ -182,8 +194,17 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// Protocol names of listeners.
-pub const PROTOCOLS: &[&str] =
-    &["http", "https", "tcp", "grpc", "grpcs", "tcp+sni", "https+tcp+sni", "tcp-dynamic", "prometheus"];
+pub const PROTOCOLS: &[&str] = &[
+    "http",
+    "https",
+    "tcp",
+    "grpc",
+    "grpcs",
+    "tcp+sni",
+    "https+tcp+sni",
+    "tcp-dynamic",
+    "prometheus",
+];
 /// What may stand at the root of the admin listener.
 pub const ADMIN_HOMES: &[&str] = &["overview", "routes"];
 /// Colours of the admin pages: those of Material Design, whose names Fabio takes.
@@ -370,7 +391,12 @@ pub const SECTIONS: &[Section] = &[
         doc: "When a request is tried on another instance. A failed connect always is; a connection that died \
               before the first byte of an answer, for idempotent requests; nothing after the first byte.",
         keys: &[
-            key("attempts", Kind::Count(1, 10), "4", "Most attempts for one request, the first included. 1: none."),
+            key(
+                "attempts",
+                Kind::Count(1, 10),
+                "4",
+                "Most attempts for one request, the first included. 1: none.",
+            ),
             key(
                 "budget_percent",
                 Kind::Count(0, 100),
@@ -392,7 +418,12 @@ pub const SECTIONS: &[Section] = &[
         doc: "What traffic itself says about an instance: one that fails again and again is left out for a while, \
               whatever Consul says.",
         keys: &[
-            key("eject_after", Kind::Count(0, 10_000), "5", "Failures in a row that eject an instance. 0: never."),
+            key(
+                "eject_after",
+                Kind::Count(0, 10_000),
+                "5",
+                "Failures in a row that eject an instance. 0: never.",
+            ),
             key(
                 "eject_base",
                 Kind::Time(100, HOUR),
@@ -442,9 +473,24 @@ pub const SECTIONS: &[Section] = &[
                 "Servers to ask. Empty: the system's, with its search list (/etc/resolv.conf). /etc/hosts comes before either. \
                  Both files are read again when they change.",
             ),
-            key("min_ttl", Kind::Time(100, DAY), "1s", "An answer is kept at least this long."),
-            key("max_ttl", Kind::Time(SECOND, DAY), "5m", "An answer is kept at most this long."),
-            key("timeout", Kind::Time(10, MINUTE), "2s", "Limit for one query."),
+            key(
+                "min_ttl",
+                Kind::Time(100, DAY),
+                "1s",
+                "An answer is kept at least this long.",
+            ),
+            key(
+                "max_ttl",
+                Kind::Time(SECOND, DAY),
+                "5m",
+                "An answer is kept at most this long.",
+            ),
+            key(
+                "timeout",
+                Kind::Time(10, MINUTE),
+                "2s",
+                "Limit for one query.",
+            ),
         ],
     },
     Section {
@@ -473,7 +519,12 @@ pub const SECTIONS: &[Section] = &[
                 "First /ready says 503 while traffic is still served, for this long: the time a balancer in front \
                  needs to notice.",
             ),
-            key("timeout", Kind::Time(0, DAY), "30s", "Then what runs may finish, at most this long."),
+            key(
+                "timeout",
+                Kind::Time(0, DAY),
+                "30s",
+                "Then what runs may finish, at most this long.",
+            ),
         ],
     },
     Section {
@@ -553,8 +604,18 @@ const CONSUL: &[Key] = &[
         "Client certificate for agents that verify it (verify_incoming). Read again when it changes. Also \
          CONSUL_CLIENT_CERT.",
     ),
-    unset("cert_pem", Kind::Text, "-----BEGIN CERTIFICATE-----…", "The same as text, in place of cert_file."),
-    unset("key_file", Kind::Path, "client-key.pem", "Its private key. Also CONSUL_CLIENT_KEY."),
+    unset(
+        "cert_pem",
+        Kind::Text,
+        "-----BEGIN CERTIFICATE-----…",
+        "The same as text, in place of cert_file.",
+    ),
+    unset(
+        "key_file",
+        Kind::Path,
+        "client-key.pem",
+        "Its private key. Also CONSUL_CLIENT_KEY.",
+    ),
     unset(
         "key_pem",
         Kind::Secret,
@@ -580,22 +641,42 @@ const CONSUL: &[Key] = &[
         "Sent with every request, as HTTP basic authentication: for something in front of the agents that asks for it. \
          Also CONSUL_HTTP_AUTH.",
     ),
-    unset("token", Kind::Secret, "TOKEN", "ACL token. Better in a file. Also CONSUL_HTTP_TOKEN."),
+    unset(
+        "token",
+        Kind::Secret,
+        "TOKEN",
+        "ACL token. Better in a file. Also CONSUL_HTTP_TOKEN.",
+    ),
     unset(
         "token_file",
         Kind::Path,
         "token",
         "File that holds the ACL token; read again at every reload. Also CONSUL_HTTP_TOKEN_FILE.",
     ),
-    unset("namespace", Kind::Text, "default", "Namespace (Consul Enterprise). Also CONSUL_NAMESPACE."),
-    unset("partition", Kind::Text, "default", "Admin partition (Consul Enterprise). Also CONSUL_PARTITION."),
+    unset(
+        "namespace",
+        Kind::Text,
+        "default",
+        "Namespace (Consul Enterprise). Also CONSUL_NAMESPACE.",
+    ),
+    unset(
+        "partition",
+        Kind::Text,
+        "default",
+        "Admin partition (Consul Enterprise). Also CONSUL_PARTITION.",
+    ),
     unset(
         "datacenter",
         Kind::Text,
         "dc1",
         "Datacenter to read, and what $DC in a tag stands for. Without it: the agent's own.",
     ),
-    key("tag_prefix", Kind::Text, "urlprefix-", "Tags that start with this are routes."),
+    key(
+        "tag_prefix",
+        Kind::Text,
+        "urlprefix-",
+        "Tags that start with this are routes.",
+    ),
     unset(
         "kv_path",
         Kind::Text,
@@ -697,7 +778,12 @@ const CONSUL: &[Key] = &[
 ];
 
 const REGISTER: &[Key] = &[
-    key("enabled", Kind::Bool, "false", "Whether lb registers itself under its name."),
+    key(
+        "enabled",
+        Kind::Bool,
+        "false",
+        "Whether lb registers itself under its name.",
+    ),
     key(
         "aliases",
         Kind::Bool,
@@ -705,7 +791,12 @@ const REGISTER: &[Key] = &[
         "Whether it also registers under each NAME that a route names by register=NAME, as long as such a route has a \
          target. Whoever may write tags chooses these names; the rights of the token bound them.",
     ),
-    key("name", Kind::Text, "lb", "Name of the service. Its id is NAME-HOSTNAME-PORT."),
+    key(
+        "name",
+        Kind::Text,
+        "lb",
+        "Name of the service. Its id is NAME-HOSTNAME-PORT.",
+    ),
     unset(
         "address",
         Kind::Socket,
@@ -714,8 +805,18 @@ const REGISTER: &[Key] = &[
          or [::]: the first global address of this machine.",
     ),
     key("tags", Kind::List, "", "Tags of the service."),
-    key("check_interval", Kind::Time(100, HOUR), "1s", "How often the agent checks /health."),
-    key("check_timeout", Kind::Time(100, HOUR), "3s", "Limit for such a check."),
+    key(
+        "check_interval",
+        Kind::Time(100, HOUR),
+        "1s",
+        "How often the agent checks /health.",
+    ),
+    key(
+        "check_timeout",
+        Kind::Time(100, HOUR),
+        "3s",
+        "Limit for such a check.",
+    ),
     key(
         "check_skip_verify",
         Kind::Bool,
@@ -737,10 +838,30 @@ const ADMIN: &[Key] = &[
         "main",
         "Which [certificates.NAME] it shows; client certificates are asked for as that says. Unset: plain HTTP.",
     ),
-    key("strict_sni", Kind::Bool, "false", "Refuse the handshake for a name without certificate."),
-    key("tls_min", Kind::Word(TLS_VERSIONS), "1.2", "Lowest TLS version taken."),
-    key("tls_max", Kind::Word(TLS_VERSIONS), "1.3", "Highest TLS version taken."),
-    unset("tls_ciphers", Kind::List, "TLS_AES_256_GCM_SHA384", "Cipher suites taken, as those of a listener."),
+    key(
+        "strict_sni",
+        Kind::Bool,
+        "false",
+        "Refuse the handshake for a name without certificate.",
+    ),
+    key(
+        "tls_min",
+        Kind::Word(TLS_VERSIONS),
+        "1.2",
+        "Lowest TLS version taken.",
+    ),
+    key(
+        "tls_max",
+        Kind::Word(TLS_VERSIONS),
+        "1.3",
+        "Highest TLS version taken.",
+    ),
+    unset(
+        "tls_ciphers",
+        Kind::List,
+        "TLS_AES_256_GCM_SHA384",
+        "Cipher suites taken, as those of a listener.",
+    ),
     key(
         "writable",
         Kind::Bool,
@@ -768,22 +889,57 @@ const ADMIN: &[Key] = &[
         "overview",
         "The page at its root. With routes, every unknown path leads there.",
     ),
-    unset("title", Kind::Text, "east", "Shown on its pages, to tell one lb from another."),
-    unset("color", Kind::Word(ADMIN_COLORS), "light-green", "Colour at the top of its pages, for the same purpose."),
-    key("link_sources", Kind::Bool, "false", "Whether places of routes are links on the page /routes."),
-    key("link_new_tab", Kind::Bool, "true", "Whether these open a new tab."),
-    key("link_scheme", Kind::Word(&["http", "https"]), "http", "Their scheme."),
+    unset(
+        "title",
+        Kind::Text,
+        "east",
+        "Shown on its pages, to tell one lb from another.",
+    ),
+    unset(
+        "color",
+        Kind::Word(ADMIN_COLORS),
+        "light-green",
+        "Colour at the top of its pages, for the same purpose.",
+    ),
+    key(
+        "link_sources",
+        Kind::Bool,
+        "false",
+        "Whether places of routes are links on the page /routes.",
+    ),
+    key(
+        "link_new_tab",
+        Kind::Bool,
+        "true",
+        "Whether these open a new tab.",
+    ),
+    key(
+        "link_scheme",
+        Kind::Word(&["http", "https"]),
+        "http",
+        "Their scheme.",
+    ),
     unset(
         "link_host",
         Kind::Text,
         "www.example.com",
         "Host of those of routes that have none. Unset: the one under which the page was asked for.",
     ),
-    unset("link_port", Kind::Count(1, 65535), "8080", "Port of those. Unset: the scheme's."),
+    unset(
+        "link_port",
+        Kind::Count(1, 65535),
+        "8080",
+        "Port of those. Unset: the scheme's.",
+    ),
 ];
 
 const LISTENER: &[Key] = &[
-    key("address", Kind::Socket, "0.0.0.0:9999", "Where to listen. Port 0: any free one. Required in a [[listener]]."),
+    key(
+        "address",
+        Kind::Socket,
+        "0.0.0.0:9999",
+        "Where to listen. Port 0: any free one. Required in a [[listener]].",
+    ),
     key(
         "protocol",
         Kind::Word(PROTOCOLS),
@@ -800,16 +956,36 @@ const LISTENER: &[Key] = &[
         "Which [certificates.NAME]: required for https, grpcs and https+tcp+sni; on tcp and tcp-dynamic, TLS is ended \
          here with them.",
     ),
-    key("proxy_protocol", Kind::Bool, "false", "Accept the PROXY protocol (v1 and v2) in front of a connection."),
-    key("proxy_protocol_timeout", Kind::Time(1, MINUTE), "250ms", "How long to wait for its header."),
+    key(
+        "proxy_protocol",
+        Kind::Bool,
+        "false",
+        "Accept the PROXY protocol (v1 and v2) in front of a connection.",
+    ),
+    key(
+        "proxy_protocol_timeout",
+        Kind::Time(1, MINUTE),
+        "250ms",
+        "How long to wait for its header.",
+    ),
     key(
         "strict_sni",
         Kind::Bool,
         "false",
         "Refuse the handshake for a name without certificate, instead of showing the first one.",
     ),
-    key("tls_min", Kind::Word(TLS_VERSIONS), "1.2", "Lowest TLS version taken where TLS is ended."),
-    key("tls_max", Kind::Word(TLS_VERSIONS), "1.3", "Highest TLS version taken."),
+    key(
+        "tls_min",
+        Kind::Word(TLS_VERSIONS),
+        "1.2",
+        "Lowest TLS version taken where TLS is ended.",
+    ),
+    key(
+        "tls_max",
+        Kind::Word(TLS_VERSIONS),
+        "1.3",
+        "Highest TLS version taken.",
+    ),
     unset(
         "tls_ciphers",
         Kind::List,
@@ -828,8 +1004,18 @@ const LISTENER: &[Key] = &[
         "60s",
         "As proxy.idle_timeout for this listener, or as proxy.tcp_idle_timeout where it is one of tcp (0s: never).",
     ),
-    unset("body_timeout", Kind::Time(100, DAY), "60s", "As proxy.body_timeout, for this listener."),
-    unset("request_timeout", Kind::Time(0, DAY), "5m", "As proxy.request_timeout, for this listener."),
+    unset(
+        "body_timeout",
+        Kind::Time(100, DAY),
+        "60s",
+        "As proxy.body_timeout, for this listener.",
+    ),
+    unset(
+        "request_timeout",
+        Kind::Time(0, DAY),
+        "5m",
+        "As proxy.request_timeout, for this listener.",
+    ),
     unset(
         "ports",
         Kind::Ports,
@@ -837,7 +1023,12 @@ const LISTENER: &[Key] = &[
         "Ports that tcp-dynamic may open, at the IP of its address (whose own port is 0). Required there: whoever may \
          register a service opens ports with it. Ports of other listeners are never taken.",
     ),
-    key("refresh", Kind::Time(50, HOUR), "1s", "How often tcp-dynamic looks for routes that came or went."),
+    key(
+        "refresh",
+        Kind::Time(50, HOUR),
+        "1s",
+        "How often tcp-dynamic looks for routes that came or went.",
+    ),
 ];
 
 const CERTIFICATES: &[Key] = &[
@@ -848,8 +1039,18 @@ const CERTIFICATES: &[Key] = &[
         "file: one pair. path: a folder of pairs. http: files beside a list of their names. consul: keys of the KV store. \
          vault: entries of a KV engine. vault-pki: issued for each server name when it is first asked for.",
     ),
-    unset("cert_file", Kind::Path, "site.pem", "The chain, leaf first (PEM), for source = \"file\"."),
-    unset("key_file", Kind::Path, "site-key.pem", "Its private key. Without it: in cert_file too."),
+    unset(
+        "cert_file",
+        Kind::Path,
+        "site.pem",
+        "The chain, leaf first (PEM), for source = \"file\".",
+    ),
+    unset(
+        "key_file",
+        Kind::Path,
+        "site-key.pem",
+        "Its private key. Without it: in cert_file too.",
+    ),
     unset(
         "path",
         Kind::Path,
@@ -877,7 +1078,12 @@ const CERTIFICATES: &[Key] = &[
         "For consul: the keys below it, read from [consul] and watched. For vault: the entries below it, with the fields \
          cert and key, in a KV engine of version 1 or 2 (secret/lb/certs, without /data/).",
     ),
-    unset("issue_path", Kind::Text, "pki/issue/lb", "For vault-pki: where certificates are issued."),
+    unset(
+        "issue_path",
+        Kind::Text,
+        "pki/issue/lb",
+        "For vault-pki: where certificates are issued.",
+    ),
     unset(
         "names",
         Kind::List,
@@ -898,17 +1104,42 @@ const CERTIFICATES: &[Key] = &[
         "For vault-pki: a certificate is issued anew this long before its end, or after two thirds of its life if that \
          is later.",
     ),
-    unset("token", Kind::Secret, "hvs.…", "For consul and vault: in place of the token of [consul] or [vault]."),
-    unset("token_file", Kind::Path, "token", "A file that holds it, read again when it changes."),
-    unset("token_env", Kind::Text, "MY_TOKEN", "The environment variable that holds it."),
+    unset(
+        "token",
+        Kind::Secret,
+        "hvs.…",
+        "For consul and vault: in place of the token of [consul] or [vault].",
+    ),
+    unset(
+        "token_file",
+        Kind::Path,
+        "token",
+        "A file that holds it, read again when it changes.",
+    ),
+    unset(
+        "token_env",
+        Kind::Text,
+        "MY_TOKEN",
+        "The environment variable that holds it.",
+    ),
     unset(
         "client_ca_file",
         Kind::Path,
         "clients.pem",
         "CAs of client certificates, or a folder of them (*.pem): asks clients for one.",
     ),
-    unset("client_ca_url", Kind::Secret, "https://certs.example.com/cas/list", "The same for http and consul: as url."),
-    unset("client_ca_kv_path", Kind::Text, "lb/cas", "The same for consul, vault and vault-pki: as kv_path."),
+    unset(
+        "client_ca_url",
+        Kind::Secret,
+        "https://certs.example.com/cas/list",
+        "The same for http and consul: as url.",
+    ),
+    unset(
+        "client_ca_kv_path",
+        Kind::Text,
+        "lb/cas",
+        "The same for consul, vault and vault-pki: as kv_path.",
+    ),
     unset(
         "client_ca_upgrade_cn",
         Kind::Text,
@@ -938,7 +1169,12 @@ const AUTH: &[Key] = &[
         "Names and passwords as htpasswd writes them: bcrypt, MD5, SHA, SSHA, SHA-crypt or plain. Without the file \
          nobody gets in.",
     ),
-    unset("realm", Kind::Text, "shop", "What browsers show when they ask. Without it: NAME."),
+    unset(
+        "realm",
+        Kind::Text,
+        "shop",
+        "What browsers show when they ask. Without it: NAME.",
+    ),
     key(
         "refresh",
         Kind::Time(0, DAY),
@@ -959,8 +1195,18 @@ const AUTH: &[Key] = &[
         "",
         "Header fields of its answer that replace those of the request, and those that differ in `_`, `.` or case alone.",
     ),
-    key("append_headers", Kind::List, "", "Header fields of its answer that are added to those of the request."),
-    key("timeout", Kind::Time(10, MINUTE), "5s", "Limit for its answer."),
+    key(
+        "append_headers",
+        Kind::List,
+        "",
+        "Header fields of its answer that are added to those of the request.",
+    ),
+    key(
+        "timeout",
+        Kind::Time(10, MINUTE),
+        "5s",
+        "Limit for its answer.",
+    ),
 ];
 
 const METRICS: &[Key] = &[
@@ -981,16 +1227,36 @@ const METRICS: &[Key] = &[
          makes lower case, and _ of . and :. Names for Prometheus follow it behind a _, those in log lines behind a \
          dot, those that are sent behind nothing, as in Fabio: end it in a dot for them.",
     ),
-    unset("subsystem", Kind::Text, "edge", "Second part of the names for Prometheus."),
+    unset(
+        "subsystem",
+        Kind::Text,
+        "edge",
+        "Second part of the names for Prometheus.",
+    ),
     key(
         "buckets",
         Kind::Numbers,
         "0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10",
         "Bounds of their histograms, in seconds.",
     ),
-    unset("statsd", Kind::Text, "127.0.0.1:8125", "HOST:PORT of a StatsD server to send to, by UDP."),
-    unset("dogstatsd", Kind::Text, "127.0.0.1:8125", "HOST:PORT of a DogStatsD server: with labels as tags."),
-    unset("graphite", Kind::Text, "127.0.0.1:2003", "HOST:PORT of a Graphite (Carbon) server, by TCP."),
+    unset(
+        "statsd",
+        Kind::Text,
+        "127.0.0.1:8125",
+        "HOST:PORT of a StatsD server to send to, by UDP.",
+    ),
+    unset(
+        "dogstatsd",
+        Kind::Text,
+        "127.0.0.1:8125",
+        "HOST:PORT of a DogStatsD server: with labels as tags.",
+    ),
+    unset(
+        "graphite",
+        Kind::Text,
+        "127.0.0.1:2003",
+        "HOST:PORT of a Graphite (Carbon) server, by TCP.",
+    ),
     key(
         "stdout",
         Kind::Word(&["off", "flat", "label", "flat,label"]),
@@ -998,11 +1264,21 @@ const METRICS: &[Key] = &[
         "Whether they are written to standard output too: as NAME:VALUE|TYPE with labels in the name (flat) or behind \
          (label).",
     ),
-    key("interval", Kind::Time(100, DAY), "30s", "How often they are sent and written."),
+    key(
+        "interval",
+        Kind::Time(100, DAY),
+        "30s",
+        "How often they are sent and written.",
+    ),
 ];
 
 const VAULT: &[Key] = &[
-    key("address", Kind::Text, "https://127.0.0.1:8200", "Its URL. Also VAULT_AGENT_ADDR and VAULT_ADDR."),
+    key(
+        "address",
+        Kind::Text,
+        "https://127.0.0.1:8200",
+        "Its URL. Also VAULT_AGENT_ADDR and VAULT_ADDR.",
+    ),
     unset(
         "ca_file",
         Kind::Path,
@@ -1015,20 +1291,60 @@ const VAULT: &[Key] = &[
         "vault-cas",
         "Folder of CA files, whatever their names, and of folders of them. Also VAULT_CAPATH.",
     ),
-    unset("ca_pem", Kind::Text, "-----BEGIN CERTIFICATE-----", "The CAs as text. Also VAULT_CACERT_BYTES."),
-    unset("cert_file", Kind::Path, "vault-client.pem", "Client certificate. Also VAULT_CLIENT_CERT."),
-    unset("key_file", Kind::Path, "vault-client-key.pem", "Its key. Also VAULT_CLIENT_KEY."),
-    unset("server_name", Kind::Text, "vault.example.com", "Name to verify. Also VAULT_TLS_SERVER_NAME."),
-    key("skip_verify", Kind::Bool, "false", "Takes any certificate. Also VAULT_SKIP_VERIFY."),
-    unset("namespace", Kind::Text, "team", "Namespace. Also VAULT_NAMESPACE."),
+    unset(
+        "ca_pem",
+        Kind::Text,
+        "-----BEGIN CERTIFICATE-----",
+        "The CAs as text. Also VAULT_CACERT_BYTES.",
+    ),
+    unset(
+        "cert_file",
+        Kind::Path,
+        "vault-client.pem",
+        "Client certificate. Also VAULT_CLIENT_CERT.",
+    ),
+    unset(
+        "key_file",
+        Kind::Path,
+        "vault-client-key.pem",
+        "Its key. Also VAULT_CLIENT_KEY.",
+    ),
+    unset(
+        "server_name",
+        Kind::Text,
+        "vault.example.com",
+        "Name to verify. Also VAULT_TLS_SERVER_NAME.",
+    ),
+    key(
+        "skip_verify",
+        Kind::Bool,
+        "false",
+        "Takes any certificate. Also VAULT_SKIP_VERIFY.",
+    ),
+    unset(
+        "namespace",
+        Kind::Text,
+        "team",
+        "Namespace. Also VAULT_NAMESPACE.",
+    ),
     unset(
         "token",
         Kind::Secret,
         "hvs.…",
         "Token, also a wrapped one, which is unwrapped once. It is renewed while it can be. Also VAULT_TOKEN.",
     ),
-    unset("token_file", Kind::Path, "vault-token", "A file that holds it, read again when it changes."),
-    key("timeout", Kind::Time(100, HOUR), "60s", "Limit for one request. Also VAULT_CLIENT_TIMEOUT."),
+    unset(
+        "token_file",
+        Kind::Path,
+        "vault-token",
+        "A file that holds it, read again when it changes.",
+    ),
+    key(
+        "timeout",
+        Kind::Time(100, HOUR),
+        "60s",
+        "Limit for one request. Also VAULT_CLIENT_TIMEOUT.",
+    ),
 ];
 
 const ROUTES_HTTP: &[Key] = &[
@@ -1038,22 +1354,62 @@ const ROUTES_HTTP: &[Key] = &[
         "https://routes.example.com/lb",
         "Where to ask, with GET. Answers up to 64 MiB are taken.",
     ),
-    unset("headers", Kind::Headers, "Authorization: Bearer 1234", "Sent with each request to the URL's host."),
-    key("refresh", Kind::Time(100, DAY), "10s", "Time from one answer to the next request."),
-    key("timeout", Kind::Time(100, HOUR), "5s", "Limit for one request."),
-    unset("ca_file", Kind::Path, "routes-ca.pem", "CAs of its certificate. Without it: the system's."),
+    unset(
+        "headers",
+        Kind::Headers,
+        "Authorization: Bearer 1234",
+        "Sent with each request to the URL's host.",
+    ),
+    key(
+        "refresh",
+        Kind::Time(100, DAY),
+        "10s",
+        "Time from one answer to the next request.",
+    ),
+    key(
+        "timeout",
+        Kind::Time(100, HOUR),
+        "5s",
+        "Limit for one request.",
+    ),
+    unset(
+        "ca_file",
+        Kind::Path,
+        "routes-ca.pem",
+        "CAs of its certificate. Without it: the system's.",
+    ),
     key("skip_verify", Kind::Bool, "false", "Takes any certificate."),
 ];
 
 const STATIC_ROUTE: &[Key] = &[
     unset("service", Kind::Text, "web", "Name for metrics and logs."),
-    unset("source", Kind::Text, "www.example.com/api", "The place: HOST/PATH, /PATH, or :PORT for tcp."),
-    unset("targets", Kind::List, "http://10.0.0.5:8080", "Target URLs; names are resolved again by TTL."),
-    key("options", Kind::Text, "", "Options as in a tag: \"strip=/api proto=https\"."),
+    unset(
+        "source",
+        Kind::Text,
+        "www.example.com/api",
+        "The place: HOST/PATH, /PATH, or :PORT for tcp.",
+    ),
+    unset(
+        "targets",
+        Kind::List,
+        "http://10.0.0.5:8080",
+        "Target URLs; names are resolved again by TTL.",
+    ),
+    key(
+        "options",
+        Kind::Text,
+        "",
+        "Options as in a tag: \"strip=/api proto=https\".",
+    ),
 ];
 
 const PROXY: &[Key] = &[
-    key("workers", Kind::Count(0, 1024), "0", "Worker threads. 0: one per core."),
+    key(
+        "workers",
+        Kind::Count(0, 1024),
+        "0",
+        "Worker threads. 0: one per core.",
+    ),
     key(
         "strategy",
         Kind::Strategy,
@@ -1067,9 +1423,24 @@ const PROXY: &[Key] = &[
         "prefix",
         "How a route's path is compared: prefix, iprefix (ignoring case) or glob.",
     ),
-    key("no_route_status", Kind::Count(200, 999), "404", "Status when no route matches."),
-    unset("no_route_page", Kind::Path, "no-route.html", "Page sent with it."),
-    unset("no_route_html", Kind::Text, "<h1>Not here</h1>", "The same as text; no_route_page wins."),
+    key(
+        "no_route_status",
+        Kind::Count(200, 999),
+        "404",
+        "Status when no route matches.",
+    ),
+    unset(
+        "no_route_page",
+        Kind::Path,
+        "no-route.html",
+        "Page sent with it.",
+    ),
+    unset(
+        "no_route_html",
+        Kind::Text,
+        "<h1>Not here</h1>",
+        "The same as text; no_route_page wins.",
+    ),
     key(
         "retry_after",
         Kind::Time(0, HOUR),
@@ -1108,10 +1479,30 @@ const PROXY: &[Key] = &[
         "received",
         "X-Forwarded-Host and -Port: of the host the client asked for, or of the one that host= of a tag put in its place.",
     ),
-    unset("local_ip", Kind::Text, "10.0.0.1", "Address for `by=` in the Forwarded header."),
-    unset("client_ip_header", Kind::Header, "X-Client-Ip", "Header that gets the client's address."),
-    unset("request_id_header", Kind::Header, "X-Request-Id", "Header that gets a fresh id with each request."),
-    unset("tls_header", Kind::Header, "X-Tls", "Header set on TLS listeners and removed on plain ones."),
+    unset(
+        "local_ip",
+        Kind::Text,
+        "10.0.0.1",
+        "Address for `by=` in the Forwarded header.",
+    ),
+    unset(
+        "client_ip_header",
+        Kind::Header,
+        "X-Client-Ip",
+        "Header that gets the client's address.",
+    ),
+    unset(
+        "request_id_header",
+        Kind::Header,
+        "X-Request-Id",
+        "Header that gets a fresh id with each request.",
+    ),
+    unset(
+        "tls_header",
+        Kind::Header,
+        "X-Tls",
+        "Header set on TLS listeners and removed on plain ones.",
+    ),
     key("tls_header_value", Kind::Text, "true", "Its value."),
     key(
         "sts_max_age",
@@ -1119,7 +1510,12 @@ const PROXY: &[Key] = &[
         "0",
         "max-age of Strict-Transport-Security in seconds, on TLS listeners. 0: no such header.",
     ),
-    key("sts_subdomains", Kind::Bool, "false", "Adds includeSubdomains to it."),
+    key(
+        "sts_subdomains",
+        Kind::Bool,
+        "false",
+        "Adds includeSubdomains to it.",
+    ),
     key("sts_preload", Kind::Bool, "false", "Adds preload to it."),
     unset(
         "upstream_ca_file",
@@ -1147,16 +1543,36 @@ const PROXY: &[Key] = &[
         "60s",
         "How long a client may pause inside a request body, or while not reading the answer.",
     ),
-    key("max_header_bytes", Kind::Count(1024, 16_777_216), "65536", "Largest request head in bytes; 431 above it."),
-    key("max_headers", Kind::Count(8, 4096), "128", "Most header fields of a request; 431 above it."),
-    key("max_streams", Kind::Count(1, 100_000), "250", "Most streams at a time on one HTTP/2 client connection."),
+    key(
+        "max_header_bytes",
+        Kind::Count(1024, 16_777_216),
+        "65536",
+        "Largest request head in bytes; 431 above it.",
+    ),
+    key(
+        "max_headers",
+        Kind::Count(8, 4096),
+        "128",
+        "Most header fields of a request; 431 above it.",
+    ),
+    key(
+        "max_streams",
+        Kind::Count(1, 100_000),
+        "250",
+        "Most streams at a time on one HTTP/2 client connection.",
+    ),
     key(
         "max_connections",
         Kind::Count(1, 10_000_000),
         "65536",
         "Most client connections per worker, fewer where the limit of open files is low; more wait in the kernel's queue.",
     ),
-    key("connect_timeout", Kind::Time(1, HOUR), "1s", "Limit to connect to an instance, TLS included."),
+    key(
+        "connect_timeout",
+        Kind::Time(1, HOUR),
+        "1s",
+        "Limit to connect to an instance, TLS included.",
+    ),
     key(
         "response_timeout",
         Kind::Time(1, DAY),
@@ -1199,8 +1615,18 @@ const PROXY: &[Key] = &[
         "true",
         "Has no effect any more: there is one way for all requests. Older files that set it are still read, with a warning.",
     ),
-    key("upstream_max_idle", Kind::Count(0, 1_000_000), "256", "Most idle connections per instance and worker."),
-    key("keepalive", Kind::Time(0, DAY), "15s", "TCP keep-alive of connections to instances. 0s: the system's."),
+    key(
+        "upstream_max_idle",
+        Kind::Count(0, 1_000_000),
+        "256",
+        "Most idle connections per instance and worker.",
+    ),
+    key(
+        "keepalive",
+        Kind::Time(0, DAY),
+        "15s",
+        "TCP keep-alive of connections to instances. 0s: the system's.",
+    ),
     key(
         "tcp_idle_timeout",
         Kind::Time(0, 365 * DAY),
@@ -1226,18 +1652,31 @@ mod tests {
         for section in SECTIONS {
             for key in section.keys {
                 let path = section.path(key);
-                assert!(key.doc.ends_with('.') || key.doc.ends_with(')'), "{path}: {}", key.doc);
+                assert!(
+                    key.doc.ends_with('.') || key.doc.ends_with(')'),
+                    "{path}: {}",
+                    key.doc
+                );
                 assert!(key.default.is_some() || !key.example.is_empty(), "{path}");
-                assert!(names.insert(env_name(&path)), "{path} shares its environment name");
+                assert!(
+                    names.insert(env_name(&path)),
+                    "{path} shares its environment name"
+                );
             }
         }
     }
 
     #[test]
     fn fields_of_the_access_log_are_listed() {
-        let doc = section("log").and_then(|log| log.key("access")).unwrap().doc;
+        let doc = section("log")
+            .and_then(|log| log.key("access"))
+            .unwrap()
+            .doc;
         let listed: BTreeSet<&str> = doc.split(['$', ',', ' ']).collect();
-        let missing: Vec<_> = super::super::ACCESS_FIELDS.iter().filter(|(name, _)| !listed.contains(name)).collect();
+        let missing: Vec<_> = super::super::ACCESS_FIELDS
+            .iter()
+            .filter(|(name, _)| !listed.contains(name))
+            .collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 

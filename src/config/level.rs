@@ -1,7 +1,7 @@
 //! The filter of the program log, as far as it can be judged without the log.
 //!
-//! The directive language takes a bare word for the name of a target: `log.level = "loud"` would be a fine filter that
-//! lets nothing through. Here a bare word has to be a level, or a path of ours.
+//! The directive language takes a bare word for the name of a target: `log.level = "loud"` would be
+//! a fine filter that lets nothing through. Here a bare word has to be a level, or a path of ours.
 
 use tracing_subscriber::filter::targets::Targets;
 
@@ -35,15 +35,43 @@ mod tests {
 
     #[test]
     fn levels_and_directives() {
-        for good in ["info", "OFF", "info,lb::registry=debug", "lb", "lb::registry", "warn, hyper=trace"] {
+        for good in [
+            "info",
+            "OFF",
+            "info,lb::registry=debug",
+            "lb",
+            "lb::registry",
+            "warn, hyper=trace",
+        ] {
             assert_eq!(problem(good), None, "{good}");
         }
-        for bad in ["loud", "lbx", "hyper", "info,loud", "lb=loud", "=info", "info,", "lb=debug=x", "3"] {
-            assert!(problem(bad).is_some_and(|(problem, _)| problem.contains("is not a filter")), "{bad}");
+        for bad in [
+            "loud",
+            "lbx",
+            "hyper",
+            "info,loud",
+            "lb=loud",
+            "=info",
+            "info,",
+            "lb=debug=x",
+            "3",
+        ] {
+            assert!(
+                problem(bad).is_some_and(|(problem, _)| problem.contains("is not a filter")),
+                "{bad}"
+            );
         }
-        for (near, meant) in [("inof", "info"), ("warning", "warn"), ("lb=debgu", "debug"), ("errors", "error")] {
+        for (near, meant) in [
+            ("inof", "info"),
+            ("warning", "warn"),
+            ("lb=debgu", "debug"),
+            ("errors", "error"),
+        ] {
             let (_, advice) = problem(near).unwrap();
-            assert!(advice.starts_with(&format!("did you mean {meant}?")), "{near}: {advice}");
+            assert!(
+                advice.starts_with(&format!("did you mean {meant}?")),
+                "{near}: {advice}"
+            );
         }
     }
 }

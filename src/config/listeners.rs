@@ -21,7 +21,11 @@ pub(super) fn listeners(
     let mut dynamic = Vec::new();
     let mut listeners = each(settings, "listener", mistakes, |reader| {
         if !reader.has("address") {
-            reader.wrong("address", "is missing", "say where to listen, as in address = \"0.0.0.0:9999\"");
+            reader.wrong(
+                "address",
+                "is missing",
+                "say where to listen, as in address = \"0.0.0.0:9999\"",
+            );
         }
         let listener = listener(reader);
         check_certificates(reader, &listener, certificates, warnings);
@@ -36,32 +40,58 @@ pub(super) fn listeners(
         }
         if listener.address.port() != 0 {
             if listener.address == config.admin.address {
-                reader.wrong("address", "is the admin listener's too", "change one of them (admin.address)");
+                reader.wrong(
+                    "address",
+                    "is the admin listener's too",
+                    "change one of them (admin.address)",
+                );
             }
             if !seen.insert(listener.address) {
-                reader.wrong("address", "is another listener's too", "remove one of them or change its port");
+                reader.wrong(
+                    "address",
+                    "is another listener's too",
+                    "remove one of them or change its port",
+                );
             }
         }
         Some(listener)
     });
     if listeners.is_empty() {
-        let section = section("listener").expect("names of sections in this crate are in the table");
+        let section =
+            section("listener").expect("names of sections in this crate are in the table");
         let absent = Group::new(Place::Absent);
-        listeners.push(listener(&mut Reader::new(section, "listener.0".to_owned(), &absent, &mut Vec::new())));
-        if listeners.iter().any(|listener| listener.address == config.admin.address) {
+        listeners.push(listener(&mut Reader::new(
+            section,
+            "listener.0".to_owned(),
+            &absent,
+            &mut Vec::new(),
+        )));
+        if listeners
+            .iter()
+            .any(|listener| listener.address == config.admin.address)
+        {
             mistakes.push(Mistake {
                 key: "admin.address".to_owned(),
                 value: Some(config.admin.address.to_string()),
-                place: settings.once.get("admin").map_or(Place::Absent, |group| group.place.clone()),
+                place: settings
+                    .once
+                    .get("admin")
+                    .map_or(Place::Absent, |group| group.place.clone()),
                 problem: "is the default listener's too".to_owned(),
                 advice: "change it, or add a [[listener]]".to_owned(),
             });
         }
     }
-    let used = listeners.iter().filter_map(|listener| listener.certificates.as_ref());
+    let used = listeners
+        .iter()
+        .filter_map(|listener| listener.certificates.as_ref());
     let used: HashSet<&String> = used.chain(config.admin.certificates.as_ref()).collect();
-    for (name, group) in
-        settings.named.get("certificates").into_iter().flatten().filter(|(name, _)| !used.contains(name))
+    for (name, group) in settings
+        .named
+        .get("certificates")
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| !used.contains(name))
     {
         warnings.push(Mistake {
             key: format!("certificates.{name}"),
@@ -118,20 +148,39 @@ pub(super) fn tls_limits(reader: &mut Reader<'_>) -> TlsLimits {
         match TLS_CIPHERS.iter().find(|(known, _)| *known == name) {
             Some((_, number)) => ciphers.push(*number),
             None => {
-                let advice = format!("choose among {}", TLS_CIPHERS.map(|(known, _)| known).join(", "));
-                reader.wrong("tls_ciphers", &format!("names {name:?}, which is not served"), &advice);
+                let advice = format!(
+                    "choose among {}",
+                    TLS_CIPHERS.map(|(known, _)| known).join(", ")
+                );
+                reader.wrong(
+                    "tls_ciphers",
+                    &format!("names {name:?}, which is not served"),
+                    &advice,
+                );
             }
         }
     }
     // A suite belongs to one version: those of 1.3 begin with the byte 0x13.
-    let serves = |version| ciphers.iter().any(|number: &u16| (number >> 8 == 0x13) == (version == TlsVersion::V1_3));
+    let serves = |version| {
+        ciphers
+            .iter()
+            .any(|number: &u16| (number >> 8 == 0x13) == (version == TlsVersion::V1_3))
+    };
     for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
         if !ciphers.is_empty() && (min..=max).contains(&version) && !serves(version) {
             let problem = format!("holds no suite for TLS {}", version.as_str());
-            reader.wrong("tls_ciphers", &problem, "add one, or leave that version out (tls_min, tls_max)");
+            reader.wrong(
+                "tls_ciphers",
+                &problem,
+                "add one, or leave that version out (tls_min, tls_max)",
+            );
         }
     }
-    TlsLimits { min, max, ciphers: ciphers.into() }
+    TlsLimits {
+        min,
+        max,
+        ciphers: ciphers.into(),
+    }
 }
 
 impl TlsVersion {
@@ -155,22 +204,37 @@ fn check_dynamic(
     if listener.protocol != ListenerProtocol::TcpDynamic {
         for name in ["ports", "refresh"] {
             if reader.has(name) {
-                warnings.push(reader.about(name, "has no effect here", "it is for protocol = \"tcp-dynamic\" alone"));
+                warnings.push(reader.about(
+                    name,
+                    "has no effect here",
+                    "it is for protocol = \"tcp-dynamic\" alone",
+                ));
             }
         }
         return;
     }
     if listener.address.port() != 0 {
-        let advice =
-            format!("write \"{}\": the ports are those of the routes", SocketAddr::new(listener.address.ip(), 0));
-        reader.wrong("address", "has a port, which tcp-dynamic does not use", &advice);
+        let advice = format!(
+            "write \"{}\": the ports are those of the routes",
+            SocketAddr::new(listener.address.ip(), 0)
+        );
+        reader.wrong(
+            "address",
+            "has a port, which tcp-dynamic does not use",
+            &advice,
+        );
     }
     if listener.ports.is_empty() && !reader.has("ports") {
         let advice = "say which ports the catalog may open, as in ports = \"10000-10999\"";
         reader.wrong("ports", "is missing, and the protocol needs it", advice);
     }
-    let shared = others.iter().filter(|other| overlap(listener.address.ip(), other.address.ip()));
-    if let Some(port) = shared.filter_map(|other| listener.ports.shared_with(&other.ports)).min() {
+    let shared = others
+        .iter()
+        .filter(|other| overlap(listener.address.ip(), other.address.ip()));
+    if let Some(port) = shared
+        .filter_map(|other| listener.ports.shared_with(&other.ports))
+        .min()
+    {
         let problem = format!("holds {port}, which another tcp-dynamic listener may open too");
         reader.wrong("ports", &problem, "give each port to one of them");
     }
@@ -185,23 +249,39 @@ pub fn overlap(a: IpAddr, b: IpAddr) -> bool {
 fn check_timeouts(reader: &mut Reader<'_>, listener: &ListenerConfig, warnings: &mut Vec<Mistake>) {
     let zero = listener.idle_timeout.is_some_and(|time| time.is_zero());
     if zero && !listener.protocol.is_tcp() {
-        reader.wrong("idle_timeout", "is zero, which only TCP listeners can have", "write at least \"100ms\"");
+        reader.wrong(
+            "idle_timeout",
+            "is zero, which only TCP listeners can have",
+            "write at least \"100ms\"",
+        );
     }
     for name in ["body_timeout", "request_timeout"] {
         if listener.protocol.is_tcp() && reader.has(name) {
-            warnings.push(reader.about(name, "has no effect on TCP", "idle_timeout is the limit there"));
+            warnings.push(reader.about(
+                name,
+                "has no effect on TCP",
+                "idle_timeout is the limit there",
+            ));
         }
     }
 }
 
 /// Whether there are such certificates.
-pub(super) fn check_name(reader: &mut Reader<'_>, name: &str, known: &BTreeMap<String, CertificateConfig>) {
+pub(super) fn check_name(
+    reader: &mut Reader<'_>,
+    name: &str,
+    known: &BTreeMap<String, CertificateConfig>,
+) {
     if !known.contains_key(name) {
         let advice = match mistake::nearest(name, known.keys().map(String::as_str)) {
             Some(near) => format!("did you mean {near:?}?"),
             None => format!("add [certificates.{name}]"),
         };
-        reader.wrong("certificates", "names certificates that are not configured", &advice);
+        reader.wrong(
+            "certificates",
+            "names certificates that are not configured",
+            &advice,
+        );
     }
 }
 
@@ -212,7 +292,10 @@ fn check_certificates(
     warnings: &mut Vec<Mistake>,
 ) {
     let protocol = listener.protocol;
-    let tls = matches!(protocol, ListenerProtocol::Https | ListenerProtocol::Grpcs | ListenerProtocol::HttpsTcpSni);
+    let tls = matches!(
+        protocol,
+        ListenerProtocol::Https | ListenerProtocol::Grpcs | ListenerProtocol::HttpsTcpSni
+    );
     match &listener.certificates {
         Some(name) if !known.contains_key(name) => check_name(reader, name, known),
         None if tls => {
@@ -222,11 +305,19 @@ fn check_certificates(
                     "add [certificates.main] with cert_file and key_file, and certificates = \"main\" here".to_owned()
                 }
             };
-            reader.wrong("certificates", "is missing, and the protocol needs it", &advice);
+            reader.wrong(
+                "certificates",
+                "is missing, and the protocol needs it",
+                &advice,
+            );
         }
         Some(_) if matches!(protocol, ListenerProtocol::Http | ListenerProtocol::Grpc) => {
             let advice = "set protocol = \"https\" or \"grpcs\" for TLS, or remove it";
-            warnings.push(reader.about("certificates", "has no effect on a plain listener", advice));
+            warnings.push(reader.about(
+                "certificates",
+                "has no effect on a plain listener",
+                advice,
+            ));
         }
         Some(_) if protocol == ListenerProtocol::TcpSni => {
             let advice = "TLS is not ended here; set protocol = \"https+tcp+sni\" to end that of other names";

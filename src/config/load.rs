@@ -1,4 +1,5 @@
-//! Flag, then environment, then file, then default: all put together, with every mistake in one report.
+//! Flag, then environment, then file, then default: all put together, with every mistake in one
+//! report.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,8 +33,8 @@ pub struct Loaded {
     pub warnings: Vec<Mistake>,
 }
 
-/// A configuration as far as it could be built: what does not fit has its default in it. For `lb check`, which looks
-/// at the rest as well; only one without mistakes is fit to run.
+/// A configuration as far as it could be built: what does not fit has its default in it. For `lb
+/// check`, which looks at the rest as well; only one without mistakes is fit to run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draft {
     /// What could be built.
@@ -59,7 +60,10 @@ impl Draft {
     /// Every mistake.
     pub fn finish(self) -> Result<Loaded, Mistakes> {
         match self.mistakes.is_empty() {
-            true => Ok(Loaded { config: self.config, warnings: self.warnings }),
+            true => Ok(Loaded {
+                config: self.config,
+                warnings: self.warnings,
+            }),
             false => Err(Mistakes(self.mistakes)),
         }
     }
@@ -78,14 +82,22 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
 pub fn draft(inputs: &Inputs) -> Draft {
     let (mut mistakes, mut warnings) = (Vec::new(), Vec::new());
     let mut settings = match &inputs.file {
-        Some((path, text)) => file::read(&Arc::from(path.as_path()), text, &mut mistakes, &mut warnings),
+        Some((path, text)) => file::read(
+            &Arc::from(path.as_path()),
+            text,
+            &mut mistakes,
+            &mut warnings,
+        ),
         None => Default::default(),
     };
     let consul = overlay::consul(&inputs.env, &mut settings, &mut mistakes);
     overlay::vault(&inputs.env, &mut settings);
     overlay::environment(&inputs.env, &mut settings, &mut mistakes, &mut warnings);
     overlay::flags(&inputs.flags, &mut settings, &mut mistakes);
-    let around = Surroundings { terminal: inputs.terminal, consul };
+    let around = Surroundings {
+        terminal: inputs.terminal,
+        consul,
+    };
     let config = build(&settings, around, &mut mistakes, &mut warnings);
     mistakes.sort_by_key(|mistake| match &mistake.place {
         Place::File(_, line) => (0, *line),
@@ -94,9 +106,16 @@ pub fn draft(inputs: &Inputs) -> Draft {
         Place::Absent => (3, 0),
     });
     // A mistake without a key is about the file as a whole.
-    let spoils = |mistake: &Mistake| mistake.key.is_empty() || mistake.key.to_ascii_lowercase().starts_with("consul");
+    let spoils = |mistake: &Mistake| {
+        mistake.key.is_empty() || mistake.key.to_ascii_lowercase().starts_with("consul")
+    };
     let consul_is_whole = !mistakes.iter().any(spoils);
-    Draft { config, mistakes, warnings, consul_is_whole }
+    Draft {
+        config,
+        mistakes,
+        warnings,
+        consul_is_whole,
+    }
 }
 
 /// Reads file and environment of this process, and loads.
@@ -118,14 +137,29 @@ pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
             None
         }
     });
-    let ours = |name: &str| ["LB_", "CONSUL_", "VAULT_"].iter().any(|prefix| name.starts_with(prefix));
-    // What is not UTF-8 fits no key; shown with replacement characters it becomes a mistake with a place.
+    let ours = |name: &str| {
+        ["LB_", "CONSUL_", "VAULT_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
+    // What is not UTF-8 fits no key; shown with replacement characters it becomes a mistake with a
+    // place.
     let env = std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        })
         .filter(|(name, _)| ours(name))
         .collect();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let mut draft = draft(&Inputs { file, env, flags, terminal });
+    let mut draft = draft(&Inputs {
+        file,
+        env,
+        flags,
+        terminal,
+    });
     if let Some(mistake) = unread {
         draft.mistakes.insert(0, mistake);
         draft.consul_is_whole = false;
@@ -145,9 +179,13 @@ fn read_file(path: &Path) -> Result<String, Box<Mistake>> {
     };
     let length = std::fs::metadata(path).map(|meta| meta.len());
     if length.is_ok_and(|length| length > FILE_BYTES_MAX) {
-        return Err(fail("is larger than 16 MiB".to_owned(), "is it a configuration file?"));
+        return Err(fail(
+            "is larger than 16 MiB".to_owned(),
+            "is it a configuration file?",
+        ));
     }
-    let bytes = std::fs::read(path).map_err(|error| fail(format!("cannot be read: {error}"), "check the path"))?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| fail(format!("cannot be read: {error}"), "check the path"))?;
     String::from_utf8(bytes).map_err(|_| fail("is not UTF-8 text".to_owned(), "save it as UTF-8"))
 }
 
@@ -162,17 +200,34 @@ mod tests {
     use super::super::*;
 
     fn inputs(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Inputs {
-        let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
+        let own = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(a, b)| (a.to_string(), b.to_string()))
+                .collect()
+        };
         let file = (!file.is_empty()).then(|| ("conf/lb.toml".into(), file.to_owned()));
-        Inputs { file, env: own(env), flags: own(flags), terminal: false }
+        Inputs {
+            file,
+            env: own(env),
+            flags: own(flags),
+            terminal: false,
+        }
     }
 
     fn loaded(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Config {
-        load(&inputs(file, env, flags)).unwrap_or_else(|mistakes| panic!("{mistakes}")).config
+        load(&inputs(file, env, flags))
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+            .config
     }
 
     fn mistakes(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Vec<String> {
-        load(&inputs(file, env, flags)).unwrap_err().0.iter().map(ToString::to_string).collect()
+        load(&inputs(file, env, flags))
+            .unwrap_err()
+            .0
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     fn address(text: &str) -> SocketAddr {
@@ -188,7 +243,10 @@ mod tests {
         let consul = config.consul.unwrap();
         assert_eq!(consul.addresses, ["http://127.0.0.1:8500"]);
         assert_eq!(consul.wait, Duration::from_secs(50));
-        assert_eq!((config.proxy.max_headers, config.proxy.retry_attempts), (128, 4));
+        assert_eq!(
+            (config.proxy.max_headers, config.proxy.retry_attempts),
+            (128, 4)
+        );
         assert_eq!(config.health, HealthConfig::default());
     }
 
@@ -196,7 +254,9 @@ mod tests {
     fn flag_beats_environment_beats_file_beats_default() {
         let file = "[consul]\nwait = \"10s\"\nresync = \"1m\"\nmax_stale = \"1s\"";
         let env = [("LB_CONSUL_WAIT", "20s"), ("LB_CONSUL_RESYNC", "2m")];
-        let consul = loaded(file, &env, &[("consul.wait", "30s")]).consul.unwrap();
+        let consul = loaded(file, &env, &[("consul.wait", "30s")])
+            .consul
+            .unwrap();
         assert_eq!(consul.wait, Duration::from_secs(30));
         assert_eq!(consul.resync, Duration::from_secs(120));
         assert_eq!(consul.max_stale, Duration::from_secs(1));
@@ -247,74 +307,173 @@ routes_file = "routes.txt"
 "#;
         let loaded = load(&inputs(file, &[], &[])).unwrap();
         assert_eq!(loaded.config.routes_file, Some("conf/routes.txt".into()));
-        assert_eq!(loaded.config.consul.unwrap().ca_file, Some("conf/ca.pem".into()));
+        assert_eq!(
+            loaded.config.consul.unwrap().ca_file,
+            Some("conf/ca.pem".into())
+        );
         let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-        assert!(warnings.iter().any(|text| text.contains("drain.routes_file stands inside [drain]")), "{warnings:?}");
-        assert!(warnings.iter().any(|text| text.contains("no effect on a plain listener")), "{warnings:?}");
+        assert!(
+            warnings
+                .iter()
+                .any(|text| text.contains("drain.routes_file stands inside [drain]")),
+            "{warnings:?}"
+        );
+        assert!(
+            warnings
+                .iter()
+                .any(|text| text.contains("no effect on a plain listener")),
+            "{warnings:?}"
+        );
     }
 
     #[test]
     fn static_sources_alone_need_no_consul() {
-        let route = "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\n";
+        let route =
+            "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\n";
         assert_eq!(loaded(route, &[], &[]).consul, None);
         assert_eq!(loaded("routes_file = \"r\"", &[], &[]).consul, None);
-        assert!(loaded(&format!("[consul]\n{route}"), &[], &[]).consul.is_some());
-        assert!(loaded(route, &[("CONSUL_HTTP_ADDR", "h:1")], &[]).consul.is_some());
-        assert!(loaded(route, &[], &[("consul.stale", "false")]).consul.is_some());
+        assert!(
+            loaded(&format!("[consul]\n{route}"), &[], &[])
+                .consul
+                .is_some()
+        );
+        assert!(
+            loaded(route, &[("CONSUL_HTTP_ADDR", "h:1")], &[])
+                .consul
+                .is_some()
+        );
+        assert!(
+            loaded(route, &[], &[("consul.stale", "false")])
+                .consul
+                .is_some()
+        );
     }
 
     #[test]
     fn consul_variables_mean_what_they_mean_to_consul() {
         let addresses = |env: &[(&str, &str)]| loaded("", env, &[]).consul.unwrap().addresses;
         let cases: &[(&[(&str, &str)], &str)] = &[
-            (&[("CONSUL_HTTP_ADDR", "10.0.0.1:8500")], "http://10.0.0.1:8500"),
+            (
+                &[("CONSUL_HTTP_ADDR", "10.0.0.1:8500")],
+                "http://10.0.0.1:8500",
+            ),
             (&[("CONSUL_HTTP_ADDR", "10.0.0.1")], "http://10.0.0.1:80"),
-            (&[("CONSUL_HTTP_ADDR", "10.0.0.1"), ("CONSUL_HTTP_SSL", "T")], "https://10.0.0.1:443"),
-            (&[("CONSUL_HTTP_ADDR", "https://consul.example.com")], "https://consul.example.com:443"),
+            (
+                &[("CONSUL_HTTP_ADDR", "10.0.0.1"), ("CONSUL_HTTP_SSL", "T")],
+                "https://10.0.0.1:443",
+            ),
+            (
+                &[("CONSUL_HTTP_ADDR", "https://consul.example.com")],
+                "https://consul.example.com:443",
+            ),
             (
                 &[("CONSUL_HTTP_ADDR", "https://consul.example.com/api/consul/")],
                 "https://consul.example.com:443/api/consul",
             ),
             (&[("CONSUL_HTTP_ADDR", "http://[::1]")], "http://[::1]:80"),
-            (&[("CONSUL_HTTP_ADDR", "http://[::1]:8500/x")], "http://[::1]:8500/x"),
-            (&[("CONSUL_HTTP_ADDR", "https://h:1"), ("CONSUL_HTTP_SSL", "false")], "https://h:1"),
-            (&[("CONSUL_HTTP_ADDR", "h:8501"), ("CONSUL_HTTP_SSL", "true")], "https://h:8501"),
-            (&[("CONSUL_HTTP_ADDR", "http://h:8501"), ("CONSUL_HTTP_SSL", "1")], "https://h:8501"),
+            (
+                &[("CONSUL_HTTP_ADDR", "http://[::1]:8500/x")],
+                "http://[::1]:8500/x",
+            ),
+            (
+                &[
+                    ("CONSUL_HTTP_ADDR", "https://h:1"),
+                    ("CONSUL_HTTP_SSL", "false"),
+                ],
+                "https://h:1",
+            ),
+            (
+                &[("CONSUL_HTTP_ADDR", "h:8501"), ("CONSUL_HTTP_SSL", "true")],
+                "https://h:8501",
+            ),
+            (
+                &[
+                    ("CONSUL_HTTP_ADDR", "http://h:8501"),
+                    ("CONSUL_HTTP_SSL", "1"),
+                ],
+                "https://h:8501",
+            ),
             // TLS is not guessed from the rest, as Consul's own tools do not.
-            (&[("CONSUL_HTTP_ADDR", "h:8500"), ("CONSUL_CACERT", "ca.pem")], "http://h:8500"),
+            (
+                &[("CONSUL_HTTP_ADDR", "h:8500"), ("CONSUL_CACERT", "ca.pem")],
+                "http://h:8500",
+            ),
             (&[("CONSUL_CACERT", "ca.pem")], "http://127.0.0.1:8500"),
-            (&[("CONSUL_HTTP_ADDR", "h:8501"), ("LB_CONSUL_CA_FILE", "ca.pem")], "https://h:8501"),
-            (&[("LB_CONSUL_ADDRESS", "h:8501"), ("CONSUL_CACERT", "ca.pem")], "https://h:8501"),
+            (
+                &[
+                    ("CONSUL_HTTP_ADDR", "h:8501"),
+                    ("LB_CONSUL_CA_FILE", "ca.pem"),
+                ],
+                "https://h:8501",
+            ),
+            (
+                &[("LB_CONSUL_ADDRESS", "h:8501"), ("CONSUL_CACERT", "ca.pem")],
+                "https://h:8501",
+            ),
             (&[("LB_CONSUL_ADDRESS", "h")], "http://h:8500"),
-            (&[("CONSUL_HTTP_ADDR", "http://h:8500"), ("CONSUL_CACERT", "ca.pem")], "http://h:8500"),
-            (&[("CONSUL_HTTP_ADDR", "unix:///run/consul.sock")], "unix:///run/consul.sock"),
+            (
+                &[
+                    ("CONSUL_HTTP_ADDR", "http://h:8500"),
+                    ("CONSUL_CACERT", "ca.pem"),
+                ],
+                "http://h:8500",
+            ),
+            (
+                &[("CONSUL_HTTP_ADDR", "unix:///run/consul.sock")],
+                "unix:///run/consul.sock",
+            ),
             (&[("CONSUL_HTTP_ADDR", "")], "http://127.0.0.1:8500"),
             (&[("CONSUL_HTTP_SSL", "true")], "https://127.0.0.1:8500"),
         ];
         for (env, expected) in cases {
             assert_eq!(addresses(env), [*expected], "{env:?}");
         }
-        let list = loaded("[consul]\naddress = [\"https://a:1\", \"b:1\"]", &[], &[]).consul.unwrap();
+        let list = loaded("[consul]\naddress = [\"https://a:1\", \"b:1\"]", &[], &[])
+            .consul
+            .unwrap();
         assert_eq!(list.addresses, ["https://a:1", "http://b:1"]);
-        let two = loaded("", &[], &[("consul.address", "https://a:1, https://b:1/")]).consul.unwrap();
+        let two = loaded("", &[], &[("consul.address", "https://a:1, https://b:1/")])
+            .consul
+            .unwrap();
         assert_eq!(two.addresses, ["https://a:1", "https://b:1"]);
-        let consul =
-            loaded("", &[("CONSUL_HTTP_SSL_VERIFY", "false"), ("CONSUL_HTTP_TOKEN", "t")], &[]).consul.unwrap();
+        let consul = loaded(
+            "",
+            &[
+                ("CONSUL_HTTP_SSL_VERIFY", "false"),
+                ("CONSUL_HTTP_TOKEN", "t"),
+            ],
+            &[],
+        )
+        .consul
+        .unwrap();
         assert!(consul.skip_verify);
         assert_eq!(consul.token.as_deref(), Some("t"));
-        for (written, name) in
-            [("server.dc1.consul", "server.dc1.consul"), ("server.dc1.consul:8501", "server.dc1.consul")]
-        {
-            let consul = loaded("", &[("CONSUL_TLS_SERVER_NAME", written)], &[]).consul.unwrap();
+        for (written, name) in [
+            ("server.dc1.consul", "server.dc1.consul"),
+            ("server.dc1.consul:8501", "server.dc1.consul"),
+        ] {
+            let consul = loaded("", &[("CONSUL_TLS_SERVER_NAME", written)], &[])
+                .consul
+                .unwrap();
             assert_eq!(consul.server_name.as_deref(), Some(name));
         }
-        let consul = loaded("", &[("CONSUL_HTTP_AUTH", "user:pass")], &[]).consul.unwrap();
+        let consul = loaded("", &[("CONSUL_HTTP_AUTH", "user:pass")], &[])
+            .consul
+            .unwrap();
         assert_eq!(consul.http_auth.as_deref(), Some("user:pass"));
         let both = [("CONSUL_CACERT", "a.pem"), ("CONSUL_CAPATH", "cas")];
         let consul = loaded("", &both, &[]).consul.unwrap();
-        assert_eq!((consul.ca_file, consul.ca_path), (Some("a.pem".into()), None));
-        let consul = loaded("[consul]\nca_file = \"a.pem\"", &both[1..], &[]).consul.unwrap();
-        assert_eq!((consul.ca_file, consul.ca_path), (Some("conf/a.pem".into()), Some("cas".into())));
+        assert_eq!(
+            (consul.ca_file, consul.ca_path),
+            (Some("a.pem".into()), None)
+        );
+        let consul = loaded("[consul]\nca_file = \"a.pem\"", &both[1..], &[])
+            .consul
+            .unwrap();
+        assert_eq!(
+            (consul.ca_file, consul.ca_path),
+            (Some("conf/a.pem".into()), Some("cas".into()))
+        );
     }
 
     #[test]
@@ -324,58 +483,107 @@ routes_file = "routes.txt"
             (&[("CONSUL_HTTP_ADDR", "http://h:70000")], "not a URL"),
             (&[("CONSUL_HTTP_ADDR", "http://h:0")], "port"),
             (&[("CONSUL_HTTP_ADDR", "http://h:8500/x?y=1")], "not a URL"),
-            (&[("CONSUL_HTTP_ADDR", "unix://relative")], "no absolute path"),
-            (&[("CONSUL_HTTP_ADDR", "unix:///run/x"), ("CONSUL_HTTP_SSL", "1")], "unix socket"),
-            (&[("CONSUL_HTTP_ADDR", "http://user:secret@h:8500")], "credentials"),
+            (
+                &[("CONSUL_HTTP_ADDR", "unix://relative")],
+                "no absolute path",
+            ),
+            (
+                &[
+                    ("CONSUL_HTTP_ADDR", "unix:///run/x"),
+                    ("CONSUL_HTTP_SSL", "1"),
+                ],
+                "unix socket",
+            ),
+            (
+                &[("CONSUL_HTTP_ADDR", "http://user:secret@h:8500")],
+                "credentials",
+            ),
             (&[("CONSUL_HTTP_SSL", "yes")], "neither true nor false"),
             (&[("CONSUL_HTTP_SSL", "tRuE")], "neither true nor false"),
-            (&[("CONSUL_HTTP_SSL_VERIFY", "no")], "neither true nor false"),
+            (
+                &[("CONSUL_HTTP_SSL_VERIFY", "no")],
+                "neither true nor false",
+            ),
             (&[("CONSUL_TLS_SERVER_NAME", "a b")], "server_name"),
             (&[("CONSUL_CLIENT_CERT", "c.pem")], "no key beside it"),
-            (&[("CONSUL_CLIENT_KEY", "k.pem")], "no certificate beside it"),
+            (
+                &[("CONSUL_CLIENT_KEY", "k.pem")],
+                "no certificate beside it",
+            ),
             (&[("CONSUL_NAMESPACE", "a b")], "cannot be such a name"),
             (&[("CONSUL_PARTITION", "a&b")], "cannot be such a name"),
         ];
         for (env, part) in cases {
             let found = mistakes("", env, &[]);
             let told = |text: &String| {
-                text.contains(&format!("environment {}", env[env.len() - 1].0)) || text.contains(env[0].0)
+                text.contains(&format!("environment {}", env[env.len() - 1].0))
+                    || text.contains(env[0].0)
             };
-            assert!(found.iter().any(|text| text.contains(part) && told(text)), "{env:?}: {found:?}");
-            assert!(!found.iter().any(|text| text.contains("secret")), "{found:?}");
+            assert!(
+                found.iter().any(|text| text.contains(part) && told(text)),
+                "{env:?}: {found:?}"
+            );
+            assert!(
+                !found.iter().any(|text| text.contains("secret")),
+                "{found:?}"
+            );
         }
     }
 
     #[test]
     fn ours_beat_consuls_and_consuls_beat_the_file() {
-        let env = [("CONSUL_HTTP_ADDR", "b:1"), ("CONSUL_NAMESPACE", "b"), ("LB_CONSUL_NAMESPACE", "c")];
+        let env = [
+            ("CONSUL_HTTP_ADDR", "b:1"),
+            ("CONSUL_NAMESPACE", "b"),
+            ("LB_CONSUL_NAMESPACE", "c"),
+        ];
         let file = "[consul]\naddress = \"a:1\"\nnamespace = \"a\"\ntoken_file = \"t\"";
         let consul = loaded(file, &env, &[]).consul.unwrap();
         assert_eq!(consul.addresses, ["http://b:1"]);
         assert_eq!(consul.namespace.as_deref(), Some("c"));
         // A token given later takes the place of a token file given earlier.
-        let consul = loaded(file, &[("CONSUL_HTTP_TOKEN", "x")], &[]).consul.unwrap();
-        assert_eq!((consul.token.as_deref(), consul.token_file), (Some("x"), None));
+        let consul = loaded(file, &[("CONSUL_HTTP_TOKEN", "x")], &[])
+            .consul
+            .unwrap();
+        assert_eq!(
+            (consul.token.as_deref(), consul.token_file),
+            (Some("x"), None)
+        );
     }
 
     #[test]
     fn lists_and_short_forms() {
-        let env = [("LB_CONSUL_ACCEPT_STATUS", "passing,warning"), ("LB_DNS_SERVERS", "[\"127.0.0.1\"]")];
+        let env = [
+            ("LB_CONSUL_ACCEPT_STATUS", "passing,warning"),
+            ("LB_DNS_SERVERS", "[\"127.0.0.1\"]"),
+        ];
         let flags = [
             ("listener", ":80"),
-            ("listener", "127.0.0.1:443;protocol=https;certificates=main;proxy_protocol"),
+            (
+                "listener",
+                "127.0.0.1:443;protocol=https;certificates=main;proxy_protocol",
+            ),
             ("certificates", "main;cert_file=site.pem"),
             ("certificates.main.key_file", "key.pem"),
-            ("static.route", "web www.example.com/ http://10.0.0.1:1,http://10.0.0.2:1 strip=/x proto=https"),
+            (
+                "static.route",
+                "web www.example.com/ http://10.0.0.1:1,http://10.0.0.2:1 strip=/x proto=https",
+            ),
         ];
         let config = loaded("[[listener]]\naddress = \"1.1.1.1:1\"", &env, &flags);
         let consul = config.consul.unwrap();
-        assert_eq!(consul.accept_status, [CheckStatus::Passing, CheckStatus::Warning]);
+        assert_eq!(
+            consul.accept_status,
+            [CheckStatus::Passing, CheckStatus::Warning]
+        );
         assert_eq!(config.dns.servers, [address("127.0.0.1:53")]);
         assert_eq!(config.listeners.len(), 2);
         assert_eq!(config.listeners[1].protocol, ListenerProtocol::Https);
         assert!(config.listeners[1].proxy_protocol);
-        let source = CertificateSource::File { cert_file: "site.pem".into(), key_file: "key.pem".into() };
+        let source = CertificateSource::File {
+            cert_file: "site.pem".into(),
+            key_file: "key.pem".into(),
+        };
         assert_eq!(config.certificates["main"].source, source);
         assert_eq!(config.static_routes[0].targets.len(), 2);
         assert_eq!(config.static_routes[0].options, "strip=/x proto=https");
@@ -389,15 +597,20 @@ routes_file = "routes.txt"
         let config = loaded("", &env, &[]);
         assert_eq!(config.listeners[0].protocol, ListenerProtocol::Tcp);
         assert_eq!(config.listeners[1].protocol, ListenerProtocol::Grpc);
-        assert_eq!(config.certificates["my_site"].client_ca_file, Some("ca.pem".into()));
+        assert_eq!(
+            config.certificates["my_site"].client_ca_file,
+            Some("ca.pem".into())
+        );
     }
 
     #[test]
     fn every_mistake_is_in_one_report_with_its_place() {
-        let file =
-            "[consul]\nadress = \"x\"\nwait = 50\nstale = \"yes\"\n[proxi]\n[proxy]\nworkers = -1\nstrategy = \"best\"";
-        let found =
-            mistakes(file, &[("LB_DRAIN_TIMEOUT", "soon")], &[("proxy.matcher", "prefx"), ("proxy.worker", "1")]);
+        let file = "[consul]\nadress = \"x\"\nwait = 50\nstale = \"yes\"\n[proxi]\n[proxy]\nworkers = -1\nstrategy = \"best\"";
+        let found = mistakes(
+            file,
+            &[("LB_DRAIN_TIMEOUT", "soon")],
+            &[("proxy.matcher", "prefx"), ("proxy.worker", "1")],
+        );
         let expected = [
             "conf/lb.toml:2: consul.adress is not a known key; did you mean consul.address?",
             "conf/lb.toml:3: consul.wait = 50 has no unit; write a number with its unit, like \"250ms\", \"10s\" or \"1m30s\", from 1s to 10m",
@@ -409,15 +622,19 @@ routes_file = "routes.txt"
             "flag --proxy.worker: proxy.worker is not a known key; did you mean proxy.workers?",
             "flag --proxy.matcher: proxy.matcher = \"prefx\" is not one of the known words; did you mean prefix? write one of: prefix, iprefix, glob",
         ];
-        let expected: Vec<String> = expected.iter().map(|text| text.replace("to 1d", "to 24h")).collect();
+        let expected: Vec<String> = expected
+            .iter()
+            .map(|text| text.replace("to 1d", "to 24h"))
+            .collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn cross_checks() {
         let listener = |rest: &str| format!("[[listener]]\naddress = \"127.0.0.1:1\"\n{rest}");
-        let dynamic =
-            |rest: &str| format!("[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp-dynamic\"\n{rest}\n");
+        let dynamic = |rest: &str| {
+            format!("[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp-dynamic\"\n{rest}\n")
+        };
         let certificates = "[certificates.main]\ncert_file = \"a.pem\"\n";
         let cases: &[(String, &str)] = &[
             (listener("protocol = \"https\""), "the protocol needs it"),
@@ -482,23 +699,32 @@ routes_file = "routes.txt"
         ];
         for (file, part) in cases {
             let found = mistakes(file, &[], &[]);
-            assert!(found.iter().any(|text| text.contains(part)), "{file}\n{found:#?}");
+            assert!(
+                found.iter().any(|text| text.contains(part)),
+                "{file}\n{found:#?}"
+            );
         }
     }
 
     #[test]
     fn port_zero_may_repeat() {
-        let file = "[[listener]]\naddress = \"127.0.0.1:0\"\n".repeat(2) + "[admin]\naddress = \"127.0.0.1:0\"";
+        let file = "[[listener]]\naddress = \"127.0.0.1:0\"\n".repeat(2)
+            + "[admin]\naddress = \"127.0.0.1:0\"";
         assert_eq!(loaded(&file, &[], &[]).listeners.len(), 2);
     }
 
     #[test]
     fn a_draft_holds_what_is_right_beside_the_mistakes() {
-        let file = "routes_file = \"routes.txt\"\n[consul]\nca_file = \"ca.pem\"\n[proxy]\nworkers = -1\n";
+        let file =
+            "routes_file = \"routes.txt\"\n[consul]\nca_file = \"ca.pem\"\n[proxy]\nworkers = -1\n";
         let found = draft(&inputs(file, &[], &[]));
         assert_eq!(found.mistakes.len(), 1, "{:?}", found.mistakes);
         assert_eq!(found.config.routes_file, Some("conf/routes.txt".into()));
-        assert_eq!(found.consul().unwrap().ca_file, Some("conf/ca.pem".into()), "nothing is wrong with [consul]");
+        assert_eq!(
+            found.consul().unwrap().ca_file,
+            Some("conf/ca.pem".into()),
+            "nothing is wrong with [consul]"
+        );
         assert!(found.finish().is_err());
 
         for (file, env) in [
@@ -511,16 +737,32 @@ routes_file = "routes.txt"
             let found = draft(&inputs(file, env, &[]));
             assert_eq!((found.consul(), found.mistakes.len()), (None, 1), "{file}");
         }
-        let unread = read_draft(Some(Path::new("/nonexistent/lb.toml")), vec![("proxy.workers".into(), "x".into())]);
-        assert_eq!((unread.consul(), unread.mistakes.len()), (None, 2), "{:?}", unread.mistakes);
+        let unread = read_draft(
+            Some(Path::new("/nonexistent/lb.toml")),
+            vec![("proxy.workers".into(), "x".into())],
+        );
+        assert_eq!(
+            (unread.consul(), unread.mistakes.len()),
+            (None, 2),
+            "{:?}",
+            unread.mistakes
+        );
     }
 
     #[test]
     fn a_key_that_has_lost_its_meaning_is_read_with_a_warning() {
         for value in ["true", "false"] {
-            let loaded = load(&inputs(&format!("[proxy]\ndirect = {value}\n[consul]\n"), &[], &[])).unwrap();
+            let loaded = load(&inputs(
+                &format!("[proxy]\ndirect = {value}\n[consul]\n"),
+                &[],
+                &[],
+            ))
+            .unwrap();
             let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-            assert!(warnings.len() == 1 && warnings[0].contains("proxy.direct"), "{warnings:?}");
+            assert!(
+                warnings.len() == 1 && warnings[0].contains("proxy.direct"),
+                "{warnings:?}"
+            );
             assert!(warnings[0].contains("no effect"), "{warnings:?}");
         }
         let wrong = load(&inputs("[proxy]\ndirect = 7\n", &[], &[]));
@@ -530,20 +772,38 @@ routes_file = "routes.txt"
     #[test]
     fn the_tools_environment_goes_before_certificates_in_the_file() {
         let file = "[consul]\nca_pem = \"x\"\ncert_pem = \"x\"\nkey_pem = \"x\"\n";
-        let env = [("CONSUL_CACERT", "a"), ("CONSUL_CLIENT_CERT", "b"), ("CONSUL_CLIENT_KEY", "c")];
+        let env = [
+            ("CONSUL_CACERT", "a"),
+            ("CONSUL_CLIENT_CERT", "b"),
+            ("CONSUL_CLIENT_KEY", "c"),
+        ];
         let loaded = load(&inputs(file, &env, &[])).unwrap();
         let consul = loaded.config.consul.unwrap();
-        assert_eq!((consul.ca_pem, consul.cert_pem, consul.key_pem), (None, None, None));
+        assert_eq!(
+            (consul.ca_pem, consul.cert_pem, consul.key_pem),
+            (None, None, None)
+        );
         assert_eq!(consul.cert_file, Some("b".into()));
         assert_eq!(loaded.warnings.len(), 3, "{:?}", loaded.warnings);
-        let consul = load(&inputs(file, &[], &[])).unwrap().config.consul.unwrap();
-        assert!(consul.has_certificate() && consul.addresses[0].starts_with("http"), "{:?}", consul.addresses);
+        let consul = load(&inputs(file, &[], &[]))
+            .unwrap()
+            .config
+            .consul
+            .unwrap();
+        assert!(
+            consul.has_certificate() && consul.addresses[0].starts_with("http"),
+            "{:?}",
+            consul.addresses
+        );
     }
 
     #[test]
     fn a_secret_is_not_repeated_in_a_report() {
         let found = mistakes("[consul]\ntoken = 123456", &[], &[]);
-        assert!(found[0].contains("consul.token = *** is not a text"), "{found:?}");
+        assert!(
+            found[0].contains("consul.token = *** is not a text"),
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -557,7 +817,10 @@ routes_file = "routes.txt"
         let loaded = load(&inputs("", &env, &[])).unwrap();
         let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].contains("did you mean LB_CONSUL_WAIT?"), "{warnings:?}");
+        assert!(
+            warnings[0].contains("did you mean LB_CONSUL_WAIT?"),
+            "{warnings:?}"
+        );
     }
 
     proptest! {

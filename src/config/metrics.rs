@@ -38,7 +38,9 @@ impl MetricsConfig {
     /// Whether durations are to be kept for somebody who sends them on.
     #[must_use]
     pub fn is_sent(&self) -> bool {
-        let sent = [&self.statsd, &self.dogstatsd, &self.graphite].into_iter().any(Option::is_some);
+        let sent = [&self.statsd, &self.dogstatsd, &self.graphite]
+            .into_iter()
+            .any(Option::is_some);
         sent || self.stdout_flat || self.stdout_label
     }
 
@@ -65,9 +67,16 @@ pub(super) fn metrics(reader: &mut Reader<'_>) -> MetricsConfig {
     };
     let mut server = |name: &str| {
         let text = reader.text(name)?;
-        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
+        let port = text
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.is_empty())
+            .and_then(|(_, port)| port.parse().ok());
         if port.is_none_or(|port: u16| port == 0) {
-            reader.wrong(name, "is not an address with a port", "write HOST:PORT, as in \"127.0.0.1:8125\"");
+            reader.wrong(
+                name,
+                "is not an address with a port",
+                "write HOST:PORT, as in \"127.0.0.1:8125\"",
+            );
         }
         Some(text)
     };

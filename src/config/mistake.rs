@@ -85,14 +85,23 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 /// As [`nearest`], with a bound of one's own between 0 (anything) and 1 (the same word).
 #[must_use]
-pub fn nearer_than<'a>(bound: f64, word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearer_than<'a>(
+    bound: f64,
+    word: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     // Strangers' text may be long; what is compared is not.
     if word.len() > 100 {
         return None;
     }
     known
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&word.to_ascii_lowercase(), candidate), candidate))
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&word.to_ascii_lowercase(), candidate),
+                candidate,
+            )
+        })
         .filter(|(score, _)| *score >= bound)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
@@ -111,7 +120,10 @@ mod tests {
             problem: "has no unit".to_owned(),
             advice: "write \"5s\"".to_owned(),
         };
-        assert_eq!(mistake.to_string(), "lb.toml:3: consul.wait = \"5\" has no unit; write \"5s\"");
+        assert_eq!(
+            mistake.to_string(),
+            "lb.toml:3: consul.wait = \"5\" has no unit; write \"5s\""
+        );
     }
 
     #[test]

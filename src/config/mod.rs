@@ -5,8 +5,8 @@
 //! environment ─► overlay ─► Settings ─► build
 //! flags ───────┘   (raw: as written)       └─► Mistakes, all of them
 //! ```
-//! [`keys`] is the one table behind all of it. Whether files that are named here exist and fit is the business of
-//! [`crate::check`].
+//! [`keys`] is the one table behind all of it. Whether files that are named here exist and fit is
+//! the business of [`crate::check`].
 
 pub mod duration;
 pub mod keys;
@@ -66,7 +66,8 @@ pub use template::template;
 /// Everything a running `lb` needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `[consul]`; none when the section and every `CONSUL_*` variable are absent and static sources are given.
+    /// `[consul]`; none when the section and every `CONSUL_*` variable are absent and static
+    /// sources are given.
     pub consul: Option<ConsulConfig>,
     /// `[[static.route]]`.
     pub static_routes: Vec<StaticRoute>,
@@ -107,7 +108,8 @@ pub struct Config {
 /// How to reach Consul and what to read there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConsulConfig {
-    /// Agents, tried in order: `http://`, `https://` or `unix://` URLs (`consul.address`, comma-separated).
+    /// Agents, tried in order: `http://`, `https://` or `unix://` URLs (`consul.address`,
+    /// comma-separated).
     pub addresses: Vec<String>,
     /// PEM bundle of CAs (`ca_file`).
     pub ca_file: Option<PathBuf>,
@@ -141,18 +143,21 @@ pub struct ConsulConfig {
     pub datacenter: Option<String>,
     /// What routing tags start with (`tag_prefix`).
     pub tag_prefix: String,
-    /// Where the KV store holds route commands: a prefix of keys, without a slash at its begin (`kv_path`).
+    /// Where the KV store holds route commands: a prefix of keys, without a slash at its begin
+    /// (`kv_path`).
     pub kv_path: Option<String>,
-    /// Where the KV store holds the page for requests without a route: a prefix of keys, without a slash at its begin
-    /// (`no_route_kv_path`).
+    /// Where the KV store holds the page for requests without a route: a prefix of keys, without a
+    /// slash at its begin (`no_route_kv_path`).
     pub no_route_kv_path: Option<String>,
     /// Which check states count as healthy (`accept_status`).
     pub accept_status: Vec<CheckStatus>,
-    /// All service checks must be in an accepted state, or one is enough (`checks_required = "all" | "one"`).
+    /// All service checks must be in an accepted state, or one is enough (`checks_required = "all"
+    /// | "one"`).
     pub checks_required_all: bool,
     /// An instance without a check of its own never serves (`require_check`).
     pub require_check: bool,
-    /// Every check of a node counts for its instances, or `serfHealth` alone (`node_checks = "all" | "serf"`).
+    /// Every check of a node counts for its instances, or `serfHealth` alone (`node_checks = "all"
+    /// | "serf"`).
     pub node_checks_all: bool,
     /// Consul's weights count (`weights`).
     pub weights: bool,
@@ -164,11 +169,13 @@ pub struct ConsulConfig {
     pub wait: Duration,
     /// Everything is read again unconditionally this often, jittered (`resync`).
     pub resync: Duration,
-    /// Share of all instances (percent) that may vanish in one answer before it is read twice (`confirm_percent`).
+    /// Share of all instances (percent) that may vanish in one answer before it is read twice
+    /// (`confirm_percent`).
     pub confirm_percent: u32,
     /// How long a new instance without checks of its own waits for one (`check_grace`).
     pub check_grace: Duration,
-    /// How long a pool whose known-good instances all turned critical at once is kept (`critical_hold`).
+    /// How long a pool whose known-good instances all turned critical at once is kept
+    /// (`critical_hold`).
     pub critical_hold: Duration,
     /// Most connections kept to an agent (`max_connections`).
     pub max_connections: usize,
@@ -204,10 +211,14 @@ impl ConsulConfig {
         self.cert_file.is_some() || self.cert_pem.is_some()
     }
 
-    /// Whether what is read lies in a namespace or partition other than the default one, which holds the service `consul`.
+    /// Whether what is read lies in a namespace or partition other than the default one, which
+    /// holds the service `consul`.
     #[must_use]
     pub fn is_scoped(&self) -> bool {
-        let other = |name: &Option<String>| name.as_deref().is_some_and(|name| !matches!(name, "" | "default"));
+        let other = |name: &Option<String>| {
+            name.as_deref()
+                .is_some_and(|name| !matches!(name, "" | "default"))
+        };
         other(&self.namespace) || other(&self.partition)
     }
 }
@@ -261,7 +272,8 @@ pub struct ListenerConfig {
     pub proxy_protocol: bool,
     /// How long to wait for the PROXY header (`proxy_protocol_timeout`).
     pub proxy_protocol_timeout: Duration,
-    /// Refuse a handshake for a name without certificate instead of showing the first (`strict_sni`).
+    /// Refuse a handshake for a name without certificate instead of showing the first
+    /// (`strict_sni`).
     pub strict_sni: bool,
     /// What handshakes may choose (`tls_min`, `tls_max`, `tls_ciphers`).
     pub tls: TlsLimits,
@@ -301,7 +313,11 @@ pub struct TlsLimits {
 
 impl Default for TlsLimits {
     fn default() -> Self {
-        Self { min: TlsVersion::V1_2, max: TlsVersion::V1_3, ciphers: std::sync::Arc::default() }
+        Self {
+            min: TlsVersion::V1_2,
+            max: TlsVersion::V1_3,
+            ciphers: std::sync::Arc::default(),
+        }
     }
 }
 
@@ -330,7 +346,8 @@ pub struct ProxyConfig {
     pub host_patterns: bool,
     /// Instances get paths without `//`, as routes are compared with them (`merge_slashes`).
     pub merge_slashes: bool,
-    /// X-Forwarded-Host and -Port tell the host that the upstream gets, not the client's (`forwarded_host = "sent"`).
+    /// X-Forwarded-Host and -Port tell the host that the upstream gets, not the client's
+    /// (`forwarded_host = "sent"`).
     pub forwarded_host_sent: bool,
     /// Address for `by=` in Forwarded (`local_ip`).
     pub local_ip: Option<String>,
@@ -354,7 +371,8 @@ pub struct ProxyConfig {
     pub header_timeout: Duration,
     /// How long an idle client connection is kept (`idle_timeout`).
     pub idle_timeout: Duration,
-    /// How long a client may pause inside a request body, or while not reading an answer (`body_timeout`).
+    /// How long a client may pause inside a request body, or while not reading an answer
+    /// (`body_timeout`).
     pub body_timeout: Duration,
     /// Largest request head in bytes (`max_header_bytes`): 431 above it.
     pub max_header_bytes: usize,
@@ -368,13 +386,16 @@ pub struct ProxyConfig {
     pub connect_timeout: Duration,
     /// Limit from the request to the first byte of the answer (`response_timeout`): 504 after it.
     pub response_timeout: Duration,
-    /// How long an instance may pause inside an answer (`response_idle_timeout`); zero: without end.
+    /// How long an instance may pause inside an answer (`response_idle_timeout`); zero: without
+    /// end.
     pub response_idle_timeout: Duration,
     /// Limit from the request's head to the end of the answer (`request_timeout`); zero: none.
     pub request_timeout: Duration,
-    /// When a GET or HEAD has no first byte after this, another instance is asked too (`try_timeout`); zero: never.
+    /// When a GET or HEAD has no first byte after this, another instance is asked too
+    /// (`try_timeout`); zero: never.
     pub try_timeout: Duration,
-    /// How long an idle upstream connection is kept (`upstream_idle_timeout`): below the common 5 s of applications.
+    /// How long an idle upstream connection is kept (`upstream_idle_timeout`): below the common 5 s
+    /// of applications.
     pub upstream_idle_timeout: Duration,
     /// Most idle upstream connections per instance and worker (`upstream_max_idle`).
     pub upstream_max_idle: usize,
@@ -382,12 +403,13 @@ pub struct ProxyConfig {
     pub keepalive: Duration,
     /// TCP: closed after this time without a byte either way; zero: never (`tcp_idle_timeout`).
     pub tcp_idle_timeout: Duration,
-    /// TCP and upgraded connections whose instance left the table are cut after this time (`removed_grace`);
-    /// zero: kept.
+    /// TCP and upgraded connections whose instance left the table are cut after this time
+    /// (`removed_grace`); zero: kept.
     pub removed_grace: Duration,
     /// Most attempts for one request, the first included (`retry.attempts`).
     pub retry_attempts: u32,
-    /// Retries (but for failed connects) as a share of recent requests, in percent (`retry.budget_percent`).
+    /// Retries (but for failed connects) as a share of recent requests, in percent
+    /// (`retry.budget_percent`).
     pub retry_budget_percent: u32,
     /// Retries per second and worker that the budget always grants (`retry.budget_min`).
     pub retry_budget_min: u32,
@@ -414,7 +436,8 @@ pub struct AdminConfig {
     pub title: String,
     /// One of [`keys::ADMIN_COLORS`] (`color`).
     pub color: Option<String>,
-    /// Names under which it may be asked, beside addresses, `localhost` and the machine's name (`hosts`).
+    /// Names under which it may be asked, beside addresses, `localhost` and the machine's name
+    /// (`hosts`).
     pub hosts: Vec<String>,
     /// Places of routes as links (`link_…`).
     pub links: SourceLinks,

@@ -30,7 +30,10 @@ const CONSUL_VARIABLES: &[(&str, &str)] = &[
 #[must_use]
 pub fn consul_variable(key: &str) -> Option<&'static str> {
     let name = key.strip_prefix("consul.")?;
-    CONSUL_VARIABLES.iter().find(|(_, known)| *known == name).map(|(variable, _)| *variable)
+    CONSUL_VARIABLES
+        .iter()
+        .find(|(_, known)| *known == name)
+        .map(|(variable, _)| *variable)
 }
 
 /// Vault's own variables and the keys they fill. Of two for one key the first that is set wins.
@@ -65,24 +68,46 @@ pub(crate) fn consul(
     mistakes: &mut Vec<Mistake>,
 ) -> ConsulEnvironment {
     let mut found = ConsulEnvironment::default();
-    let Some(section) = section("consul") else { return found };
-    let value_of = |name: &str| env.iter().find(|(known, value)| known == name && !value.is_empty());
+    let Some(section) = section("consul") else {
+        return found;
+    };
+    let value_of = |name: &str| {
+        env.iter()
+            .find(|(known, value)| known == name && !value.is_empty())
+    };
     let mut put = |name: &str, key: &str, value: String| {
         if let Some(key) = section.key(key) {
             let place = Place::Env(name.to_owned());
-            let group = settings.once.entry(section.name).or_insert_with(|| Group::new(Place::Absent));
-            put_token_aware(group, key, Entry { value: Written::Bare(value), place, layer: CONSUL });
+            let group = settings
+                .once
+                .entry(section.name)
+                .or_insert_with(|| Group::new(Place::Absent));
+            put_token_aware(
+                group,
+                key,
+                Entry {
+                    value: Written::Bare(value),
+                    place,
+                    layer: CONSUL,
+                },
+            );
         }
     };
     for (name, key) in CONSUL_VARIABLES {
         if let Some((_, value)) = value_of(name) {
             found.any = true;
-            let value = if *name == "CONSUL_TLS_SERVER_NAME" { without_port(value) } else { value };
+            let value = if *name == "CONSUL_TLS_SERVER_NAME" {
+                without_port(value)
+            } else {
+                value
+            };
             put(name, key, value.to_owned());
         }
     }
     for name in ["CONSUL_HTTP_SSL", "CONSUL_HTTP_SSL_VERIFY"] {
-        let Some((_, value)) = value_of(name) else { continue };
+        let Some((_, value)) = value_of(name) else {
+            continue;
+        };
         found.any = true;
         match (name, parse_bool(value)) {
             ("CONSUL_HTTP_SSL", Some(on)) => found.ssl = on,
@@ -109,20 +134,45 @@ fn without_port(name: &str) -> &str {
 
 /// Takes `VAULT_*`.
 pub(crate) fn vault(env: &[(String, String)], settings: &mut Settings) {
-    let Some(section) = section("vault") else { return };
+    let Some(section) = section("vault") else {
+        return;
+    };
     for (name, key) in VAULT_VARIABLES.iter().rev() {
-        let Some((_, value)) = env.iter().find(|(known, value)| known == name && !value.is_empty()) else { continue };
-        let Some(key) = section.key(key) else { continue };
+        let Some((_, value)) = env
+            .iter()
+            .find(|(known, value)| known == name && !value.is_empty())
+        else {
+            continue;
+        };
+        let Some(key) = section.key(key) else {
+            continue;
+        };
         // Vault's tools take a plain number for seconds.
         let seconds = key.name == "timeout" && value.bytes().all(|byte| byte.is_ascii_digit());
-        let value = if seconds { format!("{value}s") } else { value.clone() };
+        let value = if seconds {
+            format!("{value}s")
+        } else {
+            value.clone()
+        };
         let place = Place::Env((*name).to_owned());
-        let group = settings.once.entry(section.name).or_insert_with(|| Group::new(Place::Absent));
-        put_token_aware(group, key, Entry { value: Written::Bare(value), place, layer: CONSUL });
+        let group = settings
+            .once
+            .entry(section.name)
+            .or_insert_with(|| Group::new(Place::Absent));
+        put_token_aware(
+            group,
+            key,
+            Entry {
+                value: Written::Bare(value),
+                place,
+                layer: CONSUL,
+            },
+        );
     }
 }
 
-/// `true`, `false`, `1`, `0` and their like, as Consul's own tools take them (Go's `strconv.ParseBool`).
+/// `true`, `false`, `1`, `0` and their like, as Consul's own tools take them (Go's
+/// `strconv.ParseBool`).
 pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
@@ -138,21 +188,28 @@ fn put_token_aware(group: &mut Group, key: &'static Key, entry: Entry) {
         "token_file" => "token",
         _ => "",
     };
-    if group.entries.get(rival).is_some_and(|old| old.layer < entry.layer) {
+    if group
+        .entries
+        .get(rival)
+        .is_some_and(|old| old.layer < entry.layer)
+    {
         group.entries.remove(rival);
     }
     group.put(key, entry);
 }
 
-/// Takes `LB_*`. An unknown name is a warning only: other programs use such names too (Kubernetes sets
-/// `LB_SERVICE_HOST` for a service called `lb`).
+/// Takes `LB_*`. An unknown name is a warning only: other programs use such names too (Kubernetes
+/// sets `LB_SERVICE_HOST` for a service called `lb`).
 pub(crate) fn environment(
     env: &[(String, String)],
     settings: &mut Settings,
     mistakes: &mut Vec<Mistake>,
     warnings: &mut Vec<Mistake>,
 ) {
-    let mut ours: Vec<_> = env.iter().filter(|(name, value)| name.starts_with("LB_") && !value.is_empty()).collect();
+    let mut ours: Vec<_> = env
+        .iter()
+        .filter(|(name, value)| name.starts_with("LB_") && !value.is_empty())
+        .collect();
     // Short forms replace whole lists, so they come before keys of single entries.
     ours.sort_by_key(|(name, _)| (name.len(), name.clone()));
     for (name, value) in ours {
@@ -160,13 +217,20 @@ pub(crate) fn environment(
         match path_of(name).as_deref().and_then(resolve) {
             Some(slot) => put(settings, slot, value, place, ENV, mistakes),
             None => {
-                // Stricter than for keys, and blind to the prefix all of them share: most such names are not ours.
+                // Stricter than for keys, and blind to the prefix all of them share: most such
+                // names are not ours.
                 let bare = |name: &str| name.trim_start_matches("LB_").to_ascii_lowercase();
                 let known: Vec<String> = SECTIONS
                     .iter()
-                    .flat_map(|section| section.keys.iter().map(|key| bare(&env_name(&section.path(key)))))
+                    .flat_map(|section| {
+                        section
+                            .keys
+                            .iter()
+                            .map(|key| bare(&env_name(&section.path(key))))
+                    })
                     .collect();
-                if let Some(near) = nearer_than(0.93, &bare(name), known.iter().map(String::as_str)) {
+                if let Some(near) = nearer_than(0.93, &bare(name), known.iter().map(String::as_str))
+                {
                     warnings.push(Mistake {
                         key: String::new(),
                         value: None,
@@ -185,21 +249,32 @@ fn path_of(name: &str) -> Option<String> {
     for section in SECTIONS {
         match section.shape {
             Shape::Top | Shape::Once => {
-                if let Some(key) = section.keys.iter().find(|key| env_name(&section.path(key)) == name) {
+                if let Some(key) = section
+                    .keys
+                    .iter()
+                    .find(|key| env_name(&section.path(key)) == name)
+                {
                     return Some(section.path(key));
                 }
             }
             Shape::List | Shape::Named => {
-                let Some(rest) = name.strip_prefix(&env_name(section.name)) else { continue };
+                let Some(rest) = name.strip_prefix(&env_name(section.name)) else {
+                    continue;
+                };
                 if rest.is_empty() {
                     return Some(section.name.to_owned());
                 }
-                let Some(rest) = rest.strip_prefix('_').map(str::to_ascii_lowercase) else { continue };
-                // The longest key wins: NAME_CLIENT_CA_FILE is client_ca_file of NAME, whatever shorter key fits.
+                let Some(rest) = rest.strip_prefix('_').map(str::to_ascii_lowercase) else {
+                    continue;
+                };
+                // The longest key wins: NAME_CLIENT_CA_FILE is client_ca_file of NAME, whatever
+                // shorter key fits.
                 let longest = section
                     .keys
                     .iter()
-                    .filter_map(|key| Some((key.name, rest.strip_suffix(key.name)?.strip_suffix('_')?)))
+                    .filter_map(|key| {
+                        Some((key.name, rest.strip_suffix(key.name)?.strip_suffix('_')?))
+                    })
                     .max_by_key(|(key, _)| key.len());
                 if let Some((key, which)) = longest {
                     return Some(format!("{}.{which}.{key}", section.name));
@@ -211,11 +286,16 @@ fn path_of(name: &str) -> Option<String> {
 }
 
 /// Takes flags: dotted path and value, in their order.
-pub(crate) fn flags(flags: &[(String, String)], settings: &mut Settings, mistakes: &mut Vec<Mistake>) {
+pub(crate) fn flags(
+    flags: &[(String, String)],
+    settings: &mut Settings,
+    mistakes: &mut Vec<Mistake>,
+) {
     let mut replaced = Vec::new();
     // As in the environment: whole entries first, then keys of entries.
-    let (short, single): (Vec<_>, Vec<_>) =
-        flags.iter().partition(|(path, _)| matches!(resolve(path), Some(Slot::Short(_))));
+    let (short, single): (Vec<_>, Vec<_>) = flags
+        .iter()
+        .partition(|(path, _)| matches!(resolve(path), Some(Slot::Short(_))));
     for (path, value) in short.into_iter().chain(single) {
         let place = Place::Flag(format!("--{path}"));
         match resolve(path) {
@@ -237,16 +317,33 @@ pub(crate) fn flags(flags: &[(String, String)], settings: &mut Settings, mistake
     }
 }
 
-fn put(settings: &mut Settings, slot: Slot, value: &str, place: Place, layer: u8, mistakes: &mut Vec<Mistake>) {
-    let entry = Entry { value: Written::Bare(value.to_owned()), place: place.clone(), layer };
+fn put(
+    settings: &mut Settings,
+    slot: Slot,
+    value: &str,
+    place: Place,
+    layer: u8,
+    mistakes: &mut Vec<Mistake>,
+) {
+    let entry = Entry {
+        value: Written::Bare(value.to_owned()),
+        place: place.clone(),
+        layer,
+    };
     match slot {
         Slot::Scalar(section, key) => {
-            let group = settings.once.entry(section.name).or_insert_with(|| Group::new(Place::Absent));
+            let group = settings
+                .once
+                .entry(section.name)
+                .or_insert_with(|| Group::new(Place::Absent));
             put_token_aware(group, key, entry);
         }
         Slot::Named(section, name, key) => {
             let groups = settings.named.entry(section.name).or_default();
-            groups.entry(name).or_insert_with(|| Group::new(place)).put(key, entry);
+            groups
+                .entry(name)
+                .or_insert_with(|| Group::new(place))
+                .put(key, entry);
         }
         Slot::Item(section, at, key) => {
             let groups = settings.lists.entry(section.name).or_default();
@@ -280,23 +377,48 @@ fn short_form(
     layer: u8,
     mistakes: &mut Vec<Mistake>,
 ) {
-    let between = if section.name == "static.route" { [';', '\n'] } else { [',', '\n'] };
-    for text in value.split(between).map(str::trim).filter(|text| !text.is_empty()) {
-        let parts = if section.name == "static.route" { route_parts(text) } else { semicolon_parts(section, text) };
+    let between = if section.name == "static.route" {
+        [';', '\n']
+    } else {
+        [',', '\n']
+    };
+    for text in value
+        .split(between)
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+    {
+        let parts = if section.name == "static.route" {
+            route_parts(text)
+        } else {
+            semicolon_parts(section, text)
+        };
         let mut group = Group::new(place.clone());
         let mut name = None;
         for (key, part) in parts {
-            let entry = Entry { value: Written::Bare(part.to_owned()), place: place.clone(), layer };
+            let entry = Entry {
+                value: Written::Bare(part.to_owned()),
+                place: place.clone(),
+                layer,
+            };
             match section.key(key) {
                 Some(key) => group.put(key, entry),
-                None if key.is_empty() && section.shape == Shape::Named => name = Some(part.to_owned()),
-                None => mistakes.push(unknown(Some(section), key, format!("{}.{key}", section.name), place.clone())),
+                None if key.is_empty() && section.shape == Shape::Named => {
+                    name = Some(part.to_owned())
+                }
+                None => mistakes.push(unknown(
+                    Some(section),
+                    key,
+                    format!("{}.{key}", section.name),
+                    place.clone(),
+                )),
             }
         }
         match (section.shape, name) {
             (Shape::Named, Some(name)) if is_name(&name) => {
                 let groups = settings.named.entry(section.name).or_default();
-                let old = groups.entry(name).or_insert_with(|| Group::new(place.clone()));
+                let old = groups
+                    .entry(name)
+                    .or_insert_with(|| Group::new(place.clone()));
                 old.entries.extend(group.entries);
             }
             (Shape::Named, _) => mistakes.push(Mistake {
@@ -318,8 +440,16 @@ fn short_form(
 
 /// `FIRST;key=value;key`: the first part is the address or the name, a bare word is a switch.
 fn semicolon_parts<'a>(section: &Section, text: &'a str) -> Vec<(&'a str, &'a str)> {
-    let first = if section.shape == Shape::Named { "" } else { "address" };
-    let parts = text.split(';').map(str::trim).filter(|part| !part.is_empty()).enumerate();
+    let first = if section.shape == Shape::Named {
+        ""
+    } else {
+        "address"
+    };
+    let parts = text
+        .split(';')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .enumerate();
     parts
         .map(|(at, part)| match part.split_once('=') {
             Some((key, value)) => (key.trim(), value.trim()),

@@ -1,4 +1,5 @@
-//! Settings as written: which key, which value, where. Nothing is judged here but whether the key exists.
+//! Settings as written: which key, which value, where. Nothing is judged here but whether the key
+//! exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,7 +66,10 @@ pub(crate) struct Group {
 impl Group {
     /// Without settings.
     pub(crate) fn new(place: Place) -> Self {
-        Self { place, entries: BTreeMap::new() }
+        Self {
+            place,
+            entries: BTreeMap::new(),
+        }
     }
 
     /// Adds a setting unless a later layer has spoken already.
@@ -108,7 +112,8 @@ pub(crate) enum Slot {
 /// Most repetitions of a section: far above need, and a bound on what an index can allocate.
 pub(crate) const ITEMS_MAX: usize = 100_000;
 
-/// Finds out what a dotted path means: `consul.wait`, `listener`, `listener.0.address`, `certificates.main.path`.
+/// Finds out what a dotted path means: `consul.wait`, `listener`, `listener.0.address`,
+/// `certificates.main.path`.
 pub(crate) fn resolve(path: &str) -> Option<Slot> {
     for section in SECTIONS {
         match section.shape {
@@ -118,20 +123,29 @@ pub(crate) fn resolve(path: &str) -> Option<Slot> {
                 }
             }
             Shape::Once => {
-                let key = path.strip_prefix(section.name).and_then(|rest| rest.strip_prefix('.'));
+                let key = path
+                    .strip_prefix(section.name)
+                    .and_then(|rest| rest.strip_prefix('.'));
                 if let Some(key) = key.and_then(|name| section.key(name)) {
                     return Some(Slot::Scalar(section, key));
                 }
             }
             Shape::List | Shape::Named => {
-                let Some(rest) = path.strip_prefix(section.name) else { continue };
+                let Some(rest) = path.strip_prefix(section.name) else {
+                    continue;
+                };
                 if rest.is_empty() {
                     return Some(Slot::Short(section));
                 }
-                let Some((which, key)) = rest.strip_prefix('.').and_then(|rest| rest.rsplit_once('.')) else {
+                let Some((which, key)) = rest
+                    .strip_prefix('.')
+                    .and_then(|rest| rest.rsplit_once('.'))
+                else {
                     continue;
                 };
-                let Some(key) = section.key(key) else { continue };
+                let Some(key) = section.key(key) else {
+                    continue;
+                };
                 if section.shape == Shape::Named && is_name(which) {
                     return Some(Slot::Named(section, which.to_owned(), key));
                 }
@@ -148,26 +162,45 @@ pub(crate) fn resolve(path: &str) -> Option<Slot> {
 pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 100
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
 /// The mistake of an unknown key, with the nearest known one. `section` is where it was written.
-pub(crate) fn unknown(section: Option<&Section>, name: &str, path: String, place: Place) -> Mistake {
+pub(crate) fn unknown(
+    section: Option<&Section>,
+    name: &str,
+    path: String,
+    place: Place,
+) -> Mistake {
     let here = section.and_then(|section| {
         let key = nearest(name, section.keys.iter().map(|key| key.name))?;
         section.key(key).map(|key| section.path(key))
     });
     let elsewhere = || {
-        SECTIONS.iter().find_map(|section| section.key(name).map(|key| section.path(key))).or_else(|| {
-            let all: Vec<String> = SECTIONS.iter().flat_map(|s| s.keys.iter().map(|key| s.path(key))).collect();
-            nearest(&path, all.iter().map(String::as_str)).map(str::to_owned)
-        })
+        SECTIONS
+            .iter()
+            .find_map(|section| section.key(name).map(|key| section.path(key)))
+            .or_else(|| {
+                let all: Vec<String> = SECTIONS
+                    .iter()
+                    .flat_map(|s| s.keys.iter().map(|key| s.path(key)))
+                    .collect();
+                nearest(&path, all.iter().map(String::as_str)).map(str::to_owned)
+            })
     };
     let advice = match here.or_else(elsewhere) {
         Some(known) => format!("did you mean {known}?"),
         None => "config/lb.toml lists every key".to_owned(),
     };
-    Mistake { key: path, value: None, place, problem: "is not a known key".to_owned(), advice }
+    Mistake {
+        key: path,
+        value: None,
+        place,
+        problem: "is not a known key".to_owned(),
+        advice,
+    }
 }
 
 #[cfg(test)]
@@ -176,14 +209,26 @@ mod tests {
 
     #[test]
     fn paths_find_their_slot() {
-        assert!(matches!(resolve("consul.wait"), Some(Slot::Scalar(s, k)) if s.name == "consul" && k.name == "wait"));
+        assert!(
+            matches!(resolve("consul.wait"), Some(Slot::Scalar(s, k)) if s.name == "consul" && k.name == "wait")
+        );
         assert!(matches!(resolve("routes_file"), Some(Slot::Scalar(..))));
         assert!(matches!(resolve("listener"), Some(Slot::Short(_))));
-        assert!(matches!(resolve("static.route.2.source"), Some(Slot::Item(s, 2, _)) if s.name == "static.route"));
-        assert!(matches!(resolve("certificates.a-b.path"), Some(Slot::Named(_, name, _)) if name == "a-b"));
-        for path in
-            ["", "consul", "consul.", "consul.x", "listener.x.address", "certificates..path", "certificates.path"]
-        {
+        assert!(
+            matches!(resolve("static.route.2.source"), Some(Slot::Item(s, 2, _)) if s.name == "static.route")
+        );
+        assert!(
+            matches!(resolve("certificates.a-b.path"), Some(Slot::Named(_, name, _)) if name == "a-b")
+        );
+        for path in [
+            "",
+            "consul",
+            "consul.",
+            "consul.x",
+            "listener.x.address",
+            "certificates..path",
+            "certificates.path",
+        ] {
             assert!(resolve(path).is_none(), "{path}");
         }
     }
@@ -191,9 +236,20 @@ mod tests {
     #[test]
     fn unknown_keys_name_the_nearest() {
         let consul = super::super::keys::section("consul");
-        let advice = |section, name: &str, path: &str| unknown(section, name, path.to_owned(), Place::Absent).advice;
-        assert_eq!(advice(consul, "adress", "consul.adress"), "did you mean consul.address?");
-        assert_eq!(advice(consul, "workers", "consul.workers"), "did you mean proxy.workers?");
-        assert_eq!(advice(None, "qqqq", "qqqq"), "config/lb.toml lists every key");
+        let advice = |section, name: &str, path: &str| {
+            unknown(section, name, path.to_owned(), Place::Absent).advice
+        };
+        assert_eq!(
+            advice(consul, "adress", "consul.adress"),
+            "did you mean consul.address?"
+        );
+        assert_eq!(
+            advice(consul, "workers", "consul.workers"),
+            "did you mean proxy.workers?"
+        );
+        assert_eq!(
+            advice(None, "qqqq", "qqqq"),
+            "config/lb.toml lists every key"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! From values as written to values with a type, by the key's kind.
 //!
-//! A value that does not fit is noted, and the key's default takes its place, so that one pass finds every mistake.
+//! A value that does not fit is noted, and the key's default takes its place, so that one pass
+//! finds every mistake.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -43,7 +44,12 @@ impl<'a> Reader<'a> {
         group: &'a Group,
         mistakes: &'a mut Vec<Mistake>,
     ) -> Self {
-        Self { section, path, group, mistakes }
+        Self {
+            section,
+            path,
+            group,
+            mistakes,
+        }
     }
 
     /// Where the group begins.
@@ -64,10 +70,23 @@ impl<'a> Reader<'a> {
     /// The mistake about a key of this group, with its value and place.
     pub(crate) fn about(&self, name: &str, problem: &str, advice: &str) -> Mistake {
         let entry = self.group.entries.get(name);
-        let secret = self.section.key(name).is_some_and(|key| matches!(key.kind, Kind::Secret | Kind::Headers));
+        let secret = self
+            .section
+            .key(name)
+            .is_some_and(|key| matches!(key.kind, Kind::Secret | Kind::Headers));
         Mistake {
-            key: if self.section.shape == Shape::Top { name.to_owned() } else { format!("{}.{name}", self.path) },
-            value: entry.map(|entry| if secret { "***".to_owned() } else { first_line(entry.value.to_string()) }),
+            key: if self.section.shape == Shape::Top {
+                name.to_owned()
+            } else {
+                format!("{}.{name}", self.path)
+            },
+            value: entry.map(|entry| {
+                if secret {
+                    "***".to_owned()
+                } else {
+                    first_line(entry.value.to_string())
+                }
+            }),
             place: entry.map_or_else(|| self.group_place(), |entry| entry.place.clone()),
             problem: problem.to_owned(),
             advice: advice.to_owned(),
@@ -88,13 +107,17 @@ impl<'a> Reader<'a> {
     }
 
     fn typed(&mut self, name: &str) -> Option<Typed> {
-        let key = self.section.key(name).expect("names of keys in this crate are in the table");
+        let key = self
+            .section
+            .key(name)
+            .expect("names of keys in this crate are in the table");
         if let Some(entry) = self.group.entries.get(name) {
             match convert(key, entry) {
                 Ok(value) => return Some(value),
                 Err(problem) => {
                     let mut advice = key.kind.wants();
-                    if let (Kind::Word(words), Written::Text(text) | Written::Bare(text)) = (key.kind, &entry.value)
+                    if let (Kind::Word(words), Written::Text(text) | Written::Bare(text)) =
+                        (key.kind, &entry.value)
                         && let Some(near) = nearest(text, words.iter().copied())
                     {
                         advice = format!("did you mean {near}? {advice}");
@@ -104,7 +127,11 @@ impl<'a> Reader<'a> {
             }
         }
         let default = key.default?;
-        let entry = Entry { value: Written::Bare(default.to_owned()), place: Place::Absent, layer: 0 };
+        let entry = Entry {
+            value: Written::Bare(default.to_owned()),
+            place: Place::Absent,
+            layer: 0,
+        };
         Some(convert(key, &entry).expect("defaults in the table fit their kinds"))
     }
 
@@ -219,12 +246,17 @@ impl<'a> Reader<'a> {
 
     /// Headers with their values, which are marked as secret.
     pub(crate) fn headers(&mut self, name: &str) -> Vec<(http::HeaderName, http::HeaderValue)> {
-        self.list(name).iter().filter_map(|item| header_of(item)).collect()
+        self.list(name)
+            .iter()
+            .filter_map(|item| header_of(item))
+            .collect()
     }
 
     /// A strategy.
     pub(crate) fn strategy(&mut self, name: &str) -> Strategy {
-        self.text(name).and_then(|text| text.parse().ok()).unwrap_or_default()
+        self.text(name)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -244,10 +276,14 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
     };
     let bare = matches!(value, Written::Bare(_));
     match key.kind {
-        Kind::Text | Kind::Path | Kind::Secret => text.map(|text| Typed::Text(text.to_owned())).ok_or("is not a text"),
+        Kind::Text | Kind::Path | Kind::Secret => text
+            .map(|text| Typed::Text(text.to_owned()))
+            .ok_or("is not a text"),
         Kind::Bool => match (value, text) {
             (Written::Bool(value), _) => Ok(Typed::Bool(*value)),
-            (_, Some(text)) if bare => parse_bool(text).map(Typed::Bool).ok_or("is neither true nor false"),
+            (_, Some(text)) if bare => parse_bool(text)
+                .map(Typed::Bool)
+                .ok_or("is neither true nor false"),
             _ => Err("is neither true nor false"),
         },
         Kind::Count(min, max) => {
@@ -260,15 +296,20 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             match number.trim_start_matches('+').parse::<i128>() {
                 Ok(number) if number < i128::from(min) => Err("is too small"),
                 Ok(number) if number > i128::from(max) => Err("is too large"),
-                Ok(number) => u64::try_from(number).map(Typed::Count).map_err(|_| "is too large"),
+                Ok(number) => u64::try_from(number)
+                    .map(Typed::Count)
+                    .map_err(|_| "is too large"),
                 Err(_) => Err("is not a whole number"),
             }
         }
         Kind::Time(min, max) => {
             let Some(text) = text else {
-                return Err(
-                    if matches!(value, Written::Integer(_)) { "has no unit" } else { "is not a duration" }.into()
-                );
+                return Err(if matches!(value, Written::Integer(_)) {
+                    "has no unit"
+                } else {
+                    "is not a duration"
+                }
+                .into());
             };
             match parse_duration(text)? {
                 time if time < Duration::from_millis(min) => Err("is too short"),
@@ -283,7 +324,10 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
         }
         Kind::Sockets => {
             let items = items(value).ok_or("is not a list")?;
-            let parsed: Result<Vec<_>, _> = items.iter().map(|item| parse_socket(item, Some(53))).collect();
+            let parsed: Result<Vec<_>, _> = items
+                .iter()
+                .map(|item| parse_socket(item, Some(53)))
+                .collect();
             parsed.map(Typed::Sockets)
         }
         Kind::Headers => {
@@ -293,7 +337,9 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
                 false => Err("holds something that is no header"),
             }
         }
-        Kind::List | Kind::Urls => items(value).map(Typed::List).ok_or("is not a list of texts"),
+        Kind::List | Kind::Urls => items(value)
+            .map(Typed::List)
+            .ok_or("is not a list of texts"),
         Kind::Word(words) => match text {
             Some(text) if words.contains(&text) => Ok(Typed::Text(text.to_owned())),
             _ => Err("is not one of the known words"),
@@ -309,7 +355,9 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             }
         }
         Kind::Header => match text {
-            Some(text) if text.parse::<http::HeaderName>().is_ok() => Ok(Typed::Text(text.to_owned())),
+            Some(text) if text.parse::<http::HeaderName>().is_ok() => {
+                Ok(Typed::Text(text.to_owned()))
+            }
             _ => Err("is not the name of a header"),
         },
         Kind::Numbers => return numbers(value).map(Typed::Numbers),
@@ -326,23 +374,36 @@ fn numbers(value: &Written) -> Result<Vec<f64>, String> {
     let texts: Vec<&str> = match value {
         Written::Bare(text) | Written::Text(text) => {
             let text = text.trim();
-            text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).split(',').collect()
+            text.strip_prefix('[')
+                .and_then(|text| text.strip_suffix(']'))
+                .unwrap_or(text)
+                .split(',')
+                .collect()
         }
         Written::List(items) => {
             let number = |item| match item {
-                &Written::Text(ref text) | &Written::Integer(ref text) | &Written::Other(ref text) => {
-                    Some(text.as_str())
-                }
+                &Written::Text(ref text)
+                | &Written::Integer(ref text)
+                | &Written::Other(ref text) => Some(text.as_str()),
                 _ => None,
             };
-            items.iter().map(number).collect::<Option<_>>().ok_or("is not a list of numbers")?
+            items
+                .iter()
+                .map(number)
+                .collect::<Option<_>>()
+                .ok_or("is not a list of numbers")?
         }
         _ => return Err("is not a list of numbers".to_owned()),
     };
-    let texts = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+    let texts = texts
+        .iter()
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty());
     let parsed: Result<Vec<f64>, _> = texts.map(|text| text.replace('_', "").parse()).collect();
     let numbers = parsed.map_err(|_| "is not a list of numbers")?;
-    let finite = numbers.iter().all(|number| number.is_finite() && *number > 0.0);
+    let finite = numbers
+        .iter()
+        .all(|number| number.is_finite() && *number > 0.0);
     match (finite, numbers.is_sorted_by(|a, b| a < b)) {
         (true, true) => Ok(numbers),
         (true, false) => Err("does not rise".to_owned()),
@@ -350,7 +411,8 @@ fn numbers(value: &Written) -> Result<Vec<f64>, String> {
     }
 }
 
-/// A list of texts: from a file, or separated by commas, or a TOML list inside a text. One text is a list of one.
+/// A list of texts: from a file, or separated by commas, or a TOML list inside a text. One text is
+/// a list of one.
 fn items(value: &Written) -> Option<Vec<String>> {
     match value {
         Written::List(items) => items
@@ -363,11 +425,19 @@ fn items(value: &Written) -> Option<Vec<String>> {
         Written::Text(text) => Some(vec![text.clone()]),
         Written::Bare(text) if text.trim_start().starts_with('[') => {
             let value: toml::Value = text.parse().ok()?;
-            value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+            value
+                .as_array()?
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect()
         }
-        Written::Bare(text) => {
-            Some(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
-        }
+        Written::Bare(text) => Some(
+            text.split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        ),
         _ => None,
     }
 }
@@ -384,7 +454,10 @@ fn parse_socket(text: &str, default_port: Option<u16>) -> Result<SocketAddr, &'s
     }
     match text.rsplit_once(':') {
         Some((host, port)) if port.parse::<u16>().is_ok() => match host {
-            "" => Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.parse().unwrap_or(0)))),
+            "" => Ok(SocketAddr::from((
+                Ipv4Addr::UNSPECIFIED,
+                port.parse().unwrap_or(0),
+            ))),
             _ => Err("has a name where an IP address belongs"),
         },
         _ => Err("is not an address with a port"),
@@ -393,7 +466,10 @@ fn parse_socket(text: &str, default_port: Option<u16>) -> Result<SocketAddr, &'s
 
 /// A text of many lines, such as a certificate, would bury what is said about it.
 fn first_line(text: String) -> String {
-    match text.split_once('\n').filter(|(_, rest)| !rest.trim().is_empty()) {
+    match text
+        .split_once('\n')
+        .filter(|(_, rest)| !rest.trim().is_empty())
+    {
         Some((first, _)) => format!("{first}…"),
         None => text,
     }
@@ -407,10 +483,21 @@ pub(super) fn each<T>(
     mut read: impl FnMut(&mut Reader<'_>) -> Option<T>,
 ) -> Vec<T> {
     let section = section(name).expect("names of sections in this crate are in the table");
-    let groups = settings.lists.get(name).map(Vec::as_slice).unwrap_or_default();
+    let groups = settings
+        .lists
+        .get(name)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let numbered = groups.iter().enumerate();
     numbered
-        .filter_map(|(at, group)| read(&mut Reader::new(section, format!("{name}.{at}"), group, mistakes)))
+        .filter_map(|(at, group)| {
+            read(&mut Reader::new(
+                section,
+                format!("{name}.{at}"),
+                group,
+                mistakes,
+            ))
+        })
         .collect()
 }
 
@@ -420,12 +507,27 @@ mod tests {
 
     #[test]
     fn sockets_are_read_or_refused_with_a_reason() {
-        assert_eq!(parse_socket(":9999", None), Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9999))));
-        assert_eq!(parse_socket("[::1]:80", None), "[::1]:80".parse().map_err(|_| ""));
-        assert_eq!(parse_socket("127.0.0.1", Some(53)), "127.0.0.1:53".parse().map_err(|_| ""));
+        assert_eq!(
+            parse_socket(":9999", None),
+            Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9999)))
+        );
+        assert_eq!(
+            parse_socket("[::1]:80", None),
+            "[::1]:80".parse().map_err(|_| "")
+        );
+        assert_eq!(
+            parse_socket("127.0.0.1", Some(53)),
+            "127.0.0.1:53".parse().map_err(|_| "")
+        );
         assert_eq!(parse_socket("127.0.0.1", None), Err("has no port"));
-        assert_eq!(parse_socket("localhost:80", None), Err("has a name where an IP address belongs"));
-        assert_eq!(parse_socket("1.2.3.4:99999", None), Err("is not an address with a port"));
+        assert_eq!(
+            parse_socket("localhost:80", None),
+            Err("has a name where an IP address belongs")
+        );
+        assert_eq!(
+            parse_socket("1.2.3.4:99999", None),
+            Err("is not an address with a port")
+        );
     }
 
     #[test]
@@ -433,7 +535,10 @@ mod tests {
         let bare = |text: &str| numbers(&Written::Bare(text.to_owned()));
         assert_eq!(bare(".005, 1,2.5"), Ok(vec![0.005, 1.0, 2.5]));
         assert_eq!(bare("[1]"), Ok(vec![1.0]));
-        let list = Written::List(vec![Written::Integer("1".into()), Written::Other("2.5".into())]);
+        let list = Written::List(vec![
+            Written::Integer("1".into()),
+            Written::Other("2.5".into()),
+        ]);
         assert_eq!(numbers(&list), Ok(vec![1.0, 2.5]));
         for text in ["2,1", "1,1", "0,1", "a", "inf", "-1"] {
             assert!(bare(text).is_err(), "{text}");
@@ -443,8 +548,14 @@ mod tests {
     #[test]
     fn lists_take_commas_or_toml() {
         let list = |value| items(&value);
-        assert_eq!(list(Written::Bare("a, b,".into())), Some(vec!["a".into(), "b".into()]));
-        assert_eq!(list(Written::Bare("[\"a,b\"]".into())), Some(vec!["a,b".into()]));
+        assert_eq!(
+            list(Written::Bare("a, b,".into())),
+            Some(vec!["a".into(), "b".into()])
+        );
+        assert_eq!(
+            list(Written::Bare("[\"a,b\"]".into())),
+            Some(vec!["a,b".into()])
+        );
         assert_eq!(list(Written::Bare("[a".into())), None);
         assert_eq!(list(Written::Bare(String::new())), Some(vec![]));
     }

@@ -41,9 +41,10 @@ impl Config {
         !self.static_routes.is_empty() || !self.routes.is_empty()
     }
 
-    /// Names of keys that differ from `next` and take effect only after a restart; empty when `next` can be taken
-    /// as a whole. They are the keys that are bound to a thread, to the admin socket, or to which sources of routes there
-    /// are; what a `routes_file` holds is read at every change.
+    /// Names of keys that differ from `next` and take effect only after a restart; empty when
+    /// `next` can be taken as a whole. They are the keys that are bound to a thread, to the admin
+    /// socket, or to which sources of routes there are; what a `routes_file` holds is read at every
+    /// change.
     #[must_use]
     pub fn differs_only_in_reloadable(&self, next: &Self) -> Vec<String> {
         let mut keys = Vec::new();
@@ -62,12 +63,21 @@ impl Config {
         note(self.routes_file != next.routes_file, "routes_file");
         note(self.routes_http != next.routes_http, "routes_http");
         // One source serves both, and is there or not from the start.
-        note(self.has_static_source() != next.has_static_source(), "static.route");
+        note(
+            self.has_static_source() != next.has_static_source(),
+            "static.route",
+        );
         match (&self.consul, &next.consul) {
             (Some(old), Some(new)) => {
-                note(old.max_connections != new.max_connections, "consul.max_connections");
+                note(
+                    old.max_connections != new.max_connections,
+                    "consul.max_connections",
+                );
                 note(old.kv_path != new.kv_path, "consul.kv_path");
-                note(old.no_route_kv_path != new.no_route_kv_path, "consul.no_route_kv_path");
+                note(
+                    old.no_route_kv_path != new.no_route_kv_path,
+                    "consul.no_route_kv_path",
+                );
             }
             (old, new) => note(old.is_some() != new.is_some(), "consul"),
         }
@@ -95,7 +105,10 @@ mod tests {
         new.proxy.strategy = Strategy::Random;
         new.static_routes[0].source = "/other".to_owned();
         new.listeners[0].protocol = ListenerProtocol::Tcp;
-        new.listeners.push(ListenerConfig { address: "127.0.0.1:2".parse().unwrap(), ..old.listeners[0].clone() });
+        new.listeners.push(ListenerConfig {
+            address: "127.0.0.1:2".parse().unwrap(),
+            ..old.listeners[0].clone()
+        });
         new.certificates.clear();
         assert_eq!(old.differs_only_in_reloadable(&new), Vec::<String>::new());
     }
@@ -110,7 +123,12 @@ mod tests {
         new.routes_file = Some("routes.txt".into());
         assert_eq!(
             old.differs_only_in_reloadable(&new),
-            ["proxy.workers", "admin.address", "log.access", "routes_file"]
+            [
+                "proxy.workers",
+                "admin.address",
+                "log.access",
+                "routes_file"
+            ]
         );
     }
 }

@@ -28,10 +28,14 @@ pub struct RoutesHttpConfig {
 }
 
 /// Reads the section; none without a URL.
-pub(super) fn routes_http(reader: &mut Reader<'_>, warnings: &mut Vec<Mistake>) -> Option<RoutesHttpConfig> {
+pub(super) fn routes_http(
+    reader: &mut Reader<'_>,
+    warnings: &mut Vec<Mistake>,
+) -> Option<RoutesHttpConfig> {
     if !reader.has("url") {
-        if let Some(key) =
-            ["headers", "refresh", "timeout", "ca_file", "skip_verify"].iter().find(|key| reader.has(key))
+        if let Some(key) = ["headers", "refresh", "timeout", "ca_file", "skip_verify"]
+            .iter()
+            .find(|key| reader.has(key))
         {
             warnings.push(reader.about(key, "has no effect without a URL", "set routes_http.url"));
         }
@@ -54,20 +58,37 @@ mod tests {
 
     fn read(text: &str) -> Result<Config, String> {
         let file = Some(("lb.toml".into(), format!("[routes_http]\n{text}\n")));
-        load(&Inputs { file, ..Inputs::default() }).map(|loaded| loaded.config).map_err(|mistakes| mistakes.to_string())
+        load(&Inputs {
+            file,
+            ..Inputs::default()
+        })
+        .map(|loaded| loaded.config)
+        .map_err(|mistakes| mistakes.to_string())
     }
 
     #[test]
     fn an_endpoint_is_a_source_beside_which_consul_is_left_out() {
-        let config = read("url = \"https://u:hush@routes.test/lb?key=hush\"\nheaders = [\"X-Key: hush\"]").unwrap();
+        let config =
+            read("url = \"https://u:hush@routes.test/lb?key=hush\"\nheaders = [\"X-Key: hush\"]")
+                .unwrap();
         assert_eq!(config.consul, None);
         let shown = config.to_masked_json().to_string();
-        assert!(!shown.contains("hush") && shown.contains("routes.test/lb"), "{shown}");
+        assert!(
+            !shown.contains("hush") && shown.contains("routes.test/lb"),
+            "{shown}"
+        );
         let found = config.routes_http.unwrap();
         assert!(!format!("{found:?}").contains("key=hush"), "{found:?}");
-        assert_eq!((found.refresh, found.timeout), (Duration::from_secs(10), Duration::from_secs(5)));
+        assert_eq!(
+            (found.refresh, found.timeout),
+            (Duration::from_secs(10), Duration::from_secs(5))
+        );
         let idle = read("refresh = \"3s\"").unwrap();
-        assert_eq!(idle, Config::default(), "without a URL, all is as if the section were not there");
+        assert_eq!(
+            idle,
+            Config::default(),
+            "without a URL, all is as if the section were not there"
+        );
     }
 
     #[test]

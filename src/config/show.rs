@@ -96,7 +96,11 @@ fn admin(config: &AdminConfig) -> Value {
 }
 
 fn ciphers(limits: &TlsLimits) -> Vec<&'static str> {
-    limits.ciphers.iter().filter_map(|number| cipher_name(*number)).collect()
+    limits
+        .ciphers
+        .iter()
+        .filter_map(|number| cipher_name(*number))
+        .collect()
 }
 
 fn time(duration: Duration) -> String {
@@ -211,7 +215,10 @@ fn listener(config: &ListenerConfig) -> Value {
 }
 
 fn cipher_name(number: u16) -> Option<&'static str> {
-    TLS_CIPHERS.iter().find(|(_, known)| *known == number).map(|(name, _)| *name)
+    TLS_CIPHERS
+        .iter()
+        .find(|(_, known)| *known == number)
+        .map(|(name, _)| *name)
 }
 
 fn certificates(config: &CertificateConfig) -> Value {
@@ -221,28 +228,49 @@ fn certificates(config: &CertificateConfig) -> Value {
         "client_ca_upgrade_cn": config.client_ca_upgrade_cn,
         "client_auth": if config.client_auth_optional { "optional" } else { "required" },
     });
-    for key in super::keys::section("certificates").into_iter().flat_map(|section| section.keys) {
+    for key in super::keys::section("certificates")
+        .into_iter()
+        .flat_map(|section| section.keys)
+    {
         if shown.get(key.name).is_none() {
             shown[key.name] = Value::Null;
         }
     }
     match &config.source {
-        CertificateSource::File { cert_file, key_file } => {
+        CertificateSource::File {
+            cert_file,
+            key_file,
+        } => {
             shown["cert_file"] = json!(cert_file);
             shown["key_file"] = json!(key_file);
         }
         CertificateSource::Path { path } => shown["path"] = json!(path),
-        CertificateSource::Http { url, client_ca_url, headers, refresh } => {
+        CertificateSource::Http {
+            url,
+            client_ca_url,
+            headers,
+            refresh,
+        } => {
             shown["url"] = json!(without_secrets(url));
             shown["client_ca_url"] = json!(client_ca_url.as_ref().map(without_secrets));
             shown["headers"] = hidden(headers);
             shown["refresh"] = json!(time(*refresh));
         }
-        CertificateSource::Consul { keys, client_ca, token: place } => {
+        CertificateSource::Consul {
+            keys,
+            client_ca,
+            token: place,
+        } => {
             let own = |keys: &ConsulKeys| match keys {
                 ConsulKeys::Own(path) => (Value::Null, json!(path)),
-                ConsulKeys::At { address, path, token } => {
-                    let token = token.as_ref().map_or(String::new(), |_| format!("?token={MASK}"));
+                ConsulKeys::At {
+                    address,
+                    path,
+                    token,
+                } => {
+                    let token = token
+                        .as_ref()
+                        .map_or(String::new(), |_| format!("?token={MASK}"));
                     (json!(format!("{address}/v1/kv/{path}{token}")), Value::Null)
                 }
             };
@@ -252,13 +280,25 @@ fn certificates(config: &CertificateConfig) -> Value {
             }
             token(&mut shown, place);
         }
-        CertificateSource::Vault { kv_path, client_ca_kv_path, refresh, token: place } => {
+        CertificateSource::Vault {
+            kv_path,
+            client_ca_kv_path,
+            refresh,
+            token: place,
+        } => {
             shown["kv_path"] = json!(kv_path);
             shown["client_ca_kv_path"] = json!(client_ca_kv_path);
             shown["refresh"] = json!(time(*refresh));
             token(&mut shown, place);
         }
-        CertificateSource::VaultPki { issue_path, names, renew_before, client_ca_kv_path, refresh, token: place } => {
+        CertificateSource::VaultPki {
+            issue_path,
+            names,
+            renew_before,
+            client_ca_kv_path,
+            refresh,
+            token: place,
+        } => {
             shown["issue_path"] = json!(issue_path);
             shown["names"] = json!(names);
             shown["renew_before"] = json!(time(*renew_before));
@@ -309,7 +349,10 @@ fn without_secrets(url: &Secret) -> String {
 
 /// Headers without what they say.
 fn hidden(headers: &[(http::HeaderName, http::HeaderValue)]) -> Value {
-    headers.iter().map(|(name, _)| format!("{name}: {MASK}")).collect()
+    headers
+        .iter()
+        .map(|(name, _)| format!("{name}: {MASK}"))
+        .collect()
 }
 
 fn routes_http(config: &RoutesHttpConfig) -> Value {
@@ -329,13 +372,19 @@ fn auth(config: &AuthConfig) -> Value {
         "endpoint": null, "set_headers": null, "append_headers": null, "timeout": null,
     });
     match &config.kind {
-        AuthKind::Basic { file, realm, refresh } => {
+        AuthKind::Basic {
+            file,
+            realm,
+            refresh,
+        } => {
             shown["file"] = json!(file);
             shown["realm"] = json!(realm);
             shown["refresh"] = json!(time(*refresh));
         }
         AuthKind::External(external) => {
-            let names = |names: &[http::HeaderName]| names.iter().map(|name| name.as_str().to_owned()).collect();
+            let names = |names: &[http::HeaderName]| {
+                names.iter().map(|name| name.as_str().to_owned()).collect()
+            };
             shown["type"] = json!("external");
             shown["endpoint"] = json!(without_secrets(&external.endpoint));
             shown["set_headers"] = names(&external.set_headers);
@@ -347,7 +396,8 @@ fn auth(config: &AuthConfig) -> Value {
 }
 
 fn proxy(config: &ProxyConfig, compression: &CompressionConfig) -> Value {
-    let header = |name: &Option<http::HeaderName>| name.as_ref().map(|name| name.as_str().to_owned());
+    let header =
+        |name: &Option<http::HeaderName>| name.as_ref().map(|name| name.as_str().to_owned());
     let matcher = match config.matcher {
         Matcher::Prefix => "prefix",
         Matcher::IPrefix => "iprefix",
@@ -448,7 +498,12 @@ mod tests {
             source = "/"
             targets = ["http://h:1/"]
         "#;
-        load(&Inputs { file: Some(("lb.toml".into(), text.to_owned())), ..Inputs::default() }).unwrap().config
+        load(&Inputs {
+            file: Some(("lb.toml".into(), text.to_owned())),
+            ..Inputs::default()
+        })
+        .unwrap()
+        .config
     }
 
     #[test]
@@ -458,14 +513,22 @@ mod tests {
         for section in SECTIONS {
             let place = match section.shape {
                 Shape::Top => json.clone(),
-                Shape::Once => section.name.split('.').fold(json.clone(), |place, part| place[part].clone()),
+                Shape::Once => section
+                    .name
+                    .split('.')
+                    .fold(json.clone(), |place, part| place[part].clone()),
                 Shape::List if section.name == "listener" => json["listener"][0].clone(),
                 Shape::List => json["static"]["route"][0].clone(),
                 Shape::Named => json[section.name]["main"].clone(),
             };
             for key in section.keys {
                 let has_effect = section.path(key) != "proxy.direct";
-                assert_eq!(place.get(key.name).is_some(), has_effect, "{} is not shown", section.path(key));
+                assert_eq!(
+                    place.get(key.name).is_some(),
+                    has_effect,
+                    "{} is not shown",
+                    section.path(key)
+                );
                 seen += 1;
             }
         }
@@ -477,6 +540,9 @@ mod tests {
         let text = sample().to_masked_json().to_string();
         assert!(!text.contains("secret"), "{text}");
         assert!(text.contains(r#""token":"***""#), "{text}");
-        assert!(text.contains(r#""key_pem":"***""#) && text.contains(r#""cert_pem":"public""#), "{text}");
+        assert!(
+            text.contains(r#""key_pem":"***""#) && text.contains(r#""cert_pem":"public""#),
+            "{text}"
+        );
     }
 }

@@ -17,7 +17,8 @@ use super::secret::Secret;
 pub struct CertificateConfig {
     /// Where the pairs come from.
     pub source: CertificateSource,
-    /// CAs of client certificates, a file or a folder; asking for one is switched on by it (`client_ca_file`).
+    /// CAs of client certificates, a file or a folder; asking for one is switched on by it
+    /// (`client_ca_file`).
     pub client_ca_file: Option<PathBuf>,
     /// Common name of issuers whose certificates count as CAs (`client_ca_upgrade_cn`).
     pub client_ca_upgrade_cn: Option<String>,
@@ -176,7 +177,9 @@ impl CertificateSource {
     pub fn token(&self) -> Option<&TokenPlace> {
         match self {
             Self::File { .. } | Self::Path { .. } | Self::Http { .. } => None,
-            Self::Consul { token, .. } | Self::Vault { token, .. } | Self::VaultPki { token, .. } => Some(token),
+            Self::Consul { token, .. }
+            | Self::Vault { token, .. }
+            | Self::VaultPki { token, .. } => Some(token),
         }
     }
 
@@ -187,9 +190,12 @@ impl CertificateSource {
             Self::File { .. } | Self::Path { .. } => false,
             Self::Http { client_ca_url, .. } => client_ca_url.is_some(),
             Self::Consul { client_ca, .. } => client_ca.is_some(),
-            Self::Vault { client_ca_kv_path, .. } | Self::VaultPki { client_ca_kv_path, .. } => {
-                client_ca_kv_path.is_some()
+            Self::Vault {
+                client_ca_kv_path, ..
             }
+            | Self::VaultPki {
+                client_ca_kv_path, ..
+            } => client_ca_kv_path.is_some(),
         }
     }
 }
@@ -224,19 +230,28 @@ pub(super) fn certificates(
     warnings: &mut Vec<Mistake>,
 ) -> BTreeMap<String, CertificateConfig> {
     let mut found = BTreeMap::new();
-    let section = section("certificates").expect("names of sections in this crate are in the table");
+    let section =
+        section("certificates").expect("names of sections in this crate are in the table");
     for (name, group) in settings.named.get("certificates").into_iter().flatten() {
         let mut reader = Reader::new(section, format!("certificates.{name}"), group, mistakes);
         let source = source(&mut reader, consul);
         for (key, kinds) in OF_SOURCES {
             if reader.has(key) && !kinds.contains(&source.as_str()) {
                 let problem = format!("has no effect with source = \"{}\"", source.as_str());
-                warnings.push(reader.about(key, &problem, &format!("it is for {}", kinds.join(", "))));
+                warnings.push(reader.about(
+                    key,
+                    &problem,
+                    &format!("it is for {}", kinds.join(", ")),
+                ));
             }
         }
         let client_ca_file = reader.path("client_ca_file");
         if client_ca_file.is_some() && source.has_client_cas() {
-            reader.wrong("client_ca_file", "stands beside client CAs from elsewhere", "remove one of them");
+            reader.wrong(
+                "client_ca_file",
+                "stands beside client CAs from elsewhere",
+                "remove one of them",
+            );
         }
         let asks = client_ca_file.is_some() || source.has_client_cas();
         for key in ["client_auth", "client_ca_upgrade_cn"] {
@@ -249,7 +264,12 @@ pub(super) fn certificates(
         let client_ca_upgrade_cn = reader.text("client_ca_upgrade_cn");
         found.insert(
             name.clone(),
-            CertificateConfig { source, client_ca_file, client_ca_upgrade_cn, client_auth_optional },
+            CertificateConfig {
+                source,
+                client_ca_file,
+                client_ca_upgrade_cn,
+                client_auth_optional,
+            },
         );
     }
     found
@@ -262,7 +282,9 @@ fn source(reader: &mut Reader<'_>, consul: bool) -> CertificateSource {
             if path.is_none() {
                 reader.wrong("path", "is missing", "name the folder that holds the pairs");
             }
-            CertificateSource::Path { path: path.unwrap_or_default() }
+            CertificateSource::Path {
+                path: path.unwrap_or_default(),
+            }
         }
         Some("http") => CertificateSource::Http {
             url: web_url(reader, "url", LIST_EXAMPLE).unwrap_or_else(|| {
@@ -278,7 +300,11 @@ fn source(reader: &mut Reader<'_>, consul: bool) -> CertificateSource {
         Some("consul") => CertificateSource::Consul {
             keys: consul_keys(reader, "url", "kv_path", consul).unwrap_or_else(|| {
                 if !reader.has("url") && !reader.has("kv_path") {
-                    reader.wrong("kv_path", "is missing", "write where the keys are, like \"lb/certs\"");
+                    reader.wrong(
+                        "kv_path",
+                        "is missing",
+                        "write where the keys are, like \"lb/certs\"",
+                    );
                 }
                 ConsulKeys::Own(String::new())
             }),
@@ -286,15 +312,23 @@ fn source(reader: &mut Reader<'_>, consul: bool) -> CertificateSource {
             token: token(reader),
         },
         Some("vault") => CertificateSource::Vault {
-            kv_path: vault_path(reader, "kv_path", "write where the entries are, like \"secret/lb/certs\"")
-                .unwrap_or_default(),
+            kv_path: vault_path(
+                reader,
+                "kv_path",
+                "write where the entries are, like \"secret/lb/certs\"",
+            )
+            .unwrap_or_default(),
             client_ca_kv_path: vault_client_ca(reader),
             refresh: reader.time("refresh"),
             token: token(reader),
         },
         Some("vault-pki") => CertificateSource::VaultPki {
-            issue_path: vault_path(reader, "issue_path", "write where certificates are issued, like \"pki/issue/lb\"")
-                .unwrap_or_default(),
+            issue_path: vault_path(
+                reader,
+                "issue_path",
+                "write where certificates are issued, like \"pki/issue/lb\"",
+            )
+            .unwrap_or_default(),
             names: names(reader),
             renew_before: reader.time("renew_before"),
             client_ca_kv_path: vault_client_ca(reader),
@@ -340,7 +374,11 @@ fn consul_keys(reader: &mut Reader<'_>, url: &str, path: &str, consul: bool) -> 
     if let Some(text) = reader.text(url) {
         let keys = keys_at(&text);
         if keys.is_none() {
-            reader.wrong(url, "is not a place in a KV store", "write it like http://HOST:8500/v1/kv/lb/certs?token=T");
+            reader.wrong(
+                url,
+                "is not a place in a KV store",
+                "write it like http://HOST:8500/v1/kv/lb/certs?token=T",
+            );
         }
         return keys;
     }
@@ -350,7 +388,11 @@ fn consul_keys(reader: &mut Reader<'_>, url: &str, path: &str, consul: bool) -> 
         reader.wrong(path, "names no key", "write it like \"lb/certs\"");
     }
     if !consul {
-        reader.wrong(path, "needs [consul], which is left out", "add [consul], or write a URL in place of the path");
+        reader.wrong(
+            path,
+            "needs [consul], which is left out",
+            "add [consul], or write a URL in place of the path",
+        );
     }
     Some(ConsulKeys::Own(trimmed.to_owned()))
 }
@@ -364,20 +406,35 @@ fn keys_at(text: &str) -> Option<ConsulKeys> {
         return None;
     }
     let path = uri.path().strip_prefix("/v1/kv/")?.trim_matches('/');
-    let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().ok().map(|it| it.into_owned());
+    let decode = |text: &str| {
+        percent_encoding::percent_decode_str(text)
+            .decode_utf8()
+            .ok()
+            .map(|it| it.into_owned())
+    };
     let path = decode(path).filter(|path| !path.is_empty())?;
     let query = uri.query().unwrap_or_default();
-    let token = query.split('&').find_map(|part| part.strip_prefix("token=")).filter(|token| !token.is_empty());
+    let token = query
+        .split('&')
+        .find_map(|part| part.strip_prefix("token="))
+        .filter(|token| !token.is_empty());
     let token = match token {
         Some(token) => Some(Secret::new(decode(token)?)),
         None => None,
     };
-    Some(ConsulKeys::At { address: format!("{}://{authority}", uri.scheme_str()?), path, token })
+    Some(ConsulKeys::At {
+        address: format!("{}://{authority}", uri.scheme_str()?),
+        path,
+        token,
+    })
 }
 
 fn vault_client_ca(reader: &mut Reader<'_>) -> Option<String> {
     let key = "client_ca_kv_path";
-    reader.has(key).then(|| vault_path(reader, key, "")).flatten()
+    reader
+        .has(key)
+        .then(|| vault_path(reader, key, ""))
+        .flatten()
 }
 
 fn vault_path(reader: &mut Reader<'_>, key: &str, advice: &str) -> Option<String> {
@@ -387,18 +444,36 @@ fn vault_path(reader: &mut Reader<'_>, key: &str, advice: &str) -> Option<String
     };
     let path = text.trim_matches('/').trim_start_matches("v1/");
     let odd = |segment: &str| matches!(segment, "" | "." | "..");
-    if path.split('/').any(odd) || path.contains(['?', '#', '%']) || path.chars().any(|c| c.is_control() || c == ' ') {
-        reader.wrong(key, "is not a path in Vault", "write it without the address, like \"secret/lb/certs\"");
+    if path.split('/').any(odd)
+        || path.contains(['?', '#', '%'])
+        || path.chars().any(|c| c.is_control() || c == ' ')
+    {
+        reader.wrong(
+            key,
+            "is not a path in Vault",
+            "write it without the address, like \"secret/lb/certs\"",
+        );
         return None;
     }
     Some(path.to_owned())
 }
 
 fn names(reader: &mut Reader<'_>) -> Vec<String> {
-    let names: Vec<String> = reader.list("names").iter().map(|name| name.trim().to_ascii_lowercase()).collect();
+    let names: Vec<String> = reader
+        .list("names")
+        .iter()
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '*' | '.' | '-' | '_');
-    if names.iter().any(|name| name.is_empty() || !name.chars().all(fits)) {
-        reader.wrong("names", "holds something that is no server name", "write them like \"*.example.com\"");
+    if names
+        .iter()
+        .any(|name| name.is_empty() || !name.chars().all(fits))
+    {
+        reader.wrong(
+            "names",
+            "holds something that is no server name",
+            "write them like \"*.example.com\"",
+        );
     }
     names
 }
@@ -408,14 +483,20 @@ fn token(reader: &mut Reader<'_>) -> TokenPlace {
     let keys = ["token", "token_file", "token_env"];
     let given: Vec<&str> = keys.into_iter().filter(|key| reader.has(key)).collect();
     if let [first, second, ..] = given[..] {
-        reader.wrong(second, &format!("stands beside {first}"), "remove one of them");
+        reader.wrong(
+            second,
+            &format!("stands beside {first}"),
+            "remove one of them",
+        );
     }
     if let Some(text) = reader.text("token") {
         TokenPlace::Text(Secret::new(text))
     } else if let Some(path) = reader.path("token_file") {
         TokenPlace::File(path)
     } else {
-        reader.text("token_env").map_or(TokenPlace::Nowhere, TokenPlace::Env)
+        reader
+            .text("token_env")
+            .map_or(TokenPlace::Nowhere, TokenPlace::Env)
     }
 }
 
@@ -427,7 +508,10 @@ pub(super) fn vault(reader: &mut Reader<'_>) -> VaultConfig {
         (None, None) => TokenPlace::Nowhere,
     };
     let config = VaultConfig {
-        address: reader.text_or_empty("address").trim_end_matches('/').to_owned(),
+        address: reader
+            .text_or_empty("address")
+            .trim_end_matches('/')
+            .to_owned(),
         ca_file: reader.path("ca_file"),
         ca_path: reader.path("ca_path"),
         ca_pem: reader.text("ca_pem"),
@@ -435,24 +519,56 @@ pub(super) fn vault(reader: &mut Reader<'_>) -> VaultConfig {
         key_file: reader.path("key_file"),
         server_name: reader.text("server_name"),
         skip_verify: reader.bool("skip_verify"),
-        namespace: reader.text("namespace").map(|name| name.trim_matches('/').to_owned()),
+        namespace: reader
+            .text("namespace")
+            .map(|name| name.trim_matches('/').to_owned()),
         token,
         timeout: reader.time("timeout"),
     };
-    let plain = |uri: Uri| uri.query().is_none() && !uri.authority().is_some_and(|it| it.as_str().contains('@'));
+    let plain = |uri: Uri| {
+        uri.query().is_none() && !uri.authority().is_some_and(|it| it.as_str().contains('@'))
+    };
     if !parse_url(&config.address).is_some_and(plain) {
-        reader.wrong("address", "is not a URL of Vault", "write http://HOST:PORT or https://HOST:PORT");
+        reader.wrong(
+            "address",
+            "is not a URL of Vault",
+            "write http://HOST:PORT or https://HOST:PORT",
+        );
     }
     match (&config.cert_file, &config.key_file) {
-        (Some(_), None) => reader.wrong("cert_file", "has no key beside it", "set vault.key_file too"),
-        (None, Some(_)) => reader.wrong("key_file", "has no certificate beside it", "set vault.cert_file too"),
+        (Some(_), None) => reader.wrong(
+            "cert_file",
+            "has no key beside it",
+            "set vault.key_file too",
+        ),
+        (None, Some(_)) => reader.wrong(
+            "key_file",
+            "has no certificate beside it",
+            "set vault.cert_file too",
+        ),
         _ => {}
     }
-    if config.server_name.as_deref().is_some_and(|name| rustls::pki_types::ServerName::try_from(name).is_err()) {
-        reader.wrong("server_name", "is not a name a certificate can carry", "write it like vault.example.com");
+    if config
+        .server_name
+        .as_deref()
+        .is_some_and(|name| rustls::pki_types::ServerName::try_from(name).is_err())
+    {
+        reader.wrong(
+            "server_name",
+            "is not a name a certificate can carry",
+            "write it like vault.example.com",
+        );
     }
-    if config.namespace.as_deref().is_some_and(|name| HeaderValue::from_str(name).is_err()) {
-        reader.wrong("namespace", "cannot be such a name", "use letters, digits, -, _ and /");
+    if config
+        .namespace
+        .as_deref()
+        .is_some_and(|name| HeaderValue::from_str(name).is_err())
+    {
+        reader.wrong(
+            "namespace",
+            "cannot be such a name",
+            "use letters, digits, -, _ and /",
+        );
     }
     config
 }
@@ -463,8 +579,15 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<CertificateConfig, String> {
-        let file = Some(("lb.toml".into(), format!("[consul]\n[certificates.a]\n{text}\n")));
-        let loaded = load(&Inputs { file, ..Inputs::default() }).map_err(|mistakes| mistakes.to_string())?;
+        let file = Some((
+            "lb.toml".into(),
+            format!("[consul]\n[certificates.a]\n{text}\n"),
+        ));
+        let loaded = load(&Inputs {
+            file,
+            ..Inputs::default()
+        })
+        .map_err(|mistakes| mistakes.to_string())?;
         let unused = |warning: &&Mistake| warning.problem != "is used by no listener";
         match loaded.warnings.iter().find(unused) {
             Some(warning) => Err(format!("warning: {warning}")),
@@ -475,7 +598,10 @@ mod tests {
     #[test]
     fn consul_urls_are_taken_apart() {
         let cases = [
-            ("http://h:1/v1/kv/a/b?token=x%2Fy&dc=1", Some(("http://h:1", "a/b", Some("x/y")))),
+            (
+                "http://h:1/v1/kv/a/b?token=x%2Fy&dc=1",
+                Some(("http://h:1", "a/b", Some("x/y"))),
+            ),
             ("https://h/v1/kv/a/", Some(("https://h", "a", None))),
             ("http://h/v1/kv/a%20b", Some(("http://h", "a b", None))),
             ("http://h/v1/kv/", None),
@@ -484,11 +610,14 @@ mod tests {
             ("ftp://h/v1/kv/a", None),
         ];
         for (text, wanted) in cases {
-            let wanted = wanted.map(|(address, path, token): (&str, &str, Option<&str>)| ConsulKeys::At {
-                address: address.to_owned(),
-                path: path.to_owned(),
-                token: token.map(Secret::new),
-            });
+            let wanted =
+                wanted.map(
+                    |(address, path, token): (&str, &str, Option<&str>)| ConsulKeys::At {
+                        address: address.to_owned(),
+                        path: path.to_owned(),
+                        token: token.map(Secret::new),
+                    },
+                );
             assert_eq!(keys_at(text), wanted, "{text}");
         }
     }
@@ -496,22 +625,53 @@ mod tests {
     #[test]
     fn each_source_has_its_keys() {
         let http = "source = \"http\"\nurl = \"https://u:p@h/list?k=v\"\nheaders = [\"Authorization: Bearer x\"]\n";
-        let found = read(&format!("{http}client_ca_url = \"http://h/cas\"\nrefresh = \"0s\"")).unwrap();
+        let found = read(&format!(
+            "{http}client_ca_url = \"http://h/cas\"\nrefresh = \"0s\""
+        ))
+        .unwrap();
         assert!(found.source.has_client_cas() && found.source.is_remote());
-        let CertificateSource::Http { headers, refresh, .. } = &found.source else { panic!("{found:?}") };
-        assert_eq!((headers[0].1.to_str().unwrap(), *refresh), ("Bearer x", Duration::ZERO));
-        assert!(!format!("{found:?}").contains("Bearer") && !format!("{found:?}").contains("u:p"), "{found:?}");
+        let CertificateSource::Http {
+            headers, refresh, ..
+        } = &found.source
+        else {
+            panic!("{found:?}")
+        };
+        assert_eq!(
+            (headers[0].1.to_str().unwrap(), *refresh),
+            ("Bearer x", Duration::ZERO)
+        );
+        assert!(
+            !format!("{found:?}").contains("Bearer") && !format!("{found:?}").contains("u:p"),
+            "{found:?}"
+        );
 
-        let found = read("source = \"consul\"\nkv_path = \"/lb/certs/\"\ntoken_file = \"t\"").unwrap().source;
+        let found = read("source = \"consul\"\nkv_path = \"/lb/certs/\"\ntoken_file = \"t\"")
+            .unwrap()
+            .source;
         let keys = ConsulKeys::Own("lb/certs".to_owned());
-        assert_eq!(found, CertificateSource::Consul { keys, client_ca: None, token: TokenPlace::File("t".into()) });
+        assert_eq!(
+            found,
+            CertificateSource::Consul {
+                keys,
+                client_ca: None,
+                token: TokenPlace::File("t".into())
+            }
+        );
 
-        let found = read("source = \"vault\"\nkv_path = \"/v1/secret/lb/\"\ntoken_env = \"T\"").unwrap().source;
-        assert!(matches!(&found, CertificateSource::Vault { kv_path, token: TokenPlace::Env(name), .. }
-            if kv_path == "secret/lb" && name == "T"));
+        let found = read("source = \"vault\"\nkv_path = \"/v1/secret/lb/\"\ntoken_env = \"T\"")
+            .unwrap()
+            .source;
+        assert!(
+            matches!(&found, CertificateSource::Vault { kv_path, token: TokenPlace::Env(name), .. }
+            if kv_path == "secret/lb" && name == "T")
+        );
 
-        let found = read("source = \"vault-pki\"\nissue_path = \"pki/issue/lb\"\nnames = [\"*.X.test\"]").unwrap();
-        assert!(matches!(&found.source, CertificateSource::VaultPki { names, .. } if names == &["*.x.test"]));
+        let found =
+            read("source = \"vault-pki\"\nissue_path = \"pki/issue/lb\"\nnames = [\"*.X.test\"]")
+                .unwrap();
+        assert!(
+            matches!(&found.source, CertificateSource::VaultPki { names, .. } if names == &["*.x.test"])
+        );
     }
 
     #[test]
@@ -519,19 +679,40 @@ mod tests {
         let cases = [
             ("source = \"http\"", "url is missing"),
             ("source = \"http\"\nurl = \"h/hush\"", "is not a URL"),
-            ("source = \"http\"\nurl = \"http://h/\"\nheaders = [\"hush\"]", "holds something that is no header"),
+            (
+                "source = \"http\"\nurl = \"http://h/\"\nheaders = [\"hush\"]",
+                "holds something that is no header",
+            ),
             ("source = \"consul\"", "kv_path is missing"),
-            ("source = \"consul\"\nurl = \"http://h/v1/hush\"", "is not a place in a KV store"),
-            ("source = \"consul\"\nkv_path = \"a\"\nurl = \"http://h/v1/kv/a\"", "stands beside url"),
+            (
+                "source = \"consul\"\nurl = \"http://h/v1/hush\"",
+                "is not a place in a KV store",
+            ),
+            (
+                "source = \"consul\"\nkv_path = \"a\"\nurl = \"http://h/v1/kv/a\"",
+                "stands beside url",
+            ),
             ("source = \"vault\"", "kv_path is missing"),
-            ("source = \"vault\"\nkv_path = \"a/../b\"", "is not a path in Vault"),
-            ("source = \"vault\"\nkv_path = \"a\"\ntoken = \"hush\"\ntoken_env = \"E\"", "stands beside token"),
-            ("source = \"vault-pki\"\nissue_path = \"p\"\nnames = [\"a b\"]", "is no server name"),
+            (
+                "source = \"vault\"\nkv_path = \"a/../b\"",
+                "is not a path in Vault",
+            ),
+            (
+                "source = \"vault\"\nkv_path = \"a\"\ntoken = \"hush\"\ntoken_env = \"E\"",
+                "stands beside token",
+            ),
+            (
+                "source = \"vault-pki\"\nissue_path = \"p\"\nnames = [\"a b\"]",
+                "is no server name",
+            ),
             (
                 "cert_file = \"a\"\nurl = \"http://h/hush\"",
                 "has no effect with source = \"file\"; it is for http, consul",
             ),
-            ("cert_file = \"a\"\nclient_ca_upgrade_cn = \"x\"", "has no effect without client CAs"),
+            (
+                "cert_file = \"a\"\nclient_ca_upgrade_cn = \"x\"",
+                "has no effect without client CAs",
+            ),
             (
                 "source = \"vault\"\nkv_path = \"a\"\nclient_ca_kv_path = \"b\"\nclient_ca_file = \"c\"",
                 "stands beside client CAs from elsewhere",
@@ -547,12 +728,23 @@ mod tests {
     #[test]
     fn vault_is_reached_as_its_own_tools_would() {
         let load_with = |file: &str, env: &[(&str, &str)]| {
-            let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let env = env
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
             let file = Some(("lb.toml".into(), file.to_owned()));
-            load(&Inputs { file, env, ..Inputs::default() }).map(|loaded| loaded.config.vault)
+            load(&Inputs {
+                file,
+                env,
+                ..Inputs::default()
+            })
+            .map(|loaded| loaded.config.vault)
         };
         let config = load_with("", &[]).unwrap();
-        assert_eq!((&*config.address, config.timeout), ("https://127.0.0.1:8200", Duration::from_secs(60)));
+        assert_eq!(
+            (&*config.address, config.timeout),
+            ("https://127.0.0.1:8200", Duration::from_secs(60))
+        );
         let env = [
             ("VAULT_ADDR", "http://a:1/"),
             ("VAULT_TOKEN", "secret"),
@@ -561,12 +753,33 @@ mod tests {
             ("VAULT_NAMESPACE", "team/"),
             ("VAULT_CLIENT_TIMEOUT", "7"),
         ];
-        let config = load_with("[vault]\ntoken_file = \"t\"\naddress = \"http://file\"", &env).unwrap();
-        assert_eq!((&*config.address, config.timeout), ("http://a:1", Duration::from_secs(7)));
-        assert_eq!(config.token, TokenPlace::Text(Secret::new("secret")), "the environment goes before the file");
-        assert_eq!((config.ca_file, config.skip_verify), (Some("ca.pem".into()), true));
+        let config = load_with(
+            "[vault]\ntoken_file = \"t\"\naddress = \"http://file\"",
+            &env,
+        )
+        .unwrap();
+        assert_eq!(
+            (&*config.address, config.timeout),
+            ("http://a:1", Duration::from_secs(7))
+        );
+        assert_eq!(
+            config.token,
+            TokenPlace::Text(Secret::new("secret")),
+            "the environment goes before the file"
+        );
+        assert_eq!(
+            (config.ca_file, config.skip_verify),
+            (Some("ca.pem".into()), true)
+        );
         assert_eq!(config.namespace.as_deref(), Some("team"));
-        let agent = load_with("", &[("VAULT_ADDR", "http://a:1"), ("VAULT_AGENT_ADDR", "http://b:1")]).unwrap();
+        let agent = load_with(
+            "",
+            &[
+                ("VAULT_ADDR", "http://a:1"),
+                ("VAULT_AGENT_ADDR", "http://b:1"),
+            ],
+        )
+        .unwrap();
         assert_eq!(agent.address, "http://b:1");
         assert!(load_with("[vault]\naddress = \"http://u:p@h\"", &[]).is_err());
     }

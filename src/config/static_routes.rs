@@ -1,5 +1,5 @@
-//! What is wrong with a `[[static.route]]`, by key: each key is tried beside sound others, so that one mistake hides
-//! no other and none is blamed on its neighbour.
+//! What is wrong with a `[[static.route]]`, by key: each key is tried beside sound others, so that
+//! one mistake hides no other and none is blamed on its neighbour.
 
 use crate::catalog::command::from_static;
 use crate::catalog::static_route::StaticRoute;
@@ -11,7 +11,9 @@ const SOUND_SOURCES: [&str; 2] = ["/", ":1"];
 
 /// Every problem as the key's name and words about it; empty when the route can be taken.
 pub(super) fn problems(route: &StaticRoute) -> Vec<(&'static str, String)> {
-    let Err(errors) = from_static(route) else { return Vec::new() };
+    let Err(errors) = from_static(route) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     let mut note = |name: &'static str, problem: String| {
         let problem = (name, problem);
@@ -34,7 +36,11 @@ pub(super) fn problems(route: &StaticRoute) -> Vec<(&'static str, String)> {
     let target = sound.map_or(SOUND_TARGET, String::as_str);
     let wrong_options = everywhere(target, &route.options);
     // Whether a place is one of TCP may hang on the options.
-    let options = if wrong_options.is_empty() { &*route.options } else { "" };
+    let options = if wrong_options.is_empty() {
+        &*route.options
+    } else {
+        ""
+    };
     for reason in wrong_options {
         note("options", reason);
     }
@@ -43,7 +49,11 @@ pub(super) fn problems(route: &StaticRoute) -> Vec<(&'static str, String)> {
     }
     // Each key is fine by itself, and yet they do not go together.
     if found.is_empty() {
-        found.extend(errors.into_iter().map(|error| ("targets", format!("{:?}: {}", error.text, error.reason))));
+        found.extend(
+            errors
+                .into_iter()
+                .map(|error| ("targets", format!("{:?}: {}", error.text, error.reason))),
+        );
     }
     found
 }
@@ -51,7 +61,9 @@ pub(super) fn problems(route: &StaticRoute) -> Vec<(&'static str, String)> {
 /// What is wrong wherever the route may stand.
 fn everywhere(target: &str, options: &str) -> Vec<String> {
     let [http, tcp] = SOUND_SOURCES.map(|source| reasons("x", source, target, options));
-    http.into_iter().filter(|reason| tcp.contains(reason)).collect()
+    http.into_iter()
+        .filter(|reason| tcp.contains(reason))
+        .collect()
 }
 
 fn reasons(service: &str, source: &str, target: &str, options: &str) -> Vec<String> {
@@ -61,7 +73,12 @@ fn reasons(service: &str, source: &str, target: &str, options: &str) -> Vec<Stri
         targets: vec![target.to_owned()],
         options: options.to_owned(),
     };
-    from_static(&route).err().into_iter().flatten().map(|error| error.reason).collect()
+    from_static(&route)
+        .err()
+        .into_iter()
+        .flatten()
+        .map(|error| error.reason)
+        .collect()
 }
 
 #[cfg(test)]
@@ -88,8 +105,18 @@ mod tests {
             ("/", &["foo://x"], "", &["targets"]),
             ("/", &["http://h:1"], "weight=heavy", &["options"]),
             ("/", &["foo://x"], "weight=heavy", &["targets", "options"]),
-            ("/", &["http://h:1", "foo://x"], "stripp=/", &["targets", "options"]),
-            ("", &["foo://x"], "stripp=/", &["targets", "options", "source"]),
+            (
+                "/",
+                &["http://h:1", "foo://x"],
+                "stripp=/",
+                &["targets", "options"],
+            ),
+            (
+                "",
+                &["foo://x"],
+                "stripp=/",
+                &["targets", "options", "source"],
+            ),
             (":80", &["tcp://h"], "stripp=/", &["targets", "options"]),
         ];
         for (source, targets, options, expected) in cases {
@@ -107,8 +134,15 @@ mod tests {
             options: "weight=heavy".to_owned(),
         };
         let found = problems(&route);
-        let has = |name: &str, part: &str| found.iter().any(|(key, text)| *key == name && text.contains(part));
-        assert!(has("service", "blank") && has("targets", "\"foo://x\"") && has("options", "weight"), "{found:?}");
+        let has = |name: &str, part: &str| {
+            found
+                .iter()
+                .any(|(key, text)| *key == name && text.contains(part))
+        };
+        assert!(
+            has("service", "blank") && has("targets", "\"foo://x\"") && has("options", "weight"),
+            "{found:?}"
+        );
         assert!(!has("targets", "weight"), "{found:?}");
     }
 }

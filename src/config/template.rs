@@ -32,7 +32,11 @@ pub fn template() -> String {
         for key in section.keys {
             comment(&mut out, key.doc);
             // An entry of a list needs its address, so that one is not commented out.
-            let mark = if section.name == "listener" && key.name == "address" { "" } else { "#" };
+            let mark = if section.name == "listener" && key.name == "address" {
+                ""
+            } else {
+                "#"
+            };
             line(&mut out, &format!("{mark}{} = {}", key.name, literal(key)));
         }
     }
@@ -46,8 +50,11 @@ fn literal(key: &Key) -> String {
         Kind::Bool | Kind::Count(..) => text.to_owned(),
         Kind::Numbers => format!("[{}]", text.replace(',', ", ")),
         Kind::List | Kind::Headers | Kind::Sockets | Kind::Ports | Kind::Words(_) => {
-            let items: Vec<String> =
-                text.split(',').filter(|item| !item.is_empty()).map(|item| format!("{item:?}")).collect();
+            let items: Vec<String> = text
+                .split(',')
+                .filter(|item| !item.is_empty())
+                .map(|item| format!("{item:?}"))
+                .collect();
             format!("[{}]", items.join(", "))
         }
         _ => format!("{text:?}"),
@@ -81,7 +88,12 @@ mod tests {
     use super::*;
 
     fn load_text(text: String) -> Config {
-        load(&Inputs { file: Some(("lb.toml".into(), text)), ..Inputs::default() }).unwrap().config
+        load(&Inputs {
+            file: Some(("lb.toml".into(), text)),
+            ..Inputs::default()
+        })
+        .unwrap()
+        .config
     }
 
     #[test]
@@ -91,7 +103,10 @@ mod tests {
             std::fs::write(path, template()).unwrap();
         }
         let shipped = std::fs::read_to_string(path).unwrap();
-        assert!(shipped == template(), "config/lb.toml is stale: run LB_TEST_WRITE=1 cargo test --lib template");
+        assert!(
+            shipped == template(),
+            "config/lb.toml is stale: run LB_TEST_WRITE=1 cargo test --lib template"
+        );
     }
 
     #[test]
@@ -109,13 +124,25 @@ mod tests {
             } else if row.starts_with("#[") {
                 section = None;
             }
-            let name = row.strip_prefix('#').and_then(|row| row.split_once(" = ")).map(|(name, _)| name);
-            let key = section.zip(name).and_then(|(section, name)| section.key(name));
-            let row = if key.is_some_and(|key| key.default.is_some()) { &row[1..] } else { row };
+            let name = row
+                .strip_prefix('#')
+                .and_then(|row| row.split_once(" = "))
+                .map(|(name, _)| name);
+            let key = section
+                .zip(name)
+                .and_then(|(section, name)| section.key(name));
+            let row = if key.is_some_and(|key| key.default.is_some()) {
+                &row[1..]
+            } else {
+                row
+            };
             text.push_str(row);
             text.push('\n');
         }
-        assert!(text.contains("\nwait = \"50s\"") && text.contains("\nprotocol = \"http\""), "{text}");
+        assert!(
+            text.contains("\nwait = \"50s\"") && text.contains("\nprotocol = \"http\""),
+            "{text}"
+        );
         assert_eq!(load_text(text), Config::default());
     }
 }

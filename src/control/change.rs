@@ -1,4 +1,5 @@
-//! What a new table is about, in words for one line of the log: the first few services, and what became of each. Pure.
+//! What a new table is about, in words for one line of the log: the first few services, and what
+//! became of each. Pure.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -22,7 +23,9 @@ fn describe(before: Option<&Seen>, now: &Seen) -> Option<String> {
     if before == Some(now) {
         return None;
     }
-    let (old, was_serving) = before.map_or((&[][..], 0), |before| (&before.snapshot.instances[..], before.serving));
+    let (old, was_serving) = before.map_or((&[][..], 0), |before| {
+        (&before.snapshot.instances[..], before.serving)
+    });
     let (added, removed) = count_changes(old, &now.snapshot.instances);
     let serving = now.serving;
     Some(if added + removed > 0 {
@@ -36,11 +39,16 @@ fn describe(before: Option<&Seen>, now: &Seen) -> Option<String> {
     })
 }
 
-/// How many instances came and left. Both lists are in the order of ids, as sources send them; one that moved to another
-/// address is another.
+/// How many instances came and left. Both lists are in the order of ids, as sources send them; one
+/// that moved to another address is another.
 fn count_changes(old: &[Instance], new: &[Instance]) -> (usize, usize) {
-    let key = |instance: &&Instance| -> (InstanceId, _) { (instance.id.clone(), instance.endpoint.addr()) };
-    let (mut old, mut new) = (old.iter().map(|i| key(&i)).peekable(), new.iter().map(|i| key(&i)).peekable());
+    let key = |instance: &&Instance| -> (InstanceId, _) {
+        (instance.id.clone(), instance.endpoint.addr())
+    };
+    let (mut old, mut new) = (
+        old.iter().map(|i| key(&i)).peekable(),
+        new.iter().map(|i| key(&i)).peekable(),
+    );
     let (mut added, mut removed) = (0, 0);
     loop {
         let order = match (old.peek(), new.peek()) {
@@ -104,16 +112,25 @@ mod tests {
 
     fn seen(ports: &[(&str, u16)], serving: usize) -> Seen {
         let instance = |&(id, port): &(&str, u16)| Instance {
-            id: InstanceId { node: "n".into(), id: id.into() },
+            id: InstanceId {
+                node: "n".into(),
+                id: id.into(),
+            },
             endpoint: Endpoint::Addr(([10, 0, 0, 1], port).into()),
             tags: Vec::new(),
             checks: Vec::new(),
             weights: Weights::default(),
             registration: Registration::default(),
         };
-        let snapshot =
-            ServiceSnapshot { name: "web".into(), datacenter: None, instances: ports.iter().map(instance).collect() };
-        Seen { snapshot: Arc::new(snapshot), serving }
+        let snapshot = ServiceSnapshot {
+            name: "web".into(),
+            datacenter: None,
+            instances: ports.iter().map(instance).collect(),
+        };
+        Seen {
+            snapshot: Arc::new(snapshot),
+            serving,
+        }
     }
 
     #[test]
@@ -121,20 +138,35 @@ mod tests {
         let base = seen(&[("b", 1), ("d", 2)], 2);
         let mut tagged = (*base.snapshot).clone();
         tagged.instances[0].tags = vec!["x".into()];
-        let tagged = Seen { snapshot: Arc::new(tagged), serving: 2 };
+        let tagged = Seen {
+            snapshot: Arc::new(tagged),
+            serving: 2,
+        };
         for (now, expected) in [
             (base.clone(), None),
             (seen(&[("b", 1), ("d", 2)], 1), Some("serving 2 -> 1")),
-            (seen(&[("a", 3), ("b", 1), ("c", 4), ("d", 2), ("e", 5)], 2), Some("instances +3 -0, serving 2")),
+            (
+                seen(&[("a", 3), ("b", 1), ("c", 4), ("d", 2), ("e", 5)], 2),
+                Some("instances +3 -0, serving 2"),
+            ),
             (seen(&[("c", 4)], 1), Some("instances +1 -2, serving 1")),
-            (seen(&[("b", 9), ("d", 2)], 2), Some("instances +1 -1, serving 2")),
+            (
+                seen(&[("b", 9), ("d", 2)], 2),
+                Some("instances +1 -1, serving 2"),
+            ),
             (seen(&[], 0), Some("instances +0 -2, serving 0")),
             (tagged, Some("tags, weights or checks changed")),
         ] {
             assert_eq!(describe(Some(&base), &now).as_deref(), expected);
         }
-        assert_eq!(describe(None, &base).as_deref(), Some("instances +2 -0, serving 2"));
-        assert_eq!(describe(None, &seen(&[], 0)).as_deref(), Some("no instances"));
+        assert_eq!(
+            describe(None, &base).as_deref(),
+            Some("instances +2 -0, serving 2")
+        );
+        assert_eq!(
+            describe(None, &seen(&[], 0)).as_deref(),
+            Some("no instances")
+        );
     }
 
     #[test]
@@ -148,7 +180,8 @@ mod tests {
             changed.service(name, None, &one);
         }
         changed.service("quiet", Some(&one), &one);
-        let expected = "old: gone; p: instances +1 -0, serving 1; q: instances +1 -0, serving 1; and 2 more";
+        let expected =
+            "old: gone; p: instances +1 -0, serving 1; q: instances +1 -0, serving 1; and 2 more";
         assert_eq!(changed.to_string(), expected);
     }
 }

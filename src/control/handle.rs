@@ -38,10 +38,13 @@ impl ControlHandle {
 
     /// Tags and route commands that make no route, and would match this if they did.
     pub async fn rejected(&self, asked: Asked) -> Vec<RejectedPlace> {
-        self.ask(|answer| ControlRequest::Rejected(asked, answer)).await.unwrap_or_default()
+        self.ask(|answer| ControlRequest::Rejected(asked, answer))
+            .await
+            .unwrap_or_default()
     }
 
-    /// Brings `lb_table_targets` up to date, ejected instances included. To be called before metrics are written.
+    /// Brings `lb_table_targets` up to date, ejected instances included. To be called before
+    /// metrics are written.
     pub async fn refresh_targets(&self) {
         self.ask(ControlRequest::RefreshTargets).await;
     }
@@ -53,7 +56,8 @@ impl ControlHandle {
 
     /// Puts new settings into force; returns when the table that follows them is live.
     pub async fn update_settings(&self, settings: ControlSettings) {
-        self.ask(|answer| ControlRequest::Settings(Box::new(settings), answer)).await;
+        self.ask(|answer| ControlRequest::Settings(Box::new(settings), answer))
+            .await;
     }
 
     /// Whether traffic may be sent here, and if not, why.
@@ -70,17 +74,24 @@ impl ControlHandle {
 
     /// From here on `/ready` says 503; traffic is still served.
     pub fn set_draining(&self) {
-        self.readiness.send_modify(|readiness| readiness.draining = true);
+        self.readiness
+            .send_modify(|readiness| readiness.draining = true);
     }
 
-    /// Returns when every expected source has synced and the table with all they sent is live. Cancel safe.
+    /// Returns when every expected source has synced and the table with all they sent is live.
+    /// Cancel safe.
     pub async fn synced(&self) {
         let mut readiness = self.readiness.subscribe();
         // The sender lives in this handle, so the wait can only end by its condition.
-        let _ = readiness.wait_for(|readiness| readiness.waiting_for.is_empty()).await;
+        let _ = readiness
+            .wait_for(|readiness| readiness.waiting_for.is_empty())
+            .await;
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest) -> Option<T> {
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest,
+    ) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(request(answer)).await.ok()?;
         answered.await.ok()

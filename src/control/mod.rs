@@ -1,4 +1,5 @@
-//! The control loop: takes updates of all sources, decides who may serve, builds tables, publishes them.
+//! The control loop: takes updates of all sources, decides who may serve, builds tables, publishes
+//! them.
 
 mod change;
 mod handle;
@@ -38,9 +39,11 @@ pub struct ControlSettings {
     pub host_patterns: bool,
     /// What `$DC` in a tag stands for; without it, the datacenter that the service's source tells.
     pub datacenter: Option<String>,
-    /// Failures in a row after which an instance counts as dead, and is not held (`health.eject_after`); 0: never.
+    /// Failures in a row after which an instance counts as dead, and is not held
+    /// (`health.eject_after`); 0: never.
     pub eject_after: u32,
-    /// Authentication schemes that there are (`[auth.NAME]`): routes that name others let no request in.
+    /// Authentication schemes that there are (`[auth.NAME]`): routes that name others let no
+    /// request in.
     pub auth: BTreeSet<String>,
 }
 
@@ -57,7 +60,8 @@ pub struct ServiceStatus {
     pub instances: Vec<InstanceStatus>,
     /// Tags that could not be understood, each with the reason.
     pub rejected: Vec<(String, String)>,
-    /// Options in tags that are unknown (kept, without effect), and other remarks on tags, each as `TAG: REMARK`.
+    /// Options in tags that are unknown (kept, without effect), and other remarks on tags, each as
+    /// `TAG: REMARK`.
     pub unknown_options: Vec<String>,
     /// Why instances are kept that are critical or not confirmed, if some are.
     pub held: Option<String>,
@@ -70,8 +74,8 @@ pub struct InstanceStatus {
     pub id: InstanceId,
     /// `address:port`.
     pub address: String,
-    /// `healthy`, `held` (gets traffic although its checks fail), `held, not confirmed` (gets traffic although its source
-    /// shows it no longer), `ejected` or `excluded`.
+    /// `healthy`, `held` (gets traffic although its checks fail), `held, not confirmed` (gets
+    /// traffic although its source shows it no longer), `ejected` or `excluded`.
     pub state: &'static str,
     /// Why it gets no traffic, or is held.
     pub reason: Option<String>,

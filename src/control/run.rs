@@ -6,7 +6,8 @@
 //! deadline ┘                                   └─> metrics, log, then series of vanished services removed
 //! ```
 //!
-//! Updates that are ready together go into one table without any sleep: while a build runs, the next ones queue up.
+//! Updates that are ready together go into one table without any sleep: while a build runs, the
+//! next ones queue up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -33,10 +34,12 @@ use crate::registry::Update;
 use crate::table::explain::{Asked, would_match};
 use crate::table::{Clock, CommandTarget, SharedTable, TableBuilder};
 
-/// Most updates that go into one table: a source that never pauses must not keep tables from being built.
+/// Most updates that go into one table: a source that never pauses must not keep tables from being
+/// built.
 const UPDATES_PER_BUILD_MAX: usize = 100_000;
 
-/// Most rejected commands of one update that are logged one by one; all are in the list of services.
+/// Most rejected commands of one update that are logged one by one; all are in the list of
+/// services.
 const LOGGED_ERRORS_MAX: usize = 20;
 
 type ServiceKey = (SourceName, ServiceName);
@@ -68,8 +71,8 @@ pub struct Control {
     /// Remarks on commands, by the service that they name.
     command_remarks: BTreeSet<(ServiceName, String)>,
     synced: BTreeSet<SourceName>,
-    /// Told since the last table, and not counted as synced before that is live: what came in the same breath was
-    /// there before, and counts as known from the start.
+    /// Told since the last table, and not counted as synced before that is live: what came in the
+    /// same breath was there before, and counts as known from the start.
     newly_synced: BTreeSet<SourceName>,
     started: Instant,
     /// When the earliest change that is not published yet could first be seen.
@@ -82,8 +85,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// A control loop that will report ready once all `sources` have synced, and the handle to it. `clock` is the one
-    /// the workers use.
+    /// A control loop that will report ready once all `sources` have synced, and the handle to it.
+    /// `clock` is the one the workers use.
     #[must_use]
     pub fn new(
         settings: ControlSettings,
@@ -93,9 +96,14 @@ impl Control {
         table: SharedTable,
     ) -> (Self, ControlHandle) {
         let waiting_for = sources.iter().map(|source| (*source).to_owned()).collect();
-        let readiness = Arc::new(watch::Sender::new(Readiness { waiting_for, draining: false }));
+        let readiness = Arc::new(watch::Sender::new(Readiness {
+            waiting_for,
+            draining: false,
+        }));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        sources.iter().for_each(|source| metrics.journal().sources().expect(source, None));
+        sources
+            .iter()
+            .for_each(|source| metrics.journal().sources().expect(source, None));
         let control = Self {
             env: env(&settings),
             builder: builder(&settings, &metrics),
@@ -121,10 +129,17 @@ impl Control {
             readiness: Arc::clone(&readiness),
             requests,
         };
-        (control, ControlHandle { requests: sender, readiness })
+        (
+            control,
+            ControlHandle {
+                requests: sender,
+                readiness,
+            },
+        )
     }
 
-    /// Runs until all sources and all handles are gone. Dropping the future stops it between two tables.
+    /// Runs until all sources and all handles are gone. Dropping the future stops it between two
+    /// tables.
     pub async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
         let (mut sources_live, mut handles_live) = (true, true);
         while sources_live || handles_live {
@@ -160,7 +175,10 @@ impl Control {
     fn take_ejections(&mut self, first: &Ejection) {
         let now = Instant::now();
         let take = |teller: &mut Teller, builder: &TableBuilder, ejection: &Ejection| {
-            let id = InstanceId { node: Arc::clone(&ejection.node), id: Arc::clone(&ejection.id) };
+            let id = InstanceId {
+                node: Arc::clone(&ejection.node),
+                id: Arc::clone(&ejection.id),
+            };
             teller.ejected(ejection, builder.state(&id, ejection.address), now);
         };
         take(&mut self.teller, &self.builder, first);
@@ -171,7 +189,11 @@ impl Control {
 
     fn apply(&mut self, update: Update) {
         match update {
-            Update::Service { source, snapshot, seen_at } => {
+            Update::Service {
+                source,
+                snapshot,
+                seen_at,
+            } => {
                 self.sources.insert(source);
                 self.see(source, seen_at);
                 let key = (source, Arc::clone(&snapshot.name));
@@ -181,7 +203,11 @@ impl Control {
                 }
                 self.dirty.insert(key);
             }
-            Update::Gone { source, service, seen_at } => {
+            Update::Gone {
+                source,
+                service,
+                seen_at,
+            } => {
                 self.see(source, seen_at);
                 let key = (source, service);
                 if let Some(service) = self.services.remove(&key) {
@@ -194,7 +220,12 @@ impl Control {
                 self.metrics.control().rejected_tags.remove(&key.1);
                 self.vanished.insert(key.1);
             }
-            Update::Commands { source, commands, errors, seen_at } => {
+            Update::Commands {
+                source,
+                commands,
+                errors,
+                seen_at,
+            } => {
                 self.see(source, seen_at);
                 let since_ms = self.since_ms(source, Instant::now());
                 self.commands_changed.insert(source, commands.len());
@@ -207,7 +238,8 @@ impl Control {
         }
     }
 
-    /// Notes when a change could first be seen. What a source tells before it has synced is no change.
+    /// Notes when a change could first be seen. What a source tells before it has synced is no
+    /// change.
     fn see(&mut self, source: SourceName, at: Instant) {
         if self.synced.contains(source) {
             self.seen_at = Some(self.seen_at.map_or(at, |before| before.min(at)));
@@ -217,25 +249,44 @@ impl Control {
     /// All instances of a service left with it.
     fn note_gone(&mut self, service: &Service) {
         let Some(seen) = &service.seen else { return };
-        let before = Evaluated { snapshot: &seen.snapshot, verdicts: service.verdicts() };
+        let before = Evaluated {
+            snapshot: &seen.snapshot,
+            verdicts: service.verdicts(),
+        };
         let of_traffic = |id: &_, addr| self.teller.of_traffic(id, addr);
         let gone = all_gone(before, "deregistered, and its service with it", of_traffic);
         self.teller.note(gone, self.clock.now_ms());
-        self.teller.note_usable(&seen.snapshot.name, true, seen.serving, 0, 0);
+        self.teller
+            .note_usable(&seen.snapshot.name, true, seen.serving, 0, 0);
     }
 
     fn take_errors(&mut self, source: SourceName, errors: Arc<[CommandError]>) {
-        if self.command_errors.get(source).is_some_and(|known| *known == errors) {
+        if self
+            .command_errors
+            .get(source)
+            .is_some_and(|known| *known == errors)
+        {
             return;
         }
         // Lines move, and stay as wrong as they were.
-        let known = self.command_errors.get(source).map_or(&[][..], |known| known);
-        let known: HashSet<(&str, &str)> = known.iter().map(|error| (&*error.text, &*error.reason)).collect();
+        let known = self
+            .command_errors
+            .get(source)
+            .map_or(&[][..], |known| known);
+        let known: HashSet<(&str, &str)> = known
+            .iter()
+            .map(|error| (&*error.text, &*error.reason))
+            .collect();
         let is_new = |error: &&CommandError| !known.contains(&(&*error.text, &*error.reason));
         // Some thousands would push everything else out of the events.
         for error in errors.iter().filter(is_new).take(LOGGED_ERRORS_MAX) {
             let reason = format!("{}: {}: {}", error.place(), error.text, error.reason);
-            self.teller.event(Draft::new(Kind::Tag).of(source).states("new", "rejected").because(&reason));
+            self.teller.event(
+                Draft::new(Kind::Tag)
+                    .of(source)
+                    .states("new", "rejected")
+                    .because(&reason),
+            );
             tracing::warn!(
                 source,
                 place = error.place(),
@@ -245,7 +296,11 @@ impl Control {
             );
         }
         let count = errors.len() as u64;
-        set_or_remove(&mut self.metrics.control().rejected_tags, &Arc::from(source), count);
+        set_or_remove(
+            &mut self.metrics.control().rejected_tags,
+            &Arc::from(source),
+            count,
+        );
         self.command_errors.insert(source, errors);
     }
 
@@ -257,10 +312,16 @@ impl Control {
                 && let Some(remark) = unknown_auth(&self.settings.auth, &add.spec.options)
             {
                 let key = &add.spec.key;
-                remarks.insert((Arc::clone(&add.service), format!("{}{}: {remark}", key.host, key.path)));
+                remarks.insert((
+                    Arc::clone(&add.service),
+                    format!("{}{}: {remark}", key.host, key.path),
+                ));
             }
         }
-        for (service, remark) in remarks.difference(&self.command_remarks).take(LOGGED_ERRORS_MAX) {
+        for (service, remark) in remarks
+            .difference(&self.command_remarks)
+            .take(LOGGED_ERRORS_MAX)
+        {
             tracing::warn!(%service, remark, "route taken, with a remark");
         }
         self.command_remarks = remarks;
@@ -268,7 +329,11 @@ impl Control {
 
     /// Instances that are there at the start are at full share at once.
     fn since_ms(&self, source: SourceName, now: Instant) -> u64 {
-        if self.synced.contains(source) { self.clock.at(now) } else { 0 }
+        if self.synced.contains(source) {
+            self.clock.at(now)
+        } else {
+            0
+        }
     }
 
     /// Evaluates what is dirty, publishes a table if anything changed, and tells.
@@ -277,33 +342,55 @@ impl Control {
         let dirty = std::mem::take(&mut self.dirty);
         let mut changed = Changed::default();
         let commands_changed = std::mem::take(&mut self.commands_changed);
-        commands_changed.iter().for_each(|(source, count)| changed.note(source, &format!("{count} commands")));
-        self.vanished.iter().for_each(|name| changed.note(name, "gone"));
-        dirty.iter().for_each(|key| self.evaluate(key, now, &mut changed));
+        commands_changed
+            .iter()
+            .for_each(|(source, count)| changed.note(source, &format!("{count} commands")));
+        self.vanished
+            .iter()
+            .for_each(|name| changed.note(name, "gone"));
+        dirty
+            .iter()
+            .for_each(|key| self.evaluate(key, now, &mut changed));
         let seen_at = self.seen_at.take();
         if self.builder.is_dirty() {
             self.publish(started, dirty.len(), &changed);
             if let Some(seen_at) = seen_at {
-                self.metrics.control().change_to_traffic.observe(seen_at.elapsed().as_secs_f64());
+                self.metrics
+                    .control()
+                    .change_to_traffic
+                    .observe(seen_at.elapsed().as_secs_f64());
             }
         }
         if !commands_changed.is_empty() {
             let starting = |source: &str| !self.synced.contains(source);
-            self.teller.note_commands(self.builder.command_services(), starting, self.clock.at(now));
+            self.teller.note_commands(
+                self.builder.command_services(),
+                starting,
+                self.clock.at(now),
+            );
         }
         self.teller.look(now, self.clock.at(now));
         let touched = self.teller.tell();
         self.builder.retire();
-        self.vanished.extend(self.builder.take_gone_command_services());
+        self.vanished
+            .extend(self.builder.take_gone_command_services());
         let touched = touched.iter().map(|name| Arc::from(name.as_str()));
-        self.count_targets(dirty.iter().map(|(_, name)| Arc::clone(name)).chain(touched).collect());
+        self.count_targets(
+            dirty
+                .iter()
+                .map(|(_, name)| Arc::clone(name))
+                .chain(touched)
+                .collect(),
+        );
         self.forget_vanished();
         self.note_synced();
     }
 
     fn evaluate(&mut self, key: &ServiceKey, now: Instant, changed: &mut Changed) {
         let since_ms = self.since_ms(key.0, now);
-        let Some(service) = self.services.get_mut(key) else { return };
+        let Some(service) = self.services.get_mut(key) else {
+            return;
+        };
         let rejected_before = std::mem::take(&mut service.tags.rejected);
         let remarks_before = std::mem::take(&mut service.tags.remarks);
         let held_before = service.held.clone();
@@ -324,44 +411,75 @@ impl Control {
         let contributions = service.evaluate(&around);
         let seen = service.see();
         changed.service(&key.1, seen_before.as_ref(), &seen);
-        let before =
-            seen_before.as_ref().map(|seen| Evaluated { snapshot: &seen.snapshot, verdicts: &verdicts_before });
-        let reasons = Reasons { rules: &self.settings.rules, outputs: self.metrics.journal().outputs() };
-        let after = Evaluated { snapshot: &seen.snapshot, verdicts: service.verdicts() };
+        let before = seen_before.as_ref().map(|seen| Evaluated {
+            snapshot: &seen.snapshot,
+            verdicts: &verdicts_before,
+        });
+        let reasons = Reasons {
+            rules: &self.settings.rules,
+            outputs: self.metrics.journal().outputs(),
+        };
+        let after = Evaluated {
+            snapshot: &seen.snapshot,
+            verdicts: service.verdicts(),
+        };
         let of_traffic = |id: &_, addr| self.teller.of_traffic(id, addr);
         let found = transitions(before, after, reasons, around.starting, of_traffic);
         self.teller.note(found, self.clock.at(now));
         // Services of a start are told of together, when their source has synced.
         if !(around.starting && before.is_none()) {
-            let (was, registered) =
-                (seen_before.as_ref().map_or(0, |seen| seen.serving), seen.snapshot.instances.len());
-            self.teller.note_usable(&key.1, before.is_some(), was, seen.serving, registered);
+            let (was, registered) = (
+                seen_before.as_ref().map_or(0, |seen| seen.serving),
+                seen.snapshot.instances.len(),
+            );
+            self.teller
+                .note_usable(&key.1, before.is_some(), was, seen.serving, registered);
         }
         service.seen = Some(seen);
         match service.next_deadline {
             Some(at) => drop(self.deadlines.insert(key.clone(), at)),
             None => drop(self.deadlines.remove(key)),
         }
-        for (tag, reason) in service.tags.rejected.iter().filter(|(tag, _)| !rejected_before.contains_key(*tag)) {
+        for (tag, reason) in service
+            .tags
+            .rejected
+            .iter()
+            .filter(|(tag, _)| !rejected_before.contains_key(*tag))
+        {
             tracing::warn!(service = %key.1, tag, reason, "route tag rejected");
             let event = Draft::new(Kind::Tag).of(&key.1).states("new", "rejected");
-            self.teller.event(event.because(&format!("{tag}: {reason}")));
+            self.teller
+                .event(event.because(&format!("{tag}: {reason}")));
         }
-        for tag in rejected_before.keys().filter(|tag| !service.tags.rejected.contains_key(*tag)) {
+        for tag in rejected_before
+            .keys()
+            .filter(|tag| !service.tags.rejected.contains_key(*tag))
+        {
             let event = Draft::new(Kind::Tag).of(&key.1).states("rejected", "gone");
-            self.teller.event(event.because(&format!("{tag}: not registered any more, or accepted now")));
+            self.teller
+                .event(event.because(&format!("{tag}: not registered any more, or accepted now")));
         }
         for remark in service.tags.remarks.difference(&remarks_before) {
             tracing::warn!(service = %key.1, remark, "route tag taken, with a remark");
-            self.teller.event(Draft::new(Kind::Tag).of(&key.1).states("new", "remark").because(remark));
+            self.teller.event(
+                Draft::new(Kind::Tag)
+                    .of(&key.1)
+                    .states("new", "remark")
+                    .because(remark),
+            );
         }
         match (&held_before, &service.held) {
             (None, Some(held)) => tracing::warn!(service = %key.1, "{held}"),
             (Some(_), None) => tracing::info!(service = %key.1, "no instance is held any more"),
             _ => {}
         }
-        set_or_remove(&mut self.metrics.control().rejected_tags, &key.1, service.tags.rejected.len() as u64);
-        self.builder.apply_service(key.0, &key.1, contributions, since_ms);
+        set_or_remove(
+            &mut self.metrics.control().rejected_tags,
+            &key.1,
+            service.tags.rejected.len() as u64,
+        );
+        self.builder
+            .apply_service(key.0, &key.1, contributions, since_ms);
     }
 
     fn publish(&mut self, started: Instant, services: usize, changed: &Changed) {
@@ -392,9 +510,13 @@ impl Control {
         let now_ms = self.clock.now_ms();
         let mut totals: Vec<(ServiceName, Counts)> = Vec::with_capacity(names.len());
         for name in names {
-            let of_catalog = self.sources.iter().filter_map(|source| self.services.get(&(*source, Arc::clone(&name))));
-            let mut total =
-                of_catalog.map(|service| service.counts(&self.builder, now_ms)).fold(Counts::default(), add);
+            let of_catalog = self
+                .sources
+                .iter()
+                .filter_map(|source| self.services.get(&(*source, Arc::clone(&name))));
+            let mut total = of_catalog
+                .map(|service| service.counts(&self.builder, now_ms))
+                .fold(Counts::default(), add);
             for target in self.builder.command_services().targets(&name) {
                 match target.excluded {
                     Some(_) => total.excluded += 1,
@@ -406,17 +528,31 @@ impl Control {
         }
         let mut figures = self.metrics.control();
         for (name, total) in totals {
-            let Counts { healthy, excluded, ejected, held } = total;
-            for (state, count) in [("healthy", healthy), ("excluded", excluded), ("ejected", ejected), ("held", held)] {
-                figures.table_targets.insert((Arc::clone(&name), state), count);
+            let Counts {
+                healthy,
+                excluded,
+                ejected,
+                held,
+            } = total;
+            for (state, count) in [
+                ("healthy", healthy),
+                ("excluded", excluded),
+                ("ejected", ejected),
+                ("held", held),
+            ] {
+                figures
+                    .table_targets
+                    .insert((Arc::clone(&name), state), count);
             }
         }
     }
 
     fn forget_vanished(&mut self) {
         for name in std::mem::take(&mut self.vanished) {
-            let in_catalog =
-                self.sources.iter().any(|source| self.services.contains_key(&(*source, Arc::clone(&name))));
+            let in_catalog = self
+                .sources
+                .iter()
+                .any(|source| self.services.contains_key(&(*source, Arc::clone(&name))));
             if !in_catalog && !self.builder.command_services().contains(&name) {
                 self.metrics.remove_service(&name);
             }
@@ -430,22 +566,39 @@ impl Control {
             }
             let of_catalog = self.services.keys().filter(|(of, _)| *of == source).count();
             let of_commands = self.builder.command_services();
-            let is_own = |name: &&ServiceName| of_commands.targets(name).any(|target| *target.state.id.node == *source);
+            let is_own = |name: &&ServiceName| {
+                of_commands
+                    .targets(name)
+                    .any(|target| *target.state.id.node == *source)
+            };
             let services = of_catalog + of_commands.names().filter(is_own).count();
-            tracing::info!(source, services, took_ms = millis(self.started.elapsed()), "source has synced");
+            tracing::info!(
+                source,
+                services,
+                took_ms = millis(self.started.elapsed()),
+                "source has synced"
+            );
             // What belongs to the service mesh was never to be used.
-            let is_target = |it: &Instance| !matches!(it.registration, Registration::NotATarget { .. });
+            let is_target =
+                |it: &Instance| !matches!(it.registration, Registration::NotATarget { .. });
             let is_down = |service: &Service| {
                 let seen = service.seen.as_ref();
-                seen.is_some_and(|seen| seen.serving == 0 && seen.snapshot.instances.iter().any(is_target))
+                seen.is_some_and(|seen| {
+                    seen.serving == 0 && seen.snapshot.instances.iter().any(is_target)
+                })
             };
             let own = self.services.iter().filter(|((of, _), _)| *of == source);
-            let down: Vec<&str> = own.filter(|(_, service)| is_down(service)).map(|((_, name), _)| &**name).collect();
+            let down: Vec<&str> = own
+                .filter(|(_, service)| is_down(service))
+                .map(|((_, name), _)| &**name)
+                .collect();
             self.teller.synced(source, &down);
         }
         self.readiness.send_if_modified(|readiness| {
             let before = readiness.waiting_for.len();
-            readiness.waiting_for.retain(|source| !self.synced.contains(source.as_str()));
+            readiness
+                .waiting_for
+                .retain(|source| !self.synced.contains(source.as_str()));
             readiness.waiting_for.len() != before
         });
     }
@@ -456,14 +609,19 @@ impl Control {
             ControlRequest::Services(answer) => drop(answer.send(self.statuses())),
             ControlRequest::Rejected(asked, answer) => drop(answer.send(self.rejected(&asked))),
             ControlRequest::RefreshTargets(answer) => {
-                let names = self.services.keys().map(|(_, name)| name).chain(self.builder.command_services().names());
+                let names = self
+                    .services
+                    .keys()
+                    .map(|(_, name)| name)
+                    .chain(self.builder.command_services().names());
                 self.count_targets(names.cloned().collect());
                 let _ = answer.send(());
             }
             ControlRequest::Settings(settings, answer) => {
                 self.env = env(&settings);
                 self.settings = *settings;
-                self.builder.set_defaults(self.settings.matcher, self.settings.strategy.clone());
+                self.builder
+                    .set_defaults(self.settings.matcher, self.settings.strategy.clone());
                 self.builder.set_fall_through(self.settings.fall_through);
                 self.builder.set_host_patterns(self.settings.host_patterns);
                 self.dirty.extend(self.services.keys().cloned());
@@ -475,7 +633,11 @@ impl Control {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.values().copied().chain(self.teller.next_look()).min()
+        self.deadlines
+            .values()
+            .copied()
+            .chain(self.teller.next_look())
+            .min()
     }
 
     fn mark_due(&mut self, now: Instant) {
@@ -485,47 +647,93 @@ impl Control {
 
     /// What makes no route, and would match this if it did.
     fn rejected(&self, asked: &Asked) -> Vec<RejectedPlace> {
-        let ControlSettings { tag_prefix, matcher, host_patterns, .. } = &self.settings;
+        let ControlSettings {
+            tag_prefix,
+            matcher,
+            host_patterns,
+            ..
+        } = &self.settings;
         let matching = |key: &RouteKey| would_match(*matcher, *host_patterns, key, asked);
         let of_tags = self.services.iter().flat_map(|((_, name), service)| {
             let env = tag_env(&self.env, &service.snapshot);
-            service.tags.rejected.iter().filter_map(move |(tag, reason)| {
-                let key = place_of(tag_prefix, tag, &env)?;
-                Some(RejectedPlace { service: Arc::clone(name), text: tag.clone(), reason: reason.clone(), key })
-            })
+            service
+                .tags
+                .rejected
+                .iter()
+                .filter_map(move |(tag, reason)| {
+                    let key = place_of(tag_prefix, tag, &env)?;
+                    Some(RejectedPlace {
+                        service: Arc::clone(name),
+                        text: tag.clone(),
+                        reason: reason.clone(),
+                        key,
+                    })
+                })
         });
         let of_commands = self.command_errors.iter().flat_map(|(source, errors)| {
             errors.iter().filter_map(|error| {
-                let (key, text) = (place_of_line(&error.text)?, format!("{}: {}", error.place(), error.text));
-                Some(RejectedPlace { service: Arc::from(*source), text, reason: error.reason.clone(), key })
+                let (key, text) = (
+                    place_of_line(&error.text)?,
+                    format!("{}: {}", error.place(), error.text),
+                );
+                Some(RejectedPlace {
+                    service: Arc::from(*source),
+                    text,
+                    reason: error.reason.clone(),
+                    key,
+                })
             })
         });
-        of_tags.chain(of_commands).filter(|rejected| matching(&rejected.key)).collect()
+        of_tags
+            .chain(of_commands)
+            .filter(|rejected| matching(&rejected.key))
+            .collect()
     }
 
     fn statuses(&self) -> Vec<ServiceStatus> {
         let now_ms = self.clock.now_ms();
         let successes = self.metrics.control().registry_success.clone();
-        let reasons = Reasons { rules: &self.settings.rules, outputs: self.metrics.journal().outputs() };
+        let reasons = Reasons {
+            rules: &self.settings.rules,
+            outputs: self.metrics.journal().outputs(),
+        };
         let last_success = |name: &str| successes.get(name).and_then(|seconds| unix_time(*seconds));
-        let of_catalog = self.services.iter().map(|((source, name), service)| ServiceStatus {
-            name: Arc::clone(name),
-            source,
-            last_success: last_success(name),
-            instances: service.statuses(&self.builder, now_ms, reasons),
-            rejected: service.tags.rejected.iter().map(|(tag, reason)| (tag.clone(), reason.clone())).collect(),
-            unknown_options: service.tags.remarks.iter().cloned().collect(),
-            held: service.held.clone(),
-        });
+        let of_catalog = self
+            .services
+            .iter()
+            .map(|((source, name), service)| ServiceStatus {
+                name: Arc::clone(name),
+                source,
+                last_success: last_success(name),
+                instances: service.statuses(&self.builder, now_ms, reasons),
+                rejected: service
+                    .tags
+                    .rejected
+                    .iter()
+                    .map(|(tag, reason)| (tag.clone(), reason.clone()))
+                    .collect(),
+                unknown_options: service.tags.remarks.iter().cloned().collect(),
+                held: service.held.clone(),
+            });
         let of_commands = self.builder.command_services().names().map(|name| {
             let mut targets = self.builder.command_services().targets(name).peekable();
-            let from =
-                |target: &CommandTarget| self.command_errors.keys().find(|source| ***source == *target.state.id.node);
+            let from = |target: &CommandTarget| {
+                self.command_errors
+                    .keys()
+                    .find(|source| ***source == *target.state.id.node)
+            };
             ServiceStatus {
                 name: Arc::clone(name),
-                source: targets.peek().copied().and_then(from).copied().unwrap_or("commands"),
+                source: targets
+                    .peek()
+                    .copied()
+                    .and_then(from)
+                    .copied()
+                    .unwrap_or("commands"),
                 last_success: None,
-                instances: targets.map(|target| command_status(target, now_ms)).collect(),
+                instances: targets
+                    .map(|target| command_status(target, now_ms))
+                    .collect(),
                 rejected: Vec::new(),
                 unknown_options: self
                     .command_remarks
@@ -536,18 +744,27 @@ impl Control {
                 held: None,
             }
         });
-        let of_errors = self.command_errors.iter().filter(|(_, errors)| !errors.is_empty()).map(|(source, errors)| {
-            let line = |error: &CommandError| (format!("{}: {}", error.place(), error.text), error.reason.clone());
-            ServiceStatus {
-                name: Arc::from(*source),
-                source,
-                last_success: None,
-                instances: Vec::new(),
-                rejected: errors.iter().map(line).collect(),
-                unknown_options: Vec::new(),
-                held: None,
-            }
-        });
+        let of_errors = self
+            .command_errors
+            .iter()
+            .filter(|(_, errors)| !errors.is_empty())
+            .map(|(source, errors)| {
+                let line = |error: &CommandError| {
+                    (
+                        format!("{}: {}", error.place(), error.text),
+                        error.reason.clone(),
+                    )
+                };
+                ServiceStatus {
+                    name: Arc::from(*source),
+                    source,
+                    last_success: None,
+                    instances: Vec::new(),
+                    rejected: errors.iter().map(line).collect(),
+                    unknown_options: Vec::new(),
+                    held: None,
+                }
+            });
         let mut all: Vec<ServiceStatus> = of_catalog.chain(of_commands).chain(of_errors).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
@@ -581,14 +798,19 @@ async fn next(ejections: &mut Option<mpsc::Receiver<Ejection>>) -> Option<Ejecti
 }
 
 fn builder(settings: &ControlSettings, metrics: &Metrics) -> TableBuilder {
-    let mut builder = TableBuilder::new(settings.matcher, settings.strategy.clone(), metrics.clone());
+    let mut builder =
+        TableBuilder::new(settings.matcher, settings.strategy.clone(), metrics.clone());
     builder.set_fall_through(settings.fall_through);
     builder.set_host_patterns(settings.host_patterns);
     builder
 }
 
 fn env(settings: &ControlSettings) -> HashMap<String, String> {
-    settings.datacenter.iter().map(|name| ("DC".to_owned(), name.clone())).collect()
+    settings
+        .datacenter
+        .iter()
+        .map(|name| ("DC".to_owned(), name.clone()))
+        .collect()
 }
 
 fn add(a: Counts, b: Counts) -> Counts {
@@ -634,7 +856,8 @@ mod tests {
     use crate::catalog::eligibility::Rules;
     use crate::catalog::options::Strategy;
     use crate::catalog::{
-        Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceSnapshot, Weights,
+        Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration,
+        ServiceSnapshot, Weights,
     };
     use crate::table::{Matcher, Route, Scheme};
 
@@ -662,10 +885,17 @@ mod tests {
 
     fn instance(id: &str, port: u16, status: CheckStatus, tags: &[&str]) -> Instance {
         Instance {
-            id: InstanceId { node: "n1".into(), id: id.into() },
+            id: InstanceId {
+                node: "n1".into(),
+                id: id.into(),
+            },
             endpoint: Endpoint::Addr(([127, 0, 0, 1], port).into()),
             tags: tags.iter().map(|tag| Arc::from(*tag)).collect(),
-            checks: vec![Check { id: "alive".into(), scope: CheckScope::Service, status }],
+            checks: vec![Check {
+                id: "alive".into(),
+                scope: CheckScope::Service,
+                status,
+            }],
             weights: Weights::default(),
             registration: Registration::default(),
         }
@@ -674,7 +904,11 @@ mod tests {
     fn update(name: &str, instances: Vec<Instance>) -> Update {
         Update::Service {
             source: "consul",
-            snapshot: Arc::new(ServiceSnapshot { name: name.into(), datacenter: None, instances }),
+            snapshot: Arc::new(ServiceSnapshot {
+                name: name.into(),
+                datacenter: None,
+                instances,
+            }),
             seen_at: Instant::now(),
         }
     }
@@ -689,11 +923,25 @@ mod tests {
     impl Bench {
         /// Runs `test` beside a control loop.
         fn run<F: Future<Output = ()>>(settings: ControlSettings, test: impl FnOnce(Bench) -> F) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap();
             let (metrics, table) = (Metrics::default(), SharedTable::default());
             let (updates, receiver) = mpsc::channel(100);
-            let (control, handle) = Control::new(settings, &["consul"], Clock::start(), metrics.clone(), table.clone());
-            let bench = Bench { updates, handle, table, metrics };
+            let (control, handle) = Control::new(
+                settings,
+                &["consul"],
+                Clock::start(),
+                metrics.clone(),
+                table.clone(),
+            );
+            let bench = Bench {
+                updates,
+                handle,
+                table,
+                metrics,
+            };
             runtime.block_on(async { tokio::join!(control.run(receiver), test(bench)) });
         }
 
@@ -707,11 +955,19 @@ mod tests {
         }
 
         fn route(&self, host: &str, path: &str) -> Option<Arc<Route>> {
-            self.table.load().lookup(Scheme::Http, host, path, |_| true).cloned()
+            self.table
+                .load()
+                .lookup(Scheme::Http, host, path, |_| true)
+                .cloned()
         }
 
         async fn status(&self, name: &str) -> ServiceStatus {
-            self.handle.services().await.into_iter().find(|status| &*status.name == name).unwrap()
+            self.handle
+                .services()
+                .await
+                .into_iter()
+                .find(|status| &*status.name == name)
+                .unwrap()
         }
     }
 
@@ -721,7 +977,12 @@ mod tests {
     fn from_registration_to_route_and_away() {
         Bench::run(settings(), |bench| async move {
             assert!(!bench.handle.readiness().is_ready());
-            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-$DC.test/", "v1"])])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Passing, &["urlprefix-$DC.test/", "v1"])],
+                ))
+                .await;
             bench.send(Update::Synced { source: "consul" }).await;
             bench.handle.synced().await;
             assert!(bench.handle.readiness().is_ready());
@@ -730,17 +991,42 @@ mod tests {
             let state = Arc::clone(&route.targets[0].state);
 
             // Sick: the route stays, without targets.
-            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-$DC.test/", "v1"])])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Critical, &["urlprefix-$DC.test/", "v1"])],
+                ))
+                .await;
             let route = bench.route("dc1.test", "/x").unwrap();
-            assert_eq!((route.targets.len(), &*route.excluded[0].reason), (0, "check alive is critical"));
+            assert_eq!(
+                (route.targets.len(), &*route.excluded[0].reason),
+                (0, "check alive is critical")
+            );
             assert_eq!(bench.status("web").await.instances[0].state, "excluded");
-            assert_eq!(bench.metrics.control().table_targets[&("web".into(), "excluded")], 1);
+            assert_eq!(
+                bench.metrics.control().table_targets[&("web".into(), "excluded")],
+                1
+            );
 
             // Well again: the same state.
-            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-$DC.test/", "v1"])])).await;
-            assert!(Arc::ptr_eq(&bench.route("dc1.test", "/").unwrap().targets[0].state, &state));
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Passing, &["urlprefix-$DC.test/", "v1"])],
+                ))
+                .await;
+            assert!(Arc::ptr_eq(
+                &bench.route("dc1.test", "/").unwrap().targets[0].state,
+                &state
+            ));
 
-            bench.send(Update::Gone { source: "consul", service: "web".into(), seen_at: Instant::now() }).await;
+            bench
+                .send(Update::Gone {
+                    source: "consul",
+                    service: "web".into(),
+                    seen_at: Instant::now(),
+                })
+                .await;
             assert!(bench.route("dc1.test", "/x").is_none());
             assert!(state.retired.load(Relaxed));
             assert!(bench.metrics.control().table_targets.is_empty());
@@ -756,15 +1042,27 @@ mod tests {
             let mut bare = instance("a", 1, CheckStatus::Passing, &["urlprefix-a.test/"]);
             bare.checks.clear();
             // Both wait in the channel before the loop turns once.
-            bench.updates.send(update("web", vec![bare.clone()])).await.unwrap();
-            bench.updates.send(Update::Synced { source: "consul" }).await.unwrap();
+            bench
+                .updates
+                .send(update("web", vec![bare.clone()]))
+                .await
+                .unwrap();
+            bench
+                .updates
+                .send(Update::Synced { source: "consul" })
+                .await
+                .unwrap();
             bench.handle.synced().await;
             assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1);
 
             let mut late = instance("b", 2, CheckStatus::Passing, &["urlprefix-a.test/"]);
             late.checks.clear();
             bench.send(update("web", vec![bare, late])).await;
-            assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1, "the new one waits for its checks");
+            assert_eq!(
+                bench.route("a.test", "/").unwrap().targets.len(),
+                1,
+                "the new one waits for its checks"
+            );
         });
     }
 
@@ -772,22 +1070,49 @@ mod tests {
     fn a_bad_tag_is_rejected_alone_and_keeps_what_it_was() {
         Bench::run(settings(), |bench| async move {
             let good = ["urlprefix-a.test/", "urlprefix-b.test/"];
-            bench.send(update("web", vec![instance("a", 1, Passing, &good)])).await;
+            bench
+                .send(update("web", vec![instance("a", 1, Passing, &good)]))
+                .await;
             let bad = ["urlprefix-a.test/ weight=much", "urlprefix-c.test/"];
             // A new instance of the service, with the same typo.
-            bench.send(update("web", vec![instance("a", 1, Passing, &bad), instance("b", 2, Passing, &bad)])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![
+                        instance("a", 1, Passing, &bad),
+                        instance("b", 2, Passing, &bad),
+                    ],
+                ))
+                .await;
             assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 2);
             assert!(bench.route("b.test", "/").is_none());
             assert_eq!(bench.route("c.test", "/").unwrap().targets.len(), 2);
             let status = bench.status("web").await;
             assert_eq!(status.rejected.len(), 1);
-            assert!(status.rejected[0].1.ends_with("the route it made before, a.test/, is kept"), "{status:?}");
+            assert!(
+                status.rejected[0]
+                    .1
+                    .ends_with("the route it made before, a.test/, is kept"),
+                "{status:?}"
+            );
             assert_eq!(bench.metrics.control().rejected_tags["web"], 1);
 
-            bench.send(update("new", vec![instance("c", 3, Passing, &["urlprefix-", "urlprefix-d.test/"])])).await;
+            bench
+                .send(update(
+                    "new",
+                    vec![instance(
+                        "c",
+                        3,
+                        Passing,
+                        &["urlprefix-", "urlprefix-d.test/"],
+                    )],
+                ))
+                .await;
             assert!(bench.route("d.test", "/").is_some());
             assert_eq!(bench.status("new").await.rejected.len(), 1);
-            bench.send(update("web", vec![instance("a", 1, Passing, &good)])).await;
+            bench
+                .send(update("web", vec![instance("a", 1, Passing, &good)]))
+                .await;
             assert!(!bench.metrics.control().rejected_tags.contains_key("web"));
         });
     }
@@ -795,9 +1120,15 @@ mod tests {
     #[test]
     fn a_scheme_that_is_not_there_is_remarked_on_until_it_is() {
         Bench::run(settings(), |bench| async move {
-            let tags = ["urlprefix-a.test/ auth=none", "urlprefix-b.test/ auth=known"];
-            bench.send(update("web", vec![instance("a", 1, Passing, &tags)])).await;
-            let (commands, _) = parse_commands("route add fixed c.test/ http://127.0.0.1:9/ opts \"auth=none\"");
+            let tags = [
+                "urlprefix-a.test/ auth=none",
+                "urlprefix-b.test/ auth=known",
+            ];
+            bench
+                .send(update("web", vec![instance("a", 1, Passing, &tags)]))
+                .await;
+            let (commands, _) =
+                parse_commands("route add fixed c.test/ http://127.0.0.1:9/ opts \"auth=none\"");
             bench
                 .send(Update::Commands {
                     source: "routes_file",
@@ -806,15 +1137,22 @@ mod tests {
                     seen_at: Instant::now(),
                 })
                 .await;
-            // It stands in the table all the same: falling through to a shorter route could open it.
+            // It stands in the table all the same: falling through to a shorter route could open
+            // it.
             assert!(bench.route("a.test", "/").is_some() && bench.route("c.test", "/").is_some());
             for (service, place) in [("web", "urlprefix-a.test/ auth=none"), ("fixed", "c.test/")] {
                 let remarks = bench.status(service).await.unknown_options;
                 assert_eq!(remarks.len(), 1, "{remarks:?}");
-                assert!(remarks[0].starts_with(&format!("{place}: auth=none: there is no [auth.none]")), "{remarks:?}");
+                assert!(
+                    remarks[0].starts_with(&format!("{place}: auth=none: there is no [auth.none]")),
+                    "{remarks:?}"
+                );
             }
             let auth = BTreeSet::from(["known".to_owned(), "none".to_owned()]);
-            bench.handle.update_settings(ControlSettings { auth, ..settings() }).await;
+            bench
+                .handle
+                .update_settings(ControlSettings { auth, ..settings() })
+                .await;
             for service in ["web", "fixed"] {
                 assert_eq!(bench.status(service).await.unknown_options, [""; 0]);
             }
@@ -824,9 +1162,15 @@ mod tests {
     #[test]
     fn commands_lie_over_tags() {
         Bench::run(settings(), |bench| async move {
-            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
-            let (commands, errors) =
-                parse_commands("route add fixed b.test/ http://127.0.0.1:9/\nroute del web a.test/\nroute nonsense");
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Passing, &["urlprefix-a.test/"])],
+                ))
+                .await;
+            let (commands, errors) = parse_commands(
+                "route add fixed b.test/ http://127.0.0.1:9/\nroute del web a.test/\nroute nonsense",
+            );
             let commands = Update::Commands {
                 source: "routes_file",
                 commands: commands.into(),
@@ -846,23 +1190,52 @@ mod tests {
             };
             bench.send(none).await;
             assert!(bench.route("a.test", "/").is_some() && bench.route("b.test", "/").is_none());
-            assert!(!bench.metrics.control().table_targets.keys().any(|(name, _)| &**name == "fixed"));
+            assert!(
+                !bench
+                    .metrics
+                    .control()
+                    .table_targets
+                    .keys()
+                    .any(|(name, _)| &**name == "fixed")
+            );
         });
     }
 
     #[test]
     fn an_unresolved_name_keeps_its_place_and_says_why() {
         let hold = Duration::from_secs(600);
-        let settings = ControlSettings { rules: Rules { critical_hold: hold, ..settings().rules }, ..settings() };
+        let settings = ControlSettings {
+            rules: Rules {
+                critical_hold: hold,
+                ..settings().rules
+            },
+            ..settings()
+        };
         Bench::run(settings, |bench| async move {
             let reason = "name no.invalid does not resolve: no such name";
-            let endpoint = Endpoint::Unresolved { host: "no.invalid".into(), port: 80, reason: reason.into() };
-            let lost = Instance { endpoint: endpoint.clone(), ..instance("b", 2, Passing, &["urlprefix-a.test/x"]) };
-            let (mut commands, _) = parse_commands("route add fixed a.test/noname http://no.invalid:80");
+            let endpoint = Endpoint::Unresolved {
+                host: "no.invalid".into(),
+                port: 80,
+                reason: reason.into(),
+            };
+            let lost = Instance {
+                endpoint: endpoint.clone(),
+                ..instance("b", 2, Passing, &["urlprefix-a.test/x"])
+            };
+            let (mut commands, _) =
+                parse_commands("route add fixed a.test/noname http://no.invalid:80");
             if let Command::Add(add) = &mut commands[0] {
                 add.endpoint = endpoint;
             }
-            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"]), lost.clone()])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![
+                        instance("a", 1, Passing, &["urlprefix-a.test/"]),
+                        lost.clone(),
+                    ],
+                ))
+                .await;
             let commands = Update::Commands {
                 source: "static",
                 commands: commands.into(),
@@ -877,13 +1250,28 @@ mod tests {
             }
             for (service, at) in [("fixed", 0), ("web", 1)] {
                 let status = bench.status(service).await.instances[at].clone();
-                assert_eq!((status.state, status.reason.as_deref()), ("excluded", Some(reason)), "{service}");
+                assert_eq!(
+                    (status.state, status.reason.as_deref()),
+                    ("excluded", Some(reason)),
+                    "{service}"
+                );
             }
-            assert_eq!(bench.metrics.control().table_targets[&("fixed".into(), "excluded")], 1);
-            assert_eq!(bench.metrics.control().table_targets[&("fixed".into(), "healthy")], 0);
+            assert_eq!(
+                bench.metrics.control().table_targets[&("fixed".into(), "excluded")],
+                1
+            );
+            assert_eq!(
+                bench.metrics.control().table_targets[&("fixed".into(), "healthy")],
+                0
+            );
 
             // Nobody can be reached there, so it is no reason to let go of the others.
-            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-a.test/"]), lost])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Critical, &["urlprefix-a.test/"]), lost],
+                ))
+                .await;
             assert!(bench.status("web").await.held.is_some());
             assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1);
         });
@@ -908,43 +1296,79 @@ mod tests {
         /// How many lines there are with all these parts.
         fn count(&self, parts: &[&str]) -> usize {
             let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-            text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+            text.lines()
+                .filter(|line| parts.iter().all(|part| line.contains(part)))
+                .count()
         }
     }
 
     #[test]
     fn the_log_names_each_thing_once() {
         let lines = Lines::default();
-        // A place in the code that another thread logs from for the first time, while a subscriber comes up, may stay
-        // silent for good (tracing decides that once): so every place is visited before.
+        // A place in the code that another thread logs from for the first time, while a subscriber
+        // comes up, may stay silent for good (tracing decides that once): so every place is visited
+        // before.
         what_is_logged(&lines, false);
         let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         what_is_logged(&lines, true);
     }
 
     fn what_is_logged(lines: &Lines, heard: bool) {
         let count = |parts: &[&str], expected: usize| {
-            assert_eq!(lines.count(parts), if heard { expected } else { 0 }, "{parts:?}");
+            assert_eq!(
+                lines.count(parts),
+                if heard { expected } else { 0 },
+                "{parts:?}"
+            );
         };
         Bench::run(settings(), |bench| async move {
             let odd = ["urlprefix-a.test/ foo=bar"];
-            bench.send(update("web", vec![instance("a", 1, Passing, &odd)])).await;
+            bench
+                .send(update("web", vec![instance("a", 1, Passing, &odd)]))
+                .await;
             // Again, with another instance: the option is known to be unknown.
-            bench.send(update("web", vec![instance("a", 1, Passing, &odd), instance("b", 2, Passing, &odd)])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![
+                        instance("a", 1, Passing, &odd),
+                        instance("b", 2, Passing, &odd),
+                    ],
+                ))
+                .await;
             count(&["WARN", "web", "foo=bar"], 1);
-            count(&["routing table changed", "web: instances +1 -0, serving 1"], 1);
-            count(&["routing table changed", "web: instances +1 -0, serving 2"], 1);
-            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
-            bench.send(update("web", vec![instance("a", 1, Passing, &odd)])).await;
+            count(
+                &["routing table changed", "web: instances +1 -0, serving 1"],
+                1,
+            );
+            count(
+                &["routing table changed", "web: instances +1 -0, serving 2"],
+                1,
+            );
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Passing, &["urlprefix-a.test/"])],
+                ))
+                .await;
+            bench
+                .send(update("web", vec![instance("a", 1, Passing, &odd)]))
+                .await;
             count(&["WARN", "web", "foo=bar"], 2);
 
             bench.send(Update::Synced { source: "consul" }).await;
             bench.send(Update::Synced { source: "consul" }).await;
             count(&["INFO", "synced", "consul", "services=1", "took_ms="], 1);
 
-            for text in ["route nonsense", "route add x b.test/ http://127.0.0.1:9/\nroute nonsense\nroute worse"] {
+            for text in [
+                "route nonsense",
+                "route add x b.test/ http://127.0.0.1:9/\nroute nonsense\nroute worse",
+            ] {
                 let (commands, errors) = parse_commands(text);
                 let commands = Update::Commands {
                     source: "file",
@@ -957,7 +1381,13 @@ mod tests {
             count(&["WARN", "route nonsense"], 1);
             count(&["WARN", "route worse"], 1);
             count(&["routing table changed", "file: 1 commands"], 1);
-            bench.send(Update::Gone { source: "consul", service: "web".into(), seen_at: Instant::now() }).await;
+            bench
+                .send(Update::Gone {
+                    source: "consul",
+                    service: "web".into(),
+                    seen_at: Instant::now(),
+                })
+                .await;
             count(&["routing table changed", "web: gone"], 1);
         });
     }
@@ -968,10 +1398,17 @@ mod tests {
         let line = |event: &Arc<crate::journal::Event>| {
             let what = &event.what;
             let text = |text: &Option<String>| text.clone().unwrap_or_default();
-            let state =
-                |state: &Option<std::borrow::Cow<'static, str>>| state.as_deref().unwrap_or_default().to_owned();
-            let (kind, service, instance) = (what.kind.word(), text(&what.service), text(&what.instance));
-            format!("{kind} {service} {instance}: {} -> {}: {}", state(&what.from), state(&what.to), text(&what.reason))
+            let state = |state: &Option<std::borrow::Cow<'static, str>>| {
+                state.as_deref().unwrap_or_default().to_owned()
+            };
+            let (kind, service, instance) =
+                (what.kind.word(), text(&what.service), text(&what.instance));
+            format!(
+                "{kind} {service} {instance}: {} -> {}: {}",
+                state(&what.from),
+                state(&what.to),
+                text(&what.reason)
+            )
         };
         events.iter().map(line).collect()
     }
@@ -980,8 +1417,21 @@ mod tests {
     fn every_change_of_an_instance_is_an_event_with_its_reason() {
         Bench::run(settings(), |bench| async move {
             let tag = ["urlprefix-a.test/"];
-            bench.send(update("web", vec![instance("a", 1, Passing, &tag), instance("b", 2, Critical, &tag)])).await;
-            bench.send(update("down", vec![instance("c", 3, Critical, &["urlprefix-c.test/"])])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![
+                        instance("a", 1, Passing, &tag),
+                        instance("b", 2, Critical, &tag),
+                    ],
+                ))
+                .await;
+            bench
+                .send(update(
+                    "down",
+                    vec![instance("c", 3, Critical, &["urlprefix-c.test/"])],
+                ))
+                .await;
             bench.send(Update::Synced { source: "consul" }).await;
             let at_start = [
                 "instance web n1/b: new -> excluded: check alive is critical",
@@ -995,19 +1445,36 @@ mod tests {
             // The output belongs to the reason, and is not part of what is compared.
             let key = (Arc::from("n1"), Arc::from("a"), Arc::from("alive"));
             let refused = "Get http://10.0.0.1: connection refused\n".to_owned();
-            bench.metrics.journal().outputs().set(&"web".into(), [(key, refused)]);
+            bench
+                .metrics
+                .journal()
+                .outputs()
+                .set(&"web".into(), [(key, refused)]);
             let builds = bench.metrics.control().table_builds;
-            bench.send(update("web", vec![instance("a", 1, Critical, &tag), instance("b", 2, Critical, &tag)])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![
+                        instance("a", 1, Critical, &tag),
+                        instance("b", 2, Critical, &tag),
+                    ],
+                ))
+                .await;
             let reason = "check alive is critical: Get http://10.0.0.1: connection refused";
             let expected = [
                 format!("instance web n1/a: healthy -> excluded: {reason}"),
                 "service web : up -> down: none of 2 instances is usable".to_owned(),
             ];
             assert_eq!(since(&bench, 4), expected);
-            assert_eq!(bench.status("web").await.instances[0].reason.as_deref(), Some(reason));
+            assert_eq!(
+                bench.status("web").await.instances[0].reason.as_deref(),
+                Some(reason)
+            );
             assert_eq!(bench.metrics.control().table_builds, builds + 1);
 
-            bench.send(update("web", vec![instance("b", 2, Passing, &tag)])).await;
+            bench
+                .send(update("web", vec![instance("b", 2, Passing, &tag)]))
+                .await;
             let expected = [
                 "instance web n1/a: excluded -> gone: deregistered",
                 "instance web n1/b: excluded -> healthy: its checks are accepted again",
@@ -1015,10 +1482,29 @@ mod tests {
             ];
             assert_eq!(since(&bench, 6), expected);
 
-            bench.send(update("web", vec![instance("b", 2, Passing, &["urlprefix-a.test/", "urlprefix-"])])).await;
-            bench.send(Update::Gone { source: "consul", service: "web".into(), seen_at: Instant::now() }).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![instance(
+                        "b",
+                        2,
+                        Passing,
+                        &["urlprefix-a.test/", "urlprefix-"],
+                    )],
+                ))
+                .await;
+            bench
+                .send(Update::Gone {
+                    source: "consul",
+                    service: "web".into(),
+                    seen_at: Instant::now(),
+                })
+                .await;
             let last = since(&bench, 9);
-            assert!(last[0].starts_with("tag web : new -> rejected: urlprefix-: "), "{last:?}");
+            assert!(
+                last[0].starts_with("tag web : new -> rejected: urlprefix-: "),
+                "{last:?}"
+            );
             let expected = [
                 "instance web n1/b: healthy -> gone: deregistered, and its service with it",
                 "service web : up -> gone: it is not registered any more",
@@ -1030,7 +1516,12 @@ mod tests {
     #[test]
     fn ejections_of_workers_and_names_of_commands_are_told_as_well() {
         Bench::run(settings(), |bench| async move {
-            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Passing, &["urlprefix-a.test/"])],
+                ))
+                .await;
             bench.send(Update::Synced { source: "consul" }).await;
             let state = Arc::clone(&bench.route("a.test", "/").unwrap().targets[0].state);
             state.failures.store(5, Relaxed);
@@ -1044,20 +1535,39 @@ mod tests {
                 why: None,
                 for_ms: 5000,
             });
-            while !told(&bench.metrics).iter().any(|line| line.contains("ejected")) {
+            while !told(&bench.metrics)
+                .iter()
+                .any(|line| line.contains("ejected"))
+            {
                 tokio::task::yield_now().await;
             }
-            let expected = "instance web n1/a: healthy -> ejected: 5 failures in a row; no requests for 5.0 s";
+            let expected =
+                "instance web n1/a: healthy -> ejected: 5 failures in a row; no requests for 5.0 s";
             assert_eq!(told(&bench.metrics).last().unwrap(), expected);
-            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-a.test/"])])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Critical, &["urlprefix-a.test/"])],
+                ))
+                .await;
             let lines = told(&bench.metrics);
-            assert_eq!(lines[lines.len() - 2], "instance web n1/a: ejected -> excluded: check alive is critical");
+            assert_eq!(
+                lines[lines.len() - 2],
+                "instance web n1/a: ejected -> excluded: check alive is critical"
+            );
 
             let commands = |text: &str, lost: bool| {
                 let (mut commands, _) = parse_commands(text);
                 if let Some(Command::Add(add)) = commands.first_mut().filter(|_| lost) {
-                    let (host, reason) = ("x.test".into(), "name x.test does not resolve: no such name".into());
-                    add.endpoint = Endpoint::Unresolved { host, port: 9, reason };
+                    let (host, reason) = (
+                        "x.test".into(),
+                        "name x.test does not resolve: no such name".into(),
+                    );
+                    add.endpoint = Endpoint::Unresolved {
+                        host,
+                        port: 9,
+                        reason,
+                    };
                 }
                 Update::Commands {
                     source: "static",
@@ -1080,7 +1590,9 @@ mod tests {
                 format!("instance fixed {id}: healthy -> gone: {reason}"),
                 format!("instance fixed {id}: new -> excluded: {reason}"),
                 "service fixed : up -> down: none of 1 instances is usable".to_owned(),
-                format!("instance fixed {id}: excluded -> gone: no route command names it any more"),
+                format!(
+                    "instance fixed {id}: excluded -> gone: no route command names it any more"
+                ),
                 format!("instance fixed {id}: new -> healthy: added by a route command"),
                 "service fixed : new -> up: 1 of 1 instances are usable".to_owned(),
             ];
@@ -1091,15 +1603,34 @@ mod tests {
     #[test]
     fn a_hold_ends_by_itself() {
         let hold = Duration::from_millis(40);
-        let settings = ControlSettings { rules: Rules { critical_hold: hold, ..settings().rules }, ..settings() };
+        let settings = ControlSettings {
+            rules: Rules {
+                critical_hold: hold,
+                ..settings().rules
+            },
+            ..settings()
+        };
         Bench::run(settings, |bench| async move {
-            bench.send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/"])])).await;
-            bench.send(update("web", vec![instance("a", 1, Critical, &["urlprefix-a.test/"])])).await;
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Passing, &["urlprefix-a.test/"])],
+                ))
+                .await;
+            bench
+                .send(update(
+                    "web",
+                    vec![instance("a", 1, Critical, &["urlprefix-a.test/"])],
+                ))
+                .await;
             let status = bench.status("web").await;
             assert!(status.held.is_some());
             let InstanceStatus { state, reason, .. } = &status.instances[0];
             assert_eq!(*state, "held");
-            assert!(reason.as_deref().unwrap().contains("kept for now"), "{reason:?}");
+            assert!(
+                reason.as_deref().unwrap().contains("kept for now"),
+                "{reason:?}"
+            );
             assert_eq!(bench.route("a.test", "/").unwrap().targets.len(), 1);
             while bench.status("web").await.held.is_some() {
                 tokio::task::yield_now().await;
@@ -1112,13 +1643,35 @@ mod tests {
     fn new_settings_rebuild_every_route() {
         Bench::run(settings(), |bench| async move {
             bench
-                .send(update("web", vec![instance("a", 1, Passing, &["urlprefix-a.test/Foo", "other-b.test/"])]))
+                .send(update(
+                    "web",
+                    vec![instance(
+                        "a",
+                        1,
+                        Passing,
+                        &["urlprefix-a.test/Foo", "other-b.test/"],
+                    )],
+                ))
                 .await;
             assert!(bench.route("a.test", "/foo").is_none());
-            bench.handle.update_settings(ControlSettings { matcher: Matcher::IPrefix, ..settings() }).await;
+            bench
+                .handle
+                .update_settings(ControlSettings {
+                    matcher: Matcher::IPrefix,
+                    ..settings()
+                })
+                .await;
             assert!(bench.route("a.test", "/foo").is_some());
-            bench.handle.update_settings(ControlSettings { tag_prefix: "other-".into(), ..settings() }).await;
-            assert!(bench.route("a.test", "/Foo").is_none() && bench.route("b.test", "/").is_some());
+            bench
+                .handle
+                .update_settings(ControlSettings {
+                    tag_prefix: "other-".into(),
+                    ..settings()
+                })
+                .await;
+            assert!(
+                bench.route("a.test", "/Foo").is_none() && bench.route("b.test", "/").is_some()
+            );
         });
     }
 }

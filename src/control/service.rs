@@ -80,19 +80,35 @@ impl Service {
         let now_ms = around.clock.at(around.now);
         let eject_after = around.settings.eject_after;
         let is_dead = |id: &_, endpoint: &_| {
-            let Endpoint::Addr(addr) = endpoint else { return true };
+            let Endpoint::Addr(addr) = endpoint else {
+                return true;
+            };
             around.builder.state(id, *addr).is_some_and(|state| {
-                // The cap may keep the last instances from being ejected; their failures still tell.
-                state.is_ejected(now_ms) || (eject_after > 0 && state.failures.load(Relaxed) >= eject_after)
+                // The cap may keep the last instances from being ejected; their failures still
+                // tell.
+                state.is_ejected(now_ms)
+                    || (eject_after > 0 && state.failures.load(Relaxed) >= eject_after)
             })
         };
         let dialled = dialled(&snapshot);
-        let evaluation = self.history.evaluate(&around.settings.rules, &dialled, around.now, around.starting, is_dead);
+        let evaluation = self.history.evaluate(
+            &around.settings.rules,
+            &dialled,
+            around.now,
+            around.starting,
+            is_dead,
+        );
         self.verdicts = with_unresolved(&snapshot, evaluation.verdicts);
         self.held = evaluation.held;
         self.next_deadline = evaluation.next_deadline;
         let env = tag_env(around.tag_rules.env, &snapshot);
-        let tags = self.tags.read(TagRules { env: &env, ..around.tag_rules }, &snapshot.instances);
+        let tags = self.tags.read(
+            TagRules {
+                env: &env,
+                ..around.tag_rules
+            },
+            &snapshot.instances,
+        );
         let mut contributions = Vec::new();
         for ((instance, verdict), tags) in snapshot.instances.iter().zip(&self.verdicts).zip(tags) {
             let (addr, admission) = place(instance, verdict);
@@ -110,8 +126,15 @@ impl Service {
 
     /// The service as the last evaluation left it.
     pub(super) fn see(&self) -> Seen {
-        let serving = self.verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Eligible { .. })).count();
-        Seen { snapshot: Arc::clone(&self.snapshot), serving }
+        let serving = self
+            .verdicts
+            .iter()
+            .filter(|verdict| matches!(verdict, Verdict::Eligible { .. }))
+            .count();
+        Seen {
+            snapshot: Arc::clone(&self.snapshot),
+            serving,
+        }
     }
 
     /// The verdicts of the last evaluation, in the order of the instances that it saw.
@@ -125,10 +148,17 @@ impl Service {
     }
 
     /// Every instance as it is now.
-    pub(super) fn statuses(&self, builder: &TableBuilder, now_ms: u64, reasons: Reasons<'_>) -> Vec<InstanceStatus> {
+    pub(super) fn statuses(
+        &self,
+        builder: &TableBuilder,
+        now_ms: u64,
+        reasons: Reasons<'_>,
+    ) -> Vec<InstanceStatus> {
         let instances = self.snapshot.instances.iter().zip(&self.verdicts);
         let name = &self.snapshot.name;
-        instances.map(|(instance, verdict)| status(name, instance, verdict, builder, now_ms, reasons)).collect()
+        instances
+            .map(|(instance, verdict)| status(name, instance, verdict, builder, now_ms, reasons))
+            .collect()
     }
 
     /// How many are healthy, held, excluded and ejected now.
@@ -139,10 +169,14 @@ impl Service {
             let state = builder.state(&instance.id, addr);
             match admission {
                 Admission::Excluded { .. } => counts.excluded += 1,
-                Admission::Eligible { .. } if state.is_some_and(|state| state.is_ejected(now_ms)) => {
+                Admission::Eligible { .. }
+                    if state.is_some_and(|state| state.is_ejected(now_ms)) =>
+                {
                     counts.ejected += 1
                 }
-                Admission::Eligible { .. } if matches!(verdict, Verdict::Eligible { held: true, .. }) => {
+                Admission::Eligible { .. }
+                    if matches!(verdict, Verdict::Eligible { held: true, .. }) =>
+                {
                     counts.held += 1
                 }
                 Admission::Eligible { .. } => counts.healthy += 1,
@@ -152,14 +186,27 @@ impl Service {
     }
 }
 
-/// The service without the instances that have no address: these neither serve nor keep others from being held.
+/// The service without the instances that have no address: these neither serve nor keep others from
+/// being held.
 fn dialled(snapshot: &Arc<ServiceSnapshot>) -> Arc<ServiceSnapshot> {
     let has_address = |instance: &&Instance| matches!(instance.endpoint, Endpoint::Addr(_));
-    if snapshot.instances.iter().all(|instance| has_address(&instance)) {
+    if snapshot
+        .instances
+        .iter()
+        .all(|instance| has_address(&instance))
+    {
         return Arc::clone(snapshot);
     }
-    let instances = snapshot.instances.iter().filter(has_address).cloned().collect();
-    Arc::new(ServiceSnapshot { instances, ..ServiceSnapshot::clone(snapshot) })
+    let instances = snapshot
+        .instances
+        .iter()
+        .filter(has_address)
+        .cloned()
+        .collect();
+    Arc::new(ServiceSnapshot {
+        instances,
+        ..ServiceSnapshot::clone(snapshot)
+    })
 }
 
 /// One verdict per instance, in their order, from those of the instances with an address.
@@ -167,7 +214,9 @@ fn with_unresolved(snapshot: &ServiceSnapshot, verdicts: Vec<Verdict>) -> Vec<Ve
     let mut of_dialled = verdicts.into_iter();
     let verdict = |instance: &Instance| match instance.endpoint.trouble() {
         Some(reason) => Verdict::Excluded { reason },
-        None => of_dialled.next().expect("a verdict for each instance with an address"),
+        None => of_dialled
+            .next()
+            .expect("a verdict for each instance with an address"),
     };
     snapshot.instances.iter().map(verdict).collect()
 }
@@ -176,7 +225,9 @@ fn with_unresolved(snapshot: &ServiceSnapshot, verdicts: Vec<Verdict>) -> Vec<Ve
 fn place(instance: &Instance, verdict: &Verdict) -> (SocketAddr, Admission) {
     let admission = match verdict {
         Verdict::Eligible { weight, .. } => Admission::Eligible { weight: *weight },
-        Verdict::Excluded { reason } => Admission::Excluded { reason: Arc::clone(reason) },
+        Verdict::Excluded { reason } => Admission::Excluded {
+            reason: Arc::clone(reason),
+        },
     };
     (instance.endpoint.addr(), admission)
 }
@@ -185,7 +236,10 @@ fn place(instance: &Instance, verdict: &Verdict) -> (SocketAddr, Admission) {
 pub(super) fn reason_of_ejection(state: &TargetState, now_ms: u64) -> String {
     let left_ms = state.ejected_until_ms.load(Relaxed).saturating_sub(now_ms);
     let failures = state.failures.load(Relaxed);
-    format!("{failures} failures in a row; no requests for {:.1} s more", left_ms as f64 / 1000.0)
+    format!(
+        "{failures} failures in a row; no requests for {:.1} s more",
+        left_ms as f64 / 1000.0
+    )
 }
 
 fn status(
@@ -200,11 +254,21 @@ fn status(
     let state = builder.state(&instance.id, addr);
     let ejected = state.is_some_and(|state| state.is_ejected(now_ms));
     let (word, reason) = match admission {
-        Admission::Excluded { reason } => (EXCLUDED, Some(reasons.with_output(service, instance, &reason))),
-        Admission::Eligible { .. } if ejected => (EJECTED, state.map(|state| reason_of_ejection(state, now_ms))),
+        Admission::Excluded { reason } => (
+            EXCLUDED,
+            Some(reasons.with_output(service, instance, &reason)),
+        ),
+        Admission::Eligible { .. } if ejected => (
+            EJECTED,
+            state.map(|state| reason_of_ejection(state, now_ms)),
+        ),
         Admission::Eligible { .. } => match (&instance.registration, verdict) {
-            (Registration::Unconfirmed { reason, .. }, _) => (UNCONFIRMED, Some(reason.to_string())),
-            (_, Verdict::Eligible { held: true, .. }) => (HELD, Some(reasons.of_hold(service, instance))),
+            (Registration::Unconfirmed { reason, .. }, _) => {
+                (UNCONFIRMED, Some(reason.to_string()))
+            }
+            (_, Verdict::Eligible { held: true, .. }) => {
+                (HELD, Some(reasons.of_hold(service, instance)))
+            }
             _ => (HEALTHY, None),
         },
     };

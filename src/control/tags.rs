@@ -1,8 +1,8 @@
 //! The route tags of one service, read anew at each update, with a memory for tags that broke.
 //!
-//! A tag that cannot be understood costs nothing but itself. If the instance had a good tag at the same position
-//! among its route tags before, or else the service had, that one stays in force: a typo in a new job version must
-//! not take the running route away.
+//! A tag that cannot be understood costs nothing but itself. If the instance had a good tag at the
+//! same position among its route tags before, or else the service had, that one stays in force: a
+//! typo in a new job version must not take the running route away.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -42,8 +42,13 @@ pub(super) struct TagRules<'a> {
 
 /// What to tell of a route with these options whose authentication scheme is not configured.
 pub(super) fn unknown_auth(auth: &BTreeSet<String>, options: &RouteOptions) -> Option<String> {
-    let name = options.auth.as_deref().filter(|name| !auth.contains(*name))?;
-    Some(format!("auth={name}: there is no [auth.{name}] in the configuration, so every request is refused"))
+    let name = options
+        .auth
+        .as_deref()
+        .filter(|name| !auth.contains(*name))?;
+    Some(format!(
+        "auth={name}: there is no [auth.{name}] in the configuration, so every request is refused"
+    ))
 }
 
 /// What is remembered of one service's tags.
@@ -61,7 +66,11 @@ pub(super) struct TagMemory {
 
 impl TagMemory {
     /// Reads the tags of all instances, in their order.
-    pub(super) fn read(&mut self, rules: TagRules<'_>, instances: &[Instance]) -> Vec<InstanceTags> {
+    pub(super) fn read(
+        &mut self,
+        rules: TagRules<'_>,
+        instances: &[Instance],
+    ) -> Vec<InstanceTags> {
         let before = std::mem::take(&mut self.by_instance);
         let before_of_service = self.by_position.clone();
         self.rejected.clear();
@@ -74,12 +83,16 @@ impl TagMemory {
             let own_before = before.get(&instance.id);
             let mut positions = Vec::new();
             for tag in &instance.tags {
-                let Some(result) = parsed.entry(tag).or_insert_with(|| parse(rules, tag)) else { continue };
+                let Some(result) = parsed.entry(tag).or_insert_with(|| parse(rules, tag)) else {
+                    continue;
+                };
                 let at = positions.len();
                 positions.push(match result {
                     Ok(good) => Some(Arc::clone(good)),
                     Err(reason) => {
-                        let known = own_before.or(Some(&before_of_service)).and_then(|list| list.get(at)?.clone());
+                        let known = own_before
+                            .or(Some(&before_of_service))
+                            .and_then(|list| list.get(at)?.clone());
                         self.reject(tag, reason, known.as_deref());
                         known
                     }
@@ -90,15 +103,26 @@ impl TagMemory {
             if *own_plain != *plain {
                 plain = own_plain.into();
             }
-            all.push(InstanceTags { routes: positions.iter().flatten().cloned().collect(), plain: Arc::clone(&plain) });
+            all.push(InstanceTags {
+                routes: positions.iter().flatten().cloned().collect(),
+                plain: Arc::clone(&plain),
+            });
             self.by_instance.insert(instance.id.clone(), positions);
         }
         all
     }
 
     fn reject(&mut self, tag: &str, reason: &str, known: Option<&GoodTag>) {
-        let kept = known.map(|good| format!("; the route it made before, {}{}, is kept", good.key.host, good.key.path));
-        self.rejected.insert(tag.to_owned(), format!("{reason}{}", kept.unwrap_or_default()));
+        let kept = known.map(|good| {
+            format!(
+                "; the route it made before, {}{}, is kept",
+                good.key.host, good.key.path
+            )
+        });
+        self.rejected.insert(
+            tag.to_owned(),
+            format!("{reason}{}", kept.unwrap_or_default()),
+        );
     }
 
     fn remember(&mut self, positions: &[Option<Arc<GoodTag>>]) {
@@ -123,11 +147,23 @@ fn parse(rules: TagRules<'_>, tag: &str) -> Option<Result<Arc<GoodTag>, String>>
     let key = parsed.spec.key;
     let host = (!Glob::is_literal(&key.host)).then_some(&key.host);
     let path = (rules.matcher == Matcher::Glob).then_some(&key.path);
-    if let Some(error) = host.into_iter().chain(path).find_map(|pattern| Glob::new(pattern).err()) {
+    if let Some(error) = host
+        .into_iter()
+        .chain(path)
+        .find_map(|pattern| Glob::new(pattern).err())
+    {
         return Some(Err(error.to_string()));
     }
     let unknown_auth = unknown_auth(rules.auth, &parsed.spec.options);
-    let remarks = parsed.unknown.into_iter().chain(parsed.warnings).chain(unknown_auth);
+    let remarks = parsed
+        .unknown
+        .into_iter()
+        .chain(parsed.warnings)
+        .chain(unknown_auth);
     let remarks = remarks.map(|remark| format!("{tag}: {remark}")).collect();
-    Some(Ok(Arc::new(GoodTag { key, options: Arc::new(parsed.spec.options), remarks })))
+    Some(Ok(Arc::new(GoodTag {
+        key,
+        options: Arc::new(parsed.spec.options),
+        remarks,
+    })))
 }

@@ -1,4 +1,5 @@
-//! Which instances came, left or changed their state, and why: for the log and for `/api/events`. Pure.
+//! Which instances came, left or changed their state, and why: for the log and for `/api/events`.
+//! Pure.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -51,15 +52,25 @@ impl Reasons<'_> {
     }
 
     fn output(&self, service: &str, instance: &Instance, check: &Arc<str>) -> Option<Arc<str>> {
-        let of = |id: Arc<str>| self.outputs.get(service, &(instance.id.node.clone(), id, check.clone()));
+        let of = |id: Arc<str>| {
+            self.outputs
+                .get(service, &(instance.id.node.clone(), id, check.clone()))
+        };
         // An instance that is registered under a name is one for each address of it.
-        let registered = || instance.id.id.rsplit_once('#').and_then(|(id, _)| of(id.into()));
+        let registered = || {
+            instance
+                .id
+                .id
+                .rsplit_once('#')
+                .and_then(|(id, _)| of(id.into()))
+        };
         of(instance.id.id.clone()).or_else(registered)
     }
 
     /// Why an instance is held although its checks fail.
     pub(super) fn of_hold(&self, service: &str, instance: &Instance) -> String {
-        let check = blamed(self.rules, instance).map_or_else(String::new, |check| format!(": check {}", check.id));
+        let check = blamed(self.rules, instance)
+            .map_or_else(String::new, |check| format!(": check {}", check.id));
         let kept = "its checks fail, it is kept for now (consul.critical_hold)";
         self.with_output(service, instance, &format!("{kept}{check}"))
     }
@@ -75,14 +86,19 @@ pub(super) struct Evaluated<'a> {
 
 fn word(instance: &Instance, verdict: &Verdict) -> &'static str {
     match verdict {
-        Verdict::Eligible { .. } if matches!(instance.registration, Registration::Unconfirmed { .. }) => UNCONFIRMED,
+        Verdict::Eligible { .. }
+            if matches!(instance.registration, Registration::Unconfirmed { .. }) =>
+        {
+            UNCONFIRMED
+        }
         Verdict::Eligible { held: false, .. } => HEALTHY,
         Verdict::Eligible { held: true, .. } => HELD,
         Verdict::Excluded { .. } => EXCLUDED,
     }
 }
 
-/// What an instance was told to be: where the catalog has no objection, what the traffic made of it.
+/// What an instance was told to be: where the catalog has no objection, what the traffic made of
+/// it.
 fn told_word(
     instance: &Instance,
     verdict: &Verdict,
@@ -94,8 +110,8 @@ fn told_word(
     }
 }
 
-/// What differs between two evaluations of a service. `of_traffic`: the state that the traffic gave to an instance, if
-/// it is not healthy. `starting`: what is healthy from the start is no news.
+/// What differs between two evaluations of a service. `of_traffic`: the state that the traffic gave
+/// to an instance, if it is not healthy. `starting`: what is healthy from the start is no news.
 pub(super) fn transitions(
     before: Option<Evaluated<'_>>,
     now: Evaluated<'_>,
@@ -104,14 +120,29 @@ pub(super) fn transitions(
     of_traffic: impl Fn(&InstanceId, SocketAddr) -> Option<&'static str>,
 ) -> Vec<Transition> {
     let service = &*now.snapshot.name;
-    let pairs = |evaluated: Evaluated<'_>| evaluated.snapshot.instances.len().min(evaluated.verdicts.len());
+    let pairs = |evaluated: Evaluated<'_>| {
+        evaluated
+            .snapshot
+            .instances
+            .len()
+            .min(evaluated.verdicts.len())
+    };
     let (old_len, new_len) = (before.map_or(0, pairs), pairs(now));
-    let old_at = |at: usize| before.map(|before| (&before.snapshot.instances[at], &before.verdicts[at]));
-    let state_before = |instance: &Instance, verdict: &Verdict| told_word(instance, verdict, &of_traffic);
+    let old_at =
+        |at: usize| before.map(|before| (&before.snapshot.instances[at], &before.verdicts[at]));
+    let state_before =
+        |instance: &Instance, verdict: &Verdict| told_word(instance, verdict, &of_traffic);
     let mut found = Vec::new();
     let mut push = |instance: &Instance, from, to, reason: String| {
         let (instance, address) = (instance.id.clone(), instance.endpoint.to_string());
-        found.push(Transition { service: service.to_owned(), instance, address, from, to, reason });
+        found.push(Transition {
+            service: service.to_owned(),
+            instance,
+            address,
+            from,
+            to,
+            reason,
+        });
     };
     let (mut old, mut new) = (0, 0);
     loop {
@@ -125,30 +156,64 @@ pub(super) fn transitions(
         };
         old += usize::from(order.is_le());
         new += usize::from(order.is_ge());
-        match (known.filter(|_| order.is_le()), fresh.filter(|_| order.is_ge())) {
+        match (
+            known.filter(|_| order.is_le()),
+            fresh.filter(|_| order.is_ge()),
+        ) {
             (Some((known, was)), None) => {
-                push(known, state_before(known, was), GONE, reason_of_loss(known, now.snapshot));
+                push(
+                    known,
+                    state_before(known, was),
+                    GONE,
+                    reason_of_loss(known, now.snapshot),
+                );
             }
             (None, Some((_, Verdict::Eligible { held: false, .. }))) if starting => {}
-            (None, Some((fresh, is))) => push(fresh, NEW, word(fresh, is), reason_of(service, fresh, is, NEW, reasons)),
+            (None, Some((fresh, is))) => push(
+                fresh,
+                NEW,
+                word(fresh, is),
+                reason_of(service, fresh, is, NEW, reasons),
+            ),
             (Some((known, was)), Some((fresh, is))) if known.endpoint == fresh.endpoint => {
                 let same = match (was, is) {
-                    (Verdict::Excluded { reason: was }, Verdict::Excluded { reason: is }) => was == is,
+                    (Verdict::Excluded { reason: was }, Verdict::Excluded { reason: is }) => {
+                        was == is
+                    }
                     _ => word(known, was) == word(fresh, is),
                 };
                 if !same {
                     let from = state_before(known, was);
-                    push(fresh, from, word(fresh, is), reason_of(service, fresh, is, from, reasons));
+                    push(
+                        fresh,
+                        from,
+                        word(fresh, is),
+                        reason_of(service, fresh, is, from, reasons),
+                    );
                 }
             }
-            // An instance on another address is another instance; one whose name got its address is the same.
+            // An instance on another address is another instance; one whose name got its address is
+            // the same.
             (Some((known, was)), Some((fresh, is))) => {
-                let both = matches!((&known.endpoint, &fresh.endpoint), (Endpoint::Addr(_), Endpoint::Addr(_)));
+                let both = matches!(
+                    (&known.endpoint, &fresh.endpoint),
+                    (Endpoint::Addr(_), Endpoint::Addr(_))
+                );
                 if both {
-                    push(known, state_before(known, was), GONE, format!("its address is {} now", fresh.endpoint));
+                    push(
+                        known,
+                        state_before(known, was),
+                        GONE,
+                        format!("its address is {} now", fresh.endpoint),
+                    );
                 }
                 let from = if both { NEW } else { state_before(known, was) };
-                push(fresh, from, word(fresh, is), reason_of(service, fresh, is, from, reasons));
+                push(
+                    fresh,
+                    from,
+                    word(fresh, is),
+                    reason_of(service, fresh, is, from, reasons),
+                );
             }
             (None, None) => {}
         }
@@ -173,37 +238,59 @@ pub(super) fn all_gone(
     instances.map(gone).collect()
 }
 
-/// An instance whose name has no address any more left for that reason; all others were deregistered.
+/// An instance whose name has no address any more left for that reason; all others were
+/// deregistered.
 fn reason_of_loss(lost: &Instance, now: &ServiceSnapshot) -> String {
     let (node, id) = (&lost.id.node, &lost.id.id);
-    let of_name = now.instances.iter().filter(|instance| instance.id.node == *node).find_map(|instance| {
-        let rest = id.strip_prefix(&*instance.id.id)?;
-        instance.endpoint.trouble().filter(|_| rest.starts_with('#'))
-    });
+    let of_name = now
+        .instances
+        .iter()
+        .filter(|instance| instance.id.node == *node)
+        .find_map(|instance| {
+            let rest = id.strip_prefix(&*instance.id.id)?;
+            instance
+                .endpoint
+                .trouble()
+                .filter(|_| rest.starts_with('#'))
+        });
     of_name.map_or_else(|| "deregistered".to_owned(), |reason| reason.to_string())
 }
 
-fn reason_of(service: &str, instance: &Instance, verdict: &Verdict, from: &str, reasons: Reasons<'_>) -> String {
+fn reason_of(
+    service: &str,
+    instance: &Instance,
+    verdict: &Verdict,
+    from: &str,
+    reasons: Reasons<'_>,
+) -> String {
     match (verdict, &instance.registration) {
-        (Verdict::Eligible { .. }, Registration::Unconfirmed { reason, .. }) => return reason.to_string(),
-        (Verdict::Eligible { .. }, _) if from == UNCONFIRMED => return "its source shows it again".to_owned(),
+        (Verdict::Eligible { .. }, Registration::Unconfirmed { reason, .. }) => {
+            return reason.to_string();
+        }
+        (Verdict::Eligible { .. }, _) if from == UNCONFIRMED => {
+            return "its source shows it again".to_owned();
+        }
         _ => {}
     }
     match verdict {
         Verdict::Excluded { reason } => reasons.with_output(service, instance, reason),
         Verdict::Eligible { held: true, .. } => reasons.of_hold(service, instance),
         Verdict::Eligible { held: false, .. } if from == NEW => "registered".to_owned(),
-        Verdict::Eligible { held: false, .. } if instance.checks.is_empty() => "it may serve again".to_owned(),
+        Verdict::Eligible { held: false, .. } if instance.checks.is_empty() => {
+            "it may serve again".to_owned()
+        }
         Verdict::Eligible { held: false, .. } => "its checks are accepted again".to_owned(),
     }
 }
 
-/// Many transitions in a few lines: how many of each kind, by service, with the reason of the first.
+/// Many transitions in a few lines: how many of each kind, by service, with the reason of the
+/// first.
 pub(super) fn summed_up(transitions: &[Transition]) -> Vec<String> {
     let mut groups: Vec<(&Transition, usize)> = Vec::new();
     for transition in transitions {
         let same = |group: &&mut (&Transition, usize)| {
-            (&group.0.service, group.0.from, group.0.to) == (&transition.service, transition.from, transition.to)
+            (&group.0.service, group.0.from, group.0.to)
+                == (&transition.service, transition.from, transition.to)
         };
         match groups.iter_mut().rev().find(same) {
             Some((_, count)) => *count += 1,
@@ -211,7 +298,14 @@ pub(super) fn summed_up(transitions: &[Transition]) -> Vec<String> {
         }
     }
     let line = |(first, count): (&Transition, usize)| {
-        let Transition { service, from, to, reason, instance, .. } = first;
+        let Transition {
+            service,
+            from,
+            to,
+            reason,
+            instance,
+            ..
+        } = first;
         let mut line = format!("{service}: {count} {from} -> {to}");
         if !reason.is_empty() {
             // Writing to a String cannot fail.
@@ -243,24 +337,43 @@ mod tests {
 
     fn instance(id: &str, port: u16, status: CheckStatus) -> Instance {
         Instance {
-            id: InstanceId { node: "n".into(), id: id.into() },
+            id: InstanceId {
+                node: "n".into(),
+                id: id.into(),
+            },
             endpoint: Endpoint::Addr(([10, 0, 0, 1], port).into()),
             tags: Vec::new(),
-            checks: vec![Check { id: "alive".into(), scope: CheckScope::Service, status }],
+            checks: vec![Check {
+                id: "alive".into(),
+                scope: CheckScope::Service,
+                status,
+            }],
             registration: Registration::default(),
             weights: Weights::default(),
         }
     }
 
     fn snapshot(instances: Vec<Instance>) -> ServiceSnapshot {
-        ServiceSnapshot { name: "web".into(), datacenter: None, instances }
+        ServiceSnapshot {
+            name: "web".into(),
+            datacenter: None,
+            instances,
+        }
     }
 
-    const GOOD: Verdict = Verdict::Eligible { weight: 1, held: false };
-    const KEPT: Verdict = Verdict::Eligible { weight: 1, held: true };
+    const GOOD: Verdict = Verdict::Eligible {
+        weight: 1,
+        held: false,
+    };
+    const KEPT: Verdict = Verdict::Eligible {
+        weight: 1,
+        held: true,
+    };
 
     fn out(reason: &str) -> Verdict {
-        Verdict::Excluded { reason: reason.into() }
+        Verdict::Excluded {
+            reason: reason.into(),
+        }
     }
 
     fn outputs() -> Outputs {
@@ -274,13 +387,28 @@ mod tests {
         Evaluated { snapshot, verdicts }
     }
 
-    fn told(before: Option<(&ServiceSnapshot, &[Verdict])>, now: (&ServiceSnapshot, &[Verdict])) -> Vec<String> {
+    fn told(
+        before: Option<(&ServiceSnapshot, &[Verdict])>,
+        now: (&ServiceSnapshot, &[Verdict]),
+    ) -> Vec<String> {
         let (rules, outputs) = (rules(), outputs());
-        let reasons = Reasons { rules: &rules, outputs: &outputs };
-        let found = transitions(before.map(evaluated), evaluated(now), reasons, false, |id, _| {
-            (&*id.id == "e").then_some(EJECTED)
-        });
-        let line = |t: Transition| format!("{} {}: {} -> {}: {}", t.instance, t.address, t.from, t.to, t.reason);
+        let reasons = Reasons {
+            rules: &rules,
+            outputs: &outputs,
+        };
+        let found = transitions(
+            before.map(evaluated),
+            evaluated(now),
+            reasons,
+            false,
+            |id, _| (&*id.id == "e").then_some(EJECTED),
+        );
+        let line = |t: Transition| {
+            format!(
+                "{} {}: {} -> {}: {}",
+                t.instance, t.address, t.from, t.to, t.reason
+            )
+        };
         found.into_iter().map(line).collect()
     }
 
@@ -302,8 +430,17 @@ mod tests {
             instance("e", 5, Critical),
             instance("f", 6, Critical),
         ]);
-        let verdicts = [out("check alive is critical"), GOOD, out("check alive is critical"), out("x"), KEPT];
-        let lines = told(Some((&before, &[GOOD, GOOD, GOOD, GOOD, GOOD])), (&now, &verdicts));
+        let verdicts = [
+            out("check alive is critical"),
+            GOOD,
+            out("check alive is critical"),
+            out("x"),
+            KEPT,
+        ];
+        let lines = told(
+            Some((&before, &[GOOD, GOOD, GOOD, GOOD, GOOD])),
+            (&now, &verdicts),
+        );
         let expected = [
             "n/a 10.0.0.1:1: healthy -> excluded: check alive is critical: connection refused",
             "n/b 10.0.0.1:2: healthy -> gone: its address is 10.0.0.1:9 now",
@@ -317,7 +454,10 @@ mod tests {
         // Nothing changed.
         assert!(told(Some((&now, &verdicts)), (&now, &verdicts)).is_empty());
         // Back again, and another reason.
-        let lines = told(Some((&now, &verdicts)), (&now, &[GOOD, GOOD, out("y"), GOOD, GOOD]));
+        let lines = told(
+            Some((&now, &verdicts)),
+            (&now, &[GOOD, GOOD, out("y"), GOOD, GOOD]),
+        );
         let expected = [
             "n/a 10.0.0.1:1: excluded -> healthy: its checks are accepted again",
             "n/d 10.0.0.1:4: excluded -> excluded: y",
@@ -330,12 +470,30 @@ mod tests {
     #[test]
     fn what_a_source_shows_no_longer_is_held_until_it_is_back_or_gone() {
         let confirmed = snapshot(vec![instance("a", 1, Passing)]);
-        let registration = Registration::Unconfirmed { reason: "the token may not read it".into(), rights_lost: true };
-        let unconfirmed = snapshot(vec![Instance { registration, ..instance("a", 1, Passing) }]);
+        let registration = Registration::Unconfirmed {
+            reason: "the token may not read it".into(),
+            rights_lost: true,
+        };
+        let unconfirmed = snapshot(vec![Instance {
+            registration,
+            ..instance("a", 1, Passing)
+        }]);
         let cases = [
-            (&confirmed, &unconfirmed, "healthy -> held, not confirmed: the token may not read it"),
-            (&unconfirmed, &confirmed, "held, not confirmed -> healthy: its source shows it again"),
-            (&unconfirmed, &snapshot(vec![]), "held, not confirmed -> gone: deregistered"),
+            (
+                &confirmed,
+                &unconfirmed,
+                "healthy -> held, not confirmed: the token may not read it",
+            ),
+            (
+                &unconfirmed,
+                &confirmed,
+                "held, not confirmed -> healthy: its source shows it again",
+            ),
+            (
+                &unconfirmed,
+                &snapshot(vec![]),
+                "held, not confirmed -> gone: deregistered",
+            ),
         ];
         for (before, now, expected) in cases {
             let verdicts = vec![GOOD; now.instances.len()];
@@ -347,26 +505,55 @@ mod tests {
     #[test]
     fn names_that_lose_and_get_their_address() {
         let reason = "name x.test does not resolve: no such name";
-        let lost = Endpoint::Unresolved { host: "x.test".into(), port: 80, reason: reason.into() };
-        let named = Instance { endpoint: lost, ..instance("a", 1, Passing) };
-        let found =
-            Instance { id: InstanceId { node: "n".into(), id: "a#10.0.0.1".into() }, ..instance("a", 1, Passing) };
+        let lost = Endpoint::Unresolved {
+            host: "x.test".into(),
+            port: 80,
+            reason: reason.into(),
+        };
+        let named = Instance {
+            endpoint: lost,
+            ..instance("a", 1, Passing)
+        };
+        let found = Instance {
+            id: InstanceId {
+                node: "n".into(),
+                id: "a#10.0.0.1".into(),
+            },
+            ..instance("a", 1, Passing)
+        };
         let (before, now) = (snapshot(vec![found]), snapshot(vec![named]));
         let expected = [
             format!("n/a x.test:80: new -> excluded: {reason}"),
             format!("n/a#10.0.0.1 10.0.0.1:1: healthy -> gone: {reason}"),
         ];
-        assert_eq!(told(Some((&before, &[GOOD])), (&now, &[out(reason)])), expected);
+        assert_eq!(
+            told(Some((&before, &[GOOD])), (&now, &[out(reason)])),
+            expected
+        );
     }
 
     #[test]
     fn each_address_of_a_registered_name_has_the_output_of_its_check() {
-        let of_name =
-            Instance { id: InstanceId { node: "n".into(), id: "a#10.0.0.1".into() }, ..instance("a", 1, Critical) };
+        let of_name = Instance {
+            id: InstanceId {
+                node: "n".into(),
+                id: "a#10.0.0.1".into(),
+            },
+            ..instance("a", 1, Critical)
+        };
         let (rules, outputs) = (rules(), outputs());
-        let reasons = Reasons { rules: &rules, outputs: &outputs };
-        assert_eq!(reasons.with_output("web", &of_name, "x"), "x: connection refused");
-        assert_eq!(reasons.with_output("web", &instance("b", 1, Critical), "x"), "x");
+        let reasons = Reasons {
+            rules: &rules,
+            outputs: &outputs,
+        };
+        assert_eq!(
+            reasons.with_output("web", &of_name, "x"),
+            "x: connection refused"
+        );
+        assert_eq!(
+            reasons.with_output("web", &instance("b", 1, Critical), "x"),
+            "x"
+        );
         assert_eq!(reasons.with_output("api", &of_name, "x"), "x");
     }
 
@@ -374,13 +561,18 @@ mod tests {
     fn many_are_summed_up() {
         let transition = |service: &str, id: usize, from, to| Transition {
             service: service.to_owned(),
-            instance: InstanceId { node: "n".into(), id: id.to_string().into() },
+            instance: InstanceId {
+                node: "n".into(),
+                id: id.to_string().into(),
+            },
             address: "10.0.0.1:1".to_owned(),
             from,
             to,
             reason: "check x is critical".to_owned(),
         };
-        let mut all: Vec<Transition> = (0..60).map(|id| transition("web", id, HEALTHY, EXCLUDED)).collect();
+        let mut all: Vec<Transition> = (0..60)
+            .map(|id| transition("web", id, HEALTHY, EXCLUDED))
+            .collect();
         all.extend((0..3).map(|id| transition("api", id, NEW, EXCLUDED)));
         all.push(transition("web", 60, EXCLUDED, HEALTHY));
         assert_eq!(

@@ -1,4 +1,5 @@
-//! A Consul agent for `lb demo --consul`: TLS only, client certificates demanded, loopback only, nothing kept.
+//! A Consul agent for `lb demo --consul`: TLS only, client certificates demanded, loopback only,
+//! nothing kept.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -46,11 +47,17 @@ impl Agent {
         let folder = PrivateFolder::create()?;
         let certificates = certificates::make(&folder)?;
         let ports = free_ports()?;
-        let config = folder.write("agent.json", &agent_config(&certificates, ports).to_string())?;
+        let config = folder.write(
+            "agent.json",
+            &agent_config(&certificates, ports).to_string(),
+        )?;
         let log = File::create_new(folder.path().join("agent.log"))?;
         let mut command = Command::new("consul");
         command.args(["agent", "-dev", "-config-file"]).arg(&config);
-        command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log);
+        command
+            .stdin(Stdio::null())
+            .stderr(log.try_clone()?)
+            .stdout(log);
         // A group of its own: Ctrl-C is ours to handle, the agent ends after the router.
         command.process_group(0);
         let child = match command.spawn() {
@@ -61,7 +68,13 @@ impl Agent {
         };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0]));
         let tls = connector(&certificates)?;
-        let agent = Self { child: Mutex::new(child), address, tls, certificates, folder };
+        let agent = Self {
+            child: Mutex::new(child),
+            address,
+            tls,
+            certificates,
+            folder,
+        };
         agent.wait_for_leader().await?;
         Ok(agent)
     }
@@ -77,7 +90,8 @@ impl Agent {
         }
     }
 
-    /// A `curl` line, short enough to be copied from a terminal, that asks the agent's API for `path`.
+    /// A `curl` line, short enough to be copied from a terminal, that asks the agent's API for
+    /// `path`.
     ///
     /// # Errors
     /// When the file with its options cannot be written.
@@ -92,18 +106,26 @@ impl Agent {
     }
 
     /// Registers an instance with a health check that Consul runs.
-    pub(super) async fn register(&self, service: &SampleService, instance: &Registration) -> anyhow::Result<()> {
+    pub(super) async fn register(
+        &self,
+        service: &SampleService,
+        instance: &Registration,
+    ) -> anyhow::Result<()> {
         let body = registration(service, instance).to_string();
         self.put("/v1/agent/service/register", body).await
     }
 
     /// Deregisters an instance.
     pub(super) async fn deregister(&self, id: &str) -> anyhow::Result<()> {
-        self.put(&format!("/v1/agent/service/deregister/{id}"), String::new()).await
+        self.put(&format!("/v1/agent/service/deregister/{id}"), String::new())
+            .await
     }
 
     async fn put(&self, path: &str, body: String) -> anyhow::Result<()> {
-        let (status, text) = self.request(Method::PUT, path, body).await.with_context(|| format!("consul: {path}"))?;
+        let (status, text) = self
+            .request(Method::PUT, path, body)
+            .await
+            .with_context(|| format!("consul: {path}"))?;
         if status != StatusCode::OK {
             bail!("consul: PUT {path}: {status}: {}", text.trim());
         }
@@ -113,38 +135,62 @@ impl Agent {
     async fn wait_for_leader(&self) -> anyhow::Result<()> {
         let begun = std::time::Instant::now();
         loop {
-            let ended = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait()?;
+            let ended = self
+                .child
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .try_wait()?;
             if let Some(status) = ended {
                 bail!("consul ended at once ({status}):\n{}", self.end_of_log());
             }
-            let answer = self.request(Method::GET, "/v1/status/leader", String::new()).await;
+            let answer = self
+                .request(Method::GET, "/v1/status/leader", String::new())
+                .await;
             // An empty string, quoted, while there is none.
             if matches!(&answer, Ok((StatusCode::OK, leader)) if leader.trim().len() > 2) {
                 return Ok(());
             }
             if begun.elapsed() > START_TIMEOUT {
-                bail!("consul has no leader after {START_TIMEOUT:?}:\n{}", self.end_of_log());
+                bail!(
+                    "consul has no leader after {START_TIMEOUT:?}:\n{}",
+                    self.end_of_log()
+                );
             }
             tokio::time::sleep(START_STEP).await;
         }
     }
 
     fn end_of_log(&self) -> String {
-        let text = std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    async fn request(&self, method: Method, path: &str, body: String) -> anyhow::Result<(StatusCode, String)> {
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<(StatusCode, String)> {
         tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(method, path, body))
             .await
             .with_context(|| format!("no answer within {REQUEST_TIMEOUT:?}"))?
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: String) -> anyhow::Result<(StatusCode, String)> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<(StatusCode, String)> {
         let socket = TcpStream::connect(self.address).await?;
-        let stream = self.tls.connect(ServerName::from(self.address.ip()), socket).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let stream = self
+            .tls
+            .connect(ServerName::from(self.address.ip()), socket)
+            .await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             let _ = connection.await;
         });
@@ -169,7 +215,8 @@ impl Drop for Agent {
     }
 }
 
-/// Ports for HTTPS, Serf and the server. Another program might take one before the agent does; it then says so.
+/// Ports for HTTPS, Serf and the server. Another program might take one before the agent does; it
+/// then says so.
 fn free_ports() -> std::io::Result<[u16; 3]> {
     let mut listeners = Vec::with_capacity(3);
     let mut ports = [0; 3];
@@ -217,7 +264,9 @@ fn registration(service: &SampleService, instance: &Registration) -> serde_json:
 fn connector(certificates: &Certificates) -> anyhow::Result<TlsConnector> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&certificates.ca_file)?)?;
-    let chain = vec![CertificateDer::from_pem_file(&certificates.client.cert_file)?];
+    let chain = vec![CertificateDer::from_pem_file(
+        &certificates.client.cert_file,
+    )?];
     let key = PrivateKeyDer::from_pem_file(&certificates.client.key_file)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)

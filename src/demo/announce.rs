@@ -1,4 +1,5 @@
-//! Tells of the instances: straight into the control loop's channel, as a source of its own, or through Consul.
+//! Tells of the instances: straight into the control loop's channel, as a source of its own, or
+//! through Consul.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,7 +11,9 @@ use tokio::sync::mpsc;
 use super::agent::Agent;
 use super::services::{Registration, SampleService};
 use crate::catalog::source::SourceName;
-use crate::catalog::{Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights};
+use crate::catalog::{
+    Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights,
+};
 use crate::registry::Update;
 
 /// Name of the demo as a source.
@@ -40,7 +43,11 @@ impl Announcer {
             Self::Direct(updates) => {
                 let snapshot = Arc::new(snapshot(service, registrations));
                 updates
-                    .send(Update::Service { source: SOURCE, snapshot, seen_at: std::time::Instant::now() })
+                    .send(Update::Service {
+                        source: SOURCE,
+                        snapshot,
+                        seen_at: std::time::Instant::now(),
+                    })
                     .await
                     .context("the router has ended")
             }
@@ -69,28 +76,53 @@ impl Announcer {
     /// Says that everything has been told once.
     pub(super) async fn complete(&mut self) -> anyhow::Result<()> {
         if let Self::Direct(updates) = self {
-            updates.send(Update::Synced { source: SOURCE }).await.context("the router has ended")?;
+            updates
+                .send(Update::Synced { source: SOURCE })
+                .await
+                .context("the router has ended")?;
         }
         Ok(())
     }
 }
 
 fn snapshot(service: &SampleService, registrations: &[Registration]) -> ServiceSnapshot {
-    let mut instances: Vec<Instance> = registrations.iter().map(|one| instance(service, one)).collect();
+    let mut instances: Vec<Instance> = registrations
+        .iter()
+        .map(|one| instance(service, one))
+        .collect();
     instances.sort_by(|a, b| a.id.cmp(&b.id));
-    ServiceSnapshot { name: Arc::from(service.name), datacenter: None, instances }
+    ServiceSnapshot {
+        name: Arc::from(service.name),
+        datacenter: None,
+        instances,
+    }
 }
 
 fn instance(service: &SampleService, registration: &Registration) -> Instance {
-    let status = if registration.passing { CheckStatus::Passing } else { CheckStatus::Critical };
-    let check = |id: String, scope, status| Check { id: Arc::from(id), scope, status };
+    let status = if registration.passing {
+        CheckStatus::Passing
+    } else {
+        CheckStatus::Critical
+    };
+    let check = |id: String, scope, status| Check {
+        id: Arc::from(id),
+        scope,
+        status,
+    };
     Instance {
-        id: InstanceId { node: Arc::from(SOURCE), id: Arc::from(registration.id.as_str()) },
+        id: InstanceId {
+            node: Arc::from(SOURCE),
+            id: Arc::from(registration.id.as_str()),
+        },
         endpoint: Endpoint::Addr(SocketAddr::from((Ipv4Addr::LOCALHOST, registration.port))),
         tags: service.tags().into_iter().map(Arc::from).collect(),
         checks: vec![
             check("serfHealth".into(), CheckScope::Node, CheckStatus::Passing),
-            check(format!("service:{}", registration.id), CheckScope::Service, status),
+            check(
+                format!("service:{}", registration.id),
+                CheckScope::Service,
+                status,
+            ),
         ],
         weights: Weights::default(),
         registration: crate::catalog::Registration::default(),
@@ -104,16 +136,46 @@ mod tests {
 
     #[test]
     fn a_snapshot_looks_like_consuls() {
-        let registration = |id: &str, port, passing| Registration { id: id.into(), port, passing };
-        let snapshot =
-            snapshot(&SERVICES[0], &[registration("shop-2", 8002, false), registration("shop-10", 8010, true)]);
-        let ids: Vec<String> = snapshot.instances.iter().map(|instance| instance.id.to_string()).collect();
-        assert_eq!(ids, ["demo/shop-10", "demo/shop-2"], "by id, as the contract asks");
+        let registration = |id: &str, port, passing| Registration {
+            id: id.into(),
+            port,
+            passing,
+        };
+        let snapshot = snapshot(
+            &SERVICES[0],
+            &[
+                registration("shop-2", 8002, false),
+                registration("shop-10", 8010, true),
+            ],
+        );
+        let ids: Vec<String> = snapshot
+            .instances
+            .iter()
+            .map(|instance| instance.id.to_string())
+            .collect();
+        assert_eq!(
+            ids,
+            ["demo/shop-10", "demo/shop-2"],
+            "by id, as the contract asks"
+        );
         let sick = &snapshot.instances[1];
-        assert_eq!(sick.endpoint, Endpoint::Addr("127.0.0.1:8002".parse().unwrap()));
+        assert_eq!(
+            sick.endpoint,
+            Endpoint::Addr("127.0.0.1:8002".parse().unwrap())
+        );
         assert_eq!(&*sick.tags[0], "urlprefix-/shop strip=/shop");
-        let states: Vec<_> = sick.checks.iter().map(|check| (check.scope, check.status)).collect();
-        assert_eq!(states, [(CheckScope::Node, CheckStatus::Passing), (CheckScope::Service, CheckStatus::Critical)]);
+        let states: Vec<_> = sick
+            .checks
+            .iter()
+            .map(|check| (check.scope, check.status))
+            .collect();
+        assert_eq!(
+            states,
+            [
+                (CheckScope::Node, CheckStatus::Passing),
+                (CheckScope::Service, CheckStatus::Critical)
+            ]
+        );
         assert!(sick.checks.is_sorted_by_key(|check| check.id.clone()));
     }
 }

@@ -1,4 +1,5 @@
-//! Keeps what the display needs from one frame to the next: rates, the log of events, rows of what has gone.
+//! Keeps what the display needs from one frame to the next: rates, the log of events, rows of what
+//! has gone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -63,7 +64,14 @@ impl Board {
 
     /// Adds an instance.
     pub(super) fn add(&mut self, service: usize, shared: Arc<Shared>) {
-        let row = Row { service, shared, served_before: 0, per_second: 0.0, condition: "", gone: None };
+        let row = Row {
+            service,
+            shared,
+            served_before: 0,
+            per_second: 0.0,
+            condition: "",
+            gone: None,
+        };
         self.rows.push(row);
     }
 
@@ -83,7 +91,11 @@ impl Board {
 
     /// Notes an event; the number returned names it for [`Board::followed`].
     pub(super) fn note(&mut self, text: String, now: Instant) -> u64 {
-        self.events.push_back(EventRow { at: now - self.started, text, followed: None });
+        self.events.push_back(EventRow {
+            at: now - self.started,
+            text,
+            followed: None,
+        });
         self.totals.changes += 1;
         if self.events.len() > EVENTS_MAX {
             self.events.pop_front();
@@ -94,7 +106,9 @@ impl Board {
 
     /// The table followed an event after `took`.
     pub(super) fn followed(&mut self, event: u64, took: Duration) {
-        let index = event.checked_sub(self.events_before).and_then(|at| usize::try_from(at).ok());
+        let index = event
+            .checked_sub(self.events_before)
+            .and_then(|at| usize::try_from(at).ok());
         if let Some(event) = index.and_then(|at| self.events.get_mut(at)) {
             event.followed = Some(took);
         }
@@ -114,19 +128,30 @@ impl Board {
     pub(super) fn frame(&mut self, table: &RouteTable, now: Instant) -> Frame {
         let elapsed = (now - self.last_frame).as_secs_f64();
         self.last_frame = now;
-        self.rows.retain(|row| row.gone.is_none_or(|gone| now - gone < GONE_SHOWN));
-        smooth(&mut self.totals.per_second, self.totals.requests - self.requests_before, elapsed);
+        self.rows
+            .retain(|row| row.gone.is_none_or(|gone| now - gone < GONE_SHOWN));
+        smooth(
+            &mut self.totals.per_second,
+            self.totals.requests - self.requests_before,
+            elapsed,
+        );
         self.requests_before = self.totals.requests;
         for row in &mut self.rows {
             let served = row.shared.served.load(Relaxed);
-            smooth(&mut row.per_second, served.saturating_sub(row.served_before), elapsed);
+            smooth(
+                &mut row.per_second,
+                served.saturating_sub(row.served_before),
+                elapsed,
+            );
             row.served_before = served;
         }
         Frame {
             uptime: now - self.started,
             intro: self.intro.clone(),
             totals: self.totals.clone(),
-            services: (0..SERVICES.len()).map(|service| self.service_row(service, table)).collect(),
+            services: (0..SERVICES.len())
+                .map(|service| self.service_row(service, table))
+                .collect(),
             events: self.events.iter().cloned().collect(),
         }
     }
@@ -137,7 +162,9 @@ impl Board {
         ServiceRow {
             name: SERVICES[service].name.to_owned(),
             route: SERVICES[service].route.to_owned(),
-            instances: rows.map(|row| instance_row(row, seen.get(row.shared.name.as_str()))).collect(),
+            instances: rows
+                .map(|row| instance_row(row, seen.get(row.shared.name.as_str())))
+                .collect(),
         }
     }
 }
@@ -149,13 +176,23 @@ fn instance_row(row: &Row, seen: Option<&Seen>) -> InstanceRow {
         (None, Some(Seen::Excluded(reason))) => (Standing::Out, reason.to_string()),
         (None, None) => (Standing::Unknown, String::from("not in the table yet")),
     };
-    let in_flight = if let Some(Seen::Target { in_flight }) = seen { *in_flight } else { 0 };
+    let in_flight = if let Some(Seen::Target { in_flight }) = seen {
+        *in_flight
+    } else {
+        0
+    };
     let note = match (reason.as_str(), row.condition) {
         (reason, "") => reason.to_owned(),
         ("", condition) => condition.to_owned(),
         (reason, condition) => format!("{condition}: {reason}"),
     };
-    InstanceRow { name: row.shared.name.clone(), standing, note, per_second: row.per_second, in_flight }
+    InstanceRow {
+        name: row.shared.name.clone(),
+        standing,
+        note,
+        per_second: row.per_second,
+        in_flight,
+    }
 }
 
 /// How the router sees one instance of a route.
@@ -172,13 +209,22 @@ pub(super) enum Seen {
 
 /// The instances of the route at `path`, by their id.
 pub(super) fn seen_by_router(table: &RouteTable, path: &str) -> BTreeMap<String, Seen> {
-    let Some(route) = table.lookup(Scheme::Http, "127.0.0.1", path, |_| true) else { return BTreeMap::new() };
-    let excluded = route
-        .excluded
-        .iter()
-        .map(|left_out| (left_out.id.id.to_string(), Seen::Excluded(Arc::clone(&left_out.reason))));
+    let Some(route) = table.lookup(Scheme::Http, "127.0.0.1", path, |_| true) else {
+        return BTreeMap::new();
+    };
+    let excluded = route.excluded.iter().map(|left_out| {
+        (
+            left_out.id.id.to_string(),
+            Seen::Excluded(Arc::clone(&left_out.reason)),
+        )
+    });
     let targets = route.targets.iter().map(|target| {
-        (target.state.id.id.to_string(), Seen::Target { in_flight: target.state.in_flight.load(Relaxed) })
+        (
+            target.state.id.id.to_string(),
+            Seen::Target {
+                in_flight: target.state.in_flight.load(Relaxed),
+            },
+        )
     });
     excluded.chain(targets).collect()
 }
@@ -234,7 +280,11 @@ mod tests {
         board.remove("api-1", start);
         let table = RouteTable::default();
         let rows = |board: &mut Board, after_ms| {
-            board.frame(&table, start + Duration::from_millis(after_ms)).services[1].instances.len()
+            board
+                .frame(&table, start + Duration::from_millis(after_ms))
+                .services[1]
+                .instances
+                .len()
         };
         assert_eq!(rows(&mut board, 2_900), 1);
         assert_eq!(rows(&mut board, 3_100), 0);
@@ -245,14 +295,20 @@ mod tests {
         let start = Instant::now();
         let mut board = Board::new(start);
         let first = board.note("first".into(), start);
-        let numbers: Vec<u64> = (0..EVENTS_MAX).map(|n| board.note(format!("{n}"), start)).collect();
+        let numbers: Vec<u64> = (0..EVENTS_MAX)
+            .map(|n| board.note(format!("{n}"), start))
+            .collect();
         board.followed(first, Duration::from_secs(1));
         board.followed(numbers[7], Duration::from_millis(3));
         let frame = board.frame(&RouteTable::default(), start);
         assert_eq!(frame.events.len(), EVENTS_MAX);
         assert_eq!(frame.totals.changes, EVENTS_MAX as u64 + 1);
-        let followed: Vec<&str> =
-            frame.events.iter().filter(|e| e.followed.is_some()).map(|e| e.text.as_str()).collect();
+        let followed: Vec<&str> = frame
+            .events
+            .iter()
+            .filter(|e| e.followed.is_some())
+            .map(|e| e.text.as_str())
+            .collect();
         assert_eq!(followed, ["7"]);
     }
 

@@ -1,4 +1,5 @@
-//! Throw-away certificates for the demo's Consul: one CA, one pair for the agent, one for the clients.
+//! Throw-away certificates for the demo's Consul: one CA, one pair for the agent, one for the
+//! clients.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 
 /// A folder that nobody else may read, removed when dropped.
@@ -20,7 +21,10 @@ impl PrivateFolder {
     pub(super) fn create() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("lb-demo-{}", uuid::Uuid::new_v4()));
         // Fails if it exists, so nobody can have prepared it.
-        fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -32,7 +36,11 @@ impl PrivateFolder {
     /// Writes a file in it and returns its path.
     pub(super) fn write(&self, name: &str, content: &str) -> anyhow::Result<PathBuf> {
         let path = self.0.join(name);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         file.write_all(content.as_bytes())?;
         Ok(path)
     }
@@ -67,20 +75,44 @@ pub(super) struct Certificates {
 /// Makes them in `folder`. The CA's key is forgotten at once.
 pub(super) fn make(folder: &PrivateFolder) -> anyhow::Result<Certificates> {
     let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(DnType::CommonName, "lb demo CA");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "lb demo CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     let ca_file = folder.write("ca.pem", &ca.pem())?;
-    let agent = pair(folder, &ca, "agent", &["server.dc1.consul", "localhost", "127.0.0.1"])?;
+    let agent = pair(
+        folder,
+        &ca,
+        "agent",
+        &["server.dc1.consul", "localhost", "127.0.0.1"],
+    )?;
     let client = pair(folder, &ca, "client", &["client.dc1.consul"])?;
-    Ok(Certificates { ca_file, agent, client })
+    Ok(Certificates {
+        ca_file,
+        agent,
+        client,
+    })
 }
 
-fn pair(folder: &PrivateFolder, ca: &CertifiedIssuer<'_, KeyPair>, name: &str, names: &[&str]) -> anyhow::Result<Pair> {
-    let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
+fn pair(
+    folder: &PrivateFolder,
+    ca: &CertifiedIssuer<'_, KeyPair>,
+    name: &str,
+    names: &[&str],
+) -> anyhow::Result<Pair> {
+    let mut params = CertificateParams::new(
+        names
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect::<Vec<_>>(),
+    )?;
     params.distinguished_name.push(DnType::CommonName, name);
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     let key = KeyPair::generate()?;
     let cert = params.signed_by(&key, ca)?;
     Ok(Pair {
@@ -100,11 +132,17 @@ mod tests {
         let folder = PrivateFolder::create().unwrap();
         let certificates = make(&folder).unwrap();
         for file in [&certificates.agent.key_file, &certificates.client.key_file] {
-            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                fs::metadata(file).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
             assert!(fs::read_to_string(file).unwrap().contains("PRIVATE KEY"));
         }
         let path = folder.path().to_owned();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         drop(folder);
         assert!(!path.exists());
     }

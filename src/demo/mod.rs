@@ -1,5 +1,6 @@
-//! `lb demo`: everything on one machine. Sample services come, go and turn sick by themselves; the router in front
-//! of them is the one of production, fed through the same channel (or through a real Consul with `--consul`).
+//! `lb demo`: everything on one machine. Sample services come, go and turn sick by themselves; the
+//! router in front of them is the one of production, fed through the same channel (or through a
+//! real Consul with `--consul`).
 //!
 //! ```text
 //!  script ──Event──▶ stage ──▶ sample instances ◀───────── router ◀── traffic
@@ -59,9 +60,12 @@ const UPDATES_MAX: usize = 64;
 /// Runs the demo until Ctrl-C or SIGTERM.
 ///
 /// # Errors
-/// When something cannot be started (no `consul` on PATH, no free port), or the router ends by itself.
+/// When something cannot be started (no `consul` on PATH, no free port), or the router ends by
+/// itself.
 pub fn run(options: DemoOptions) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(perform(options))
 }
 
@@ -106,9 +110,21 @@ impl Show {
             screen::progress("starting consul, TLS only …");
             let agent = Arc::new(Agent::start().await?);
             config.consul = Some(agent.config());
-            notes.push(format!("consul  {}", agent.curl("/v1/health/service/shop")?));
-            notes.push("        (\"table after\" includes the wait for Consul's next health check)".to_owned());
-            (Announcer::Consul { agent: Arc::clone(&agent), registered: BTreeMap::new() }, Some(agent))
+            notes.push(format!(
+                "consul  {}",
+                agent.curl("/v1/health/service/shop")?
+            ));
+            notes.push(
+                "        (\"table after\" includes the wait for Consul's next health check)"
+                    .to_owned(),
+            );
+            (
+                Announcer::Consul {
+                    agent: Arc::clone(&agent),
+                    registered: BTreeMap::new(),
+                },
+                Some(agent),
+            )
         } else {
             let (updates, received) = mpsc::channel(UPDATES_MAX);
             extra.push((announce::SOURCE, received));
@@ -118,14 +134,29 @@ impl Show {
         // It blocks while it starts, and the samples live on this thread.
         let running = tokio::task::spawn_blocking(move || serve::start(&config, extra)).await??;
         let opened = tokio::time::timeout(OPEN_LIMIT, running.opened()).await;
-        anyhow::ensure!(opened.is_ok_and(|open| open), "the router did not open its listeners");
-        // With Consul the samples' checks start critical: the show begins when everybody is on stage.
-        tokio::time::timeout(OPEN_LIMIT, all_serve(&running.table)).await.context("not all samples became healthy")?;
+        anyhow::ensure!(
+            opened.is_ok_and(|open| open),
+            "the router did not open its listeners"
+        );
+        // With Consul the samples' checks start critical: the show begins when everybody is on
+        // stage.
+        tokio::time::timeout(OPEN_LIMIT, all_serve(&running.table))
+            .await
+            .context("not all samples became healthy")?;
         let http = http_address(&running)?;
         let begun = Instant::now();
         lock(&board).begin(intro(http, running.admin, notes), begun);
         let clients = traffic::start(http, &board, seed);
-        Ok(Self { screen, clients, running, stage, script, board, begun, _agent: agent })
+        Ok(Self {
+            screen,
+            clients,
+            running,
+            stage,
+            script,
+            board,
+            begun,
+            _agent: agent,
+        })
     }
 
     /// Goes on for ever; dropped when a signal comes.
@@ -140,7 +171,9 @@ impl Show {
             self.stage.tick().await?;
             if self.screen.is_due() {
                 let frame = lock(&self.board).frame(&self.running.table.load(), Instant::now());
-                self.screen.draw(&frame).context("cannot write to standard output")?;
+                self.screen
+                    .draw(&frame)
+                    .context("cannot write to standard output")?;
             }
         }
     }
@@ -163,7 +196,14 @@ const OPEN_LIMIT: Duration = Duration::from_secs(15);
 /// Waits until every sample of the first cast gets traffic.
 async fn all_serve(table: &SharedTable) {
     let cast: u32 = SERVICES.iter().map(|service| service.members).sum();
-    while table.load().routes().iter().map(|route| route.targets.len()).sum::<usize>() < cast as usize {
+    while table
+        .load()
+        .routes()
+        .iter()
+        .map(|route| route.targets.len())
+        .sum::<usize>()
+        < cast as usize
+    {
         tokio::time::sleep(TICK).await;
     }
 }
@@ -176,8 +216,11 @@ fn config(live: bool) -> (Config, Vec<String>) {
     let (admin, admin_note) = address(ADMIN_PORT);
     notes.extend([http_note, admin_note].into_iter().flatten());
     config.consul = None;
-    config.listeners =
-        vec![ListenerConfig { address: http, protocol: ListenerProtocol::Http, ..ListenerConfig::default() }];
+    config.listeners = vec![ListenerConfig {
+        address: http,
+        protocol: ListenerProtocol::Http,
+        ..ListenerConfig::default()
+    }];
     config.admin.address = admin;
     config.drain.grace = Duration::ZERO;
     // A stream of events that somebody left open must not hold up Ctrl-C.
@@ -200,14 +243,23 @@ fn address(port: u16) -> (SocketAddr, Option<String>) {
 
 fn http_address(running: &Running) -> anyhow::Result<SocketAddr> {
     let mut listeners = running.listeners.iter();
-    listeners.find(|(name, _)| name == "http").map(|(_, address)| *address).context("the router opened no listener")
+    listeners
+        .find(|(name, _)| name == "http")
+        .map(|(_, address)| *address)
+        .context("the router opened no listener")
 }
 
 fn intro(http: SocketAddr, admin: SocketAddr, notes: Vec<String>) -> Vec<String> {
-    let program =
-        std::env::args_os().next().map_or_else(|| "lb".to_owned(), |name| name.to_string_lossy().into_owned());
+    let program = std::env::args_os().next().map_or_else(
+        || "lb".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    );
     // The default needs no flag.
-    let flag = if admin.port() == ADMIN_PORT { String::new() } else { format!(" --admin {admin}") };
+    let flag = if admin.port() == ADMIN_PORT {
+        String::new()
+    } else {
+        format!(" --admin {admin}")
+    };
     let mut lines = vec![
         format!("open    http://{http}/shop    another instance at each reload"),
         format!("        http://{admin}/        the router's own page"),
@@ -237,15 +289,33 @@ mod tests {
         assert_eq!(address_.port(), 0);
         assert!(note.unwrap().contains(&port.to_string()));
         drop(taken);
-        assert_eq!(address(port), (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), None));
+        assert_eq!(
+            address(port),
+            (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), None)
+        );
     }
 
     #[test]
     fn the_admin_flag_is_shown_only_where_it_is_needed() {
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, HTTP_PORT));
-        let explain = |port| intro(http, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Vec::new())[3].clone();
-        assert!(explain(ADMIN_PORT).ends_with(" explain http://127.0.0.1:9999/shop"), "{}", explain(ADMIN_PORT));
-        assert!(explain(1234).ends_with("/shop --admin 127.0.0.1:1234"), "{}", explain(1234));
+        let explain = |port| {
+            intro(
+                http,
+                SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                Vec::new(),
+            )[3]
+            .clone()
+        };
+        assert!(
+            explain(ADMIN_PORT).ends_with(" explain http://127.0.0.1:9999/shop"),
+            "{}",
+            explain(ADMIN_PORT)
+        );
+        assert!(
+            explain(1234).ends_with("/shop --admin 127.0.0.1:1234"),
+            "{}",
+            explain(1234)
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! One instance of a sample service: a tiny HTTP server on the loopback interface that says who it is.
+//! One instance of a sample service: a tiny HTTP server on the loopback interface that says who it
+//! is.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -70,8 +71,16 @@ impl Sample {
         };
         let address = listener.local_addr()?;
         let (leave, leaving) = watch::channel(false);
-        let task = tokio::spawn(serve(listener, move |request| answer(request, Arc::clone(&shared)), leaving));
-        Ok(Self { address, leave, task })
+        let task = tokio::spawn(serve(
+            listener,
+            move |request| answer(request, Arc::clone(&shared)),
+            leaving,
+        ));
+        Ok(Self {
+            address,
+            leave,
+            task,
+        })
     }
 
     /// Takes no new connections, lets requests finish, then ends.
@@ -93,7 +102,10 @@ impl Drop for Sample {
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    shared: Arc<Shared>,
+) -> Result<Response<Body>, Infallible> {
     if request.uri().path() == HEALTH_PATH {
         return Ok(health(&shared));
     }
@@ -103,9 +115,17 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     }
     let (content_type, body) = match shared.kind {
         Kind::Shop => ("text/html; charset=utf-8", full(shop_page(&shared.name))),
-        Kind::Api => ("application/json", full(request_as_json(&request, &shared.name))),
-        Kind::Time if request.uri().path().ends_with("/stream") => ("text/event-stream", ticks(&shared.name)),
-        Kind::Time => ("text/plain", full(format!("{} says {}\n", shared.name, now()))),
+        Kind::Api => (
+            "application/json",
+            full(request_as_json(&request, &shared.name)),
+        ),
+        Kind::Time if request.uri().path().ends_with("/stream") => {
+            ("text/event-stream", ticks(&shared.name))
+        }
+        Kind::Time => (
+            "text/plain",
+            full(format!("{} says {}\n", shared.name, now())),
+        ),
     };
     let response = Response::builder()
         .header(header::CONTENT_TYPE, content_type)
@@ -130,7 +150,11 @@ fn full(text: impl Into<Bytes>) -> Body {
 
 fn shop_page(name: &str) -> String {
     // The colour is that of the instance, so that a change is seen from across the room.
-    let hue = name.bytes().fold(0u32, |hue, byte| hue.wrapping_mul(31).wrapping_add(u32::from(byte))) % 360 * 47 % 360;
+    let hue = name.bytes().fold(0u32, |hue, byte| {
+        hue.wrapping_mul(31).wrapping_add(u32::from(byte))
+    }) % 360
+        * 47
+        % 360;
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=1><title>{name}</title>\
          <style>body{{font:1.2rem system-ui;display:grid;place-content:center;text-align:center;min-height:90vh;\
@@ -143,7 +167,14 @@ fn request_as_json<B>(request: &Request<B>, name: &str) -> String {
     let headers: serde_json::Map<String, serde_json::Value> = request
         .headers()
         .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned().into()))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes())
+                    .into_owned()
+                    .into(),
+            )
+        })
         .collect();
     let answer = serde_json::json!({
         "instance": name,
@@ -171,10 +202,16 @@ fn ticks(name: &str) -> Body {
 }
 
 fn now() -> String {
-    let seconds =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
-            % 86_400;
-    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
+        % 86_400;
+    format!(
+        "{:02}:{:02}:{:02} UTC",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
 #[cfg(test)]
@@ -183,17 +220,32 @@ mod tests {
 
     #[test]
     fn every_name_has_a_page_and_a_colour() {
-        for name in ["shop-1", "shop-4294967295", "", "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}"] {
+        for name in [
+            "shop-1",
+            "shop-4294967295",
+            "",
+            "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}",
+        ] {
             let page = shop_page(name);
-            assert!(page.contains(&format!("<h1>{name}</h1>")) && page.contains("hsl("), "{page}");
+            assert!(
+                page.contains(&format!("<h1>{name}</h1>")) && page.contains("hsl("),
+                "{page}"
+            );
         }
     }
 
     #[test]
     fn the_request_comes_back_as_it_arrived() {
         let request = Request::put("/a?b=1").header("x-y", "z").body(()).unwrap();
-        let seen: serde_json::Value = serde_json::from_str(&request_as_json(&request, "api-1")).unwrap();
-        assert_eq!((&seen["instance"], &seen["method"]), (&"api-1".into(), &"PUT".into()));
-        assert_eq!((&seen["path"], &seen["headers"]["x-y"]), (&"/a?b=1".into(), &"z".into()));
+        let seen: serde_json::Value =
+            serde_json::from_str(&request_as_json(&request, "api-1")).unwrap();
+        assert_eq!(
+            (&seen["instance"], &seen["method"]),
+            (&"api-1".into(), &"PUT".into())
+        );
+        assert_eq!(
+            (&seen["path"], &seen["headers"]["x-y"]),
+            (&"/a?b=1".into(), &"z".into())
+        );
     }
 }

@@ -36,7 +36,14 @@ impl Screen {
         let live = io::stdout().is_terminal() && !dumb;
         // https://no-color.org: present and not empty.
         let colour = live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { live, colour, entered: false, drawn: None, summarised: None, told: 0 }
+        Self {
+            live,
+            colour,
+            entered: false,
+            drawn: None,
+            summarised: None,
+            told: 0,
+        }
     }
 
     /// Whether the picture is redrawn in place.
@@ -52,7 +59,11 @@ impl Screen {
     /// Draws, or writes what is new.
     pub(super) fn draw(&mut self, frame: &Frame) -> io::Result<()> {
         self.drawn = Some(Instant::now());
-        if self.live { self.redraw(frame) } else { self.append(frame) }
+        if self.live {
+            self.redraw(frame)
+        } else {
+            self.append(frame)
+        }
     }
 
     /// Gives the terminal back and says the last words. Errors are of no use any more.
@@ -61,13 +72,23 @@ impl Screen {
         if !self.live {
             let _ = self.append_events(frame, Duration::ZERO);
         }
-        let _ = io::stdout().lock().write_all(view::closing(frame).as_bytes());
+        let _ = io::stdout()
+            .lock()
+            .write_all(view::closing(frame).as_bytes());
     }
 
     fn redraw(&mut self, frame: &Frame) -> io::Result<()> {
-        let (width, height) = terminal_size::terminal_size()
-            .map_or((80, 24), |(width, height)| (usize::from(width.0), usize::from(height.0)));
-        let text = view::screen(frame, Style { colour: self.colour, width, height });
+        let (width, height) = terminal_size::terminal_size().map_or((80, 24), |(width, height)| {
+            (usize::from(width.0), usize::from(height.0))
+        });
+        let text = view::screen(
+            frame,
+            Style {
+                colour: self.colour,
+                width,
+                height,
+            },
+        );
         let mut out = String::with_capacity(text.len() + 512);
         if !self.entered {
             out.push_str(ENTER);
@@ -103,11 +124,14 @@ impl Screen {
         stdout.flush()
     }
 
-    /// Writes new events; one that the table has not followed yet is held back for `wait`, and what comes after it.
+    /// Writes new events; one that the table has not followed yet is held back for `wait`, and what
+    /// comes after it.
     fn append_events(&mut self, frame: &Frame, wait: Duration) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         // Old events fall off the frame: count from its end.
-        let new = usize::try_from(frame.totals.changes - self.told).unwrap_or(usize::MAX).min(frame.events.len());
+        let new = usize::try_from(frame.totals.changes - self.told)
+            .unwrap_or(usize::MAX)
+            .min(frame.events.len());
         self.told = frame.totals.changes - new as u64;
         for event in &frame.events[frame.events.len() - new..] {
             if event.followed.is_none() && frame.uptime.saturating_sub(event.at) < wait {

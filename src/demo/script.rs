@@ -1,7 +1,7 @@
 //! What happens in the demo, and when: instances join, leave, turn sick, crash and come back.
 //!
-//! Pure: time and randomness are arguments. It only decides; `stage` acts the decisions out, and the router learns
-//! of them in the same way as in production.
+//! Pure: time and randomness are arguments. It only decides; `stage` acts the decisions out, and
+//! the router learns of them in the same way as in production.
 
 /// Fewest well instances that a service keeps, so that nothing in the demo is *meant* to fail.
 const WELL_MIN: usize = 2;
@@ -50,12 +50,23 @@ pub(super) struct Cast {
 
 impl Cast {
     fn with(members: u32) -> Self {
-        let members_list = (1..=members).map(|number| Member { number, condition: Condition::Well }).collect();
-        Self { members: members_list, last_number: members }
+        let members_list = (1..=members)
+            .map(|number| Member {
+                number,
+                condition: Condition::Well,
+            })
+            .collect();
+        Self {
+            members: members_list,
+            last_number: members,
+        }
     }
 
     fn well(&self) -> usize {
-        self.members.iter().filter(|member| member.condition == Condition::Well).count()
+        self.members
+            .iter()
+            .filter(|member| member.condition == Condition::Well)
+            .count()
     }
 }
 
@@ -110,7 +121,8 @@ impl Script {
         &self.casts
     }
 
-    /// The event that is due at `now_ms`, if any; the state already includes it. Call until it says none.
+    /// The event that is due at `now_ms`, if any; the state already includes it. Call until it says
+    /// none.
     pub(super) fn advance(&mut self, now_ms: u64) -> Option<Event> {
         if let Some(event) = self.end_illness(now_ms) {
             return Some(event);
@@ -134,7 +146,11 @@ impl Script {
                     _ => continue,
                 };
                 member.condition = Condition::Well;
-                return Some(Event { service, number: member.number, change });
+                return Some(Event {
+                    service,
+                    number: member.number,
+                    change,
+                });
             }
         }
         None
@@ -145,19 +161,34 @@ impl Script {
         let cast = &mut self.casts[service];
         if change == Change::Joined {
             cast.last_number += 1;
-            cast.members.push(Member { number: cast.last_number, condition: Condition::Well });
-            return Event { service, number: cast.last_number, change };
+            cast.members.push(Member {
+                number: cast.last_number,
+                condition: Condition::Well,
+            });
+            return Event {
+                service,
+                number: cast.last_number,
+                change,
+            };
         }
-        let well: Vec<usize> =
-            (0..cast.members.len()).filter(|&at| cast.members[at].condition == Condition::Well).collect();
-        let at = self.rng.choice(well).expect("chosen only while more than WELL_MIN are well");
+        let well: Vec<usize> = (0..cast.members.len())
+            .filter(|&at| cast.members[at].condition == Condition::Well)
+            .collect();
+        let at = self
+            .rng
+            .choice(well)
+            .expect("chosen only while more than WELL_MIN are well");
         let number = cast.members[at].number;
         match change {
             Change::Sickened => cast.members[at].condition = Condition::Sick { until_ms },
             Change::Crashed => cast.members[at].condition = Condition::Down { until_ms },
             _ => drop(cast.members.remove(at)),
         }
-        Event { service, number, change }
+        Event {
+            service,
+            number,
+            change,
+        }
     }
 }
 
@@ -211,7 +242,10 @@ mod tests {
         for seed in 0..20 {
             play(seed, |now_ms, event, script| {
                 for cast in script.casts() {
-                    assert!(cast.well() >= WELL_MIN, "seed {seed}, {now_ms} ms, after {event:?}: {cast:?}");
+                    assert!(
+                        cast.well() >= WELL_MIN,
+                        "seed {seed}, {now_ms} ms, after {event:?}: {cast:?}"
+                    );
                     assert!(cast.members.len() <= MEMBERS_MAX);
                 }
             });
@@ -227,9 +261,13 @@ mod tests {
                 seen.push(event.change);
             }
             match event.change {
-                Change::Sickened | Change::Crashed => ill.push((event.service, event.number, now_ms)),
+                Change::Sickened | Change::Crashed => {
+                    ill.push((event.service, event.number, now_ms))
+                }
                 Change::Recovered | Change::Restarted => {
-                    ill.retain(|(service, number, _)| (*service, *number) != (event.service, event.number));
+                    ill.retain(|(service, number, _)| {
+                        (*service, *number) != (event.service, event.number)
+                    });
                 }
                 _ => {}
             }

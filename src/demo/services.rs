@@ -18,15 +18,36 @@ pub(super) struct SampleService {
 
 impl SampleService {
     pub(super) fn tags(&self) -> Vec<String> {
-        vec![format!("urlprefix-{0} strip={0}", self.route), "demo".to_owned()]
+        vec![
+            format!("urlprefix-{0} strip={0}", self.route),
+            "demo".to_owned(),
+        ]
     }
 }
 
 /// All of them.
 pub(super) const SERVICES: [SampleService; 3] = [
-    SampleService { name: "shop", route: "/shop", kind: Kind::Shop, members: 3, latency_ms: 2..8 },
-    SampleService { name: "api", route: "/api", kind: Kind::Api, members: 4, latency_ms: 5..25 },
-    SampleService { name: "time", route: "/time", kind: Kind::Time, members: 2, latency_ms: 0..2 },
+    SampleService {
+        name: "shop",
+        route: "/shop",
+        kind: Kind::Shop,
+        members: 3,
+        latency_ms: 2..8,
+    },
+    SampleService {
+        name: "api",
+        route: "/api",
+        kind: Kind::Api,
+        members: 4,
+        latency_ms: 5..25,
+    },
+    SampleService {
+        name: "time",
+        route: "/time",
+        kind: Kind::Time,
+        members: 2,
+        latency_ms: 0..2,
+    },
 ];
 
 /// What is registered of one instance.

@@ -1,4 +1,5 @@
-//! Acts the script out: starts and stops instances, and tells the registry about them the way a scheduler would.
+//! Acts the script out: starts and stops instances, and tells the registry about them the way a
+//! scheduler would.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -46,7 +47,13 @@ impl Stage {
         seed: u64,
     ) -> anyhow::Result<Self> {
         let actors = casts.iter().map(|_| BTreeMap::new()).collect();
-        let mut stage = Self { announcer, actors, board, rng: fastrand::Rng::with_seed(seed), overdue: Vec::new() };
+        let mut stage = Self {
+            announcer,
+            actors,
+            board,
+            rng: fastrand::Rng::with_seed(seed),
+            overdue: Vec::new(),
+        };
         for (service, cast) in casts.iter().enumerate() {
             for member in &cast.members {
                 stage.start(service, member.number).await?;
@@ -59,7 +66,11 @@ impl Stage {
 
     /// Acts one event out.
     pub(super) async fn act(&mut self, event: Event, table: &SharedTable) -> anyhow::Result<()> {
-        let Event { service, number, change } = event;
+        let Event {
+            service,
+            number,
+            change,
+        } = event;
         let name = instance_name(service, number);
         let noted = lock(&self.board).note(describe(&name, change), Instant::now());
         let begun = Instant::now();
@@ -75,18 +86,32 @@ impl Stage {
         if change != Change::Crashed {
             self.announce(service).await?;
         }
-        let serving = matches!(change, Change::Joined | Change::Recovered | Change::Restarted);
-        tokio::spawn(follow(Arc::clone(&self.board), table.clone(), (service, name, serving), noted, begun));
+        let serving = matches!(
+            change,
+            Change::Joined | Change::Recovered | Change::Restarted
+        );
+        tokio::spawn(follow(
+            Arc::clone(&self.board),
+            table.clone(),
+            (service, name, serving),
+            noted,
+            begun,
+        ));
         Ok(())
     }
 
     /// Does what was due later; call often.
     pub(super) async fn tick(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.overdue).into_iter().partition(|(at, ..)| *at <= now);
+        let (due, later) = std::mem::take(&mut self.overdue)
+            .into_iter()
+            .partition(|(at, ..)| *at <= now);
         self.overdue = later;
         for (_, service, number) in due {
-            if self.actors[service].get(&number).is_some_and(|actor| actor.sample.is_none()) {
+            if self.actors[service]
+                .get(&number)
+                .is_some_and(|actor| actor.sample.is_none())
+            {
                 self.set_passing(service, number, false);
                 self.announce(service).await?;
             }
@@ -104,15 +129,24 @@ impl Stage {
             sick: Default::default(),
             served: AtomicU64::new(0),
         });
-        let sample = Sample::start(Arc::clone(&shared), 0).await.context("cannot start a sample instance")?;
+        let sample = Sample::start(Arc::clone(&shared), 0)
+            .await
+            .context("cannot start a sample instance")?;
         lock(&self.board).add(service, Arc::clone(&shared));
-        let actor = Actor { shared, port: sample.address.port(), passing: true, sample: Some(sample) };
+        let actor = Actor {
+            shared,
+            port: sample.address.port(),
+            passing: true,
+            sample: Some(sample),
+        };
         self.actors[service].insert(number, actor);
         Ok(())
     }
 
     async fn stop(&mut self, service: usize, number: u32) -> anyhow::Result<()> {
-        let Some(actor) = self.actors[service].remove(&number) else { return Ok(()) };
+        let Some(actor) = self.actors[service].remove(&number) else {
+            return Ok(());
+        };
         self.announcer.withdraw(&actor.shared.name).await?;
         lock(&self.board).remove(&actor.shared.name, Instant::now());
         if let Some(sample) = actor.sample {
@@ -122,21 +156,28 @@ impl Stage {
     }
 
     fn set_check(&mut self, service: usize, number: u32, passing: bool) {
-        let Some(actor) = self.actors[service].get(&number) else { return };
+        let Some(actor) = self.actors[service].get(&number) else {
+            return;
+        };
         actor.shared.sick.store(!passing, Relaxed);
         lock(&self.board).set_condition(&actor.shared.name, if passing { "" } else { "sick" });
         self.set_passing(service, number, passing);
     }
 
     fn crash(&mut self, service: usize, number: u32) {
-        let Some(actor) = self.actors[service].get_mut(&number) else { return };
+        let Some(actor) = self.actors[service].get_mut(&number) else {
+            return;
+        };
         actor.sample = None;
         lock(&self.board).set_condition(&actor.shared.name, "crashed");
-        self.overdue.push((Instant::now() + CHECK_DELAY, service, number));
+        self.overdue
+            .push((Instant::now() + CHECK_DELAY, service, number));
     }
 
     async fn restart(&mut self, service: usize, number: u32) -> anyhow::Result<()> {
-        let Some(actor) = self.actors[service].get_mut(&number) else { return Ok(()) };
+        let Some(actor) = self.actors[service].get_mut(&number) else {
+            return Ok(());
+        };
         let sample = Sample::start(Arc::clone(&actor.shared), actor.port).await?;
         actor.port = sample.address.port();
         actor.sample = Some(sample);
@@ -158,7 +199,9 @@ impl Stage {
             passing: actor.passing,
         });
         let registrations: Vec<Registration> = registrations.collect();
-        self.announcer.announce(&SERVICES[service], &registrations).await
+        self.announcer
+            .announce(&SERVICES[service], &registrations)
+            .await
     }
 }
 

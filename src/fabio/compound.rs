@@ -1,7 +1,8 @@
 //! Values that hold values: `addr;key=value;…,addr;…`.
 //!
-//! Groups are separated by commas, their parts by semicolons; the first part may lack its key. A part may be quoted as
-//! a whole, with double quotes and backslash escapes, when it holds one of `, ; =`.
+//! Groups are separated by commas, their parts by semicolons; the first part may lack its key. A
+//! part may be quoted as a whole, with double quotes and backslash escapes, when it holds one of `,
+//! ; =`.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -12,7 +13,8 @@ pub enum CompoundError {
     /// A quote without its end.
     #[error("a quote is not closed")]
     Quote,
-    /// Something else after a backslash than Go knows, or single quotes around more than one character.
+    /// Something else after a backslash than Go knows, or single quotes around more than one
+    /// character.
     #[error("a quoted part has an escape that is none")]
     Escape,
     /// A part after the first that is no `key=value`.
@@ -34,12 +36,18 @@ impl Group {
     /// The value of a key: the last one.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .rev()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Keys and values, in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
     }
 }
 
@@ -50,7 +58,9 @@ impl Group {
 pub fn parse(text: &str) -> Result<Vec<Group>, CompoundError> {
     let mut groups = Vec::new();
     let mut group = Group::default();
-    let mut lexer = Lexer { chars: text.chars().peekable() };
+    let mut lexer = Lexer {
+        chars: text.chars().peekable(),
+    };
     loop {
         let first = group.0.is_empty();
         match lexer.next()? {
@@ -91,7 +101,9 @@ struct Lexer<'a> {
 
 impl Lexer<'_> {
     fn next(&mut self) -> Result<Option<Token>, CompoundError> {
-        let Some(&first) = self.chars.peek() else { return Ok(None) };
+        let Some(&first) = self.chars.peek() else {
+            return Ok(None);
+        };
         Ok(Some(match first {
             ',' | ';' | '=' => {
                 self.chars.next();
@@ -159,8 +171,15 @@ impl Lexer<'_> {
         };
         let mut code: u32 = 0;
         for _ in 0..digits {
-            let digit = self.chars.next().and_then(|c| c.to_digit(16)).ok_or(CompoundError::Escape)?;
-            code = code.checked_mul(16).map(|code| code + digit).ok_or(CompoundError::Escape)?;
+            let digit = self
+                .chars
+                .next()
+                .and_then(|c| c.to_digit(16))
+                .ok_or(CompoundError::Escape)?;
+            code = code
+                .checked_mul(16)
+                .map(|code| code + digit)
+                .ok_or(CompoundError::Escape)?;
         }
         char::from_u32(code).ok_or(CompoundError::Escape)
     }
@@ -180,13 +199,22 @@ mod tests {
             ("", &[]),
             (":9999", &[&[("", ":9999")]]),
             (" a , b ", &[&[("", "a")], &[("", "b")]]),
-            ("a;b=c;d=e,f=g", &[&[("", "a"), ("b", "c"), ("d", "e")], &[("f", "g")]]),
-            ("[::1]:80;proto=tcp", &[&[("", "[::1]:80"), ("proto", "tcp")]]),
+            (
+                "a;b=c;d=e,f=g",
+                &[&[("", "a"), ("b", "c"), ("d", "e")], &[("f", "g")]],
+            ),
+            (
+                "[::1]:80;proto=tcp",
+                &[&[("", "[::1]:80"), ("proto", "tcp")]],
+            ),
             ("a;b=c=d", &[&[("", "a"), ("b", "c=d")]]),
             ("a;b=", &[&[("", "a"), ("b", "")]]),
             ("a;b= c ", &[&[("", "a"), ("b", " c ")]]),
             (",,a;;b=c;,;", &[&[("", "a"), ("b", "c")]]),
-            ("a;b=\"c,d;e=\\\"f\\\"\\\\\"", &[&[("", "a"), ("b", "c,d;e=\"f\"\\")]]),
+            (
+                "a;b=\"c,d;e=\\\"f\\\"\\\\\"",
+                &[&[("", "a"), ("b", "c,d;e=\"f\"\\")]],
+            ),
             ("\"a,b\";c=d", &[&[("", "a,b"), ("c", "d")]]),
             ("a;b=\"\\u00e9\\x41\"", &[&[("", "a"), ("b", "\u{e9}A")]]),
             ("cs=a;hdr=Name: v", &[&[("cs", "a"), ("hdr", "Name: v")]]),
@@ -194,9 +222,18 @@ mod tests {
         ];
         for (text, expected) in cases {
             let group = |parts: &Pairs| {
-                Group(parts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+                Group(
+                    parts
+                        .iter()
+                        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                        .collect(),
+                )
             };
-            assert_eq!(parse(text), Ok(expected.iter().map(group).collect()), "{text:?}");
+            assert_eq!(
+                parse(text),
+                Ok(expected.iter().map(group).collect()),
+                "{text:?}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! A configuration of `lb` as TOML text: only what differs from its defaults, each line with the reason beside it.
+//! A configuration of `lb` as TOML text: only what differs from its defaults, each line with the
+//! reason beside it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,13 +31,22 @@ impl Value {
             Self::Count(number) => number.to_string(),
             Self::Time(time) => quoted(&format_duration(*time)),
             Self::List(items) => {
-                format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "))
+                format!(
+                    "[{}]",
+                    items
+                        .iter()
+                        .map(|item| quoted(item))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )
             }
         }
     }
 
     fn is_default(&self, key: &Key) -> bool {
-        let Some(default) = key.default else { return false };
+        let Some(default) = key.default else {
+            return false;
+        };
         match self {
             Self::Text(text) => text == default,
             Self::Bool(on) => default == on.to_string(),
@@ -87,11 +97,16 @@ impl Document {
     /// Sets `section.key`, unless that is its default. `from` says where it comes from.
     ///
     /// # Panics
-    /// For a key that does not exist: names are written in this crate, and tests go through all of them.
+    /// For a key that does not exist: names are written in this crate, and tests go through all of
+    /// them.
     pub fn set(&mut self, path: &str, value: impl Into<Value>, from: &str) {
         let (name, key) = path.rsplit_once('.').unwrap_or(("", path));
         let (at, section) = find(name);
-        let header = if section.shape == Shape::Top { String::new() } else { format!("[{name}]") };
+        let header = if section.shape == Shape::Top {
+            String::new()
+        } else {
+            format!("[{name}]")
+        };
         self.put(Place(at, 0), section, header, key, &value.into(), from);
     }
 
@@ -109,26 +124,61 @@ impl Document {
 
     fn begin(&mut self, at: usize, header: String) -> Place {
         let place = Place(at, self.blocks.range((at, 0)..(at + 1, 0)).count());
-        self.blocks.insert((place.0, place.1), Block { header, lines: BTreeMap::new() });
+        self.blocks.insert(
+            (place.0, place.1),
+            Block {
+                header,
+                lines: BTreeMap::new(),
+            },
+        );
         place
     }
 
-    /// Sets a key of a repetition, unless that is its default. The key that a repetition begins with is always written.
+    /// Sets a key of a repetition, unless that is its default. The key that a repetition begins
+    /// with is always written.
     ///
     /// # Panics
     /// As [`Document::set`].
     pub fn set_in(&mut self, place: Place, key: &str, value: impl Into<Value>, from: &str) {
-        self.put(place, &SECTIONS[place.0], String::new(), key, &value.into(), from);
+        self.put(
+            place,
+            &SECTIONS[place.0],
+            String::new(),
+            key,
+            &value.into(),
+            from,
+        );
     }
 
-    fn put(&mut self, place: Place, section: &'static Section, header: String, key: &str, value: &Value, from: &str) {
-        let found = section.keys.iter().enumerate().find(|(_, known)| known.name == key);
+    fn put(
+        &mut self,
+        place: Place,
+        section: &'static Section,
+        header: String,
+        key: &str,
+        value: &Value,
+        from: &str,
+    ) {
+        let found = section
+            .keys
+            .iter()
+            .enumerate()
+            .find(|(_, known)| known.name == key);
         let (at, key) = found.expect("names of keys in this crate are in the table");
-        let block = self.blocks.entry((place.0, place.1)).or_insert(Block { header, lines: BTreeMap::new() });
+        let block = self.blocks.entry((place.0, place.1)).or_insert(Block {
+            header,
+            lines: BTreeMap::new(),
+        });
         let begins = section.shape == Shape::List && block.lines.is_empty();
         if begins || !value.is_default(key) {
-            let comment = if from.is_empty() { String::new() } else { format!(" # {from}") };
-            block.lines.insert(at, format!("{} = {}{comment}", key.name, value.to_toml()));
+            let comment = if from.is_empty() {
+                String::new()
+            } else {
+                format!(" # {from}")
+            };
+            block
+                .lines
+                .insert(at, format!("{} = {}{comment}", key.name, value.to_toml()));
         }
     }
 
@@ -137,7 +187,9 @@ impl Document {
     pub fn render(&self) -> String {
         let mut out = String::new();
         for note in &self.head {
-            let lines = note.lines().map(|line| format!("# {line}").trim_end().to_owned() + "\n");
+            let lines = note
+                .lines()
+                .map(|line| format!("# {line}").trim_end().to_owned() + "\n");
             out.extend(lines);
             out.extend(note.is_empty().then_some("#\n"));
         }
@@ -163,7 +215,10 @@ pub fn bounds(path: &str) -> Option<(Duration, Duration)> {
 }
 
 fn find(name: &str) -> (usize, &'static Section) {
-    let found = SECTIONS.iter().enumerate().find(|(_, section)| section.name == name);
+    let found = SECTIONS
+        .iter()
+        .enumerate()
+        .find(|(_, section)| section.name == name);
     found.expect("names of sections in this crate are in the table")
 }
 
@@ -177,9 +232,21 @@ mod tests {
         document.note("two\nlines");
         document.set("proxy.matcher", "prefix", "the same");
         document.set("proxy.strategy", "rnd", "proxy.strategy");
-        document.set("proxy.connect_timeout", Value::Time(Duration::from_secs(90)), "");
-        document.set("drain.timeout", Value::Time(Duration::from_secs(30)), "the same");
-        document.set("consul.accept_status", Value::List(vec!["passing".into(), "warning".into()]), "x");
+        document.set(
+            "proxy.connect_timeout",
+            Value::Time(Duration::from_secs(90)),
+            "",
+        );
+        document.set(
+            "drain.timeout",
+            Value::Time(Duration::from_secs(30)),
+            "the same",
+        );
+        document.set(
+            "consul.accept_status",
+            Value::List(vec!["passing".into(), "warning".into()]),
+            "x",
+        );
         document.set("routes_file", "/a \"b\"\n", "");
         for port in ["0.0.0.0:9999", "0.0.0.0:9998"] {
             let place = document.next("listener");
@@ -197,7 +264,10 @@ mod tests {
 
     #[test]
     fn bounds_are_those_of_the_table() {
-        assert_eq!(bounds("proxy.connect_timeout").unwrap().1, Duration::from_secs(3600));
+        assert_eq!(
+            bounds("proxy.connect_timeout").unwrap().1,
+            Duration::from_secs(3600)
+        );
         assert_eq!(bounds("proxy.strategy"), None);
     }
 }

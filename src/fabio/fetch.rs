@@ -28,7 +28,8 @@ pub fn is_url(location: &str) -> bool {
     location.starts_with("http://") || location.starts_with("https://")
 }
 
-/// Reads the file. Blocks, for at most half a minute; must not be called on a thread of an asynchronous runtime.
+/// Reads the file. Blocks, for at most half a minute; must not be called on a thread of an
+/// asynchronous runtime.
 ///
 /// # Errors
 /// That it cannot be read, with the reason.
@@ -37,7 +38,10 @@ pub fn text(location: &str) -> Result<String, FetchError> {
         true => from_url(location),
         false => from_path(location).map(|bytes| (bytes, false)),
     }
-    .map_err(|problem| FetchError { location: location.to_owned(), problem })?;
+    .map_err(|problem| FetchError {
+        location: location.to_owned(),
+        problem,
+    })?;
     Ok(decode(bytes, latin1))
 }
 
@@ -55,7 +59,9 @@ fn from_path(path: &str) -> Result<Vec<u8>, String> {
     let file = fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     let limit = BYTES_MAX as u64 + 1;
-    file.take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
     if bytes.len() > BYTES_MAX {
         return Err("is larger than 16 MiB; is it a properties file?".to_owned());
     }
@@ -63,21 +69,36 @@ fn from_path(path: &str) -> Result<Vec<u8>, String> {
 }
 
 fn from_url(url: &str) -> Result<(Vec<u8>, bool), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
     runtime.block_on(follow(url))
 }
 
 async fn follow(url: &str) -> Result<(Vec<u8>, bool), String> {
     let uri: Uri = url.parse().map_err(|error| format!("is no URL: {error}"))?;
-    let tls = Trust::default().client_config().map_err(|error| error.to_string())?;
-    let ask = Ask { headers: vec![(ACCEPT, HeaderValue::from_static("*/*"))], ..Ask::get(uri) };
-    let limits = Limits { time: TIMEOUT, bytes: BYTES_MAX };
-    let answer = web::Client::new(tls, None).ask(ask, limits).await.map_err(|error| error.to_string())?;
+    let tls = Trust::default()
+        .client_config()
+        .map_err(|error| error.to_string())?;
+    let ask = Ask {
+        headers: vec![(ACCEPT, HeaderValue::from_static("*/*"))],
+        ..Ask::get(uri)
+    };
+    let limits = Limits {
+        time: TIMEOUT,
+        bytes: BYTES_MAX,
+    };
+    let answer = web::Client::new(tls, None)
+        .ask(ask, limits)
+        .await
+        .map_err(|error| error.to_string())?;
     if answer.status() != StatusCode::OK {
         return Err(format!("the server answered {}", answer.status()));
     }
-    let kind = web::header(answer.headers(), CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+    let kind = web::header(answer.headers(), CONTENT_TYPE)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     let latin1 = kind.contains("iso-8859-1") || kind.contains("latin1");
     Ok((answer.into_body().to_vec(), latin1))
 }
@@ -92,14 +113,21 @@ mod tests {
     /// Answers one connection after the other with these texts.
     fn server(answers: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/conf/a.properties?x=1", listener.local_addr().unwrap());
+        let url = format!(
+            "http://{}/conf/a.properties?x=1",
+            listener.local_addr().unwrap()
+        );
         let asked = std::thread::spawn(move || {
             let serve = |answer: &str| {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut head = vec![0; 4096];
                 let length = stream.read(&mut head).unwrap();
                 stream.write_all(answer.as_bytes()).unwrap();
-                String::from_utf8_lossy(&head[..length]).lines().next().unwrap_or_default().to_owned()
+                String::from_utf8_lossy(&head[..length])
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
             };
             answers.into_iter().map(serve).collect()
         });
@@ -114,8 +142,13 @@ mod tests {
         assert_eq!(text(&path.display().to_string()).unwrap(), "a = \u{e9}\n");
         fs::write(&path, "a = \u{e9}\n").unwrap();
         assert_eq!(text(&path.display().to_string()).unwrap(), "a = \u{e9}\n");
-        let error = text("/nonexistent/fabio.properties").unwrap_err().to_string();
-        assert!(error.starts_with("-cfg /nonexistent/fabio.properties: No such file"), "{error}");
+        let error = text("/nonexistent/fabio.properties")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("-cfg /nonexistent/fabio.properties: No such file"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -126,17 +159,37 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nproxy.addr = :1\n",
         ]);
         assert_eq!(text(&url).unwrap(), "proxy.addr = :1\n");
-        let expected = ["GET /conf/a.properties?x=1 HTTP/1.1", "GET /conf/b HTTP/1.1", "GET /c HTTP/1.1"];
+        let expected = [
+            "GET /conf/a.properties?x=1 HTTP/1.1",
+            "GET /conf/b HTTP/1.1",
+            "GET /c HTTP/1.1",
+        ];
         assert_eq!(asked.join().unwrap(), expected);
     }
 
     #[test]
     fn what_is_no_file_is_told() {
         let (url, _asked) = server(vec!["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]);
-        assert!(text(&url).unwrap_err().to_string().ends_with("the server answered 404 Not Found"));
-        let (url, _asked) = server(vec!["HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"; 11]);
-        assert!(text(&url).unwrap_err().to_string().ends_with("more than 10 redirects"));
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(
+            text(&url)
+                .unwrap_err()
+                .to_string()
+                .ends_with("the server answered 404 Not Found")
+        );
+        let (url, _asked) = server(vec![
+            "HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n";
+            11
+        ]);
+        assert!(
+            text(&url)
+                .unwrap_err()
+                .to_string()
+                .ends_with("more than 10 redirects")
+        );
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         assert!(text(&format!("http://{closed}/")).is_err());
         assert!(text("http://").is_err());
     }

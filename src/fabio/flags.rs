@@ -3,7 +3,8 @@
 //! ```text
 //! -key value   --key value   -key=value   -bool   -bool=false
 //! ```
-//! Reading ends at `--` or at the first word that is no flag; what follows is passed over, as in Fabio.
+//! Reading ends at `--` or at the first word that is no flag; what follows is passed over, as in
+//! Fabio.
 
 use super::keys::{self, Kind};
 use super::value;
@@ -21,7 +22,8 @@ pub struct CommandLine {
     pub help: bool,
     /// `-print-config`: the translation is wanted and nothing else. Ours, not Fabio's.
     pub print_config: bool,
-    /// `-shadow URL`: a comparison with the Fabio there is wanted and nothing else. Ours, not Fabio's.
+    /// `-shadow URL`: a comparison with the Fabio there is wanted and nothing else. Ours, not
+    /// Fabio's.
     pub shadow: Option<String>,
 }
 
@@ -47,7 +49,10 @@ pub fn parse(args: &[String]) -> Result<CommandLine, FlagError> {
     while let Some(arg) = args.next() {
         // Two dashes before a single letter make a flag like others, which Fabio reads and forgets.
         if matches!(&**arg, "-v" | "-version" | "--version") {
-            return Ok(CommandLine { version: true, ..line });
+            return Ok(CommandLine {
+                version: true,
+                ..line
+            });
         }
         match without_dashes(arg).map(|flag| flag.split_once('=').unwrap_or((flag, ""))) {
             Some(("cfg", _)) if !arg.contains('=') => {
@@ -55,7 +60,11 @@ pub fn parse(args: &[String]) -> Result<CommandLine, FlagError> {
                 line.file = Some(file.clone()).filter(|file| !file.is_empty());
             }
             Some(("cfg", file)) => {
-                let quote = file.chars().next().filter(|c| matches!(c, '\'' | '"')).unwrap_or('\0');
+                let quote = file
+                    .chars()
+                    .next()
+                    .filter(|c| matches!(c, '\'' | '"'))
+                    .unwrap_or('\0');
                 let file = file.trim_matches(quote);
                 if file.is_empty() {
                     return Err(FlagError::NoFile);
@@ -78,7 +87,9 @@ fn flags(args: &[&str], line: &mut CommandLine) -> Result<(), FlagError> {
     let usage = |text: String| Err(FlagError::Usage(text));
     let mut args = args.iter();
     while let Some(arg) = args.next() {
-        let Some(flag) = without_dashes(arg).filter(|_| *arg != "-") else { return Ok(()) };
+        let Some(flag) = without_dashes(arg).filter(|_| *arg != "-") else {
+            return Ok(());
+        };
         if flag.is_empty() {
             return Ok(());
         }
@@ -92,14 +103,20 @@ fn flags(args: &[&str], line: &mut CommandLine) -> Result<(), FlagError> {
         match name {
             "h" | "help" => line.help = true,
             "print-config" => line.print_config = is_on(name, given)?,
-            "shadow" => match given.or_else(|| args.next().copied()).filter(|url| !url.is_empty()) {
+            "shadow" => match given
+                .or_else(|| args.next().copied())
+                .filter(|url| !url.is_empty())
+            {
                 Some(url) => line.shadow = Some(url.to_owned()),
                 None => return usage(format!("flag needs an argument: -{name}")),
             },
             "v" | "version" => drop(is_on(name, given)?),
             _ => {
                 let Some(key) = keys::find(name) else {
-                    return usage(format!("flag provided but not defined: -{name}{}", meant(name)));
+                    return usage(format!(
+                        "flag provided but not defined: -{name}{}",
+                        meant(name)
+                    ));
                 };
                 let text = match (given, key.kind) {
                     (Some(given), _) => given.to_owned(),
@@ -110,7 +127,9 @@ fn flags(args: &[&str], line: &mut CommandLine) -> Result<(), FlagError> {
                     },
                 };
                 if let Err(problem) = value::check(key.kind, &text) {
-                    return usage(format!("invalid value {text:?} for flag -{name}: it {problem}"));
+                    return usage(format!(
+                        "invalid value {text:?} for flag -{name}: it {problem}"
+                    ));
                 }
                 line.settings.push((key.name, text));
             }
@@ -120,15 +139,24 @@ fn flags(args: &[&str], line: &mut CommandLine) -> Result<(), FlagError> {
 }
 
 fn is_on(name: &str, given: Option<&str>) -> Result<bool, FlagError> {
-    let wrong = || FlagError::Usage(format!("invalid boolean value {:?} for -{name}", given.unwrap_or_default()));
+    let wrong = || {
+        FlagError::Usage(format!(
+            "invalid boolean value {:?} for -{name}",
+            given.unwrap_or_default()
+        ))
+    };
     given.map_or(Some(true), value::boolean).ok_or_else(wrong)
 }
 
 /// The nearest flag, if one is near.
 fn meant(name: &str) -> String {
-    let near = keys::all().map(|key| (strsim::damerau_levenshtein(name, key.name), key.name)).min();
+    let near = keys::all()
+        .map(|key| (strsim::damerau_levenshtein(name, key.name), key.name))
+        .min();
     match near {
-        Some((distance, key)) if distance <= 2 || key.eq_ignore_ascii_case(name) => format!("; did you mean -{key}?"),
+        Some((distance, key)) if distance <= 2 || key.eq_ignore_ascii_case(name) => {
+            format!("; did you mean -{key}?")
+        }
         _ => String::new(),
     }
 }
@@ -145,12 +173,19 @@ pub fn usage(program: &str) -> String {
     for key in keys::all() {
         let placeholder = key.kind.placeholder();
         let blank = if placeholder.is_empty() { "" } else { " " };
-        let default = if key.default.is_empty() { String::new() } else { format!(" (default {})", key.default) };
+        let default = if key.default.is_empty() {
+            String::new()
+        } else {
+            format!(" (default {})", key.default)
+        };
         let fate = match key.fate {
             keys::Fate::Becomes(_) => "",
             keys::Fate::Nothing(_) => " [no effect]",
         };
-        text.push_str(&format!("  -{}{blank}{placeholder}\n    \t{}{default}{fate}\n", key.name, key.doc));
+        text.push_str(&format!(
+            "  -{}{blank}{placeholder}\n    \t{}{default}{fate}\n",
+            key.name, key.doc
+        ));
     }
     text
 }
@@ -168,7 +203,9 @@ mod tests {
     }
 
     fn settings(args: &[&str]) -> Vec<(&'static str, String)> {
-        read(args).unwrap_or_else(|error| panic!("{args:?}: {error}")).settings
+        read(args)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}"))
+            .settings
     }
 
     #[test]
@@ -177,18 +214,33 @@ mod tests {
             (&["-proxy.addr", ":1"], &[("proxy.addr", ":1")]),
             (&["--proxy.addr=:1"], &[("proxy.addr", ":1")]),
             (&["-proxy.addr="], &[("proxy.addr", "")]),
-            (&["-proxy.addr", "-insecure"], &[("proxy.addr", "-insecure")]),
-            (&["-insecure", "-proxy.maxconn=5"], &[("insecure", "true"), ("proxy.maxconn", "5")]),
+            (
+                &["-proxy.addr", "-insecure"],
+                &[("proxy.addr", "-insecure")],
+            ),
+            (
+                &["-insecure", "-proxy.maxconn=5"],
+                &[("insecure", "true"), ("proxy.maxconn", "5")],
+            ),
             (&["-insecure=f"], &[("insecure", "f")]),
             (&["-insecure", "false", "-x"], &[("insecure", "true")]),
             (&["-insecure", "--", "-x"], &[("insecure", "true")]),
             (&["-", "-x"], &[]),
-            (&["-proxy.cs", "cs=a;type=file"], &[("proxy.cs", "cs=a;type=file")]),
-            (&["-proxy.maxconn=1", "-proxy.maxconn=2"], &[("proxy.maxconn", "1"), ("proxy.maxconn", "2")]),
+            (
+                &["-proxy.cs", "cs=a;type=file"],
+                &[("proxy.cs", "cs=a;type=file")],
+            ),
+            (
+                &["-proxy.maxconn=1", "-proxy.maxconn=2"],
+                &[("proxy.maxconn", "1"), ("proxy.maxconn", "2")],
+            ),
             (&["-v=true"], &[]),
         ];
         for (args, expected) in cases {
-            let expected: Vec<_> = expected.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(key, value)| (*key, (*value).to_owned()))
+                .collect();
             assert_eq!(settings(args), expected, "{args:?}");
         }
     }
@@ -198,7 +250,10 @@ mod tests {
         let cases: &[(&[&str], &str)] = &[
             (&["-nothing"], "flag provided but not defined: -nothing"),
             (&["-proxy.adr", "x"], "did you mean -proxy.addr?"),
-            (&["-registry.consul.pollInterval=0"], "did you mean -registry.consul.pollinterval?"),
+            (
+                &["-registry.consul.pollInterval=0"],
+                "did you mean -registry.consul.pollinterval?",
+            ),
             (&["-proxy.addr"], "flag needs an argument: -proxy.addr"),
             (&["---x"], "bad flag syntax: ---x"),
             (&["-=x"], "bad flag syntax: -=x"),
@@ -216,7 +271,13 @@ mod tests {
 
     #[test]
     fn the_file_and_the_version_are_found_anywhere() {
-        for args in [&["-cfg", "f"][..], &["--cfg=f"], &["-cfg='f'"], &["-cfg=\"f\""], &["x", "-cfg", "f"]] {
+        for args in [
+            &["-cfg", "f"][..],
+            &["--cfg=f"],
+            &["-cfg='f'"],
+            &["-cfg=\"f\""],
+            &["x", "-cfg", "f"],
+        ] {
             assert_eq!(read(args).unwrap().file.as_deref(), Some("f"), "{args:?}");
         }
         for args in [&["-cfg"][..], &["-cfg="], &["-cfg=''"]] {

@@ -1,4 +1,5 @@
-//! What the translation has to know of this machine: its addresses, names, and the folder paths start from.
+//! What the translation has to know of this machine: its addresses, names, and the folder paths
+//! start from.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -63,11 +64,23 @@ impl Machine {
 
     fn with(addresses: Vec<if_addrs::Interface>) -> Self {
         Self {
-            interfaces: addresses.into_iter().map(|it| Interface { ip: it.ip(), name: it.name }).collect(),
+            interfaces: addresses
+                .into_iter()
+                .map(|it| Interface {
+                    ip: it.ip(),
+                    name: it.name,
+                })
+                .collect(),
             outward: outward(),
             dual_stack: dual_stack(),
             folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-            resolve: |name| (name, 0).to_socket_addrs().ok()?.map(|address| address.ip()).next(),
+            resolve: |name| {
+                (name, 0)
+                    .to_socket_addrs()
+                    .ok()?
+                    .map(|address| address.ip())
+                    .next()
+            },
         }
     }
 
@@ -75,18 +88,32 @@ impl Machine {
     #[must_use]
     pub fn bare() -> Self {
         let local = |name: &str| (name == "localhost").then_some(IpAddr::from([127, 0, 0, 1]));
-        Self { interfaces: Vec::new(), outward: None, dual_stack: false, folder: PathBuf::from("/srv"), resolve: local }
+        Self {
+            interfaces: Vec::new(),
+            outward: None,
+            dual_stack: false,
+            folder: PathBuf::from("/srv"),
+            resolve: local,
+        }
     }
 
     /// Defaults that differ between machines.
     pub(super) fn defaults(&self) -> BTreeMap<&'static str, String> {
-        BTreeMap::from([("proxy.localip", self.first_global().map(|ip| ip.to_string()).unwrap_or_default())])
+        BTreeMap::from([(
+            "proxy.localip",
+            self.first_global()
+                .map(|ip| ip.to_string())
+                .unwrap_or_default(),
+        )])
     }
 
     /// The first address that others may reach this machine by; private ones count.
     #[must_use]
     pub fn first_global(&self) -> Option<IpAddr> {
-        self.interfaces.iter().map(|it| it.ip).find(is_global_unicast)
+        self.interfaces
+            .iter()
+            .map(|it| it.ip)
+            .find(is_global_unicast)
     }
 
     /// A path as seen from everywhere.
@@ -108,7 +135,9 @@ impl Machine {
             "https" => 443,
             port => port.parse().map_err(|_| wrong())?,
         };
-        let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let unbracketed = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
         let ip = match unbracketed.unwrap_or(host) {
             "" if self.dual_stack => Ipv6Addr::UNSPECIFIED.into(),
             "" => IpAddr::from([0, 0, 0, 0]),
@@ -118,19 +147,25 @@ impl Machine {
                 }
                 Ok(ip) => ip,
                 Err(_) if host.contains([' ', '/', ':']) => return Err(wrong()),
-                Err(_) => (self.resolve)(host).ok_or_else(|| AddressError::Unresolved(host.to_owned()))?,
+                Err(_) => {
+                    (self.resolve)(host).ok_or_else(|| AddressError::Unresolved(host.to_owned()))?
+                }
             },
         };
         Ok(SocketAddr::new(ip, port))
     }
 
-    /// The same for an address that is told to others: a name in it stands for any address of this machine.
+    /// The same for an address that is told to others: a name in it stands for any address of this
+    /// machine.
     ///
     /// # Errors
     /// What the text is not.
     pub fn advertised(&self, text: &str) -> Result<SocketAddr, AddressError> {
         let text = self.expand(text)?;
-        let is_name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+        let is_name = |host: &str| {
+            host.chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        };
         match text.rsplit_once(':') {
             Some((host, port)) if is_name(host) && host.parse::<IpAddr>().is_err() => {
                 self.socket(&format!("0.0.0.0:{port}"))
@@ -155,13 +190,18 @@ impl Machine {
                 ["GetPublicIP"] => self.find(|ip| is_global_unicast(ip) && !is_private(ip)),
                 ["GetInterfaceIP", name] => {
                     let name = name.trim_matches(['"', '`']);
-                    self.interfaces.iter().find(|it| it.name == name).map(|it| it.ip)
+                    self.interfaces
+                        .iter()
+                        .find(|it| it.name == name)
+                        .map(|it| it.ip)
                 }
                 _ => return Err(unknown()),
             };
             out.push_str(before);
             match ip.ok_or_else(|| AddressError::NoInterface(text.to_owned()))? {
-                IpAddr::V6(ip) if after.starts_with(':') && !before.ends_with('[') => out.push_str(&format!("[{ip}]")),
+                IpAddr::V6(ip) if after.starts_with(':') && !before.ends_with('[') => {
+                    out.push_str(&format!("[{ip}]"))
+                }
                 ip => out.push_str(&ip.to_string()),
             }
             rest = after;
@@ -172,7 +212,10 @@ impl Machine {
 
     /// The first such address, beginning with the interface that leads outward.
     fn find(&self, wanted: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
-        self.outward.into_iter().chain(self.interfaces.iter().map(|it| it.ip)).find(wanted)
+        self.outward
+            .into_iter()
+            .chain(self.interfaces.iter().map(|it| it.ip))
+            .find(wanted)
     }
 }
 
@@ -194,8 +237,8 @@ fn is_private(ip: &IpAddr) -> bool {
     }
 }
 
-/// The address that packets to far places leave from. Connecting a UDP socket sends nothing; it only asks the system for
-/// the way.
+/// The address that packets to far places leave from. Connecting a UDP socket sends nothing; it
+/// only asks the system for the way.
 #[must_use]
 pub fn outward() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
@@ -205,7 +248,8 @@ pub fn outward() -> Option<IpAddr> {
 }
 
 fn dual_stack() -> bool {
-    let only_v6 = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|text| text.trim() == "1");
+    let only_v6 = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only")
+        .is_ok_and(|text| text.trim() == "1");
     !only_v6 && TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
@@ -214,7 +258,10 @@ mod tests {
     use super::*;
 
     fn machine() -> Machine {
-        let interface = |name: &str, ip: &str| Interface { name: name.to_owned(), ip: ip.parse().unwrap() };
+        let interface = |name: &str, ip: &str| Interface {
+            name: name.to_owned(),
+            ip: ip.parse().unwrap(),
+        };
         let interfaces = vec![
             interface("lo", "127.0.0.1"),
             interface("eth1", "198.51.100.7"),
@@ -222,7 +269,11 @@ mod tests {
             interface("eth2", "10.0.0.6"),
             interface("six", "fd00::1"),
         ];
-        Machine { interfaces, outward: Some([10, 0, 0, 6].into()), ..Machine::bare() }
+        Machine {
+            interfaces,
+            outward: Some([10, 0, 0, 6].into()),
+            ..Machine::bare()
+        }
     }
 
     #[test]
@@ -239,13 +290,28 @@ mod tests {
             ("[{{GetInterfaceIP \"six\"}}]:1", "[fd00::1]:1"),
         ];
         for (text, expected) in cases {
-            assert_eq!(machine().socket(text).map(|address| address.to_string()), Ok(expected.to_owned()), "{text}");
+            assert_eq!(
+                machine().socket(text).map(|address| address.to_string()),
+                Ok(expected.to_owned()),
+                "{text}"
+            );
         }
-        let dual = Machine { dual_stack: true, ..machine() };
+        let dual = Machine {
+            dual_stack: true,
+            ..machine()
+        };
         assert_eq!(dual.socket(":1").unwrap().to_string(), "[::]:1");
-        for text in
-            ["", "9999", "h:x", "h:70000", "::1:80", "nobody.test:1", "{{ x }}:1", "{{:1", "{{GetInterfaceIP \"x\"}}:1"]
-        {
+        for text in [
+            "",
+            "9999",
+            "h:x",
+            "h:70000",
+            "::1:80",
+            "nobody.test:1",
+            "{{ x }}:1",
+            "{{:1",
+            "{{GetInterfaceIP \"x\"}}:1",
+        ] {
             assert!(machine().socket(text).is_err(), "{text}");
         }
     }

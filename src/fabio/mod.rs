@@ -1,4 +1,5 @@
-//! `lb fabio`: started with Fabio's flags, environment and properties file, `lb` serves as Fabio did.
+//! `lb fabio`: started with Fabio's flags, environment and properties file, `lb` serves as Fabio
+//! did.
 //!
 //! ```text
 //! flags ─┐
@@ -69,14 +70,22 @@ pub enum SourceError {
 }
 
 fn lines(warnings: &[Warning]) -> String {
-    warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    warnings
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Reads the command line (the words behind the program's name). Touches nothing else.
 ///
 /// # Errors
 /// What Fabio refuses too; [`FlagError`] says which exit code it has.
-pub fn request(args: &[String], env: Vec<(String, String)>, machine: Machine) -> Result<Request, FlagError> {
+pub fn request(
+    args: &[String],
+    env: Vec<(String, String)>,
+    machine: Machine,
+) -> Result<Request, FlagError> {
     let line = flags::parse(args)?;
     if line.version {
         return Ok(Request::Version);
@@ -97,8 +106,14 @@ impl Source {
     /// Files that are part of the settings.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        let file = self.line.file.as_ref().filter(|location| !fetch::is_url(location));
-        file.map(|path| self.machine.folder.join(path)).into_iter().collect()
+        let file = self
+            .line
+            .file
+            .as_ref()
+            .filter(|location| !fetch::is_url(location));
+        file.map(|path| self.machine.folder.join(path))
+            .into_iter()
+            .collect()
     }
 
     /// The configuration as TOML, to be kept. Reads the properties file, and blocks meanwhile.
@@ -108,22 +123,44 @@ impl Source {
     pub fn translate(&self) -> Result<Translation, SourceError> {
         let (settings, mut translation) = self.translated()?;
         let wins = |name: &str| name.starts_with("CONSUL_") && !passes(name, &settings);
-        for (name, _) in self.env.iter().filter(|(name, value)| wins(name) && !value.is_empty()) {
-            let text = "is set here; Fabio does not use it, but under `lb run` it may win over the file".to_owned();
-            translation.warnings.push(Warning { key: name.clone(), origin: None, text });
+        for (name, _) in self
+            .env
+            .iter()
+            .filter(|(name, value)| wins(name) && !value.is_empty())
+        {
+            let text =
+                "is set here; Fabio does not use it, but under `lb run` it may win over the file"
+                    .to_owned();
+            translation.warnings.push(Warning {
+                key: name.clone(),
+                origin: None,
+                text,
+            });
         }
         Ok(translation)
     }
 
-    /// The configuration that the translation is, and what there is to tell. Variables of `lb` (`LB_…`) win over it.
+    /// The configuration that the translation is, and what there is to tell. Variables of `lb`
+    /// (`LB_…`) win over it.
     ///
     /// # Errors
     /// Everything that is wrong.
     pub fn load(&self, terminal: bool) -> Result<(Loaded, Vec<Warning>), SourceError> {
         let (settings, translation) = self.translated()?;
         let file = Some((self.machine.folder.join("fabio.toml"), translation.toml));
-        let env = self.env.iter().filter(|(name, _)| passes(name, &settings)).cloned().collect();
-        let loaded = config::load(&Inputs { file, env, flags: Vec::new(), terminal }).map_err(SourceError::Config)?;
+        let env = self
+            .env
+            .iter()
+            .filter(|(name, _)| passes(name, &settings))
+            .cloned()
+            .collect();
+        let loaded = config::load(&Inputs {
+            file,
+            env,
+            flags: Vec::new(),
+            terminal,
+        })
+        .map_err(SourceError::Config)?;
         Ok((loaded, translation.warnings))
     }
 
@@ -131,35 +168,58 @@ impl Source {
         let file = match &self.line.file {
             Some(location) => {
                 let text = fetch::text(location)?;
-                let lookup =
-                    |name: &str| self.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+                let lookup = |name: &str| {
+                    self.env
+                        .iter()
+                        .find(|(known, _)| known == name)
+                        .map(|(_, value)| value.clone())
+                };
                 let parsed = Properties::parse(&text, lookup);
-                Some((location, parsed.map_err(|error| SourceError::Properties(location.clone(), error))?))
+                Some((
+                    location,
+                    parsed.map_err(|error| SourceError::Properties(location.clone(), error))?,
+                ))
             }
             None => None,
         };
-        let file = file.as_ref().map(|(location, file)| (location.as_str(), file));
+        let file = file
+            .as_ref()
+            .map(|(location, file)| (location.as_str(), file));
         let (settings, mut warnings) = Settings::gather(&self.line, &self.env, file, &self.machine);
-        let mut translation = translate::translate(&settings, &self.machine).map_err(SourceError::Refused)?;
+        let mut translation =
+            translate::translate(&settings, &self.machine).map_err(SourceError::Refused)?;
         warnings.append(&mut translation.warnings);
-        Ok((settings, Translation { warnings, ..translation }))
+        Ok((
+            settings,
+            Translation {
+                warnings,
+                ..translation
+            },
+        ))
     }
 }
 
-/// Whether a variable of the environment reaches our configuration. Fabio's library for Consul fills from `CONSUL_*`
-/// what no key gives, and nothing else; under `lb run` those variables would win.
+/// Whether a variable of the environment reaches our configuration. Fabio's library for Consul
+/// fills from `CONSUL_*` what no key gives, and nothing else; under `lb run` those variables would
+/// win.
 fn passes(name: &str, settings: &Settings) -> bool {
     let unset = |key: &str| settings.text(key).is_empty();
     match name {
-        "CONSUL_HTTP_ADDR" | "CONSUL_HTTP_SSL" => with_consul(settings) && unset("registry.consul.addr"),
-        "CONSUL_HTTP_TOKEN" | "CONSUL_HTTP_TOKEN_FILE" => with_consul(settings) && unset("registry.consul.token"),
+        "CONSUL_HTTP_ADDR" | "CONSUL_HTTP_SSL" => {
+            with_consul(settings) && unset("registry.consul.addr")
+        }
+        "CONSUL_HTTP_TOKEN" | "CONSUL_HTTP_TOKEN_FILE" => {
+            with_consul(settings) && unset("registry.consul.token")
+        }
         "CONSUL_NAMESPACE" => with_consul(settings) && unset("registry.consul.namespace"),
         "CONSUL_CACERT" => with_consul(settings) && unset("registry.consul.tls.cafile"),
         "CONSUL_CAPATH" => with_consul(settings) && unset("registry.consul.tls.capath"),
         "CONSUL_CLIENT_CERT" => with_consul(settings) && unset("registry.consul.tls.certfile"),
         "CONSUL_CLIENT_KEY" => with_consul(settings) && unset("registry.consul.tls.keyfile"),
         "CONSUL_TLS_SERVER_NAME" | "CONSUL_PARTITION" | "CONSUL_HTTP_AUTH" => with_consul(settings),
-        "CONSUL_HTTP_SSL_VERIFY" => with_consul(settings) && !settings.is_on("registry.consul.tls.insecureskipverify"),
+        "CONSUL_HTTP_SSL_VERIFY" => {
+            with_consul(settings) && !settings.is_on("registry.consul.tls.insecureskipverify")
+        }
         // Fabio's library for Vault reads all of them.
         name => name.starts_with("LB_") || name.starts_with("VAULT_"),
     }
@@ -175,7 +235,10 @@ mod tests {
 
     fn source(args: &[&str], env: &[(&str, &str)]) -> Source {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let env = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         match request(&args, env, Machine::bare()) {
             Ok(Request::Serve(source) | Request::PrintConfig(source)) => source,
             other => panic!("{args:?}: {other:?}"),
@@ -198,13 +261,22 @@ mod tests {
             (vec!["http://localhost:8500".into()], Some("from-consul"))
         );
         let found = consul(&["-registry.consul.addr=", "-registry.consul.token", "own"]).unwrap();
-        assert_eq!((found.addresses, found.token.as_deref()), (vec!["http://10.0.0.9:1".into()], Some("own")));
-        assert_eq!(consul(&["-registry.backend=file", "-registry.file.path=r"]), None);
+        assert_eq!(
+            (found.addresses, found.token.as_deref()),
+            (vec!["http://10.0.0.9:1".into()], Some("own"))
+        );
+        assert_eq!(
+            consul(&["-registry.backend=file", "-registry.file.path=r"]),
+            None
+        );
     }
 
     #[test]
     fn our_own_variables_win() {
-        let loaded = source(&["-proxy.strategy", "rr"], &CONSUL).load(false).unwrap().0;
+        let loaded = source(&["-proxy.strategy", "rr"], &CONSUL)
+            .load(false)
+            .unwrap()
+            .0;
         assert_eq!(loaded.config.proxy.strategy, "p2c".parse().unwrap());
     }
 
@@ -212,7 +284,10 @@ mod tests {
     fn a_variable_that_wins_over_the_printed_file_is_told() {
         let told = |args: &[&str]| {
             let warnings = source(args, &CONSUL).translate().unwrap().warnings;
-            warnings.iter().filter(|warning| warning.key.starts_with("CONSUL_")).count()
+            warnings
+                .iter()
+                .filter(|warning| warning.key.starts_with("CONSUL_"))
+                .count()
         };
         assert_eq!((told(&[]), told(&["-registry.consul.addr="])), (1, 0));
     }
@@ -223,11 +298,20 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, "proxy.noroutestatus = ${STATUS}\nx = \\u12").unwrap();
         let path = path.to_str().unwrap();
-        let error = source(&["-cfg", path], &[]).translate().unwrap_err().to_string();
-        assert!(error.starts_with(&format!("-cfg {path}: line 2: ")), "{error}");
+        let error = source(&["-cfg", path], &[])
+            .translate()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&format!("-cfg {path}: line 2: ")),
+            "{error}"
+        );
         std::fs::write(path, "proxy.noroutestatus = ${STATUS}").unwrap();
         let source = source(&["-cfg", path], &[("STATUS", "418")]);
-        assert_eq!(source.load(false).unwrap().0.config.proxy.no_route_status, 418);
+        assert_eq!(
+            source.load(false).unwrap().0.config.proxy.no_route_status,
+            418
+        );
         assert_eq!(source.files(), [PathBuf::from(path)]);
     }
 }

@@ -1,8 +1,9 @@
 //! Java properties, as the library behind Fabio reads them.
 //!
-//! `key = value`, `key: value` or `key value`; `#` and `!` begin comments; a backslash before the end of a line goes on
-//! with the next one, and otherwise escapes (`\n`, `\t`, `\u00e9`, `\=`). `${name}` in a value stands for another key
-//! of the file, else for a variable of the environment, else for nothing.
+//! `key = value`, `key: value` or `key value`; `#` and `!` begin comments; a backslash before the
+//! end of a line goes on with the next one, and otherwise escapes (`\n`, `\t`, `\u00e9`, `\=`).
+//! `${name}` in a value stands for another key of the file, else for a variable of the environment,
+//! else for nothing.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -11,7 +12,8 @@ use std::str::Chars;
 
 /// How deep `${…}` may go.
 const DEPTH_MAX: usize = 64;
-/// Longest value after expansion, in bytes: a few lines that double each other must not fill the memory.
+/// Longest value after expansion, in bytes: a few lines that double each other must not fill the
+/// memory.
 const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Most names expanded in one file.
 const STEPS_MAX: usize = 100_000;
@@ -32,7 +34,9 @@ pub enum PropertiesError {
     #[error("key {0}: its value names itself by way of ${{{1}}}")]
     Circular(String, String),
     /// Values that name others, and so on.
-    #[error("key {0}: the names in its value are too many, too deep or too long (100,000, 64 levels, 1 MiB)")]
+    #[error(
+        "key {0}: the names in its value are too many, too deep or too long (100,000, 64 levels, 1 MiB)"
+    )]
     TooLarge(String),
 }
 
@@ -47,18 +51,36 @@ impl Properties {
     ///
     /// # Errors
     /// What no value can be made of. A line without a value is a key with an empty one.
-    pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, PropertiesError> {
+    pub fn parse(
+        text: &str,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, PropertiesError> {
         let written = Reader::new(text).entries()?;
-        let values: HashMap<&str, &str> = written.iter().map(|(key, value)| (&**key, &**value)).collect();
-        let lookup = Lookup { values: &values, env: &env, steps: Cell::new(0) };
-        let expand = |(key, value): &(String, String)| Ok((key.clone(), lookup.expand(key, value, &mut Vec::new())?));
-        Ok(Self { entries: written.iter().map(expand).collect::<Result<_, _>>()? })
+        let values: HashMap<&str, &str> = written
+            .iter()
+            .map(|(key, value)| (&**key, &**value))
+            .collect();
+        let lookup = Lookup {
+            values: &values,
+            env: &env,
+            steps: Cell::new(0),
+        };
+        let expand = |(key, value): &(String, String)| {
+            Ok((key.clone(), lookup.expand(key, value, &mut Vec::new())?))
+        };
+        Ok(Self {
+            entries: written.iter().map(expand).collect::<Result<_, _>>()?,
+        })
     }
 
     /// The value of a key: the last one, if it stands there more than once.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.entries.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.entries
+            .iter()
+            .rev()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The keys, in the order of the file.
@@ -98,7 +120,14 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(text: &'a str) -> Self {
         // Some editors begin a file with a byte order mark.
-        Self { chars: text.strip_prefix('\u{feff}').unwrap_or(text).chars().peekable(), line: 1 }
+        Self {
+            chars: text
+                .strip_prefix('\u{feff}')
+                .unwrap_or(text)
+                .chars()
+                .peekable(),
+            line: 1,
+        }
     }
 
     fn entries(mut self) -> Result<Vec<(String, String)>, PropertiesError> {
@@ -214,7 +243,10 @@ impl<'a> Reader<'a> {
     fn hexadecimal(&mut self) -> Result<u32, PropertiesError> {
         let mut code = 0;
         for _ in 0..4 {
-            let digit = self.chars.next_if(char::is_ascii_hexdigit).and_then(|c| c.to_digit(16));
+            let digit = self
+                .chars
+                .next_if(char::is_ascii_hexdigit)
+                .and_then(|c| c.to_digit(16));
             code = code * 16 + digit.ok_or(PropertiesError::Unicode(self.line))?;
         }
         Ok(code)
@@ -238,11 +270,18 @@ struct Lookup<'a> {
 
 impl Lookup<'_> {
     /// `key` is whose value it is, for messages; `above` the names that are being expanded.
-    fn expand(&self, key: &str, value: &str, above: &mut Vec<String>) -> Result<String, PropertiesError> {
+    fn expand(
+        &self,
+        key: &str,
+        value: &str,
+        above: &mut Vec<String>,
+    ) -> Result<String, PropertiesError> {
         let mut out = String::new();
         let mut rest = value;
         while let Some((before, after)) = rest.split_once("${") {
-            let (name, after) = after.split_once('}').ok_or_else(|| PropertiesError::Unclosed(key.to_owned()))?;
+            let (name, after) = after
+                .split_once('}')
+                .ok_or_else(|| PropertiesError::Unclosed(key.to_owned()))?;
             if above.iter().any(|known| known == name) || name == key {
                 return Err(PropertiesError::Circular(key.to_owned(), name.to_owned()));
             }
@@ -284,7 +323,10 @@ mod tests {
         let cases: &[(&str, &[(&str, &str)])] = &[
             ("", &[]),
             ("a=b", &[("a", "b")]),
-            ("a = b\nc: d\r\ne f\rg", &[("a", "b"), ("c", "d"), ("e", "f"), ("g", "")]),
+            (
+                "a = b\nc: d\r\ne f\rg",
+                &[("a", "b"), ("c", "d"), ("e", "f"), ("g", "")],
+            ),
             ("  a  =  b  ", &[("a", "b  ")]),
             ("# a = b\n! c\n  # d\n#", &[]),
             ("a = b # c", &[("a", "b # c")]),
@@ -295,33 +337,63 @@ mod tests {
             ("a = b\\\n\nc = d", &[("a", "b"), ("c", "d")]),
             ("a\\ b\\:\\= = \\  c", &[("a b:=", "  c")]),
             ("a = \\n\\t\\r\\f\\\\\\q", &[("a", "\n\t\r\u{c}\\q")]),
-            ("a = \\u00e9\\uD83D\\ude00\\ud83dx", &[("a", "\u{e9}\u{1f600}\u{fffd}x")]),
+            (
+                "a = \\u00e9\\uD83D\\ude00\\ud83dx",
+                &[("a", "\u{e9}\u{1f600}\u{fffd}x")],
+            ),
             ("\u{feff}a = b", &[("a", "b")]),
             ("a = 1\na = 2", &[("a", "1"), ("a", "2")]),
         ];
         for (text, expected) in cases {
-            let expected: Vec<_> = expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect();
             assert_eq!(read(text).as_ref(), Ok(&expected), "{text:?}");
         }
-        assert_eq!(Properties::parse("a=1\na=2", |_| None).unwrap().get("a"), Some("2"));
+        assert_eq!(
+            Properties::parse("a=1\na=2", |_| None).unwrap().get("a"),
+            Some("2")
+        );
     }
 
     #[test]
     fn names_are_expanded() {
         let get = |text: &str| read(text).map(|entries| entries[0].1.clone());
-        assert_eq!(get("a = <${b}${c}>\nb = 1${c}\nc = 2"), Ok("<122>".to_owned()));
-        assert_eq!(get("a = ${HOME}/x-${none}-{{clean .Exec}}$b"), Ok("/root/x--{{clean .Exec}}$b".to_owned()));
+        assert_eq!(
+            get("a = <${b}${c}>\nb = 1${c}\nc = 2"),
+            Ok("<122>".to_owned())
+        );
+        assert_eq!(
+            get("a = ${HOME}/x-${none}-{{clean .Exec}}$b"),
+            Ok("/root/x--{{clean .Exec}}$b".to_owned())
+        );
         let key = || "a".to_owned();
         assert_eq!(get("a = ${b"), Err(PropertiesError::Unclosed(key())));
-        assert_eq!(get("a = ${a}"), Err(PropertiesError::Circular(key(), key())));
-        assert_eq!(get("a = ${b}\nb = ${a}"), Err(PropertiesError::Circular(key(), key())));
+        assert_eq!(
+            get("a = ${a}"),
+            Err(PropertiesError::Circular(key(), key()))
+        );
+        assert_eq!(
+            get("a = ${b}\nb = ${a}"),
+            Err(PropertiesError::Circular(key(), key()))
+        );
         let doubling = |last: &str| {
-            (0..40).map(|at| format!("a{at}=${{a{}}}${{a{}}}\n", at + 1, at + 1)).collect::<String>() + "a40=" + last
+            (0..40)
+                .map(|at| format!("a{at}=${{a{}}}${{a{}}}\n", at + 1, at + 1))
+                .collect::<String>()
+                + "a40="
+                + last
         };
         for last in ["", "x"] {
-            assert_eq!(get(&doubling(last)), Err(PropertiesError::TooLarge("a0".to_owned())));
+            assert_eq!(
+                get(&doubling(last)),
+                Err(PropertiesError::TooLarge("a0".to_owned()))
+            );
         }
-        let chain: String = (0..80).map(|at| format!("a{at}=${{a{}}}\n", at + 1)).collect();
+        let chain: String = (0..80)
+            .map(|at| format!("a{at}=${{a{}}}\n", at + 1))
+            .collect();
         assert_eq!(get(&chain), Err(PropertiesError::TooLarge("a0".to_owned())));
     }
 

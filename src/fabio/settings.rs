@@ -59,8 +59,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Puts everything together. Values of environment and file that do not fit are passed over with a warning, as
-    /// Fabio does without one; on the command line they were refused before.
+    /// Puts everything together. Values of environment and file that do not fit are passed over
+    /// with a warning, as Fabio does without one; on the command line they were refused before.
     #[must_use]
     pub fn gather(
         line: &CommandLine,
@@ -68,18 +68,32 @@ impl Settings {
         file: Option<(&str, &Properties)>,
         machine: &Machine,
     ) -> (Self, Vec<Warning>) {
-        let mut settings = Self { defaults: machine.defaults(), ..Self::default() };
+        let mut settings = Self {
+            defaults: machine.defaults(),
+            ..Self::default()
+        };
         let mut warnings = Vec::new();
-        let env: HashMap<String, (&str, &str)> =
-            env.iter().map(|(name, value)| (name.to_ascii_uppercase(), (&**name, &**value))).collect();
+        let env: HashMap<String, (&str, &str)> = env
+            .iter()
+            .map(|(name, value)| (name.to_ascii_uppercase(), (&**name, &**value)))
+            .collect();
         for key in keys::all() {
-            let flag = line.settings.iter().rev().find(|(name, _)| *name == key.name);
+            let flag = line
+                .settings
+                .iter()
+                .rev()
+                .find(|(name, _)| *name == key.name);
             let variable = key.name.replace('.', "_").to_ascii_uppercase();
             let (text, origin) = if let Some((_, text)) = flag {
                 (text.as_str(), Origin::Flag)
-            } else if let Some((name, text)) = env.get(&format!("FABIO_{variable}")).or_else(|| env.get(&variable)) {
+            } else if let Some((name, text)) = env
+                .get(&format!("FABIO_{variable}"))
+                .or_else(|| env.get(&variable))
+            {
                 (*text, Origin::Env((*name).to_owned()))
-            } else if let Some((name, text)) = file.and_then(|(name, file)| Some((name, file.get(key.name)?))) {
+            } else if let Some((name, text)) =
+                file.and_then(|(name, file)| Some((name, file.get(key.name)?)))
+            {
                 (text, Origin::File(name.to_owned()))
             } else {
                 continue;
@@ -87,8 +101,15 @@ impl Settings {
             match value::check(key.kind, text) {
                 Ok(()) => drop(settings.given.insert(key.name, (text.to_owned(), origin))),
                 Err(problem) => {
-                    let text = format!("{text:?} {problem}; the default ({}) is used", settings.default_of(key));
-                    warnings.push(Warning { key: key.name.to_owned(), origin: Some(origin), text });
+                    let text = format!(
+                        "{text:?} {problem}; the default ({}) is used",
+                        settings.default_of(key)
+                    );
+                    warnings.push(Warning {
+                        key: key.name.to_owned(),
+                        origin: Some(origin),
+                        text,
+                    });
                 }
             }
         }
@@ -102,7 +123,9 @@ impl Settings {
         // Unless it is given, the router registers under the address of its admin listener.
         let admin = settings.text("ui.addr");
         let admin = admin.split(';').next().unwrap_or_default().to_owned();
-        settings.defaults.insert("registry.consul.register.addr", admin);
+        settings
+            .defaults
+            .insert("registry.consul.register.addr", admin);
         (settings, warnings)
     }
 
@@ -119,7 +142,9 @@ impl Settings {
     /// The default on this machine.
     #[must_use]
     pub fn default_of(&self, key: &Key) -> &str {
-        self.defaults.get(key.name).map_or(key.default, String::as_str)
+        self.defaults
+            .get(key.name)
+            .map_or(key.default, String::as_str)
     }
 
     /// Where the value was given; none: it is the default.
@@ -128,7 +153,8 @@ impl Settings {
         self.given.get(name).map(|(_, origin)| origin)
     }
 
-    /// Whether the value in force is another than the default. Spelling makes no difference: `0` and `0s` are one.
+    /// Whether the value in force is another than the default. Spelling makes no difference: `0`
+    /// and `0s` are one.
     #[must_use]
     pub fn differs(&self, key: &Key) -> bool {
         let (text, default) = (self.text(key.name), self.default_of(key));
@@ -171,16 +197,24 @@ impl Settings {
     }
 }
 
-/// Keys of the file that Fabio passes over in silence, each once; those of its old versions stay unmentioned.
+/// Keys of the file that Fabio passes over in silence, each once; those of its old versions stay
+/// unmentioned.
 fn unknown(file: &Properties) -> impl Iterator<Item = (&str, String)> {
-    let mut names: Vec<&str> =
-        file.keys().filter(|name| keys::find(name).is_none() && !keys::is_of_old(name)).collect();
+    let mut names: Vec<&str> = file
+        .keys()
+        .filter(|name| keys::find(name).is_none() && !keys::is_of_old(name))
+        .collect();
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| {
         let twin = keys::all().find(|key| key.name.eq_ignore_ascii_case(name));
-        let advice = twin.map(|key| format!("; {} is one", key.name)).unwrap_or_default();
-        (name, format!("is no key of Fabio, and has no effect there either{advice}"))
+        let advice = twin
+            .map(|key| format!("; {} is one", key.name))
+            .unwrap_or_default();
+        (
+            name,
+            format!("is no key of Fabio, and has no effect there either{advice}"),
+        )
     })
 }
 
@@ -189,7 +223,13 @@ fn unknown(file: &Properties) -> impl Iterator<Item = (&str, String)> {
 pub fn defaults_file(machine: &Machine) -> String {
     let (settings, _) = Settings::gather(&CommandLine::default(), &[], None, machine);
     keys::all()
-        .map(|key| format!("# {}\n{}\n", key.doc, super::properties::entry(key.name, settings.default_of(key))))
+        .map(|key| {
+            format!(
+                "# {}\n{}\n",
+                key.doc,
+                super::properties::entry(key.name, settings.default_of(key))
+            )
+        })
         .collect()
 }
 
@@ -199,25 +239,48 @@ mod tests {
 
     fn gather(args: &[&str], env: &[(&str, &str)], file: &str) -> (Settings, Vec<String>) {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let env: Vec<_> = env.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let env: Vec<_> = env
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+            .collect();
         let file = Properties::parse(file, |_| None).unwrap();
         let line = super::super::flags::parse(&args).unwrap();
-        let (settings, warnings) = Settings::gather(&line, &env, Some(("f", &file)), &Machine::bare());
+        let (settings, warnings) =
+            Settings::gather(&line, &env, Some(("f", &file)), &Machine::bare());
         (settings, warnings.iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn flag_then_environment_then_file_then_default() {
-        let env = [("FABIO_PROXY_MATCHER", "iprefix"), ("proxy_matcher", "glob"), ("PROXY_STRATEGY", "rr")];
+        let env = [
+            ("FABIO_PROXY_MATCHER", "iprefix"),
+            ("proxy_matcher", "glob"),
+            ("PROXY_STRATEGY", "rr"),
+        ];
         let file = "proxy.matcher = x\nproxy.strategy = x\nproxy.maxconn = 7\nproxy.addr = :1";
         let (settings, warnings) = gather(&["-proxy.addr", ":2", "-proxy.addr", ":3"], &env, file);
-        let texts =
-            ["proxy.addr", "proxy.matcher", "proxy.strategy", "proxy.noroutestatus"].map(|key| settings.text(key));
+        let texts = [
+            "proxy.addr",
+            "proxy.matcher",
+            "proxy.strategy",
+            "proxy.noroutestatus",
+        ]
+        .map(|key| settings.text(key));
         assert_eq!((texts, warnings), ([":3", "iprefix", "rr", "404"], vec![]));
         assert_eq!(settings.number("proxy.maxconn"), 7);
-        let origins = ["proxy.addr", "proxy.matcher", "proxy.maxconn", "proxy.noroutestatus"]
-            .map(|key| settings.origin(key).map(ToString::to_string));
-        let expected = [Some("command line"), Some("environment FABIO_PROXY_MATCHER"), Some("f"), None];
+        let origins = [
+            "proxy.addr",
+            "proxy.matcher",
+            "proxy.maxconn",
+            "proxy.noroutestatus",
+        ]
+        .map(|key| settings.origin(key).map(ToString::to_string));
+        let expected = [
+            Some("command line"),
+            Some("environment FABIO_PROXY_MATCHER"),
+            Some("f"),
+            None,
+        ];
         assert_eq!(origins, expected.map(|text| text.map(str::to_owned)));
     }
 
@@ -241,7 +304,10 @@ mod tests {
     fn the_defaults_are_a_file() {
         let file = defaults_file(&Machine::bare());
         let (settings, warnings) = gather(&[], &[], &file);
-        assert_eq!((settings.given().count(), warnings), (keys::all().count(), vec![]));
+        assert_eq!(
+            (settings.given().count(), warnings),
+            (keys::all().count(), vec![])
+        );
         assert!(keys::all().all(|key| !settings.differs(key)));
     }
 

@@ -1,7 +1,8 @@
-//! Two routing tables side by side, as `/api/routes` tells them: Fabio's, and ours made from the same settings.
+//! Two routing tables side by side, as `/api/routes` tells them: Fabio's, and ours made from the
+//! same settings.
 //!
-//! Pure. A target is the same in both when service, place, destination, options and tags are; then its share is
-//! compared too. The order of targets and of options is no difference.
+//! Pure. A target is the same in both when service, place, destination, options and tags are; then
+//! its share is compared too. The order of targets and of options is no difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,19 +54,26 @@ impl Comparison {
     }
 }
 
-/// Compares two answers of `/api/routes`. `left_out`: what ours has reasons to leave out; differences that come from there
-/// say so.
+/// Compares two answers of `/api/routes`. `left_out`: what ours has reasons to leave out;
+/// differences that come from there say so.
 ///
 /// # Errors
 /// One of them is no such answer.
-pub fn compare(fabio: &str, ours: &str, left_out: &[LeftOut]) -> Result<Comparison, serde_json::Error> {
+pub fn compare(
+    fabio: &str,
+    ours: &str,
+    left_out: &[LeftOut],
+) -> Result<Comparison, serde_json::Error> {
     let (mut fabio, mut ours) = (rows(fabio)?, rows(ours)?);
     let causes = Causes::new(fabio.keys().filter(|key| !ours.contains_key(key)), left_out);
     let mut comparison = Comparison::default();
     let mut lines: Vec<(String, String)> = Vec::new();
     let all: BTreeSet<Key> = fabio.keys().chain(ours.keys()).cloned().collect();
     for key in all {
-        let (theirs, own) = (fabio.remove(&key).unwrap_or_default(), ours.remove(&key).unwrap_or_default());
+        let (theirs, own) = (
+            fabio.remove(&key).unwrap_or_default(),
+            ours.remove(&key).unwrap_or_default(),
+        );
         for at in 0..theirs.len().max(own.len()) {
             let line = match (theirs.get(at), own.get(at)) {
                 (Some(theirs), Some(own)) if (theirs - own).abs() < SHARE_ERROR => {
@@ -74,9 +82,14 @@ pub fn compare(fabio: &str, ours: &str, left_out: &[LeftOut]) -> Result<Comparis
                 }
                 (Some(theirs), Some(own)) => {
                     let cause = causes.of_share(&key);
-                    format!("share {theirs:.4} in Fabio, {own:.4} in lb: {}{cause}", key.command())
+                    format!(
+                        "share {theirs:.4} in Fabio, {own:.4} in lb: {}{cause}",
+                        key.command()
+                    )
                 }
-                (Some(_), None) => format!("only in Fabio: {}{}", key.command(), causes.of_target(&key)),
+                (Some(_), None) => {
+                    format!("only in Fabio: {}{}", key.command(), causes.of_target(&key))
+                }
                 _ => format!("only in lb: {}", key.command()),
             };
             lines.push((key.src.clone(), line));
@@ -87,7 +100,8 @@ pub fn compare(fabio: &str, ours: &str, left_out: &[LeftOut]) -> Result<Comparis
     Ok(comparison)
 }
 
-/// Why targets are in Fabio's table alone, and why shares of others differ: as text to put behind a line.
+/// Why targets are in Fabio's table alone, and why shares of others differ: as text to put behind a
+/// line.
 #[derive(Default)]
 struct Causes {
     targets: BTreeMap<Key, String>,
@@ -99,10 +113,16 @@ impl Causes {
     fn new<'a>(only_fabios: impl Iterator<Item = &'a Key>, left_out: &[LeftOut]) -> Self {
         let mut causes = Self::default();
         for key in only_fabios {
-            let is_it = |out: &&LeftOut| out.service == key.service && out.address == address(&key.dst);
-            let Some(LeftOut { reason, never, .. }) = left_out.iter().find(is_it) else { continue };
-            let text =
-                if *never { format!(" (lb is right: {reason})") } else { format!(" (left out by lb: {reason})") };
+            let is_it =
+                |out: &&LeftOut| out.service == key.service && out.address == address(&key.dst);
+            let Some(LeftOut { reason, never, .. }) = left_out.iter().find(is_it) else {
+                continue;
+            };
+            let text = if *never {
+                format!(" (lb is right: {reason})")
+            } else {
+                format!(" (left out by lb: {reason})")
+            };
             causes.targets.insert(key.clone(), printable(&text));
             if *never {
                 causes.places.insert(key.src.clone());
@@ -116,18 +136,27 @@ impl Causes {
     }
 
     fn of_share(&self, key: &Key) -> &'static str {
-        if self.places.contains(&key.src) { " (lb is right: some of Fabio's targets here cannot serve)" } else { "" }
+        if self.places.contains(&key.src) {
+            " (lb is right: some of Fabio's targets here cannot serve)"
+        } else {
+            ""
+        }
     }
 }
 
 /// `address:port` of a destination.
 fn address(destination: &str) -> &str {
-    destination.split_once("://").map_or(destination, |(_, rest)| rest).trim_end_matches('/')
+    destination
+        .split_once("://")
+        .map_or(destination, |(_, rest)| rest)
+        .trim_end_matches('/')
 }
 
 /// On one line whatever stands in it.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// What makes a target that target.
@@ -153,7 +182,8 @@ impl Key {
     }
 }
 
-/// Shares by target, the larger first where one stands there twice. Fabio writes `null` for an empty table.
+/// Shares by target, the larger first where one stands there twice. Fabio writes `null` for an
+/// empty table.
 fn rows(json: &str) -> Result<BTreeMap<Key, Vec<f64>>, serde_json::Error> {
     let rows: Option<Vec<Row>> = serde_json::from_str(json)?;
     let mut shares: BTreeMap<Key, Vec<f64>> = BTreeMap::new();
@@ -161,10 +191,18 @@ fn rows(json: &str) -> Result<BTreeMap<Key, Vec<f64>>, serde_json::Error> {
         let mut opts: Vec<String> = row.opts.split_whitespace().map(str::to_owned).collect();
         opts.sort_unstable();
         let tags = row.tags.unwrap_or_default();
-        let key = Key { src: row.src, service: row.service, dst: row.dst, tags, opts };
+        let key = Key {
+            src: row.src,
+            service: row.service,
+            dst: row.dst,
+            tags,
+            opts,
+        };
         shares.entry(key).or_default().push(row.weight);
     }
-    shares.values_mut().for_each(|shares| shares.sort_by(|a, b| b.total_cmp(a)));
+    shares
+        .values_mut()
+        .for_each(|shares| shares.sort_by(|a, b| b.total_cmp(a)));
     Ok(shares)
 }
 
@@ -184,16 +222,34 @@ mod tests {
 
     #[test]
     fn order_says_nothing() {
-        let fabio = list(&[row("a/", "http://1/", "x=1 strip=/a", 0.5), row("a/", "http://2/", "", 0.5)]);
-        let ours = list(&[row("a/", "http://2/", "", 0.50001), row("a/", "http://1/", "strip=/a x=1", 0.49999)]);
-        assert_eq!(compare(&fabio, &ours, &[]).unwrap(), Comparison { same: 2, differences: Vec::new() });
+        let fabio = list(&[
+            row("a/", "http://1/", "x=1 strip=/a", 0.5),
+            row("a/", "http://2/", "", 0.5),
+        ]);
+        let ours = list(&[
+            row("a/", "http://2/", "", 0.50001),
+            row("a/", "http://1/", "strip=/a x=1", 0.49999),
+        ]);
+        assert_eq!(
+            compare(&fabio, &ours, &[]).unwrap(),
+            Comparison {
+                same: 2,
+                differences: Vec::new()
+            }
+        );
         assert!(compare("null", "[]", &[]).unwrap().is_equal());
     }
 
     #[test]
     fn every_kind_of_difference_is_told() {
-        let fabio = list(&[row("a/", "http://1/", "", 0.25), row("b/", "http://2/", "k=v", 1.0)]);
-        let ours = list(&[row("a/", "http://1/", "", 1.0), row("b/", "http://2/", "", 1.0)]);
+        let fabio = list(&[
+            row("a/", "http://1/", "", 0.25),
+            row("b/", "http://2/", "k=v", 1.0),
+        ]);
+        let ours = list(&[
+            row("a/", "http://1/", "", 1.0),
+            row("b/", "http://2/", "", 1.0),
+        ]);
         let comparison = compare(&fabio, &ours, &[]).unwrap();
         assert_eq!(
             comparison.differences,
@@ -242,7 +298,10 @@ mod tests {
 
     #[test]
     fn twice_the_same_target_is_counted() {
-        let twice = list(&[row("a/", "http://1/", "", 0.5), row("a/", "http://1/", "", 0.5)]);
+        let twice = list(&[
+            row("a/", "http://1/", "", 0.5),
+            row("a/", "http://1/", "", 0.5),
+        ]);
         let once = list(&[row("a/", "http://1/", "", 1.0)]);
         assert_eq!(compare(&twice, &once, &[]).unwrap().differences.len(), 2);
     }

@@ -1,8 +1,8 @@
 //! From Fabio's settings to a configuration of `lb`.
 //!
-//! The result is TOML text that gives the same behaviour under `lb run`: what the user set, and every default of Fabio
-//! that is not ours. Where Fabio's own behaviour is listed as a weakness and nobody asked for it (no limit for a slow
-//! request head, no retries), ours stays.
+//! The result is TOML text that gives the same behaviour under `lb run`: what the user set, and
+//! every default of Fabio that is not ours. Where Fabio's own behaviour is listed as a weakness and
+//! nobody asked for it (no limit for a slow request head, no retries), ours stays.
 
 mod admin;
 mod auth;
@@ -33,10 +33,16 @@ pub struct Translation {
 /// Translates.
 ///
 /// # Errors
-/// Everything that Fabio refuses too, and what would be unsafe to leave out; each as a warning would be.
+/// Everything that Fabio refuses too, and what would be unsafe to leave out; each as a warning
+/// would be.
 pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, Vec<Warning>> {
-    let mut translator =
-        Translator { settings, machine, document: Document::default(), warnings: Vec::new(), refusals: Vec::new() };
+    let mut translator = Translator {
+        settings,
+        machine,
+        document: Document::default(),
+        warnings: Vec::new(),
+        refusals: Vec::new(),
+    };
     translator.document.note(
         "What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.\n\
          Behind each line stands the key of Fabio that it comes from.",
@@ -53,15 +59,25 @@ pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, 
     translator.notes();
     let toml = translator.document.render();
     match load(&toml, machine) {
-        Ok(_) => Ok(Translation { toml, warnings: translator.warnings }),
-        Err(mistakes) => Err(mistakes.0.iter().map(|mistake| in_fabios_words(mistake, &toml, settings)).collect()),
+        Ok(_) => Ok(Translation {
+            toml,
+            warnings: translator.warnings,
+        }),
+        Err(mistakes) => Err(mistakes
+            .0
+            .iter()
+            .map(|mistake| in_fabios_words(mistake, &toml, settings))
+            .collect()),
     }
 }
 
 /// The configuration that the text is.
 fn load(toml: &str, machine: &Machine) -> Result<Loaded, Mistakes> {
     let file = Some((machine.folder.join("fabio.toml"), toml.to_owned()));
-    config::load(&Inputs { file, ..Inputs::default() })
+    config::load(&Inputs {
+        file,
+        ..Inputs::default()
+    })
 }
 
 /// What our configuration does not take, said of the key of Fabio that stands behind the line.
@@ -76,8 +92,15 @@ fn in_fabios_words(mistake: &Mistake, toml: &str, settings: &Settings) -> Warnin
         Some(key) => (key.name, settings.origin(key.name).cloned()),
         None => (&*mistake.key, None),
     };
-    let text = format!("lb's {} {}; {}", mistake.key, mistake.problem, mistake.advice);
-    Warning { key: key.to_owned(), origin, text }
+    let text = format!(
+        "lb's {} {}; {}",
+        mistake.key, mistake.problem, mistake.advice
+    );
+    Warning {
+        key: key.to_owned(),
+        origin,
+        text,
+    }
 }
 
 struct Translator<'a> {
@@ -90,13 +113,20 @@ struct Translator<'a> {
 
 impl Translator<'_> {
     fn about(&self, key: &str, text: String) -> Warning {
-        Warning { key: key.to_owned(), origin: self.settings.origin(key).cloned(), text }
+        Warning {
+            key: key.to_owned(),
+            origin: self.settings.origin(key).cloned(),
+            text,
+        }
     }
 
     /// Warnings are comments too, whoever gave the value: they hold wherever the file goes.
     fn notes(&mut self) {
-        let mut notes: Vec<String> =
-            self.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.text)).collect();
+        let mut notes: Vec<String> = self
+            .warnings
+            .iter()
+            .map(|warning| format!("{}: {}", warning.key, warning.text))
+            .collect();
         notes.sort_unstable();
         if !notes.is_empty() {
             self.document.note("");
@@ -128,7 +158,11 @@ impl Translator<'_> {
         let (min, max) = bounds(ours).unwrap_or((Duration::ZERO, Duration::MAX));
         let within = time.clamp(min, max);
         if within != time {
-            let text = format!("{} is taken as {}", format_duration(time), format_duration(within));
+            let text = format!(
+                "{} is taken as {}",
+                format_duration(time),
+                format_duration(within)
+            );
             self.warn(key, text);
         }
         self.document.set(ours, Value::Time(within), key);
@@ -137,7 +171,10 @@ impl Translator<'_> {
     /// A duration whose zero means "no limit": the longest that our key takes.
     fn set_limit(&mut self, ours: &str, time: Duration, key: &str) {
         match (time.is_zero(), bounds(ours)) {
-            (true, Some((_, max))) => self.document.set(ours, Value::Time(max), &format!("{key}: no limit")),
+            (true, Some((_, max))) => {
+                self.document
+                    .set(ours, Value::Time(max), &format!("{key}: no limit"))
+            }
             _ => self.set_time(ours, time, key),
         }
     }
@@ -173,11 +210,18 @@ mod tests {
     fn settings(args: &[&str], file: &str) -> Settings {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let file = Properties::parse(file, |_| None).unwrap();
-        Settings::gather(&flags::parse(&args).unwrap(), &[], Some(("f", &file)), &Machine::bare()).0
+        Settings::gather(
+            &flags::parse(&args).unwrap(),
+            &[],
+            Some(("f", &file)),
+            &Machine::bare(),
+        )
+        .0
     }
 
     fn translated(args: &[&str]) -> Translation {
-        translate(&settings(args, ""), &Machine::bare()).unwrap_or_else(|refusals| panic!("{args:?}: {refusals:?}"))
+        translate(&settings(args, ""), &Machine::bare())
+            .unwrap_or_else(|refusals| panic!("{args:?}: {refusals:?}"))
     }
 
     fn load(toml: &str) -> Result<Config, Mistakes> {
@@ -192,17 +236,25 @@ mod tests {
     fn warnings(args: &[&str]) -> Vec<String> {
         let without = translated(&[]).warnings;
         let warnings = translated(args).warnings;
-        warnings.iter().filter(|warning| !without.contains(warning)).map(ToString::to_string).collect()
+        warnings
+            .iter()
+            .filter(|warning| !without.contains(warning))
+            .map(ToString::to_string)
+            .collect()
     }
 
     fn refusals(args: &[&str]) -> String {
         match translate(&settings(args, ""), &Machine::bare()) {
             Ok(translation) => panic!("{args:?}\n{}", translation.toml),
-            Err(refusals) => refusals.iter().map(|refusal| format!("{refusal}\n")).collect(),
+            Err(refusals) => refusals
+                .iter()
+                .map(|refusal| format!("{refusal}\n"))
+                .collect(),
         }
     }
 
-    /// Whether `args` make no difference but for the change that is made to the configuration of none.
+    /// Whether `args` make no difference but for the change that is made to the configuration of
+    /// none.
     fn changes(args: &[&str], change: impl Fn(&mut Config)) {
         let mut expected = config(&[]);
         change(&mut expected);
@@ -283,10 +335,14 @@ access_tcp = false # Fabio's access log knows requests alone
         let file = Properties::parse(&defaults_file(&machine), |_| None).unwrap();
         let line = flags::CommandLine::default();
         let (all, complaints) = Settings::gather(&line, &[], Some(("f", &file)), &machine);
-        assert_eq!((all.given().count(), complaints), (keys::all().count(), vec![]));
+        assert_eq!(
+            (all.given().count(), complaints),
+            (keys::all().count(), vec![])
+        );
         // The one default that has to be said aloud.
         let home = "home = \"routes\"";
-        let mut expected: String = NOTHING_SET.replace(home, &format!("writable = true # ui.access\n{home}"));
+        let mut expected: String =
+            NOTHING_SET.replace(home, &format!("writable = true # ui.access\n{home}"));
         expected = expected
             .lines()
             .filter(|line| !line.starts_with("# ui.access") && *line != "#")
@@ -297,33 +353,76 @@ access_tcp = false # Fabio's access log knows requests alone
 
     #[test]
     fn keys_that_are_carried_out() {
-        changes(&["-proxy.strategy", "rr"], |config| config.proxy.strategy = "rr".parse().unwrap());
-        changes(&["-proxy.matcher", "glob"], |config| config.proxy.matcher = crate::table::Matcher::Glob);
-        changes(&["-proxy.noroutestatus", "503"], |config| config.proxy.no_route_status = 503);
-        changes(&["-proxy.shutdownwait", "1m"], |config| config.drain.timeout = seconds(60));
-        changes(&["-proxy.deregistergraceperiod", "3s"], |config| config.drain.grace = seconds(3));
-        changes(&["-proxy.dialtimeout", "1.5s"], |config| config.proxy.connect_timeout = Duration::from_millis(1500));
-        changes(&["-proxy.dialtimeout", "0"], |config| config.proxy.connect_timeout = seconds(3600));
-        changes(&["-proxy.responseheadertimeout", "9s"], |config| config.proxy.response_timeout = seconds(9));
-        changes(&["-proxy.writetimeout", "9s"], |config| config.proxy.request_timeout = seconds(9));
-        changes(&["-proxy.idleconntimeout", "1h"], |config| config.proxy.upstream_idle_timeout = seconds(3600));
-        changes(&["-proxy.keepalivetimeout", "7s"], |config| config.proxy.keepalive = seconds(7));
-        changes(&["-proxy.keepalivetimeout", "-1s"], |config| config.proxy.keepalive = seconds(0));
-        changes(&["-proxy.maxconn", "5"], |config| config.proxy.upstream_max_idle = 5);
-        changes(&["-proxy.maxconn", "0"], |config| config.proxy.upstream_max_idle = 2);
-        changes(&["-proxy.maxconn", "-1"], |config| config.proxy.upstream_max_idle = 0);
-        changes(&["-runtime.gomaxprocs", "3"], |config| config.proxy.workers = 3);
-        changes(&["-proxy.localip", "10.0.0.1"], |config| config.proxy.local_ip = Some("10.0.0.1".to_owned()));
-        changes(&["-proxy.header.clientip", "X-C"], |config| config.proxy.client_ip_header = "X-C".parse().ok());
+        changes(&["-proxy.strategy", "rr"], |config| {
+            config.proxy.strategy = "rr".parse().unwrap()
+        });
+        changes(&["-proxy.matcher", "glob"], |config| {
+            config.proxy.matcher = crate::table::Matcher::Glob
+        });
+        changes(&["-proxy.noroutestatus", "503"], |config| {
+            config.proxy.no_route_status = 503
+        });
+        changes(&["-proxy.shutdownwait", "1m"], |config| {
+            config.drain.timeout = seconds(60)
+        });
+        changes(&["-proxy.deregistergraceperiod", "3s"], |config| {
+            config.drain.grace = seconds(3)
+        });
+        changes(&["-proxy.dialtimeout", "1.5s"], |config| {
+            config.proxy.connect_timeout = Duration::from_millis(1500)
+        });
+        changes(&["-proxy.dialtimeout", "0"], |config| {
+            config.proxy.connect_timeout = seconds(3600)
+        });
+        changes(&["-proxy.responseheadertimeout", "9s"], |config| {
+            config.proxy.response_timeout = seconds(9)
+        });
+        changes(&["-proxy.writetimeout", "9s"], |config| {
+            config.proxy.request_timeout = seconds(9)
+        });
+        changes(&["-proxy.idleconntimeout", "1h"], |config| {
+            config.proxy.upstream_idle_timeout = seconds(3600)
+        });
+        changes(&["-proxy.keepalivetimeout", "7s"], |config| {
+            config.proxy.keepalive = seconds(7)
+        });
+        changes(&["-proxy.keepalivetimeout", "-1s"], |config| {
+            config.proxy.keepalive = seconds(0)
+        });
+        changes(&["-proxy.maxconn", "5"], |config| {
+            config.proxy.upstream_max_idle = 5
+        });
+        changes(&["-proxy.maxconn", "0"], |config| {
+            config.proxy.upstream_max_idle = 2
+        });
+        changes(&["-proxy.maxconn", "-1"], |config| {
+            config.proxy.upstream_max_idle = 0
+        });
+        changes(&["-runtime.gomaxprocs", "3"], |config| {
+            config.proxy.workers = 3
+        });
+        changes(&["-proxy.localip", "10.0.0.1"], |config| {
+            config.proxy.local_ip = Some("10.0.0.1".to_owned())
+        });
+        changes(&["-proxy.header.clientip", "X-C"], |config| {
+            config.proxy.client_ip_header = "X-C".parse().ok()
+        });
         changes(&["-proxy.header.clientip", "X-Forwarded-For"], |_| {});
-        changes(&["-proxy.header.requestid", "X-R"], |config| config.proxy.request_id_header = "X-R".parse().ok());
+        changes(&["-proxy.header.requestid", "X-R"], |config| {
+            config.proxy.request_id_header = "X-R".parse().ok()
+        });
         changes(&["-proxy.header.tls", "X-T"], |config| {
             config.proxy.tls_header = "X-T".parse().ok();
             config.proxy.tls_header_value = String::new();
         });
         changes(&["-proxy.header.tls.value", "on"], |_| {});
         changes(
-            &["-proxy.header.sts.maxage", "60", "-proxy.header.sts.subdomains", "-proxy.header.sts.preload"],
+            &[
+                "-proxy.header.sts.maxage",
+                "60",
+                "-proxy.header.sts.subdomains",
+                "-proxy.header.sts.preload",
+            ],
             |config| {
                 config.proxy.sts_max_age = 60;
                 (config.proxy.sts_subdomains, config.proxy.sts_preload) = (true, true);
@@ -335,22 +434,44 @@ access_tcp = false # Fabio's access log knows requests alone
             compression.algorithms = vec![config::Coding::Gzip];
             compression.min_bytes = 0;
         });
-        changes(&["-log.level", "warn"], |config| config.log.level = "warn".to_owned());
-        changes(&["-log.level", "FATAL"], |config| config.log.level = "error".to_owned());
-        let common = r#"$remote_host - - [$time_common] "$request" $response_status $response_body_size"#;
+        changes(&["-log.level", "warn"], |config| {
+            config.log.level = "warn".to_owned()
+        });
+        changes(&["-log.level", "FATAL"], |config| {
+            config.log.level = "error".to_owned()
+        });
+        let common =
+            r#"$remote_host - - [$time_common] "$request" $response_status $response_body_size"#;
         let combined = format!(r#"{common} "$header.Referer" "$header.User-Agent""#);
-        for (format, ours) in [("common", common), ("combined", &combined), ("$request_uri x", "$request_uri x")] {
-            changes(&["-log.access.target", "stdout", "-log.access.format", format], |config| {
-                config.log.access = config::AccessLog::Custom(config::AccessFormat::parse(ours).unwrap().into());
-            });
+        for (format, ours) in [
+            ("common", common),
+            ("combined", &combined),
+            ("$request_uri x", "$request_uri x"),
+        ] {
+            changes(
+                &["-log.access.target", "stdout", "-log.access.format", format],
+                |config| {
+                    config.log.access = config::AccessLog::Custom(
+                        config::AccessFormat::parse(ours).unwrap().into(),
+                    );
+                },
+            );
         }
         changes(&["-log.access.format", "combined"], |_| {});
-        changes(&["-ui.addr", "127.0.0.1:1"], |config| config.admin.address = "127.0.0.1:1".parse().unwrap());
+        changes(&["-ui.addr", "127.0.0.1:1"], |config| {
+            config.admin.address = "127.0.0.1:1".parse().unwrap()
+        });
         changes(&["-ui.access", "ro"], |_| {});
         changes(&["-ui.access", "rw"], |config| config.admin.writable = true);
-        changes(&["-ui.path", "/lb/"], |config| config.admin.path = "/lb".to_owned());
-        changes(&["-ui.title", "a b"], |config| config.admin.title = "a b".to_owned());
-        changes(&["-ui.color", "blue darken-2"], |config| config.admin.color = Some("blue".to_owned()));
+        changes(&["-ui.path", "/lb/"], |config| {
+            config.admin.path = "/lb".to_owned()
+        });
+        changes(&["-ui.title", "a b"], |config| {
+            config.admin.title = "a b".to_owned()
+        });
+        changes(&["-ui.color", "blue darken-2"], |config| {
+            config.admin.color = Some("blue".to_owned())
+        });
         let links = [
             "-ui.routingtable.source.linkenabled",
             "-ui.routingtable.source.newtab=false",
@@ -376,52 +497,128 @@ access_tcp = false # Fabio's access log knows requests alone
         let address = |text: &str| consul(&["-registry.consul.addr", text]).addresses;
         assert_eq!(address("10.0.0.1:8500"), ["http://10.0.0.1:8500"]);
         assert_eq!(address("HTTPS://h:8501/x"), ["https://h:8501"]);
-        assert_eq!(address("unix:///run/consul.sock"), ["unix:///run/consul.sock"]);
+        assert_eq!(
+            address("unix:///run/consul.sock"),
+            ["unix:///run/consul.sock"]
+        );
         let tls = |address: &str| {
-            let [cert, key] = ["-registry.consul.tls.certfile", "-registry.consul.tls.keyfile"];
-            consul(&["-registry.consul.addr", address, cert, "c.pem", key, "/k.pem"]).cert_file
+            let [cert, key] = [
+                "-registry.consul.tls.certfile",
+                "-registry.consul.tls.keyfile",
+            ];
+            consul(&[
+                "-registry.consul.addr",
+                address,
+                cert,
+                "c.pem",
+                key,
+                "/k.pem",
+            ])
+            .cert_file
         };
         assert_eq!(tls("https://h:1"), Some("/srv/c.pem".into()));
         assert_eq!(tls("h:1"), None);
         assert_eq!(warnings(&["-registry.consul.tls.cafile", "x"]).len(), 1);
-        let found = consul(&["-registry.consul.token", "t", "-registry.consul.tagprefix", "p-"]);
-        assert_eq!((found.token.as_deref(), &*found.tag_prefix), (Some("t"), "p-"));
+        let found = consul(&[
+            "-registry.consul.token",
+            "t",
+            "-registry.consul.tagprefix",
+            "p-",
+        ]);
+        assert_eq!(
+            (found.token.as_deref(), &*found.tag_prefix),
+            (Some("t"), "p-")
+        );
         let status = "-registry.consul.service.status";
         assert_eq!(consul(&[status, "passing, warning"]).accept_status.len(), 2);
         assert_eq!(warnings(&[status, "passing,critical"]).len(), 0);
-        assert_eq!(consul(&[status, "critical"]).accept_status, [crate::catalog::CheckStatus::Critical]);
+        assert_eq!(
+            consul(&[status, "critical"]).accept_status,
+            [crate::catalog::CheckStatus::Critical]
+        );
         assert_eq!(warnings(&[status, "passing,Passing"]).len(), 1);
         assert!(refusals(&[status, "fine"]).contains("none of passing, warning and critical"));
         assert!(consul(&["-registry.consul.checksRequired", "all"]).checks_required_all);
-        let stale = ["-registry.consul.requireConsistent=false", "-registry.consul.allowStale"];
+        let stale = [
+            "-registry.consul.requireConsistent=false",
+            "-registry.consul.allowStale",
+        ];
         assert!(consul(&stale).stale && !consul(&stale[..1]).stale);
         for backend in ["consul", "static"] {
             let args = ["-registry.backend", backend, stale[1]];
-            assert!(refusals(&args).contains("cannot be true together"), "{backend}");
+            assert!(
+                refusals(&args).contains("cannot be true together"),
+                "{backend}"
+            );
         }
 
         let register = |args: &[&str]| consul(args).register;
-        let address = |text: &str| register(&["-registry.consul.register.addr", text]).address.map(|it| it.to_string());
+        let address = |text: &str| {
+            register(&["-registry.consul.register.addr", text])
+                .address
+                .map(|it| it.to_string())
+        };
         let [loopback, any] = ["127.0.0.1:1", "0.0.0.0:1"].map(|text| Some(text.to_owned()));
-        assert_eq!((address("127.0.0.1:1"), address(":1"), address("name.test:1"), address(":9998")), {
-            (loopback, any.clone(), any, None)
-        });
-        assert_eq!(register(&["-registry.consul.register.addr=", "-ui.addr=127.0.0.1:5"]).address, None);
+        assert_eq!(
+            (
+                address("127.0.0.1:1"),
+                address(":1"),
+                address("name.test:1"),
+                address(":9998")
+            ),
+            { (loopback, any.clone(), any, None) }
+        );
+        assert_eq!(
+            register(&["-registry.consul.register.addr=", "-ui.addr=127.0.0.1:5"]).address,
+            None
+        );
         assert!(refusals(&["-registry.consul.register.addr", "9998"]).contains("is no address"));
-        let off = register(&["-registry.consul.register.enabled=false", "-registry.consul.register.tags", "a, b"]);
-        assert_eq!((off.enabled, off.aliases, off.tags), (false, true, vec!["a".to_owned(), "b".to_owned()]));
-        let [interval, limit] = ["-registry.consul.register.checkInterval", "-registry.consul.register.checkTimeout"];
-        let checks = register(&[interval, "5s", limit, "2s", "-registry.consul.register.checkTLSSkipVerify"]);
-        assert_eq!((checks.check_interval, checks.check_timeout), (seconds(5), seconds(2)));
+        let off = register(&[
+            "-registry.consul.register.enabled=false",
+            "-registry.consul.register.tags",
+            "a, b",
+        ]);
+        assert_eq!(
+            (off.enabled, off.aliases, off.tags),
+            (false, true, vec!["a".to_owned(), "b".to_owned()])
+        );
+        let [interval, limit] = [
+            "-registry.consul.register.checkInterval",
+            "-registry.consul.register.checkTimeout",
+        ];
+        let checks = register(&[
+            interval,
+            "5s",
+            limit,
+            "2s",
+            "-registry.consul.register.checkTLSSkipVerify",
+        ]);
+        assert_eq!(
+            (checks.check_interval, checks.check_timeout),
+            (seconds(5), seconds(2))
+        );
         assert!(checks.check_skip_verify);
 
-        let args = ["-registry.backend", "file", "-registry.file.path", "r", "-registry.file.noroutehtmlpath", "/p"];
+        let args = [
+            "-registry.backend",
+            "file",
+            "-registry.file.path",
+            "r",
+            "-registry.file.noroutehtmlpath",
+            "/p",
+        ];
         let found = config(&args);
-        assert_eq!((found.consul, found.routes_file), (None, Some("/srv/r".into())));
+        assert_eq!(
+            (found.consul, found.routes_file),
+            (None, Some("/srv/r".into()))
+        );
         assert_eq!(found.proxy.no_route_page, Some("/p".into()));
         assert_eq!(translated(&args).warnings, []);
         assert!(refusals(&["-registry.backend", "file"]).contains("needs a file"));
-        assert!(!config(&["-glob.matching.disabled"]).proxy.host_patterns && config(&[]).proxy.host_patterns);
+        assert!(
+            !config(&["-glob.matching.disabled"]).proxy.host_patterns
+                && config(&[]).proxy.host_patterns
+        );
         let fixed = config(&[
             "-registry.backend",
             "static",
@@ -430,16 +627,31 @@ access_tcp = false # Fabio's access log knows requests alone
             "-registry.static.noroutehtml",
             "<p>",
         ]);
-        assert_eq!((fixed.consul, fixed.routes.as_str()), (None, "route add a / http://h:1/"));
+        assert_eq!(
+            (fixed.consul, fixed.routes.as_str()),
+            (None, "route add a / http://h:1/")
+        );
         assert_eq!(fixed.proxy.no_route_html, "<p>");
         assert_eq!(config(&["-registry.backend", "static"]).consul, None);
-        assert!(refusals(&["-registry.backend", "etcd"]).starts_with("registry.backend (command line): "));
+        assert!(
+            refusals(&["-registry.backend", "etcd"])
+                .starts_with("registry.backend (command line): ")
+        );
     }
 
     #[test]
     fn an_endpoint_of_routes() {
         let endpoint = |more: &[&str]| {
-            let args = [&["-registry.backend", "custom", "-registry.custom.host", "h:1"], more].concat();
+            let args = [
+                &[
+                    "-registry.backend",
+                    "custom",
+                    "-registry.custom.host",
+                    "h:1",
+                ],
+                more,
+            ]
+            .concat();
             assert_eq!(translated(&args).warnings, []);
             let found = config(&args);
             assert_eq!(found.consul, None);
@@ -447,7 +659,10 @@ access_tcp = false # Fabio's access log knows requests alone
         };
         let (plain, page) = endpoint(&[]);
         assert_eq!((plain.url.reveal(), &*page), ("https://h:1/", ""));
-        assert_eq!((plain.refresh, plain.timeout, plain.skip_verify), (seconds(10), seconds(5), false));
+        assert_eq!(
+            (plain.refresh, plain.timeout, plain.skip_verify),
+            (seconds(10), seconds(5), false)
+        );
         let (found, page) = endpoint(&[
             "-registry.custom.scheme=http",
             "-registry.custom.path=api/v1/",
@@ -457,12 +672,29 @@ access_tcp = false # Fabio's access log knows requests alone
             "-registry.custom.checkTLSSkipVerify",
             "-registry.custom.noroutehtml=<p>",
         ]);
-        assert_eq!((found.url.reveal(), &*page), ("http://h:1/api/v1/?a=b&c=d", "<p>"));
-        assert_eq!((found.refresh, found.timeout, found.skip_verify), (seconds(3), seconds(3600), true));
+        assert_eq!(
+            (found.url.reveal(), &*page),
+            ("http://h:1/api/v1/?a=b&c=d", "<p>")
+        );
+        assert_eq!(
+            (found.refresh, found.timeout, found.skip_verify),
+            (seconds(3), seconds(3600), true)
+        );
         // A slash too many goes out as Fabio sends it.
-        assert_eq!(endpoint(&["-registry.custom.path=/x"]).0.url.reveal(), "https://h:1//x");
+        assert_eq!(
+            endpoint(&["-registry.custom.path=/x"]).0.url.reveal(),
+            "https://h:1//x"
+        );
         assert!(refusals(&["-registry.backend", "custom"]).contains("needs a host"));
-        assert!(refusals(&["-registry.backend", "custom", "-registry.custom.host", "a b"]).contains("registry.custom"));
+        assert!(
+            refusals(&[
+                "-registry.backend",
+                "custom",
+                "-registry.custom.host",
+                "a b"
+            ])
+            .contains("registry.custom")
+        );
     }
 
     #[test]
@@ -476,7 +708,12 @@ access_tcp = false # Fabio's access log knows requests alone
         let shown: Vec<String> = found
             .listeners
             .iter()
-            .map(|it| format!("{} {:?} {:?} {}", it.address, it.protocol, it.certificates, it.strict_sni))
+            .map(|it| {
+                format!(
+                    "{} {:?} {:?} {}",
+                    it.address, it.protocol, it.certificates, it.strict_sni
+                )
+            })
             .collect();
         let expected = [
             "0.0.0.0:80 Http None false",
@@ -489,10 +726,18 @@ access_tcp = false # Fabio's access log knows requests alone
         assert_eq!(shown, expected);
         assert!(found.listeners[3].proxy_protocol && !found.listeners[0].proxy_protocol);
         assert_eq!(found.listeners[3].proxy_protocol_timeout, seconds(1));
-        assert_eq!(found.certificates.keys().collect::<Vec<_>>(), ["a", "source-1"]);
-        assert_eq!(found.certificates["a"].client_ca_file, Some("/ca.pem".into()));
-        let file =
-            config::CertificateSource::File { cert_file: "/srv/a.pem".into(), key_file: "/srv/a-key.pem".into() };
+        assert_eq!(
+            found.certificates.keys().collect::<Vec<_>>(),
+            ["a", "source-1"]
+        );
+        assert_eq!(
+            found.certificates["a"].client_ca_file,
+            Some("/ca.pem".into())
+        );
+        let file = config::CertificateSource::File {
+            cert_file: "/srv/a.pem".into(),
+            key_file: "/srv/a-key.pem".into(),
+        };
         assert_eq!(found.certificates["a"].source, file);
         assert_eq!(warnings(&args), [""; 0]);
     }
@@ -506,7 +751,12 @@ access_tcp = false # Fabio's access log knows requests alone
              cs=v;type=vault;cert=secret/x;clientca=secret/y;refresh=10ms;vaultfetchtoken=file:tok,\
              cs=p;type=vault-pki;cert=pki/issue/x;{token}"
         );
-        let args = ["-proxy.cs", &cs, "-proxy.addr", ":1;cs=h,:2;cs=c,:3;cs=v,:4;cs=p"];
+        let args = [
+            "-proxy.cs",
+            &cs,
+            "-proxy.addr",
+            ":1;cs=h,:2;cs=c,:3;cs=v,:4;cs=p",
+        ];
         let found = config(&args);
         assert_eq!(warnings(&args), [""; 0]);
         let strict: Vec<bool> = found.listeners.iter().map(|it| it.strict_sni).collect();
@@ -517,9 +767,11 @@ access_tcp = false # Fabio's access log knows requests alone
             matches!(&http.source, config::CertificateSource::Http { url, client_ca_url: Some(_), headers, refresh }
             if url.reveal() == "https://h/list?k=v" && headers.len() == 1 && *refresh == seconds(3))
         );
-        assert!(matches!(&found.certificates["c"].source, config::CertificateSource::Consul { keys, .. }
+        assert!(
+            matches!(&found.certificates["c"].source, config::CertificateSource::Consul { keys, .. }
             if matches!(keys, config::ConsulKeys::At { address, path, token: Some(token) }
-                if address == "http://h:1" && path == "p" && token.reveal() == "T")));
+                if address == "http://h:1" && path == "p" && token.reveal() == "T"))
+        );
         assert!(matches!(&found.certificates["v"].source,
             config::CertificateSource::Vault { kv_path, client_ca_kv_path: Some(_), refresh, token }
             if kv_path == "secret/x" && *refresh == seconds(1)
@@ -528,92 +780,220 @@ access_tcp = false # Fabio's access log knows requests alone
             config::CertificateSource::VaultPki { issue_path, renew_before, token, .. }
             if issue_path == "pki/issue/x" && *renew_before == seconds(3600)
                 && *token == config::TokenPlace::Env("V".to_owned())));
-        let said = refusals(&["-proxy.addr", ":1;cs=a", "-proxy.cs", "cs=a;type=vault;cert=x;vaultfetchtoken=hvs.X"]);
-        assert!(said.contains("neither file:PATH nor env:NAME") && !said.contains("hvs.X"), "{said}");
-        let said = refusals(&["-proxy.addr", ":1;cs=a", "-proxy.cs", "cs=a;type=http;cert=http://h/;hdr=hvs.X"]);
-        assert!(said.contains("is not a header") && !said.contains("hvs.X"), "{said}");
+        let said = refusals(&[
+            "-proxy.addr",
+            ":1;cs=a",
+            "-proxy.cs",
+            "cs=a;type=vault;cert=x;vaultfetchtoken=hvs.X",
+        ]);
+        assert!(
+            said.contains("neither file:PATH nor env:NAME") && !said.contains("hvs.X"),
+            "{said}"
+        );
+        let said = refusals(&[
+            "-proxy.addr",
+            ":1;cs=a",
+            "-proxy.cs",
+            "cs=a;type=http;cert=http://h/;hdr=hvs.X",
+        ]);
+        assert!(
+            said.contains("is not a header") && !said.contains("hvs.X"),
+            "{said}"
+        );
     }
 
     #[test]
     fn timeouts_of_listeners() {
         let timeouts = |args: &[&str]| {
             let found = config(args).proxy;
-            (found.header_timeout.as_secs(), found.body_timeout.as_secs(), found.idle_timeout.as_secs())
+            (
+                found.header_timeout.as_secs(),
+                found.body_timeout.as_secs(),
+                found.idle_timeout.as_secs(),
+            )
         };
         assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s;it=9s"]), (3, 3, 9));
-        assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2;rt=5s", "-proxy.readtimeout", "1s"]), (5, 5, 5));
+        assert_eq!(
+            timeouts(&[
+                "-proxy.addr",
+                ":1;rt=3s,:2;rt=5s",
+                "-proxy.readtimeout",
+                "1s"
+            ]),
+            (5, 5, 5)
+        );
         assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2"]), (10, 3600, 3600));
-        assert_eq!(timeouts(&["-proxy.addr", ":1;rt=3s,:2;proto=tcp"]), (3, 3, 3));
+        assert_eq!(
+            timeouts(&["-proxy.addr", ":1;rt=3s,:2;proto=tcp"]),
+            (3, 3, 3)
+        );
         let own = |args: &[&str]| {
             let limits = config(args).listeners.into_iter();
             let seconds = |time: Option<Duration>| time.map(|time| time.as_secs());
-            limits.map(|it| (seconds(it.header_timeout), seconds(it.idle_timeout))).collect::<Vec<_>>()
+            limits
+                .map(|it| (seconds(it.header_timeout), seconds(it.idle_timeout)))
+                .collect::<Vec<_>>()
         };
-        let args = ["-proxy.addr", ":1;rt=3s,:2;rt=5s,:3;rt=5s;it=4s,:4;proto=tcp"];
-        assert_eq!(own(&args), [(Some(3), Some(3)), (None, None), (None, Some(4)), (None, None)]);
+        let args = [
+            "-proxy.addr",
+            ":1;rt=3s,:2;rt=5s,:3;rt=5s;it=4s,:4;proto=tcp",
+        ];
+        assert_eq!(
+            own(&args),
+            [
+                (Some(3), Some(3)),
+                (None, None),
+                (None, Some(4)),
+                (None, None)
+            ]
+        );
         assert_eq!(warnings(&args), [""; 0]);
         let answers = |args: &[&str]| {
             let found = config(args);
-            let own = found.listeners.iter().map(|it| it.request_timeout.map(|time| time.as_secs()));
-            (found.proxy.request_timeout.as_secs(), own.collect::<Vec<_>>())
+            let own = found
+                .listeners
+                .iter()
+                .map(|it| it.request_timeout.map(|time| time.as_secs()));
+            (
+                found.proxy.request_timeout.as_secs(),
+                own.collect::<Vec<_>>(),
+            )
         };
-        assert_eq!(answers(&["-proxy.addr", ":1;rt=3s;wt=5s,:2"]), (0, vec![Some(5), None]));
-        let args = ["-proxy.addr", ":1,:2;wt=5s,:3;wt=0,:4;proto=tcp;wt=1s", "-proxy.writetimeout", "9s"];
+        assert_eq!(
+            answers(&["-proxy.addr", ":1;rt=3s;wt=5s,:2"]),
+            (0, vec![Some(5), None])
+        );
+        let args = [
+            "-proxy.addr",
+            ":1,:2;wt=5s,:3;wt=0,:4;proto=tcp;wt=1s",
+            "-proxy.writetimeout",
+            "9s",
+        ];
         assert_eq!(answers(&args), (9, vec![None, Some(5), Some(0), None]));
         let said = warnings(&args);
-        assert!(said.len() == 1 && said[0].contains(":4: wt has no effect on TCP"), "{said:?}");
-        assert_eq!(warnings(&["-proxy.dialtimeout", "2h"]), ["proxy.dialtimeout (command line): 2h is taken as 1h"]);
+        assert!(
+            said.len() == 1 && said[0].contains(":4: wt has no effect on TCP"),
+            "{said:?}"
+        );
+        assert_eq!(
+            warnings(&["-proxy.dialtimeout", "2h"]),
+            ["proxy.dialtimeout (command line): 2h is taken as 1h"]
+        );
     }
 
     #[test]
     fn what_fabio_refuses_is_refused() {
         let cases: &[(&[&str], &str)] = &[
-            (&["-proxy.strategy", "p2c"], "proxy.strategy (command line): \"p2c\" is not one of rnd, rr"),
-            (&["-proxy.matcher", "exact"], "not one of prefix, iprefix, glob"),
+            (
+                &["-proxy.strategy", "p2c"],
+                "proxy.strategy (command line): \"p2c\" is not one of rnd, rr",
+            ),
+            (
+                &["-proxy.matcher", "exact"],
+                "not one of prefix, iprefix, glob",
+            ),
             (&["-proxy.noroutestatus", "1000"], "not between 100 and 999"),
             (&["-ui.access", "x"], "not one of rw, ro"),
-            (&["-proxy.gzip.contenttype", "text/("], "is no regular expression (unclosed group)"),
+            (
+                &["-proxy.gzip.contenttype", "text/("],
+                "is no regular expression (unclosed group)",
+            ),
             (&["-log.access.target", "file"], "log.access.target"),
             (&["-log.access.format="], "the format is empty"),
             (
-                &["-log.access.target=stdout", "-log.access.format=$request_methd"],
+                &[
+                    "-log.access.target=stdout",
+                    "-log.access.format=$request_methd",
+                ],
                 "holds $request_methd, which is no field; did you mean $request_method?",
             ),
-            (&["-proxy.header.requestid", "a b"], "not the name of a header"),
+            (
+                &["-proxy.header.requestid", "a b"],
+                "not the name of a header",
+            ),
             (&["-metrics.target", "statsd"], "write statsd_raw"),
-            (&["-metrics.target", "prometheus,influx"], "\"influx\" is not one of"),
+            (
+                &["-metrics.target", "prometheus,influx"],
+                "\"influx\" is not one of",
+            ),
             (
                 &["-metrics.target", "statsd_raw", "-metrics.statsd.addr", "x"],
                 "metrics.statsd.addr (command line): lb's",
             ),
             (
-                &["-metrics.target", "stdout", "-metrics.prefix", "{{upper .Exec}}"],
+                &[
+                    "-metrics.target",
+                    "stdout",
+                    "-metrics.prefix",
+                    "{{upper .Exec}}",
+                ],
                 "holds {{upper .Exec}}, which is not",
             ),
             (
-                &["-metrics.target=graphite", "-metrics.graphite.addr=h:1", "-metrics.interval=0"],
+                &[
+                    "-metrics.target=graphite",
+                    "-metrics.graphite.addr=h:1",
+                    "-metrics.interval=0",
+                ],
                 "metrics.interval (command line): 0s",
             ),
-            (&["-metrics.target", "prometheus", "-metrics.prometheus.buckets", "2,1"], "does not rise"),
+            (
+                &[
+                    "-metrics.target",
+                    "prometheus",
+                    "-metrics.prometheus.buckets",
+                    "2,1",
+                ],
+                "does not rise",
+            ),
             (&["-proxy.auth", "name=a"], "scheme a has no type="),
-            (&["-proxy.auth", "name=a;type=basic"], "scheme a has no file="),
-            (&["-proxy.auth", "name=a;type=ldap"], "type=ldap is not known"),
+            (
+                &["-proxy.auth", "name=a;type=basic"],
+                "scheme a has no file=",
+            ),
+            (
+                &["-proxy.auth", "name=a;type=ldap"],
+                "type=ldap is not known",
+            ),
             (&["-proxy.addr", ":1;proto=ftp"], "unknown protocol \"ftp\""),
-            (&["-proxy.addr", ":1;cs=x"], "cs=x is not a source in proxy.cs"),
+            (
+                &["-proxy.addr", ":1;cs=x"],
+                "cs=x is not a source in proxy.cs",
+            ),
             (&["-proxy.addr", ":1;proto=https"], "proto=https needs cs="),
-            (&["-proxy.addr", ":1;proto=http;cs=x", "-proxy.cs", "cs=x;type=file;cert=x"], "cs= needs a proto"),
+            (
+                &[
+                    "-proxy.addr",
+                    ":1;proto=http;cs=x",
+                    "-proxy.cs",
+                    "cs=x;type=file;cert=x",
+                ],
+                "cs= needs a proto",
+            ),
             (&["-proxy.addr", ":1;rt=3"], "rt=3 is not a duration"),
-            (&["-proxy.addr", ":1;tlsmin=ssl3"], "tlsmin=ssl3 is not one of"),
+            (
+                &["-proxy.addr", ":1;tlsmin=ssl3"],
+                "tlsmin=ssl3 is not one of",
+            ),
             (&["-proxy.addr", "9999"], "is no address"),
             (&["-proxy.addr", ":1;x"], "\"x\" is not followed by"),
             (&["-proxy.addr", ""], "no listener is left"),
             (&["-proxy.cs", "type=file;cert=x"], "has no cs=NAME"),
             (&["-proxy.cs", "cs=x;type=file"], "has no cert="),
             (&["-proxy.cs", "cs=x;cert=x"], "has no type="),
-            (&["-proxy.cs", "cs=x;cert=x;type=ftp"], "type=ftp is not one of"),
+            (
+                &["-proxy.cs", "cs=x;cert=x;type=ftp"],
+                "type=ftp is not one of",
+            ),
             (&["-ui.addr", ":1,:2"], "it must be one listener"),
-            (&["-ui.addr", ":9999"], "proxy.addr: lb's listener.0.address is the admin listener's too"),
-            (&["-registry.consul.tagprefix="], "registry.consul.tagprefix (command line): lb's consul.tag_prefix"),
+            (
+                &["-ui.addr", ":9999"],
+                "proxy.addr: lb's listener.0.address is the admin listener's too",
+            ),
+            (
+                &["-registry.consul.tagprefix="],
+                "registry.consul.tagprefix (command line): lb's consul.tag_prefix",
+            ),
         ];
         for (args, part) in cases {
             let said = refusals(args);
@@ -630,27 +1010,52 @@ access_tcp = false # Fabio's access log knows requests alone
                     config::AuthKind::External(external) => {
                         let timeout = format_duration(external.timeout);
                         let (set, append) = (external.set_headers, external.append_headers);
-                        format!("{name} {} {set:?} {append:?} {timeout}", external.endpoint.reveal())
+                        format!(
+                            "{name} {} {set:?} {append:?} {timeout}",
+                            external.endpoint.reveal()
+                        )
                     }
-                    config::AuthKind::Basic { file, realm, refresh } => {
-                        format!("{name} {} {realm} {}", file.display(), format_duration(refresh))
+                    config::AuthKind::Basic {
+                        file,
+                        realm,
+                        refresh,
+                    } => {
+                        format!(
+                            "{name} {} {realm} {}",
+                            file.display(),
+                            format_duration(refresh)
+                        )
                     }
                 })
                 .collect::<Vec<_>>()
         };
-        assert_eq!(schemes("name=a;type=basic;file=p/users"), ["a /srv/p/users a 0s"]);
+        assert_eq!(
+            schemes("name=a;type=basic;file=p/users"),
+            ["a /srv/p/users a 0s"]
+        );
         let two = "name=a;type=basic;file=/u;realm=\"the shop\";refresh=30s,name=b;type=basic;file=/v;refresh=10ms";
         assert_eq!(schemes(two), ["a /u the shop 30s", "b /v b 1s"]);
-        assert_eq!(schemes("name=a;type=basic;file=/u,name=a;type=basic;file=/v"), ["a /v a 0s"]);
-        let external =
-            "name=x;type=external;endpoint=http://h:1/auth;set-auth-headers=\"X-A, x-b\";append-auth-headers=X-C";
-        assert_eq!(schemes(external), [r#"x http://h:1/auth ["x-a", "x-b"] ["x-c"] 5s"#]);
+        assert_eq!(
+            schemes("name=a;type=basic;file=/u,name=a;type=basic;file=/v"),
+            ["a /v a 0s"]
+        );
+        let external = "name=x;type=external;endpoint=http://h:1/auth;set-auth-headers=\"X-A, x-b\";append-auth-headers=X-C";
+        assert_eq!(
+            schemes(external),
+            [r#"x http://h:1/auth ["x-a", "x-b"] ["x-c"] 5s"#]
+        );
         assert!(refusals(&["-proxy.auth", "name=x;type=external"]).contains("has no endpoint="));
         assert!(
-            refusals(&["-proxy.auth", "name=x;type=external;endpoint=h"]).contains("is no http:// or https:// URL")
+            refusals(&["-proxy.auth", "name=x;type=external;endpoint=h"])
+                .contains("is no http:// or https:// URL")
         );
-        assert!(refusals(&["-proxy.auth", "name=a.b;type=basic;file=/u"]).contains("letters, digits"));
-        assert!(refusals(&["-proxy.auth", "name=a;type=basic;file=/u;refresh=x"]).contains("not a duration"));
+        assert!(
+            refusals(&["-proxy.auth", "name=a.b;type=basic;file=/u"]).contains("letters, digits")
+        );
+        assert!(
+            refusals(&["-proxy.auth", "name=a;type=basic;file=/u;refresh=x"])
+                .contains("not a duration")
+        );
     }
 
     #[test]
@@ -670,10 +1075,16 @@ access_tcp = false # Fabio's access log knows requests alone
         ];
         assert_eq!(said.len(), expected.len(), "{said:?}");
         for part in expected {
-            assert!(said.iter().any(|line| line.starts_with(part)), "{part}: {said:?}");
+            assert!(
+                said.iter().any(|line| line.starts_with(part)),
+                "{part}: {said:?}"
+            );
         }
         let toml = translated(&args).toml;
-        assert!(toml.contains("\n# bgp.enabled: has no effect: left out on purpose"), "{toml}");
+        assert!(
+            toml.contains("\n# bgp.enabled: has no effect: left out on purpose"),
+            "{toml}"
+        );
     }
 
     #[test]
@@ -683,8 +1094,11 @@ access_tcp = false # Fabio's access log knows requests alone
                     :4;cs=a;tlsmin=tls13;tlsciphers=\"0xc02f,TLS_RSA_WITH_RC4_128_SHA\"";
         let args = ["-proxy.cs", cs, "-proxy.addr", addr];
         let toml = translated(&args).toml;
-        let protocols: Vec<String> =
-            config(&args).listeners.iter().map(|it| format!("{} {:?}", it.address, it.protocol)).collect();
+        let protocols: Vec<String> = config(&args)
+            .listeners
+            .iter()
+            .map(|it| format!("{} {:?}", it.address, it.protocol))
+            .collect();
         let expected = [
             "127.0.0.1:0 TcpDynamic",
             "0.0.0.0:1 TcpSni",
@@ -693,14 +1107,20 @@ access_tcp = false # Fabio's access log knows requests alone
             "0.0.0.0:4 Https",
         ];
         assert_eq!(protocols, expected);
-        for line in
-            ["ports = \"1-65535\"", "refresh = \"3s\"", "tls_min = \"1.3\"", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]
-        {
+        for line in [
+            "ports = \"1-65535\"",
+            "refresh = \"3s\"",
+            "tls_min = \"1.3\"",
+            "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        ] {
             assert!(toml.contains(line), "{line}: {toml}");
         }
         let said = warnings(&args);
         assert_eq!(said.len(), 2, "{said:?}");
-        assert!(said[0].contains("served as tcp+sni") && said[1].contains("TLS_RSA_WITH_RC4_128_SHA"), "{said:?}");
+        assert!(
+            said[0].contains("served as tcp+sni") && said[1].contains("TLS_RSA_WITH_RC4_128_SHA"),
+            "{said:?}"
+        );
     }
 
     #[test]
@@ -715,13 +1135,19 @@ access_tcp = false # Fabio's access log knows requests alone
             assert!(!refusals(args).is_empty(), "{args:?}");
         }
         for target in ["statsd_raw", "dogstatsd", "graphite"] {
-            assert!(warnings(&["-metrics.target", target])[0].contains("goes nowhere"), "{target}");
+            assert!(
+                warnings(&["-metrics.target", target])[0].contains("goes nowhere"),
+                "{target}"
+            );
         }
     }
 
     #[test]
     fn metrics_keep_their_names_and_go_where_they_went() {
-        changes(&["-metrics.prefix", "x", "-metrics.statsd.addr", "h:1"], |_| {});
+        changes(
+            &["-metrics.prefix", "x", "-metrics.statsd.addr", "h:1"],
+            |_| {},
+        );
         changes(&["-metrics.target", "prometheus"], |config| {
             config.metrics.fabio_names = true;
             config.metrics.prefix = "{{clean .Hostname}}.fabio".parse().unwrap();
@@ -758,10 +1184,21 @@ access_tcp = false # Fabio's access log knows requests alone
     #[test]
     fn protocols_are_those_of_the_loader() {
         for proto in listeners::PROTOCOLS {
-            let (port, ports) = if *proto == "tcp-dynamic" { (0, "ports = \"1-9\"\n") } else { (1, "") };
-            let listener = format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"{proto}\"\n{ports}");
+            let (port, ports) = if *proto == "tcp-dynamic" {
+                (0, "ports = \"1-9\"\n")
+            } else {
+                (1, "")
+            };
+            let listener = format!(
+                "[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"{proto}\"\n{ports}"
+            );
             let tls = "certificates = \"a\"\n[certificates.a]\ncert_file = \"a\"\n";
-            assert!([&listener, &(listener.clone() + tls)].iter().any(|text| load(text).is_ok()), "{proto}");
+            assert!(
+                [&listener, &(listener.clone() + tls)]
+                    .iter()
+                    .any(|text| load(text).is_ok()),
+                "{proto}"
+            );
         }
     }
 

@@ -13,8 +13,13 @@ pub fn check(kind: Kind, text: &str) -> Result<(), &'static str> {
         Kind::Text | Kind::Secret | Kind::List => Ok(()),
         Kind::Bool => boolean(text).map(drop).ok_or("is neither true nor false"),
         Kind::Int => integer(text).map(drop).ok_or("is not a whole number"),
-        Kind::Uint => integer(text).filter(|number| *number >= 0).map(drop).ok_or("is not a whole number from 0"),
-        Kind::Span => span(text).map(drop).ok_or("is not a duration like 10s, 1.5m or 250ms"),
+        Kind::Uint => integer(text)
+            .filter(|number| *number >= 0)
+            .map(drop)
+            .ok_or("is not a whole number from 0"),
+        Kind::Span => span(text)
+            .map(drop)
+            .ok_or("is not a duration like 10s, 1.5m or 250ms"),
         Kind::Numbers => numbers(text).map(drop).ok_or("is not a list of numbers"),
     }
 }
@@ -29,7 +34,8 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// As `strconv.ParseInt` with base 0: `0x`, `0o`, `0b` and a leading `0` choose the base, `_` may part digits.
+/// As `strconv.ParseInt` with base 0: `0x`, `0o`, `0b` and a leading `0` choose the base, `_` may
+/// part digits.
 #[must_use]
 pub fn integer(text: &str) -> Option<i64> {
     let (negative, digits) = match text.as_bytes().first()? {
@@ -67,9 +73,13 @@ pub fn span(text: &str) -> Option<i64> {
     }
     let mut total: i128 = 0;
     loop {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
         let (number, tail) = rest.split_at(end);
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(end);
         total += in_nanos(number, unit)?;
         rest = tail;
@@ -94,7 +104,13 @@ fn in_nanos(number: &str, unit: &str) -> Option<i128> {
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return None;
     }
-    let count = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<i64>().ok().map(i128::from) };
+    let count = |digits: &str| {
+        if digits.is_empty() {
+            Some(0)
+        } else {
+            digits.parse::<i64>().ok().map(i128::from)
+        }
+    };
     // Twelve digits are finer than any unit needs.
     let fraction = &fraction[..fraction.len().min(12)];
     let scale = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
@@ -104,7 +120,9 @@ fn in_nanos(number: &str, unit: &str) -> Option<i128> {
 /// A duration that must not be negative.
 #[must_use]
 pub fn duration(text: &str) -> Option<Duration> {
-    span(text).and_then(|nanos| u64::try_from(nanos).ok()).map(Duration::from_nanos)
+    span(text)
+        .and_then(|nanos| u64::try_from(nanos).ok())
+        .map(Duration::from_nanos)
 }
 
 /// Numbers between commas.
@@ -115,7 +133,9 @@ pub fn numbers(text: &str) -> Option<Vec<f64>> {
 
 /// Items between commas, trimmed, without empty ones.
 pub fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 #[cfg(test)]

@@ -85,7 +85,15 @@ impl Draft {
     /// Nothing but the kind.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
-        Self { kind, service: None, instance: None, address: None, from: None, to: None, reason: None }
+        Self {
+            kind,
+            service: None,
+            instance: None,
+            address: None,
+            from: None,
+            to: None,
+            reason: None,
+        }
     }
 
     /// About what has this name.
@@ -97,7 +105,11 @@ impl Draft {
 
     /// What it was, and what it is now.
     #[must_use]
-    pub fn states(mut self, from: impl Into<Cow<'static, str>>, to: impl Into<Cow<'static, str>>) -> Self {
+    pub fn states(
+        mut self,
+        from: impl Into<Cow<'static, str>>,
+        to: impl Into<Cow<'static, str>>,
+    ) -> Self {
         (self.from, self.to) = (Some(from.into()), Some(to.into()));
         self
     }
@@ -127,7 +139,10 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { kept: Mutex::default(), last: watch::Sender::new(0) }
+        Self {
+            kept: Mutex::default(),
+            last: watch::Sender::new(0),
+        }
     }
 }
 
@@ -148,7 +163,11 @@ impl Events {
         if kept.len() >= EVENTS_MAX {
             kept.pop_front();
         }
-        kept.push_back(Arc::new(Event { id, time: SystemTime::now(), what: draft }));
+        kept.push_back(Arc::new(Event {
+            id,
+            time: SystemTime::now(),
+            what: draft,
+        }));
         // Under the lock, so that numbers only rise.
         self.last.send_replace(id);
     }
@@ -189,7 +208,8 @@ impl Events {
 }
 
 impl Since {
-    /// Reads `?since=`: the number of an event, an RFC 3339 time, a Unix time in seconds, or an age like `15m`.
+    /// Reads `?since=`: the number of an event, an RFC 3339 time, a Unix time in seconds, or an age
+    /// like `15m`.
     #[must_use]
     pub fn parse(text: &str, now: SystemTime) -> Option<Self> {
         /// Numbers from here on are times: no process has a thousand million events.
@@ -204,10 +224,15 @@ impl Since {
             return UNIX_EPOCH.checked_add(since).map(Self::Time);
         }
         if let Ok(time) = text.parse::<jiff::Timestamp>() {
-            let since = std::time::Duration::from_millis(u64::try_from(time.as_millisecond()).ok()?);
+            let since =
+                std::time::Duration::from_millis(u64::try_from(time.as_millisecond()).ok()?);
             return UNIX_EPOCH.checked_add(since).map(Self::Time);
         }
-        let (digits, unit) = text.split_at(text.len().checked_sub(1).filter(|&at| text.is_char_boundary(at))?);
+        let (digits, unit) = text.split_at(
+            text.len()
+                .checked_sub(1)
+                .filter(|&at| text.is_char_boundary(at))?,
+        );
         let seconds = match unit {
             "s" => 1,
             "m" => 60,
@@ -231,7 +256,9 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 #[must_use]
 pub fn timestamp(time: SystemTime) -> Option<String> {
     let millisecond = i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
-    jiff::Timestamp::from_millisecond(millisecond).ok().map(|time| format!("{time:.3}"))
+    jiff::Timestamp::from_millisecond(millisecond)
+        .ok()
+        .map(|time| format!("{time:.3}"))
 }
 
 #[cfg(test)]
@@ -246,18 +273,44 @@ mod tests {
         assert_eq!((events.last_id(), events.list(None).len()), (0, 0));
         let watch = events.watch();
         for number in 0..EVENTS_MAX + 5 {
-            events.push(Draft::new(Kind::Instance).of(&number.to_string()).states("new", "healthy").because("a\nb"));
+            events.push(
+                Draft::new(Kind::Instance)
+                    .of(&number.to_string())
+                    .states("new", "healthy")
+                    .because("a\nb"),
+            );
         }
         let all = events.list(None);
-        assert_eq!((all.len(), all[0].id, all[EVENTS_MAX - 1].id), (EVENTS_MAX, 6, EVENTS_MAX as u64 + 5));
+        assert_eq!(
+            (all.len(), all[0].id, all[EVENTS_MAX - 1].id),
+            (EVENTS_MAX, 6, EVENTS_MAX as u64 + 5)
+        );
         assert_eq!(*watch.borrow(), EVENTS_MAX as u64 + 5);
         let later = events.list(Some(Since::Id(EVENTS_MAX as u64 + 3)));
-        assert_eq!(later.iter().map(|event| event.id).collect::<Vec<_>>(), [1004, 1005]);
+        assert_eq!(
+            later.iter().map(|event| event.id).collect::<Vec<_>>(),
+            [1004, 1005]
+        );
         let json = serde_json::to_value(&*later[0]).unwrap();
-        assert_eq!((json["kind"].as_str(), json["from"].as_str()), (Some("instance"), Some("new")));
-        assert_eq!((json["to"].as_str(), json["reason"].as_str()), (Some("healthy"), Some("a\\nb")));
-        assert!(json["instance"].is_null() && json["time"].as_str().unwrap().ends_with('Z'), "{json}");
-        assert!(events.list(Some(Since::Time(SystemTime::now() + Duration::from_secs(1)))).is_empty());
+        assert_eq!(
+            (json["kind"].as_str(), json["from"].as_str()),
+            (Some("instance"), Some("new"))
+        );
+        assert_eq!(
+            (json["to"].as_str(), json["reason"].as_str()),
+            (Some("healthy"), Some("a\\nb"))
+        );
+        assert!(
+            json["instance"].is_null() && json["time"].as_str().unwrap().ends_with('Z'),
+            "{json}"
+        );
+        assert!(
+            events
+                .list(Some(Since::Time(
+                    SystemTime::now() + Duration::from_secs(1)
+                )))
+                .is_empty()
+        );
         assert_eq!(events.list(Some(Since::Time(UNIX_EPOCH))).len(), EVENTS_MAX);
     }
 
@@ -269,7 +322,12 @@ mod tests {
             ("0", Some(Since::Id(0))),
             ("17", Some(Since::Id(17))),
             ("1795377800", at(1_795_377_800)),
-            ("1795377800.5", Some(Since::Time(UNIX_EPOCH + Duration::from_millis(1_795_377_800_500)))),
+            (
+                "1795377800.5",
+                Some(Since::Time(
+                    UNIX_EPOCH + Duration::from_millis(1_795_377_800_500),
+                )),
+            ),
             ("2026-11-22T20:03:36Z", at(1_795_377_816)),
             ("2026-11-22T21:03:36+01:00", at(1_795_377_816)),
             ("90s", at(1_795_377_726)),

@@ -1,4 +1,5 @@
-//! What happened, and how fresh the knowledge is: for the people who ask later why something was as it was.
+//! What happened, and how fresh the knowledge is: for the people who ask later why something was as
+//! it was.
 //!
 //! ```text
 //! control loop, reloads, certificates ──▶ events: the last 1,000, numbered ──▶ /api/events, page
@@ -7,8 +8,9 @@
 //! Consul's watches ──▶ outputs: what failing checks say ──▶ reasons
 //! ```
 //!
-//! Workers only ever use the channel, which neither locks nor waits; what does not fit is counted. Everything else is
-//! written and read by the control thread and its neighbours. Nothing here is on the path of a request.
+//! Workers only ever use the channel, which neither locks nor waits; what does not fit is counted.
+//! Everything else is written and read by the control thread and its neighbours. Nothing here is on
+//! the path of a request.
 
 pub mod events;
 pub mod outputs;
@@ -26,7 +28,8 @@ pub use outputs::{CheckKey, Outputs};
 pub use sources::{SourceStatus, Sources};
 pub use text::{TEXT_MAX, bounded};
 
-/// Ejections on their way from workers to the control loop. More at once are counted and not told one by one.
+/// Ejections on their way from workers to the control loop. More at once are counted and not told
+/// one by one.
 const EJECTIONS_MAX: usize = 1024;
 
 /// Everything that is kept for later questions. Cheap to clone.
@@ -52,7 +55,11 @@ struct Channel {
 impl Default for Channel {
     fn default() -> Self {
         let (sender, receiver) = mpsc::channel(EJECTIONS_MAX);
-        Self { sender, receiver: Mutex::new(Some(receiver)), dropped: AtomicU64::new(0) }
+        Self {
+            sender,
+            receiver: Mutex::new(Some(receiver)),
+            dropped: AtomicU64::new(0),
+        }
     }
 }
 
@@ -125,7 +132,12 @@ impl Journal {
     /// The other end, once: for the control loop.
     #[must_use]
     pub fn take_ejections(&self) -> Option<mpsc::Receiver<Ejection>> {
-        self.0.ejections.receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0
+            .ejections
+            .receiver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// How many ejections did not fit into the channel since this was asked last.
@@ -138,7 +150,12 @@ impl Journal {
 /// The first `max` names, and how many more there are.
 #[must_use]
 pub fn few<S: AsRef<str>>(names: &[S], max: usize) -> String {
-    let named = names.iter().take(max).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    let named = names
+        .iter()
+        .take(max)
+        .map(AsRef::as_ref)
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len().saturating_sub(max) {
         0 => named,
         more => format!("{named} and {more} more"),

@@ -1,7 +1,7 @@
 //! What failing health checks say of themselves, for reasons.
 //!
-//! Kept beside the snapshots and not in them: an output changes with every run of its check, and that is no reason to
-//! build a table.
+//! Kept beside the snapshots and not in them: an output changes with every run of its check, and
+//! that is no reason to build a table.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +21,10 @@ pub struct Outputs(Mutex<HashMap<Arc<str>, OfService>>);
 impl Outputs {
     /// Replaces what is known of a service.
     pub fn set(&self, service: &Arc<str>, outputs: impl IntoIterator<Item = (CheckKey, String)>) {
-        let outputs: OfService =
-            outputs.into_iter().map(|(key, text)| (key, bounded(&text, TEXT_MAX).into())).collect();
+        let outputs: OfService = outputs
+            .into_iter()
+            .map(|(key, text)| (key, bounded(&text, TEXT_MAX).into()))
+            .collect();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if outputs.is_empty() {
             all.remove(service);
@@ -48,9 +50,21 @@ mod tests {
         let outputs = Outputs::default();
         let key = |check: &str| -> CheckKey { ("n".into(), "i".into(), check.into()) };
         let web: Arc<str> = "web".into();
-        outputs.set(&web, [(key("a"), "refused\u{1b}[2J".to_owned()), (key("b"), "x".repeat(500))]);
-        assert_eq!(outputs.get("web", &key("a")).as_deref(), Some("refused\\u{1b}[2J"));
-        assert_eq!(outputs.get("web", &key("b")).unwrap().chars().count(), TEXT_MAX + 1);
+        outputs.set(
+            &web,
+            [
+                (key("a"), "refused\u{1b}[2J".to_owned()),
+                (key("b"), "x".repeat(500)),
+            ],
+        );
+        assert_eq!(
+            outputs.get("web", &key("a")).as_deref(),
+            Some("refused\\u{1b}[2J")
+        );
+        assert_eq!(
+            outputs.get("web", &key("b")).unwrap().chars().count(),
+            TEXT_MAX + 1
+        );
         assert_eq!(outputs.get("other", &key("a")), None);
         outputs.set(&web, [(key("c"), "y".to_owned())]);
         assert_eq!(outputs.get("web", &key("a")), None);

@@ -1,7 +1,8 @@
-//! How the sources of routes and certificates are: what was heard last, what went wrong, since when.
+//! How the sources of routes and certificates are: what was heard last, what went wrong, since
+//! when.
 //!
-//! A source has one or more *watches* (one per service for Consul, one per name for DNS). It is failing while any of
-//! them is.
+//! A source has one or more *watches* (one per service for Consul, one per name for DNS). It is
+//! failing while any of them is.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,8 @@ use super::text::{TEXT_MAX, bounded};
 /// A source that fails and recovers all the time makes at most one pair of events in this time.
 const PAIRS_EVERY: Duration = Duration::from_secs(10);
 
-/// Longest error that is kept, in characters: they name what to do, so they are longer than outputs of checks.
+/// Longest error that is kept, in characters: they name what to do, so they are longer than outputs
+/// of checks.
 const ERROR_MAX: usize = 2 * TEXT_MAX;
 
 /// All sources, by name.
@@ -86,7 +88,10 @@ impl SourceStatus {
         let error = self.last_error.as_deref().unwrap_or("no answer");
         Some(match (self.failing_watches, self.watches) {
             (failing, all) if all > 1 && failing < all => {
-                format!("{}: {failing} of {all} watches cannot read: {error}", self.name)
+                format!(
+                    "{}: {failing} of {all} watches cannot read: {error}",
+                    self.name
+                )
             }
             _ => format!("{}: {error}", self.name),
         })
@@ -103,7 +108,8 @@ pub struct Reminder {
 }
 
 impl Sources {
-    /// Makes the source known before it has answered. `transport`: where it is asked, if that can be told.
+    /// Makes the source known before it has answered. `transport`: where it is asked, if that can
+    /// be told.
     pub fn expect(&self, name: &str, transport: Option<String>) {
         let mut all = self.all();
         let state = all.entry(name.to_owned()).or_default();
@@ -143,7 +149,8 @@ impl Sources {
         }
     }
 
-    /// A watch of it could not read, or read what is not believed. Returns the event if that begins a trouble.
+    /// A watch of it could not read, or read what is not believed. Returns the event if that begins
+    /// a trouble.
     #[must_use]
     pub fn failed(&self, name: &str, watch: &str, error: &str) -> Option<Draft> {
         let mut all = self.all();
@@ -159,14 +166,30 @@ impl Sources {
             return None;
         }
         let began = Instant::now();
-        let told = state.told.is_none_or(|at| began.duration_since(at) >= PAIRS_EVERY);
-        state.failing = Some(Failing { since: now, began, reminded: began, told });
+        let told = state
+            .told
+            .is_none_or(|at| began.duration_since(at) >= PAIRS_EVERY);
+        state.failing = Some(Failing {
+            since: now,
+            began,
+            reminded: began,
+            told,
+        });
         if !told {
             return None;
         }
         state.told = Some(began);
-        let from = if state.last_success.is_some() { "ok" } else { "waiting" };
-        Some(Draft::new(Kind::Source).of(name).states(from, "failing").because(&error))
+        let from = if state.last_success.is_some() {
+            "ok"
+        } else {
+            "waiting"
+        };
+        Some(
+            Draft::new(Kind::Source)
+                .of(name)
+                .states(from, "failing")
+                .because(&error),
+        )
     }
 
     /// A watch of it is needed no more. Returns the event if that ends a trouble.
@@ -181,7 +204,10 @@ impl Sources {
     /// All of them as they are now.
     #[must_use]
     pub fn list(&self) -> Vec<SourceStatus> {
-        self.all().iter().map(|(name, state)| state.status(name)).collect()
+        self.all()
+            .iter()
+            .map(|(name, state)| state.status(name))
+            .collect()
     }
 
     /// One of them as it is now.
@@ -200,7 +226,10 @@ impl Sources {
                 && now.saturating_duration_since(failing.reminded) >= every
             {
                 failing.reminded = now;
-                due.push(Reminder { status, lasting: now.saturating_duration_since(failing.began) });
+                due.push(Reminder {
+                    status,
+                    lasting: now.saturating_duration_since(failing.began),
+                });
             }
         }
         due
@@ -229,7 +258,9 @@ impl State {
         let failing = self.failing.take()?;
         let lasted = failing.began.elapsed().as_secs();
         let told = Draft::new(Kind::Source).of(name).states("failing", "ok");
-        failing.told.then(|| told.because(&format!("after {lasted} s")))
+        failing
+            .told
+            .then(|| told.because(&format!("after {lasted} s")))
     }
 
     fn status(&self, name: &str) -> SourceStatus {
@@ -237,13 +268,21 @@ impl State {
         // While something fails, its own error says more than the last one of all.
         let present = self.watches.values().flatten().next();
         let (last_error, last_error_at) = self.last_error.clone().unzip();
-        let last_is_present = self.watches.values().flatten().any(|error| Some(error) == last_error.as_ref());
+        let last_is_present = self
+            .watches
+            .values()
+            .flatten()
+            .any(|error| Some(error) == last_error.as_ref());
         SourceStatus {
             name: name.to_owned(),
             synced: self.synced,
             transport: self.transport.clone(),
             last_success: self.last_success,
-            last_error: if last_is_present { last_error } else { present.cloned().or(last_error) },
+            last_error: if last_is_present {
+                last_error
+            } else {
+                present.cloned().or(last_error)
+            },
             last_error_at,
             failing_since: self.failing.map(|failing| failing.since),
             watches: self.watches.len(),
@@ -265,21 +304,50 @@ mod tests {
         assert_eq!(sources.succeeded("consul", "list"), None);
         sources.synced("consul");
         assert_eq!(sources.get("consul").unwrap().word(), "ok");
-        let event = sources.failed("consul", "web", "connection refused\n").unwrap();
-        assert_eq!((event.from.as_deref(), event.to.as_deref()), (Some("ok"), Some("failing")));
+        let event = sources
+            .failed("consul", "web", "connection refused\n")
+            .unwrap();
+        assert_eq!(
+            (event.from.as_deref(), event.to.as_deref()),
+            (Some("ok"), Some("failing"))
+        );
         assert_eq!(event.reason.as_deref(), Some("connection refused"));
         assert_eq!(sources.failed("consul", "list", "connection refused"), None);
         let status = sources.get("consul").unwrap();
-        assert_eq!((status.word(), status.watches, status.failing_watches, status.errors), ("failing", 2, 2, 2));
-        assert_eq!(status.trouble().as_deref(), Some("consul: connection refused"));
+        assert_eq!(
+            (
+                status.word(),
+                status.watches,
+                status.failing_watches,
+                status.errors
+            ),
+            ("failing", 2, 2, 2)
+        );
+        assert_eq!(
+            status.trouble().as_deref(),
+            Some("consul: connection refused")
+        );
         assert_eq!(sources.succeeded("consul", "list"), None, "one still fails");
         let status = sources.get("consul").unwrap();
-        assert_eq!(status.trouble().as_deref(), Some("consul: 1 of 2 watches cannot read: connection refused"));
+        assert_eq!(
+            status.trouble().as_deref(),
+            Some("consul: 1 of 2 watches cannot read: connection refused")
+        );
         let event = sources.ended("consul", "web").unwrap();
-        assert_eq!((event.from.as_deref(), event.to.as_deref()), (Some("failing"), Some("ok")));
+        assert_eq!(
+            (event.from.as_deref(), event.to.as_deref()),
+            (Some("failing"), Some("ok"))
+        );
         let status = sources.get("consul").unwrap();
-        assert_eq!((status.word(), status.watches, status.failing_since), ("ok", 1, None));
-        assert_eq!(status.last_error.as_deref(), Some("connection refused"), "it is still known");
+        assert_eq!(
+            (status.word(), status.watches, status.failing_since),
+            ("ok", 1, None)
+        );
+        assert_eq!(
+            status.last_error.as_deref(),
+            Some("connection refused"),
+            "it is still known"
+        );
         assert_eq!(sources.ended("consul", "unknown"), None);
     }
 
@@ -303,7 +371,10 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let due = |seconds| sources.reminders(every, at(seconds)).len();
-        assert_eq!([due(1), due(179), due(181), due(200), due(362)], [0, 0, 1, 0, 1]);
+        assert_eq!(
+            [due(1), due(179), due(181), due(200), due(362)],
+            [0, 0, 1, 0, 1]
+        );
         let _ = sources.succeeded("consul", "web");
         assert_eq!(due(2000), 0);
     }

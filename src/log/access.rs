@@ -31,25 +31,41 @@ pub struct AccessLoggers {
 impl AccessLoggers {
     /// Loggers into `queues`.
     pub(super) fn new(format: AccessLog, queues: Arc<Shared>) -> Self {
-        Self { on: format::Form::of(format).map(|form| (form, queues)), connections: true }
+        Self {
+            on: format::Form::of(format).map(|form| (form, queues)),
+            connections: true,
+        }
     }
 
     /// Loggers that log nothing.
     pub(super) fn off() -> Self {
-        Self { on: None, connections: false }
+        Self {
+            on: None,
+            connections: false,
+        }
     }
 
     /// The same, with lines for connections of TCP or without.
     #[must_use]
     pub fn with_connections(self, connections: bool) -> Self {
-        Self { connections, ..self }
+        Self {
+            connections,
+            ..self
+        }
     }
 
     /// One more, with a queue of its own.
     #[must_use]
     pub fn logger(&self) -> AccessLogger {
-        let on = self.on.as_ref().map(|(form, queues)| (form.clone(), Queue::new(queues)));
-        AccessLogger { on, connections: self.connections, time: RefCell::default() }
+        let on = self
+            .on
+            .as_ref()
+            .map(|(form, queues)| (form.clone(), Queue::new(queues)));
+        AccessLogger {
+            on,
+            connections: self.connections,
+            time: RefCell::default(),
+        }
     }
 }
 
@@ -62,7 +78,9 @@ pub struct AccessLogger {
 
 impl fmt::Debug for AccessLogger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessLogger").field("on", &self.is_on()).finish_non_exhaustive()
+        f.debug_struct("AccessLogger")
+            .field("on", &self.is_on())
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,7 +105,9 @@ impl AccessLogger {
 
     /// Writes one line, or drops and counts it when the queue is full. Never waits.
     pub fn log(&self, record: &AccessRecord<'_>) {
-        let Some((form, queue)) = &self.on else { return };
+        let Some((form, queue)) = &self.on else {
+            return;
+        };
         queue.push(|line| form.push(line, record, &mut self.time.borrow_mut()));
     }
 }

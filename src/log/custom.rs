@@ -1,7 +1,7 @@
 //! A line of the access log in a form of one's own.
 //!
-//! Fields and their texts are those of Fabio's `log.access.format`; what is not known is empty there, too. Values are
-//! escaped as in the other forms, so that none of them can end a line.
+//! Fields and their texts are those of Fabio's `log.access.format`; what is not known is empty
+//! there, too. Values are escaped as in the other forms, so that none of them can end a line.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -15,12 +15,20 @@ use super::time::TimeCache;
 use crate::config::{AccessField, AccessFormat, AccessItem};
 
 /// Appends the line, without its end. Writing to a Vec cannot fail, here and below.
-pub(super) fn push(line: &mut Vec<u8>, format: &AccessFormat, record: &AccessRecord<'_>, time: &mut TimeCache) {
+pub(super) fn push(
+    line: &mut Vec<u8>,
+    format: &AccessFormat,
+    record: &AccessRecord<'_>,
+    time: &mut TimeCache,
+) {
     for item in format.items() {
         match item {
             AccessItem::Text(text) => line.extend_from_slice(text.as_bytes()),
             AccessItem::Header(at) => {
-                let value = record.more.as_ref().and_then(|more| more.headers.get(*at)?.as_ref());
+                let value = record
+                    .more
+                    .as_ref()
+                    .and_then(|more| more.headers.get(*at)?.as_ref());
                 push_quoted(line, value.map_or(b"", HeaderValue::as_bytes));
             }
             AccessItem::Field(field) => push_field(line, *field, record, time),
@@ -28,10 +36,20 @@ pub(super) fn push(line: &mut Vec<u8>, format: &AccessFormat, record: &AccessRec
     }
 }
 
-fn push_field(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>, time: &mut TimeCache) {
+fn push_field(
+    line: &mut Vec<u8>,
+    field: AccessField,
+    record: &AccessRecord<'_>,
+    time: &mut TimeCache,
+) {
     use AccessField as F;
     match field {
-        F::RemoteAddr | F::RemoteHost | F::RemotePort | F::UpstreamAddr | F::UpstreamHost | F::UpstreamPort => {
+        F::RemoteAddr
+        | F::RemoteHost
+        | F::RemotePort
+        | F::UpstreamAddr
+        | F::UpstreamHost
+        | F::UpstreamPort => {
             push_address(line, field, record);
         }
         F::Request
@@ -42,11 +60,19 @@ fn push_field(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>,
         | F::RequestScheme
         | F::RequestUri
         | F::RequestUrl => push_request(line, field, record),
-        F::UpstreamRequestScheme | F::UpstreamRequestUri | F::UpstreamRequestUrl | F::UpstreamService => {
+        F::UpstreamRequestScheme
+        | F::UpstreamRequestUri
+        | F::UpstreamRequestUrl
+        | F::UpstreamService => {
             push_upstream(line, field, record);
         }
-        F::ListenerAddr | F::RequestBodySize | F::ConnectionEnd => push_connection(line, field, record),
-        F::GrpcStatus => record.grpc_status.into_iter().for_each(|status| push_display(line, status)),
+        F::ListenerAddr | F::RequestBodySize | F::ConnectionEnd => {
+            push_connection(line, field, record)
+        }
+        F::GrpcStatus => record
+            .grpc_status
+            .into_iter()
+            .for_each(|status| push_display(line, status)),
         F::ResponseBodySize => push_display(line, record.bytes_out),
         F::ResponseStatus => push_display(line, record.status),
         F::ResponseTimeMs => push_seconds(line, record.duration, 3),
@@ -65,7 +91,9 @@ fn push_field(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>,
 
 /// Empty for a request.
 fn push_connection(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>) {
-    let Some(connection) = &record.tcp else { return };
+    let Some(connection) = &record.tcp else {
+        return;
+    };
     match field {
         AccessField::ListenerAddr => push_display(line, connection.listener),
         AccessField::RequestBodySize => push_display(line, connection.bytes_in),
@@ -76,9 +104,18 @@ fn push_connection(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord
 /// Addresses of IPv6 stand in brackets, also without a port.
 fn push_address(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>) {
     use AccessField as F;
-    let remote = SocketAddr::new(record.remote, record.more.map_or(0, |more| more.remote_port));
+    let remote = SocketAddr::new(
+        record.remote,
+        record.more.map_or(0, |more| more.remote_port),
+    );
     let of_client = matches!(field, F::RemoteAddr | F::RemoteHost | F::RemotePort);
-    let Some(address) = (if of_client { Some(remote) } else { record.upstream }) else { return };
+    let Some(address) = (if of_client {
+        Some(remote)
+    } else {
+        record.upstream
+    }) else {
+        return;
+    };
     match (field, address.ip()) {
         (F::RemoteAddr | F::UpstreamAddr, _) => push_display(line, address),
         (F::RemotePort | F::UpstreamPort, _) => push_display(line, address.port()),
@@ -101,7 +138,10 @@ fn push_request(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_
         }
         F::RequestArgs => push_quoted(line, uri.split_once('?').unwrap_or_default().1.as_bytes()),
         F::RequestHost => {
-            let sent = record.more.map(|more| more.host_sent).filter(|host| !host.is_empty());
+            let sent = record
+                .more
+                .map(|more| more.host_sent)
+                .filter(|host| !host.is_empty());
             push_quoted(line, sent.unwrap_or(record.host).as_bytes());
         }
         F::RequestMethod => push_quoted(line, record.method.as_bytes()),
@@ -114,12 +154,19 @@ fn push_request(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_
 }
 
 fn proto(record: &AccessRecord<'_>) -> &'static [u8] {
-    if record.tcp.is_some() { b"TCP" } else { version_text(record.version) }
+    if record.tcp.is_some() {
+        b"TCP"
+    } else {
+        version_text(record.version)
+    }
 }
 
 fn push_upstream(line: &mut Vec<u8>, field: AccessField, record: &AccessRecord<'_>) {
     use AccessField as F;
-    let (scheme, uri) = record.more.map(|more| (more.upstream_scheme, more.upstream_uri)).unwrap_or_default();
+    let (scheme, uri) = record
+        .more
+        .map(|more| (more.upstream_scheme, more.upstream_uri))
+        .unwrap_or_default();
     match (field, record.upstream) {
         (F::UpstreamService, _) => push_quoted(line, record.service.unwrap_or_default().as_bytes()),
         (_, None) => {}
@@ -139,7 +186,10 @@ fn push_url(line: &mut Vec<u8>, scheme: &str, host: &str, uri: &str) {
 /// Seconds with this many decimals; what does not fit is cut off.
 fn push_seconds(line: &mut Vec<u8>, duration: Duration, decimals: usize) {
     let nanoseconds = format!("{:09}", duration.subsec_nanos());
-    push_display(line, format_args!("{}.{}", duration.as_secs(), &nanoseconds[..decimals]));
+    push_display(
+        line,
+        format_args!("{}.{}", duration.as_secs(), &nanoseconds[..decimals]),
+    );
 }
 
 fn since_1970(record: &AccessRecord<'_>) -> Duration {
@@ -193,7 +243,12 @@ mod tests {
 
     fn line(text: &str, record: &AccessRecord<'_>) -> String {
         let mut line = Vec::new();
-        push(&mut line, &AccessFormat::parse(text).unwrap(), record, &mut TimeCache::default());
+        push(
+            &mut line,
+            &AccessFormat::parse(text).unwrap(),
+            record,
+            &mut TimeCache::default(),
+        );
         String::from_utf8(line).unwrap()
     }
 
@@ -236,7 +291,10 @@ mod tests {
             ("request_body_size", ""),
             ("connection_end", ""),
         ];
-        assert_eq!(wanted.map(|(name, _)| name).as_slice(), ACCESS_FIELDS.iter().map(|it| it.0).collect::<Vec<_>>());
+        assert_eq!(
+            wanted.map(|(name, _)| name).as_slice(),
+            ACCESS_FIELDS.iter().map(|it| it.0).collect::<Vec<_>>()
+        );
         for (name, text) in wanted {
             assert_eq!(line(&format!("${name}"), &record(&[])), text, "{name}");
         }
@@ -244,7 +302,11 @@ mod tests {
 
     #[test]
     fn a_connection_is_told_in_the_fields_of_requests_and_its_own() {
-        let tcp = Some(Connection { listener: "127.0.0.1:5432".parse().unwrap(), bytes_in: 10, end: "idle_timeout" });
+        let tcp = Some(Connection {
+            listener: "127.0.0.1:5432".parse().unwrap(),
+            bytes_in: 10,
+            end: "idle_timeout",
+        });
         let more = More {
             remote_port: 99,
             headers: &[],
@@ -266,7 +328,10 @@ mod tests {
             ("$request", "TCP 127.0.0.1:5432 TCP"),
             ("$request_url", "tcp://127.0.0.1:5432"),
             ("$request_host", "db.test"),
-            ("$listener_addr $request_body_size $response_body_size", "127.0.0.1:5432 10 512"),
+            (
+                "$listener_addr $request_body_size $response_body_size",
+                "127.0.0.1:5432 10 512",
+            ),
             ("$connection_end$grpc_status$header.x", "idle_timeout"),
             ("$upstream_request_url", "tcp://[::2]:80"),
         ] {
@@ -276,7 +341,12 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_empty() {
-        let unknown = AccessRecord { service: None, upstream: None, more: None, ..record(&[]) };
+        let unknown = AccessRecord {
+            service: None,
+            upstream: None,
+            more: None,
+            ..record(&[])
+        };
         let text = "$upstream_addr$upstream_host$upstream_port$upstream_request_url$upstream_service$header.x";
         assert_eq!(line(text, &unknown), "");
         assert_eq!(line("$request_host", &unknown), "shop.example");

@@ -1,10 +1,11 @@
-//! Putting strangers' bytes into a line without letting them end it, forge a field, or make it huge.
+//! Putting strangers' bytes into a line without letting them end it, forge a field, or make it
+//! huge.
 //!
-//! Two styles: Apache's (`\"`, `\\`, `\n`, `\xHH`; what its `mod_log_config` documents) and JSON strings (RFC 8259,
-//! section 7).
+//! Two styles: Apache's (`\"`, `\\`, `\n`, `\xHH`; what its `mod_log_config` documents) and JSON
+//! strings (RFC 8259, section 7).
 
-/// Longest text of one field, in input bytes: what is longer is cut and marked with `...`. Bounds the memory of the
-/// queue, as a header may be as large as the whole request head.
+/// Longest text of one field, in input bytes: what is longer is cut and marked with `...`. Bounds
+/// the memory of the queue, as a header may be as large as the whole request head.
 pub(super) const FIELD_MAX_BYTES: usize = 2048;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -21,7 +22,12 @@ pub(super) fn push_quoted(line: &mut Vec<u8>, text: &[u8]) {
             b'\r' => line.extend_from_slice(b"\\r"),
             b'\t' => line.extend_from_slice(b"\\t"),
             0x20..=0x7e => line.push(byte),
-            other => line.extend_from_slice(&[b'\\', b'x', HEX[usize::from(other >> 4)], HEX[usize::from(other & 15)]]),
+            other => line.extend_from_slice(&[
+                b'\\',
+                b'x',
+                HEX[usize::from(other >> 4)],
+                HEX[usize::from(other & 15)],
+            ]),
         }
     }
     if cut {
@@ -63,7 +69,8 @@ fn push_json_char(line: &mut Vec<u8>, character: char) {
         '\n' => line.extend_from_slice(b"\\n"),
         '\r' => line.extend_from_slice(b"\\r"),
         '\t' => line.extend_from_slice(b"\\t"),
-        // Controls by rule; DEL, C1 and the two Unicode line ends because terminals and log readers act on them.
+        // Controls by rule; DEL, C1 and the two Unicode line ends because terminals and log readers
+        // act on them.
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' => {
             let code = u32::from(character);
             line.extend_from_slice(b"\\u");
@@ -78,7 +85,9 @@ fn push_json_char(line: &mut Vec<u8>, character: char) {
 /// How many bytes at the beginning stand for themselves, in both styles: all of them, usually.
 fn plain_length(text: &[u8]) -> usize {
     let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && !matches!(byte, b'"' | b'\\');
-    text.iter().position(|byte| !is_plain(byte)).unwrap_or(text.len())
+    text.iter()
+        .position(|byte| !is_plain(byte))
+        .unwrap_or(text.len())
 }
 
 fn bounded(text: &[u8]) -> (&[u8], bool) {
@@ -108,7 +117,10 @@ mod tests {
 
     #[test]
     fn quoted_text_cannot_leave_its_quotes() {
-        assert_eq!(quoted(b"a\" 200 1\n10.0.0.1 - -\t\x1b[31m\\\xff"), r#"a\" 200 1\n10.0.0.1 - -\t\x1b[31m\\\xff"#);
+        assert_eq!(
+            quoted(b"a\" 200 1\n10.0.0.1 - -\t\x1b[31m\\\xff"),
+            r#"a\" 200 1\n10.0.0.1 - -\t\x1b[31m\\\xff"#
+        );
     }
 
     #[test]
@@ -127,7 +139,11 @@ mod tests {
         let mut split = vec![b'a'; FIELD_MAX_BYTES - 1];
         split.extend_from_slice("é".as_bytes());
         let text = json(&split);
-        assert!(text.ends_with("a...\"") && !text.contains('\u{fffd}'), "{}", &text[text.len() - 10..]);
+        assert!(
+            text.ends_with("a...\"") && !text.contains('\u{fffd}'),
+            "{}",
+            &text[text.len() - 10..]
+        );
     }
 
     proptest! {

@@ -33,7 +33,11 @@ impl Form {
 
     /// The form of one's own, if it is one.
     pub(super) fn custom(&self) -> Option<&AccessFormat> {
-        if let Self::Custom(format) = self { Some(format) } else { None }
+        if let Self::Custom(format) = self {
+            Some(format)
+        } else {
+            None
+        }
     }
 
     /// Appends one line with its line feed.
@@ -74,16 +78,26 @@ fn push_common(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut TimeCac
     push_number(line, record.bytes_out);
 }
 
-/// What else there is to tell of a connection, as words inside the quotes of the request: readers of these forms expect a
-/// status and a size behind them, and no more.
+/// What else there is to tell of a connection, as words inside the quotes of the request: readers
+/// of these forms expect a status and a size behind them, and no more.
 fn push_connection(line: &mut Vec<u8>, record: &AccessRecord<'_>, connection: &Connection) {
     let mut word = |name: &[u8], text: Option<&[u8]>| {
         line.extend_from_slice(name);
         push_quoted(line, text.unwrap_or(b"-"));
     };
-    word(b" sni=", Some(record.host.as_bytes()).filter(|name| !name.is_empty()));
+    word(
+        b" sni=",
+        Some(record.host.as_bytes()).filter(|name| !name.is_empty()),
+    );
     word(b" service=", record.service.map(str::as_bytes));
-    word(b" instance=", record.instance.map(|instance| instance.to_string()).as_deref().map(str::as_bytes));
+    word(
+        b" instance=",
+        record
+            .instance
+            .map(|instance| instance.to_string())
+            .as_deref()
+            .map(str::as_bytes),
+    );
     match record.upstream {
         Some(upstream) => {
             line.extend_from_slice(b" upstream=");
@@ -116,7 +130,11 @@ fn push_json_line(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut Time
             line.extend_from_slice(b",\"proto\":\"TCP\",\"listener\":\"");
             push_address(line, connection.listener);
             line.push(b'"');
-            push_text(line, b",\"server_name\":", Some(record.host.as_bytes()).filter(|name| !name.is_empty()));
+            push_text(
+                line,
+                b",\"server_name\":",
+                Some(record.host.as_bytes()).filter(|name| !name.is_empty()),
+            );
         }
         None => {
             push_text(line, b",\"method\":", Some(record.method.as_bytes()));
@@ -142,7 +160,11 @@ fn push_json_line(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut Time
     push_milliseconds(line, b",\"duration_ms\":", Some(record.duration));
     push_text(line, b",\"service\":", record.service.map(str::as_bytes));
     if let Some(instance) = record.instance {
-        push_parts(line, b",\"instance\":", &[&instance.node, "/", &instance.id]);
+        push_parts(
+            line,
+            b",\"instance\":",
+            &[&instance.node, "/", &instance.id],
+        );
     }
     if let Some(upstream) = record.upstream {
         line.extend_from_slice(b",\"upstream\":\"");
@@ -156,7 +178,11 @@ fn push_json_line(line: &mut Vec<u8>, record: &AccessRecord<'_>, time: &mut Time
         push_parts(line, b",\"route\":", &[&route.host, &route.path]);
     }
     push_text(line, b",\"error\":", record.error.map(str::as_bytes));
-    push_text(line, b",\"request_id\":", record.request_id.map(str::as_bytes));
+    push_text(
+        line,
+        b",\"request_id\":",
+        record.request_id.map(str::as_bytes),
+    );
     push_text(line, b",\"user_agent\":", record.user_agent);
     push_text(line, b",\"referer\":", record.referer);
     push_text(line, b",\"tls\":", record.tls.map(str::as_bytes));
@@ -196,7 +222,8 @@ fn push_number(line: &mut Vec<u8>, number: u64) {
     line.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// As [`IpAddr`] shows itself. Most are of version 4, for which the general way of formatting is a detour.
+/// As [`IpAddr`] shows itself. Most are of version 4, for which the general way of formatting is a
+/// detour.
 fn push_ip(line: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
@@ -273,15 +300,31 @@ mod tests {
     fn common_and_combined_read_as_apache_writes_them() {
         let common = r#"192.0.2.7 - - [22/Nov/2026:20:03:36 +0000] "GET /a?b=c HTTP/1.1" 200 512"#;
         assert_eq!(line(Form::Common, &record()), format!("{common}\n"));
-        assert_eq!(line(Form::Combined, &record()), format!("{common} \"-\" \"-\"\n"));
-        let named = AccessRecord { user_agent: Some(b"curl/8"), referer: Some(b"http://x/"), ..record() };
-        assert_eq!(line(Form::Combined, &named), format!("{common} \"http://x/\" \"curl/8\"\n"));
+        assert_eq!(
+            line(Form::Combined, &record()),
+            format!("{common} \"-\" \"-\"\n")
+        );
+        let named = AccessRecord {
+            user_agent: Some(b"curl/8"),
+            referer: Some(b"http://x/"),
+            ..record()
+        };
+        assert_eq!(
+            line(Form::Combined, &named),
+            format!("{common} \"http://x/\" \"curl/8\"\n")
+        );
     }
 
     #[test]
     fn json_holds_every_field_that_is_known() {
-        let instance = InstanceId { node: Arc::from("n1"), id: Arc::from("web-1") };
-        let route = RouteKey { host: "shop.example".to_owned(), path: "/a".to_owned() };
+        let instance = InstanceId {
+            node: Arc::from("n1"),
+            id: Arc::from("web-1"),
+        };
+        let route = RouteKey {
+            host: "shop.example".to_owned(),
+            path: "/a".to_owned(),
+        };
         let full = AccessRecord {
             version: http::Version::HTTP_2,
             service: Some("web"),
@@ -311,8 +354,15 @@ mod tests {
 
     #[test]
     fn a_connection_has_its_line_in_every_form() {
-        let instance = InstanceId { node: Arc::from("n1"), id: Arc::from("db-1") };
-        let connection = Connection { listener: "127.0.0.1:5432".parse().unwrap(), bytes_in: 10, end: "client_closed" };
+        let instance = InstanceId {
+            node: Arc::from("n1"),
+            id: Arc::from("db-1"),
+        };
+        let connection = Connection {
+            listener: "127.0.0.1:5432".parse().unwrap(),
+            bytes_in: 10,
+            end: "client_closed",
+        };
         let ended = AccessRecord {
             method: "TCP",
             host: "db.test",
@@ -327,7 +377,10 @@ mod tests {
         let wanted = "192.0.2.7 - - [22/Nov/2026:20:03:36 +0000] \"TCP 127.0.0.1:5432 sni=db.test service=db \
                       instance=n1/db-1 upstream=10.0.0.1:1 in=10 ms=12.345 end=client_closed\" 200 512";
         assert_eq!(line(Form::Common, &ended), format!("{wanted}\n"));
-        assert_eq!(line(Form::Combined, &ended), format!("{wanted} \"-\" \"-\"\n"));
+        assert_eq!(
+            line(Form::Combined, &ended),
+            format!("{wanted} \"-\" \"-\"\n")
+        );
         let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &ended)).unwrap();
         let expected = serde_json::json!({
             "time": "2026-11-22T20:03:36.042Z", "remote": "192.0.2.7", "proto": "TCP", "listener": "127.0.0.1:5432",
@@ -335,34 +388,70 @@ mod tests {
             "duration_ms": 12.345, "service": "db", "instance": "n1/db-1", "upstream": "10.0.0.1:1", "attempts": 1,
         });
         assert_eq!(parsed, expected);
-        let nowhere = AccessRecord { host: "", service: None, instance: None, upstream: None, ..ended };
+        let nowhere = AccessRecord {
+            host: "",
+            service: None,
+            instance: None,
+            upstream: None,
+            ..ended
+        };
         let text = line(Form::Common, &nowhere);
-        assert!(text.contains(" sni=- service=- instance=- upstream=- in=10 "), "{text}");
+        assert!(
+            text.contains(" sni=- service=- instance=- upstream=- in=10 "),
+            "{text}"
+        );
     }
 
     #[test]
     fn numbers_and_addresses_read_as_ever() {
         let mut line = Vec::new();
-        for address in ["0.0.0.0:0", "10.255.100.9:65535", "[2001:db8::1]:80", "[fe80::1%3]:1"] {
+        for address in [
+            "0.0.0.0:0",
+            "10.255.100.9:65535",
+            "[2001:db8::1]:80",
+            "[fe80::1%3]:1",
+        ] {
             line.clear();
             let address: SocketAddr = address.parse().unwrap();
             push_address(&mut line, address);
             push_ip(&mut line, address.ip());
-            assert_eq!(String::from_utf8_lossy(&line), format!("{address}{}", address.ip()));
+            assert_eq!(
+                String::from_utf8_lossy(&line),
+                format!("{address}{}", address.ip())
+            );
         }
-        for (microseconds, text) in [(0, "0.000"), (7, "0.007"), (42_000, "42.000"), (1_234_567, "1234.567")] {
+        for (microseconds, text) in [
+            (0, "0.000"),
+            (7, "0.007"),
+            (42_000, "42.000"),
+            (1_234_567, "1234.567"),
+        ] {
             line.clear();
             push_milliseconds(&mut line, b"", Some(Duration::from_micros(microseconds)));
             assert_eq!(String::from_utf8_lossy(&line), text);
         }
-        for version in [Version::HTTP_09, Version::HTTP_10, Version::HTTP_11, Version::HTTP_2, Version::HTTP_3] {
-            assert_eq!(String::from_utf8_lossy(version_text(version)), format!("{version:?}"));
+        for version in [
+            Version::HTTP_09,
+            Version::HTTP_10,
+            Version::HTTP_11,
+            Version::HTTP_2,
+            Version::HTTP_3,
+        ] {
+            assert_eq!(
+                String::from_utf8_lossy(version_text(version)),
+                format!("{version:?}")
+            );
         }
     }
 
     #[test]
     fn the_target_of_connect_is_the_host() {
-        let connect = AccessRecord { method: "CONNECT", host: "db.example:443", uri: "", ..record() };
+        let connect = AccessRecord {
+            method: "CONNECT",
+            host: "db.example:443",
+            uri: "",
+            ..record()
+        };
         assert!(line(Form::Common, &connect).contains("\"CONNECT db.example:443 HTTP/1.1\""));
         let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &connect)).unwrap();
         assert_eq!(parsed["uri"], "db.example:443");
@@ -371,7 +460,16 @@ mod tests {
     #[test]
     fn what_is_unknown_is_left_out_of_json() {
         let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &record())).unwrap();
-        for key in ["service", "instance", "upstream", "upstream_ms", "route", "error", "request_id", "tls"] {
+        for key in [
+            "service",
+            "instance",
+            "upstream",
+            "upstream_ms",
+            "route",
+            "error",
+            "request_id",
+            "tls",
+        ] {
             assert!(parsed.get(key).is_none(), "{key}");
         }
     }
@@ -380,7 +478,10 @@ mod tests {
     fn a_client_cannot_forge_a_line_or_a_field() {
         let attack = "x\" 200 0\n10.0.0.1 - - [now] \"GET /admin HTTP/1.1";
         let json_attack = "\",\"status\":999,\"x\":\"\n{";
-        let instance = InstanceId { node: Arc::from("n\"1"), id: Arc::from("\n") };
+        let instance = InstanceId {
+            node: Arc::from("n\"1"),
+            id: Arc::from("\n"),
+        };
         let record = AccessRecord {
             uri: attack,
             host: json_attack,
@@ -394,7 +495,13 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1, "{line}");
             assert!(line.ends_with('\n'));
         }
-        assert_eq!(line(Form::Common, &record).replace("\\\"", "").matches('"').count(), 2);
+        assert_eq!(
+            line(Form::Common, &record)
+                .replace("\\\"", "")
+                .matches('"')
+                .count(),
+            2
+        );
         let parsed: serde_json::Value = serde_json::from_str(&line(Form::Json, &record)).unwrap();
         assert_eq!(parsed["status"], 200);
         assert_eq!(parsed["host"], json_attack);

@@ -1,8 +1,8 @@
 //! The program's own log (standard error), and the access log (standard output, in [`access`]).
 //!
-//! [`init`] is called once by a command that serves, before it logs anything; the handle it returns changes the level
-//! later, without a restart. Neither log ever holds up the thread that logs: each has a thread of its own that waits for
-//! the reader.
+//! [`init`] is called once by a command that serves, before it logs anything; the handle it returns
+//! changes the level later, without a restart. Neither log ever holds up the thread that logs: each
+//! has a thread of its own that waits for the reader.
 
 pub mod access;
 mod custom;
@@ -30,15 +30,17 @@ pub use writer::AccessLogWriter;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Libraries that warn of what a stranger sends: any client could fill the log. Named in `log.level` (`h2=debug`), they
-/// say what they have to say.
+/// Libraries that warn of what a stranger sends: any client could fill the log. Named in
+/// `log.level` (`h2=debug`), they say what they have to say.
 const QUIET: [&str; 2] = ["h2", "rustls"];
 
 /// Why the log could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter is not one.
-    #[error("log.level `{level}`: {source}; write a level (`info`) or directives (`info,lb::registry=debug`)")]
+    #[error(
+        "log.level `{level}`: {source}; write a level (`info`) or directives (`info,lb::registry=debug`)"
+    )]
     Level {
         /// As given.
         level: String,
@@ -72,18 +74,31 @@ impl LogHandle {
     }
 }
 
-fn subscriber<W>(config: &LogConfig, writer: W, colour: bool) -> Result<(impl Subscriber, LogHandle), LogError>
+fn subscriber<W>(
+    config: &LogConfig,
+    writer: W,
+    colour: bool,
+) -> Result<(impl Subscriber, LogHandle), LogError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::new(filter(&config.level)?);
     // The library would report its own errors to standard error, and wait for whoever reads it.
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .log_internal_errors(false);
     let lines = match config.format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .boxed(),
         LogFormat::Text => lines.with_ansi(colour).boxed(),
     };
-    Ok((tracing_subscriber::registry().with(lines.with_filter(filter)), LogHandle { filter: handle }))
+    Ok((
+        tracing_subscriber::registry().with(lines.with_filter(filter)),
+        LogHandle { filter: handle },
+    ))
 }
 
 /// Whether a level would be accepted: for `lb check`.
@@ -95,14 +110,19 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
-    let mut filter =
-        EnvFilter::builder().parse(level).map_err(|source| LogError::Level { level: level.to_owned(), source })?;
+    let mut filter = EnvFilter::builder()
+        .parse(level)
+        .map_err(|source| LogError::Level {
+            level: level.to_owned(),
+            source,
+        })?;
     for library in QUIET {
         if !level.contains(library) {
             let directive = format!("{library}=error");
-            filter = filter.add_directive(
-                directive.parse().map_err(|source| LogError::Level { level: directive.clone(), source })?,
-            );
+            filter = filter.add_directive(directive.parse().map_err(|source| LogError::Level {
+                level: directive.clone(),
+                source,
+            })?);
         }
     }
     Ok(filter)
@@ -110,7 +130,8 @@ fn filter(level: &str) -> Result<EnvFilter, LogError> {
 
 /// Colour only for people (<https://no-color.org>: set and not empty means none).
 fn colour_wanted() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 #[cfg(test)]
@@ -136,7 +157,12 @@ mod tests {
 
     /// What is written while `log` runs.
     fn written(format: LogFormat, log: impl FnOnce(&LogHandle)) -> String {
-        let config = LogConfig { level: "info".to_owned(), format, access: AccessLog::Off, access_tcp: true };
+        let config = LogConfig {
+            level: "info".to_owned(),
+            format,
+            access: AccessLog::Off,
+            access_tcp: true,
+        };
         let sink = Shared::default();
         let to_sink = sink.clone();
         let (subscriber, handle) = subscriber(&config, move || to_sink.clone(), false).unwrap();
@@ -147,9 +173,14 @@ mod tests {
 
     #[test]
     fn json_lines_are_flat_and_whole_whatever_they_hold() {
-        let text = written(LogFormat::Json, |_| tracing::warn!(service = "a\"b\n{", "not\nthere"));
+        let text = written(LogFormat::Json, |_| {
+            tracing::warn!(service = "a\"b\n{", "not\nthere")
+        });
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&line["level"], &line["message"]), (&"WARN".into(), &"not\nthere".into()));
+        assert_eq!(
+            (&line["level"], &line["message"]),
+            (&"WARN".into(), &"not\nthere".into())
+        );
         assert_eq!(line["service"], "a\"b\n{");
         assert_eq!(text.lines().count(), 1, "{text}");
     }
@@ -157,7 +188,10 @@ mod tests {
     #[test]
     fn text_lines_have_no_colour_unless_wanted() {
         let text = written(LogFormat::Text, |_| tracing::info!(port = 1, "listening"));
-        assert!(text.contains("INFO") && text.contains("listening port=1") && !text.contains('\u{1b}'), "{text}");
+        assert!(
+            text.contains("INFO") && text.contains("listening port=1") && !text.contains('\u{1b}'),
+            "{text}"
+        );
     }
 
     #[test]
@@ -169,7 +203,10 @@ mod tests {
             handle.set_level("lb=loud").unwrap_err();
             tracing::debug!("three");
         });
-        assert!(!text.contains("one") && text.contains("two") && text.contains("three"), "{text}");
+        assert!(
+            !text.contains("one") && text.contains("two") && text.contains("three"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -190,6 +227,9 @@ mod tests {
             check_level(level).unwrap();
         }
         let error = check_level("info,lb=loud").unwrap_err().to_string();
-        assert!(error.contains("`info,lb=loud`") && error.contains("log.level"), "{error}");
+        assert!(
+            error.contains("`info,lb=loud`") && error.contains("log.level"),
+            "{error}"
+        );
     }
 }

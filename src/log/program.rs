@@ -1,4 +1,5 @@
-//! The program's log: lines of all threads in one bounded queue, written to standard error by a thread of its own.
+//! The program's log: lines of all threads in one bounded queue, written to standard error by a
+//! thread of its own.
 //!
 //! ```text
 //! any thread ── tracing ──> queue ──> thread ──> standard error
@@ -6,8 +7,9 @@
 //!                           └─> dropped, counted <─┘ and told by a line once lines are taken again
 //! ```
 //!
-//! A thread that logs never waits: a pipe that is not read (a log collector that hangs) costs lines, not requests. What ends the
-//! process in an orderly way calls [`flush`] before, or holds [`FlushAtEnd`].
+//! A thread that logs never waits: a pipe that is not read (a log collector that hangs) costs
+//! lines, not requests. What ends the process in an orderly way calls [`flush`] before, or holds
+//! [`FlushAtEnd`].
 
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
@@ -25,7 +27,8 @@ use super::thread::WritingThread;
 use super::{LogError, LogHandle, colour_wanted, subscriber};
 use crate::config::{AccessLog, LogConfig, LogFormat};
 
-/// Most bytes that wait: about 2,000 lines, more than a start with a thousand services says at once.
+/// Most bytes that wait: about 2,000 lines, more than a start with a thousand services says at
+/// once.
 const QUEUE_BYTES_MAX: usize = 256 << 10;
 /// Longest wait for standard error at the end of the process.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -48,21 +51,35 @@ struct Program {
 /// When `config.level` is not a filter, a log was set up before, or the thread cannot be started.
 pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
     let colour = colour_wanted();
-    let (thread, queue) = start(config.format, Descriptor::of(io::stderr())?, &DROPPED, (QUEUE_BYTES_MAX, colour))?;
+    let (thread, queue) = start(
+        config.format,
+        Descriptor::of(io::stderr())?,
+        &DROPPED,
+        (QUEUE_BYTES_MAX, colour),
+    )?;
     let (subscriber, handle) = subscriber(config, Arc::clone(&queue), colour)?;
     let unfiltered = unfiltered(config.format, Arc::clone(&queue), colour)?;
     subscriber.try_init()?;
-    if PROGRAM.set(Program { queue, thread, unfiltered }).is_ok() {
+    if PROGRAM
+        .set(Program {
+            queue,
+            thread,
+            unfiltered,
+        })
+        .is_ok()
+    {
         std::panic::set_hook(Box::new(report_panic));
     }
     Ok(handle)
 }
 
-/// Says something to a person on standard error. While the log runs it goes the same way as its lines and never waits;
-/// without one it is written at once.
+/// Says something to a person on standard error. While the log runs it goes the same way as its
+/// lines and never waits; without one it is written at once.
 pub fn say(text: &str) {
     match PROGRAM.get() {
-        Some(program) => program.queue.push(|lines| lines.extend_from_slice(text.as_bytes())),
+        Some(program) => program
+            .queue
+            .push(|lines| lines.extend_from_slice(text.as_bytes())),
         // A reader that is gone cannot be told.
         None => drop(io::stderr().write_all(text.as_bytes())),
     }
@@ -91,7 +108,8 @@ impl Drop for FlushAtEnd {
     }
 }
 
-/// A queue whose lines `sink` gets. `bounds`: its bytes, and whether lines about dropped ones have colour.
+/// A queue whose lines `sink` gets. `bounds`: its bytes, and whether lines about dropped ones have
+/// colour.
 fn start(
     format: LogFormat,
     sink: impl Write + Send + 'static,
@@ -102,7 +120,8 @@ fn start(
     let notes = unfiltered(format, Arc::clone(&note), colour)?;
     let (mut lines, count, mut told) = (Lines::new(sink), Arc::clone(dropped), 0);
     let write = move |taken: &[u8]| {
-        // As of now: what was dropped since the queue was emptied comes behind the lines that wait in it by now.
+        // As of now: what was dropped since the queue was emptied comes behind the lines that wait
+        // in it by now.
         let dropped = count.load(Relaxed);
         let lost = lines.put(taken);
         if lost == 0 && dropped > told {
@@ -131,8 +150,14 @@ fn unfiltered<W>(format: LogFormat, writer: W, colour: bool) -> Result<Dispatch,
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // No more than warnings: the least severe level of all subscribers decides what every line in the program costs.
-    let config = LogConfig { level: "warn".to_owned(), format, access: AccessLog::Off, access_tcp: false };
+    // No more than warnings: the least severe level of all subscribers decides what every line in
+    // the program costs.
+    let config = LogConfig {
+        level: "warn".to_owned(),
+        format,
+        access: AccessLog::Off,
+        access_tcp: false,
+    };
     Ok(Dispatch::new(subscriber(&config, writer, colour)?.0))
 }
 
@@ -140,7 +165,10 @@ where
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let Some(program) = PROGRAM.get() else { return };
     let thread = std::thread::current();
-    let (thread, at) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
+    let (thread, at) = (
+        thread.name().unwrap_or("unnamed"),
+        panic.location().map(ToString::to_string),
+    );
     let message = panic.payload_as_str().unwrap_or("(no message)");
     tracing::dispatcher::with_default(&program.unfiltered, || {
         tracing::error!(target: "lb::panic", thread, at, "panic: {message}; this is a fault of lb, please report it");
@@ -202,7 +230,10 @@ mod tests {
             if !self.go_on.recv().unwrap_or(true) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            self.read.lock().unwrap().push_str(std::str::from_utf8(bytes).unwrap());
+            self.read
+                .lock()
+                .unwrap()
+                .push_str(std::str::from_utf8(bytes).unwrap());
             Ok(bytes.len())
         }
 
@@ -223,9 +254,20 @@ mod tests {
     fn stand(format: LogFormat, bytes_max: usize) -> Stand {
         let ((enter, entered), (go_on, wait)) = (channel(), channel());
         let (read, dropped) = (Arc::default(), Arc::default());
-        let reader = Reader { entered: enter, go_on: wait, read: Arc::clone(&read) };
+        let reader = Reader {
+            entered: enter,
+            go_on: wait,
+            read: Arc::clone(&read),
+        };
         let (thread, queue) = start(format, reader, &dropped, (bytes_max, false)).unwrap();
-        Stand { thread, queue, dropped, entered, go_on, read }
+        Stand {
+            thread,
+            queue,
+            dropped,
+            entered,
+            go_on,
+            read,
+        }
     }
 
     fn say(queue: &Queue, line: &str) {
@@ -250,9 +292,16 @@ mod tests {
             assert!(stand.thread.flush(PATIENCE));
             let read = stand.read.lock().unwrap().clone();
             let lines: Vec<&str> = read.lines().collect();
-            assert_eq!((lines.len(), lines[0], lines[10], lines[12]), (13, "first", "line 00009", "later"), "{read}");
+            assert_eq!(
+                (lines.len(), lines[0], lines[10], lines[12]),
+                (13, "first", "line 00009", "later"),
+                "{read}"
+            );
             assert!(lines[11].contains("90 log lines dropped"), "{read}");
-            assert_eq!(format == LogFormat::Json, serde_json::from_str::<serde_json::Value>(lines[11]).is_ok());
+            assert_eq!(
+                format == LogFormat::Json,
+                serde_json::from_str::<serde_json::Value>(lines[11]).is_ok()
+            );
         }
     }
 
@@ -271,7 +320,10 @@ mod tests {
         assert!(stand.thread.flush(PATIENCE));
         let read = stand.read.lock().unwrap().clone();
         assert_eq!(stand.dropped.load(Relaxed), 2);
-        assert!(read.starts_with("line\n") && read.contains("2 log lines dropped"), "{read}");
+        assert!(
+            read.starts_with("line\n") && read.contains("2 log lines dropped"),
+            "{read}"
+        );
     }
 
     #[test]
@@ -283,7 +335,9 @@ mod tests {
                 let queue = &stand.queue;
                 scope.spawn(move || {
                     for line in 0..200 {
-                        queue.push(|lines| lines.extend_from_slice(format!("{thread} {line}\n").as_bytes()));
+                        queue.push(|lines| {
+                            lines.extend_from_slice(format!("{thread} {line}\n").as_bytes())
+                        });
                     }
                 });
             }

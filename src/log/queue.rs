@@ -1,9 +1,10 @@
 //! Log lines between the threads that write them and the one that hands them to the system.
 //!
-//! Of the access log each worker has a buffer of its own and formats its lines in it; the thread swaps it for an empty
-//! one. So a line costs no allocation, no copy and no wait: the lock is the worker's alone but for the moment of the swap.
-//! What comes first into an empty buffer rings the bell; as long as the thread has not fetched it, the lines behind it ring
-//! none. One that makes it half full ends the thread's nap. The program's log has one buffer for all threads.
+//! Of the access log each worker has a buffer of its own and formats its lines in it; the thread
+//! swaps it for an empty one. So a line costs no allocation, no copy and no wait: the lock is the
+//! worker's alone but for the moment of the swap. What comes first into an empty buffer rings the
+//! bell; as long as the thread has not fetched it, the lines behind it ring none. One that makes it
+//! half full ends the thread's nap. The program's log has one buffer for all threads.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
@@ -37,9 +38,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// No queues yet; they will share `bytes_max`. `bell` has room for one, and wakes who calls [`Self::take_out`];
-    /// `dropped` counts lines.
-    pub(super) fn new(bytes_max: usize, dropped: &Arc<AtomicU64>, bell: SyncSender<()>) -> Arc<Self> {
+    /// No queues yet; they will share `bytes_max`. `bell` has room for one, and wakes who calls
+    /// [`Self::take_out`]; `dropped` counts lines.
+    pub(super) fn new(
+        bytes_max: usize,
+        dropped: &Arc<AtomicU64>,
+        bell: SyncSender<()>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             queues: Mutex::default(),
             share: AtomicUsize::new(bytes_max),
@@ -56,8 +61,8 @@ impl Shared {
         let _ = self.bell.try_send(());
     }
 
-    /// Takes out what is in all of them. `write` may wait as long as it likes; it returns how many lines could not be
-    /// written, which are counted. `spare` is for use by the next call.
+    /// Takes out what is in all of them. `write` may wait as long as it likes; it returns how many
+    /// lines could not be written, which are counted. `spare` is for use by the next call.
     pub(super) fn take_out(&self, spare: &mut Vec<u8>, mut write: impl FnMut(&[u8]) -> u64) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         // Those whose worker has ended go once they are empty.
@@ -73,7 +78,8 @@ impl Shared {
             std::mem::swap(&mut waiting.bytes, spare);
             let lines = std::mem::take(&mut waiting.lines);
             drop(waiting);
-            // The reader is gone, and may come back (a named pipe): count, go on. A line may hold line breaks.
+            // The reader is gone, and may come back (a named pipe): count, go on. A line may hold
+            // line breaks.
             self.dropped.fetch_add(write(spare).min(lines), Relaxed);
             spare.clear();
             spare.shrink_to(KEPT_MAX);
@@ -81,7 +87,10 @@ impl Shared {
     }
 
     fn divide(&self, queues: usize) {
-        self.share.store((self.bytes_max / queues.max(1)).max(SHARE_MIN.min(self.bytes_max)), Relaxed);
+        self.share.store(
+            (self.bytes_max / queues.max(1)).max(SHARE_MIN.min(self.bytes_max)),
+            Relaxed,
+        );
     }
 }
 
@@ -100,7 +109,10 @@ impl Queue {
         queues.push(Arc::clone(&own));
         shared.divide(queues.len());
         drop(queues);
-        Self { own, shared: Arc::clone(shared) }
+        Self {
+            own,
+            shared: Arc::clone(shared),
+        }
     }
 
     /// Has `put` append one line, or counts a dropped one when the queue is full.
@@ -207,6 +219,10 @@ mod tests {
         assert_eq!(taken(&shared), "last\n");
         push(&stays, "next\n");
         assert_eq!(taken(&shared), "next\n");
-        assert_eq!(shared.share.load(Relaxed), 1 << 20, "it shares with nobody any more");
+        assert_eq!(
+            shared.share.load(Relaxed),
+            1 << 20,
+            "it shares with nobody any more"
+        );
     }
 }

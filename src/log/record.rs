@@ -53,8 +53,9 @@ pub struct AccessRecord<'a> {
     pub tls: Option<&'a str>,
     /// Of a call of gRPC: its own status.
     pub grpc_status: Option<u32>,
-    /// Of a connection of TCP. The method is then `TCP`, the target the listener, the host the server name that the client's
-    /// TLS asked for, and the status what nginx logs for such a connection: 200, 400, 403, 404 or 502.
+    /// Of a connection of TCP. The method is then `TCP`, the target the listener, the host the
+    /// server name that the client's TLS asked for, and the status what nginx logs for such a
+    /// connection: 200, 400, 403, 404 or 502.
     pub tcp: Option<Connection>,
     /// What only a form of one's own tells.
     pub more: Option<More<'a>>,
@@ -90,7 +91,11 @@ pub struct More<'a> {
 
 /// What was asked for. CONNECT has no path: its target is the authority alone (RFC 9110, 9.3.6).
 pub(super) fn target_of<'a>(record: &AccessRecord<'a>) -> &'a str {
-    if record.uri.is_empty() && record.method == "CONNECT" { record.host } else { record.uri }
+    if record.uri.is_empty() && record.method == "CONNECT" {
+        record.host
+    } else {
+        record.uri
+    }
 }
 
 /// `HTTP/1.1` and its like.

@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Standard output or standard error without the standard library's buffer and lock: whoever else holds that lock cannot
-/// hold up this writer, and the other way round.
+/// Standard output or standard error without the standard library's buffer and lock: whoever else
+/// holds that lock cannot hold up this writer, and the other way round.
 #[derive(Debug)]
 pub(super) struct Descriptor(File);
 
@@ -25,7 +25,8 @@ impl Write for Descriptor {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.0.write(bytes) {
-                // Another process that shares the stream made it non-blocking (open(2), O_NONBLOCK is of the description).
+                // Another process that shares the stream made it non-blocking (open(2), O_NONBLOCK
+                // is of the description).
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let _ = poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None);
                 }
@@ -39,7 +40,8 @@ impl Write for Descriptor {
     }
 }
 
-/// Writes lines, and remembers whether the last one was torn by an error (a full disk takes the first half).
+/// Writes lines, and remembers whether the last one was torn by an error (a full disk takes the
+/// first half).
 #[derive(Debug)]
 pub(super) struct Lines<W> {
     sink: W,
@@ -52,8 +54,8 @@ impl<W: Write> Lines<W> {
         Self { sink, torn: false }
     }
 
-    /// Writes `lines`, each of which ends with a line break; waits as long as the sink does. Returns how many were not
-    /// written as a whole.
+    /// Writes `lines`, each of which ends with a line break; waits as long as the sink does.
+    /// Returns how many were not written as a whole.
     pub(super) fn put(&mut self, lines: &[u8]) -> u64 {
         if self.torn {
             match self.sink.write_all(b"\n") {
@@ -74,7 +76,11 @@ impl<W: Write> Lines<W> {
             self.torn = written.last().is_some_and(|&byte| byte != b'\n');
             return breaks(rest);
         }
-        if self.sink.flush().is_err() { breaks(lines) } else { 0 }
+        if self.sink.flush().is_err() {
+            breaks(lines)
+        } else {
+            0
+        }
     }
 }
 
@@ -113,12 +119,22 @@ mod tests {
 
     #[test]
     fn a_full_disk_costs_the_lines_that_it_did_not_take_and_no_others() {
-        let mut lines = Lines::new(Disk { room: 6, holds: Vec::new() });
-        assert_eq!(lines.put(b"one\ntwo\nthree\n"), 2, "`one` was written, `two` was torn");
+        let mut lines = Lines::new(Disk {
+            room: 6,
+            holds: Vec::new(),
+        });
+        assert_eq!(
+            lines.put(b"one\ntwo\nthree\n"),
+            2,
+            "`one` was written, `two` was torn"
+        );
         assert_eq!(lines.put(b"four\n"), 1);
         lines.sink.room = 100;
         assert_eq!(lines.put(b"five\n"), 0);
-        assert_eq!(String::from_utf8_lossy(&lines.sink.holds), "one\ntw\nfive\n");
+        assert_eq!(
+            String::from_utf8_lossy(&lines.sink.holds),
+            "one\ntw\nfive\n"
+        );
     }
 
     #[test]
@@ -140,6 +156,9 @@ mod tests {
     fn a_pipe_without_a_reader_loses_everything_and_says_how_much() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        assert_eq!(Lines::new(Descriptor::of(&writer).unwrap()).put(b"one\ntwo\n"), 2);
+        assert_eq!(
+            Lines::new(Descriptor::of(&writer).unwrap()).put(b"one\ntwo\n"),
+            2
+        );
     }
 }

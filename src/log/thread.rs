@@ -1,7 +1,8 @@
 //! The thread behind the queues of one log: it alone waits for the reader.
 //!
-//! It gathers: rung for a first line, it naps, then takes all that came meanwhile. Those who log thus wake it once per
-//! nap, instead of paying a system call per line; and once more if so much comes that it has to be short.
+//! It gathers: rung for a first line, it naps, then takes all that came meanwhile. Those who log
+//! thus wake it once per nap, instead of paying a system call per line; and once more if so much
+//! comes that it has to be short.
 
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -37,8 +38,9 @@ struct State {
 }
 
 impl WritingThread {
-    /// Starts it. The queues hold `bytes_max` together, `dropped` counts lost lines, `write` gets whole lines and returns
-    /// how many of them are lost. Lines wait for `gather` at most before they are written.
+    /// Starts it. The queues hold `bytes_max` together, `dropped` counts lost lines, `write` gets
+    /// whole lines and returns how many of them are lost. Lines wait for `gather` at most before
+    /// they are written.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -63,7 +65,8 @@ impl WritingThread {
         &self.queues
     }
 
-    /// Waits until what is queued now was written, or lost; at most `limit`, as the reader may be stuck. False: not yet.
+    /// Waits until what is queued now was written, or lost; at most `limit`, as the reader may be
+    /// stuck. False: not yet.
     pub(super) fn flush(&self, limit: Duration) -> bool {
         self.ask(limit, false)
     }
@@ -120,7 +123,8 @@ fn run(
         if idle && !gather.is_zero() {
             thread::park_timeout(gather);
         }
-        // Read before the lines are taken: what was queued before it was asked for is then surely among them.
+        // Read before the lines are taken: what was queued before it was asked for is then surely
+        // among them.
         let state = progress.lock();
         let (asked, stop) = (state.asked, state.stop);
         drop(state);

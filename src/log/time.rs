@@ -26,10 +26,18 @@ impl TimeCache {
     }
 
     /// Appends RFC 3339 with this many decimals, at most 9; those that do not fit are cut off.
-    pub(super) fn push_rfc3339_with(&mut self, line: &mut Vec<u8>, time: SystemTime, decimals: usize) {
+    pub(super) fn push_rfc3339_with(
+        &mut self,
+        line: &mut Vec<u8>,
+        time: SystemTime,
+        decimals: usize,
+    ) {
         self.renew(time);
         line.extend_from_slice(&self.rfc3339);
-        let nanoseconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+        let nanoseconds = time
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .subsec_nanos();
         if decimals > 0 {
             // Writing to a Vec cannot fail.
             let _ = write!(line, ".{}", &format!("{nanoseconds:09}")[..decimals.min(9)]);
@@ -58,10 +66,16 @@ impl TimeCache {
 
 fn formatted(format: &str, second: u64) -> Vec<u8> {
     // A clock beyond year 9999 shows as the end of that range.
-    let timestamp = i64::try_from(second).ok().and_then(|second| Timestamp::from_second(second).ok());
+    let timestamp = i64::try_from(second)
+        .ok()
+        .and_then(|second| Timestamp::from_second(second).ok());
     let mut text = Vec::with_capacity(32);
     // Both formats ask only for what a time stamp has, and writing to a Vec cannot fail.
-    let _ = write!(text, "{}", timestamp.unwrap_or(Timestamp::MAX).strftime(format));
+    let _ = write!(
+        text,
+        "{}",
+        timestamp.unwrap_or(Timestamp::MAX).strftime(format)
+    );
     text
 }
 
@@ -80,7 +94,10 @@ mod tests {
         let (mut rfc3339, mut common) = (Vec::new(), Vec::new());
         cache.push_rfc3339(&mut rfc3339, UNIX_EPOCH + since_epoch);
         cache.push_common(&mut common, UNIX_EPOCH + since_epoch);
-        (String::from_utf8(rfc3339).unwrap(), String::from_utf8(common).unwrap())
+        (
+            String::from_utf8(rfc3339).unwrap(),
+            String::from_utf8(common).unwrap(),
+        )
     }
 
     #[test]
@@ -88,10 +105,26 @@ mod tests {
         let cache = &mut TimeCache::default();
         let cases = [
             (0, "1970-01-01T00:00:00.000Z", "01/Jan/1970:00:00:00 +0000"),
-            (1_795_377_816_042, "2026-11-22T20:03:36.042Z", "22/Nov/2026:20:03:36 +0000"),
-            (1_795_377_816_999, "2026-11-22T20:03:36.999Z", "22/Nov/2026:20:03:36 +0000"),
-            (1_795_377_817_000, "2026-11-22T20:03:37.000Z", "22/Nov/2026:20:03:37 +0000"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z", "29/Feb/2000:00:00:00 +0000"),
+            (
+                1_795_377_816_042,
+                "2026-11-22T20:03:36.042Z",
+                "22/Nov/2026:20:03:36 +0000",
+            ),
+            (
+                1_795_377_816_999,
+                "2026-11-22T20:03:36.999Z",
+                "22/Nov/2026:20:03:36 +0000",
+            ),
+            (
+                1_795_377_817_000,
+                "2026-11-22T20:03:37.000Z",
+                "22/Nov/2026:20:03:37 +0000",
+            ),
+            (
+                951_782_400_000,
+                "2000-02-29T00:00:00.000Z",
+                "29/Feb/2000:00:00:00 +0000",
+            ),
         ];
         for (millisecond, rfc3339, common) in cases {
             let found = both(cache, Duration::from_millis(millisecond));

@@ -57,10 +57,16 @@ impl AccessLogWriter {
         let mut lines = Lines::new(sink);
         let write = move |taken: &[u8]| lines.put(taken);
         let thread = WritingThread::start("access-log", (bytes_max, GATHER), dropped, write)?;
-        Ok((AccessLoggers::new(format, Arc::clone(thread.queues())), Self { thread: Some(thread) }))
+        Ok((
+            AccessLoggers::new(format, Arc::clone(thread.queues())),
+            Self {
+                thread: Some(thread),
+            },
+        ))
     }
 
-    /// Writes out what is queued and ends the thread; waits at most `limit`, as standard output may be stuck.
+    /// Writes out what is queued and ends the thread; waits at most `limit`, as standard output may
+    /// be stuck.
     pub fn finish(mut self, limit: Duration) {
         self.end(limit);
     }
@@ -130,7 +136,8 @@ mod tests {
         }
     }
 
-    /// A reader that takes nothing until its gate is opened, and tells when the writer is stuck on it.
+    /// A reader that takes nothing until its gate is opened, and tells when the writer is stuck on
+    /// it.
     struct Stuck {
         entered: Sender<()>,
         gate: Receiver<()>,
@@ -161,24 +168,32 @@ mod tests {
     #[test]
     fn lines_of_all_workers_arrive_whole_and_finish_flushes() {
         let (sink, dropped) = (Shared::default(), Arc::default());
-        let (loggers, writer) = AccessLogWriter::start_on(AccessLog::Common, &dropped, sink.clone()).unwrap();
+        let (loggers, writer) =
+            AccessLogWriter::start_on(AccessLog::Common, &dropped, sink.clone()).unwrap();
         thread::scope(|scope| {
             for worker in 0..4 {
                 let logger = loggers.logger();
-                scope.spawn(move || (0..500).for_each(|line| logger.log(&record(&format!("/{worker}/{line}")))));
+                scope.spawn(move || {
+                    (0..500).for_each(|line| logger.log(&record(&format!("/{worker}/{line}"))))
+                });
             }
         });
         writer.finish(Duration::from_secs(10));
         let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), 2000);
-        assert!(text.lines().all(|line| line.starts_with("127.0.0.1 - - [") && line.ends_with("HTTP/1.1\" 200 0")));
+        assert!(
+            text.lines()
+                .all(|line| line.starts_with("127.0.0.1 - - [")
+                    && line.ends_with("HTTP/1.1\" 200 0"))
+        );
         assert_eq!(dropped.load(Relaxed), 0);
     }
 
     #[test]
     fn a_line_is_written_without_a_finish() {
         let (sink, dropped) = (Shared::default(), Arc::default());
-        let (loggers, _writer) = AccessLogWriter::start_on(AccessLog::Json, &dropped, sink.clone()).unwrap();
+        let (loggers, _writer) =
+            AccessLogWriter::start_on(AccessLog::Json, &dropped, sink.clone()).unwrap();
         let logger = loggers.logger();
         logger.log(&record("/"));
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -194,13 +209,18 @@ mod tests {
         let (open, gate) = channel();
         let dropped = Arc::default();
         let sink = Stuck { entered, gate };
-        let (loggers, writer) = AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 4096).unwrap();
+        let (loggers, writer) =
+            AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 4096).unwrap();
         let logger = loggers.logger();
         logger.log(&record("/first"));
         stuck.recv_timeout(Duration::from_secs(10)).unwrap();
         let long = "a".repeat(1000);
         (0..20).for_each(|_| logger.log(&record(&long)));
-        assert_eq!(dropped.load(Relaxed), 16, "four lines of about 1,060 bytes reach the limit");
+        assert_eq!(
+            dropped.load(Relaxed),
+            16,
+            "four lines of about 1,060 bytes reach the limit"
+        );
         // The end does not wait for it longer than it is told to.
         writer.finish(Duration::from_millis(1));
         drop(open);
@@ -212,23 +232,32 @@ mod tests {
         let (open, gate) = channel();
         let dropped = Arc::default();
         let sink = Stuck { entered, gate };
-        let (loggers, _writer) = AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 1 << 20).unwrap();
+        let (loggers, _writer) =
+            AccessLogWriter::start_bounded(AccessLog::Common, &dropped, sink, 1 << 20).unwrap();
         let (one, other) = (loggers.logger(), loggers.logger());
         one.log(&record("/first"));
         stuck.recv_timeout(Duration::from_secs(10)).unwrap();
         let long = "a".repeat(2000);
         (0..300).for_each(|_| one.log(&record(&long)));
         let of_one = dropped.load(Relaxed);
-        assert!((40..50).contains(&of_one), "half of the bytes are about 255 lines: {of_one}");
+        assert!(
+            (40..50).contains(&of_one),
+            "half of the bytes are about 255 lines: {of_one}"
+        );
         (0..300).for_each(|_| other.log(&record(&long)));
-        assert_eq!(dropped.load(Relaxed), 2 * of_one, "a stranger to the first one's lines");
+        assert_eq!(
+            dropped.load(Relaxed),
+            2 * of_one,
+            "a stranger to the first one's lines"
+        );
         drop(open);
     }
 
     #[test]
     fn a_reader_that_went_away_is_counted() {
         let dropped = Arc::default();
-        let (loggers, writer) = AccessLogWriter::start_on(AccessLog::Common, &dropped, Broken).unwrap();
+        let (loggers, writer) =
+            AccessLogWriter::start_on(AccessLog::Common, &dropped, Broken).unwrap();
         let logger = loggers.logger();
         logger.log(&record("/"));
         logger.log(&record("/"));
@@ -238,7 +267,8 @@ mod tests {
 
     #[test]
     fn off_means_off() {
-        let (loggers, writer) = AccessLogWriter::start_on(AccessLog::Off, &Arc::default(), Broken).unwrap();
+        let (loggers, writer) =
+            AccessLogWriter::start_on(AccessLog::Off, &Arc::default(), Broken).unwrap();
         let logger = loggers.logger();
         assert!(!logger.is_on());
         logger.log(&record("/"));

@@ -15,8 +15,19 @@ impl Exposition {
     }
 
     /// A family whose name is made at run time. No two may have the same.
-    pub(super) fn named<'a>(&'a mut self, name: &'a str, kind: Kind, help: &'a str) -> FamilyWriter<'a> {
-        FamilyWriter { text: &mut self.text, name, kind, help, begun: false }
+    pub(super) fn named<'a>(
+        &'a mut self,
+        name: &'a str,
+        kind: Kind,
+        help: &'a str,
+    ) -> FamilyWriter<'a> {
+        FamilyWriter {
+            text: &mut self.text,
+            name,
+            kind,
+            help,
+            begun: false,
+        }
     }
 
     pub(super) fn one(&mut self, family: Family, labels: &[(&str, &str)], value: f64) {
@@ -38,9 +49,15 @@ impl FamilyWriter<'_> {
         self.suffixed("", labels, value);
     }
 
-    /// The series of a histogram. `bounds` are the upper ones, in seconds; of `buckets` there is one more, and each counts what
-    /// is in it alone.
-    pub(super) fn histogram(&mut self, labels: &[(&str, &str)], bounds: &[f64], buckets: &[u64], sum_seconds: f64) {
+    /// The series of a histogram. `bounds` are the upper ones, in seconds; of `buckets` there is
+    /// one more, and each counts what is in it alone.
+    pub(super) fn histogram(
+        &mut self,
+        labels: &[(&str, &str)],
+        bounds: &[f64],
+        buckets: &[u64],
+        sum_seconds: f64,
+    ) {
         let mut bucket = |le: &str, count: u64| {
             let labels: Vec<_> = labels.iter().copied().chain([("le", le)]).collect();
             self.suffixed("_bucket", &labels, count as f64);
@@ -50,7 +67,8 @@ impl FamilyWriter<'_> {
             cumulative += count;
             bucket(&bound.to_string(), cumulative);
         }
-        // The last bucket and the count are made from the same reads: they have to agree while requests go on.
+        // The last bucket and the count are made from the same reads: they have to agree while
+        // requests go on.
         let total = buckets.iter().sum::<u64>();
         bucket("+Inf", total);
         self.suffixed("_sum", labels, sum_seconds);
@@ -58,10 +76,16 @@ impl FamilyWriter<'_> {
     }
 
     pub(super) fn suffixed(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
-        let Self { name, kind, help, .. } = *self;
+        let Self {
+            name, kind, help, ..
+        } = *self;
         if !self.begun {
             self.begun = true;
-            let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {}\n", kind.word());
+            let _ = write!(
+                self.text,
+                "# HELP {name} {help}\n# TYPE {name} {}\n",
+                kind.word()
+            );
         }
         self.text.push_str(name);
         self.text.push_str(suffix);
@@ -81,7 +105,8 @@ impl FamilyWriter<'_> {
     }
 }
 
-/// Label values: backslash, quote and line feed are escaped, and nothing else may be (format 0.0.4).
+/// Label values: backslash, quote and line feed are escaped, and nothing else may be (format
+/// 0.0.4).
 fn push_escaped(text: &mut String, value: &str) {
     for character in value.chars() {
         match character {

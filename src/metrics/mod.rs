@@ -1,9 +1,10 @@
 //! Counters of the data path and of the control loop.
 //!
-//! Handles are plain atomics behind an `Arc`, resolved once per service or listener (never per request), so that
-//! the request path pays one relaxed increment per event. What changes rarely (ages, errors, table sizes) sits in
-//! one locked struct, [`Control`], that no worker ever touches. [`text`] writes all of it for Prometheus, under the
-//! names of [`names`]. [`fabio`] counts a second time, in Fabio's way, for those who want that.
+//! Handles are plain atomics behind an `Arc`, resolved once per service or listener (never per
+//! request), so that the request path pays one relaxed increment per event. What changes rarely
+//! (ages, errors, table sizes) sits in one locked struct, [`Control`], that no worker ever touches.
+//! [`text`] writes all of it for Prometheus, under the names of [`names`]. [`fabio`] counts a
+//! second time, in Fabio's way, for those who want that.
 
 mod exposition;
 pub mod fabio;
@@ -47,7 +48,8 @@ pub struct ListenerMetrics {
     pub client_faults: [AtomicU64; CLIENT_FAULTS.len()],
 }
 
-/// What a client did that ended its connection, or a stream of it, before there was a request to count.
+/// What a client did that ended its connection, or a stream of it, before there was a request to
+/// count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientFault {
     /// Bytes that are no request, or one that could be read in two ways.
@@ -63,7 +65,13 @@ pub enum ClientFault {
 }
 
 /// Labels of [`ClientFault`], in its order.
-pub const CLIENT_FAULTS: [&str; 5] = ["malformed", "too_slow", "tls", "proxy_header", "too_many_streams"];
+pub const CLIENT_FAULTS: [&str; 5] = [
+    "malformed",
+    "too_slow",
+    "tls",
+    "proxy_header",
+    "too_many_streams",
+];
 
 impl ListenerMetrics {
     /// Counts one connection that ended so.
@@ -75,7 +83,8 @@ impl ListenerMetrics {
 /// Figures written by the control thread only.
 #[derive(Debug, Default)]
 pub struct Control {
-    /// Unix time (s) of the last good answer, by service; the list watch itself counts as the empty name.
+    /// Unix time (s) of the last good answer, by service; the list watch itself counts as the empty
+    /// name.
     pub registry_success: BTreeMap<Arc<str>, f64>,
     /// Errors of sources by kind (`connect`, `timeout`, `status`, `decode`, `token`, …).
     pub registry_errors: BTreeMap<&'static str, u64>,
@@ -97,9 +106,11 @@ pub struct Control {
     pub draining: bool,
     /// What a reload could not take over.
     pub reload_errors: ReloadErrors,
-    /// Certificates, keys and CAs that cannot be used or are outside their validity period, by where they come from.
+    /// Certificates, keys and CAs that cannot be used or are outside their validity period, by
+    /// where they come from.
     pub certificate_errors: BTreeMap<String, u64>,
-    /// Whether another process listens on the same address, by listener; the admin listener is one of them.
+    /// Whether another process listens on the same address, by listener; the admin listener is one
+    /// of them.
     pub listener_shared: BTreeMap<String, bool>,
     /// Whether all that `[consul.register]` asks for is registered; none: it asks for nothing.
     pub registered: Option<bool>,
@@ -120,7 +131,10 @@ impl Metrics {
     /// With counters under Fabio's names beside its own.
     #[must_use]
     pub fn with_fabio(fabio: FabioMetrics) -> Self {
-        Self { fabio: Some(Arc::new(fabio)), ..Self::default() }
+        Self {
+            fabio: Some(Arc::new(fabio)),
+            ..Self::default()
+        }
     }
 
     /// Counters under Fabio's names, where they are wanted.
@@ -129,7 +143,8 @@ impl Metrics {
         self.fabio.as_ref()
     }
 
-    /// What happened, and how fresh the knowledge is: kept beside the counters, because whoever has one needs the other.
+    /// What happened, and how fresh the knowledge is: kept beside the counters, because whoever has
+    /// one needs the other.
     #[must_use]
     pub fn journal(&self) -> &Journal {
         &self.journal
@@ -139,7 +154,11 @@ impl Metrics {
     #[must_use]
     pub fn service(&self, name: &Arc<str>) -> Arc<ServiceMetrics> {
         let mut services = lock(&self.services);
-        Arc::clone(services.entry(Arc::clone(name)).or_insert_with(|| Arc::new(ServiceMetrics::new(Arc::clone(name)))))
+        Arc::clone(
+            services
+                .entry(Arc::clone(name))
+                .or_insert_with(|| Arc::new(ServiceMetrics::new(Arc::clone(name)))),
+        )
     }
 
     /// The handle of one listener, made at first use.
@@ -170,7 +189,10 @@ impl Metrics {
     /// Handles of all listeners, by name.
     #[must_use]
     pub fn listeners(&self) -> Vec<(String, Arc<ListenerMetrics>)> {
-        lock(&self.listeners).iter().map(|(name, handle)| (name.clone(), Arc::clone(handle))).collect()
+        lock(&self.listeners)
+            .iter()
+            .map(|(name, handle)| (name.clone(), Arc::clone(handle)))
+            .collect()
     }
 
     /// What became of requests that belong to no service.
@@ -203,8 +225,8 @@ impl Metrics {
         lock(&self.control)
     }
 
-    /// Removes the series of a service that vanished. Call after the table without it is live, else a request on
-    /// its way would bring them back.
+    /// Removes the series of a service that vanished. Call after the table without it is live, else
+    /// a request on its way would bring them back.
     pub fn remove_service(&self, name: &str) {
         lock(&self.services).remove(name);
         if let Some(fabio) = &self.fabio {
@@ -213,7 +235,9 @@ impl Metrics {
         let mut control = self.control();
         control.registry_success.remove(name);
         control.rejected_tags.remove(name);
-        control.table_targets.retain(|(service, _), _| &**service != name);
+        control
+            .table_targets
+            .retain(|(service, _), _| &**service != name);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Every metric of `lb`, once: its name, kind and help text.
 //!
-//! Names and labels are part of the outer surface: dashboards and alerts are written against them. What is written
-//! under each name is decided in `text`; how it is counted, in `service` and in the module root.
+//! Names and labels are part of the outer surface: dashboards and alerts are written against them.
+//! What is written under each name is decided in `text`; how it is counted, in `service` and in the
+//! module root.
 
 /// How Prometheus is to read a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +117,25 @@ mod tests {
         let mut seen = BTreeSet::new();
         for family in ALL {
             assert!(seen.insert(family.name), "{} twice", family.name);
-            assert!(family.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", family.name);
-            assert_eq!(family.kind == Kind::Counter, family.name.ends_with("_total"), "{}", family.name);
-            assert!(!family.help.contains(['\\', '\n']) && family.help.ends_with('.'), "{}", family.name);
+            assert!(
+                family
+                    .name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+                "{}",
+                family.name
+            );
+            assert_eq!(
+                family.kind == Kind::Counter,
+                family.name.ends_with("_total"),
+                "{}",
+                family.name
+            );
+            assert!(
+                !family.help.contains(['\\', '\n']) && family.help.ends_with('.'),
+                "{}",
+                family.name
+            );
         }
     }
 }

@@ -1,9 +1,11 @@
-//! What became of requests beside their status: answers made here by reason, and calls of gRPC by their own status.
+//! What became of requests beside their status: answers made here by reason, and calls of gRPC by
+//! their own status.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Every reason for an answer made here that is not what the client wanted. The access log calls them the same (`error`).
+/// Every reason for an answer made here that is not what the client wanted. The access log calls
+/// them the same (`error`).
 pub const PROXY_ERRORS: [&str; 23] = [
     "bad_request",
     "malformed",
@@ -30,9 +32,12 @@ pub const PROXY_ERRORS: [&str; 23] = [
     "other",
 ];
 
-/// Labels of gRPC's status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>); the last takes any other number.
-pub const GRPC_STATUSES: [&str; 18] =
-    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16", "other"];
+/// Labels of gRPC's status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>); the
+/// last takes any other number.
+pub const GRPC_STATUSES: [&str; 18] = [
+    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+    "other",
+];
 
 /// Counters of one service, or of requests that have none.
 #[derive(Debug, Default)]
@@ -45,7 +50,10 @@ pub struct Outcomes {
 impl Outcomes {
     /// Counts an answer made here; a reason that is not in the list counts as `other`.
     pub fn record_error(&self, reason: &str) {
-        let at = PROXY_ERRORS.iter().position(|known| *known == reason).unwrap_or(PROXY_ERRORS.len() - 1);
+        let at = PROXY_ERRORS
+            .iter()
+            .position(|known| *known == reason)
+            .unwrap_or(PROXY_ERRORS.len() - 1);
         self.errors[at].fetch_add(1, Relaxed);
     }
 
@@ -63,7 +71,10 @@ impl Outcomes {
 
     /// Statuses that occurred, and how often.
     pub fn calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.grpc.get().into_iter().flat_map(|counts| counted(&GRPC_STATUSES, &**counts))
+        self.grpc
+            .get()
+            .into_iter()
+            .flat_map(|counts| counted(&GRPC_STATUSES, &**counts))
     }
 }
 
@@ -72,7 +83,11 @@ fn counted<'a>(
     counts: &'a [AtomicU64],
 ) -> impl Iterator<Item = (&'static str, u64)> + 'a {
     let counts = counts.iter().map(|count| count.load(Relaxed));
-    labels.iter().copied().zip(counts).filter(|(_, count)| *count > 0)
+    labels
+        .iter()
+        .copied()
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
 }
 
 #[cfg(test)]
@@ -84,21 +99,34 @@ mod tests {
     fn faults_of_clients_that_are_answered_have_their_own_labels() {
         for fault in CLIENT_FAULTS {
             // Without its PROXY header there is nothing to answer.
-            assert_eq!(PROXY_ERRORS.contains(&fault), fault != "proxy_header", "{fault}");
+            assert_eq!(
+                PROXY_ERRORS.contains(&fault),
+                fault != "proxy_header",
+                "{fault}"
+            );
         }
     }
 
     #[test]
     fn labels_are_bounded_whatever_is_counted() {
         let outcomes = Outcomes::default();
-        assert_eq!((outcomes.errors().count(), outcomes.calls().count()), (0, 0));
+        assert_eq!(
+            (outcomes.errors().count(), outcomes.calls().count()),
+            (0, 0)
+        );
         for reason in ["no_route", "no_route", "something new"] {
             outcomes.record_error(reason);
         }
         for status in [0, 14, 16, 17, 4711, u32::MAX] {
             outcomes.record_call(status);
         }
-        assert_eq!(outcomes.errors().collect::<Vec<_>>(), [("no_route", 2), ("other", 1)]);
-        assert_eq!(outcomes.calls().collect::<Vec<_>>(), [("0", 1), ("14", 1), ("16", 1), ("other", 3)]);
+        assert_eq!(
+            outcomes.errors().collect::<Vec<_>>(),
+            [("no_route", 2), ("other", 1)]
+        );
+        assert_eq!(
+            outcomes.calls().collect::<Vec<_>>(),
+            [("0", 1), ("14", 1), ("16", 1), ("other", 3)]
+        );
     }
 }

@@ -7,21 +7,24 @@ use std::time::Duration;
 use super::outcomes::Outcomes;
 
 /// Upper bounds of the request duration histogram, in seconds.
-pub const DURATION_BUCKETS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub const DURATION_BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 
 /// The same in microseconds, as the request path compares integers.
 const DURATION_BUCKETS_US: [u64; DURATION_BUCKETS.len()] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
-    10_000_000,
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000,
 ];
 
 /// Upper bounds of the histogram of upgraded connections, in seconds: a second to a day.
 pub const UPGRADED_BUCKETS: [f64; 7] = [1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0];
 
-/// Methods that get a label of their own; any other word counts as `OTHER`, so that a client cannot make series.
-pub const METHODS: [&str; 10] =
-    ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "OTHER"];
+/// Methods that get a label of their own; any other word counts as `OTHER`, so that a client cannot
+/// make series.
+pub const METHODS: [&str; 10] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "OTHER",
+];
 
 /// Status codes 100..=599 have a slot each; slot 0 takes everything else.
 const CODES: usize = 501;
@@ -54,7 +57,8 @@ pub enum ConnectResult {
     Timeout,
     /// TLS failed.
     Tls,
-    /// This process or machine had no descriptor, port or memory left for it: says nothing about the instance.
+    /// This process or machine had no descriptor, port or memory left for it: says nothing about
+    /// the instance.
     Exhausted,
 }
 
@@ -121,25 +125,38 @@ impl ServiceMetrics {
     pub fn record_request(&self, method: &http::Method, code: u16, took: Duration) {
         self.count_request(method, code);
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket =
-            DURATION_BUCKETS_US.iter().position(|&bound| took_us <= bound).unwrap_or(DURATION_BUCKETS_US.len());
+        let bucket = DURATION_BUCKETS_US
+            .iter()
+            .position(|&bound| took_us <= bound)
+            .unwrap_or(DURATION_BUCKETS_US.len());
         self.duration_buckets[bucket].fetch_add(1, Relaxed);
         self.duration_sum_us.fetch_add(took_us, Relaxed);
     }
 
-    /// Counts one request that made another protocol's of its connection, which has lasted so long: that is no time a client
-    /// has waited for a response.
+    /// Counts one request that made another protocol's of its connection, which has lasted so long:
+    /// that is no time a client has waited for a response.
     pub fn record_upgraded(&self, method: &http::Method, code: u16, lasted: Duration) {
         self.count_request(method, code);
         let seconds = lasted.as_secs_f64();
-        let bucket = UPGRADED_BUCKETS.iter().position(|&bound| seconds <= bound).unwrap_or(UPGRADED_BUCKETS.len());
+        let bucket = UPGRADED_BUCKETS
+            .iter()
+            .position(|&bound| seconds <= bound)
+            .unwrap_or(UPGRADED_BUCKETS.len());
         self.upgraded_buckets[bucket].fetch_add(1, Relaxed);
-        self.upgraded_sum_ms.fetch_add(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.upgraded_sum_ms.fetch_add(
+            u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
+            Relaxed,
+        );
     }
 
     fn count_request(&self, method: &http::Method, code: u16) {
-        let row = self.requests[method_index(method)].get_or_init(|| (0..CODES).map(|_| AtomicU64::new(0)).collect());
-        let slot = if (100..600).contains(&code) { usize::from(code) - 99 } else { 0 };
+        let row = self.requests[method_index(method)]
+            .get_or_init(|| (0..CODES).map(|_| AtomicU64::new(0)).collect());
+        let slot = if (100..600).contains(&code) {
+            usize::from(code) - 99
+        } else {
+            0
+        };
         row[slot].fetch_add(1, Relaxed);
     }
 
@@ -160,7 +177,8 @@ impl ServiceMetrics {
         self.retries[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// Calls `each` with method, code (0: outside 100..=599) and count of every combination that was seen.
+    /// Calls `each` with method, code (0: outside 100..=599) and count of every combination that
+    /// was seen.
     pub fn for_each_request_count(&self, mut each: impl FnMut(&'static str, u16, u64)) {
         for (method, row) in METHODS.into_iter().zip(&self.requests) {
             let Some(row) = row.get() else { continue };
@@ -173,8 +191,8 @@ impl ServiceMetrics {
         }
     }
 
-    /// Requests per bucket of [`DURATION_BUCKETS`] (the last one above all bounds, not cumulated), and the sum of
-    /// their durations in seconds.
+    /// Requests per bucket of [`DURATION_BUCKETS`] (the last one above all bounds, not cumulated),
+    /// and the sum of their durations in seconds.
     #[must_use]
     pub fn durations(&self) -> ([u64; DURATION_BUCKETS.len() + 1], f64) {
         let buckets = std::array::from_fn(|index| self.duration_buckets[index].load(Relaxed));
@@ -184,7 +202,11 @@ impl ServiceMetrics {
     /// HTTP requests finished so far.
     #[must_use]
     pub fn requests_total(&self) -> u64 {
-        self.duration_buckets.iter().chain(&self.upgraded_buckets).map(|bucket| bucket.load(Relaxed)).sum()
+        self.duration_buckets
+            .iter()
+            .chain(&self.upgraded_buckets)
+            .map(|bucket| bucket.load(Relaxed))
+            .sum()
     }
 
     /// Whether any HTTP request was finished, or is under way.
@@ -202,12 +224,17 @@ impl ServiceMetrics {
     /// Whether the service was used at all.
     #[must_use]
     pub fn had_traffic(&self) -> bool {
-        self.had_http() || self.had_tcp() || self.connects.iter().any(|count| count.load(Relaxed) > 0)
+        self.had_http()
+            || self.had_tcp()
+            || self.connects.iter().any(|count| count.load(Relaxed) > 0)
     }
 }
 
 fn method_index(method: &http::Method) -> usize {
-    METHODS.iter().position(|&name| name == method.as_str()).unwrap_or(METHODS.len() - 1)
+    METHODS
+        .iter()
+        .position(|&name| name == method.as_str())
+        .unwrap_or(METHODS.len() - 1)
 }
 
 #[cfg(test)]
@@ -228,7 +255,11 @@ mod tests {
             service.record_request(&http::Method::GET, 200, Duration::from_micros(bound));
             service.record_request(&http::Method::GET, 200, Duration::from_micros(bound + 1));
             let (buckets, _) = service.durations();
-            assert_eq!((buckets[index], buckets[index + 1]), (1, 1), "bound {bound}");
+            assert_eq!(
+                (buckets[index], buckets[index + 1]),
+                (1, 1),
+                "bound {bound}"
+            );
         }
     }
 
@@ -236,7 +267,10 @@ mod tests {
     fn labels_stand_in_the_order_of_the_enums() {
         assert_eq!(CONNECT_RESULTS[ConnectResult::Refused as usize], "refused");
         assert_eq!(CONNECT_RESULTS[ConnectResult::Tls as usize], "tls");
-        assert_eq!(CONNECT_RESULTS[ConnectResult::Exhausted as usize], "exhausted");
+        assert_eq!(
+            CONNECT_RESULTS[ConnectResult::Exhausted as usize],
+            "exhausted"
+        );
         assert_eq!(RETRY_REASONS[RetryReason::Connect as usize], "connect");
         assert_eq!(RETRY_REASONS[RetryReason::Timeout as usize], "timeout");
     }

@@ -1,8 +1,9 @@
 //! Prometheus text exposition format 0.0.4.
 //!
-//! Reads the handles and writes text: nothing here counts anything. A family without samples is left out, header
-//! included. A service that had no traffic of a kind has no series of that kind, so that a thousand quiet services
-//! do not cost a thousand empty histograms; from its first event on, every bounded label value is shown.
+//! Reads the handles and writes text: nothing here counts anything. A family without samples is
+//! left out, header included. A service that had no traffic of a kind has no series of that kind,
+//! so that a thousand quiet services do not cost a thousand empty histograms; from its first event
+//! on, every bounded label value is shown.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,16 +31,30 @@ pub const REVISION: &str = match option_env!("LB_REVISION") {
 #[must_use]
 pub fn render(metrics: &Metrics, process: &Process) -> String {
     let services = metrics.services();
-    let mut out = Exposition { text: String::with_capacity(4096 + services.len() * 2048) };
+    let mut out = Exposition {
+        text: String::with_capacity(4096 + services.len() * 2048),
+    };
     write_http(&mut out, &services);
     write_outcomes(&mut out, metrics, &services);
     write_listeners(&mut out, metrics);
     write_upstream(&mut out, &services);
     write_tcp(&mut out, &services);
     write_control(&mut out, &metrics.control());
-    out.one(names::ACCESS_LOG_DROPPED, &[], metrics.access_log_dropped().load(Relaxed) as f64);
-    out.one(names::LOG_DROPPED, &[], metrics.log_dropped().load(Relaxed) as f64);
-    out.one(names::BUILD_INFO, &[("version", VERSION), ("revision", REVISION)], 1.0);
+    out.one(
+        names::ACCESS_LOG_DROPPED,
+        &[],
+        metrics.access_log_dropped().load(Relaxed) as f64,
+    );
+    out.one(
+        names::LOG_DROPPED,
+        &[],
+        metrics.log_dropped().load(Relaxed) as f64,
+    );
+    out.one(
+        names::BUILD_INFO,
+        &[("version", VERSION), ("revision", REVISION)],
+        1.0,
+    );
     write_fabio(&mut out, metrics);
     write_process(&mut out, process);
     out.text
@@ -48,7 +63,9 @@ pub fn render(metrics: &Metrics, process: &Process) -> String {
 /// Writes what has one of Fabio's names, and the figures of the process.
 #[must_use]
 pub fn render_fabio(metrics: &Metrics, process: &Process) -> String {
-    let mut out = Exposition { text: String::new() };
+    let mut out = Exposition {
+        text: String::new(),
+    };
     write_fabio(&mut out, metrics);
     write_process(&mut out, process);
     out.text
@@ -67,7 +84,11 @@ fn write_http(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
         service.for_each_request_count(|method, code, count| {
             let mut digits = [0; 3];
             family.sample(
-                &[("service", service.name()), ("method", method), ("code", code_label(code, &mut digits))],
+                &[
+                    ("service", service.name()),
+                    ("method", method),
+                    ("code", code_label(code, &mut digits)),
+                ],
                 count as f64,
             );
         });
@@ -80,18 +101,28 @@ fn write_http(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
     for service in services {
         let (buckets, sum_seconds) = service.upgraded();
         if buckets.iter().any(|count| *count > 0) {
-            family.histogram(&[("service", service.name())], &UPGRADED_BUCKETS, &buckets, sum_seconds);
+            family.histogram(
+                &[("service", service.name())],
+                &UPGRADED_BUCKETS,
+                &buckets,
+                sum_seconds,
+            );
         }
     }
     let mut family = out.family(names::HTTP_IN_FLIGHT);
     for service in services.iter().filter(|service| service.had_http()) {
-        family.sample(&[("service", service.name())], service.in_flight.load(Relaxed) as f64);
+        family.sample(
+            &[("service", service.name())],
+            service.in_flight.load(Relaxed) as f64,
+        );
     }
 }
 
 /// Requests for which no service was found have the empty name.
 fn write_outcomes(out: &mut Exposition, metrics: &Metrics, services: &[Arc<ServiceMetrics>]) {
-    let of_services = services.iter().map(|service| (&**service.name(), &service.outcomes));
+    let of_services = services
+        .iter()
+        .map(|service| (&**service.name(), &service.outcomes));
     let all = || std::iter::once(("", metrics.unrouted())).chain(of_services.clone());
     let mut family = out.family(names::PROXY_ERRORS);
     for (service, outcomes) in all() {
@@ -109,18 +140,29 @@ fn write_outcomes(out: &mut Exposition, metrics: &Metrics, services: &[Arc<Servi
 
 fn write_histogram(family: &mut FamilyWriter<'_>, service: &ServiceMetrics) {
     let (buckets, sum_seconds) = service.durations();
-    family.histogram(&[("service", service.name())], &DURATION_BUCKETS, &buckets, sum_seconds);
+    family.histogram(
+        &[("service", service.name())],
+        &DURATION_BUCKETS,
+        &buckets,
+        sum_seconds,
+    );
 }
 
 fn write_listeners(out: &mut Exposition, metrics: &Metrics) {
     let mut family = out.family(names::NO_ROUTE);
     for (listener, handle) in metrics.listeners() {
-        family.sample(&[("listener", &listener)], handle.no_route.load(Relaxed) as f64);
+        family.sample(
+            &[("listener", &listener)],
+            handle.no_route.load(Relaxed) as f64,
+        );
     }
     let mut family = out.family(names::CLIENT_FAULTS);
     for (listener, handle) in metrics.listeners() {
         for (fault, count) in CLIENT_FAULTS.iter().zip(&handle.client_faults) {
-            family.sample(&[("listener", &listener), ("fault", fault)], count.load(Relaxed) as f64);
+            family.sample(
+                &[("listener", &listener), ("fault", fault)],
+                count.load(Relaxed) as f64,
+            );
         }
     }
 }
@@ -129,18 +171,27 @@ fn write_upstream(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
     let mut family = out.family(names::UPSTREAM_CONNECTS);
     for service in services.iter().filter(|service| service.had_traffic()) {
         for (result, count) in CONNECT_RESULTS.iter().zip(&service.connects) {
-            family.sample(&[("service", service.name()), ("result", result)], count.load(Relaxed) as f64);
+            family.sample(
+                &[("service", service.name()), ("result", result)],
+                count.load(Relaxed) as f64,
+            );
         }
     }
     let mut family = out.family(names::UPSTREAM_RETRIES);
     for service in services.iter().filter(|service| service.had_traffic()) {
         for (reason, count) in RETRY_REASONS.iter().zip(&service.retries) {
-            family.sample(&[("service", service.name()), ("reason", reason)], count.load(Relaxed) as f64);
+            family.sample(
+                &[("service", service.name()), ("reason", reason)],
+                count.load(Relaxed) as f64,
+            );
         }
     }
     let mut family = out.family(names::UPSTREAM_EJECTIONS);
     for service in services.iter().filter(|service| service.had_traffic()) {
-        family.sample(&[("service", service.name())], service.ejections.load(Relaxed) as f64);
+        family.sample(
+            &[("service", service.name())],
+            service.ejections.load(Relaxed) as f64,
+        );
     }
 }
 
@@ -148,16 +199,25 @@ fn write_tcp(out: &mut Exposition, services: &[Arc<ServiceMetrics>]) {
     let had_tcp = |service: &&Arc<ServiceMetrics>| service.had_tcp();
     let mut family = out.family(names::TCP_CONNECTIONS);
     for service in services.iter().filter(had_tcp) {
-        family.sample(&[("service", service.name())], service.tcp_connections.load(Relaxed) as f64);
+        family.sample(
+            &[("service", service.name())],
+            service.tcp_connections.load(Relaxed) as f64,
+        );
     }
     let mut family = out.family(names::TCP_OPEN);
     for service in services.iter().filter(had_tcp) {
-        family.sample(&[("service", service.name())], service.tcp_open.load(Relaxed) as f64);
+        family.sample(
+            &[("service", service.name())],
+            service.tcp_open.load(Relaxed) as f64,
+        );
     }
     let mut family = out.family(names::BYTES);
     for service in services.iter().filter(|service| service.had_traffic()) {
         for (direction, bytes) in [("in", &service.bytes_in), ("out", &service.bytes_out)] {
-            family.sample(&[("service", service.name()), ("direction", direction)], bytes.load(Relaxed) as f64);
+            family.sample(
+                &[("service", service.name()), ("direction", direction)],
+                bytes.load(Relaxed) as f64,
+            );
         }
     }
 }
@@ -181,7 +241,12 @@ fn write_control(out: &mut Exposition, control: &Control) {
     family.suffixed("_count", &[], control.table_builds as f64);
     out.one(names::TABLE_ROUTES, &[], control.table_routes as f64);
     let times = &control.change_to_traffic;
-    out.family(names::CHANGE_TO_TRAFFIC).histogram(&[], &CHANGE_BUCKETS, &times.buckets, times.sum_seconds);
+    out.family(names::CHANGE_TO_TRAFFIC).histogram(
+        &[],
+        &CHANGE_BUCKETS,
+        &times.buckets,
+        times.sum_seconds,
+    );
     let mut family = out.family(names::TABLE_TARGETS);
     for ((service, state), &count) in &control.table_targets {
         family.sample(&[("service", service), ("state", state)], count as f64);
@@ -190,7 +255,10 @@ fn write_control(out: &mut Exposition, control: &Control) {
     out.one(names::DRAINING, &[], flag(control.draining));
     let mut family = out.family(names::RELOAD_ERRORS);
     family.sample(&[("kind", "config")], control.reload_errors.config as f64);
-    family.sample(&[("kind", "certificates")], control.reload_errors.certificates as f64);
+    family.sample(
+        &[("kind", "certificates")],
+        control.reload_errors.certificates as f64,
+    );
     let mut family = out.family(names::CERTIFICATE_ERRORS);
     for (source, &count) in &control.certificate_errors {
         family.sample(&[("source", source)], count as f64);

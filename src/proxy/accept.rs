@@ -28,9 +28,14 @@ const SCRAPES_EXTRA: usize = 16;
 /// Pause after an accept that failed for want of something, which will not be there at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until `phase` says to stop (the worker drains, or the listener alone was removed); then takes what already
-/// waits in the kernel's queue, and closes.
-pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<LocalPhase>, socket: TcpListener) {
+/// Accepts until `phase` says to stop (the worker drains, or the listener alone was removed); then
+/// takes what already waits in the kernel's queue, and closes.
+pub async fn accept_loop(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    phase: Rc<LocalPhase>,
+    socket: TcpListener,
+) {
     let socket = match Acceptor::new(socket) {
         Ok(socket) => socket,
         Err(error) => {
@@ -40,7 +45,11 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
     };
     let told = Throttle::default();
     // Whoever scrapes must get in when it matters.
-    let extra = if listener.config.protocol == ListenerProtocol::Prometheus { SCRAPES_EXTRA } else { 0 };
+    let extra = if listener.config.protocol == ListenerProtocol::Prometheus {
+        SCRAPES_EXTRA
+    } else {
+        0
+    };
     while worker.has_room(&phase, extra).await {
         let accepted = tokio::select! {
             biased;
@@ -62,20 +71,29 @@ pub async fn accept_loop(worker: Rc<Worker>, listener: Rc<Listener>, phase: Rc<L
     }
     // Who is in the queue has a connection already: closing the socket would reset it.
     // The kernel is asked directly: the runtime knows only of what came before its last look.
-    let Ok(socket) = socket.into_std() else { return };
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
     while let Ok((stream, peer)) = socket.accept() {
-        let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else { continue };
+        let Ok(stream) = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream))
+        else {
+            continue;
+        };
         spawn(&worker, &listener, &phase, stream, peer);
     }
 }
 
-/// A listening socket that is asked for a connection while somebody is in its queue, and no more often.
+/// A listening socket that is asked for a connection while somebody is in its queue, and no more
+/// often.
 ///
-/// For every `accept` the kernel makes a socket and a file before it looks into the queue, and throws them away if that is
-/// empty: asking in vain, as one has to who waits for the next change alone, costs almost what a connection does. To look
-/// is cheap.
+/// For every `accept` the kernel makes a socket and a file before it looks into the queue, and
+/// throws them away if that is empty: asking in vain, as one has to who waits for the next change
+/// alone, costs almost what a connection does. To look is cheap.
 ///
-/// The runtime's listener cannot be told that nobody is there, so this is one of its streams: for it a socket like any other.
+/// The runtime's listener cannot be told that nobody is there, so this is one of its streams: for
+/// it a socket like any other.
 struct Acceptor(TcpStream);
 
 impl Acceptor {
@@ -89,7 +107,12 @@ impl Acceptor {
             // However many are in the queue, those who are served already get their turns.
             consume_budget().await;
             self.0.readable().await?;
-            let accept = || Ok(acceptfrom_with(&self.0, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?);
+            let accept = || {
+                Ok(acceptfrom_with(
+                    &self.0,
+                    SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+                )?)
+            };
             let (stream, peer) = match self.0.try_io(Interest::READABLE, accept) {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
@@ -97,7 +120,9 @@ impl Acceptor {
             };
             if self.is_deserted() {
                 // Clears what the runtime knows; who comes from now on is told of.
-                let _ = self.0.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                let _ = self.0.try_io(Interest::READABLE, || {
+                    Err::<(), _>(io::ErrorKind::WouldBlock.into())
+                });
             }
             let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
             return Ok((stream, SocketAddr::try_from(peer)?));
@@ -115,11 +140,17 @@ impl Acceptor {
     }
 }
 
-fn spawn(worker: &Rc<Worker>, listener: &Rc<Listener>, phase: &Rc<LocalPhase>, stream: TcpStream, peer: SocketAddr) {
+fn spawn(
+    worker: &Rc<Worker>,
+    listener: &Rc<Listener>,
+    phase: &Rc<LocalPhase>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let permit = worker.admit();
     let (worker, listener, phase) = (Rc::clone(worker), Rc::clone(listener), Rc::clone(phase));
-    // Boxed, and outside of the tasks, which would else have room for what is moved into the box: what a connection needs to
-    // begin it does not need to go on.
+    // Boxed, and outside of the tasks, which would else have room for what is moved into the box:
+    // what a connection needs to begin it does not need to go on.
     match listener.config.protocol {
         ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => {
             let serving = Box::pin(session::serve(worker, listener, stream, peer));
@@ -158,7 +189,8 @@ where
     });
 }
 
-/// Waits until there is a descriptor for a connection that was accepted on one of those that are kept for other purposes.
+/// Waits until there is a descriptor for a connection that was accepted on one of those that are
+/// kept for other purposes.
 ///
 /// # Errors
 /// The listener is to stop.
@@ -184,11 +216,14 @@ async fn unreserved(
     }
 }
 
-/// A connection that died in the queue is nobody's fault; a process without file descriptors must wait for some, and
-/// gives up idle connections to instances meanwhile, and says so as `told` lets it.
+/// A connection that died in the queue is nobody's fault; a process without file descriptors must
+/// wait for some, and gives up idle connections to instances meanwhile, and says so as `told` lets
+/// it.
 async fn accept_failed(worker: &Worker, listener: &Listener, error: &io::Error, told: &Throttle) {
     match error.kind() {
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {}
+        io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::Interrupted => {}
         _ => {
             if is_exhaustion(error) {
                 worker.pool.shed();
@@ -211,14 +246,17 @@ mod tests {
 
     #[tokio::test]
     async fn everybody_in_the_queue_is_accepted_and_whoever_comes_later() {
-        let sockets = bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
+        let sockets =
+            bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
         let (address, mut sockets) = (sockets.address, sockets.open().expect("listens"));
         let acceptor = Acceptor::new(sockets.remove(0)).expect("registers");
         for crowd in [3, 1, 2] {
-            let clients: Vec<_> =
-                (0..crowd).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
+            let clients: Vec<_> = (0..crowd)
+                .map(|_| std::net::TcpStream::connect(address).expect("connects"))
+                .collect();
             for client in &clients {
-                let accepted = tokio::time::timeout(Duration::from_secs(10), acceptor.accept()).await;
+                let accepted =
+                    tokio::time::timeout(Duration::from_secs(10), acceptor.accept()).await;
                 let (_, peer) = accepted.expect("somebody is there").expect("accepts");
                 assert_eq!(peer, client.local_addr().expect("address"));
             }
@@ -230,12 +268,18 @@ mod tests {
 
     #[test]
     fn others_get_their_turns_while_the_queue_is_full() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
         tokio::task::LocalSet::new().block_on(&runtime, async {
-            let sockets = bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
+            let sockets =
+                bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
             let (address, mut sockets) = (sockets.address, sockets.open().expect("listens"));
             let acceptor = Acceptor::new(sockets.remove(0)).expect("registers");
-            let clients: Vec<_> = (0..400).map(|_| std::net::TcpStream::connect(address).expect("connects")).collect();
+            let clients: Vec<_> = (0..400)
+                .map(|_| std::net::TcpStream::connect(address).expect("connects"))
+                .collect();
             let turns = Rc::new(std::cell::Cell::new(0));
             tokio::task::spawn_local({
                 let turns = Rc::clone(&turns);

@@ -1,9 +1,9 @@
 //! The retry budget: how many retries recent traffic pays for.
 //!
-//! Pure; one per worker, time as an argument. Retries help when one instance is sick and hurt when all are: without a
-//! bound, an overloaded service gets its load multiplied. The bound is a share of the requests of the last ten
-//! seconds, and a floor per second so that a quiet service may retry at all. Failed connects do not ask here: nothing
-//! was sent.
+//! Pure; one per worker, time as an argument. Retries help when one instance is sick and hurt when
+//! all are: without a bound, an overloaded service gets its load multiplied. The bound is a share
+//! of the requests of the last ten seconds, and a floor per second so that a quiet service may
+//! retry at all. Failed connects do not ask here: nothing was sent.
 
 /// Length of the window in seconds, and number of its slots.
 const WINDOW_S: u64 = 10;
@@ -30,7 +30,11 @@ impl RetryBudget {
     /// `percent` of the recent requests, and `floor_per_s` in any case.
     #[must_use]
     pub fn new(percent: u32, floor_per_s: u32) -> Self {
-        Self { percent: percent.into(), floor_per_s, slots: [Slot::default(); WINDOW_S as usize] }
+        Self {
+            percent: percent.into(),
+            floor_per_s,
+            slots: [Slot::default(); WINDOW_S as usize],
+        }
     }
 
     /// Takes over changed rules; what was counted stays.
@@ -59,8 +63,9 @@ impl RetryBudget {
     pub fn try_of_share(&mut self, now_ms: u64) -> bool {
         let oldest = (now_ms / 1000).saturating_sub(WINDOW_S - 1);
         let recent = self.slots.iter().filter(|slot| slot.second >= oldest);
-        let (requests, share) =
-            recent.fold((0, 0), |(requests, share), slot| (requests + slot.requests, share + slot.share));
+        let (requests, share) = recent.fold((0, 0), |(requests, share), slot| {
+            (requests + slot.requests, share + slot.share)
+        });
         let granted = share < requests.saturating_mul(self.percent) / 100;
         if granted {
             self.slot(now_ms).share += 1;
@@ -72,7 +77,10 @@ impl RetryBudget {
         let second = now_ms / 1000;
         let slot = &mut self.slots[(second % WINDOW_S) as usize];
         if slot.second != second {
-            *slot = Slot { second, ..Slot::default() };
+            *slot = Slot {
+                second,
+                ..Slot::default()
+            };
         }
         slot
     }
@@ -90,7 +98,11 @@ mod tests {
     fn floor_holds_each_second() {
         let mut budget = RetryBudget::new(20, 3);
         for second in 0..30 {
-            assert_eq!(granted(&mut budget, second * 1000 + 7, 10), 3, "second {second}");
+            assert_eq!(
+                granted(&mut budget, second * 1000 + 7, 10),
+                3,
+                "second {second}"
+            );
         }
     }
 
@@ -132,6 +144,9 @@ mod tests {
             budget.record_request(ms);
             retries += u32::from(budget.try_retry(ms));
         }
-        assert!((12_000..=13_500).contains(&retries), "{retries} for 60000 requests");
+        assert!(
+            (12_000..=13_500).contains(&retries),
+            "{retries} for 60000 requests"
+        );
     }
 }

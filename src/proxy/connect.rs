@@ -34,7 +34,8 @@ pub enum ConnectError {
     /// Refused, reset, unreachable.
     #[error("connect: {0}")]
     Io(io::Error),
-    /// Nothing was sent to the instance, because this process or machine has no descriptor, port or memory left.
+    /// Nothing was sent to the instance, because this process or machine has no descriptor, port or
+    /// memory left.
     #[error("connect: {0}; the fault is on this side")]
     Exhausted(io::Error),
     /// Not within `proxy.connect_timeout`.
@@ -43,7 +44,8 @@ pub enum ConnectError {
     /// The TLS handshake failed.
     #[error("TLS: {0}")]
     Tls(io::Error),
-    /// Meanwhile the instance left the table, or its connections were lost together: another process may listen there.
+    /// Meanwhile the instance left the table, or its connections were lost together: another
+    /// process may listen there.
     #[error("the instance went away while it was connected to")]
     Gone,
     /// The name to verify is not a DNS name or address.
@@ -53,7 +55,11 @@ pub enum ConnectError {
 
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
-        if is_exhaustion(&error) { Self::Exhausted(error) } else { Self::Io(error) }
+        if is_exhaustion(&error) {
+            Self::Exhausted(error)
+        } else {
+            Self::Io(error)
+        }
     }
 }
 
@@ -70,7 +76,8 @@ impl ConnectError {
         matches!(self, Self::Exhausted(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
     }
 
-    /// Whether it came so far that TLS was spoken, or not, and we did not go on: a certificate that is not accepted.
+    /// Whether it came so far that TLS was spoken, or not, and we did not go on: a certificate that
+    /// is not accepted.
     #[must_use]
     pub fn is_refusal_of_ours(&self) -> bool {
         match self {
@@ -103,16 +110,21 @@ impl ConnectError {
 /// Connects to `target`. Counts the attempt in the service's metrics.
 ///
 /// # Errors
-/// Every failure, the deadline included; no request byte has been sent then, so another instance may be tried.
+/// Every failure, the deadline included; no request byte has been sent then, so another instance
+/// may be tried.
 pub async fn connect(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
     connect_with(target, settings, dial(target, settings)).await
 }
 
-/// The same in clear whatever the route says: for a client's own TLS, which is passed on as it came.
+/// The same in clear whatever the route says: for a client's own TLS, which is passed on as it
+/// came.
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn connect_plain(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
+pub async fn connect_plain(
+    target: &Target,
+    settings: &Settings,
+) -> Result<UpstreamStream, ConnectError> {
     let dial = async { Ok(UpstreamStream::Plain(dial_tcp(target, settings).await?)) };
     connect_with(target, settings, dial).await
 }
@@ -144,7 +156,11 @@ async fn dial_tcp(target: &Target, settings: &Settings) -> Result<TcpStream, Con
     stream.set_nodelay(true)?;
     let keepalive = settings.proxy.keepalive;
     if !keepalive.is_zero() {
-        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(keepalive))?;
+        SockRef::from(&stream).set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(keepalive)
+                .with_interval(keepalive),
+        )?;
     }
     Ok(stream)
 }
@@ -155,16 +171,28 @@ async fn dial(target: &Target, settings: &Settings) -> Result<UpstreamStream, Co
     if !options.proto.is_tls() {
         return Ok(UpstreamStream::Plain(stream));
     }
-    let name = server_name(target).ok_or_else(|| ConnectError::ServerName(format!("{:?}", options.host)))?;
-    let inside = if options.proto.is_h2() { Inside::Http2 } else { Inside::Http1 };
-    let config = Arc::clone(settings.upstream_tls.config(options.tls_skip_verify, inside));
-    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(ConnectError::Tls)?;
+    let name = server_name(target)
+        .ok_or_else(|| ConnectError::ServerName(format!("{:?}", options.host)))?;
+    let inside = if options.proto.is_h2() {
+        Inside::Http2
+    } else {
+        Inside::Http1
+    };
+    let config = Arc::clone(
+        settings
+            .upstream_tls
+            .config(options.tls_skip_verify, inside),
+    );
+    let stream = TlsConnector::from(config)
+        .connect(name, stream)
+        .await
+        .map_err(ConnectError::Tls)?;
     Ok(UpstreamStream::Tls(Box::new(stream)))
 }
 
 impl UpstreamStream {
-    /// Waits until the socket below can be read, without reading. What TLS has decrypted already does not count: read
-    /// until that is pending first.
+    /// Waits until the socket below can be read, without reading. What TLS has decrypted already
+    /// does not count: read until that is pending first.
     ///
     /// # Errors
     /// Those of the runtime.
@@ -181,14 +209,16 @@ impl UpstreamStream {
         }
     }
 
-    /// Whether an idle connection has nothing to say. Anything else is its end, or nothing that anybody asked for.
+    /// Whether an idle connection has nothing to say. Anything else is its end, or nothing that
+    /// anybody asked for.
     ///
     /// `surely` costs a system call and sees what the event loop has not seen yet.
     #[must_use]
     pub fn is_quiet(&mut self, surely: bool) -> bool {
-        let nothing =
-            |result: io::Result<usize>| matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        if surely && !nothing(SockRef::from(self.socket()).peek(&mut [std::mem::MaybeUninit::uninit()])) {
+        let nothing = |result: io::Result<usize>| matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        if surely
+            && !nothing(SockRef::from(self.socket()).peek(&mut [std::mem::MaybeUninit::uninit()]))
+        {
             return false;
         }
         match self {
@@ -197,7 +227,9 @@ impl UpstreamStream {
             // What is decrypted already, its end included, no socket tells of.
             Self::Tls(stream) => {
                 let (mut byte, mut cx) = ([0], Context::from_waker(std::task::Waker::noop()));
-                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+                Pin::new(stream)
+                    .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
+                    .is_pending()
             }
         }
     }
@@ -213,7 +245,11 @@ impl Stream for UpstreamStream {
 }
 
 impl AsyncRead for UpstreamStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -222,7 +258,11 @@ impl AsyncRead for UpstreamStream {
 }
 
 impl AsyncWrite for UpstreamStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -270,14 +310,33 @@ mod tests {
 
     #[test]
     fn what_this_side_lacks_is_told_from_what_the_instance_did() {
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM] {
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::ADDRNOTAVAIL,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+        ] {
             let error = ConnectError::from(io::Error::from(errno));
             assert_eq!(error.result(), ConnectResult::Exhausted, "{error}");
-            assert!(error.is_exhaustion() && error.to_string().contains("on this side"), "{error}");
+            assert!(
+                error.is_exhaustion() && error.to_string().contains("on this side"),
+                "{error}"
+            );
         }
-        for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::TIMEDOUT] {
+        for errno in [
+            Errno::CONNREFUSED,
+            Errno::CONNRESET,
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+            Errno::TIMEDOUT,
+        ] {
             let error = ConnectError::from(io::Error::from(errno));
-            assert_eq!((error.result(), error.is_exhaustion()), (ConnectResult::Refused, false), "{error}");
+            assert_eq!(
+                (error.result(), error.is_exhaustion()),
+                (ConnectResult::Refused, false),
+                "{error}"
+            );
         }
         assert!(!ConnectError::from(io::Error::other("HTTP/2 preface")).is_exhaustion());
     }

@@ -24,8 +24,9 @@ pub type PhaseSender = watch::Sender<Phase>;
 /// Receives it in a worker.
 pub type PhaseReceiver = watch::Receiver<Phase>;
 
-/// A worker's own copy of the phase (and one for each of its listeners, which may end before the worker does), with a wake-up for every connection task of the worker. A connection pays one
-/// list entry for it, instead of a clone of the cross-thread channel.
+/// A worker's own copy of the phase (and one for each of its listeners, which may end before the
+/// worker does), with a wake-up for every connection task of the worker. A connection pays one list
+/// entry for it, instead of a clone of the cross-thread channel.
 #[derive(Debug, Default)]
 pub struct LocalPhase {
     phase: Cell<Phase>,
@@ -87,7 +88,9 @@ mod tests {
     #[test]
     fn a_phase_moves_forward_only_and_wakes_who_waits() {
         let local = tokio::task::LocalSet::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("runtime");
         local.block_on(&runtime, async {
             let phase: Rc<LocalPhase> = Rc::default();
             let waiting = tokio::task::spawn_local({
@@ -107,7 +110,9 @@ mod tests {
     #[test]
     fn a_vanished_sender_cuts() {
         let local = tokio::task::LocalSet::new();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("runtime");
         local.block_on(&runtime, async {
             let phase: Rc<LocalPhase> = Rc::default();
             let (sender, receiver) = watch::channel(Phase::Serving);

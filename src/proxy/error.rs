@@ -1,7 +1,7 @@
 //! What can go wrong with a request, and what the client is told.
 //!
-//! One table from cause to status; the cause itself goes to the log, the client gets a short text. A gRPC client
-//! gets the same news in its own terms (trailers-only answer with `grpc-status`).
+//! One table from cause to status; the cause itself goes to the log, the client gets a short text.
+//! A gRPC client gets the same news in its own terms (trailers-only answer with `grpc-status`).
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
@@ -22,8 +22,8 @@ pub enum ProxyError {
     /// No route for host and path.
     #[error("no route")]
     NoRoute,
-    /// The connection's TLS asked for another host, and that of the request is passed on unopened to instances that end
-    /// its TLS themselves.
+    /// The connection's TLS asked for another host, and that of the request is passed on unopened
+    /// to instances that end its TLS themselves.
     #[error("the host is not served on this connection")]
     Misdirected,
     /// The route exists, but no instance of it may serve.
@@ -98,8 +98,12 @@ impl ProxyError {
             }
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Connect(_) | Self::Upstream(_) | Self::Unusable(_) | Self::AuthUnavailable => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(_) | Self::Upstream(_) | Self::Unusable(_) | Self::AuthUnavailable => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::RequestTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             // nginx's number for it; never on the wire.
             Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         }
@@ -183,7 +187,11 @@ impl ProxyError {
     fn is_of_upstream(&self) -> bool {
         matches!(
             self,
-            Self::Connect(_) | Self::ConnectTimeout | Self::Upstream(_) | Self::Unusable(_) | Self::ResponseTimeout
+            Self::Connect(_)
+                | Self::ConnectTimeout
+                | Self::Upstream(_)
+                | Self::Unusable(_)
+                | Self::ResponseTimeout
         )
     }
 
@@ -203,9 +211,15 @@ impl ProxyError {
         let empty = response.body().is_empty();
         let headers = response.headers_mut();
         if !empty && *self == Self::NoRoute {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+            headers.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/html; charset=utf-8"),
+            );
         } else if !empty {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            headers.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+            );
             headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }
         if matches!(self, Self::NoInstance | Self::AuthBusy | Self::Exhausted(_)) {
@@ -233,7 +247,12 @@ mod tests {
     use crate::metrics::outcomes::PROXY_ERRORS;
 
     fn answers() -> ErrorAnswers {
-        ErrorAnswers { no_route: StatusCode::NOT_FOUND, no_route_page: Bytes::new(), retry_after_s: 3, bare: false }
+        ErrorAnswers {
+            no_route: StatusCode::NOT_FOUND,
+            no_route_page: Bytes::new(),
+            retry_after_s: 3,
+            bare: false,
+        }
     }
 
     #[test]
@@ -260,20 +279,39 @@ mod tests {
             (ProxyError::ClientClosed, 499, "1"),
         ];
         for (error, status, grpc) in table {
-            assert_eq!(error.status(StatusCode::NOT_FOUND).as_u16(), status, "{error}");
-            assert_eq!(error.grpc_response().headers()["grpc-status"], grpc, "{error}");
+            assert_eq!(
+                error.status(StatusCode::NOT_FOUND).as_u16(),
+                status,
+                "{error}"
+            );
+            assert_eq!(
+                error.grpc_response().headers()["grpc-status"],
+                grpc,
+                "{error}"
+            );
             assert_eq!(error.grpc_response().status(), StatusCode::OK);
             // A client that went away is not answered.
             let counted = PROXY_ERRORS.contains(&error.class());
-            assert_eq!(counted, !matches!(error, ProxyError::ClientClosed), "{error}");
+            assert_eq!(
+                counted,
+                !matches!(error, ProxyError::ClientClosed),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn a_503_says_when_to_come_back_and_a_404_shows_the_page() {
         let page = Bytes::from_static(b"<p>nothing here</p>");
-        let answers = ErrorAnswers { no_route: StatusCode::IM_A_TEAPOT, no_route_page: page.clone(), ..answers() };
-        for error in [ProxyError::NoInstance, ProxyError::Exhausted("no port".into())] {
+        let answers = ErrorAnswers {
+            no_route: StatusCode::IM_A_TEAPOT,
+            no_route_page: page.clone(),
+            ..answers()
+        };
+        for error in [
+            ProxyError::NoInstance,
+            ProxyError::Exhausted("no port".into()),
+        ] {
             assert_eq!(error.response(&answers).headers()[RETRY_AFTER], "3");
         }
         let response = ProxyError::NoRoute.response(&answers);
@@ -281,13 +319,19 @@ mod tests {
         assert_eq!(response.body(), &page);
         assert!(!response.headers().contains_key(RETRY_AFTER));
         assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
-        let nothing = ProxyError::NoRoute.response(&ErrorAnswers { no_route_page: Bytes::new(), ..answers });
+        let nothing = ProxyError::NoRoute.response(&ErrorAnswers {
+            no_route_page: Bytes::new(),
+            ..answers
+        });
         assert!(nothing.headers().is_empty());
     }
 
     #[test]
     fn without_a_text_there_is_no_content_type() {
-        let bare = ErrorAnswers { bare: true, ..answers() };
+        let bare = ErrorAnswers {
+            bare: true,
+            ..answers()
+        };
         for (error, status) in [
             (ProxyError::NoRoute, 404),
             (ProxyError::Connect("refused".into()), 502),
@@ -296,11 +340,20 @@ mod tests {
         ] {
             let response = error.response(&bare);
             assert_eq!(response.status().as_u16(), status, "{error}");
-            assert!(response.body().is_empty() && response.headers().is_empty(), "{response:?}");
+            assert!(
+                response.body().is_empty() && response.headers().is_empty(),
+                "{response:?}"
+            );
         }
-        assert_eq!(ProxyError::AccessDenied.response(&bare).body(), "access denied\n");
+        assert_eq!(
+            ProxyError::AccessDenied.response(&bare).body(),
+            "access denied\n"
+        );
         let told = ProxyError::Unusable("no HTTP".into()).response(&answers());
-        assert_eq!((told.status(), told.body().is_empty()), (StatusCode::BAD_GATEWAY, false));
+        assert_eq!(
+            (told.status(), told.body().is_empty()),
+            (StatusCode::BAD_GATEWAY, false)
+        );
     }
 
     #[test]

@@ -50,14 +50,21 @@ impl Listener {
     pub fn no_route_of_request(&self) {
         self.metrics.no_route.fetch_add(1, Relaxed);
         if let Some(fabio) = &self.fabio {
-            fabio.record_no_route(if self.is_grpc() { Family::Grpc } else { Family::Http });
+            fabio.record_no_route(if self.is_grpc() {
+                Family::Grpc
+            } else {
+                Family::Http
+            });
         }
     }
 
     /// Whether its requests are calls of gRPC.
     #[must_use]
     pub fn is_grpc(&self) -> bool {
-        matches!(self.config.protocol, ListenerProtocol::Grpc | ListenerProtocol::Grpcs)
+        matches!(
+            self.config.protocol,
+            ListenerProtocol::Grpc | ListenerProtocol::Grpcs
+        )
     }
 
     /// Counts an accepted connection under Fabio's names.
@@ -67,7 +74,8 @@ impl Listener {
         }
     }
 
-    /// Counts a connection that found no target in reach, or did not say for whom it came, under Fabio's names.
+    /// Counts a connection that found no target in reach, or did not say for whom it came, under
+    /// Fabio's names.
     pub fn failed(&self) {
         if let Some(fabio) = &self.fabio {
             fabio.record_failure(self.family());
@@ -76,7 +84,9 @@ impl Listener {
 
     fn family(&self) -> Family {
         match self.config.protocol {
-            ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Prometheus => Family::Http,
+            ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Prometheus => {
+                Family::Http
+            }
             ListenerProtocol::Grpc | ListenerProtocol::Grpcs => Family::Grpc,
             ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => Family::Tcp,
             ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => Family::Sni,
@@ -87,7 +97,11 @@ impl Listener {
     #[must_use]
     pub fn server_use(&self) -> ServerUse {
         let config = &self.config;
-        ServerUse { strict: config.strict_sni, http: !config.protocol.is_tcp(), limits: config.tls.clone() }
+        ServerUse {
+            strict: config.strict_sni,
+            http: !config.protocol.is_tcp(),
+            limits: config.tls.clone(),
+        }
     }
 
     /// How long its clients may take: its own limits, else those of `[proxy]`.
@@ -98,8 +112,12 @@ impl Listener {
             header: config.header_timeout.unwrap_or(proxy.header_timeout),
             idle: config.idle_timeout.unwrap_or(proxy.idle_timeout),
             body: config.body_timeout.unwrap_or(proxy.body_timeout),
-            request: Some(config.request_timeout.unwrap_or(proxy.request_timeout)).filter(|limit| !limit.is_zero()),
-            tcp_idle: config.idle_timeout.filter(|_| config.protocol.is_tcp()).unwrap_or(proxy.tcp_idle_timeout),
+            request: Some(config.request_timeout.unwrap_or(proxy.request_timeout))
+                .filter(|limit| !limit.is_zero()),
+            tcp_idle: config
+                .idle_timeout
+                .filter(|_| config.protocol.is_tcp())
+                .unwrap_or(proxy.tcp_idle_timeout),
         }
     }
 }
@@ -134,8 +152,13 @@ impl BindError {
             return Self { address, source };
         }
         let holder = sharing::holder(&sharing::others(address, &[], &sharing::listening()));
-        let text = format!("address in use by {holder}; stop it, or take over from another lb with --take-over");
-        Self { address, source: io::Error::new(io::ErrorKind::AddrInUse, text) }
+        let text = format!(
+            "address in use by {holder}; stop it, or take over from another lb with --take-over"
+        );
+        Self {
+            address,
+            source: io::Error::new(io::ErrorKind::AddrInUse, text),
+        }
     }
 }
 
@@ -144,7 +167,8 @@ impl BindError {
 pub enum Sharing {
     /// None may: an address that one has is an error.
     Alone,
-    /// They may, if they allow it too and are of the same user: the kernel deals connections out to all.
+    /// They may, if they allow it too and are of the same user: the kernel deals connections out to
+    /// all.
     WithOthers,
 }
 
@@ -161,11 +185,14 @@ pub struct Sockets {
 }
 
 /// Finds clients that vanished without a word, a minute and three quarters after their last.
-const CLIENT_KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(3);
+const CLIENT_KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(3);
 
-/// Binds one socket per worker to `address`. The sockets do not listen yet: until [`Sockets::open`] the kernel sends no
-/// connection here, so a predecessor on the same address keeps getting all of them.
+/// Binds one socket per worker to `address`. The sockets do not listen yet: until [`Sockets::open`]
+/// the kernel sends no connection here, so a predecessor on the same address keeps getting all of
+/// them.
 ///
 /// # Errors
 /// The address is taken by another process, or not ours to take.
@@ -186,20 +213,34 @@ pub fn bind(address: SocketAddr, workers: usize, sharing: Sharing) -> Result<Soc
         actual = bound_to(&socket).map_err(failed)?;
         sockets.push(socket);
     }
-    Ok(Sockets { address: actual, sharing, sockets, reservation })
+    Ok(Sockets {
+        address: actual,
+        sharing,
+        sockets,
+        reservation,
+    })
 }
 
-/// Finds out whether another process has the address, and keeps it from others where that is possible.
+/// Finds out whether another process has the address, and keeps it from others where that is
+/// possible.
 ///
-/// A socket with neither `SO_REUSEADDR` nor `SO_REUSEPORT` conflicts with every other one that is bound, listening or not.
-/// It also conflicts with connections that a predecessor left behind; then only listening sockets can be looked for, and
-/// two processes that start at the same instant are told apart in [`Sockets::open`].
+/// A socket with neither `SO_REUSEADDR` nor `SO_REUSEPORT` conflicts with every other one that is
+/// bound, listening or not. It also conflicts with connections that a predecessor left behind; then
+/// only listening sockets can be looked for, and two processes that start at the same instant are
+/// told apart in [`Sockets::open`].
 fn reserve(address: SocketAddr) -> io::Result<Option<Socket>> {
-    let new = || Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
+    let new = || {
+        Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )
+    };
     let socket = new()?;
     match socket.bind(&SockAddr::from(address)) {
         Ok(()) => {
-            // From now on sockets with the same option may be bound beside it: those of the workers.
+            // From now on sockets with the same option may be bound beside it: those of the
+            // workers.
             socket.set_reuse_port(true)?;
             Ok(Some(socket))
         }
@@ -213,11 +254,18 @@ fn reserve(address: SocketAddr) -> io::Result<Option<Socket>> {
 }
 
 fn bound_to(socket: &Socket) -> io::Result<SocketAddr> {
-    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no IP address"))
+    socket
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::other("no IP address"))
 }
 
 fn bind_one(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     // Inherited by accepted sockets on Linux: saves system calls per connection.
@@ -237,7 +285,10 @@ impl Sockets {
     /// The same, to listen beside another address of this process that meets theirs.
     #[must_use]
     pub fn with_others(self) -> Self {
-        Self { sharing: Sharing::WithOthers, ..self }
+        Self {
+            sharing: Sharing::WithOthers,
+            ..self
+        }
     }
 
     /// Makes them listen.
@@ -245,12 +296,17 @@ impl Sockets {
     /// # Errors
     /// Another process has taken the address in between.
     pub fn open(self) -> Result<Vec<TcpListener>, BindError> {
-        let Self { address, sharing, sockets, reservation } = self;
+        let Self {
+            address,
+            sharing,
+            sockets,
+            reservation,
+        } = self;
         drop(reservation);
         let mut alone = sharing == Sharing::Alone;
         let open = |socket: Socket| {
-            // Without the option to listen is refused while anything else listens there: the kernel decides between two
-            // processes that get this far.
+            // Without the option to listen is refused while anything else listens there: the kernel
+            // decides between two processes that get this far.
             if std::mem::take(&mut alone) {
                 socket.set_reuse_port(false)?;
                 socket.listen(BACKLOG)?;
@@ -278,13 +334,17 @@ mod tests {
             assert_ne!(address.port(), 0);
             let open = sockets.open().expect("listens");
             assert_eq!(open.len(), 3);
-            assert!(open.iter().all(|socket| socket.local_addr().expect("address") == address));
+            assert!(
+                open.iter()
+                    .all(|socket| socket.local_addr().expect("address") == address)
+            );
         }
     }
 
     #[test]
     fn a_bound_socket_takes_no_connection_before_it_is_opened() {
-        let sockets = bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
+        let sockets =
+            bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
         let address = sockets.address;
         assert!(std::net::TcpStream::connect(address).is_err());
         let open = sockets.open().expect("listens");
@@ -298,15 +358,24 @@ mod tests {
 
     #[test]
     fn an_address_is_had_alone_unless_it_is_shared_on_purpose() {
-        for (first, second) in [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1")] {
+        for (first, second) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.1", "0.0.0.0"),
+            ("0.0.0.0", "127.0.0.1"),
+        ] {
             let ours = bind(at(first, 0), 2, Sharing::Alone).expect("binds");
             let there = at(second, ours.address.port());
             // Bound and not listening, then listening.
             bind(there, 2, Sharing::Alone).expect_err("reserved");
             let open = ours.open().expect("listens");
             let error = bind(there, 2, Sharing::Alone).expect_err("in use");
-            let error = std::error::Error::source(&error).expect("a source").to_string();
-            assert!(error.contains(&format!("address in use by pid {} (", std::process::id())), "{error}");
+            let error = std::error::Error::source(&error)
+                .expect("a source")
+                .to_string();
+            assert!(
+                error.contains(&format!("address in use by pid {} (", std::process::id())),
+                "{error}"
+            );
             let shared = bind(there, 2, Sharing::WithOthers).expect("binds beside");
             assert_eq!(shared.open().expect("listens beside").len(), 2);
             drop(open);
@@ -321,8 +390,10 @@ mod tests {
     #[test]
     fn of_two_that_got_past_the_look_one_opens() {
         // As if a connection of a predecessor had kept both from reserving the address.
-        let unreserved =
-            |port| Sockets { reservation: None, ..bind(at("127.0.0.1", port), 2, Sharing::Alone).expect("binds") };
+        let unreserved = |port| Sockets {
+            reservation: None,
+            ..bind(at("127.0.0.1", port), 2, Sharing::Alone).expect("binds")
+        };
         let one = unreserved(0);
         let other = unreserved(one.address.port());
         let _open = one.open().expect("listens");
@@ -336,14 +407,19 @@ mod tests {
         let _client = std::net::TcpStream::connect(address).expect("connects");
         let _left = open[0].accept().expect("accepts");
         drop(open);
-        bind(address, 2, Sharing::Alone).expect("binds").open().expect("listens");
+        bind(address, 2, Sharing::Alone)
+            .expect("binds")
+            .open()
+            .expect("listens");
     }
 
     #[test]
     fn a_taken_address_is_named() {
         let other = TcpListener::bind("127.0.0.1:0").expect("binds");
         let address = other.local_addr().expect("address");
-        let error = bind(address, 1, Sharing::Alone).expect_err("taken").to_string();
+        let error = bind(address, 1, Sharing::Alone)
+            .expect_err("taken")
+            .to_string();
         assert!(error.contains(&address.to_string()), "{error}");
     }
 }

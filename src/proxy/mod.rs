@@ -1,8 +1,8 @@
 //! The data path: listeners, worker threads, and what happens to a request or a connection on them.
 //!
-//! A worker is one thread with one `current_thread` runtime, its own `SO_REUSEPORT` sockets and its own upstream
-//! connections. Workers share the table pointer, the settings pointer and atomics; no lock is taken on the way of
-//! a request. This module has never heard of Consul.
+//! A worker is one thread with one `current_thread` runtime, its own `SO_REUSEPORT` sockets and its
+//! own upstream connections. Workers share the table pointer, the settings pointer and atomics; no
+//! lock is taken on the way of a request. This module has never heard of Consul.
 
 pub mod accept;
 pub mod auth;

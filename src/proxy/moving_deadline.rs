@@ -1,7 +1,7 @@
 //! A deadline that moves with every request, at the price of one timer that fires now and then.
 //!
-//! Arming and disarming a timer for each request costs more than looking at the clock when an old one fires: the limits
-//! are seconds, the requests microseconds apart.
+//! Arming and disarming a timer for each request costs more than looking at the clock when an old
+//! one fires: the limits are seconds, the requests microseconds apart.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -23,9 +23,15 @@ struct Armed {
 impl MovingDeadline {
     /// Ready when `deadline` has passed.
     pub fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let armed = self.0.get_or_insert_with(|| Armed { sleep: Box::pin(sleep_until(deadline)), task: None });
+        let armed = self.0.get_or_insert_with(|| Armed {
+            sleep: Box::pin(sleep_until(deadline)),
+            task: None,
+        });
         let early_enough = armed.sleep.deadline() <= deadline;
-        let for_us = armed.task.as_ref().is_some_and(|task| task.will_wake(cx.waker()));
+        let for_us = armed
+            .task
+            .as_ref()
+            .is_some_and(|task| task.will_wake(cx.waker()));
         if early_enough && for_us && !armed.sleep.is_elapsed() {
             return Poll::Pending;
         }
@@ -65,7 +71,11 @@ mod tests {
         })
         .await;
         tokio::task::yield_now().await;
-        assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(deadline, cx))).await.is_pending());
+        assert!(
+            poll_fn(|cx| Poll::Ready(timer.poll_until(deadline, cx)))
+                .await
+                .is_pending()
+        );
         poll_fn(|cx| timer.poll_until(deadline, cx)).await;
         assert!(Instant::now() >= deadline);
     }
@@ -75,7 +85,11 @@ mod tests {
         let mut timer = MovingDeadline::default();
         let start = Instant::now();
         let first = start + Duration::from_secs(2);
-        assert!(poll_fn(|cx| Poll::Ready(timer.poll_until(first, cx))).await.is_pending());
+        assert!(
+            poll_fn(|cx| Poll::Ready(timer.poll_until(first, cx)))
+                .await
+                .is_pending()
+        );
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = Instant::now() + Duration::from_secs(2);
         poll_fn(|cx| timer.poll_until(second, cx)).await;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
-/// A page that somebody keeps up to date from elsewhere; none while there is none. Cheap to clone, all clones are one.
+/// A page that somebody keeps up to date from elsewhere; none while there is none. Cheap to clone,
+/// all clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct LivePage(Arc<ArcSwapOption<Bytes>>);
 
@@ -34,7 +35,11 @@ impl NoRoutePage {
     /// The present page.
     #[must_use]
     pub fn present(&self) -> Bytes {
-        self.live.0.load().as_ref().map_or_else(|| self.configured.clone(), |page| Bytes::clone(page))
+        self.live
+            .0
+            .load()
+            .as_ref()
+            .map_or_else(|| self.configured.clone(), |page| Bytes::clone(page))
     }
 }
 

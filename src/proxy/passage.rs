@@ -1,5 +1,5 @@
-//! The record of one TCP connection: what is known of it gathers here, and its line in the access log is written when it is
-//! over, however it ends.
+//! The record of one TCP connection: what is known of it gathers here, and its line in the access
+//! log is written when it is over, however it ends.
 //!
 //! Where no line is wanted it is empty and costs nothing.
 
@@ -133,7 +133,12 @@ impl Passage {
             // Until more is known: dropped before its end, it was cut.
             ended: Ended::Drain,
         };
-        Self(worker.access.tells_of_connections().then(|| Box::new(open())))
+        Self(
+            worker
+                .access
+                .tells_of_connections()
+                .then(|| Box::new(open())),
+        )
     }
 
     /// Of a connection that has no record.
@@ -230,7 +235,11 @@ impl Open {
             referer: None,
             tls: self.tls,
             grpc_status: None,
-            tcp: Some(Connection { listener: self.listener, bytes_in: self.bytes.0, end: self.ended.word() }),
+            tcp: Some(Connection {
+                listener: self.listener,
+                bytes_in: self.bytes.0,
+                end: self.ended.word(),
+            }),
             more: Some(More {
                 remote_port: self.peer.port(),
                 headers: &[],
@@ -251,7 +260,12 @@ mod tests {
 
     #[test]
     fn each_end_has_its_word_and_status() {
-        let pumped = |end, first| Pumped { bytes_in: 1, bytes_out: 2, end, first };
+        let pumped = |end, first| Pumped {
+            bytes_in: 1,
+            bytes_out: 2,
+            end,
+            first,
+        };
         for (end, first, drained, word) in [
             (End::Closed, Some(Side::Client), false, "client_closed"),
             (End::Closed, Some(Side::Upstream), false, "instance_closed"),
@@ -259,8 +273,18 @@ mod tests {
             (End::Idle, None, false, "idle_timeout"),
             (End::Stopped, None, true, "drain"),
             (End::Stopped, None, false, "instance_removed"),
-            (End::ClientFailed(ErrorKind::ConnectionReset), None, false, "client_reset"),
-            (End::UpstreamFailed(ErrorKind::ConnectionReset), Some(Side::Client), false, "instance_reset"),
+            (
+                End::ClientFailed(ErrorKind::ConnectionReset),
+                None,
+                false,
+                "client_reset",
+            ),
+            (
+                End::UpstreamFailed(ErrorKind::ConnectionReset),
+                Some(Side::Client),
+                false,
+                "instance_reset",
+            ),
         ] {
             let ended = Ended::of(&pumped(end, first), drained);
             assert_eq!((ended.word(), ended.status()), (word, 200), "{end:?}");

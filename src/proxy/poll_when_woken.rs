@@ -43,17 +43,27 @@ impl<F: Future> PollWhenWoken<F> {
         Self { future, flag: None }
     }
 
-    /// Polls the future if it was woken since the last time, or was ready then, or `anyway`. Not to be called after it was
-    /// ready, unless the future can be polled again.
+    /// Polls the future if it was woken since the last time, or was ready then, or `anyway`. Not to
+    /// be called after it was ready, unless the future can be polled again.
     pub fn poll(self: Pin<&mut Self>, anyway: bool, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         // The future may have kept the waker of another task: it has to be given that of this one.
-        if this.flag.as_ref().is_none_or(|(flag, _)| !flag.task.will_wake(cx.waker())) {
-            let flag = Arc::new(WakeFlag { woken: AtomicBool::new(true), task: cx.waker().clone() });
+        if this
+            .flag
+            .as_ref()
+            .is_none_or(|(flag, _)| !flag.task.will_wake(cx.waker()))
+        {
+            let flag = Arc::new(WakeFlag {
+                woken: AtomicBool::new(true),
+                task: cx.waker().clone(),
+            });
             *this.flag = Some((Arc::clone(&flag), Waker::from(flag)));
         }
-        let Some((flag, waker)) = this.flag else { return Poll::Pending };
-        // Looked at first: to take it back is much dearer. Taken back before the poll, so that no ring is lost.
+        let Some((flag, waker)) = this.flag else {
+            return Poll::Pending;
+        };
+        // Looked at first: to take it back is much dearer. Taken back before the poll, so that no
+        // ring is lost.
         let woken = flag.woken.load(Acquire) && flag.woken.swap(false, AcqRel);
         if !woken && !anyway {
             return Poll::Pending;
@@ -80,7 +90,10 @@ mod tests {
     async fn it_is_polled_at_first_and_when_it_is_woken() {
         let polls = Rc::new(Cell::new(0));
         let counted = {
-            let (polls, mut sleep) = (Rc::clone(&polls), Box::pin(tokio::time::sleep(Duration::from_secs(1))));
+            let (polls, mut sleep) = (
+                Rc::clone(&polls),
+                Box::pin(tokio::time::sleep(Duration::from_secs(1))),
+            );
             poll_fn(move |cx| {
                 polls.set(polls.get() + 1);
                 sleep.as_mut().poll(cx)
@@ -92,7 +105,11 @@ mod tests {
             assert!(polled.is_pending());
         }
         assert_eq!(polls.get(), 1);
-        assert!(poll_fn(|cx| Poll::Ready(beside.as_mut().poll(true, cx))).await.is_pending());
+        assert!(
+            poll_fn(|cx| Poll::Ready(beside.as_mut().poll(true, cx)))
+                .await
+                .is_pending()
+        );
         assert_eq!(polls.get(), 2);
         poll_fn(|cx| beside.as_mut().poll(false, cx)).await;
         assert_eq!(polls.get(), 3);
@@ -100,9 +117,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_task_is_woken_when_it_goes_on_there() {
-        let mut beside = Box::pin(PollWhenWoken::new(tokio::time::sleep(Duration::from_secs(1))));
-        assert!(poll_fn(|cx| Poll::Ready(beside.as_mut().poll(false, cx))).await.is_pending());
-        let there = tokio::spawn(async move { poll_fn(|cx| beside.as_mut().poll(false, cx)).await });
+        let mut beside = Box::pin(PollWhenWoken::new(tokio::time::sleep(Duration::from_secs(
+            1,
+        ))));
+        assert!(
+            poll_fn(|cx| Poll::Ready(beside.as_mut().poll(false, cx)))
+                .await
+                .is_pending()
+        );
+        let there =
+            tokio::spawn(async move { poll_fn(|cx| beside.as_mut().poll(false, cx)).await });
         there.await.unwrap();
     }
 }

@@ -1,7 +1,8 @@
 //! Upstream connections of one worker: idle HTTP/1.1 ones, and shared HTTP/2 ones.
 //!
-//! Keyed by instance (never by address alone) and by how the connection was made, so that neither a port's next
-//! owner nor a route with other TLS rules meets it. The pool is `Rc`-based: it lives and dies with its thread.
+//! Keyed by instance (never by address alone) and by how the connection was made, so that neither a
+//! port's next owner nor a route with other TLS rules meets it. The pool is `Rc`-based: it lives
+//! and dies with its thread.
 //!
 //! ```text
 //! checkout ── idle h1 found ─────────────► reused
@@ -28,9 +29,11 @@ const H2_STREAMS_PER_CONNECTION: u32 = 100;
 /// Most HTTP/2 connections to one instance, per worker.
 const H2_CONNECTIONS_MAX: usize = 8;
 
-/// A connection that was used so shortly (ms) before it was found closed was not closed because it was idle.
+/// A connection that was used so shortly (ms) before it was found closed was not closed because it
+/// was idle.
 const FRESH_MS: u64 = 1_000;
-/// An instance has kept connections open for further requests if one was used again within this time (ms).
+/// An instance has kept connections open for further requests if one was used again within this
+/// time (ms).
 const KEEPS_MS: u64 = 10_000;
 
 /// What makes two connections interchangeable.
@@ -53,12 +56,24 @@ impl PoolKey {
     /// The key of connections to `target`.
     #[must_use]
     pub fn of(target: &Target) -> Self {
-        let RouteOptions { proto, tls_skip_verify, grpc_server_name, host, .. } = &*target.options;
+        let RouteOptions {
+            proto,
+            tls_skip_verify,
+            grpc_server_name,
+            host,
+            ..
+        } = &*target.options;
         let name = match (proto.is_tls(), grpc_server_name, host) {
             (true, Some(name), _) | (true, None, HostRewrite::Name(name)) => Some(Arc::clone(name)),
             _ => None,
         };
-        Self { instance: target.state.key, tls: proto.is_tls(), h2: proto.is_h2(), skip_verify: *tls_skip_verify, name }
+        Self {
+            instance: target.state.key,
+            tls: proto.is_tls(),
+            h2: proto.is_h2(),
+            skip_verify: *tls_skip_verify,
+            name,
+        }
     }
 }
 
@@ -88,7 +103,8 @@ struct Idle {
     until_ms: u64,
 }
 
-/// How long (ms) before an instance closes an idle connection that is given up here: a request may be on its way.
+/// How long (ms) before an instance closes an idle connection that is given up here: a request may
+/// be on its way.
 const CLOSES_SOON_MS: u64 = 500;
 
 #[derive(Debug)]
@@ -107,7 +123,9 @@ pub struct StreamGuard {
 impl StreamGuard {
     fn enter(streams: &Rc<Cell<usize>>) -> Self {
         streams.set(streams.get() + 1);
-        Self { streams: Rc::clone(streams) }
+        Self {
+            streams: Rc::clone(streams),
+        }
     }
 }
 
@@ -120,11 +138,14 @@ impl Drop for StreamGuard {
 impl UpstreamPool {
     /// A stream on a shared connection, if there is one that takes more.
     pub fn checkout_h2(&self, key: &PoolKey, now_ms: u64) -> Option<(H2Connection, StreamGuard)> {
-        self.instances.borrow_mut().get_mut(key)?.stream(now_ms, H2_STREAMS_PER_CONNECTION as usize)
+        self.instances
+            .borrow_mut()
+            .get_mut(key)?
+            .stream(now_ms, H2_STREAMS_PER_CONNECTION as usize)
     }
 
-    /// Connects to `target`, in clear whatever the route says where `plain`. Where this side has nothing left to connect
-    /// with, idle connections give theirs.
+    /// Connects to `target`, in clear whatever the route says where `plain`. Where this side has
+    /// nothing left to connect with, idle connections give theirs.
     ///
     /// # Errors
     /// As [`connect`].
@@ -139,8 +160,11 @@ impl UpstreamPool {
             false => connect(target, settings).await,
         };
         match dial().await {
-            // Ports are short towards one address: closing connections to others would make them no more.
-            Err(error) if error.is_exhaustion() && !error.lacks_ports() && self.shed() > 0 => dial().await,
+            // Ports are short towards one address: closing connections to others would make them no
+            // more.
+            Err(error) if error.is_exhaustion() && !error.lacks_ports() && self.shed() > 0 => {
+                dial().await
+            }
             connected => connected,
         }
     }
@@ -170,8 +194,11 @@ impl UpstreamPool {
             return Err(ConnectError::Timeout(limit));
         };
         let warm = self.slot(key, target, |slot| {
-            let most =
-                if slot.shared.len() < H2_CONNECTIONS_MAX { H2_STREAMS_PER_CONNECTION as usize } else { usize::MAX };
+            let most = if slot.shared.len() < H2_CONNECTIONS_MAX {
+                H2_STREAMS_PER_CONNECTION as usize
+            } else {
+                usize::MAX
+            };
             slot.stream(now_ms, most)
         });
         if let Some(connection) = warm {
@@ -182,13 +209,23 @@ impl UpstreamPool {
         let opened = opened.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
         let streams = Rc::default();
         let connection = (opened.clone(), StreamGuard::enter(&streams));
-        let shared = SharedH2 { connection: opened, streams, last_used_ms: Cell::new(now_ms) };
+        let shared = SharedH2 {
+            connection: opened,
+            streams,
+            last_used_ms: Cell::new(now_ms),
+        };
         self.slot(key, target, |slot| slot.shared.push(shared));
         Ok(connection)
     }
 
     /// The warmest idle HTTP/1.1 connection; `surely`: see [`UpstreamStream::is_quiet`].
-    pub fn checkout_h1(&self, key: &PoolKey, now_ms: u64, idle_max_ms: u64, surely: bool) -> Option<UpstreamStream> {
+    pub fn checkout_h1(
+        &self,
+        key: &PoolKey,
+        now_ms: u64,
+        idle_max_ms: u64,
+        surely: bool,
+    ) -> Option<UpstreamStream> {
         let mut instances = self.instances.borrow_mut();
         let slot = instances.get_mut(key)?;
         let mut closed_since = None;
@@ -211,10 +248,13 @@ impl UpstreamPool {
         None
     }
 
-    /// Drops the warmest connections as long as they are closed; when all are, that is noted as a loss.
+    /// Drops the warmest connections as long as they are closed; when all are, that is noted as a
+    /// loss.
     pub fn drop_closed(&self, key: &PoolKey, now_ms: u64) {
         let mut instances = self.instances.borrow_mut();
-        let Some(slot) = instances.get_mut(key) else { return };
+        let Some(slot) = instances.get_mut(key) else {
+            return;
+        };
         if key.h2 {
             slot.drop_closed_h2(now_ms);
             return;
@@ -223,11 +263,15 @@ impl UpstreamPool {
         slot.all_closed(closed_since, now_ms);
     }
 
-    /// A connection to `target` ended under a request. If all others are closed too, that is noted as a loss.
+    /// A connection to `target` ended under a request. If all others are closed too, that is noted
+    /// as a loss.
     pub fn look_for_loss(&self, key: &PoolKey, target: &TargetState, now_ms: u64) {
         let mut instances = self.instances.borrow_mut();
-        let Some(slot) = instances.get_mut(key) else { return };
-        // What has arrived counts, whether or not the event loop knows: it is rare, and worth some system calls.
+        let Some(slot) = instances.get_mut(key) else {
+            return;
+        };
+        // What has arrived counts, whether or not the event loop knows: it is rare, and worth some
+        // system calls.
         slot.drop_closed_h1(true);
         slot.shared.retain(|shared| !shared.connection.is_closed());
         if slot.is_empty() && slot.keeps(now_ms) {
@@ -235,8 +279,8 @@ impl UpstreamPool {
         }
     }
 
-    /// Keeps an HTTP/1.1 connection whose last response was read to its end. `keeps_s`: for how many seconds the instance keeps
-    /// it open, if it says so.
+    /// Keeps an HTTP/1.1 connection whose last response was read to its end. `keeps_s`: for how
+    /// many seconds the instance keeps it open, if it says so.
     pub fn give_back_h1(
         &self,
         key: PoolKey,
@@ -252,14 +296,19 @@ impl UpstreamPool {
         let mut instances = self.instances.borrow_mut();
         let slot = instances.entry(key).or_insert_with(|| Slot::new(target));
         if slot.idle.len() < idle_max {
-            let keeps_ms =
-                keeps_s.map_or(u64::MAX, |keeps_s| keeps_s.saturating_mul(1000).saturating_sub(CLOSES_SOON_MS));
-            slot.idle.push(Idle { stream, since_ms: now_ms, until_ms: now_ms.saturating_add(keeps_ms) });
+            let keeps_ms = keeps_s.map_or(u64::MAX, |keeps_s| {
+                keeps_s.saturating_mul(1000).saturating_sub(CLOSES_SOON_MS)
+            });
+            slot.idle.push(Idle {
+                stream,
+                since_ms: now_ms,
+                until_ms: now_ms.saturating_add(keeps_ms),
+            });
         }
     }
 
-    /// Drops connections that idled too long, were closed by the other side, or lead to instances that left the
-    /// table. Run about once a second.
+    /// Drops connections that idled too long, were closed by the other side, or lead to instances
+    /// that left the table. Run about once a second.
     pub fn sweep(&self, now_ms: u64, idle_max_ms: u64) {
         self.instances.borrow_mut().retain(|_, slot| {
             let retired = slot.target.retired.load(Relaxed);
@@ -269,22 +318,38 @@ impl UpstreamPool {
                 closed_since = closed_since.max(closed.then_some(since_ms));
                 closed
             };
-            slot.idle.retain_mut(|idle| !is_old(idle.since_ms) && !closed(idle.since_ms, !idle.stream.is_quiet(false)));
+            slot.idle.retain_mut(|idle| {
+                !is_old(idle.since_ms) && !closed(idle.since_ms, !idle.stream.is_quiet(false))
+            });
             slot.all_closed(closed_since, now_ms);
             slot.drop_closed_h2(now_ms);
-            slot.shared.retain(|shared| shared.streams.get() > 0 || !is_old(shared.last_used_ms.get()));
-            !slot.is_empty() || Rc::strong_count(&slot.dialing) > 1 || (!retired && slot.keeps(now_ms))
+            slot.shared
+                .retain(|shared| shared.streams.get() > 0 || !is_old(shared.last_used_ms.get()));
+            !slot.is_empty()
+                || Rc::strong_count(&slot.dialing) > 1
+                || (!retired && slot.keeps(now_ms))
         });
     }
 
     fn slot<T>(&self, key: &PoolKey, target: &Target, with: impl FnOnce(&mut Slot) -> T) -> T {
-        with(self.instances.borrow_mut().entry(key.clone()).or_insert_with(|| Slot::new(&target.state)))
+        with(
+            self.instances
+                .borrow_mut()
+                .entry(key.clone())
+                .or_insert_with(|| Slot::new(&target.state)),
+        )
     }
 }
 
 impl Slot {
     fn new(target: &Arc<TargetState>) -> Self {
-        Self { target: Arc::clone(target), idle: Vec::new(), shared: Vec::new(), reused_ms: 0, dialing: Rc::default() }
+        Self {
+            target: Arc::clone(target),
+            idle: Vec::new(),
+            shared: Vec::new(),
+            reused_ms: 0,
+            dialing: Rc::default(),
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -296,7 +361,8 @@ impl Slot {
         self.reused_ms > 0 && now_ms.saturating_sub(self.reused_ms) < KEEPS_MS
     }
 
-    /// Connections were found closed, the warmest of which was last used at `warmest_ms`, if any was.
+    /// Connections were found closed, the warmest of which was last used at `warmest_ms`, if any
+    /// was.
     fn all_closed(&self, warmest_ms: Option<u64>, now_ms: u64) {
         let fresh = warmest_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) < FRESH_MS);
         if fresh && self.is_empty() && self.keeps(now_ms) {
@@ -304,8 +370,9 @@ impl Slot {
         }
     }
 
-    /// Drops the warmest HTTP/1.1 connections as long as they are closed. When the first of them was last used, if there was
-    /// one. `surely`: also what has arrived unnoticed by the event loop counts.
+    /// Drops the warmest HTTP/1.1 connections as long as they are closed. When the first of them
+    /// was last used, if there was one. `surely`: also what has arrived unnoticed by the event loop
+    /// counts.
     fn drop_closed_h1(&mut self, surely: bool) -> Option<u64> {
         let mut warmest_ms = None;
         while let Some(closed) = self.idle.pop_if(|idle| !idle.stream.is_quiet(surely)) {
@@ -315,7 +382,10 @@ impl Slot {
     }
 
     fn drop_closed_h2(&mut self, now_ms: u64) {
-        let closed = self.shared.iter().filter(|shared| shared.connection.is_closed());
+        let closed = self
+            .shared
+            .iter()
+            .filter(|shared| shared.connection.is_closed());
         let warmest_ms = closed.map(|shared| shared.last_used_ms.get()).max();
         if warmest_ms.is_some() {
             self.shared.retain(|shared| !shared.connection.is_closed());
@@ -326,14 +396,24 @@ impl Slot {
     /// A stream on the least used HTTP/2 connection with fewer than `most` streams.
     fn stream(&mut self, now_ms: u64, most: usize) -> Option<(H2Connection, StreamGuard)> {
         self.drop_closed_h2(now_ms);
-        let shared = self.shared.iter().min_by_key(|shared| shared.streams.get())?;
+        let shared = self
+            .shared
+            .iter()
+            .min_by_key(|shared| shared.streams.get())?;
         // Beyond what the upstream takes only if there may be no other connection.
-        let most = if most == usize::MAX { most } else { most.min(shared.connection.streams_max()) };
+        let most = if most == usize::MAX {
+            most
+        } else {
+            most.min(shared.connection.streams_max())
+        };
         if shared.streams.get() >= most {
             return None;
         }
         shared.last_used_ms.set(now_ms);
         self.reused_ms = now_ms;
-        Some((shared.connection.clone(), StreamGuard::enter(&shared.streams)))
+        Some((
+            shared.connection.clone(),
+            StreamGuard::enter(&shared.streams),
+        ))
     }
 }

@@ -1,9 +1,10 @@
-//! The PROXY protocol, versions 1 and 2: who the client is, told by the balancer in front or to the target behind.
+//! The PROXY protocol, versions 1 and 2: who the client is, told by the balancer in front or to the
+//! target behind.
 //!
-//! Pure and incremental: bytes in, verdict out. Reading, its deadline, and giving the bytes after the header to
-//! whoever comes next are the listener's. The header is optional for a client, as in Fabio: bytes that cannot be one
-//! are [`Received::Absent`] as soon as that is certain. Source: the specification in HAProxy's `proxy-protocol.txt`,
-//! sections 2.1 and 2.2.
+//! Pure and incremental: bytes in, verdict out. Reading, its deadline, and giving the bytes after
+//! the header to whoever comes next are the listener's. The header is optional for a client, as in
+//! Fabio: bytes that cannot be one are [`Received::Absent`] as soon as that is certain. Source: the
+//! specification in HAProxy's `proxy-protocol.txt`, sections 2.1 and 2.2.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -30,7 +31,8 @@ pub enum Received {
     Header {
         /// Bytes of the header.
         len: usize,
-        /// Addresses it carried; none when it keeps those of the connection (`UNKNOWN`, `LOCAL`, unix sockets).
+        /// Addresses it carried; none when it keeps those of the connection (`UNKNOWN`, `LOCAL`,
+        /// unix sockets).
         addresses: Option<Addresses>,
     },
 }
@@ -71,9 +73,15 @@ fn begins(bytes: &[u8], start: &[u8]) -> bool {
 fn parse_v1(bytes: &[u8]) -> Result<Received, Malformed> {
     let window = &bytes[..bytes.len().min(V1_LINE_MAX)];
     let Some(end) = memchr::memchr(b'\n', window) else {
-        return if bytes.len() < V1_LINE_MAX { Ok(Received::NeedMore) } else { Err(Malformed("line too long")) };
+        return if bytes.len() < V1_LINE_MAX {
+            Ok(Received::NeedMore)
+        } else {
+            Err(Malformed("line too long"))
+        };
     };
-    let line = window[..end].strip_suffix(b"\r").ok_or(Malformed("line does not end with CRLF"))?;
+    let line = window[..end]
+        .strip_suffix(b"\r")
+        .ok_or(Malformed("line does not end with CRLF"))?;
     let line = std::str::from_utf8(line).map_err(|_| Malformed("line is not ASCII"))?;
     let mut words = line.split(' ').skip(1);
     let addresses = match words.next() {
@@ -83,7 +91,10 @@ fn parse_v1(bytes: &[u8]) -> Result<Received, Malformed> {
         Some("TCP6") => Some(v1_addresses::<Ipv6Addr>(words)?),
         _ => return Err(Malformed("protocol is not TCP4, TCP6 or UNKNOWN")),
     };
-    Ok(Received::Header { len: end + 1, addresses })
+    Ok(Received::Header {
+        len: end + 1,
+        addresses,
+    })
 }
 
 fn v1_addresses<'a, A>(mut words: impl Iterator<Item = &'a str>) -> Result<Addresses, Malformed>
@@ -91,7 +102,11 @@ where
     A: std::str::FromStr + Into<IpAddr>,
 {
     let mut word = || words.next().ok_or(Malformed("missing address or port"));
-    let ip = |word: &str| word.parse::<A>().map(Into::into).map_err(|_| Malformed("address of the wrong kind"));
+    let ip = |word: &str| {
+        word.parse::<A>()
+            .map(Into::into)
+            .map_err(|_| Malformed("address of the wrong kind"))
+    };
     let (source, destination) = (ip(word()?)?, ip(word()?)?);
     let (source_port, destination_port) = (port(word()?)?, port(word()?)?);
     if words.next().is_some() {
@@ -106,7 +121,10 @@ where
 /// Digits only: `parse` alone would take a sign.
 fn port(word: &str) -> Result<u16, Malformed> {
     let digits = word.bytes().all(|byte| byte.is_ascii_digit());
-    word.parse().ok().filter(|_| digits).ok_or(Malformed("bad port"))
+    word.parse()
+        .ok()
+        .filter(|_| digits)
+        .ok_or(Malformed("bad port"))
 }
 
 fn parse_v2(bytes: &[u8]) -> Result<Received, Malformed> {
@@ -163,7 +181,10 @@ pub fn v1_line(addresses: &Addresses) -> Vec<u8> {
     let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
     let (from, to) = (addresses.source.port(), addresses.destination.port());
     // Writing to a vector cannot fail.
-    let _ = write!(line, "PROXY {family} {source} {destination} {from} {to}\r\n");
+    let _ = write!(
+        line,
+        "PROXY {family} {source} {destination} {from} {to}\r\n"
+    );
     line
 }
 
@@ -195,7 +216,10 @@ pub fn v2_header(addresses: Option<&Addresses>) -> Vec<u8> {
 
 /// Both addresses in one family: IPv4 if both are (mapped ones count), else IPv6.
 fn one_family(addresses: &Addresses) -> (IpAddr, IpAddr) {
-    let (source, destination) = (addresses.source.ip().to_canonical(), addresses.destination.ip().to_canonical());
+    let (source, destination) = (
+        addresses.source.ip().to_canonical(),
+        addresses.destination.ip().to_canonical(),
+    );
     if source.is_ipv4() == destination.is_ipv4() {
         return (source, destination);
     }
@@ -216,7 +240,10 @@ mod tests {
     use super::*;
 
     fn addresses(source: &str, destination: &str) -> Addresses {
-        Addresses { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
+        Addresses {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+        }
     }
 
     fn v2(cmd: u8, family: u8, body: &[u8]) -> Vec<u8> {
@@ -236,9 +263,20 @@ mod tests {
         ];
         for (line, addresses) in good {
             let bytes = format!("{line}GET / HTTP/1.1\r\n");
-            assert_eq!(parse(bytes.as_bytes()), Ok(Received::Header { len: line.len(), addresses }), "{line}");
+            assert_eq!(
+                parse(bytes.as_bytes()),
+                Ok(Received::Header {
+                    len: line.len(),
+                    addresses
+                }),
+                "{line}"
+            );
             for cut in 0..line.len() {
-                assert_eq!(parse(&line.as_bytes()[..cut]), Ok(Received::NeedMore), "{line} cut at {cut}");
+                assert_eq!(
+                    parse(&line.as_bytes()[..cut]),
+                    Ok(Received::NeedMore),
+                    "{line} cut at {cut}"
+                );
             }
         }
         let bad = [
@@ -265,7 +303,11 @@ mod tests {
     fn version_2() {
         let ipv4 = [192, 0, 2, 1, 198, 51, 100, 1, 0, 5, 1, 187];
         let seen4 = Some(addresses("192.0.2.1:5", "198.51.100.1:443"));
-        let ipv6: Vec<u8> = [[0x20; 16], [0x30; 16]].concat().into_iter().chain([0, 1, 0, 2]).collect();
+        let ipv6: Vec<u8> = [[0x20; 16], [0x30; 16]]
+            .concat()
+            .into_iter()
+            .chain([0, 1, 0, 2])
+            .collect();
         let tlv = [&ipv4[..], &[4, 0, 3, 1, 2, 3]].concat();
         let good = [
             (v2(0x21, 0x11, &ipv4), seen4),
@@ -285,9 +327,17 @@ mod tests {
         ];
         for (bytes, addresses) in good {
             let len = bytes.len();
-            assert_eq!(parse(&[&bytes[..], b"rest"].concat()), Ok(Received::Header { len, addresses }), "{bytes:?}");
+            assert_eq!(
+                parse(&[&bytes[..], b"rest"].concat()),
+                Ok(Received::Header { len, addresses }),
+                "{bytes:?}"
+            );
             for cut in 0..len {
-                assert_eq!(parse(&bytes[..cut]), Ok(Received::NeedMore), "{bytes:?} cut at {cut}");
+                assert_eq!(
+                    parse(&bytes[..cut]),
+                    Ok(Received::NeedMore),
+                    "{bytes:?} cut at {cut}"
+                );
             }
         }
         let bad = [
@@ -305,7 +355,14 @@ mod tests {
 
     #[test]
     fn absence_is_seen_early() {
-        for bytes in ["GET / HTTP/1.1\r\n", "PO", "PROXX", "\x16\x03\x01", "PROXY\r", "\r\nGET"] {
+        for bytes in [
+            "GET / HTTP/1.1\r\n",
+            "PO",
+            "PROXX",
+            "\x16\x03\x01",
+            "PROXY\r",
+            "\r\nGET",
+        ] {
             assert_eq!(parse(bytes.as_bytes()), Ok(Received::Absent), "{bytes:?}");
         }
         assert_eq!(parse(b""), Ok(Received::NeedMore));
@@ -314,10 +371,22 @@ mod tests {
     #[test]
     fn mixed_families_are_sent_as_ipv6() {
         let mixed = addresses("192.0.2.1:5", "[2001:db8::1]:443");
-        assert_eq!(v1_line(&mixed), b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::1 5 443\r\n");
+        assert_eq!(
+            v1_line(&mixed),
+            b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::1 5 443\r\n"
+        );
         let mapped = addresses("[::ffff:192.0.2.1]:5", "192.0.2.2:443");
-        assert_eq!(v1_line(&mapped), b"PROXY TCP4 192.0.2.1 192.0.2.2 5 443\r\n");
-        assert_eq!(parse(&v2_header(None)), Ok(Received::Header { len: 16, addresses: None }));
+        assert_eq!(
+            v1_line(&mapped),
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 5 443\r\n"
+        );
+        assert_eq!(
+            parse(&v2_header(None)),
+            Ok(Received::Header {
+                len: 16,
+                addresses: None
+            })
+        );
     }
 
     proptest! {

@@ -1,12 +1,13 @@
-//! TLS that is passed on by its server name (SNI) and not ended here: `tcp+sni`, and the TCP side of `https+tcp+sni`.
+//! TLS that is passed on by its server name (SNI) and not ended here: `tcp+sni`, and the TCP side
+//! of `https+tcp+sni`.
 //!
 //! ```text
 //! accept ─► PROXY header? ─► ClientHello (peeked at) ─► name ─► route ─┬─► bytes both ways, the peeked ones first
 //!                                                                      ├─► https, with the peeked ones read again
 //!                                                                      └─► closed: no name, no route, no TLS
 //! ```
-//! rustls reads the ClientHello, however it is cut into segments and records; it needs no key for that. What a client may
-//! send before its name is known is bounded in bytes and in time.
+//! rustls reads the ClientHello, however it is cut into segments and records; it needs no key for
+//! that. What a client may send before its name is known is bounded in bytes and in time.
 
 mod old_hello;
 
@@ -32,12 +33,12 @@ use crate::proxy::proxy_protocol::Addresses;
 use crate::proxy::session::{Carried, carry, receive_proxy_header};
 use crate::proxy::worker::Worker;
 
-/// Most bytes before the end of a ClientHello. Post-quantum key shares make one of 2 KB; the rest is room for clients
-/// that cut theirs into many small records.
+/// Most bytes before the end of a ClientHello. Post-quantum key shares make one of 2 KB; the rest
+/// is room for clients that cut theirs into many small records.
 const HELLO_BYTES_MAX: usize = 32 << 10;
 
-/// Serves one accepted connection of a `tcp+sni` or `https+tcp+sni` listener to its end. `phase` is the listener's. Some:
-/// its TLS was ended here, and it is left to be served.
+/// Serves one accepted connection of a `tcp+sni` or `https+tcp+sni` listener to its end. `phase` is
+/// the listener's. Some: its TLS was ended here, and it is left to be served.
 pub async fn serve(
     worker: Rc<Worker>,
     listener: Rc<Listener>,
@@ -48,9 +49,22 @@ pub async fn serve(
     let local = stream.local_addr().unwrap_or(listener.config.address);
     let ends_tls = listener.config.protocol == ListenerProtocol::HttpsTcpSni;
     // What is not passed on there is a connection of HTTP, and has lines of its own.
-    let mut passage = if ends_tls { Passage::none() } else { Passage::new(&worker, &listener, peer) };
+    let mut passage = if ends_tls {
+        Passage::none()
+    } else {
+        Passage::new(&worker, &listener, peer)
+    };
     let mut io = ClientIo::new(stream, worker.clock);
-    let ends = match receive_proxy_header(&listener, &mut io, Addresses { source: peer, destination: local }).await {
+    let ends = match receive_proxy_header(
+        &listener,
+        &mut io,
+        Addresses {
+            source: peer,
+            destination: local,
+        },
+    )
+    .await
+    {
         Ok(ends) => ends,
         Err(error) => {
             passage.ends(Ended::ProxyHeader);
@@ -83,7 +97,14 @@ pub async fn serve(
         }
     };
     passage.asks_for(name.as_deref());
-    let route = name.as_deref().and_then(|name| worker.table.borrow_mut().load().lookup_server_name(name).cloned());
+    let route = name.as_deref().and_then(|name| {
+        worker
+            .table
+            .borrow_mut()
+            .load()
+            .lookup_server_name(name)
+            .cloned()
+    });
     match route {
         Some(route) if !ends_tls || route.is_passed_through() => {
             listener.accepted();
@@ -91,7 +112,15 @@ pub async fn serve(
                 passage = Passage::new(&worker, &listener, peer);
                 passage.asks_for(name.as_deref());
             }
-            carry(&worker, &listener, &route, io, Carried { ends, is_tls: true }, &mut passage).await;
+            carry(
+                &worker,
+                &listener,
+                &route,
+                io,
+                Carried { ends, is_tls: true },
+                &mut passage,
+            )
+            .await;
         }
         _ if ends_tls => return negotiate(worker, listener, phase, io, peer).await,
         _ => {
@@ -134,7 +163,9 @@ impl HelloError {
 }
 
 async fn read_within(limit: Duration, io: &mut ClientIo) -> Result<Option<String>, HelloError> {
-    tokio::time::timeout(limit, read(io)).await.unwrap_or(Err(HelloError::TooSlow(limit)))
+    tokio::time::timeout(limit, read(io))
+        .await
+        .unwrap_or(Err(HelloError::TooSlow(limit)))
 }
 
 /// Peeks until the ClientHello is whole; its server name in lower case, if it has one.
@@ -172,20 +203,31 @@ impl HelloReader {
     fn read(&mut self, seen: &[u8]) -> Result<Option<Hello>, Error> {
         let mut rest = seen.get(self.given..).unwrap_or_default();
         while !rest.is_empty() {
-            let taken = self.acceptor.read_tls(&mut rest).map_err(|error| Error::General(error.to_string()))?;
+            let taken = self
+                .acceptor
+                .read_tls(&mut rest)
+                .map_err(|error| Error::General(error.to_string()))?;
             if taken == 0 {
                 break;
             }
             self.given += taken;
             match self.acceptor.accept() {
                 Ok(Some(accepted)) => {
-                    let server_name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+                    let server_name = accepted
+                        .client_hello()
+                        .server_name()
+                        .map(str::to_ascii_lowercase);
                     return Ok(Some(Hello { server_name }));
                 }
                 Ok(None) => {}
                 // Older than what rustls serves, but read as a whole.
-                Err((Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired), _alert)) => {
-                    return Ok(Some(Hello { server_name: old_hello::server_name(seen) }));
+                Err((
+                    Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired),
+                    _alert,
+                )) => {
+                    return Ok(Some(Hello {
+                        server_name: old_hello::server_name(seen),
+                    }));
                 }
                 Err((error, _alert)) => return Err(error),
             }
@@ -249,7 +291,11 @@ mod tests {
 
     #[test]
     fn the_name_is_found_in_lower_case_and_an_address_is_none() {
-        for (name, found) in [("A.Test", Some("a.test")), ("x_y.test", Some("x_y.test")), ("127.0.0.1", None)] {
+        for (name, found) in [
+            ("A.Test", Some("a.test")),
+            ("x_y.test", Some("x_y.test")),
+            ("127.0.0.1", None),
+        ] {
             let bytes = hello(name);
             let (seen, server_name) = fed(&bytes, bytes.len()).unwrap().unwrap();
             assert_eq!((seen, server_name.as_deref()), (bytes.len(), found));
@@ -260,7 +306,11 @@ mod tests {
     fn hellos_from_before_tls_1_2_have_their_name_too() {
         for name in [Some("a.test"), None] {
             let whole = old_hello::tests::old(name);
-            for bytes in [whole.clone(), in_records(&whole, &[1]), in_records(&whole, &[20, 3])] {
+            for bytes in [
+                whole.clone(),
+                in_records(&whole, &[1]),
+                in_records(&whole, &[20, 3]),
+            ] {
                 let found = fed(&bytes, 1).unwrap();
                 assert_eq!(found.unwrap(), (bytes.len(), name.map(str::to_owned)));
             }
@@ -269,7 +319,13 @@ mod tests {
 
     #[test]
     fn what_is_no_tls_is_refused_at_once() {
-        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x03\x01\0\x05hello", b"SSH-2.0-x\r\n", &[0; 64], &[0x16; 64]] {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"\x16\x03\x01\0\x05hello",
+            b"SSH-2.0-x\r\n",
+            &[0; 64],
+            &[0x16; 64],
+        ] {
             assert!(fed(bytes, 1).is_err(), "{bytes:?}");
         }
     }
@@ -280,18 +336,29 @@ mod tests {
         let whole = bytes.len();
         // A change of cipher spec, as TLS 1.3 sends it for middleboxes, in the same segment.
         bytes.extend_from_slice(b"\x14\x03\x03\0\x01\x01");
-        assert_eq!(fed(&bytes, bytes.len()).unwrap().unwrap().1.as_deref(), Some("a.test"));
+        assert_eq!(
+            fed(&bytes, bytes.len()).unwrap().unwrap().1.as_deref(),
+            Some("a.test")
+        );
         assert_eq!(fed(&bytes, 1).unwrap().unwrap().0, whole);
     }
 
     #[test]
     fn many_small_records_cost_little() {
         // The worst that fits: one byte of a hello that never ends in each record.
-        let endless = [&[0x16, 3, 1, 0, 0, 1, 0, 0xff, 0xf0][..], &vec![0; HELLO_BYTES_MAX / 6]].concat();
+        let endless = [
+            &[0x16, 3, 1, 0, 0, 1, 0, 0xff, 0xf0][..],
+            &vec![0; HELLO_BYTES_MAX / 6],
+        ]
+        .concat();
         let records = in_records(&endless, &[1]);
         let begun = std::time::Instant::now();
         assert!(fed(&records, 1).unwrap().is_none());
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 
     proptest! {

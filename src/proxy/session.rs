@@ -1,5 +1,5 @@
-//! One TCP connection through the proxy: route by port (or as [`crate::proxy::server_name`] found), pick, connect (elsewhere if
-//! that fails), then bytes both ways.
+//! One TCP connection through the proxy: route by port (or as [`crate::proxy::server_name`] found),
+//! pick, connect (elsewhere if that fails), then bytes both ways.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,11 +30,19 @@ use crate::table::balancer::PickContext;
 use crate::table::{InFlight, Route, Target, TargetState};
 
 /// Serves one accepted connection of a `tcp` or `tcp-dynamic` listener to its end.
-pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let local = stream.local_addr().unwrap_or(listener.config.address);
     let mut passage = Passage::new(&worker, &listener, peer);
     let mut io = ClientIo::new(stream, worker.clock);
-    let seen = Addresses { source: peer, destination: local };
+    let seen = Addresses {
+        source: peer,
+        destination: local,
+    };
     let ends = match receive_proxy_header(&listener, &mut io, seen).await {
         Ok(ends) => ends,
         Err(error) => {
@@ -57,19 +65,31 @@ pub async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, stream: TcpStream
             passage.speaks(tls::details(stream.get_ref().1).version_name());
             passage.asks_for(stream.get_ref().1.server_name());
             passage.ends(Ended::Drain);
-            route(&worker, &listener, Box::new(stream), local, ends, &mut passage).await;
+            route(
+                &worker,
+                &listener,
+                Box::new(stream),
+                local,
+                ends,
+                &mut passage,
+            )
+            .await;
         }
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }
 }
 
-/// The two ends of the client's connection: those of the socket, which were `seen`, or those that a PROXY header carries,
-/// where the listener takes one.
+/// The two ends of the client's connection: those of the socket, which were `seen`, or those that a
+/// PROXY header carries, where the listener takes one.
 ///
 /// # Errors
 /// A malformed header, or one that stops in its middle for longer than the listener waits.
-pub async fn receive_proxy_header(listener: &Listener, io: &mut ClientIo, seen: Addresses) -> io::Result<Addresses> {
+pub async fn receive_proxy_header(
+    listener: &Listener,
+    io: &mut ClientIo,
+    seen: Addresses,
+) -> io::Result<Addresses> {
     if !listener.config.proxy_protocol {
         return Ok(seen);
     }
@@ -91,7 +111,8 @@ pub async fn receive_proxy_header(listener: &Listener, io: &mut ClientIo, seen: 
     };
     match tokio::time::timeout(listener.config.proxy_protocol_timeout, receive).await {
         Ok(received) => received,
-        // The header is optional: a client that waits for the server to speak first sends nothing at all.
+        // The header is optional: a client that waits for the server to speak first sends nothing
+        // at all.
         Err(_elapsed) if io.peeked().is_empty() => Ok(seen),
         Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
     }
@@ -115,7 +136,18 @@ async fn route<T>(
         passage.ends(Ended::NoRoute);
         return tracing::debug!(%local, "no route for this port");
     };
-    carry(worker, listener, &route, client, Carried { ends, is_tls: false }, passage).await;
+    carry(
+        worker,
+        listener,
+        &route,
+        client,
+        Carried {
+            ends,
+            is_tls: false,
+        },
+        passage,
+    )
+    .await;
 }
 
 /// What is known of a connection that is carried.
@@ -123,7 +155,8 @@ async fn route<T>(
 pub struct Carried {
     /// Its two ends, for the PROXY header of its target.
     pub ends: Addresses,
-    /// The bytes are the client's own TLS: they go to the target as they are, also where the route says `proto=https`.
+    /// The bytes are the client's own TLS: they go to the target as they are, also where the route
+    /// says `proto=https`.
     pub is_tls: bool,
 }
 
@@ -140,7 +173,9 @@ pub async fn carry<T>(
 {
     passage.takes(route);
     let connected = connect_somewhere(worker, listener, route, carried, passage).await;
-    let Some((target, mut upstream, _in_flight)) = connected else { return };
+    let Some((target, mut upstream, _in_flight)) = connected else {
+        return;
+    };
     let header = match target.options.proxy_protocol {
         None => Vec::new(),
         Some(ProxyHeader::V1) => proxy_protocol::v1_line(&carried.ends),
@@ -158,7 +193,8 @@ pub async fn carry<T>(
     passage.carried(&pumped, worker.phase.get() >= Phase::Cut);
 }
 
-/// A connection to one of the route's targets: nothing is sent before it stands, so every target may be tried.
+/// A connection to one of the route's targets: nothing is sent before it stands, so every target
+/// may be tried.
 async fn connect_somewhere<'r>(
     worker: &Rc<Worker>,
     listener: &Listener,
@@ -198,15 +234,17 @@ async fn connect_somewhere<'r>(
         match connected {
             Ok(stream) => {
                 let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-                target.state.record_success(worker.clock.now_ms(), latency_us);
+                target
+                    .state
+                    .record_success(worker.clock.now_ms(), latency_us);
                 return Some((target, stream, in_flight));
             }
             Err(error) => {
                 tracing::debug!(%error, instance = %target.state.id, "connect failed");
                 passage.ends(Ended::ConnectFailed);
                 match &error {
-                    // It went away meanwhile and is not counted: others come first, and where there are none it is asked
-                    // again.
+                    // It went away meanwhile and is not counted: others come first, and where there
+                    // are none it is asked again.
                     ConnectError::Gone => continue,
                     ConnectError::Exhausted(_) => worker.note_exhaustion(&error),
                     _ => worker.note_failure(route, target),
@@ -238,12 +276,16 @@ pub struct Tunnelled<'a> {
 
 impl<'a> Tunnelled<'a> {
     fn to(target: &'a Target) -> Self {
-        Self { state: &target.state, service: &target.service, series: target.series.as_deref() }
+        Self {
+            state: &target.state,
+            service: &target.service,
+            series: target.series.as_deref(),
+        }
     }
 }
 
-/// Moves bytes until both sides are done, or the tunnel is cut: its instance left the table long enough ago, or the
-/// drain deadline is over, or nothing moved for `idle` (zero: no limit).
+/// Moves bytes until both sides are done, or the tunnel is cut: its instance left the table long
+/// enough ago, or the drain deadline is over, or nothing moved for `idle` (zero: no limit).
 pub async fn pump_until_cut<C, U>(
     worker: &Rc<Worker>,
     mut client: C,
@@ -256,8 +298,13 @@ where
     U: Stream,
 {
     let guard = worker.tunnels.enter(Arc::clone(to.state));
-    let context =
-        PumpContext { buffers: &worker.buffers, pipes: &worker.pipes, metrics: to.service, series: to.series, idle };
+    let context = PumpContext {
+        buffers: &worker.buffers,
+        pipes: &worker.pipes,
+        metrics: to.service,
+        series: to.series,
+        idle,
+    };
     let stop = async {
         tokio::select! {
             () = guard.cut() => {}

@@ -1,4 +1,5 @@
-//! Rules of the data path that a reload may change, gathered into one value that workers read through one pointer.
+//! Rules of the data path that a reload may change, gathered into one value that workers read
+//! through one pointer.
 
 use std::sync::Arc;
 

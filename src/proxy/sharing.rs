@@ -1,9 +1,10 @@
 //! Which other processes listen on an address, as the kernel's tables tell.
 //!
-//! `SO_REUSEPORT` lets the workers of one process share an address, and with it any other process of the same user: the
-//! kernel then deals connections out to both. So an address is bound alone (see [`crate::proxy::listener`]), unless taking over is
-//! asked for; and who shares one is looked up here. Reading `/proc/self/net/tcp` needs no rights; to name the process behind
-//! a socket needs those over it.
+//! `SO_REUSEPORT` lets the workers of one process share an address, and with it any other process
+//! of the same user: the kernel then deals connections out to both. So an address is bound alone
+//! (see [`crate::proxy::listener`]), unless taking over is asked for; and who shares one is looked
+//! up here. Reading `/proc/self/net/tcp` needs no rights; to name the process behind a socket needs
+//! those over it.
 
 use std::fmt;
 use std::fs;
@@ -50,7 +51,9 @@ impl fmt::Display for Holder {
 pub fn listening() -> Vec<Listening> {
     let mut found = Vec::new();
     for path in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        let Ok(table) = fs::File::open(path) else { continue };
+        let Ok(table) = fs::File::open(path) else {
+            continue;
+        };
         // Rows of connections, which may be many, are not read.
         let rows = BufReader::new(table).lines().map_while(Result::ok).skip(1);
         found.extend(rows.map_while(|row| parse(&row)));
@@ -70,7 +73,13 @@ fn parse(row: &str) -> Option<Listening> {
     let (ip, port) = local.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     // Words of four bytes, each in the order of the machine.
-    let word = |at: usize| Some(u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes());
+    let word = |at: usize| {
+        Some(
+            u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16)
+                .ok()?
+                .to_ne_bytes(),
+        )
+    };
     let ip = match ip.len() {
         8 => IpAddr::from(Ipv4Addr::from(word(0)?)),
         32 => {
@@ -82,11 +91,14 @@ fn parse(row: &str) -> Option<Listening> {
         }
         _ => return None,
     };
-    Some(Listening { address: SocketAddr::new(ip, port), inode })
+    Some(Listening {
+        address: SocketAddr::new(ip, port),
+        inode,
+    })
 }
 
-/// Whether connections to `ours` may reach a socket on `other`. Of two protocol families only a wildcard of IPv6 that is
-/// ours counts: ours take IPv4 as well, others may not.
+/// Whether connections to `ours` may reach a socket on `other`. Of two protocol families only a
+/// wildcard of IPv6 that is ours counts: ours take IPv4 as well, others may not.
 #[must_use]
 pub fn overlaps(ours: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (ours.ip().to_canonical(), other.ip().to_canonical());
@@ -110,18 +122,24 @@ pub fn meet(a: SocketAddr, b: SocketAddr) -> bool {
 #[must_use]
 pub fn inode_of(socket: &impl AsFd) -> Option<u64> {
     let same: OwnedFd = socket.as_fd().try_clone_to_owned().ok()?;
-    fs::File::from(same).metadata().ok().map(|metadata| metadata.ino())
+    fs::File::from(same)
+        .metadata()
+        .ok()
+        .map(|metadata| metadata.ino())
 }
 
 /// Which of `listening` have `address`, besides `own`.
 #[must_use]
 pub fn others(address: SocketAddr, own: &[u64], listening: &[Listening]) -> Vec<u64> {
-    let foreign = listening.iter().filter(|it| overlaps(address, it.address) && !own.contains(&it.inode));
+    let foreign = listening
+        .iter()
+        .filter(|it| overlaps(address, it.address) && !own.contains(&it.inode));
     foreign.map(|it| it.inode).collect()
 }
 
-/// Who has one of these sockets open: the process with the lowest id that may be looked at. All open files of all processes
-/// are read for that, so what was found is kept for a minute: a port that another process has is tried again each second.
+/// Who has one of these sockets open: the process with the lowest id that may be looked at. All
+/// open files of all processes are read for that, so what was found is kept for a minute: a port
+/// that another process has is tried again each second.
 #[must_use]
 pub fn holder(inodes: &[u64]) -> Holder {
     static FOUND: Mutex<Vec<(Vec<u64>, Instant, Holder)>> = Mutex::new(Vec::new());
@@ -137,11 +155,17 @@ pub fn holder(inodes: &[u64]) -> Holder {
 }
 
 fn look_for_holder(inodes: &[u64]) -> Holder {
-    let names: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let names: Vec<String> = inodes
+        .iter()
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let has = |pid: &u32| {
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let files = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
         files
             .filter_map(|file| fs::read_link(file.path()).ok())
             .any(|target| names.iter().any(|name| target.as_os_str() == name.as_str()))
@@ -164,7 +188,12 @@ mod tests {
         assert_eq!(listening(row), Some(("127.0.0.1:9999".to_owned(), 43684)));
         let six = "   1: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 7 1 0000 100 0 0 10 0";
         assert_eq!(listening(six), Some(("[::1]:80".to_owned(), 7)));
-        for row in [row.replace(" 0A ", " 01 ").as_str(), "", "  sl  local_address rem_address   st", "0: x:y z 0A"] {
+        for row in [
+            row.replace(" 0A ", " 01 ").as_str(),
+            "",
+            "  sl  local_address rem_address   st",
+            "0: x:y z 0A",
+        ] {
             assert_eq!(listening(row), None, "{row}");
         }
     }
@@ -184,20 +213,32 @@ mod tests {
             ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
         ];
         for (ours, other, wanted) in cases {
-            assert_eq!(overlaps(ours.parse().unwrap(), other.parse().unwrap()), wanted, "{ours} {other}");
+            assert_eq!(
+                overlaps(ours.parse().unwrap(), other.parse().unwrap()),
+                wanted,
+                "{ours} {other}"
+            );
         }
     }
 
     #[test]
     fn an_open_socket_is_found_with_its_process() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(socket) = std::net::TcpListener::bind(address) else { continue };
+            let Ok(socket) = std::net::TcpListener::bind(address) else {
+                continue;
+            };
             let (address, inode) = (socket.local_addr().unwrap(), inode_of(&socket).unwrap());
             let all = listening();
-            assert!(all.contains(&Listening { address, inode }), "{address} {inode} {all:?}");
+            assert!(
+                all.contains(&Listening { address, inode }),
+                "{address} {inode} {all:?}"
+            );
             assert_eq!(others(address, &[], &all), [inode]);
             assert!(others(address, &[inode], &all).is_empty());
-            assert_eq!(holder(&[inode]).process.map(|(pid, _)| pid), Some(std::process::id()));
+            assert_eq!(
+                holder(&[inode]).process.map(|(pid, _)| pid),
+                Some(std::process::id())
+            );
         }
         assert_eq!(holder(&[u64::MAX]).process, None);
     }

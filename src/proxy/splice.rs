@@ -1,8 +1,8 @@
 //! Bytes from one socket to another without a way through this process (splice(2), Linux).
 //!
-//! For long transfers between two plain sockets only: a pipe lies between them, which costs two more descriptors while
-//! bytes flow, and for short messages saves nothing. Where there is no splice, [`Pipes::take`] has none to give, and
-//! transfers go through buffers.
+//! For long transfers between two plain sockets only: a pipe lies between them, which costs two
+//! more descriptors while bytes flow, and for short messages saves nothing. Where there is no
+//! splice, [`Pipes::take`] has none to give, and transfers go through buffers.
 
 use std::cell::RefCell;
 use std::io;
@@ -94,8 +94,8 @@ impl Pipe {
         self.held == 0
     }
 
-    /// Moves what is there, `most` bytes at most (more than 0). Pending: the reader has nothing, or the writer takes
-    /// nothing; [`Self::is_empty`] tells which.
+    /// Moves what is there, `most` bytes at most (more than 0). Pending: the reader has nothing, or
+    /// the writer takes nothing; [`Self::is_empty`] tells which.
     ///
     /// # Errors
     /// Those of either socket.
@@ -108,13 +108,17 @@ impl Pipe {
     ) -> Poll<Result<Moved, SpliceError>> {
         if self.held == 0 {
             let room = usize::try_from(most).unwrap_or(usize::MAX).min(PIPE_BYTES);
-            let read = ready!(poll_io(reader, Interest::READABLE, cx, || splice(reader, &self.into, room)));
+            let read = ready!(poll_io(reader, Interest::READABLE, cx, || splice(
+                reader, &self.into, room
+            )));
             self.held = read.map_err(SpliceError::Read)?;
             if self.held == 0 {
                 return Poll::Ready(Ok(Moved::End));
             }
         }
-        let written = ready!(poll_io(writer, Interest::WRITABLE, cx, || splice(&self.out, writer, self.held)));
+        let written = ready!(poll_io(writer, Interest::WRITABLE, cx, || splice(
+            &self.out, writer, self.held
+        )));
         let written = written.map_err(SpliceError::Write)?;
         if written == 0 {
             return Poll::Ready(Err(SpliceError::Write(io::ErrorKind::WriteZero.into())));
@@ -145,10 +149,21 @@ fn poll_io(
 }
 
 #[cfg(target_os = "linux")]
-fn splice(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: usize) -> io::Result<usize> {
+fn splice(
+    from: impl std::os::fd::AsFd,
+    to: impl std::os::fd::AsFd,
+    most: usize,
+) -> io::Result<usize> {
     use rustix::pipe::SpliceFlags;
 
-    Ok(rustix::pipe::splice(from, None, to, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
+    Ok(rustix::pipe::splice(
+        from,
+        None,
+        to,
+        None,
+        most,
+        SpliceFlags::MOVE | SpliceFlags::NONBLOCK,
+    )?)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -168,7 +183,9 @@ mod tests {
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         (near, listener.accept().await.unwrap().0)
     }
 
@@ -181,7 +198,10 @@ mod tests {
             let mut pipe = pipes.take().unwrap();
             let mut left = 2_000_000u64;
             while left > 0 {
-                match poll_fn(|cx| pipe.poll_move(&reader, &writer, left, cx)).await.unwrap() {
+                match poll_fn(|cx| pipe.poll_move(&reader, &writer, left, cx))
+                    .await
+                    .unwrap()
+                {
                     Moved::Some(moved) => left -= moved as u64,
                     Moved::End => panic!("ended with {left} left"),
                 }
@@ -200,10 +220,16 @@ mod tests {
         };
         let (left, received, ()) = tokio::join!(moving, receiving, async {
             // The reader keeps its last third: nobody takes it.
-            tokio::time::timeout(std::time::Duration::from_secs(1), sending).await.ok();
+            tokio::time::timeout(std::time::Duration::from_secs(1), sending)
+                .await
+                .ok();
         });
         assert_eq!(left, 0);
-        assert!(received == sent[..2_000_000], "{} bytes came", received.len());
+        assert!(
+            received == sent[..2_000_000],
+            "{} bytes came",
+            received.len()
+        );
         assert!(pipes.take().unwrap().is_empty());
     }
 

@@ -1,12 +1,14 @@
 //! Bytes both ways between two streams, until both directions have ended.
 //!
-//! A direction ends with the end of what its reader sends; that is passed on as a half-close and the other direction
-//! goes on, so that an answer which follows a half-closed request arrives. Connecting, choosing a target and counting
-//! connections are left to others; whoever calls closes the streams by dropping them.
+//! A direction ends with the end of what its reader sends; that is passed on as a half-close and
+//! the other direction goes on, so that an answer which follows a half-closed request arrives.
+//! Connecting, choosing a target and counting connections are left to others; whoever calls closes
+//! the streams by dropping them.
 //!
-//! Cost: no clock is read and no timer set per chunk. A timer of a quarter of the idle time looks whether bytes moved
-//! since it was set, so an idle connection ends after one to one and a quarter idle times. A waiting direction owns no
-//! buffer: one is borrowed from the worker's [`BufferPool`] to try a read and given back when nothing was there.
+//! Cost: no clock is read and no timer set per chunk. A timer of a quarter of the idle time looks
+//! whether bytes moved since it was set, so an idle connection ends after one to one and a quarter
+//! idle times. A waiting direction owns no buffer: one is borrowed from the worker's [`BufferPool`]
+//! to try a read and given back when nothing was there.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -25,7 +27,8 @@ use crate::metrics::ServiceMetrics;
 use crate::metrics::fabio::RouteSeries;
 use crate::proxy::splice::{Moved, Pipe, Pipes, SpliceError, Stream};
 
-/// Size of a buffer in bytes: below it, bulk transfers pay for more system calls; above it, nothing was gained.
+/// Size of a buffer in bytes: below it, bulk transfers pay for more system calls; above it, nothing
+/// was gained.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// Most idle buffers a worker keeps.
 const POOL_MAX: usize = 64;
@@ -40,7 +43,10 @@ pub struct BufferPool(Rc<RefCell<Vec<Box<[u8]>>>>);
 
 impl BufferPool {
     fn take(&self) -> Box<[u8]> {
-        self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
+        self.0
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
     }
 
     fn give_back(&self, buffer: Box<[u8]>) {
@@ -109,11 +115,16 @@ pub struct PumpContext<'a> {
     pub idle: Duration,
 }
 
-/// Moves bytes until both directions ended, one stream failed, nothing moved for the idle time, or `stop` is ready:
-/// a drain deadline, or the grace of an instance that left the table.
+/// Moves bytes until both directions ended, one stream failed, nothing moved for the idle time, or
+/// `stop` is ready: a drain deadline, or the grace of an instance that left the table.
 ///
 /// Cancel safe in the sense that dropping it loses only what is on its way.
-pub async fn pump<C, U, S>(client: &mut C, upstream: &mut U, context: PumpContext<'_>, stop: S) -> Pumped
+pub async fn pump<C, U, S>(
+    client: &mut C,
+    upstream: &mut U,
+    context: PumpContext<'_>,
+    stop: S,
+) -> Pumped
 where
     C: Stream,
     U: Stream,
@@ -130,7 +141,11 @@ where
         if first.is_none() && inward.has_ended() {
             // An upstream that takes no more has ended, too.
             let refused = matches!(there, Poll::Ready(Err(Failure::Write(_))));
-            first = Some(if refused { Side::Upstream } else { Side::Client });
+            first = Some(if refused {
+                Side::Upstream
+            } else {
+                Side::Client
+            });
         }
         let back = outward.poll(upstream, client, cx);
         if first.is_none() && outward.has_ended() {
@@ -149,17 +164,25 @@ where
         if stop.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Stopped);
         }
-        idle.as_mut().poll(inward.moved + outward.moved, cx).map(|()| End::Idle)
+        idle.as_mut()
+            .poll(inward.moved + outward.moved, cx)
+            .map(|()| End::Idle)
     })
     .await;
-    Pumped { bytes_in: inward.moved, bytes_out: outward.moved, end, first }
+    Pumped {
+        bytes_in: inward.moved,
+        bytes_out: outward.moved,
+        end,
+        first,
+    }
 }
 
 fn ended(there: &Poll<Result<(), Failure>>, back: &Poll<Result<(), Failure>>) -> Option<End> {
     match (there, back) {
         (Poll::Ready(Err(Failure::Read(kind))), _) => Some(End::ClientFailed(*kind)),
         (_, Poll::Ready(Err(Failure::Read(kind)))) => Some(End::UpstreamFailed(*kind)),
-        // A side that takes no more may still have something to say: its direction decides when it is over.
+        // A side that takes no more may still have something to say: its direction decides when it
+        // is over.
         (Poll::Pending, _) | (_, Poll::Pending) => None,
         (Poll::Ready(Err(Failure::Write(kind))), _) => Some(End::UpstreamFailed(*kind)),
         (_, Poll::Ready(Err(Failure::Write(kind)))) => Some(End::ClientFailed(*kind)),
@@ -213,7 +236,12 @@ impl<'a> Direction<'a> {
         }
     }
 
-    fn poll<R, W>(&mut self, reader: &mut R, writer: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
+    fn poll<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>>
     where
         R: Stream,
         W: Stream,
@@ -227,8 +255,12 @@ impl<'a> Direction<'a> {
         if let Phase::Closing = self.phase {
             let result = ready!(Pin::new(writer).poll_shutdown(cx));
             // A peer that is gone already needs no telling.
-            let gone =
-                |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe);
+            let gone = |error: &io::Error| {
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::NotConnected | io::ErrorKind::BrokenPipe
+                )
+            };
             match result {
                 Err(error) if !gone(&error) => self.end(Err(Failure::Write(error.kind()))),
                 _ => self.end(Ok(())),
@@ -264,7 +296,12 @@ impl<'a> Direction<'a> {
     }
 
     /// Ready with `Ok` at the end of the reader, once everything was taken by the writer.
-    fn poll_copy<R, W>(&mut self, reader: &mut R, writer: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
+    fn poll_copy<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>>
     where
         R: Stream,
         W: Stream,
@@ -306,8 +343,8 @@ impl<'a> Direction<'a> {
         Poll::Pending
     }
 
-    /// One step of a long transfer; none where there is no pipe. A transfer that has to wait may be over, so it keeps no
-    /// pipe meanwhile.
+    /// One step of a long transfer; none where there is no pipe. A transfer that has to wait may be
+    /// over, so it keeps no pipe meanwhile.
     fn poll_splice(
         &mut self,
         from: &TcpStream,
@@ -331,8 +368,12 @@ impl<'a> Direction<'a> {
                 }
                 Poll::Ready(Ok(moved))
             }
-            Poll::Ready(Err(SpliceError::Read(error))) => Poll::Ready(Err(Failure::Read(error.kind()))),
-            Poll::Ready(Err(SpliceError::Write(error))) => Poll::Ready(Err(Failure::Write(error.kind()))),
+            Poll::Ready(Err(SpliceError::Read(error))) => {
+                Poll::Ready(Err(Failure::Read(error.kind())))
+            }
+            Poll::Ready(Err(SpliceError::Write(error))) => {
+                Poll::Ready(Err(Failure::Write(error.kind())))
+            }
             Poll::Pending => {
                 if pipe.is_empty() {
                     self.release();
@@ -343,7 +384,11 @@ impl<'a> Direction<'a> {
     }
 
     /// Ready when the writer took all that is held.
-    fn poll_drain<W: AsyncWrite + Unpin>(&mut self, writer: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_drain<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
         while let (Some(buffer), true) = (&self.buffer, self.from < self.to) {
             match ready!(Pin::new(&mut *writer).poll_write(cx, &buffer[self.from..self.to])) {
                 Ok(0) => return Poll::Ready(Err(Failure::Write(io::ErrorKind::WriteZero))),
@@ -358,9 +403,13 @@ impl<'a> Direction<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// TLS keeps written bytes until it is told that no more follow for now. Never ready unless it fails: the reader
-    /// is what the direction waits for.
-    fn poll_flush<W: AsyncWrite + Unpin>(&mut self, writer: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    /// TLS keeps written bytes until it is told that no more follow for now. Never ready unless it
+    /// fails: the reader is what the direction waits for.
+    fn poll_flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failure>> {
         if self.unflushed {
             match ready!(Pin::new(writer).poll_flush(cx)) {
                 Ok(()) => self.unflushed = false,
@@ -391,7 +440,12 @@ impl IdleTimer {
     fn new(idle: Duration) -> Self {
         let quarter = idle / 4;
         let sleep = (!idle.is_zero()).then(|| sleep_until(Instant::now() + quarter));
-        Self { quarter, quiet_quarters: 0, moved: 0, sleep }
+        Self {
+            quarter,
+            quiet_quarters: 0,
+            moved: 0,
+            sleep,
+        }
     }
 
     /// Ready when `moved` stayed the same for the idle time.
@@ -403,7 +457,11 @@ impl IdleTimer {
         loop {
             ready!(sleep.as_mut().poll(cx));
             // The first quarter after a byte counts as moving: it may have begun before that byte.
-            *this.quiet_quarters = if moved == *this.moved { *this.quiet_quarters + 1 } else { 0 };
+            *this.quiet_quarters = if moved == *this.moved {
+                *this.quiet_quarters + 1
+            } else {
+                0
+            };
             *this.moved = moved;
             if *this.quiet_quarters >= 4 {
                 return Poll::Ready(());
@@ -439,7 +497,15 @@ mod tests {
         let (client, near) = duplex(room);
         let (upstream, far) = duplex(room);
         let metrics = ServiceMetrics::new("svc".into());
-        Setup { client, upstream, near, far, buffers: BufferPool::default(), pipes: Pipes::default(), metrics }
+        Setup {
+            client,
+            upstream,
+            near,
+            far,
+            buffers: BufferPool::default(),
+            pipes: Pipes::default(),
+            metrics,
+        }
     }
 
     impl Setup {
@@ -449,8 +515,13 @@ mod tests {
             stop: impl Future<Output = ()>,
             ends: impl AsyncFnOnce(DuplexStream, DuplexStream) -> T,
         ) -> (Pumped, T) {
-            let context =
-                PumpContext { buffers: &self.buffers, pipes: &self.pipes, metrics: &self.metrics, series: None, idle };
+            let context = PumpContext {
+                buffers: &self.buffers,
+                pipes: &self.pipes,
+                metrics: &self.metrics,
+                series: None,
+                idle,
+            };
             let pump = async {
                 let pumped = pump(&mut self.near, &mut self.far, context, stop).await;
                 drop((self.near, self.far));
@@ -464,7 +535,12 @@ mod tests {
     }
 
     fn run<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 
     const NO_LIMIT: Duration = Duration::ZERO;
@@ -486,7 +562,15 @@ mod tests {
             };
             let (pumped, answer) = setup(64).with(NO_LIMIT, pending(), ends).await;
             assert_eq!(answer, "answer to question");
-            assert_eq!(pumped, Pumped { bytes_in: 8, bytes_out: 18, end: End::Closed, first: Some(Side::Client) });
+            assert_eq!(
+                pumped,
+                Pumped {
+                    bytes_in: 8,
+                    bytes_out: 18,
+                    end: End::Closed,
+                    first: Some(Side::Client)
+                }
+            );
         });
     }
 
@@ -506,14 +590,19 @@ mod tests {
             };
             let (pumped, heard) = setup(64).with(NO_LIMIT, pending(), ends).await;
             assert_eq!(heard, ("hello".to_owned(), "still here".to_owned()));
-            assert_eq!((pumped.end, pumped.first), (End::Closed, Some(Side::Upstream)));
+            assert_eq!(
+                (pumped.end, pumped.first),
+                (End::Closed, Some(Side::Upstream))
+            );
         });
     }
 
     #[test]
     fn bulk_passes_whole_through_a_narrow_pipe_both_ways() {
         run(async {
-            let data: Vec<u8> = (0..300_000u32).map(|n| n.to_le_bytes()[(n % 3) as usize]).collect();
+            let data: Vec<u8> = (0..300_000u32)
+                .map(|n| n.to_le_bytes()[(n % 3) as usize])
+                .collect();
             let wanted = data.clone();
             let ends = async |client: DuplexStream, upstream: DuplexStream| {
                 let (mut client_read, mut client_write) = tokio::io::split(client);
@@ -539,7 +628,15 @@ mod tests {
             };
             let (pumped, (there, back)) = setup(1000).with(NO_LIMIT, pending(), ends).await;
             assert!(there == wanted && back == wanted);
-            assert_eq!(pumped, Pumped { bytes_in: 300_000, bytes_out: 300_000, end: End::Closed, first: pumped.first });
+            assert_eq!(
+                pumped,
+                Pumped {
+                    bytes_in: 300_000,
+                    bytes_out: 300_000,
+                    end: End::Closed,
+                    first: pumped.first
+                }
+            );
         });
     }
 
@@ -554,7 +651,9 @@ mod tests {
                         sent += client.write(&[0; 50]).await.unwrap();
                     }
                 };
-                tokio::time::timeout(Duration::from_secs(1), flood).await.unwrap_err();
+                tokio::time::timeout(Duration::from_secs(1), flood)
+                    .await
+                    .unwrap_err();
                 drop(upstream);
                 drop(client);
                 sent
@@ -576,11 +675,23 @@ mod tests {
                     client.write_all(b"x").await.unwrap();
                     upstream.read_u8().await.unwrap();
                 }
-                assert_eq!(buffers.idle(), 1, "one buffer serves both directions, and lies in the pool");
+                assert_eq!(
+                    buffers.idle(),
+                    1,
+                    "one buffer serves both directions, and lies in the pool"
+                );
                 client.read_to_end(&mut Vec::new()).await.unwrap();
             };
             let (pumped, ()) = setup.with(Duration::from_secs(10), pending(), ends).await;
-            assert_eq!(pumped, Pumped { bytes_in: 5, bytes_out: 0, end: End::Idle, first: None });
+            assert_eq!(
+                pumped,
+                Pumped {
+                    bytes_in: 5,
+                    bytes_out: 0,
+                    end: End::Idle,
+                    first: None
+                }
+            );
             let took = began.elapsed().as_millis();
             assert!((50_000..=52_600).contains(&took), "{took} ms");
         });
@@ -598,7 +709,15 @@ mod tests {
             };
             let stop = async { drop(told.await) };
             let (pumped, ()) = setup(64).with(NO_LIMIT, stop, ends).await;
-            assert_eq!(pumped, Pumped { bytes_in: 1, bytes_out: 0, end: End::Stopped, first: None });
+            assert_eq!(
+                pumped,
+                Pumped {
+                    bytes_in: 1,
+                    bytes_out: 0,
+                    end: End::Stopped,
+                    first: None
+                }
+            );
         });
     }
 

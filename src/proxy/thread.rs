@@ -30,17 +30,35 @@ async fn tick(worker: Rc<Worker>) {
         every.tick().await;
         let settings = worker.settings();
         let now_ms = worker.clock.now_ms();
-        worker.budget.borrow_mut().set(settings.proxy.retry_budget_percent, settings.proxy.retry_budget_min);
-        worker.pool.sweep(now_ms, ms(settings.proxy.upstream_idle_timeout));
-        worker.tunnels.cut_retired(now_ms, ms(settings.proxy.removed_grace));
+        worker.budget.borrow_mut().set(
+            settings.proxy.retry_budget_percent,
+            settings.proxy.retry_budget_min,
+        );
+        worker
+            .pool
+            .sweep(now_ms, ms(settings.proxy.upstream_idle_timeout));
+        worker
+            .tunnels
+            .cut_retired(now_ms, ms(settings.proxy.removed_grace));
     }
 }
 
 /// Obeys `orders` until the worker drains, then waits for what still runs.
-async fn run(worker: Rc<Worker>, first: Vec<Order>, mut orders: mpsc::Receiver<Order>, phase: PhaseReceiver) {
+async fn run(
+    worker: Rc<Worker>,
+    first: Vec<Order>,
+    mut orders: mpsc::Receiver<Order>,
+    phase: PhaseReceiver,
+) {
     let local_phase = Rc::clone(&worker.phase);
-    let mut follower = tokio::task::spawn_local(vital::task("the drain of a worker", local_phase.follow(phase)));
-    let tick = tokio::task::spawn_local(vital::task("the clock of a worker", tick(Rc::clone(&worker))));
+    let mut follower = tokio::task::spawn_local(vital::task(
+        "the drain of a worker",
+        local_phase.follow(phase),
+    ));
+    let tick = tokio::task::spawn_local(vital::task(
+        "the clock of a worker",
+        tick(Rc::clone(&worker)),
+    ));
     let parking = tokio::task::spawn_local({
         let worker = Rc::clone(&worker);
         vital::task("the parking of a worker's connections", async move {
@@ -79,7 +97,10 @@ async fn run(worker: Rc<Worker>, first: Vec<Order>, mut orders: mpsc::Receiver<O
         }
     }
     if worker.connections() > 0 {
-        tracing::warn!(connections = worker.connections(), "drain deadline: cutting what still runs");
+        tracing::warn!(
+            connections = worker.connections(),
+            "drain deadline: cutting what still runs"
+        );
     }
     tick.abort();
     parking.abort();
@@ -114,7 +135,8 @@ impl Accepting {
                 let phase: Rc<LocalPhase> = Rc::default();
                 self.phases.insert(number, Rc::clone(&phase));
                 let accepting = accept_loop(Rc::clone(worker), Rc::new(listener), phase, socket);
-                self.loops.spawn_local(vital::task("an accept loop", accepting));
+                self.loops
+                    .spawn_local(vital::task("an accept loop", accepting));
             }
             Order::Close(number) => {
                 if let Some(phase) = self.phases.remove(&number) {
@@ -132,8 +154,8 @@ impl Accepting {
     }
 }
 
-/// Starts worker `number` on a thread of its own with its `first` orders; further ones come through `orders`. The
-/// thread ends when the worker has drained or was cut.
+/// Starts worker `number` on a thread of its own with its `first` orders; further ones come through
+/// `orders`. The thread ends when the worker has drained or was cut.
 ///
 /// # Errors
 /// The thread or its runtime cannot be made.
@@ -144,12 +166,20 @@ pub fn spawn(
     orders: mpsc::Receiver<Order>,
     seed: u64,
 ) -> io::Result<thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name(format!("lb-worker-{number}")).spawn(move || {
-        let local = tokio::task::LocalSet::new();
-        let phase = context.phase.clone();
-        local.block_on(&runtime, async move {
-            vital::task("a worker", run(Worker::new(&context, seed), first, orders, phase)).await;
-        });
-    })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name(format!("lb-worker-{number}"))
+        .spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            let phase = context.phase.clone();
+            local.block_on(&runtime, async move {
+                vital::task(
+                    "a worker",
+                    run(Worker::new(&context, seed), first, orders, phase),
+                )
+                .await;
+            });
+        })
 }

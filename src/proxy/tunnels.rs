@@ -1,5 +1,5 @@
-//! Open byte tunnels (TCP sessions and upgraded connections) of one worker, and the rule that ends them when their
-//! instance leaves the table.
+//! Open byte tunnels (TCP sessions and upgraded connections) of one worker, and the rule that ends
+//! them when their instance leaves the table.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use crate::table::TargetState;
 
-/// All tunnels of a worker. Looked over by the worker's once-a-second tick, so that a tunnel costs no timer.
+/// All tunnels of a worker. Looked over by the worker's once-a-second tick, so that a tunnel costs
+/// no timer.
 #[derive(Debug, Default)]
 pub struct Tunnels {
     open: RefCell<HashMap<u64, Entry>>,
@@ -41,8 +42,19 @@ impl Tunnels {
         let cut = Rc::new(Notify::new());
         let number = self.entered.get();
         self.entered.set(number + 1);
-        self.open.borrow_mut().insert(number, Entry { target, cut: Rc::clone(&cut), retired_since_ms: None });
-        TunnelGuard { tunnels: Rc::clone(self), number, cut }
+        self.open.borrow_mut().insert(
+            number,
+            Entry {
+                target,
+                cut: Rc::clone(&cut),
+                retired_since_ms: None,
+            },
+        );
+        TunnelGuard {
+            tunnels: Rc::clone(self),
+            number,
+            cut,
+        }
     }
 
     /// Cuts tunnels whose instance left the table at least `grace_ms` ago; 0 keeps them.
@@ -50,7 +62,12 @@ impl Tunnels {
         if grace_ms == 0 {
             return;
         }
-        for entry in self.open.borrow_mut().values_mut().filter(|entry| entry.target.retired.load(Relaxed)) {
+        for entry in self
+            .open
+            .borrow_mut()
+            .values_mut()
+            .filter(|entry| entry.target.retired.load(Relaxed))
+        {
             let since = *entry.retired_since_ms.get_or_insert(now_ms);
             if now_ms.saturating_sub(since) >= grace_ms {
                 entry.cut.notify_one();
@@ -92,8 +109,16 @@ mod tests {
     use crate::catalog::InstanceId;
 
     fn target() -> Arc<TargetState> {
-        let id = InstanceId { node: "n".into(), id: "a".into() };
-        Arc::new(TargetState::new(1, id, "127.0.0.1:1".parse().expect("address"), 0))
+        let id = InstanceId {
+            node: "n".into(),
+            id: "a".into(),
+        };
+        Arc::new(TargetState::new(
+            1,
+            id,
+            "127.0.0.1:1".parse().expect("address"),
+            0,
+        ))
     }
 
     fn is_cut(guard: &TunnelGuard) -> bool {

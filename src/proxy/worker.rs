@@ -97,8 +97,8 @@ pub struct ConnectionPermit(Rc<Worker>);
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
-        // All of them: whichever has somebody waiting may go on. A waiter registers in the same turn of this thread in
-        // which it looked, so none misses it.
+        // All of them: whichever has somebody waiting may go on. A waiter registers in the same
+        // turn of this thread in which it looked, so none misses it.
         self.0.connection_ended.notify_waiters();
     }
 }
@@ -113,7 +113,10 @@ impl Worker {
             settings: RefCell::new(SettingsReader::new(Arc::clone(&context.settings))),
             picker: RefCell::new(PickState::new(seed)),
             pool: UpstreamPool::default(),
-            budget: RefCell::new(RetryBudget::new(proxy.retry_budget_percent, proxy.retry_budget_min)),
+            budget: RefCell::new(RetryBudget::new(
+                proxy.retry_budget_percent,
+                proxy.retry_budget_min,
+            )),
             buffers: BufferPool::default(),
             pipes: Pipes::default(),
             scratch: WorkerScratch::default(),
@@ -142,9 +145,9 @@ impl Worker {
         Arc::clone(self.settings.borrow_mut().load())
     }
 
-    /// Waits for room for one more connection; false once `phase`, the listener's, is past serving. Room is not kept:
-    /// a listener that nobody comes to must not hold it. Listeners that accept at the same time may exceed the limit
-    /// by one each.
+    /// Waits for room for one more connection; false once `phase`, the listener's, is past serving.
+    /// Room is not kept: a listener that nobody comes to must not hold it. Listeners that accept at
+    /// the same time may exceed the limit by one each.
     ///
     /// `extra`: connections above the limit that this listener may have all the same.
     pub async fn has_room(&self, phase: &LocalPhase, extra: usize) -> bool {
@@ -152,7 +155,8 @@ impl Worker {
             if phase.get() >= Phase::Draining {
                 return false;
             }
-            if self.connections.get() < self.settings().proxy.max_connections.saturating_add(extra) {
+            if self.connections.get() < self.settings().proxy.max_connections.saturating_add(extra)
+            {
                 return true;
             }
             tokio::select! {
@@ -184,7 +188,10 @@ impl Worker {
     pub fn note_failure(&self, route: &Route, target: &Target) {
         let now_ms = self.clock.now_ms();
         let (ejected, total) = (route.ejected_count(now_ms), route.targets.len());
-        if target.state.record_failure(now_ms, &self.settings().health, ejected, total) {
+        if target
+            .state
+            .record_failure(now_ms, &self.settings().health, ejected, total)
+        {
             self.tell_ejection(target, now_ms, None);
         }
     }
@@ -193,23 +200,42 @@ impl Worker {
     pub fn note_frozen(&self, route: &Route, target: &Target) {
         let now_ms = self.clock.now_ms();
         let (ejected, total) = (route.ejected_count(now_ms), route.targets.len());
-        if target.state.record_frozen(now_ms, &self.settings().health, ejected, total) {
+        if target
+            .state
+            .record_frozen(now_ms, &self.settings().health, ejected, total)
+        {
             self.tell_ejection(target, now_ms, Some("it answers nothing while others do"));
         }
     }
 
     /// Notes an answer of `target` that counts as its failure, which may eject it.
     pub fn note_bad_answer(&self, route: &Route, target: &Target, latency_us: u64, now_ms: u64) {
-        if target.state.record_bad_answer(now_ms, latency_us, &self.settings().health, &route.targets) {
-            self.tell_ejection(target, now_ms, Some("it answers with errors while others do not"));
+        if target.state.record_bad_answer(
+            now_ms,
+            latency_us,
+            &self.settings().health,
+            &route.targets,
+        ) {
+            self.tell_ejection(
+                target,
+                now_ms,
+                Some("it answers with errors while others do not"),
+            );
         }
     }
 
     /// Notes that `target` did not answer within the limit, which may eject it.
     pub fn note_no_answer(&self, route: &Route, target: &Target) {
         let now_ms = self.clock.now_ms();
-        if target.state.record_no_answer(now_ms, &self.settings().health, &route.targets) {
-            self.tell_ejection(target, now_ms, Some("it does not answer in time while others do"));
+        if target
+            .state
+            .record_no_answer(now_ms, &self.settings().health, &route.targets)
+        {
+            self.tell_ejection(
+                target,
+                now_ms,
+                Some("it does not answer in time while others do"),
+            );
         }
     }
 
@@ -224,11 +250,16 @@ impl Worker {
             address: target.state.addr,
             failures: target.state.failures.load(Relaxed),
             why,
-            for_ms: target.state.ejected_until_ms.load(Relaxed).saturating_sub(now_ms),
+            for_ms: target
+                .state
+                .ejected_until_ms
+                .load(Relaxed)
+                .saturating_sub(now_ms),
         });
     }
 
-    /// Logs that this process or machine lacks something, not more often than is of use. It counts against no instance.
+    /// Logs that this process or machine lacks something, not more often than is of use. It counts
+    /// against no instance.
     pub fn note_exhaustion(&self, lack: &dyn fmt::Display) {
         if self.told_exhaustion.is_due(Instant::now()) {
             tracing::warn!(

@@ -1,7 +1,8 @@
 //! How long to wait before trying again: exponential with full jitter.
 //!
-//! Pure: randomness is an argument and sleeping is the caller's. Full jitter (any time between nothing and the
-//! present bound) spreads a thousand watches that failed in the same instant better than a bound with a little noise.
+//! Pure: randomness is an argument and sleeping is the caller's. Full jitter (any time between
+//! nothing and the present bound) spreads a thousand watches that failed in the same instant better
+//! than a bound with a little noise.
 
 use std::time::Duration;
 
@@ -17,10 +18,15 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays below `base` at first, doubling with every failure up to `cap` (itself at most [`CAP`]).
+    /// Delays below `base` at first, doubling with every failure up to `cap` (itself at most
+    /// [`CAP`]).
     #[must_use]
     pub fn new(base: Duration, cap: Duration) -> Self {
-        Self { base, cap: cap.min(CAP), failures: 0 }
+        Self {
+            base,
+            cap: cap.min(CAP),
+            failures: 0,
+        }
     }
 
     /// Notes one more failure and returns how long to wait now.
@@ -44,7 +50,9 @@ impl Backoff {
     /// The longest that the next delay may be.
     fn bound(&self) -> Duration {
         // 2^31 times any base is beyond every cap, so the shift needs no more bits.
-        self.base.saturating_mul(1 << self.failures.min(31)).min(self.cap)
+        self.base
+            .saturating_mul(1 << self.failures.min(31))
+            .min(self.cap)
     }
 }
 
@@ -81,7 +89,10 @@ mod tests {
                 high += 1;
             }
         }
-        assert!(low > 50 && high > 50, "not full jitter: {low} low, {high} high");
+        assert!(
+            low > 50 && high > 50,
+            "not full jitter: {low} low, {high} high"
+        );
     }
 
     #[test]

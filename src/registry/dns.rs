@@ -1,7 +1,7 @@
 //! Questions to DNS and their answers.
 //!
-//! [`Resolve`] is the seam: the stage in `resolve` decides when to ask and what to believe, this file only asks.
-//! Answers are in canonical order, so that two of them can be compared.
+//! [`Resolve`] is the seam: the stage in `resolve` decides when to ask and what to believe, this
+//! file only asks. Answers are in canonical order, so that two of them can be compared.
 
 pub mod system;
 
@@ -80,20 +80,24 @@ pub enum ResolveError {
 /// Somebody who answers questions.
 pub trait Resolve: Send + Sync + 'static {
     /// Asks, within bounded time.
-    fn resolve(&self, question: &Question) -> impl Future<Output = Result<Answer, ResolveError>> + Send;
+    fn resolve(
+        &self,
+        question: &Question,
+    ) -> impl Future<Output = Result<Answer, ResolveError>> + Send;
 
-    /// A number that changes when what answers depend on (the system's files) has changed: every answer may be another one
-    /// then.
+    /// A number that changes when what answers depend on (the system's files) has changed: every
+    /// answer may be another one then.
     fn generation(&self) -> impl Future<Output = u64> + Send {
         std::future::ready(0)
     }
 }
 
-/// Names as the system's own resolver finds them (`hosts` before DNS, as nsswitch's `files dns`), DNS through
-/// hickory-resolver.
+/// Names as the system's own resolver finds them (`hosts` before DNS, as nsswitch's `files dns`),
+/// DNS through hickory-resolver.
 ///
-/// Its cache is off, because the stage keeps answers for their TTL and must see a confirmation as a new answer. IPv6
-/// addresses are asked for only when a name has no IPv4 ones: with both, each dual-stack host would count twice.
+/// Its cache is off, because the stage keeps answers for their TTL and must see a confirmation as a
+/// new answer. IPv6 addresses are asked for only when a name has no IPv4 ones: with both, each
+/// dual-stack host would count twice.
 pub struct Dns {
     config: DnsConfig,
     port: u16,
@@ -130,7 +134,10 @@ impl Dns {
             hosts: Hosts::default(),
             resolv_conf: ResolvConf::default(),
             resolver: match config.servers.is_empty() {
-                true => Err(no_servers(&format!("{} was not read", files.resolv_conf.display()))),
+                true => Err(no_servers(&format!(
+                    "{} was not read",
+                    files.resolv_conf.display()
+                ))),
                 false => resolver(config, servers(config)),
             },
         };
@@ -140,7 +147,11 @@ impl Dns {
             generation: 0,
             present: Arc::new(present),
         };
-        Self { config: config.clone(), port: files.port, sources: Mutex::new(sources) }
+        Self {
+            config: config.clone(),
+            port: files.port,
+            sources: Mutex::new(sources),
+        }
     }
 
     /// What holds now.
@@ -151,13 +162,30 @@ impl Dns {
     /// Looks at the files, and takes over what changed.
     async fn look(&self) -> MutexGuard<'_, Sources> {
         let mut sources = self.sources.lock().await;
-        let Sources { hosts, resolv_conf, generation, present } = &mut *sources;
+        let Sources {
+            hosts,
+            resolv_conf,
+            generation,
+            present,
+        } = &mut *sources;
         if let Some(text) = hosts.look(true).await {
-            let (hosts, Present { resolv_conf, resolver, .. }) = (Hosts::parse(text), &**present);
-            *present = Arc::new(Present { hosts, resolv_conf: resolv_conf.clone(), resolver: resolver.clone() });
+            let (
+                hosts,
+                Present {
+                    resolv_conf,
+                    resolver,
+                    ..
+                },
+            ) = (Hosts::parse(text), &**present);
+            *present = Arc::new(Present {
+                hosts,
+                resolv_conf: resolv_conf.clone(),
+                resolver: resolver.clone(),
+            });
             *generation += 1;
         }
-        // With servers of its own lb has nothing to learn from that file: its search list belongs to its servers.
+        // With servers of its own lb has nothing to learn from that file: its search list belongs
+        // to its servers.
         if !self.config.servers.is_empty() {
             return sources;
         }
@@ -165,11 +193,19 @@ impl Dns {
         match resolv_conf.look(false).await.map(ResolvConf::parse) {
             Some(Ok(resolv_conf)) => {
                 let resolver = resolver(&self.config, resolv_conf.to_config(self.port));
-                *present = Arc::new(Present { hosts: present.hosts.clone(), resolv_conf, resolver });
+                *present = Arc::new(Present {
+                    hosts: present.hosts.clone(),
+                    resolv_conf,
+                    resolver,
+                });
                 *generation += 1;
             }
             Some(Err(reason)) if present.resolver.is_ok() => {
-                tracing::warn!(path, reason, "names no servers; those it named before are asked on");
+                tracing::warn!(
+                    path,
+                    reason,
+                    "names no servers; those it named before are asked on"
+                );
             }
             Some(Err(reason)) => *present = present.without_servers(&format!("{path}: {reason}")),
             None => {
@@ -185,17 +221,33 @@ impl Dns {
 impl Present {
     fn without_servers(&self, reason: &str) -> Arc<Self> {
         let resolver = Err(no_servers(reason));
-        Arc::new(Self { hosts: self.hosts.clone(), resolv_conf: self.resolv_conf.clone(), resolver })
+        Arc::new(Self {
+            hosts: self.hosts.clone(),
+            resolv_conf: self.resolv_conf.clone(),
+            resolver,
+        })
     }
 
     /// Records of the first of the names that `name` can mean which has some.
     async fn lookup(&self, name: &str, kinds: &[RecordType]) -> Result<Lookup, ResolveError> {
-        let resolver = self.resolver.as_ref().map_err(|reason| ResolveError::Failed(reason.clone()))?;
+        let resolver = self
+            .resolver
+            .as_ref()
+            .map_err(|reason| ResolveError::Failed(reason.clone()))?;
         let mut failed = None;
         for candidate in self.resolv_conf.candidates(name) {
             for &kind in kinds {
-                match resolver.lookup(candidate.as_str(), kind).await.map_err(|error| classify(&error)) {
-                    Ok(lookup) if lookup.answers().iter().any(|record| record.record_type() == kind) => {
+                match resolver
+                    .lookup(candidate.as_str(), kind)
+                    .await
+                    .map_err(|error| classify(&error))
+                {
+                    Ok(lookup)
+                        if lookup
+                            .answers()
+                            .iter()
+                            .any(|record| record.record_type() == kind) =>
+                    {
                         return Ok(lookup);
                     }
                     Ok(_) | Err(ResolveError::Absent) => {}
@@ -217,30 +269,53 @@ impl Present {
             // Until the file changes.
             return Ok((own, MAX_TTL));
         }
-        let lookup = self.lookup(name, &[RecordType::A, RecordType::AAAA]).await?;
-        let addrs = lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+        let lookup = self
+            .lookup(name, &[RecordType::A, RecordType::AAAA])
+            .await?;
+        let addrs = lookup
+            .answers()
+            .iter()
+            .filter_map(|record| record.data.ip_addr())
+            .collect();
         Ok((addrs, least_ttl(&lookup)))
     }
 
     async fn services(&self, name: &str) -> Result<Answer, ResolveError> {
         let lookup = self.lookup(name, &[RecordType::SRV]).await?;
-        let records = lookup.answers().iter().filter_map(|record| match &record.data {
-            RData::SRV(srv) if !srv.target.is_root() => Some(srv),
-            // A target of `.` says that the service is decidedly not offered (RFC 2782).
-            _ => None,
-        });
+        let records = lookup
+            .answers()
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::SRV(srv) if !srv.target.is_root() => Some(srv),
+                // A target of `.` says that the service is decidedly not offered (RFC 2782).
+                _ => None,
+            });
         let records: Vec<_> = records.take(SRV_RECORDS_MAX).collect();
-        let first = records.iter().map(|srv| srv.priority).min().ok_or(ResolveError::Absent)?;
-        let chosen: Vec<_> = records.into_iter().filter(|srv| srv.priority == first).collect();
+        let first = records
+            .iter()
+            .map(|srv| srv.priority)
+            .min()
+            .ok_or(ResolveError::Absent)?;
+        let chosen: Vec<_> = records
+            .into_iter()
+            .filter(|srv| srv.priority == first)
+            .collect();
         // Each target once, several at a time.
         let targets: BTreeSet<Name> = chosen.iter().map(|srv| srv.target.clone()).collect();
         let answer = &lookup;
         let lookups = targets.into_iter().map(|target| async move {
             let along = additional(answer, &target);
-            let addrs = if along.is_empty() { self.addresses(&target.to_string()).await } else { Ok((along, MAX_TTL)) };
+            let addrs = if along.is_empty() {
+                self.addresses(&target.to_string()).await
+            } else {
+                Ok((along, MAX_TTL))
+            };
             (target, addrs)
         });
-        let answers: BTreeMap<_, _> = stream::iter(lookups).buffer_unordered(SRV_LOOKUPS_MAX).collect().await;
+        let answers: BTreeMap<_, _> = stream::iter(lookups)
+            .buffer_unordered(SRV_LOOKUPS_MAX)
+            .collect()
+            .await;
         let (mut found, mut failed_targets) = (Vec::new(), Vec::new());
         let mut ttl = least_ttl(&lookup);
         for srv in chosen {
@@ -248,7 +323,12 @@ impl Present {
             match answers.get(&srv.target) {
                 Some(Ok((addrs, own_ttl))) => {
                     ttl = ttl.min(*own_ttl);
-                    let at = |&addr| Found { target: Arc::clone(&target), addr, port: srv.port, weight: srv.weight };
+                    let at = |&addr| Found {
+                        target: Arc::clone(&target),
+                        addr,
+                        port: srv.port,
+                        weight: srv.weight,
+                    };
                     found.extend(addrs.iter().map(at));
                 }
                 Some(Err(ResolveError::Failed(_))) => failed_targets.push(target),
@@ -266,7 +346,12 @@ impl Resolve for Dns {
             return present.services(&question.name).await;
         }
         let (addrs, ttl) = present.addresses(&question.name).await?;
-        let at = |addr| Found { target: Arc::clone(&question.name), addr, port: 0, weight: 0 };
+        let at = |addr| Found {
+            target: Arc::clone(&question.name),
+            addr,
+            port: 0,
+            weight: 0,
+        };
         canonical(addrs.into_iter().map(at).collect(), Vec::new(), ttl)
     }
 
@@ -282,10 +367,11 @@ fn no_servers(reason: &str) -> String {
 /// The servers of `[dns] servers`.
 fn servers(config: &DnsConfig) -> ResolverConfig {
     let servers = config.servers.iter().map(|server| {
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-            connection.port = server.port();
-            connection
-        });
+        let connections =
+            [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
         NameServerConfig::new(server.ip(), true, connections.into())
     });
     ResolverConfig::from_parts(None, Vec::new(), servers.collect())
@@ -298,34 +384,61 @@ fn resolver(config: &DnsConfig, servers: ResolverConfig) -> Result<TokioResolver
     options.attempts = ATTEMPTS;
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
-    builder.build().map_err(|error| no_servers(&error.to_string()))
+    builder
+        .build()
+        .map_err(|error| no_servers(&error.to_string()))
 }
 
-fn canonical(mut found: Vec<Found>, failed_targets: Vec<Arc<str>>, ttl: u32) -> Result<Answer, ResolveError> {
+fn canonical(
+    mut found: Vec<Found>,
+    failed_targets: Vec<Arc<str>>,
+    ttl: u32,
+) -> Result<Answer, ResolveError> {
     if found.is_empty() {
-        let Some(target) = failed_targets.first() else { return Err(ResolveError::Absent) };
-        return Err(ResolveError::Failed(format!("no address of SRV target {target}")));
+        let Some(target) = failed_targets.first() else {
+            return Err(ResolveError::Absent);
+        };
+        return Err(ResolveError::Failed(format!(
+            "no address of SRV target {target}"
+        )));
     }
     found.sort();
     found.dedup();
-    Ok(Answer { found, failed_targets, ttl: Duration::from_secs(ttl.into()) })
+    Ok(Answer {
+        found,
+        failed_targets,
+        ttl: Duration::from_secs(ttl.into()),
+    })
 }
 
-/// Addresses that came along with an SRV answer; Consul sends them for targets that are no names otherwise.
+/// Addresses that came along with an SRV answer; Consul sends them for targets that are no names
+/// otherwise.
 fn additional(lookup: &Lookup, target: &Name) -> Vec<IpAddr> {
-    let own = lookup.additionals().iter().filter(|record| record.name == *target);
+    let own = lookup
+        .additionals()
+        .iter()
+        .filter(|record| record.name == *target);
     own.filter_map(|record| record.data.ip_addr()).collect()
 }
 
 fn least_ttl(lookup: &Lookup) -> u32 {
-    lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0)
+    lookup
+        .answers()
+        .iter()
+        .map(|record| record.ttl)
+        .min()
+        .unwrap_or(0)
 }
 
-/// Only two answers say that a name is absent; everything else says that somebody could not be asked.
+/// Only two answers say that a name is absent; everything else says that somebody could not be
+/// asked.
 fn classify(error: &NetError) -> ResolveError {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none))
-            if matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
+            if matches!(
+                none.response_code,
+                ResponseCode::NXDomain | ResponseCode::NoError
+            ) =>
         {
             ResolveError::Absent
         }

@@ -1,12 +1,14 @@
 //! The source `routes_file`: a watched file of route commands.
 //!
-//! Notifications of the kernel about the file's directory are only hints to look (they survive neither network file
-//! systems nor every chain of symlinks), so the file is also read every few seconds; what counts is whether its
-//! text differs. Looking at the directory and not at the file is what makes a rename over it, and the swap of a
-//! symlinked directory beside it (as Kubernetes and Nomad templates do), visible at once.
+//! Notifications of the kernel about the file's directory are only hints to look (they survive
+//! neither network file systems nor every chain of symlinks), so the file is also read every few
+//! seconds; what counts is whether its text differs. Looking at the directory and not at the file
+//! is what makes a rename over it, and the swap of a symlinked directory beside it (as Kubernetes
+//! and Nomad templates do), visible at once.
 //!
-//! A file that is gone, unreadable or suddenly empty says nothing about the services behind it: the last good
-//! commands stay, and the trouble is reported. Emptiness is believed when a second look confirms it.
+//! A file that is gone, unreadable or suddenly empty says nothing about the services behind it: the
+//! last good commands stay, and the trouble is reported. Emptiness is believed when a second look
+//! confirms it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,8 @@ use crate::metrics::Metrics;
 /// Name of the source.
 pub const SOURCE: SourceName = "routes_file";
 
-/// How long there must be no sign of a change before the file is read: a writer that pauses for longer is taken for done.
+/// How long there must be no sign of a change before the file is read: a writer that pauses for
+/// longer is taken for done.
 const SETTLE: Duration = Duration::from_millis(50);
 /// The longest that signs of further changes put a look off.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
@@ -63,18 +66,34 @@ enum ReadError {
     Timeout,
 }
 
-/// Starts the source on the current runtime. It sends its commands after the first good read and whenever they
-/// differ, and is synced after the first good read.
+/// Starts the source on the current runtime. It sends its commands after the first good read and
+/// whenever they differ, and is synced after the first good read.
 pub fn spawn(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>) -> SourceTask {
     spawn_polling(path, metrics, updates, POLL)
 }
 
-fn spawn_polling(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>, poll: Duration) -> SourceTask {
+fn spawn_polling(
+    path: PathBuf,
+    metrics: Metrics,
+    updates: mpsc::Sender<Update>,
+    poll: Duration,
+) -> SourceTask {
     // Shown before the first error, else the first one is no rise.
     metrics.control().registry_errors.entry("file").or_default();
-    metrics.journal().sources().expect(SOURCE, Some(path.display().to_string()));
+    metrics
+        .journal()
+        .sources()
+        .expect(SOURCE, Some(path.display().to_string()));
     let (commands, errors) = (CommandList::default(), Arc::from([]));
-    let source = FileSource { path, metrics, updates, text: None, commands, errors, trouble: None };
+    let source = FileSource {
+        path,
+        metrics,
+        updates,
+        text: None,
+        commands,
+        errors,
+        trouble: None,
+    };
     SourceTask::spawn(source.run(poll))
 }
 
@@ -124,17 +143,25 @@ impl FileSource {
         }
     }
 
-    /// The present text. One that differs from what is known counts when a second reading agrees with it: many writers
-    /// truncate before they write, and some write bit by bit. One that lost much is given more time to be filled again.
+    /// The present text. One that differs from what is known counts when a second reading agrees
+    /// with it: many writers truncate before they write, and some write bit by bit. One that lost
+    /// much is given more time to be filled again.
     async fn read_confirmed(&self) -> Result<String, ReadError> {
         let mut text = read_limited(&self.path).await?;
-        let Some(known) = &self.text else { return Ok(text) };
+        let Some(known) = &self.text else {
+            return Ok(text);
+        };
         for _ in 0..CONFIRM_MAX {
             if known.text() == text {
                 return Ok(text);
             }
             let before = std::mem::take(&mut text);
-            time::sleep(if has_lost_much(known.text(), &before) { CONFIRM_EMPTY } else { CONFIRM }).await;
+            time::sleep(if has_lost_much(known.text(), &before) {
+                CONFIRM_EMPTY
+            } else {
+                CONFIRM
+            })
+            .await;
             text = read_limited(&self.path).await?;
             if text == before {
                 return Ok(text);
@@ -161,7 +188,12 @@ impl FileSource {
         tracing::info!(%path, commands = commands.len(), rejected = errors.len(), "routes file read");
         (self.commands, self.errors) = (commands.clone(), Arc::clone(&errors));
         self.updates
-            .send(Update::Commands { source: SOURCE, commands, errors, seen_at: std::time::Instant::now() })
+            .send(Update::Commands {
+                source: SOURCE,
+                commands,
+                errors,
+                seen_at: std::time::Instant::now(),
+            })
             .await?;
         if first {
             self.updates.send(Update::Synced { source: SOURCE }).await?;
@@ -170,11 +202,23 @@ impl FileSource {
     }
 
     fn report(&mut self, reason: String) {
-        *self.metrics.control().registry_errors.entry("file").or_default() += 1;
-        self.metrics.journal().source_failed(SOURCE, "", &format!("{}: {reason}", self.path.display()));
+        *self
+            .metrics
+            .control()
+            .registry_errors
+            .entry("file")
+            .or_default() += 1;
+        self.metrics.journal().source_failed(
+            SOURCE,
+            "",
+            &format!("{}: {reason}", self.path.display()),
+        );
         if self.trouble.as_ref() != Some(&reason) {
-            let kept =
-                if self.text.is_some() { "its last commands stay in force" } else { "there are no commands yet" };
+            let kept = if self.text.is_some() {
+                "its last commands stay in force"
+            } else {
+                "there are no commands yet"
+            };
             tracing::warn!(path = %self.path.display(), reason, "routes file cannot be read; {kept}");
             self.trouble = Some(reason);
         }
@@ -183,12 +227,17 @@ impl FileSource {
 
 /// Whether a text of commands became empty, without a route, or less than half of what it was.
 fn has_lost_much(before: &str, now: &str) -> bool {
-    let has_routes = |text: &str| text.lines().any(|line| line.trim_start().starts_with("route add"));
+    let has_routes = |text: &str| {
+        text.lines()
+            .any(|line| line.trim_start().starts_with("route add"))
+    };
     now.len() < before.len() / 2 || (has_routes(before) && !has_routes(now))
 }
 
 async fn read_limited(path: &Path) -> Result<String, ReadError> {
-    time::timeout(READ_TIMEOUT, read(path)).await.map_err(|_| ReadError::Timeout)?
+    time::timeout(READ_TIMEOUT, read(path))
+        .await
+        .map_err(|_| ReadError::Timeout)?
 }
 
 async fn read(path: &Path) -> Result<String, ReadError> {
@@ -199,13 +248,19 @@ async fn read(path: &Path) -> Result<String, ReadError> {
     }
     let mut bytes = Vec::new();
     let file = tokio::fs::File::open(path).await?;
-    let count = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
+    let count = file
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .await?;
     if count as u64 > FILE_BYTES_MAX {
         return Err(ReadError::TooLarge);
     }
     // Half of a file is as good as a list of withdrawn routes.
     let after = tokio::fs::metadata(path).await?;
-    if count as u64 != after.len() || before.len() != after.len() || before.modified().ok() != after.modified().ok() {
+    if count as u64 != after.len()
+        || before.len() != after.len()
+        || before.modified().ok() != after.modified().ok()
+    {
         return Err(ReadError::Changing);
     }
     String::from_utf8(bytes).map_err(|_| ReadError::NotText)
@@ -228,14 +283,22 @@ impl Hints {
             }
         };
         let watcher = notify::recommended_watcher(notify)
-            .inspect_err(|error| tracing::warn!(%error, "no file notifications; the routes file is polled"))
+            .inspect_err(
+                |error| tracing::warn!(%error, "no file notifications; the routes file is polled"),
+            )
             .ok();
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        Self { directory: parent.unwrap_or(Path::new(".")).to_owned(), watcher, receiver }
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        Self {
+            directory: parent.unwrap_or(Path::new(".")).to_owned(),
+            watcher,
+            receiver,
+        }
     }
 
-    /// Watches the directory. Repeated before each look, since a directory that was deleted and made again is
-    /// another one; a directory that is not there is left to the poll.
+    /// Watches the directory. Repeated before each look, since a directory that was deleted and
+    /// made again is another one; a directory that is not there is left to the poll.
     fn watch(&mut self) {
         if let Some(watcher) = &mut self.watcher {
             let _ = watcher.watch(&self.directory, RecursiveMode::NonRecursive);
@@ -251,7 +314,10 @@ impl Hints {
 
     /// Waits until the signs have ended, for a limited time.
     async fn settled(&mut self) {
-        let _ = time::timeout(SETTLE_MAX, async { while time::timeout(SETTLE, self.changed()).await.is_ok() {} }).await;
+        let _ = time::timeout(SETTLE_MAX, async {
+            while time::timeout(SETTLE, self.changed()).await.is_ok() {}
+        })
+        .await;
     }
 
     fn forget(&mut self) {
@@ -294,36 +360,61 @@ mod tests {
             let (sender, updates) = mpsc::channel(8);
             let metrics = Metrics::default();
             let task = spawn_polling(dir.path().join(name), metrics.clone(), sender, poll);
-            Self { dir, updates, metrics, _task: task }
+            Self {
+                dir,
+                updates,
+                metrics,
+                _task: task,
+            }
         }
 
         async fn next(&mut self) -> Update {
-            time::timeout(LIMIT, self.updates.recv()).await.expect("an update in time").expect("a running source")
+            time::timeout(LIMIT, self.updates.recv())
+                .await
+                .expect("an update in time")
+                .expect("a running source")
         }
 
         /// The services that the next update adds, and its errors.
         async fn commands(&mut self) -> (String, usize) {
             match self.next().await {
-                Update::Commands { commands, errors, .. } => (services(&commands), errors.len()),
+                Update::Commands {
+                    commands, errors, ..
+                } => (services(&commands), errors.len()),
                 other => panic!("{other:?}"),
             }
         }
 
         async fn errors_counted(&self, wanted: u64) {
-            let counted = || self.metrics.control().registry_errors.get("file").copied().unwrap_or(0);
+            let counted = || {
+                self.metrics
+                    .control()
+                    .registry_errors
+                    .get("file")
+                    .copied()
+                    .unwrap_or(0)
+            };
             let poll = async {
                 while counted() < wanted {
                     time::sleep(Duration::from_millis(5)).await;
                 }
             };
-            time::timeout(LIMIT, poll).await.expect("errors are counted");
+            time::timeout(LIMIT, poll)
+                .await
+                .expect("errors are counted");
         }
     }
 
     fn services(commands: &CommandList) -> String {
         let names: Vec<&str> = commands
             .iter()
-            .map(|command| if let Command::Add(add) = &**command { &*add.service } else { "-" })
+            .map(|command| {
+                if let Command::Add(add) = &**command {
+                    &*add.service
+                } else {
+                    "-"
+                }
+            })
             .collect();
         names.join(" ")
     }
@@ -334,7 +425,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_is_written_slowly_is_read_when_it_is_whole() {
-        let mut fixture = Fixture::start("routes", NEVER, |dir| put(&dir.join("routes"), &add("old")));
+        let mut fixture =
+            Fixture::start("routes", NEVER, |dir| put(&dir.join("routes"), &add("old")));
         assert_eq!(fixture.commands().await, ("old".to_owned(), 0));
         assert!(matches!(fixture.next().await, Update::Synced { .. }));
         let mut file = fs::File::create(fixture.dir.path().join("routes")).expect("truncated");
@@ -349,7 +441,8 @@ mod tests {
         drop(file);
         let whole = ("a b c d e f g h i j".to_owned(), 0);
         let mut read = fixture.commands().await;
-        // A machine that stopped the writer for longer than the settle time made a quiet moment of its own.
+        // A machine that stopped the writer for longer than the settle time made a quiet moment of
+        // its own.
         while read != whole && longest_gap >= SETTLE / 2 {
             read = fixture.commands().await;
         }
@@ -364,9 +457,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_rename_over_the_file_is_seen_without_polling() {
-        let mut source = Fixture::start("routes", NEVER, |dir| put(&dir.join("routes"), &(add("a") + "nonsense")));
+        let mut source = Fixture::start("routes", NEVER, |dir| {
+            put(&dir.join("routes"), &(add("a") + "nonsense"))
+        });
         assert_eq!(source.commands().await, ("a".to_owned(), 1));
-        assert!(matches!(source.next().await, Update::Synced { source: SOURCE }));
+        assert!(matches!(
+            source.next().await,
+            Update::Synced { source: SOURCE }
+        ));
         let path = source.dir.path().join("routes");
         put(&path, &(add("a") + &add("b")));
         assert_eq!(source.commands().await, ("a b".to_owned(), 0));
@@ -399,7 +497,11 @@ mod tests {
     async fn a_lost_file_keeps_its_commands_and_is_counted() {
         let poll = Duration::from_millis(20);
         let mut source = Fixture::start("routes", poll, |dir| put(&dir.join("routes"), &add("a")));
-        assert_eq!(source.metrics.control().registry_errors.get("file"), Some(&0), "shown before the first error");
+        assert_eq!(
+            source.metrics.control().registry_errors.get("file"),
+            Some(&0),
+            "shown before the first error"
+        );
         assert_eq!(source.commands().await.0, "a");
         assert!(matches!(source.next().await, Update::Synced { .. }));
         let path = source.dir.path().join("routes");
@@ -411,7 +513,10 @@ mod tests {
         fs::write(path.with_extension("new"), [0xff, 0xfe]).expect("written");
         fs::rename(path.with_extension("new"), &path).expect("renamed");
         source.errors_counted(6).await;
-        assert!(source.updates.try_recv().is_err(), "nothing may be sent while the file is unreadable");
+        assert!(
+            source.updates.try_recv().is_err(),
+            "nothing may be sent while the file is unreadable"
+        );
         put(&path, &add("b"));
         assert_eq!(source.commands().await.0, "b");
     }
@@ -438,7 +543,11 @@ mod tests {
         let next = whole.replace("10.0.0.1", "10.0.0.2");
         for cut in [0, 1, add("a").len(), add("a").len() + 7, next.len() - 9] {
             fs::write(&path, &next[..cut]).expect("written");
-            let pause = if cut < next.len() / 2 { CONFIRM_EMPTY } else { CONFIRM } / 3;
+            let pause = if cut < next.len() / 2 {
+                CONFIRM_EMPTY
+            } else {
+                CONFIRM
+            } / 3;
             time::sleep(pause).await;
             fs::write(&path, &next).expect("written");
             time::sleep(CONFIRM_EMPTY + CONFIRM * 2).await;
@@ -447,10 +556,23 @@ mod tests {
                 seen.push(update);
             }
             for update in &seen {
-                let Update::Commands { commands, errors, .. } = update else { panic!("{update:?}") };
-                assert_eq!((services(commands).as_str(), errors.len()), ("a b c d", 0), "cut at {cut}");
+                let Update::Commands {
+                    commands, errors, ..
+                } = update
+                else {
+                    panic!("{update:?}")
+                };
+                assert_eq!(
+                    (services(commands).as_str(), errors.len()),
+                    ("a b c d", 0),
+                    "cut at {cut}"
+                );
             }
-            assert_eq!(seen.len(), usize::from(cut == 0), "cut at {cut}: the same text is nothing new");
+            assert_eq!(
+                seen.len(),
+                usize::from(cut == 0),
+                "cut at {cut}: the same text is nothing new"
+            );
         }
     }
 
@@ -465,9 +587,17 @@ mod tests {
 
     #[test]
     fn reading_is_no_change() {
-        assert!(!is_change(&EventKind::Access(AccessKind::Open(AccessMode::Any))));
-        assert!(!is_change(&EventKind::Access(AccessKind::Close(AccessMode::Read))));
-        assert!(is_change(&EventKind::Access(AccessKind::Close(AccessMode::Write))));
-        assert!(is_change(&EventKind::Remove(notify::event::RemoveKind::File)));
+        assert!(!is_change(&EventKind::Access(AccessKind::Open(
+            AccessMode::Any
+        ))));
+        assert!(!is_change(&EventKind::Access(AccessKind::Close(
+            AccessMode::Read
+        ))));
+        assert!(is_change(&EventKind::Access(AccessKind::Close(
+            AccessMode::Write
+        ))));
+        assert!(is_change(&EventKind::Remove(
+            notify::event::RemoveKind::File
+        )));
     }
 }

@@ -1,4 +1,5 @@
-//! Sources of routing data. Each runs as a task on the control thread and sends [`Update`]s; none knows the table.
+//! Sources of routing data. Each runs as a task on the control thread and sends [`Update`]s; none
+//! knows the table.
 
 pub mod backoff;
 pub mod consul;

@@ -7,13 +7,14 @@
 //!                               DNS
 //! ```
 //!
-//! What holds no name passes through at once. What does is a *slot* (one service of a source, or the command list of
-//! a source): it is sent when each of its names was asked for once, or after `PATIENCE` with what is known by
-//! then, and again whenever an answer changes it. A newer update of a slot takes the place of the one that waits, so
-//! the order per slot holds, and a slow name delays nobody but its own slot. `Synced` of a source waits for the
-//! source's slots. What to believe of an answer is decided in `names`, asking is left to `dns`. What has
-//! no address keeps its place, as an end that cannot be dialled and says why. When the system's own files about names
-//! change, all names in use are asked for again at once.
+//! What holds no name passes through at once. What does is a *slot* (one service of a source, or
+//! the command list of a source): it is sent when each of its names was asked for once, or after
+//! `PATIENCE` with what is known by then, and again whenever an answer changes it. A newer update
+//! of a slot takes the place of the one that waits, so the order per slot holds, and a slow name
+//! delays nobody but its own slot. `Synced` of a source waits for the source's slots. What to
+//! believe of an answer is decided in `names`, asking is left to `dns`. What has no address keeps
+//! its place, as an end that cannot be dialled and says why. When the system's own files about
+//! names change, all names in use are asked for again at once.
 
 mod expand;
 mod names;
@@ -45,7 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LOOKUPS_MAX: usize = 64;
 /// How often the system's files about names are looked at while names are in use.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Limit of one question, in timeouts of one query: servers, tries, search list and SRV targets add up.
+/// Limit of one question, in timeouts of one query: servers, tries, search list and SRV targets add
+/// up.
 const LOOKUP_TIMEOUTS_MAX: u32 = 8;
 
 type Lookup = BoxFuture<'static, (Question, Result<Answer, ResolveError>)>;
@@ -139,7 +141,9 @@ impl<R: Resolve> Stage<R> {
     fn start_lookups(&mut self) {
         let now = Instant::now();
         while self.lookups.len() < LOOKUPS_MAX {
-            let Some(question) = self.names.take_due(now) else { return };
+            let Some(question) = self.names.take_due(now) else {
+                return;
+            };
             let (resolver, limit) = (Arc::clone(&self.resolver), self.lookup_timeout);
             self.lookups.push(Box::pin(async move {
                 let result = time::timeout(limit, resolver.resolve(&question)).await;
@@ -149,10 +153,18 @@ impl<R: Resolve> Stage<R> {
         }
     }
 
-    /// When something is to be done without any event; questions beyond the limit wait for an answer instead.
+    /// When something is to be done without any event; questions beyond the limit wait for an
+    /// answer instead.
     fn next_wake(&self) -> Option<Instant> {
-        let due = self.names.next_due().filter(|_| self.lookups.len() < LOOKUPS_MAX);
-        self.slots.values().filter_map(|slot| slot.waits_until).chain(due).min()
+        let due = self
+            .names
+            .next_due()
+            .filter(|_| self.lookups.len() < LOOKUPS_MAX);
+        self.slots
+            .values()
+            .filter_map(|slot| slot.waits_until)
+            .chain(due)
+            .min()
     }
 
     async fn accept(&mut self, update: Update) -> Sent {
@@ -161,17 +173,32 @@ impl<R: Resolve> Stage<R> {
                 self.unsynced.push(source);
                 return self.send_synced().await;
             }
-            Update::Gone { source, service, .. } => {
+            Update::Gone {
+                source, service, ..
+            } => {
                 self.forget(&(source, Some(Arc::clone(service))));
                 self.output.send(update).await?;
                 return self.send_synced().await;
             }
-            Update::Service { source, snapshot, seen_at } => {
-                ((*source, Some(Arc::clone(&snapshot.name))), Content::Service(Arc::clone(snapshot)), *seen_at)
-            }
-            Update::Commands { source, commands, errors, seen_at } => {
-                ((*source, None), Content::Commands(commands.clone(), Arc::clone(errors)), *seen_at)
-            }
+            Update::Service {
+                source,
+                snapshot,
+                seen_at,
+            } => (
+                (*source, Some(Arc::clone(&snapshot.name))),
+                Content::Service(Arc::clone(snapshot)),
+                *seen_at,
+            ),
+            Update::Commands {
+                source,
+                commands,
+                errors,
+                seen_at,
+            } => (
+                (*source, None),
+                Content::Commands(commands.clone(), Arc::clone(errors)),
+                *seen_at,
+            ),
         };
         let questions = expand::questions(&content);
         if questions.is_empty() {
@@ -180,15 +207,34 @@ impl<R: Resolve> Stage<R> {
             return self.send_synced().await;
         }
         // Shown before the first error, else the first one is no rise.
-        self.metrics.control().registry_errors.entry("dns").or_default();
+        self.metrics
+            .control()
+            .registry_errors
+            .entry("dns")
+            .or_default();
         let now = Instant::now();
         let before = self.slots.remove(&key);
-        let used = before.as_ref().map(|slot| slot.questions.clone()).unwrap_or_default();
+        let used = before
+            .as_ref()
+            .map(|slot| slot.questions.clone())
+            .unwrap_or_default();
         self.metrics.journal().sources().synced(SOURCE);
         self.set_used(&key, &used, &questions);
-        let waits_until = before.as_ref().and_then(|slot| slot.waits_until).unwrap_or(now + PATIENCE);
+        let waits_until = before
+            .as_ref()
+            .and_then(|slot| slot.waits_until)
+            .unwrap_or(now + PATIENCE);
         let sent = before.and_then(|slot| slot.sent);
-        self.slots.insert(key.clone(), Slot { content, questions, sent, seen_at, waits_until: Some(waits_until) });
+        self.slots.insert(
+            key.clone(),
+            Slot {
+                content,
+                questions,
+                sent,
+                seen_at,
+                waits_until: Some(waits_until),
+            },
+        );
         self.send_if_ready(&key).await
     }
 
@@ -198,7 +244,11 @@ impl<R: Resolve> Stage<R> {
         }
     }
 
-    async fn answered(&mut self, question: &Question, result: Result<Answer, ResolveError>) -> Sent {
+    async fn answered(
+        &mut self,
+        question: &Question,
+        result: Result<Answer, ResolveError>,
+    ) -> Sent {
         self.note(question, &result);
         let outcome = self.names.record(question, result, Instant::now());
         if let Some(news) = outcome.news {
@@ -222,18 +272,30 @@ impl<R: Resolve> Stage<R> {
         match result {
             _ if self.names.users(question).next().is_none() => {}
             Ok(_) => journal.source_read(SOURCE, &watch),
-            Err(error) => journal.source_failed(SOURCE, &watch, &format!("name {}: {error}", question.name)),
+            Err(error) => {
+                journal.source_failed(SOURCE, &watch, &format!("name {}: {error}", question.name))
+            }
         }
         if result.is_err() {
-            *self.metrics.control().registry_errors.entry("dns").or_default() += 1;
+            *self
+                .metrics
+                .control()
+                .registry_errors
+                .entry("dns")
+                .or_default() += 1;
         }
     }
 
     /// Notes that `key`, which used the names of `before`, uses those of `after` now.
     fn set_used(&mut self, key: &SlotKey, before: &BTreeSet<Question>, after: &BTreeSet<Question>) {
         self.names.set_used(key, before, after, Instant::now());
-        for question in before.difference(after).filter(|question| self.names.users(question).next().is_none()) {
-            self.metrics.journal().source_watch_ended(SOURCE, &label(question));
+        for question in before
+            .difference(after)
+            .filter(|question| self.names.users(question).next().is_none())
+        {
+            self.metrics
+                .journal()
+                .source_watch_ended(SOURCE, &label(question));
         }
     }
 
@@ -241,7 +303,12 @@ impl<R: Resolve> Stage<R> {
     async fn give_up_waiting(&mut self) -> Sent {
         let now = Instant::now();
         let late = |slot: &Slot| slot.waits_until.is_some_and(|until| until <= now);
-        let keys: Vec<SlotKey> = self.slots.iter().filter(|(_, slot)| late(slot)).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<SlotKey> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| late(slot))
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in keys {
             self.send(&key).await?;
         }
@@ -250,27 +317,44 @@ impl<R: Resolve> Stage<R> {
 
     /// Sends a slot if it differs from what was sent, unless it still waits for a name.
     async fn send_if_ready(&mut self, key: &SlotKey) -> Sent {
-        let Some(slot) = self.slots.get(key) else { return Ok(()) };
-        let settled = slot.questions.iter().all(|question| self.names.is_settled(question));
-        if slot.waits_until.is_some() && !settled { Ok(()) } else { self.send(key).await }
+        let Some(slot) = self.slots.get(key) else {
+            return Ok(());
+        };
+        let settled = slot
+            .questions
+            .iter()
+            .all(|question| self.names.is_settled(question));
+        if slot.waits_until.is_some() && !settled {
+            Ok(())
+        } else {
+            self.send(key).await
+        }
     }
 
     async fn send(&mut self, key: &SlotKey) -> Sent {
-        let Some(slot) = self.slots.get_mut(key) else { return Ok(()) };
+        let Some(slot) = self.slots.get_mut(key) else {
+            return Ok(());
+        };
         slot.waits_until = None;
         let content = expand::expand(&slot.content, &self.names);
         if slot.sent.as_ref() != Some(&content) {
             slot.sent = Some(content.clone());
-            self.output.send(content.into_update(key.0, slot.seen_at)).await?;
+            self.output
+                .send(content.into_update(key.0, slot.seen_at))
+                .await?;
         }
         self.send_synced().await
     }
 
     /// Sends `Synced` for the sources whose slots wait for nothing any more.
     async fn send_synced(&mut self) -> Sent {
-        let waits =
-            |source: SourceName| self.slots.iter().any(|(key, slot)| key.0 == source && slot.waits_until.is_some());
-        let (still, ready): (Vec<_>, Vec<_>) = self.unsynced.iter().partition(|source| waits(source));
+        let waits = |source: SourceName| {
+            self.slots
+                .iter()
+                .any(|(key, slot)| key.0 == source && slot.waits_until.is_some())
+        };
+        let (still, ready): (Vec<_>, Vec<_>) =
+            self.unsynced.iter().partition(|source| waits(source));
         self.unsynced = still;
         for source in ready {
             self.output.send(Update::Synced { source }).await?;
@@ -282,8 +366,17 @@ impl<R: Resolve> Stage<R> {
 impl Content {
     fn into_update(self, source: SourceName, seen_at: std::time::Instant) -> Update {
         match self {
-            Self::Service(snapshot) => Update::Service { source, snapshot, seen_at },
-            Self::Commands(commands, errors) => Update::Commands { source, commands, errors, seen_at },
+            Self::Service(snapshot) => Update::Service {
+                source,
+                snapshot,
+                seen_at,
+            },
+            Self::Commands(commands, errors) => Update::Commands {
+                source,
+                commands,
+                errors,
+                seen_at,
+            },
         }
     }
 }
@@ -308,19 +401,38 @@ async fn sleep_until(wake: Option<Instant>) {
 
 /// What a name is called among the watches of DNS.
 fn label(question: &Question) -> String {
-    format!("{}{}", question.name, if question.srv { " SRV" } else { "" })
+    format!(
+        "{}{}",
+        question.name,
+        if question.srv { " SRV" } else { "" }
+    )
 }
 
 fn log(question: &Question, news: &News) {
     let (name, srv) = (&*question.name, question.srv);
     match news {
         News::Failing { reason, kept: 0 } => {
-            tracing::warn!(name, srv, reason, "name cannot be resolved; its targets get no traffic");
+            tracing::warn!(
+                name,
+                srv,
+                reason,
+                "name cannot be resolved; its targets get no traffic"
+            );
         }
         News::Failing { reason, kept } => {
-            tracing::warn!(name, srv, reason, kept, "name cannot be resolved; known addresses stay");
+            tracing::warn!(
+                name,
+                srv,
+                reason,
+                kept,
+                "name cannot be resolved; known addresses stay"
+            );
         }
-        News::Gone => tracing::warn!(name, srv, "name does not exist any more; its targets get no traffic"),
+        News::Gone => tracing::warn!(
+            name,
+            srv,
+            "name does not exist any more; its targets get no traffic"
+        ),
         News::Recovered => tracing::info!(name, srv, "name resolves again"),
     }
 }

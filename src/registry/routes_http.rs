@@ -1,8 +1,10 @@
-//! The source `routes_http`: an endpoint that answers with route commands as JSON, asked again and again.
+//! The source `routes_http`: an endpoint that answers with route commands as JSON, asked again and
+//! again.
 //!
-//! An answer that is none (no connection, another status, no JSON list) says nothing about the services behind it: the
-//! last good commands stay, and the trouble is reported. An entry that makes no command costs itself only, but a list of
-//! nothing else counts as no answer; and a list that is suddenly empty is believed when a second one confirms it.
+//! An answer that is none (no connection, another status, no JSON list) says nothing about the
+//! services behind it: the last good commands stay, and the trouble is reported. An entry that
+//! makes no command costs itself only, but a list of nothing else counts as no answer; and a list
+//! that is suddenly empty is believed when a second one confirms it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,9 +47,16 @@ enum ReadError {
     #[error("{url}: status {status}, where 200 is expected")]
     Status { url: String, status: StatusCode },
     #[error("{url}: the answer is no JSON list of route commands: {reason}")]
-    Body { url: String, reason: serde_json::Error },
+    Body {
+        url: String,
+        reason: serde_json::Error,
+    },
     #[error("{url}: none of the {count} entries is a route command; the first, {first}")]
-    AllRefused { url: String, count: usize, first: Box<CommandError> },
+    AllRefused {
+        url: String,
+        count: usize,
+        first: Box<CommandError>,
+    },
 }
 
 /// A list that makes sense.
@@ -59,19 +68,46 @@ struct Listing {
     tag: Option<HeaderValue>,
 }
 
-/// Starts the source on the current runtime. It sends its commands after the first good answer and whenever they differ,
-/// and is synced after the first good answer. A `ca_file` that cannot be used is read again each time.
-pub fn spawn(config: &RoutesHttpConfig, metrics: Metrics, updates: mpsc::Sender<Update>) -> SourceTask {
+/// Starts the source on the current runtime. It sends its commands after the first good answer and
+/// whenever they differ, and is synced after the first good answer. A `ca_file` that cannot be used
+/// is read again each time.
+pub fn spawn(
+    config: &RoutesHttpConfig,
+    metrics: Metrics,
+    updates: mpsc::Sender<Update>,
+) -> SourceTask {
     // Shown before the first error, else the first one is no rise.
     metrics.control().registry_errors.entry(KIND).or_default();
-    let mut ask = Ask::get(config.url.reveal().parse().expect("the configuration has looked at it"));
-    ask.headers.push((ACCEPT, HeaderValue::from_static("application/json")));
+    let mut ask = Ask::get(
+        config
+            .url
+            .reveal()
+            .parse()
+            .expect("the configuration has looked at it"),
+    );
+    ask.headers
+        .push((ACCEPT, HeaderValue::from_static("application/json")));
     ask.headers.extend(config.headers.iter().cloned());
-    let limits = Limits { time: config.timeout, bytes: BODY_BYTES_MAX };
-    metrics.journal().sources().expect(SOURCE, Some(web::shown(&ask.url)));
+    let limits = Limits {
+        time: config.timeout,
+        bytes: BODY_BYTES_MAX,
+    };
+    metrics
+        .journal()
+        .sources()
+        .expect(SOURCE, Some(web::shown(&ask.url)));
     let (ca_file, skip_verify) = (config.ca_file.clone(), config.skip_verify);
-    let source =
-        HttpSource { client: None, ca_file, skip_verify, ask, limits, metrics, updates, known: None, trouble: None };
+    let source = HttpSource {
+        client: None,
+        ca_file,
+        skip_verify,
+        ask,
+        limits,
+        metrics,
+        updates,
+        known: None,
+        trouble: None,
+    };
     SourceTask::spawn(source.run(config.refresh))
 }
 
@@ -125,8 +161,15 @@ impl HttpSource {
     /// The present list; none when it is the one that is known. An emptied one is asked for twice.
     async fn read_confirmed(&mut self) -> Result<Option<Listing>, ReadError> {
         let listing = self.read().await?;
-        let was_full = self.known.as_ref().is_some_and(|known| !known.commands.is_empty());
-        if !was_full || listing.as_ref().is_none_or(|listing| !listing.commands.is_empty()) {
+        let was_full = self
+            .known
+            .as_ref()
+            .is_some_and(|known| !known.commands.is_empty());
+        if !was_full
+            || listing
+                .as_ref()
+                .is_none_or(|listing| !listing.commands.is_empty())
+        {
             return Ok(listing);
         }
         time::sleep(CONFIRM_EMPTY).await;
@@ -135,12 +178,24 @@ impl HttpSource {
 
     async fn read(&mut self) -> Result<Option<Listing>, ReadError> {
         let mut ask = self.ask.clone();
-        ask.headers.extend(self.known.iter().filter_map(|known| Some((IF_NONE_MATCH, known.tag.clone()?))));
+        ask.headers.extend(
+            self.known
+                .iter()
+                .filter_map(|known| Some((IF_NONE_MATCH, known.tag.clone()?))),
+        );
         let client = match self.client.take() {
             Some(client) => client,
             None => {
                 let (ca_file, skip_verify) = (self.ca_file.as_deref(), self.skip_verify);
-                Client::new(Trust { ca_file, skip_verify, ..Trust::default() }.client_config()?, None)
+                Client::new(
+                    Trust {
+                        ca_file,
+                        skip_verify,
+                        ..Trust::default()
+                    }
+                    .client_config()?,
+                    None,
+                )
             }
         };
         let answer = self.client.insert(client).ask(ask, self.limits).await?;
@@ -150,18 +205,31 @@ impl HttpSource {
             StatusCode::NOT_MODIFIED if self.known.is_some() => return Ok(None),
             status => return Err(ReadError::Status { url, status }),
         }
-        if self.known.as_ref().is_some_and(|known| known.body == *answer.body()) {
+        if self
+            .known
+            .as_ref()
+            .is_some_and(|known| known.body == *answer.body())
+        {
             return Ok(None);
         }
         let tag = answer.headers().get(ETAG).cloned();
         let body = answer.into_body();
-        let (commands, errors) =
-            parse_definitions(&body).map_err(|reason| ReadError::Body { url: url.clone(), reason })?;
+        let (commands, errors) = parse_definitions(&body).map_err(|reason| ReadError::Body {
+            url: url.clone(),
+            reason,
+        })?;
         match errors.first() {
-            Some(first) if commands.is_empty() => {
-                Err(ReadError::AllRefused { url, count: errors.len(), first: Box::new(first.clone()) })
-            }
-            _ => Ok(Some(Listing { commands: commands.into(), errors: errors.into(), body, tag })),
+            Some(first) if commands.is_empty() => Err(ReadError::AllRefused {
+                url,
+                count: errors.len(),
+                first: Box::new(first.clone()),
+            }),
+            _ => Ok(Some(Listing {
+                commands: commands.into(),
+                errors: errors.into(),
+                body,
+                tag,
+            })),
         }
     }
 
@@ -169,13 +237,26 @@ impl HttpSource {
         let (commands, errors) = (listing.commands.clone(), Arc::clone(&listing.errors));
         let before = self.known.replace(listing);
         // Only the order of fields or white space may have changed.
-        if before.as_ref().is_some_and(|before| before.commands == commands && before.errors == errors) {
+        if before
+            .as_ref()
+            .is_some_and(|before| before.commands == commands && before.errors == errors)
+        {
             return Ok(());
         }
         // Which entries are wrong is told by whoever takes the commands, as for every source.
-        tracing::info!(url = self.shown(), commands = commands.len(), rejected = errors.len(), "routes fetched");
+        tracing::info!(
+            url = self.shown(),
+            commands = commands.len(),
+            rejected = errors.len(),
+            "routes fetched"
+        );
         self.updates
-            .send(Update::Commands { source: SOURCE, commands, errors, seen_at: std::time::Instant::now() })
+            .send(Update::Commands {
+                source: SOURCE,
+                commands,
+                errors,
+                seen_at: std::time::Instant::now(),
+            })
             .await?;
         if before.is_none() {
             self.updates.send(Update::Synced { source: SOURCE }).await?;
@@ -184,11 +265,19 @@ impl HttpSource {
     }
 
     fn report(&mut self, reason: String) {
-        *self.metrics.control().registry_errors.entry(KIND).or_default() += 1;
+        *self
+            .metrics
+            .control()
+            .registry_errors
+            .entry(KIND)
+            .or_default() += 1;
         self.metrics.journal().source_failed(SOURCE, "", &reason);
         if self.trouble.as_ref() != Some(&reason) {
-            let kept =
-                if self.known.is_some() { "the last commands stay in force" } else { "there are no commands yet" };
+            let kept = if self.known.is_some() {
+                "the last commands stay in force"
+            } else {
+                "there are no commands yet"
+            };
             tracing::warn!(reason, "routes cannot be fetched; {kept}");
             self.trouble = Some(reason);
         }

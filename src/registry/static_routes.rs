@@ -1,4 +1,5 @@
-//! The source `static`: what `[[static.route]]` and `routes` say, sent once, and again when the configuration changes.
+//! The source `static`: what `[[static.route]]` and `routes` say, sent once, and again when the
+//! configuration changes.
 
 use std::sync::Arc;
 
@@ -24,8 +25,9 @@ pub struct StaticRoutes {
 /// Commands, and lines of the text that make none.
 type Listing = (CommandList, Arc<[CommandError]>);
 
-/// Starts the source: sends the commands of `routes`, then those of `text` (one a line), then that it is synced. A line
-/// of the text that makes no command costs no other, as everywhere in the route language.
+/// Starts the source: sends the commands of `routes`, then those of `text` (one a line), then that
+/// it is synced. A line of the text that makes no command costs no other, as everywhere in the
+/// route language.
 ///
 /// # Errors
 /// Everything that is wrong with `routes`; nothing is started then.
@@ -35,7 +37,10 @@ pub fn spawn(
     updates: mpsc::Sender<Update>,
 ) -> Result<StaticRoutes, Vec<CommandError>> {
     let (sender, receiver) = watch::channel(listing(routes, text)?);
-    Ok(StaticRoutes { listing: sender, _task: SourceTask::spawn(run(receiver, updates)) })
+    Ok(StaticRoutes {
+        listing: sender,
+        _task: SourceTask::spawn(run(receiver, updates)),
+    })
 }
 
 impl StaticRoutes {
@@ -59,13 +64,23 @@ async fn run(mut receiver: watch::Receiver<Listing>, updates: mpsc::Sender<Updat
     loop {
         let (commands, errors) = receiver.borrow_and_update().clone();
         if updates
-            .send(Update::Commands { source: SOURCE, commands, errors, seen_at: std::time::Instant::now() })
+            .send(Update::Commands {
+                source: SOURCE,
+                commands,
+                errors,
+                seen_at: std::time::Instant::now(),
+            })
             .await
             .is_err()
         {
             return;
         }
-        if !synced && updates.send(Update::Synced { source: SOURCE }).await.is_err() {
+        if !synced
+            && updates
+                .send(Update::Synced { source: SOURCE })
+                .await
+                .is_err()
+        {
             return;
         }
         synced = true;
@@ -106,7 +121,11 @@ mod tests {
 
     fn target(update: Option<Update>) -> String {
         match update {
-            Some(Update::Commands { source: SOURCE, commands, .. }) => commands[0].to_string(),
+            Some(Update::Commands {
+                source: SOURCE,
+                commands,
+                ..
+            }) => commands[0].to_string(),
             other => panic!("{other:?}"),
         }
     }
@@ -116,10 +135,17 @@ mod tests {
         let (sender, mut updates) = mpsc::channel(8);
         let source = spawn(&[route("http://10.0.0.1:1")], "", sender).expect("valid");
         assert!(target(updates.recv().await).contains("10.0.0.1:1"));
-        assert!(matches!(updates.recv().await, Some(Update::Synced { source: SOURCE })));
-        source.replace(&[route("http://10.0.0.1:1")], "").expect("valid");
+        assert!(matches!(
+            updates.recv().await,
+            Some(Update::Synced { source: SOURCE })
+        ));
+        source
+            .replace(&[route("http://10.0.0.1:1")], "")
+            .expect("valid");
         assert!(source.replace(&[route("nonsense")], "").is_err());
-        source.replace(&[route("http://10.0.0.2:2")], "").expect("valid");
+        source
+            .replace(&[route("http://10.0.0.2:2")], "")
+            .expect("valid");
         assert!(target(updates.recv().await).contains("10.0.0.2:2"));
         drop(source);
         assert!(updates.recv().await.is_none());
@@ -128,13 +154,15 @@ mod tests {
     #[tokio::test]
     async fn mistakes_start_nothing_and_are_all_told() {
         let (sender, _updates) = mpsc::channel(8);
-        let errors = spawn(&[route("x"), route("http://ok/"), route("y")], "", sender).expect_err("two mistakes");
+        let errors = spawn(&[route("x"), route("http://ok/"), route("y")], "", sender)
+            .expect_err("two mistakes");
         assert_eq!(errors.len(), 2);
     }
     #[test]
     fn the_text_follows_and_a_bad_line_costs_itself() {
         let text = "route add a /a http://10.0.0.1:1/\nnonsense\nroute del web";
-        let (commands, errors) = listing(&[route("http://10.0.0.1:1")], text).expect("the routes are right");
+        let (commands, errors) =
+            listing(&[route("http://10.0.0.1:1")], text).expect("the routes are right");
         assert_eq!(commands.len(), 3);
         assert_eq!(commands[2].to_string(), "route del web");
         assert_eq!((errors.len(), errors[0].place().as_str()), (1, "line 2"));

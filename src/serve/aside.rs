@@ -1,4 +1,5 @@
-//! Work that may hang (files on a network that is gone, a pipe in the place of a file), beside the thread that asks for it.
+//! Work that may hang (files on a network that is gone, a pipe in the place of a file), beside the
+//! thread that asks for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +26,16 @@ pub(super) enum AsideError {
 
 impl Default for Aside {
     fn default() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)) }
+        Self {
+            turn: Arc::new(Semaphore::new(1)),
+        }
     }
 }
 
 impl Aside {
-    /// Does `work` on a thread of the runtime that may block, and waits for it, and before it for what hangs there
-    /// already, at most `limit` together. Work that is late goes on; its result is lost.
+    /// Does `work` on a thread of the runtime that may block, and waits for it, and before it for
+    /// what hangs there already, at most `limit` together. Work that is late goes on; its result is
+    /// lost.
     ///
     /// # Errors
     /// Late, or a panic.
@@ -42,7 +46,9 @@ impl Aside {
     ) -> Result<T, AsideError> {
         let deadline = Instant::now() + limit;
         let turn = tokio::time::timeout_at(deadline, Arc::clone(&self.turn).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(AsideError::Late(limit)) };
+        let Ok(Ok(turn)) = turn else {
+            return Err(AsideError::Late(limit));
+        };
         let working = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             work()
@@ -54,7 +60,8 @@ impl Aside {
     }
 }
 
-/// The same for a look that is taken again and again: that it fails is told once, until it succeeds.
+/// The same for a look that is taken again and again: that it fails is told once, until it
+/// succeeds.
 #[derive(Debug)]
 pub(super) struct Look {
     aside: Aside,
@@ -67,11 +74,19 @@ pub(super) struct Look {
 impl Look {
     /// One that may take `limit`.
     pub(super) fn new(limit: Duration, problem: &'static str) -> Self {
-        Self { aside: Aside::default(), limit, problem, told: false }
+        Self {
+            aside: Aside::default(),
+            limit,
+            problem,
+            told: false,
+        }
     }
 
     /// Does `work`; none if there is no result.
-    pub(super) async fn run<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub(super) async fn run<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let done = self.aside.run(self.limit, work).await;
         if let Err(error) = &done
             && !self.told
@@ -96,11 +111,20 @@ mod tests {
     async fn what_hangs_costs_one_thread_and_is_waited_for_no_longer_than_it_is_told() {
         let aside = Aside::default();
         let (open, gate) = channel::<()>();
-        assert_eq!(aside.run(SHORT, move || gate.recv()).await, Err(AsideError::Late(SHORT)));
-        assert_eq!(aside.run(SHORT, || panic!("does not begin")).await, Err::<(), _>(AsideError::Late(SHORT)));
+        assert_eq!(
+            aside.run(SHORT, move || gate.recv()).await,
+            Err(AsideError::Late(SHORT))
+        );
+        assert_eq!(
+            aside.run(SHORT, || panic!("does not begin")).await,
+            Err::<(), _>(AsideError::Late(SHORT))
+        );
         drop(open);
         assert_eq!(aside.run(LONG, || 7).await, Ok(7));
-        assert_eq!(aside.run(LONG, || panic!("in it")).await, Err::<(), _>(AsideError::Panicked));
+        assert_eq!(
+            aside.run(LONG, || panic!("in it")).await,
+            Err::<(), _>(AsideError::Panicked)
+        );
         assert_eq!(aside.run(LONG, || 8).await, Ok(8));
     }
 }

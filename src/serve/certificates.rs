@@ -1,7 +1,8 @@
 //! The certificate sources that listeners name, and their replacement under way.
 //!
-//! Files are read here. Everything else comes from tasks of [`crate::certificates`], on a thread of their own: a Vault
-//! that hangs holds up neither a request nor a table, and without such sources there is no such thread.
+//! Files are read here. Everything else comes from tasks of [`crate::certificates`], on a thread of
+//! their own: a Vault that hangs holds up neither a request nor a table, and without such sources
+//! there is no such thread.
 
 mod fetcher;
 mod present;
@@ -38,13 +39,17 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Reads files, and starts to fetch everything else. A source of files without one usable pair is empty until its files
-    /// change: a restart must be as calm about a bad file as a reload is.
+    /// Reads files, and starts to fetch everything else. A source of files without one usable pair
+    /// is empty until its files change: a restart must be as calm about a bad file as a reload is.
     ///
     /// # Errors
     /// The TLS library refuses its own settings, or the thread that fetches cannot be made.
     pub(super) fn load(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
-        let present = Present { stores: ArcSwap::default(), reported: Mutex::default(), metrics: metrics.clone() };
+        let present = Present {
+            stores: ArcSwap::default(),
+            reported: Mutex::default(),
+            metrics: metrics.clone(),
+        };
         let all = Self {
             present: Arc::new(present),
             demands: Mutex::default(),
@@ -58,12 +63,15 @@ impl Certificates {
         Ok(all)
     }
 
-    /// The stores that `config` names: the present one where nothing about it changed, else a new one.
+    /// The stores that `config` names: the present one where nothing about it changed, else a new
+    /// one.
     ///
     /// # Errors
     /// The first new source of files that has not one usable pair; nothing has changed then.
     pub(super) fn prepare(&self, config: &Config) -> anyhow::Result<Stores> {
-        self.build(config, |source| CertStore::load(source).map_err(|errors| anyhow::anyhow!(joined(&errors))))
+        self.build(config, |source| {
+            CertStore::load(source).map_err(|errors| anyhow::anyhow!(joined(&errors)))
+        })
     }
 
     fn build<E: Into<anyhow::Error>>(
@@ -79,7 +87,9 @@ impl Certificates {
             let store = match before {
                 Some(store) if store.is_of(source) => Arc::clone(store),
                 _ if source.source.is_remote() => {
-                    let demands = self.demands_of(name, &source.source).map(|(sender, _)| sender);
+                    let demands = self
+                        .demands_of(name, &source.source)
+                        .map(|(sender, _)| sender);
                     let mut problems = Problems::default();
                     let before = before.map(Arc::as_ref);
                     let store = CertStore::remote(source.clone(), before, demands, &mut problems);
@@ -88,7 +98,9 @@ impl Certificates {
                     Arc::new(store)
                 }
                 _ => {
-                    let (store, problems) = read(source.clone()).map_err(Into::into).with_context(failed)?;
+                    let (store, problems) = read(source.clone())
+                        .map_err(Into::into)
+                        .with_context(failed)?;
                     self.present.report(name, &problems);
                     Arc::new(store)
                 }
@@ -98,8 +110,8 @@ impl Certificates {
         Ok(stores)
     }
 
-    /// Puts prepared stores into force, reads the files of all of them again, and asks all other sources anew. What
-    /// cannot be used is reported and stays as it was.
+    /// Puts prepared stores into force, reads the files of all of them again, and asks all other
+    /// sources anew. What cannot be used is reported and stays as it was.
     pub(super) fn commit(&self, stores: Stores, config: &Config) {
         for (name, store) in &stores {
             let before = store.expiries();
@@ -107,17 +119,38 @@ impl Certificates {
             self.present.tell_renewal(name, &before, store);
         }
         let before = self.present.stores.load_full();
-        let is_there = |source: &str| source.strip_prefix(SOURCE_LABEL).is_none_or(|name| stores.contains_key(name));
-        self.present.metrics.control().certificate_errors.retain(|source, _| is_there(source));
+        let is_there = |source: &str| {
+            source
+                .strip_prefix(SOURCE_LABEL)
+                .is_none_or(|name| stores.contains_key(name))
+        };
+        self.present
+            .metrics
+            .control()
+            .certificate_errors
+            .retain(|source, _| is_there(source));
         self.present.stores.store(Arc::new(stores));
         self.present.report_expiry();
         if let Err(error) = self.fetch(config) {
-            tracing::error!(error = format!("{error:#}"), "certificates from elsewhere are not fetched");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "certificates from elsewhere are not fetched"
+            );
         }
-        // After the tasks of the last configuration have ended. What is read from files now is not asked of anything.
-        let is_asked_for = |name: &str| config.certificates.get(name).is_some_and(|it| it.source.is_remote());
+        // After the tasks of the last configuration have ended. What is read from files now is not
+        // asked of anything.
+        let is_asked_for = |name: &str| {
+            config
+                .certificates
+                .get(name)
+                .is_some_and(|it| it.source.is_remote())
+        };
         for gone in before.keys().filter(|name| !is_asked_for(name)) {
-            self.present.metrics.journal().sources().forget(&label(gone));
+            self.present
+                .metrics
+                .journal()
+                .sources()
+                .forget(&label(gone));
         }
     }
 
@@ -131,10 +164,18 @@ impl Certificates {
             tokens: Arc::clone(&self.tokens),
         };
         let mut jobs = Vec::new();
-        for (name, source) in config.certificates.iter().filter(|(_, it)| it.source.is_remote()) {
-            let Some(store) = stores.get(name) else { continue };
+        for (name, source) in config
+            .certificates
+            .iter()
+            .filter(|(_, it)| it.source.is_remote())
+        {
+            let Some(store) = stores.get(name) else {
+                continue;
+            };
             let shelf = StoreShelf::new(name, Arc::clone(store), Arc::clone(&self.present));
-            let demands = self.demands_of(name, &source.source).map(|(_, demands)| demands);
+            let demands = self
+                .demands_of(name, &source.source)
+                .map(|(_, demands)| demands);
             jobs.push((source.clone(), around.clone(), shelf, demands));
         }
         // Once there it stays: the renewal of tokens lives there too.
@@ -148,7 +189,11 @@ impl Certificates {
     }
 
     /// Both ends of the channel for names that are asked for; they stay the same for all reloads.
-    fn demands_of(&self, name: &str, source: &CertificateSource) -> Option<(mpsc::Sender<Demand>, Demands)> {
+    fn demands_of(
+        &self,
+        name: &str,
+        source: &CertificateSource,
+    ) -> Option<(mpsc::Sender<Demand>, Demands)> {
         if !matches!(source, CertificateSource::VaultPki { .. }) {
             return None;
         }
@@ -185,7 +230,12 @@ pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
     }
     if uses_vault {
         let vault = &config.vault;
-        let files = [&vault.ca_file, &vault.ca_path, &vault.cert_file, &vault.key_file];
+        let files = [
+            &vault.ca_file,
+            &vault.ca_path,
+            &vault.cert_file,
+            &vault.key_file,
+        ];
         paths.extend(files.into_iter().flatten().cloned());
         if let TokenPlace::File(path) = &vault.token {
             paths.push(path.clone());
@@ -194,7 +244,8 @@ pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
     paths
 }
 
-/// Whether the admin listener can use what it names. A source that has not answered yet is waited for.
+/// Whether the admin listener can use what it names. A source that has not answered yet is waited
+/// for.
 pub(super) fn check_admin(config: &AdminConfig, stores: &Stores) -> anyhow::Result<()> {
     let loaded = |name: &String| stores.get(name).is_none_or(|store| store.is_loaded());
     if config.certificates.as_ref().is_none_or(loaded) {
@@ -206,10 +257,24 @@ pub(super) fn check_admin(config: &AdminConfig, stores: &Stores) -> anyhow::Resu
 }
 
 /// What a handshake of the admin listener begins with.
-fn admin_settings(config: &AdminConfig, stores: &Stores) -> Result<Option<Arc<ServerConfig>>, String> {
-    let Some(name) = &config.certificates else { return Ok(None) };
-    let store = stores.get(name).ok_or_else(|| format!("no certificates.{name}"))?;
+fn admin_settings(
+    config: &AdminConfig,
+    stores: &Stores,
+) -> Result<Option<Arc<ServerConfig>>, String> {
+    let Some(name) = &config.certificates else {
+        return Ok(None);
+    };
+    let store = stores
+        .get(name)
+        .ok_or_else(|| format!("no certificates.{name}"))?;
     // No name is offered by ALPN: HTTP/1.1 is spoken, as by those who know nothing of it.
-    let used = ServerUse { strict: config.strict_sni, http: false, limits: config.tls.clone() };
-    store.server_config(&used).map(Some).map_err(|error| format!("certificates.{name}: {error}"))
+    let used = ServerUse {
+        strict: config.strict_sni,
+        http: false,
+        limits: config.tls.clone(),
+    };
+    store
+        .server_config(&used)
+        .map(Some)
+        .map_err(|error| format!("certificates.{name}: {error}"))
 }

@@ -1,5 +1,5 @@
-//! The control thread: sources, name resolution, the control loop and the admin listener, on one runtime of its own,
-//! so that neither a busy Consul nor a scrape ever takes a turn from a request.
+//! The control thread: sources, name resolution, the control loop and the admin listener, on one
+//! runtime of its own, so that neither a busy Consul nor a scrape ever takes a turn from a request.
 
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -38,7 +38,8 @@ pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);
 
 /// Updates that may wait between a source and the control loop.
 const UPDATES_MAX: usize = 1024;
-/// A source that has not synced after this long no longer keeps the others' routes from being served.
+/// A source that has not synced after this long no longer keeps the others' routes from being
+/// served.
 const SYNC_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often the log says again that a source cannot be read.
@@ -61,7 +62,11 @@ pub(super) struct Start {
 }
 
 enum Order {
-    Reload(Box<Config>, Option<Box<consul::Prepared>>, oneshot::Sender<anyhow::Result<()>>),
+    Reload(
+        Box<Config>,
+        Option<Box<consul::Prepared>>,
+        oneshot::Sender<anyhow::Result<()>>,
+    ),
     Withdraw(oneshot::Sender<()>),
     Stop,
 }
@@ -73,7 +78,8 @@ pub(super) struct ControlThread {
 }
 
 impl ControlThread {
-    /// Asks the sources and the control loop to take over `config`; `consul` is its part of that name, files read.
+    /// Asks the sources and the control loop to take over `config`; `consul` is its part of that
+    /// name, files read.
     pub(super) async fn reload(
         &self,
         config: Config,
@@ -81,7 +87,11 @@ impl ControlThread {
         answer: oneshot::Sender<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
         let order = Order::Reload(Box::new(config), consul.map(Box::new), answer);
-        self.orders.send(order).await.ok().context("the control thread has ended")
+        self.orders
+            .send(order)
+            .await
+            .ok()
+            .context("the control thread has ended")
     }
 
     /// Removes what is registered of this process, if anything; takes a few seconds at most.
@@ -101,34 +111,49 @@ impl ControlThread {
 
 /// Starts the thread.
 pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandle)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("control runtime")?;
     let (orders, received) = mpsc::channel(4);
     let names = source_names(&start.config, &start.extra);
-    let (control, handle) =
-        Control::new(control_settings(&start.config), &names, start.clock, start.metrics.clone(), start.table.clone());
+    let (control, handle) = Control::new(
+        control_settings(&start.config),
+        &names,
+        start.clock,
+        start.metrics.clone(),
+        start.table.clone(),
+    );
     let thread_handle = handle.clone();
     let (started, starting) = std::sync::mpsc::channel();
-    thread::Builder::new().name("lb-control".to_owned()).spawn(move || {
-        let local = tokio::task::LocalSet::new();
-        let work = async move {
-            match Parts::start(start, control, thread_handle) {
-                Ok(parts) => {
-                    started.send(Ok(())).ok();
-                    parts.obey(received).await;
+    thread::Builder::new()
+        .name("lb-control".to_owned())
+        .spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            let work = async move {
+                match Parts::start(start, control, thread_handle) {
+                    Ok(parts) => {
+                        started.send(Ok(())).ok();
+                        parts.obey(received).await;
+                    }
+                    Err(error) => {
+                        started.send(Err(error)).ok();
+                    }
                 }
-                Err(error) => {
-                    started.send(Err(error)).ok();
-                }
-            }
-        };
-        local.block_on(&runtime, vital::task("the control thread", work));
-    })?;
-    starting.recv().context("the control thread died while starting")??;
+            };
+            local.block_on(&runtime, vital::task("the control thread", work));
+        })?;
+    starting
+        .recv()
+        .context("the control thread died while starting")??;
     Ok((ControlThread { orders }, handle))
 }
 
 fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
-    let overrides = config.consul.as_ref().is_some_and(|consul| consul.kv_path.is_some());
+    let overrides = config
+        .consul
+        .as_ref()
+        .is_some_and(|consul| consul.kv_path.is_some());
     let own = [
         (config.consul.is_some(), CONSUL),
         (overrides, OVERRIDES),
@@ -136,7 +161,9 @@ fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
         (config.routes_file.is_some(), "routes_file"),
         (config.routes_http.is_some(), routes_http::SOURCE),
     ];
-    let own = own.into_iter().filter_map(|(present, name)| present.then_some(name));
+    let own = own
+        .into_iter()
+        .filter_map(|(present, name)| present.then_some(name));
     own.chain(extra.iter().map(|(name, _)| *name)).collect()
 }
 
@@ -178,14 +205,31 @@ struct Parts {
 
 impl Parts {
     fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
-        let Start { config, extra, admin, admin_tls, clock, metrics, table, live_page, context, open, follower } =
-            start;
+        let Start {
+            config,
+            extra,
+            admin,
+            admin_tls,
+            clock,
+            metrics,
+            table,
+            live_page,
+            context,
+            open,
+            follower,
+        } = start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
-        let mut tasks = vec![resolve::spawn(&config.dns, metrics.clone(), unresolved, resolved)];
+        let mut tasks = vec![resolve::spawn(
+            &config.dns,
+            metrics.clone(),
+            unresolved,
+            resolved,
+        )];
         let consul = match &config.consul {
             Some(consul) => Some(
-                consul::spawn(consul.clone(), metrics.clone(), updates.clone()).context("Consul (section consul)")?,
+                consul::spawn(consul.clone(), metrics.clone(), updates.clone())
+                    .context("Consul (section consul)")?,
             ),
             None => None,
         };
@@ -205,12 +249,22 @@ impl Parts {
             tasks.push(file::spawn(path.clone(), metrics.clone(), updates.clone()));
         }
         if let Some(endpoint) = &config.routes_http {
-            tasks.push(routes_http::spawn(endpoint, metrics.clone(), updates.clone()));
+            tasks.push(routes_http::spawn(
+                endpoint,
+                metrics.clone(),
+                updates.clone(),
+            ));
         }
         for (_, received) in extra {
-            tokio::task::spawn_local(vital::task("a source of routes", pass_on(received, updates.clone())));
+            tokio::task::spawn_local(vital::task(
+                "a source of routes",
+                pass_on(received, updates.clone()),
+            ));
         }
-        tokio::task::spawn_local(vital::task("the control loop", control.run(control_updates)));
+        tokio::task::spawn_local(vital::task(
+            "the control loop",
+            control.run(control_updates),
+        ));
 
         let config_json = watch::Sender::new(masked(&config));
         let settings = watch::Sender::new(Arc::new(config.admin.clone()));
@@ -218,21 +272,34 @@ impl Parts {
         admin.set_nonblocking(true).context("admin listener")?;
         let address = admin.local_addr().context("admin listener")?;
         let scheme = scheme(&config.admin);
-        let registration = consul.as_ref().zip(config.consul.as_ref()).map(|(source, config)| {
-            SelfRegistration::new(
-                source.registrar(),
-                table.clone(),
-                address,
-                (config.register.clone(), scheme),
-                metrics.clone(),
-            )
-        });
+        let registration = consul
+            .as_ref()
+            .zip(config.consul.as_ref())
+            .map(|(source, config)| {
+                SelfRegistration::new(
+                    source.registrar(),
+                    table.clone(),
+                    address,
+                    (config.register.clone(), scheme),
+                    metrics.clone(),
+                )
+            });
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let journal = metrics.journal().clone();
         tokio::task::spawn_local(vital::task("the reminders", remind(journal.clone())));
-        let open = open_when_synced(handle.clone(), table.clone(), open, opened, follower, journal);
+        let open = open_when_synced(
+            handle.clone(),
+            table.clone(),
+            open,
+            opened,
+            follower,
+            journal,
+        );
         tokio::task::spawn_local(vital::task("what opens listeners", open));
-        let kv_path = config.consul.as_ref().and_then(|consul| consul.kv_path.clone());
+        let kv_path = config
+            .consul
+            .as_ref()
+            .and_then(|consul| consul.kv_path.clone());
         let state = AdminState {
             table,
             clock,
@@ -246,16 +313,30 @@ impl Parts {
             config_json: config_json.subscribe(),
             data_path: Rc::new(Explainer::new(&context, listeners.subscribe())),
         };
-        admin::serve(tokio::net::TcpListener::from_std(admin).context("admin listener")?, state);
+        admin::serve(
+            tokio::net::TcpListener::from_std(admin).context("admin listener")?,
+            state,
+        );
         tracing::info!(target: "lb::serve", listener = "admin", %address, "listening");
-        Ok(Self { handle, config_json, admin: settings, listeners, consul, registration, static_routes, _tasks: tasks })
+        Ok(Self {
+            handle,
+            config_json,
+            admin: settings,
+            listeners,
+            consul,
+            registration,
+            static_routes,
+            _tasks: tasks,
+        })
     }
 
     async fn obey(self, mut orders: mpsc::Receiver<Order>) {
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Reload(config, consul, answer) => {
-                    answer.send(self.reload(&config, consul.map(|it| *it)).await).ok();
+                    answer
+                        .send(self.reload(&config, consul.map(|it| *it)).await)
+                        .ok();
                 }
                 Order::Withdraw(done) => {
                     if let Some(registration) = &self.registration {
@@ -268,20 +349,29 @@ impl Parts {
         }
     }
 
-    async fn reload(&self, config: &Config, consul: Option<consul::Prepared>) -> anyhow::Result<()> {
+    async fn reload(
+        &self,
+        config: &Config,
+        consul: Option<consul::Prepared>,
+    ) -> anyhow::Result<()> {
         // What can fail comes first, so that a refused configuration changed nothing.
         if let (Some(source), Some(consul)) = (&self.consul, consul) {
-            source.take_over(consul).context("Consul (section consul)")?;
+            source
+                .take_over(consul)
+                .context("Consul (section consul)")?;
         }
         if let Some(source) = &self.static_routes {
-            source.replace(&config.static_routes, &config.routes).map_err(static_error)?;
+            source
+                .replace(&config.static_routes, &config.routes)
+                .map_err(static_error)?;
         }
         if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
             registration.reload(&consul.register, scheme(&config.admin));
         }
         self.handle.update_settings(control_settings(config)).await;
         self.admin.send_replace(Arc::new(config.admin.clone()));
-        self.listeners.send_replace(Arc::from(config.listeners.as_slice()));
+        self.listeners
+            .send_replace(Arc::from(config.listeners.as_slice()));
         self.config_json.send_replace(masked(config));
         Ok(())
     }
@@ -289,12 +379,18 @@ impl Parts {
 
 /// What is spoken on the admin listener.
 fn scheme(config: &AdminConfig) -> &'static str {
-    if config.certificates.is_some() { "https" } else { "http" }
+    if config.certificates.is_some() {
+        "https"
+    } else {
+        "http"
+    }
 }
 
 fn static_error(errors: Vec<crate::catalog::command::CommandError>) -> anyhow::Error {
-    let lines: Vec<String> =
-        errors.iter().map(|error| format!("static.route: `{}`: {}", error.text, error.reason)).collect();
+    let lines: Vec<String> = errors
+        .iter()
+        .map(|error| format!("static.route: `{}`: {}", error.text, error.reason))
+        .collect();
     anyhow::anyhow!(lines.join("; "))
 }
 
@@ -317,7 +413,8 @@ async fn keep_page(mut found: watch::Receiver<consul::Page>, live: LivePage) {
     }
 }
 
-/// Opens the listeners once everything is known; or, when a source keeps silent, once there is anything to serve.
+/// Opens the listeners once everything is known; or, when a source keeps silent, once there is
+/// anything to serve.
 async fn open_when_synced(
     handle: ControlHandle,
     table: SharedTable,
@@ -329,8 +426,16 @@ async fn open_when_synced(
     let patience = async {
         tokio::time::sleep(SYNC_PATIENCE).await;
         let waited_for = handle.readiness().waiting_for;
-        let trouble = |name: &String| journal.sources().get(name).and_then(|source| source.trouble());
-        let waiting_for: Vec<String> = waited_for.iter().map(|name| trouble(name).unwrap_or(name.clone())).collect();
+        let trouble = |name: &String| {
+            journal
+                .sources()
+                .get(name)
+                .and_then(|source| source.trouble())
+        };
+        let waiting_for: Vec<String> = waited_for
+            .iter()
+            .map(|name| trouble(name).unwrap_or(name.clone()))
+            .collect();
         let waiting_for = waiting_for.join("; ");
         tracing::warn!(%waiting_for, "still not synced; clients are served as soon as any route is known");
         while table.load().is_empty() {
@@ -363,7 +468,9 @@ async fn remind(journal: Journal) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        for Reminder { status, lasting } in journal.sources().reminders(REMIND_EVERY, Instant::now()) {
+        for Reminder { status, lasting } in
+            journal.sources().reminders(REMIND_EVERY, Instant::now())
+        {
             tracing::warn!(
                 source = status.name,
                 since = status.failing_since.and_then(timestamp),

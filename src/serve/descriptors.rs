@@ -5,11 +5,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::Config;
 use crate::system::lack;
 
-/// Descriptors of a worker that do not belong to a connection: its event loop, its share of pipes for long transfers
-/// (32 idle ones, two descriptors each), its sockets that listen.
+/// Descriptors of a worker that do not belong to a connection: its event loop, its share of pipes
+/// for long transfers (32 idle ones, two descriptors each), its sockets that listen.
 const PER_WORKER: u64 = 96;
-/// Of the rest of the process: standard streams, event loops, files that are read, connections of the admin listener, of
-/// certificate sources and of authentication.
+/// Of the rest of the process: standard streams, event loops, files that are read, connections of
+/// the admin listener, of certificate sources and of authentication.
 const REST: u64 = 256;
 /// Of the last descriptors so many are kept for what has to work when the others are used up.
 const RESERVED: u64 = 32;
@@ -18,8 +18,9 @@ const PER_CLIENT: u64 = 2;
 /// Fewer clients than that, all workers together, are worth a warning.
 const FEW_CLIENTS: u64 = 4096;
 
-/// Raises the soft limit of open files to the hard one, and keeps some of them from connections. Returns the limit that holds; none: unlimited.
-/// `loops`: accept loops, each of which may hold one accepted connection there while it waits for another descriptor.
+/// Raises the soft limit of open files to the hard one, and keeps some of them from connections.
+/// Returns the limit that holds; none: unlimited. `loops`: accept loops, each of which may hold one
+/// accepted connection there while it waits for another descriptor.
 pub(super) fn raise_limit(loops: usize) -> Option<u64> {
     let limit = raise();
     if let Some(limit) = limit {
@@ -33,7 +34,13 @@ fn raise() -> Option<u64> {
     if current == maximum {
         return current;
     }
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+    match setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
         Ok(()) => {
             tracing::info!(from = current, to = maximum, "limit of open files raised");
             maximum
@@ -45,12 +52,21 @@ fn raise() -> Option<u64> {
     }
 }
 
-/// Most client connections of one of `workers`: what is configured (`proxy.max_connections`), or fewer, so that there is a
-/// descriptor for the connection to an instance for each of them.
+/// Most client connections of one of `workers`: what is configured (`proxy.max_connections`), or
+/// fewer, so that there is a descriptor for the connection to an instance for each of them.
 pub(super) fn clients_max(config: &Config, workers: usize, limit: Option<u64>) -> usize {
     let configured = config.proxy.max_connections;
-    let Some(limit) = limit else { return configured };
-    let room = room(limit, workers as u64, config.consul.as_ref().map_or(0, |consul| consul.max_connections) as u64);
+    let Some(limit) = limit else {
+        return configured;
+    };
+    let room = room(
+        limit,
+        workers as u64,
+        config
+            .consul
+            .as_ref()
+            .map_or(0, |consul| consul.max_connections) as u64,
+    );
     configured.min(usize::try_from(room).unwrap_or(usize::MAX))
 }
 
@@ -81,11 +97,20 @@ mod tests {
 
     #[test]
     fn each_client_has_a_descriptor_for_its_instance_whatever_the_limit_is() {
-        for (limit, workers, consul) in [(256, 2, 16), (1024, 1, 0), (4096, 4, 16), (1 << 20, 64, 150)] {
+        for (limit, workers, consul) in [
+            (256, 2, 16),
+            (1024, 1, 0),
+            (4096, 4, 16),
+            (1 << 20, 64, 150),
+        ] {
             let clients = room(limit, workers, consul);
-            let needed = (REST + consul + workers * PER_WORKER).min(limit / 3) + workers * clients * PER_CLIENT;
+            let needed = (REST + consul + workers * PER_WORKER).min(limit / 3)
+                + workers * clients * PER_CLIENT;
             assert!(needed <= limit, "{needed} of {limit}");
-            assert!(needed + workers * PER_CLIENT > limit, "more would fit into {limit}");
+            assert!(
+                needed + workers * PER_CLIENT > limit,
+                "more would fit into {limit}"
+            );
         }
         assert_eq!(room(8, 4, 16), 1, "at least one");
     }

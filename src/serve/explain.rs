@@ -1,5 +1,5 @@
-//! What the data path would do with a request, for the admin listener: a worker of its own that serves nobody, on the
-//! control thread.
+//! What the data path would do with a request, for the admin listener: a worker of its own that
+//! serves nobody, on the control thread.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -28,7 +28,10 @@ pub(super) struct Explainer {
 
 impl Explainer {
     pub(super) fn new(context: &WorkerContext, listeners: Listeners) -> Self {
-        Self { worker: Worker::new(context, 0), listeners }
+        Self {
+            worker: Worker::new(context, 0),
+            listeners,
+        }
     }
 
     /// The listener that such a request comes to: by its port, else the first that speaks so.
@@ -36,10 +39,21 @@ impl Explainer {
         let listeners = self.listeners.borrow();
         let speaks = |config: &&ListenerConfig| is_http(config.protocol) == Some(asked.tls);
         let by_port = |config: &&ListenerConfig| Some(config.address.port()) == asked.port;
-        let found = listeners.iter().filter(speaks).find(by_port).or_else(|| listeners.iter().find(speaks));
+        let found = listeners
+            .iter()
+            .filter(speaks)
+            .find(by_port)
+            .or_else(|| listeners.iter().find(speaks));
         let config = found.cloned().unwrap_or_else(|| {
-            let protocol = if asked.tls { ListenerProtocol::Https } else { ListenerProtocol::Http };
-            ListenerConfig { protocol, ..ListenerConfig::default() }
+            let protocol = if asked.tls {
+                ListenerProtocol::Https
+            } else {
+                ListenerProtocol::Http
+            };
+            ListenerConfig {
+                protocol,
+                ..ListenerConfig::default()
+            }
         });
         Rc::new(Listener {
             config: Arc::new(config),
@@ -52,9 +66,18 @@ impl Explainer {
     async fn decide(&self, asked: &AskedRequest) -> Decision {
         let listener = self.listener(asked);
         if listener.config.protocol == ListenerProtocol::HttpsTcpSni {
-            let host = asked.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let host = asked
+                .headers
+                .get(http::header::HOST)
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or_default();
             let name = std::str::from_utf8(without_port(host.as_bytes())).unwrap_or("");
-            let passed_through = self.worker.table.borrow_mut().load().is_passed_through(name);
+            let passed_through = self
+                .worker
+                .table
+                .borrow_mut()
+                .load()
+                .is_passed_through(name);
             if passed_through {
                 return decide_connection(
                     &self.worker,
@@ -72,7 +95,9 @@ impl Explainer {
 fn is_http(protocol: ListenerProtocol) -> Option<bool> {
     match protocol {
         ListenerProtocol::Http | ListenerProtocol::Grpc => Some(false),
-        ListenerProtocol::Https | ListenerProtocol::HttpsTcpSni | ListenerProtocol::Grpcs => Some(true),
+        ListenerProtocol::Https | ListenerProtocol::HttpsTcpSni | ListenerProtocol::Grpcs => {
+            Some(true)
+        }
         ListenerProtocol::Tcp
         | ListenerProtocol::TcpSni
         | ListenerProtocol::TcpDynamic
@@ -85,7 +110,12 @@ impl DataPath for Explainer {
         Box::pin(self.decide(asked))
     }
 
-    fn decide_connection(&self, local: SocketAddr, server_name: Option<&str>, from: SocketAddr) -> Decision {
+    fn decide_connection(
+        &self,
+        local: SocketAddr,
+        server_name: Option<&str>,
+        from: SocketAddr,
+    ) -> Decision {
         decide_connection(&self.worker, local, server_name, from)
     }
 }

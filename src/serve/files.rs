@@ -1,8 +1,9 @@
 //! Notices that a file of the configuration changed.
 //!
-//! Looks once a second at size, time and identity of a handful of files. A kernel watch would be quicker, but loses
-//! files that are replaced through symbolic links or on network file systems, which is how certificates arrive; and
-//! a certificate that is taken over within a second or two is early.
+//! Looks once a second at size, time and identity of a handful of files. A kernel watch would be
+//! quicker, but loses files that are replaced through symbolic links or on network file systems,
+//! which is how certificates arrive; and a certificate that is taken over within a second or two is
+//! early.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,7 +43,11 @@ pub(super) struct Watched {
 impl Watched {
     /// Watches files from what they look like now.
     pub(super) fn new(now: Look) -> Self {
-        Self { seen: now.clone(), full: full(&now), taken: now }
+        Self {
+            seen: now.clone(),
+            full: full(&now),
+            taken: now,
+        }
     }
 
     /// Notes that everything is read now, as it looks `now`, for another reason than a change.
@@ -56,14 +61,14 @@ impl Watched {
         self.full = full;
     }
 
-    /// Files that were not empty when a configuration was taken over last. Many writers truncate a file before they write
-    /// it.
+    /// Files that were not empty when a configuration was taken over last. Many writers truncate a
+    /// file before they write it.
     pub(super) fn full(&self) -> &BTreeSet<PathBuf> {
         &self.full
     }
 
-    /// Whether something changed since the last time this said so, and has been quiet since the last look: a
-    /// certificate and its key are two files, and half a pair is worth nothing.
+    /// Whether something changed since the last time this said so, and has been quiet since the
+    /// last look: a certificate and its key are two files, and half a pair is worth nothing.
     pub(super) fn settled_change(&mut self, now: Look) -> bool {
         let quiet = now == self.seen;
         self.seen = now;
@@ -75,10 +80,15 @@ impl Watched {
     }
 }
 
-/// Waits until `paths` have looked the same for a moment, and what `texts` hold too; false when they do not for seconds.
-/// Blocks as long as their file systems do.
+/// Waits until `paths` have looked the same for a moment, and what `texts` hold too; false when
+/// they do not for seconds. Blocks as long as their file systems do.
 pub(super) fn quiet(paths: &[PathBuf], texts: &[PathBuf]) -> bool {
-    let state = || (look(paths), texts.iter().map(|path| digest(path)).collect::<Vec<_>>());
+    let state = || {
+        (
+            look(paths),
+            texts.iter().map(|path| digest(path)).collect::<Vec<_>>(),
+        )
+    };
     let begun = Instant::now();
     let mut before = state();
     loop {
@@ -109,28 +119,42 @@ fn digest(path: &Path) -> Option<u64> {
 
 /// Those that are not empty.
 pub(super) fn full(prints: &Look) -> BTreeSet<PathBuf> {
-    let full = prints.iter().filter(|(_, print)| print.is_some_and(|(_, length, ..)| length > 0));
+    let full = prints
+        .iter()
+        .filter(|(_, print)| print.is_some_and(|(_, length, ..)| length > 0));
     full.map(|(path, _)| path.clone()).collect()
 }
 
 /// Whether a file is empty that is among `full`.
 pub(super) fn has_emptied(look: &Look, full: &BTreeSet<PathBuf>) -> bool {
-    look.iter().any(|(path, print)| print.is_some_and(|(_, length, ..)| length == 0) && full.contains(path))
+    look.iter().any(|(path, print)| {
+        print.is_some_and(|(_, length, ..)| length == 0) && full.contains(path)
+    })
 }
 
 /// Looks at files. Blocks as long as their file systems do.
 pub(super) fn look(paths: &[PathBuf]) -> Look {
-    paths.iter().flat_map(|path| within(path)).map(|path| (path.clone(), print(&path))).collect()
+    paths
+        .iter()
+        .flat_map(|path| within(path))
+        .map(|path| (path.clone(), print(&path)))
+        .collect()
 }
 
-/// A directory stands for the files in it and below it, as deep and as many as a directory of certificates may have.
+/// A directory stands for the files in it and below it, as deep and as many as a directory of
+/// certificates may have.
 fn within(path: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut open = vec![(path.to_owned(), 0)];
     while let Some((path, depth)) = open.pop() {
         match fs::read_dir(&path) {
             Ok(entries) if depth <= DEPTH_MAX => {
-                open.extend(entries.flatten().take(FILES_MAX).map(|entry| (entry.path(), depth + 1)));
+                open.extend(
+                    entries
+                        .flatten()
+                        .take(FILES_MAX)
+                        .map(|entry| (entry.path(), depth + 1)),
+                );
             }
             _ => files.push(path),
         }
@@ -143,7 +167,12 @@ fn within(path: &Path) -> Vec<PathBuf> {
 
 fn print(path: &Path) -> Print {
     let metadata = fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.modified().ok(), (metadata.ctime(), metadata.ctime_nsec())))
+    Some((
+        metadata.ino(),
+        metadata.len(),
+        metadata.modified().ok(),
+        (metadata.ctime(), metadata.ctime_nsec()),
+    ))
 }
 
 #[cfg(test)]
@@ -159,7 +188,10 @@ mod tests {
         let mut watched = Watched::new(look(&paths));
         assert!(!watched.settled_change(look(&paths)));
         fs::write(&cert, "22").expect("written");
-        assert!(!watched.settled_change(look(&paths)), "just changed: the key may follow");
+        assert!(
+            !watched.settled_change(look(&paths)),
+            "just changed: the key may follow"
+        );
         fs::write(&key, "2").expect("written");
         assert!(!watched.settled_change(look(&paths)), "the key followed");
         assert!(watched.settled_change(look(&paths)));
@@ -180,7 +212,10 @@ mod tests {
         assert!(!has_emptied(&look(&paths), watched.full()));
         fs::write(&full, "").expect("truncated");
         watched.note(look(&paths));
-        assert!(has_emptied(&look(&paths), watched.full()), "a reload that was asked for has taken nothing over yet");
+        assert!(
+            has_emptied(&look(&paths), watched.full()),
+            "a reload that was asked for has taken nothing over yet"
+        );
         watched.note_taken_over(super::full(&look(&paths)));
         assert!(!has_emptied(&look(&paths), watched.full()));
     }
@@ -201,7 +236,11 @@ mod tests {
             });
             assert!(quiet(&paths, &paths));
         });
-        assert_eq!(fs::read_to_string(&path).expect("read"), "4444", "it waited for the last");
+        assert_eq!(
+            fs::read_to_string(&path).expect("read"),
+            "4444",
+            "it waited for the last"
+        );
     }
 
     #[test]

@@ -16,7 +16,10 @@ pub(super) fn build(config: &MetricsConfig) -> Metrics {
         return Metrics::default();
     }
     let called = std::env::args_os().next().unwrap_or_default();
-    let exec = Path::new(&called).file_name().unwrap_or_default().to_string_lossy();
+    let exec = Path::new(&called)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
     let names = Names {
         prefix: config.prefix.expand(&hostname(), &exec),
         subsystem: config.subsystem.clone(),
@@ -27,8 +30,13 @@ pub(super) fn build(config: &MetricsConfig) -> Metrics {
 }
 
 /// Starts sending to all who are configured; none: to nobody.
-pub(super) fn report(config: &MetricsConfig, metrics: &Metrics) -> std::io::Result<Option<Reporter>> {
-    let Some(fabio) = metrics.fabio().filter(|_| config.is_sent()) else { return Ok(None) };
+pub(super) fn report(
+    config: &MetricsConfig,
+    metrics: &Metrics,
+) -> std::io::Result<Option<Reporter>> {
+    let Some(fabio) = metrics.fabio().filter(|_| config.is_sent()) else {
+        return Ok(None);
+    };
     let servers = [
         (Form::Statsd, config.statsd.clone().map(Sink::Udp)),
         (Form::Dogstatsd, config.dogstatsd.clone().map(Sink::Udp)),
@@ -36,6 +44,9 @@ pub(super) fn report(config: &MetricsConfig, metrics: &Metrics) -> std::io::Resu
         (Form::Flat, config.stdout_flat.then_some(Sink::Stdout)),
         (Form::Label, config.stdout_label.then_some(Sink::Stdout)),
     ];
-    let sinks = servers.into_iter().filter_map(|(form, sink)| Some((form, sink?))).collect();
+    let sinks = servers
+        .into_iter()
+        .filter_map(|(form, sink)| Some((form, sink?)))
+        .collect();
     Reporter::start(Arc::clone(fabio), sinks, config.interval).map(Some)
 }

@@ -5,8 +5,8 @@
 //!            └─ when every source has synced ─► open the sockets, start the workers ─► ready
 //! stop:   not ready, registration removed ─► grace ─► workers drain ─► deadline cuts ─► control thread ends
 //! ```
-//! Sockets listen only once there is a table: a client never meets a balancer that knows nothing yet, and a
-//! predecessor on the same ports keeps serving until then.
+//! Sockets listen only once there is a table: a client never meets a balancer that knows nothing
+//! yet, and a predecessor on the same ports keeps serving until then.
 
 mod aside;
 mod certificates;
@@ -86,20 +86,32 @@ pub struct Running {
     _reporter: Option<Reporter>,
 }
 
-/// Starts everything. Returns as soon as all sockets are bound and all threads run; [`Running::opened`] tells when
-/// clients are served.
+/// Starts everything. Returns as soon as all sockets are bound and all threads run;
+/// [`Running::opened`] tells when clients are served.
 ///
 /// # Errors
-/// A socket that cannot be bound, a certificate or CA that cannot be used, a thread that cannot be made.
+/// A socket that cannot be bound, a certificate or CA that cannot be used, a thread that cannot be
+/// made.
 pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running> {
     // A second call in one process (tests) finds a provider there already.
-    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .ok();
     let clock = Clock::start();
     let metrics = metrics::build(&config.metrics).with_log_dropped(crate::log::dropped());
-    let started = format!("version {}, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
-    metrics.journal().events().push(Draft::new(Kind::Process).states("new", "starting").because(&started));
-    let (access, access_writer) = AccessLogWriter::start(config.log.access.clone(), metrics.access_log_dropped())
-        .context("cannot start the access log")?;
+    let started = format!(
+        "version {}, process {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    );
+    metrics.journal().events().push(
+        Draft::new(Kind::Process)
+            .states("new", "starting")
+            .because(&started),
+    );
+    let (access, access_writer) =
+        AccessLogWriter::start(config.log.access.clone(), metrics.access_log_dropped())
+            .context("cannot start the access log")?;
     let access = access.with_connections(config.log.access_tcp);
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
@@ -114,9 +126,11 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
     certificates::check_admin(&config.admin, &certificates.stores())?;
-    // Shared with a predecessor on the same address where the listeners are, so that it can be relieved.
+    // Shared with a predecessor on the same address where the listeners are, so that it can be
+    // relieved.
     let sharing = workers.sharing(config.admin.address);
-    let admin = bind_admin(config.admin.address, sharing).context("admin listener (key admin.address)")?;
+    let admin =
+        bind_admin(config.admin.address, sharing).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
     workers.note_admin(admin_address);
     let neighbours = Neighbours::new(admin_address, sharing::inode_of(&admin), metrics.clone());
@@ -131,7 +145,12 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         phase: phase.subscribe(),
     };
     let listeners = workers.addresses();
-    let follower = workers.follower(table.clone(), metrics.clone(), admin_address, phase.subscribe());
+    let follower = workers.follower(
+        table.clone(),
+        metrics.clone(),
+        admin_address,
+        phase.subscribe(),
+    );
     let (thread, control) = control_thread::spawn(control_thread::Start {
         config: config.clone(),
         extra,
@@ -145,7 +164,8 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         open: workers.opener(context),
         follower: follower.clone(),
     })?;
-    let reporter = metrics::report(&config.metrics, &metrics).context("cannot start sending metrics")?;
+    let reporter =
+        metrics::report(&config.metrics, &metrics).context("cannot start sending metrics")?;
     Ok(Running {
         listeners,
         admin: admin_address,
@@ -167,7 +187,10 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
 }
 
 fn bind_admin(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListener> {
-    listener::bind(address, 1, sharing)?.open()?.pop().context("no socket")
+    listener::bind(address, 1, sharing)?
+        .open()?
+        .pop()
+        .context("no socket")
 }
 
 impl Running {
@@ -181,22 +204,33 @@ impl Running {
         self.workers.opened().await
     }
 
-    /// Takes over everything of `next` that can change while sockets are open. Returns the keys that need a restart.
+    /// Takes over everything of `next` that can change while sockets are open. Returns the keys
+    /// that need a restart.
     ///
     /// # Errors
     /// What is wrong with the new configuration; the old one then stays in force, whole.
-    async fn reload(&self, present: &Config, next: &Config, files: &Aside) -> anyhow::Result<Vec<String>> {
-        // What can fail comes first, so that a refused configuration changed nothing. Files are read beside this thread,
-        // which has signals to hear.
+    async fn reload(
+        &self,
+        present: &Config,
+        next: &Config,
+        files: &Aside,
+    ) -> anyhow::Result<Vec<String>> {
+        // What can fail comes first, so that a refused configuration changed nothing. Files are
+        // read beside this thread, which has signals to hear.
         let (settings, live_page) = (self.settings.load_full(), self.live_page.clone());
         let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
         let metrics = self.metrics.clone();
         let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
         let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
-            let built = settings::build(&config, Some(&settings), &live_page, clients_max, &metrics)?;
+            let built =
+                settings::build(&config, Some(&settings), &live_page, clients_max, &metrics)?;
             let stores = certificates.prepare(&config)?;
             certificates::check_admin(&config.admin, &stores)?;
-            let consul = config.consul.map(consul::prepare).transpose().context("Consul (section consul)")?;
+            let consul = config
+                .consul
+                .map(consul::prepare)
+                .transpose()
+                .context("Consul (section consul)")?;
             Ok((Arc::new(built), stores, consul))
         });
         let (built, stores, consul) = prepared.await.context("files of the configuration")??;
@@ -219,19 +253,36 @@ impl Running {
         Ok(present.differs_only_in_reloadable(next))
     }
 
-    /// The orderly end: not ready, grace, drain. `hurry` completes when there is no time for that any more.
+    /// The orderly end: not ready, grace, drain. `hurry` completes when there is no time for that
+    /// any more.
     pub async fn drain(self, config: &DrainConfig, hurry: impl Future<Output = ()>) {
         self.control.set_draining();
-        let reason = format!("grace {}, timeout {}", format_duration(config.grace), format_duration(config.timeout));
-        let event = Draft::new(Kind::Process).states("serving", "draining").because(&reason);
+        let reason = format!(
+            "grace {}, timeout {}",
+            format_duration(config.grace),
+            format_duration(config.timeout)
+        );
+        let event = Draft::new(Kind::Process)
+            .states("serving", "draining")
+            .because(&reason);
         self.metrics.journal().events().push(event);
-        tracing::info!(grace = format_duration(config.grace), timeout = format_duration(config.timeout), "draining");
+        tracing::info!(
+            grace = format_duration(config.grace),
+            timeout = format_duration(config.timeout),
+            "draining"
+        );
         let orderly = async {
-            // First of all, so that nobody is sent here by Consul any more while traffic is still served.
-            tokio::time::timeout(WITHDRAW_MAX, self.thread.withdraw()).await.ok();
+            // First of all, so that nobody is sent here by Consul any more while traffic is still
+            // served.
+            tokio::time::timeout(WITHDRAW_MAX, self.thread.withdraw())
+                .await
+                .ok();
             tokio::time::sleep(config.grace).await;
             self.phase.send_replace(Phase::Draining);
-            if tokio::time::timeout(config.timeout, self.workers.ended()).await.is_err() {
+            if tokio::time::timeout(config.timeout, self.workers.ended())
+                .await
+                .is_err()
+            {
                 tracing::warn!(timeout = ?config.timeout, "drain timeout: cutting what still runs");
             }
         };
@@ -241,7 +292,9 @@ impl Running {
         }
         self.phase.send_replace(Phase::Cut);
         // Workers notice within a loop turn; a thread that does not must not hold the exit up.
-        tokio::time::timeout(Duration::from_secs(1), self.workers.ended()).await.ok();
+        tokio::time::timeout(Duration::from_secs(1), self.workers.ended())
+            .await
+            .ok();
         self.thread.stop();
         self.access_writer.finish(Duration::from_secs(1));
         tracing::info!("drained");
@@ -257,6 +310,8 @@ impl Running {
 
     /// Whether the control thread answers.
     pub async fn is_alive(&self) -> bool {
-        tokio::time::timeout(Duration::from_secs(5), self.control.is_alive()).await.unwrap_or(false)
+        tokio::time::timeout(Duration::from_secs(5), self.control.is_alive())
+            .await
+            .unwrap_or(false)
     }
 }

@@ -1,7 +1,8 @@
-//! Other processes that listen on the same addresses: told once when they come and when they go, and shown as a gauge.
+//! Other processes that listen on the same addresses: told once when they come and when they go,
+//! and shown as a gauge.
 //!
-//! One that was started to take over is meant to be there for a moment. One that stays takes a part of the connections for
-//! good, and neither its routes nor its metrics are those of this process.
+//! One that was started to take over is meant to be there for a moment. One that stays takes a part
+//! of the connections for good, and neither its routes nor its metrics are those of this process.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,24 +22,39 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// None was seen yet. `admin`: where the admin listener is, and by which number the kernel knows it.
+    /// None was seen yet. `admin`: where the admin listener is, and by which number the kernel
+    /// knows it.
     pub(super) fn new(admin: SocketAddr, inode: Option<u64>, metrics: Metrics) -> Self {
-        let admin = Open { protocol: "admin", address: admin, inodes: inode.into_iter().collect() };
-        Self { admin, metrics, told: Mutex::default() }
+        let admin = Open {
+            protocol: "admin",
+            address: admin,
+            inodes: inode.into_iter().collect(),
+        };
+        Self {
+            admin,
+            metrics,
+            told: Mutex::default(),
+        }
     }
 
     /// Looks at all open listeners. Reads two small tables of the kernel.
     pub(super) fn look(&self, workers: &Workers) {
         let mut open = workers.open_listeners();
         open.push(self.admin.clone());
-        // Read before our own sockets are listed: one that is opened in between must not look like another's.
+        // Read before our own sockets are listed: one that is opened in between must not look like
+        // another's.
         let listening = sharing::listening();
         let mut own = workers.inodes(&listening);
         own.extend(&self.admin.inodes);
-        let shared: BTreeMap<SocketAddr, Vec<u64>> =
-            open.iter().map(|it| (it.address, sharing::others(it.address, &own, &listening))).collect();
+        let shared: BTreeMap<SocketAddr, Vec<u64>> = open
+            .iter()
+            .map(|it| (it.address, sharing::others(it.address, &own, &listening)))
+            .collect();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        for Open { protocol, address, .. } in &open {
+        for Open {
+            protocol, address, ..
+        } in &open
+        {
             let now = &shared[address];
             let before = told.get(address).map(Vec::as_slice).unwrap_or_default();
             if now.iter().any(|inode| !before.contains(inode)) {
@@ -48,7 +64,9 @@ impl Neighbours {
                 tracing::info!(target: "lb::serve", listener = protocol, %address, "no other process listens on the same address any more");
             }
         }
-        let gauge = shared.iter().map(|(address, others)| (address.to_string(), !others.is_empty()));
+        let gauge = shared
+            .iter()
+            .map(|(address, others)| (address.to_string(), !others.is_empty()));
         self.metrics.control().listener_shared = gauge.collect();
         *told = shared;
     }

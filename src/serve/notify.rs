@@ -1,4 +1,5 @@
-//! Talks to systemd when it asked for it (`NOTIFY_SOCKET`, `WATCHDOG_USEC`); does nothing otherwise.
+//! Talks to systemd when it asked for it (`NOTIFY_SOCKET`, `WATCHDOG_USEC`); does nothing
+//! otherwise.
 
 use std::ffi::OsStr;
 use std::io;
@@ -31,7 +32,9 @@ pub(super) fn watchdog() -> Option<Duration> {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     let lines: String = states.iter().map(|state| format!("{state}\n")).collect();
     let told = address(name.as_bytes()).and_then(|address| {
         let socket = UnixDatagram::unbound()?;
@@ -41,7 +44,9 @@ fn tell(states: &[NotifyState<'_>]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_beat(states) => {
                 socket.set_nonblocking(false)?;
                 let wait = move || socket.send_to_addr(lines.as_bytes(), &address);
-                std::thread::Builder::new().name("lb-notify".to_owned()).spawn(wait)?;
+                std::thread::Builder::new()
+                    .name("lb-notify".to_owned())
+                    .spawn(wait)?;
                 Ok(())
             }
             sent => sent.map(drop),

@@ -1,4 +1,5 @@
-//! What `lb` registers of itself: its own name, and those that routes ask for, as long as there are such routes.
+//! What `lb` registers of itself: its own name, and those that routes ask for, as long as there are
+//! such routes.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,7 +21,8 @@ use crate::table::{RouteTable, SharedTable};
 
 /// How often the table is compared with the one that the names were taken from.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Pause before an address of this machine is looked for again, the first and the last; each is twice the one before.
+/// Pause before an address of this machine is looked for again, the first and the last; each is
+/// twice the one before.
 const ADDRESS_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Longest wait for the removal at the end.
 const WITHDRAW_MAX: Duration = Duration::from_secs(3);
@@ -53,10 +55,25 @@ impl SelfRegistration {
         metrics: Metrics,
     ) -> Self {
         let registrar = Rc::new(registrar);
-        let (wanted, watched) = watch::channel(Wanted { config, scheme, open: false });
-        let follow = follow(Rc::clone(&registrar), table, admin, watched, metrics.clone());
+        let (wanted, watched) = watch::channel(Wanted {
+            config,
+            scheme,
+            open: false,
+        });
+        let follow = follow(
+            Rc::clone(&registrar),
+            table,
+            admin,
+            watched,
+            metrics.clone(),
+        );
         let follow = tokio::task::spawn_local(vital::task("the registration", follow));
-        Self { registrar, wanted, metrics, follow }
+        Self {
+            registrar,
+            wanted,
+            metrics,
+            follow,
+        }
     }
 
     /// What begins the registration: to be called when clients are served.
@@ -67,7 +84,8 @@ impl SelfRegistration {
 
     /// Registers as this says from now on.
     pub(super) fn reload(&self, config: &RegisterConfig, scheme: &'static str) {
-        self.wanted.send_modify(|wanted| (wanted.config, wanted.scheme) = (config.clone(), scheme));
+        self.wanted
+            .send_modify(|wanted| (wanted.config, wanted.scheme) = (config.clone(), scheme));
     }
 
     /// Removes everything; what cannot be removed in time ends by its check.
@@ -77,7 +95,9 @@ impl SelfRegistration {
             *registered = false;
         }
         if !self.registrar.withdraw(WITHDRAW_MAX).await {
-            tracing::warn!("not every registration could be removed from Consul; its check removes what is left");
+            tracing::warn!(
+                "not every registration could be removed from Consul; its check removes what is left"
+            );
         }
     }
 }
@@ -151,12 +171,18 @@ struct Trouble {
 impl Trouble {
     /// Said once, and again when it is another one.
     fn note(&mut self, error: &NoAddress) {
-        let next = self.pause.map_or(ADDRESS_PAUSE.0, |pause| (pause * 2).min(ADDRESS_PAUSE.1));
+        let next = self
+            .pause
+            .map_or(ADDRESS_PAUSE.0, |pause| (pause * 2).min(ADDRESS_PAUSE.1));
         self.pause = Some(next);
         let text = error.to_string();
         if self.told.as_ref() != Some(&text) {
             let retry = format_duration(next);
-            tracing::error!(error = text, retry, "lb is not registered: set consul.register.address, or mend this");
+            tracing::error!(
+                error = text,
+                retry,
+                "lb is not registered: set consul.register.address, or mend this"
+            );
             self.told = Some(text);
         }
     }
@@ -175,7 +201,11 @@ impl Aliases {
             *self = Self::default();
             return;
         };
-        if self.table.as_ref().is_some_and(|known| Arc::ptr_eq(known, &table)) {
+        if self
+            .table
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, &table))
+        {
             return;
         }
         let walked = Arc::clone(&table);
@@ -190,9 +220,15 @@ impl Aliases {
 fn aliases(table: &RouteTable) -> BTreeSet<Arc<str>> {
     let routes = table.routes();
     let targets = routes.iter().flat_map(|route| &route.targets);
-    let mut names: BTreeSet<Arc<str>> = targets.filter_map(|target| target.options.register.clone()).collect();
+    let mut names: BTreeSet<Arc<str>> = targets
+        .filter_map(|target| target.options.register.clone())
+        .collect();
     if names.len() > ALIASES_MAX {
-        tracing::warn!(names = names.len(), most = ALIASES_MAX, "too many names by register=: the last are left out");
+        tracing::warn!(
+            names = names.len(),
+            most = ALIASES_MAX,
+            "too many names by register=: the last are left out"
+        );
         names = names.into_iter().take(ALIASES_MAX).collect();
     }
     names
@@ -208,16 +244,25 @@ fn registrations(
     aliases: &BTreeSet<Arc<str>>,
 ) -> Result<Vec<Registration>, NoAddress> {
     let own = config.enabled.then_some(config.name.as_str());
-    let others = aliases.iter().map(|name| &**name).filter(|name| Some(*name) != own);
+    let others = aliases
+        .iter()
+        .map(|name| &**name)
+        .filter(|name| Some(*name) != own);
     let names: Vec<&str> = own.into_iter().chain(others).collect();
     if names.is_empty() {
         return Ok(Vec::new());
     }
     let at = whereabouts(config, admin)?;
-    Ok(names.into_iter().map(|name| Registration::new(name, config, &at)).collect())
+    Ok(names
+        .into_iter()
+        .map(|name| Registration::new(name, config, &at))
+        .collect())
 }
 
-fn whereabouts(config: &RegisterConfig, (scheme, admin): (&'static str, SocketAddr)) -> Result<Whereabouts, NoAddress> {
+fn whereabouts(
+    config: &RegisterConfig,
+    (scheme, admin): (&'static str, SocketAddr),
+) -> Result<Whereabouts, NoAddress> {
     let mut address = config.address.unwrap_or(admin);
     if address.port() == 0 {
         address.set_port(admin.port());
@@ -225,12 +270,20 @@ fn whereabouts(config: &RegisterConfig, (scheme, admin): (&'static str, SocketAd
     if address.ip().is_unspecified() {
         address.set_ip(global(Machine::look(), fabio::outward)?);
     }
-    Ok(Whereabouts { address, scheme, hostname: hostname() })
+    Ok(Whereabouts {
+        address,
+        scheme,
+        hostname: hostname(),
+    })
 }
 
-/// An address that others may reach this machine by. Where they cannot be listed, the one that packets to far places leave
-/// from is the next best: finding it takes another way through the kernel.
-fn global(machine: io::Result<Machine>, outward: impl FnOnce() -> Option<IpAddr>) -> Result<IpAddr, NoAddress> {
+/// An address that others may reach this machine by. Where they cannot be listed, the one that
+/// packets to far places leave from is the next best: finding it takes another way through the
+/// kernel.
+fn global(
+    machine: io::Result<Machine>,
+    outward: impl FnOnce() -> Option<IpAddr>,
+) -> Result<IpAddr, NoAddress> {
     match machine {
         Ok(machine) => machine.first_global().ok_or(NoAddress::NoGlobal),
         Err(error) => {
@@ -286,12 +339,30 @@ mod tests {
             .await;
         let names = |config: &RegisterConfig, aliases: &BTreeSet<Arc<str>>| -> Vec<String> {
             let all = registrations(config, ("http", "127.0.0.1:9998".parse().unwrap()), aliases);
-            all.into_iter().flatten().map(|registration| registration.name().to_owned()).collect()
+            all.into_iter()
+                .flatten()
+                .map(|registration| registration.name().to_owned())
+                .collect()
         };
-        let own = RegisterConfig { enabled: true, aliases: true, ..RegisterConfig::default() };
+        let own = RegisterConfig {
+            enabled: true,
+            aliases: true,
+            ..RegisterConfig::default()
+        };
         assert_eq!(names(&own, &found.names), ["lb", "x"]);
-        assert_eq!(names(&RegisterConfig { enabled: false, ..own }, &found.names), ["lb", "x"]);
-        found.follow(table("route add d /d http://10.0.0.1:4/")).await;
+        assert_eq!(
+            names(
+                &RegisterConfig {
+                    enabled: false,
+                    ..own
+                },
+                &found.names
+            ),
+            ["lb", "x"]
+        );
+        found
+            .follow(table("route add d /d http://10.0.0.1:4/"))
+            .await;
         assert_eq!(names(&RegisterConfig::default(), &found.names), [""; 0]);
     }
 
@@ -299,7 +370,10 @@ mod tests {
     fn what_the_address_leaves_open_is_filled_in() {
         let at = |address: Option<&str>| {
             let address = address.map(|address| address.parse().unwrap());
-            let config = RegisterConfig { address, ..RegisterConfig::default() };
+            let config = RegisterConfig {
+                address,
+                ..RegisterConfig::default()
+            };
             let at = whereabouts(&config, ("http", "127.0.0.1:4711".parse().unwrap()));
             at.ok().map(|at| at.address.to_string())
         };
@@ -307,7 +381,10 @@ mod tests {
         assert_eq!(at(Some("10.0.0.1:0")).as_deref(), Some("10.0.0.1:4711"));
         assert_eq!(at(Some("10.0.0.1:80")).as_deref(), Some("10.0.0.1:80"));
         if let Some(global) = Machine::here().first_global() {
-            assert_eq!(at(Some("0.0.0.0:80")), Some(SocketAddr::new(global, 80).to_string()));
+            assert_eq!(
+                at(Some("0.0.0.0:80")),
+                Some(SocketAddr::new(global, 80).to_string())
+            );
         }
     }
 
@@ -315,15 +392,29 @@ mod tests {
     fn addresses_that_cannot_be_listed_are_told_with_the_name_of_the_error() {
         let refused = |errno| Err(io::Error::from_raw_os_error(errno));
         let outward = |ip: &str| Some(ip.parse().unwrap());
-        assert_eq!(global(refused(97), || outward("10.0.0.7")), Ok("10.0.0.7".parse().unwrap()));
+        assert_eq!(
+            global(refused(97), || outward("10.0.0.7")),
+            Ok("10.0.0.7".parse().unwrap())
+        );
         for useless in [None, outward("127.0.0.1"), outward("169.254.1.1")] {
             for (errno, name) in [(97, "EAFNOSUPPORT"), (1, "EPERM"), (13, "EACCES")] {
                 let error = global(refused(errno), || useless).unwrap_err().to_string();
-                assert!(error.contains(name) && error.contains(&format!("os error {errno}")), "{error}");
+                assert!(
+                    error.contains(name) && error.contains(&format!("os error {errno}")),
+                    "{error}"
+                );
             }
         }
-        assert!(global(refused(97), || None).unwrap_err().to_string().contains("AF_NETLINK"));
-        assert_eq!(global(Ok(Machine::bare()), || outward("10.0.0.7")), Err(NoAddress::NoGlobal));
+        assert!(
+            global(refused(97), || None)
+                .unwrap_err()
+                .to_string()
+                .contains("AF_NETLINK")
+        );
+        assert_eq!(
+            global(Ok(Machine::bare()), || outward("10.0.0.7")),
+            Err(NoAddress::NoGlobal)
+        );
     }
 
     #[test]

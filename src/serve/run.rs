@@ -22,7 +22,8 @@ use crate::system::vital;
 
 /// Longest time for a reload.
 const RELOAD_MAX: Duration = Duration::from_secs(30);
-/// How long a configuration that takes something away is given to become another one, and how often that may happen.
+/// How long a configuration that takes something away is given to become another one, and how often
+/// that may happen.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 const LOOKS_MAX: usize = 6;
 /// Longest time for a look at files, before it is said that it takes long.
@@ -43,12 +44,14 @@ pub struct RunOptions {
 
 impl fmt::Debug for RunOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunOptions").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("RunOptions")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
     }
 }
 
-/// The signals of a process that serves, heard from the first moment: none ends it by surprise, not even while it reads
-/// its configuration.
+/// The signals of a process that serves, heard from the first moment: none ends it by surprise, not
+/// even while it reads its configuration.
 #[derive(Debug)]
 pub struct Signals {
     runtime: Runtime,
@@ -59,7 +62,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on. Until [`run`] has everything started, a signal that ends the process does so at once.
+    /// Listens from now on. Until [`run`] has everything started, a signal that ends the process
+    /// does so at once.
     ///
     /// # Errors
     /// When the system refuses.
@@ -67,15 +71,25 @@ impl Signals {
         let runtime = runtime()?;
         let listening = || -> std::io::Result<_> {
             let _inside = runtime.enter();
-            Ok((Ending::listen()?, signal(SignalKind::hangup())?, Harmless::listen()?))
+            Ok((
+                Ending::listen()?,
+                signal(SignalKind::hangup())?,
+                Harmless::listen()?,
+            ))
         };
         let (ending, hangup, harmless) = listening().context("cannot listen to signals")?;
-        Ok(Self { runtime, ending, hangup, harmless, starting: Starting::begin()? })
+        Ok(Self {
+            runtime,
+            ending,
+            hangup,
+            harmless,
+            starting: Starting::begin()?,
+        })
     }
 }
 
-/// A thread that ends the process at a signal, for as long as the main thread may hang on a file or a socket and has
-/// nothing to end in order. Dropped: it does so no longer.
+/// A thread that ends the process at a signal, for as long as the main thread may hang on a file or
+/// a socket and has nothing to end in order. Dropped: it does so no longer.
 #[derive(Debug)]
 struct Starting(#[allow(dead_code, reason = "held for its drop")] oneshot::Sender<()>);
 
@@ -83,40 +97,60 @@ impl Starting {
     fn begin() -> anyhow::Result<Self> {
         let runtime = runtime()?;
         let (over, is_over) = oneshot::channel::<()>();
-        std::thread::Builder::new().name("lb-starting".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                let Ok(mut ending) = Ending::listen() else { return };
-                tokio::select! {
-                    biased;
-                    _ = is_over => {}
-                    () = ending.came() => {
-                        tracing::info!("a signal ended lb before it was started");
-                        log::flush();
-                        std::process::exit(0);
+        std::thread::Builder::new()
+            .name("lb-starting".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let Ok(mut ending) = Ending::listen() else {
+                        return;
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = is_over => {}
+                        () = ending.came() => {
+                            tracing::info!("a signal ended lb before it was started");
+                            log::flush();
+                            std::process::exit(0);
+                        }
                     }
-                }
-            });
-        })?;
+                });
+            })?;
         Ok(Self(over))
     }
 }
 
 fn runtime() -> anyhow::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("runtime")
 }
 
-/// Runs with `config`, which came from `options`, until a signal ends it; reloads read `options` again.
+/// Runs with `config`, which came from `options`, until a signal ends it; reloads read `options`
+/// again.
 ///
 /// # Errors
 /// What kept it from starting.
 pub fn run(config: Config, options: &RunOptions, signals: Signals) -> anyhow::Result<()> {
-    let Signals { runtime, ending, hangup, harmless, starting } = signals;
+    let Signals {
+        runtime,
+        ending,
+        hangup,
+        harmless,
+        starting,
+    } = signals;
     // Before anything is read: what changes meanwhile is a change.
     let watched = Watched::new(files::look(&watched_files(options, &config)));
     let running = start(&config, Vec::new())?;
     drop(starting);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
-    let outcome = runtime.block_on(attend(options, config, running, watched, (ending, hangup, harmless)));
+    let outcome = runtime.block_on(attend(
+        options,
+        config,
+        running,
+        watched,
+        (ending, hangup, harmless),
+    ));
     // Not waited for: a thread of it may hang on a file.
     runtime.shutdown_background();
     outcome
@@ -145,7 +179,10 @@ async fn attend(
         never = ignore => never,
     };
     if let Some(part) = failed {
-        tracing::error!(part, "a part of lb has failed that has to run: it ends in order, to be started anew");
+        tracing::error!(
+            part,
+            "a part of lb has failed that has to run: it ends in order, to be started anew"
+        );
     }
     notify::stopping();
     running.drain(&config.drain, ending.came()).await;
@@ -165,7 +202,10 @@ async fn follow_files<T>(
 ) -> T {
     let mut every = ticks(LOOK_EVERY);
     let files = Aside::default();
-    let mut look = Look::new(LOOK_MAX, "cannot look at the files of the configuration: changes are not seen");
+    let mut look = Look::new(
+        LOOK_MAX,
+        "cannot look at the files of the configuration: changes are not seen",
+    );
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
@@ -207,19 +247,25 @@ async fn follow_files<T>(
 /// Reads files of users again.
 async fn follow_users<T>(running: &Running) -> T {
     let mut every = ticks(LOOK_EVERY);
-    let mut look = Look::new(LOOK_MAX, "cannot look at the files of users: what is known of them stays");
+    let mut look = Look::new(
+        LOOK_MAX,
+        "cannot look at the files of users: what is known of them stays",
+    );
     loop {
         every.tick().await;
         let settings = running.settings.load_full();
         if !settings.auth.has_files() {
             continue;
         }
-        look.run(move || settings.auth.refresh(std::time::Instant::now())).await;
+        look.run(move || settings.auth.refresh(std::time::Instant::now()))
+            .await;
     }
 }
 
 async fn tell_watchdog<T>(running: &Running) -> T {
-    let Some(period) = notify::watchdog() else { return std::future::pending().await };
+    let Some(period) = notify::watchdog() else {
+        return std::future::pending().await;
+    };
     let mut every = ticks(period);
     loop {
         every.tick().await;
@@ -239,18 +285,30 @@ fn ticks(period: Duration) -> tokio::time::Interval {
 fn watched_files(options: &RunOptions, config: &Config) -> Vec<PathBuf> {
     let mut paths = certificates::paths(config);
     paths.extend(options.files.iter().cloned());
-    paths.extend([&config.proxy.no_route_page, &config.proxy.upstream_ca_file].into_iter().flatten().cloned());
+    paths.extend(
+        [&config.proxy.no_route_page, &config.proxy.upstream_ca_file]
+            .into_iter()
+            .flatten()
+            .cloned(),
+    );
     if let Some(consul) = &config.consul {
-        let files = [&consul.ca_file, &consul.ca_path, &consul.cert_file, &consul.key_file, &consul.token_file];
+        let files = [
+            &consul.ca_file,
+            &consul.ca_path,
+            &consul.cert_file,
+            &consul.key_file,
+            &consul.token_file,
+        ];
         paths.extend(files.into_iter().flatten().cloned());
     }
     paths
 }
 
-/// The configuration once its files are whole, and the files that were not empty then. They are taken for whole when they
-/// have been left alone for a moment; a configuration that takes something away, and a file that is empty all of a sudden,
-/// count only when a second look finds the same: an editor or a template may have truncated a file that it is about to
-/// write. Blocks as long as the files do, and for some seconds in the latter case.
+/// The configuration once its files are whole, and the files that were not empty then. They are
+/// taken for whole when they have been left alone for a moment; a configuration that takes
+/// something away, and a file that is empty all of a sudden, count only when a second look finds
+/// the same: an editor or a template may have truncated a file that it is about to write. Blocks as
+/// long as the files do, and for some seconds in the latter case.
 fn read_whole(
     options: &RunOptions,
     present: &Config,
@@ -269,7 +327,9 @@ fn read_whole(
             return Ok((next, files::full(&look)));
         }
         if before.is_none() {
-            tracing::info!("the new configuration takes something away, or a file is empty: looking at it again");
+            tracing::info!(
+                "the new configuration takes something away, or a file is empty: looking at it again"
+            );
         }
         before = Some(next);
         std::thread::sleep(SECOND_LOOK);
@@ -277,10 +337,19 @@ fn read_whole(
     anyhow::bail!("its files keep changing")
 }
 
-/// Whether a listener, a source of routes, a route, a pair of certificates or a scheme of authentication is there no more.
+/// Whether a listener, a source of routes, a route, a pair of certificates or a scheme of
+/// authentication is there no more.
 fn takes_away(present: &Config, next: &Config) -> bool {
-    let listeners: HashSet<_> = next.listeners.iter().map(|it| (it.address, it.protocol.as_str())).collect();
-    let routes: HashSet<_> = next.static_routes.iter().map(|it| (&it.service, &it.source)).collect();
+    let listeners: HashSet<_> = next
+        .listeners
+        .iter()
+        .map(|it| (it.address, it.protocol.as_str()))
+        .collect();
+    let routes: HashSet<_> = next
+        .static_routes
+        .iter()
+        .map(|it| (&it.service, &it.source))
+        .collect();
     let sources = |config: &Config| {
         [
             config.consul.is_some(),
@@ -290,31 +359,64 @@ fn takes_away(present: &Config, next: &Config) -> bool {
         ]
     };
     let lost = |(had, has): (bool, bool)| had && !has;
-    present.listeners.iter().any(|it| !listeners.contains(&(it.address, it.protocol.as_str())))
-        || present.static_routes.iter().any(|it| !routes.contains(&(&it.service, &it.source)))
+    present
+        .listeners
+        .iter()
+        .any(|it| !listeners.contains(&(it.address, it.protocol.as_str())))
+        || present
+            .static_routes
+            .iter()
+            .any(|it| !routes.contains(&(&it.service, &it.source)))
         || sources(present).into_iter().zip(sources(next)).any(lost)
-        || present.certificates.keys().any(|name| !next.certificates.contains_key(name))
-        || present.auth.keys().any(|name| !next.auth.contains_key(name))
+        || present
+            .certificates
+            .keys()
+            .any(|name| !next.certificates.contains_key(name))
+        || present
+            .auth
+            .keys()
+            .any(|name| !next.auth.contains_key(name))
 }
 
 /// Takes over what changed; a bad new configuration is reported and the old one stays.
-async fn reload(options: &RunOptions, config: &mut Config, running: &Running, watched: &mut Watched, files: &Aside) {
+async fn reload(
+    options: &RunOptions,
+    config: &mut Config,
+    running: &Running,
+    watched: &mut Watched,
+    files: &Aside,
+) {
     let (reading, present, full) = (options.clone(), config.clone(), watched.full().clone());
     // On a thread of its own: a file on a network, or behind a URL, may keep its reader waiting.
-    let next = files.run(RELOAD_MAX, move || read_whole(&reading, &present, &full)).await;
-    let next = next.unwrap_or_else(|error: AsideError| Err(anyhow::Error::new(error).context("reading it")));
+    let next = files
+        .run(RELOAD_MAX, move || read_whole(&reading, &present, &full))
+        .await;
+    let next = next
+        .unwrap_or_else(|error: AsideError| Err(anyhow::Error::new(error).context("reading it")));
     let (next, full) = match next {
         Ok(next) => next,
         Err(mistakes) => {
             running.metrics.control().reload_errors.config += 1;
             let mistakes = format!("{mistakes:#}");
-            tell(running, "refused", &format!("the new configuration is wrong; the old one stays: {mistakes}"));
-            return tracing::error!(mistakes, "the new configuration is wrong; the old one stays");
+            tell(
+                running,
+                "refused",
+                &format!("the new configuration is wrong; the old one stays: {mistakes}"),
+            );
+            return tracing::error!(
+                mistakes,
+                "the new configuration is wrong; the old one stays"
+            );
         }
     };
     // A reload that hangs must not keep signals from being heard.
     let reloaded = tokio::time::timeout(RELOAD_MAX, running.reload(config, &next, files)).await;
-    match reloaded.unwrap_or_else(|_| Err(anyhow::anyhow!("not done within {} s", RELOAD_MAX.as_secs()))) {
+    match reloaded.unwrap_or_else(|_| {
+        Err(anyhow::anyhow!(
+            "not done within {} s",
+            RELOAD_MAX.as_secs()
+        ))
+    }) {
         Ok(restart) => {
             if next.log.level != config.log.level
                 && let Err(error) = options.log.set_level(&next.log.level)
@@ -325,16 +427,30 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, wa
                 tell(running, "reloaded", "");
                 tracing::info!("reloaded");
             } else {
-                tell(running, "reloaded", &format!("these keys need a restart: {}", restart.join(", ")));
-                tracing::warn!(keys = restart.join(", "), "reloaded; these keys need a restart");
+                tell(
+                    running,
+                    "reloaded",
+                    &format!("these keys need a restart: {}", restart.join(", ")),
+                );
+                tracing::warn!(
+                    keys = restart.join(", "),
+                    "reloaded; these keys need a restart"
+                );
             }
             *config = next;
             watched.note_taken_over(full);
         }
         Err(error) => {
             running.metrics.control().reload_errors.config += 1;
-            tell(running, "refused", &format!("not reloaded; the old configuration stays: {error:#}"));
-            tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays");
+            tell(
+                running,
+                "refused",
+                &format!("not reloaded; the old configuration stays: {error:#}"),
+            );
+            tracing::error!(
+                error = format!("{error:#}"),
+                "not reloaded; the old configuration stays"
+            );
         }
     }
 }
@@ -342,7 +458,11 @@ async fn reload(options: &RunOptions, config: &mut Config, running: &Running, wa
 /// An event about the configuration.
 fn tell(running: &Running, to: &'static str, reason: &str) {
     let event = Draft::new(Kind::Config).to(to);
-    let event = if reason.is_empty() { event } else { event.because(reason) };
+    let event = if reason.is_empty() {
+        event
+    } else {
+        event.because(reason)
+    };
     running.metrics.journal().events().push(event);
 }
 
@@ -352,12 +472,19 @@ mod tests {
     use crate::config::{Inputs, load};
 
     fn config(text: &str) -> Config {
-        let inputs = Inputs { file: Some(("lb.toml".into(), text.to_owned())), ..Inputs::default() };
-        load(&inputs).unwrap_or_else(|mistakes| panic!("{mistakes}")).config
+        let inputs = Inputs {
+            file: Some(("lb.toml".into(), text.to_owned())),
+            ..Inputs::default()
+        };
+        load(&inputs)
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+            .config
     }
 
-    const ROUTE: &str = "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\n";
-    const OTHER: &str = "[[static.route]]\nservice = \"a\"\nsource = \"/b\"\ntargets = [\"http://h:1\"]\n";
+    const ROUTE: &str =
+        "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\n";
+    const OTHER: &str =
+        "[[static.route]]\nservice = \"a\"\nsource = \"/b\"\ntargets = [\"http://h:1\"]\n";
     const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:81\"\n";
 
     #[test]
@@ -367,13 +494,25 @@ mod tests {
         let present = config(&whole);
         assert!(!takes_away(&present, &present));
         assert!(!takes_away(&config(&[ROUTE, LISTENER].concat()), &present));
-        assert!(!takes_away(&present, &config(&whole.replace("h:1", "h:2"))), "another target");
+        assert!(
+            !takes_away(&present, &config(&whole.replace("h:1", "h:2"))),
+            "another target"
+        );
         for cut in ["", ROUTE, OTHER, LISTENER, "[consul]\n", auth] {
-            let rest = if cut.is_empty() { String::new() } else { whole.replace(cut, "") };
+            let rest = if cut.is_empty() {
+                String::new()
+            } else {
+                whole.replace(cut, "")
+            };
             assert!(takes_away(&present, &config(&rest)), "{cut}");
         }
         assert!(takes_away(&present, &config(&whole.replace(":81", ":82"))));
-        let with_file = config(&("routes_file = \"r\"\nroutes = \"route add a / http://h:1\"\n".to_owned() + LISTENER));
-        assert!(takes_away(&with_file, &config(&("routes_file = \"r\"\n".to_owned() + LISTENER))));
+        let with_file = config(
+            &("routes_file = \"r\"\nroutes = \"route add a / http://h:1\"\n".to_owned() + LISTENER),
+        );
+        assert!(takes_away(
+            &with_file,
+            &config(&("routes_file = \"r\"\n".to_owned() + LISTENER))
+        ));
     }
 }

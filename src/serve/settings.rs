@@ -13,11 +13,12 @@ use crate::proxy::page::{LivePage, NoRoutePage};
 use crate::proxy::settings::Settings;
 use crate::proxy::tls::{Problems, UpstreamTls};
 
-/// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed. `live`: the page that
-/// goes before the configured one. `clients_max`: client connections per worker, as configured or fewer.
+/// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed.
+/// `live`: the page that goes before the configured one. `clients_max`: client connections per
+/// worker, as configured or fewer.
 ///
-/// Without `present` the process starts, and a file that cannot be used costs only what depends on it: no page, no CA to
-/// trust, no user who is let in. Each is read again when it changes.
+/// Without `present` the process starts, and a file that cannot be used costs only what depends on
+/// it: no page, no CA to trust, no user who is let in. Each is read again when it changes.
 ///
 /// # Errors
 /// Of a new configuration: the page, the CAs or a file of users cannot be read.
@@ -35,31 +36,46 @@ pub(super) fn build(
         Err(error) if present.is_some() => return Err(error),
         Err(error) => {
             let error = format!("{error:#}");
-            tracing::warn!(error, "the page for requests without a route cannot be read; none is sent until it can");
+            tracing::warn!(
+                error,
+                "the page for requests without a route cannot be read; none is sent until it can"
+            );
             Bytes::new()
         }
     };
     let upstream_tls = upstream_tls(&proxy, present, metrics)?;
     Ok(Settings {
-        no_route_status: StatusCode::from_u16(proxy.no_route_status).unwrap_or(StatusCode::NOT_FOUND),
+        no_route_status: StatusCode::from_u16(proxy.no_route_status)
+            .unwrap_or(StatusCode::NOT_FOUND),
         no_route_page: NoRoutePage::new(no_route_page, live.clone()),
         header_rules: HeaderRules::new(&proxy),
         proxy,
         health: config.health.clone(),
-        auth: Schemes::load(&config.auth, present.map(|present| &present.auth), &upstream_tls)?,
+        auth: Schemes::load(
+            &config.auth,
+            present.map(|present| &present.auth),
+            &upstream_tls,
+        )?,
         compression: Compression::new(&config.compression),
         upstream_tls,
     })
 }
 
 fn no_route_page(proxy: &ProxyConfig) -> anyhow::Result<Bytes> {
-    let Some(path) = &proxy.no_route_page else { return Ok(Bytes::from(proxy.no_route_html.clone())) };
+    let Some(path) = &proxy.no_route_page else {
+        return Ok(Bytes::from(proxy.no_route_html.clone()));
+    };
     let page = std::fs::read(path);
-    page.map(Bytes::from).with_context(|| format!("key proxy.no_route_page: cannot read {}", path.display()))
+    page.map(Bytes::from)
+        .with_context(|| format!("key proxy.no_route_page: cannot read {}", path.display()))
 }
 
 /// Whom to trust among instances. A file that was good and is bad now keeps its CAs.
-fn upstream_tls(proxy: &ProxyConfig, present: Option<&Settings>, metrics: &Metrics) -> anyhow::Result<UpstreamTls> {
+fn upstream_tls(
+    proxy: &ProxyConfig,
+    present: Option<&Settings>,
+    metrics: &Metrics,
+) -> anyhow::Result<UpstreamTls> {
     const KEY: &str = "proxy.upstream_ca_file";
     let mut problems = Problems::default();
     let read = UpstreamTls::load(proxy.upstream_ca_file.as_deref(), &mut problems);
@@ -74,7 +90,9 @@ fn upstream_tls(proxy: &ProxyConfig, present: Option<&Settings>, metrics: &Metri
             tracing::warn!(key = KEY, %error, "CAs not taken over; those from before stay");
             present.upstream_tls.clone()
         }
-        (Err(error), Some(_)) => return Err(error).context("TLS towards upstreams (key proxy.upstream_ca_file)"),
+        (Err(error), Some(_)) => {
+            return Err(error).context("TLS towards upstreams (key proxy.upstream_ca_file)");
+        }
     };
     for error in &problems.errors {
         tracing::warn!(key = KEY, %error, "a CA that cannot be used is left out");
@@ -85,7 +103,9 @@ fn upstream_tls(proxy: &ProxyConfig, present: Option<&Settings>, metrics: &Metri
     let wrong = problems.errors.len() + problems.out_of_date.len();
     let mut control = metrics.control();
     match proxy.upstream_ca_file.is_some() {
-        true => control.certificate_errors.insert(KEY.to_owned(), wrong as u64 + unusable),
+        true => control
+            .certificate_errors
+            .insert(KEY.to_owned(), wrong as u64 + unusable),
         false => control.certificate_errors.remove(KEY),
     };
     Ok(upstream_tls)

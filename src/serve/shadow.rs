@@ -1,7 +1,7 @@
 //! `lb fabio -shadow URL`: our table beside that of a running Fabio, before anything is switched.
 //!
-//! It reads what `lb fabio` with the same settings would read, opens no listener but an admin listener on a free port
-//! of this machine, changes nothing anywhere, and ends.
+//! It reads what `lb fabio` with the same settings would read, opens no listener but an admin
+//! listener on a free port of this machine, changes nothing anywhere, and ends.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::registry::consul::is_of_mesh;
 
 /// Longest wait for our own table.
 const SYNC_MAX: Duration = Duration::from_secs(30);
-/// Tables that differ are read again for so long: a change may have reached one and not yet the other.
+/// Tables that differ are read again for so long: a change may have reached one and not yet the
+/// other.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -28,22 +29,34 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Fabio cannot be asked, or there is no table of ours within 30 s.
 pub fn shadow(mut config: Config, url: &str) -> anyhow::Result<Comparison> {
     alone(&mut config);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         // First, so that a wrong address is told at once.
         fabio_routes(url).await?;
         let running = start(&config, Vec::new())?;
         let synced = tokio::time::timeout(SYNC_MAX, running.control.synced()).await;
         if synced.is_err() {
-            bail!("no table of our own within {} s: still waiting for {}", SYNC_MAX.as_secs(), waited_for(&running));
+            bail!(
+                "no table of our own within {} s: still waiting for {}",
+                SYNC_MAX.as_secs(),
+                waited_for(&running)
+            );
         }
         let until = tokio::time::Instant::now() + SETTLE_MAX;
         loop {
             let ours = client::api_routes(&access(format!("http://{}", running.admin))).await?;
             let theirs = fabio_routes(url).await?;
-            let left_out: Vec<LeftOut> = running.control.services().await.iter().flat_map(left_out).collect();
-            let comparison =
-                compare(&theirs, &ours, &left_out).with_context(|| format!("{url} does not answer as Fabio does"))?;
+            let left_out: Vec<LeftOut> = running
+                .control
+                .services()
+                .await
+                .iter()
+                .flat_map(left_out)
+                .collect();
+            let comparison = compare(&theirs, &ours, &left_out)
+                .with_context(|| format!("{url} does not answer as Fabio does"))?;
             if comparison.is_equal() || tokio::time::Instant::now() >= until {
                 running.thread.stop();
                 return Ok(comparison);
@@ -61,10 +74,15 @@ fn left_out(service: &ServiceStatus) -> impl Iterator<Item = LeftOut> {
         reason: instance.reason.clone().unwrap_or_default(),
         never: instance.reason.as_deref().is_some_and(is_of_mesh),
     };
-    service.instances.iter().filter(|instance| instance.state == "excluded").map(out)
+    service
+        .instances
+        .iter()
+        .filter(|instance| instance.state == "excluded")
+        .map(out)
 }
 
-/// Takes out everything by which others would notice: listeners, the registration, the real admin listener.
+/// Takes out everything by which others would notice: listeners, the registration, the real admin
+/// listener.
 fn alone(config: &mut Config) {
     config.listeners.clear();
     config.certificates.clear();
@@ -82,23 +100,37 @@ fn waited_for(running: &Running) -> String {
     running.control.readiness().waiting_for.join(", ")
 }
 
-/// An address and nothing else: whoever answers there with TLS has a certificate that the system trusts.
+/// An address and nothing else: whoever answers there with TLS has a certificate that the system
+/// trusts.
 fn access(url: String) -> Access {
-    Access { url, ..Access::default() }
+    Access {
+        url,
+        ..Access::default()
+    }
 }
 
 async fn fabio_routes(url: &str) -> anyhow::Result<String> {
-    client::api_routes(&access(url.to_owned())).await.map_err(|error| match error {
-        AdminClientError::Refused { address } => {
-            anyhow::anyhow!("nothing listens on {address}: is Fabio's ui.addr there?")
-        }
-        AdminClientError::Exchange { address, reason } => anyhow::anyhow!("asking Fabio on {address}: {reason}"),
-        AdminClientError::Timeout { address } => anyhow::anyhow!("Fabio on {address} gave no answer in time"),
-        AdminClientError::Answer { address, status, message } => {
-            anyhow::anyhow!("Fabio on {address} says {status}: {message}")
-        }
-        error @ (AdminClientError::Address { .. } | AdminClientError::File { .. } | AdminClientError::Tls { .. }) => {
-            error.into()
-        }
-    })
+    client::api_routes(&access(url.to_owned()))
+        .await
+        .map_err(|error| match error {
+            AdminClientError::Refused { address } => {
+                anyhow::anyhow!("nothing listens on {address}: is Fabio's ui.addr there?")
+            }
+            AdminClientError::Exchange { address, reason } => {
+                anyhow::anyhow!("asking Fabio on {address}: {reason}")
+            }
+            AdminClientError::Timeout { address } => {
+                anyhow::anyhow!("Fabio on {address} gave no answer in time")
+            }
+            AdminClientError::Answer {
+                address,
+                status,
+                message,
+            } => {
+                anyhow::anyhow!("Fabio on {address} says {status}: {message}")
+            }
+            error @ (AdminClientError::Address { .. }
+            | AdminClientError::File { .. }
+            | AdminClientError::Tls { .. }) => error.into(),
+        })
 }

@@ -1,5 +1,5 @@
-//! The worker threads and their listeners: sockets are bound early, opened late, and replaced while others serve.
-//! Those of [`dynamic`] listeners come and go with the table.
+//! The worker threads and their listeners: sockets are bound early, opened late, and replaced while
+//! others serve. Those of [`dynamic`] listeners come and go with the table.
 
 mod dynamic;
 mod ports;
@@ -41,8 +41,8 @@ enum Stage {
 pub(super) struct Workers {
     count: usize,
     state: Arc<Mutex<State>>,
-    /// Held from a decision about listeners until its orders are sent: an order to close must not overtake the one to
-    /// open.
+    /// Held from a decision about listeners until its orders are sent: an order to close must not
+    /// overtake the one to open.
     deciding: Arc<tokio::sync::Mutex<()>>,
     stage: Arc<watch::Sender<Stage>>,
 }
@@ -54,7 +54,8 @@ const TAKE_OVER_FOR: Duration = Duration::from_secs(600);
 struct State {
     listeners: Vec<Bound>,
     dynamic: Vec<Dynamic>,
-    /// Of dynamic listeners that were changed or removed: to be closed as soon as their successors are open.
+    /// Of dynamic listeners that were changed or removed: to be closed as soon as their successors
+    /// are open.
     leaving: Vec<Bound>,
     /// Sockets of listeners that were told to close.
     closing: Vec<u64>,
@@ -81,7 +82,8 @@ struct Bound {
     inodes: Vec<u64>,
 }
 
-/// A listener that is open: its name in metrics, what is spoken there, where, and by which numbers the kernel knows it.
+/// A listener that is open: its name in metrics, what is spoken there, where, and by which numbers
+/// the kernel knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Open {
     pub(super) protocol: &'static str,
@@ -111,7 +113,11 @@ pub(super) fn count(config: &Config) -> usize {
 
 impl Workers {
     /// Binds all listeners for all workers.
-    pub(super) fn bind(config: &Config, stores: &Stores, metrics: &Metrics) -> anyhow::Result<Self> {
+    pub(super) fn bind(
+        config: &Config,
+        stores: &Stores,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Self> {
         let count = count(config);
         let workers = Self {
             count,
@@ -141,7 +147,9 @@ impl Workers {
     pub(super) fn addresses(&self) -> Vec<(String, SocketAddr)> {
         let state = lock(&self.state);
         let listeners = state.listeners.iter().map(|bound| &bound.listener.config);
-        listeners.map(|config| (config.protocol.as_str().to_owned(), config.address)).collect()
+        listeners
+            .map(|config| (config.protocol.as_str().to_owned(), config.address))
+            .collect()
     }
 
     /// What opens them.
@@ -168,67 +176,102 @@ impl Workers {
                 state.orders.push(orders);
             }
             stage.send_replace(Stage::Open);
-            thread::Builder::new().name("lb-workers-end".to_owned()).spawn(move || {
-                for thread in threads {
-                    // One that panicked has told by itself.
-                    let _ = thread.join();
-                }
-                stage.send_replace(Stage::Ended);
-            })?;
+            thread::Builder::new()
+                .name("lb-workers-end".to_owned())
+                .spawn(move || {
+                    for thread in threads {
+                        // One that panicked has told by itself.
+                        let _ = thread.join();
+                    }
+                    stage.send_replace(Stage::Ended);
+                })?;
             Ok(())
         })
     }
 
-    /// Finds out which listeners `config` adds, changes and removes, and binds the new sockets. A changed listener is
-    /// bound beside its old form: the kernel allows both, so that its address is never closed.
+    /// Finds out which listeners `config` adds, changes and removes, and binds the new sockets. A
+    /// changed listener is bound beside its old form: the kernel allows both, so that its address
+    /// is never closed.
     ///
     /// # Errors
     /// An address that cannot be bound; nothing has changed then.
-    pub(super) fn prepare(&self, config: &Config, stores: &Stores, metrics: &Metrics) -> anyhow::Result<Replacement> {
+    pub(super) fn prepare(
+        &self,
+        config: &Config,
+        stores: &Stores,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Replacement> {
         let mut state = lock(&self.state);
         state.take_over = config.take_over;
         let (mut listeners, mut dynamic) = (Vec::new(), Vec::new());
         let mut left: Vec<usize> = (0..state.listeners.len()).collect();
         for asked in &config.listeners {
             let store = match &asked.certificates {
-                Some(name) => Some(Arc::clone(stores.get(name).with_context(|| format!("no certificates.{name}"))?)),
+                Some(name) => Some(Arc::clone(
+                    stores
+                        .get(name)
+                        .with_context(|| format!("no certificates.{name}"))?,
+                )),
                 None => None,
             };
             if asked.protocol == ListenerProtocol::TcpDynamic {
                 dynamic.push(Dynamic::new(asked.clone(), store));
                 continue;
             }
-            let at = left.iter().position(|at| state.listeners[*at].asked.address == asked.address);
+            let at = left
+                .iter()
+                .position(|at| state.listeners[*at].asked.address == asked.address);
             let old = at.map(|at| left.remove(at)).map(|at| &state.listeners[at]);
-            if let Some(old) = old.filter(|old| old.asked == *asked && old.is_with(store.as_ref())) {
+            if let Some(old) = old.filter(|old| old.asked == *asked && old.is_with(store.as_ref()))
+            {
                 listeners.push(Err(old.number));
                 continue;
             }
             let address = old.map_or(asked.address, |old| old.listener.config.address);
             let mut own = state.addresses();
-            own.extend(listeners.iter().filter_map(|new: &Result<Bound, _>| Some(new.as_ref().ok()?.address())));
-            listeners.push(Ok(state.bind(asked, address, store, (self.count, metrics), &own)?));
+            own.extend(
+                listeners
+                    .iter()
+                    .filter_map(|new: &Result<Bound, _>| Some(new.as_ref().ok()?.address())),
+            );
+            listeners.push(Ok(state.bind(
+                asked,
+                address,
+                store,
+                (self.count, metrics),
+                &own,
+            )?));
         }
         Ok(Replacement { listeners, dynamic })
     }
 
-    /// Opens what is new, then closes what is gone; dynamic listeners follow with the next [`Follower::follow`]. Connections of a listener that is gone finish what they do.
+    /// Opens what is new, then closes what is gone; dynamic listeners follow with the next
+    /// [`Follower::follow`]. Connections of a listener that is gone finish what they do.
     ///
     /// # Errors
-    /// An address that another process took in between; what could be opened is open, nothing was closed.
+    /// An address that another process took in between; what could be opened is open, nothing was
+    /// closed.
     pub(super) async fn commit(&self, replacement: Replacement) -> anyhow::Result<()> {
         let _deciding = self.deciding.lock().await;
         let (orders, senders, outcome) = {
             let mut state = lock(&self.state);
             let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
             let mut own = state.addresses();
-            own.extend(replacement.listeners.iter().filter_map(|new| Some(new.as_ref().ok()?.address())));
+            own.extend(
+                replacement
+                    .listeners
+                    .iter()
+                    .filter_map(|new| Some(new.as_ref().ok()?.address())),
+            );
             let mut old = std::mem::take(&mut state.listeners);
             let mut outcome = Ok(());
             for listener in replacement.listeners {
                 let listener = match listener {
                     Ok(bound) => Some(bound),
-                    Err(number) => old.iter().position(|bound| bound.number == number).map(|at| old.remove(at)),
+                    Err(number) => old
+                        .iter()
+                        .position(|bound| bound.number == number)
+                        .map(|at| old.remove(at)),
                 };
                 let Some(mut bound) = listener else { continue };
                 // One that stays may have waited for its certificates.
@@ -236,7 +279,11 @@ impl Workers {
                     match bound.open(&own) {
                         Ok(sockets) => {
                             for (orders, socket) in orders.iter_mut().zip(sockets) {
-                                orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
+                                orders.push(Order::Open(
+                                    bound.number,
+                                    bound.listener.clone(),
+                                    socket,
+                                ));
                             }
                         }
                         Err(error) => {
@@ -264,8 +311,8 @@ impl Workers {
         outcome
     }
 
-    /// How an address beside theirs is to be bound: with them, if it meets one of them, and else alone unless taking over
-    /// is asked for.
+    /// How an address beside theirs is to be bound: with them, if it meets one of them, and else
+    /// alone unless taking over is asked for.
     pub(super) fn sharing(&self, address: SocketAddr) -> Sharing {
         let state = lock(&self.state);
         state.sharing(address, &state.addresses())
@@ -274,20 +321,28 @@ impl Workers {
     /// Those that are open.
     pub(super) fn open_listeners(&self) -> Vec<Open> {
         let state = lock(&self.state);
-        let open = state.all().filter(|bound| bound.is_open()).map(|bound| Open {
-            protocol: bound.listener.config.protocol.as_str(),
-            address: bound.address(),
-            inodes: bound.inodes.clone(),
-        });
+        let open = state
+            .all()
+            .filter(|bound| bound.is_open())
+            .map(|bound| Open {
+                protocol: bound.listener.config.protocol.as_str(),
+                address: bound.address(),
+                inodes: bound.inodes.clone(),
+            });
         open.collect()
     }
 
-    /// By which numbers the kernel knows all their sockets, those of listeners that are being closed included: as long as
-    /// they are among these.
+    /// By which numbers the kernel knows all their sockets, those of listeners that are being
+    /// closed included: as long as they are among these.
     pub(super) fn inodes(&self, listening: &[Listening]) -> Vec<u64> {
         let mut state = lock(&self.state);
-        let mut inodes: Vec<u64> = state.all().flat_map(|bound| bound.inodes.iter().copied()).collect();
-        state.closing.retain(|inode| listening.iter().any(|it| it.inode == *inode));
+        let mut inodes: Vec<u64> = state
+            .all()
+            .flat_map(|bound| bound.inodes.iter().copied())
+            .collect();
+        state
+            .closing
+            .retain(|inode| listening.iter().any(|it| it.inode == *inode));
         inodes.extend(&state.closing);
         inodes
     }
@@ -346,13 +401,18 @@ impl State {
 
     fn sharing(&self, address: SocketAddr, own: &[SocketAddr]) -> Sharing {
         let is_ours = own.iter().any(|own| meet(*own, address));
-        // Next to one of our own addresses, this one cannot be had alone. A predecessor is relieved in the first minutes; a
-        // process that has the address later is not one.
+        // Next to one of our own addresses, this one cannot be had alone. A predecessor is relieved
+        // in the first minutes; a process that has the address later is not one.
         let takes_over = self.take_over && self.started.elapsed() < TAKE_OVER_FOR;
-        if takes_over || is_ours { Sharing::WithOthers } else { Sharing::Alone }
+        if takes_over || is_ours {
+            Sharing::WithOthers
+        } else {
+            Sharing::Alone
+        }
     }
 
-    /// Binds sockets for a listener of this configuration at `address`, beside listeners at these addresses of ours.
+    /// Binds sockets for a listener of this configuration at `address`, beside listeners at these
+    /// addresses of ours.
     fn bind(
         &mut self,
         asked: &ListenerConfig,
@@ -365,20 +425,32 @@ impl State {
         let (address, inodes) = (sockets.address, sockets.inodes());
         let listener = Listener {
             metrics: metrics.listener(&address.to_string()),
-            config: Arc::new(ListenerConfig { address, ..asked.clone() }),
+            config: Arc::new(ListenerConfig {
+                address,
+                ..asked.clone()
+            }),
             certificates: store,
             fabio: metrics.fabio().cloned(),
         };
         let number = self.next_number;
         self.next_number += 1;
-        Ok(Bound { number, asked: asked.clone(), listener, sockets: Some(sockets), inodes })
+        Ok(Bound {
+            number,
+            asked: asked.clone(),
+            listener,
+            sockets: Some(sockets),
+            inodes,
+        })
     }
 }
 
 impl Bound {
     /// Orders its end.
     fn close(&self, orders: &mut [Vec<Order>]) {
-        let (listener, address) = (self.listener.config.protocol.as_str(), self.listener.config.address);
+        let (listener, address) = (
+            self.listener.config.protocol.as_str(),
+            self.listener.config.address,
+        );
         tracing::info!(target: "lb::serve", listener, %address, "listener closed");
         for orders in orders {
             orders.push(Order::Close(self.number));
@@ -393,23 +465,46 @@ impl Bound {
         self.listener.config.address
     }
 
-    /// Whether it must stay closed: none of its clients could be served, or they would not be verified. Says so.
+    /// Whether it must stay closed: none of its clients could be served, or they would not be
+    /// verified. Says so.
     fn is_held(&self) -> bool {
-        let Some(error) = self.listener.certificates.as_ref().and_then(|store| store.problem()) else { return false };
-        let ListenerConfig { address, protocol, certificates, .. } = &*self.listener.config;
+        let Some(error) = self
+            .listener
+            .certificates
+            .as_ref()
+            .and_then(|store| store.problem())
+        else {
+            return false;
+        };
+        let ListenerConfig {
+            address,
+            protocol,
+            certificates,
+            ..
+        } = &*self.listener.config;
         let (listener, certificates) = (protocol.as_str(), certificates.as_deref());
         tracing::error!(target: "lb::serve", listener, %address, certificates, %error, "listener not opened; it opens when the files of its certificates are mended");
         true
     }
 
-    /// Makes its sockets listen. `own` are the addresses of this process, its own one among them: what meets another of them
-    /// cannot be had alone.
+    /// Makes its sockets listen. `own` are the addresses of this process, its own one among them:
+    /// what meets another of them cannot be had alone.
     fn open(&mut self, own: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
-        let (listener, address) = (self.listener.config.protocol.as_str(), self.listener.config.address);
+        let (listener, address) = (
+            self.listener.config.protocol.as_str(),
+            self.listener.config.address,
+        );
         let meets = own.iter().filter(|own| meet(**own, address));
         let meets_another = meets.count() > 1;
-        let Some(sockets) = self.sockets.take() else { return Ok(Vec::new()) };
-        let sockets = if meets_another { sockets.with_others() } else { sockets }.open()?;
+        let Some(sockets) = self.sockets.take() else {
+            return Ok(Vec::new());
+        };
+        let sockets = if meets_another {
+            sockets.with_others()
+        } else {
+            sockets
+        }
+        .open()?;
         tracing::info!(target: "lb::serve", listener, %address, "listening");
         Ok(sockets)
     }

@@ -1,7 +1,8 @@
 //! Signals: which of them end a command that runs long, in order, and which must not end it at all.
 //!
-//! A signal that is not listened to kills the process (signal(7)), and every connection with it. What is listened to here
-//! stays so for the rest of the process, whether or not a task waits for it.
+//! A signal that is not listened to kills the process (signal(7)), and every connection with it.
+//! What is listened to here stays so for the rest of the process, whether or not a task waits for
+//! it.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -10,8 +11,9 @@ use std::task::Poll;
 use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM, SIGINT and SIGQUIT: the orderly end. SIGQUIT is what container images of other servers have their runtime send
-/// (`STOPSIGNAL`), and no more than the others a reason to leave a core file.
+/// SIGTERM, SIGINT and SIGQUIT: the orderly end. SIGQUIT is what container images of other servers
+/// have their runtime send (`STOPSIGNAL`), and no more than the others a reason to leave a core
+/// file.
 #[derive(Debug)]
 pub struct Ending {
     signals: Vec<Signal>,
@@ -23,12 +25,18 @@ impl Ending {
     /// # Errors
     /// When the system refuses.
     pub fn listen() -> io::Result<Self> {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
-        Ok(Self { signals: kinds.into_iter().map(signal).collect::<io::Result<_>>()? })
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+        ];
+        Ok(Self {
+            signals: kinds.into_iter().map(signal).collect::<io::Result<_>>()?,
+        })
     }
 
-    /// The same for a command that belongs to its terminal: the end of that (SIGHUP) ends it too, unless it was started
-    /// with SIGHUP ignored, as by `nohup`.
+    /// The same for a command that belongs to its terminal: the end of that (SIGHUP) ends it too,
+    /// unless it was started with SIGHUP ignored, as by `nohup`.
     ///
     /// # Errors
     /// When the system refuses.
@@ -54,8 +62,8 @@ impl Ending {
     }
 }
 
-/// Signals that would kill the process but mean nothing to it: sent to the wrong one of several programs, to all of a
-/// container, by a timer or limit that was inherited.
+/// Signals that would kill the process but mean nothing to it: sent to the wrong one of several
+/// programs, to all of a container, by a timer or limit that was inherited.
 #[derive(Debug)]
 pub struct Harmless {
     signals: Vec<(&'static str, Signal)>,
@@ -64,9 +72,9 @@ pub struct Harmless {
 impl Harmless {
     /// Listens from now on. Must be called inside a Tokio runtime.
     ///
-    /// SIGUSR1 and SIGUSR2 reopen log files elsewhere; here the logs are the standard streams. SIGXFSZ comes when a log file
-    /// reaches its limit: the line is lost then, which is counted, and nothing else. SIGPIPE is ignored by the standard
-    /// library.
+    /// SIGUSR1 and SIGUSR2 reopen log files elsewhere; here the logs are the standard streams.
+    /// SIGXFSZ comes when a log file reaches its limit: the line is lost then, which is counted,
+    /// and nothing else. SIGPIPE is ignored by the standard library.
     ///
     /// # Errors
     /// When the system refuses.
@@ -82,8 +90,12 @@ impl Harmless {
             #[cfg(target_os = "linux")]
             ("SIGPWR", SignalKind::from_raw(Number::POWER.as_raw())),
         ];
-        let signals = kinds.into_iter().map(|(name, kind)| Ok((name, signal(kind)?)));
-        Ok(Self { signals: signals.collect::<io::Result<_>>()? })
+        let signals = kinds
+            .into_iter()
+            .map(|(name, kind)| Ok((name, signal(kind)?)));
+        Ok(Self {
+            signals: signals.collect::<io::Result<_>>()?,
+        })
     }
 
     /// Waits for one of them, and returns its name. Cancel safe.
@@ -101,8 +113,8 @@ impl Harmless {
     }
 }
 
-/// As [`Ending::came`] with the terminal, for ever where signals cannot be listened to; harmless ones are ignored from
-/// then on.
+/// As [`Ending::came`] with the terminal, for ever where signals cannot be listened to; harmless
+/// ones are ignored from then on.
 pub async fn end_came_with_terminal() {
     let _ignored = Harmless::listen();
     match Ending::listen_with_terminal() {
@@ -111,7 +123,8 @@ pub async fn end_came_with_terminal() {
     }
 }
 
-/// Whether this process was started with SIGHUP ignored. Where that cannot be told, it counts as such.
+/// Whether this process was started with SIGHUP ignored. Where that cannot be told, it counts as
+/// such.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignores_hangup(&status)
@@ -120,7 +133,8 @@ fn is_hangup_ignored() -> bool {
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     // The first bit is that of signal 1.
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 == 1)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_none_or(|mask| mask & 1 == 1)
 }
 
 #[cfg(test)]

@@ -15,7 +15,10 @@ pub struct Throttle {
 impl Throttle {
     /// Whether a line may be written at `now`; if so, it counts as written.
     pub fn is_due(&self, now: Instant) -> bool {
-        let due = self.last.get().is_none_or(|last| now.duration_since(last) >= EVERY);
+        let due = self
+            .last
+            .get()
+            .is_none_or(|last| now.duration_since(last) >= EVERY);
         if due {
             self.last.set(Some(now));
         }
@@ -30,7 +33,8 @@ mod tests {
     #[test]
     fn a_line_comes_at_once_and_then_every_ten_seconds() {
         let (throttle, start) = (Throttle::default(), Instant::now());
-        let lines = [0, 1, 9_999, 10_000, 19_999, 20_001].map(|ms| throttle.is_due(start + Duration::from_millis(ms)));
+        let lines = [0, 1, 9_999, 10_000, 19_999, 20_001]
+            .map(|ms| throttle.is_due(start + Duration::from_millis(ms)));
         assert_eq!(lines, [true, false, false, true, false, true]);
     }
 }

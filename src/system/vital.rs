@@ -1,8 +1,10 @@
-//! Tasks and threads that have to run for as long as the process does: what becomes of it when one of them panics.
+//! Tasks and threads that have to run for as long as the process does: what becomes of it when one
+//! of them panics.
 //!
-//! A runtime catches the panic of a task, and nobody else notices. That is right for a connection, which ends alone. Where
-//! nothing else could do the work, the process says so and ends in order ([`failed`]), so that its supervisor starts a
-//! whole one; where the work is about one thing of many, it begins anew ([`again`]). See docs/decisions/0010.
+//! A runtime catches the panic of a task, and nobody else notices. That is right for a connection,
+//! which ends alone. Where nothing else could do the work, the process says so and ends in order
+//! ([`failed`]), so that its supervisor starts a whole one; where the work is about one thing of
+//! many, it begins anew ([`again`]). See docs/decisions/0010.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::LazyLock;
@@ -15,12 +17,17 @@ use tokio::sync::watch;
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The first that failed.
-static FAILED: LazyLock<watch::Sender<Option<&'static str>>> = LazyLock::new(|| watch::Sender::new(None));
+static FAILED: LazyLock<watch::Sender<Option<&'static str>>> =
+    LazyLock::new(|| watch::Sender::new(None));
 
 /// Waits until something fails that has to run, and returns its name. Cancel safe.
 pub async fn failed() -> &'static str {
     let mut failed = FAILED.subscribe();
-    let name = failed.wait_for(Option::is_some).await.ok().and_then(|name| *name);
+    let name = failed
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|name| *name);
     name.unwrap_or("an unknown part")
 }
 
@@ -48,23 +55,32 @@ pub async fn task<T>(name: &'static str, work: impl Future<Output = T>) -> T {
     trapped(name, work).await
 }
 
-/// The work that `make` begins, which is begun anew when it panics: for one of many things that others feed.
+/// The work that `make` begins, which is begun anew when it panics: for one of many things that
+/// others feed.
 pub async fn again<F: Future<Output = ()>>(name: &'static str, mut make: impl FnMut() -> F) {
     let (mut pause, longest) = PAUSES;
     // What it shares with others is behind locks that a panic leaves whole, as everywhere.
-    while AssertUnwindSafe(trapped(name, make())).catch_unwind().await.is_err() {
-        tracing::error!(part = name, pause_s = pause.as_secs(), "it panicked; it begins anew after a pause");
+    while AssertUnwindSafe(trapped(name, make()))
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        tracing::error!(
+            part = name,
+            pause_s = pause.as_secs(),
+            "it panicked; it begins anew after a pause"
+        );
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(longest);
     }
 }
 
-/// For tests of the debug build: `LB_TEST_PANIC` names a part, which panics once there is a file `LB_TEST_PANIC_WHEN`, and
-/// takes that away.
+/// For tests of the debug build: `LB_TEST_PANIC` names a part, which panics once there is a file
+/// `LB_TEST_PANIC_WHEN`, and takes that away.
 #[cfg(debug_assertions)]
 async fn trapped<T>(name: &'static str, work: impl Future<Output = T>) -> T {
-    let path =
-        std::env::var_os("LB_TEST_PANIC_WHEN").filter(|_| std::env::var_os("LB_TEST_PANIC") == Some(name.into()));
+    let path = std::env::var_os("LB_TEST_PANIC_WHEN")
+        .filter(|_| std::env::var_os("LB_TEST_PANIC") == Some(name.into()));
     let Some(path) = path else { return work.await };
     let spring = async {
         loop {
@@ -93,18 +109,31 @@ mod tests {
 
     #[test]
     fn what_panics_is_reported_wherever_it_runs_and_what_ends_is_not() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
-            tokio::task::spawn_local(task("that ends", async {})).await.unwrap();
-            let endless = tokio::task::spawn_local(task("that is aborted", std::future::pending::<()>()));
+            tokio::task::spawn_local(task("that ends", async {}))
+                .await
+                .unwrap();
+            let endless =
+                tokio::task::spawn_local(task("that is aborted", std::future::pending::<()>()));
             tokio::task::yield_now().await;
             endless.abort();
             endless.await.unwrap_err();
-            assert!(tokio::time::timeout(Duration::from_millis(1), failed()).await.is_err());
+            assert!(
+                tokio::time::timeout(Duration::from_millis(1), failed())
+                    .await
+                    .is_err()
+            );
             // Caught by the runtime: nobody else would know.
             tokio::task::spawn_local(task("that panics", async { panic!("on purpose") }));
-            assert_eq!(tokio::time::timeout(PATIENCE, failed()).await.unwrap(), "that panics");
+            assert_eq!(
+                tokio::time::timeout(PATIENCE, failed()).await.unwrap(),
+                "that panics"
+            );
             // The first is the cause of others.
             let thread = std::thread::spawn(|| {
                 let _guard = guard("another");

@@ -5,8 +5,8 @@
 //!                               └─> dirty places ──> drafts of all services ──> Route ──> table (copy on write)
 //! ```
 //!
-//! The builder belongs to the control thread. It keeps the table it last made and changes it in place: whatever is
-//! shared with a published table is copied first, down to the node that changes.
+//! The builder belongs to the control thread. It keeps the table it last made and changes it in
+//! place: whatever is shared with a published table is copied first, down to the node that changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -44,7 +44,11 @@ struct Place {
 
 impl Place {
     fn new(id: u64, rotation: Rotation) -> Self {
-        Self { id, rotation, parts: BTreeMap::new() }
+        Self {
+            id,
+            rotation,
+            parts: BTreeMap::new(),
+        }
     }
 }
 
@@ -110,7 +114,8 @@ impl TableBuilder {
         }
     }
 
-    /// Changes what holds for all routes. Every route is compiled anew by the next build if anything differs.
+    /// Changes what holds for all routes. Every route is compiled anew by the next build if
+    /// anything differs.
     pub fn set_defaults(&mut self, matcher: Matcher, strategy: Strategy) {
         if (self.matcher, &self.strategy) == (matcher, &strategy) {
             return;
@@ -133,12 +138,16 @@ impl TableBuilder {
     }
 
     fn start_over(&mut self) {
-        let new = if self.host_patterns { RouteTable::new } else { RouteTable::without_patterns };
+        let new = if self.host_patterns {
+            RouteTable::new
+        } else {
+            RouteTable::without_patterns
+        };
         self.table = new(self.matcher);
     }
 
-    /// Whether a route whose instances are all out counts as not there, so that another may serve; else it stays, and
-    /// answers that nobody is there.
+    /// Whether a route whose instances are all out counts as not there, so that another may serve;
+    /// else it stays, and answers that nobody is there.
     pub fn set_fall_through(&mut self, fall_through: bool) {
         if self.fall_through != fall_through {
             self.fall_through = fall_through;
@@ -146,8 +155,8 @@ impl TableBuilder {
         }
     }
 
-    /// Replaces everything a service contributes. `since_ms` (process clock) is when instances not seen before came
-    /// in; 0 while starting, so that nobody is started slowly then.
+    /// Replaces everything a service contributes. `since_ms` (process clock) is when instances not
+    /// seen before came in; 0 while starting, so that nobody is started slowly then.
     pub fn apply_service(
         &mut self,
         source: SourceName,
@@ -158,7 +167,9 @@ impl TableBuilder {
         let metrics = self.metrics.service(service);
         let mut new: BTreeMap<RouteKey, Vec<Draft>> = BTreeMap::new();
         for contribution in contributions {
-            let state = self.states.acquire(&contribution.instance, contribution.addr, since_ms);
+            let state = self
+                .states
+                .acquire(&contribution.instance, contribution.addr, since_ms);
             let drafts = new.entry(canonical(contribution.key)).or_default();
             // A second tag of one instance for the same place: the first counts.
             if drafts.iter().any(|draft| Arc::ptr_eq(&draft.state, &state)) {
@@ -188,7 +199,10 @@ impl TableBuilder {
     fn replace_part(&mut self, part: PartKey, mut new: BTreeMap<RouteKey, Vec<Draft>>) {
         let old_keys = self.parts.remove(&part).unwrap_or_default();
         let keys: Vec<RouteKey> = new.keys().cloned().collect();
-        let gone = old_keys.into_iter().filter(|key| !new.contains_key(key)).collect::<Vec<_>>();
+        let gone = old_keys
+            .into_iter()
+            .filter(|key| !new.contains_key(key))
+            .collect::<Vec<_>>();
         for key in gone.iter().chain(&keys) {
             let drafts = new.remove(key);
             self.replace_at(key, &part, drafts);
@@ -201,9 +215,12 @@ impl TableBuilder {
     fn replace_at(&mut self, key: &RouteKey, part: &PartKey, drafts: Option<Vec<Draft>>) {
         if !self.places.contains_key(key) {
             self.last_id += 1;
-            self.places.insert(key.clone(), Place::new(self.last_id, Rotation::default()));
+            self.places
+                .insert(key.clone(), Place::new(self.last_id, Rotation::default()));
         }
-        let Some(place) = self.places.get_mut(key) else { return };
+        let Some(place) = self.places.get_mut(key) else {
+            return;
+        };
         let old = place.parts.remove(part);
         if old != drafts {
             self.dirty.insert(key.clone());
@@ -217,7 +234,8 @@ impl TableBuilder {
         }
     }
 
-    /// Replaces all commands of a source. They act after all tags; sources follow each other in [`source::order`].
+    /// Replaces all commands of a source. They act after all tags; sources follow each other in
+    /// [`source::order`].
     pub fn apply_commands(&mut self, source: SourceName, commands: CommandList, since_ms: u64) {
         let order = source::order(source);
         let Difference { gone, come } = self.commands.entry(order).or_default().replace(commands);
@@ -228,7 +246,8 @@ impl TableBuilder {
             Some(key) => drop(before.insert(key.clone(), Steps::from(overlay.at(key)))),
         };
         let mut left = Vec::new();
-        // From the end, so that of many at one place the last is taken out first, and none has to move up.
+        // From the end, so that of many at one place the last is taken out first, and none has to
+        // move up.
         for (rank, command) in gone.into_iter().rev() {
             let key = place(&command);
             touch(&self.overlay, key.as_ref());
@@ -250,14 +269,22 @@ impl TableBuilder {
         }
     }
 
-    /// Marks what steps that came or went make different. `before`: the steps of the places that were touched.
-    fn mark_touched(&mut self, before: HashMap<RouteKey, Steps, foldhash::fast::FixedState>, acts_everywhere: bool) {
+    /// Marks what steps that came or went make different. `before`: the steps of the places that
+    /// were touched.
+    fn mark_touched(
+        &mut self,
+        before: HashMap<RouteKey, Steps, foldhash::fast::FixedState>,
+        acts_everywhere: bool,
+    ) {
         if acts_everywhere {
             self.mark_all();
         }
         for (key, old) in before {
             let new = self.overlay.at(&key);
-            let same = old.iter().map(|(_, step)| step).eq(new.iter().map(|(_, step)| step));
+            let same = old
+                .iter()
+                .map(|(_, step)| step)
+                .eq(new.iter().map(|(_, step)| step));
             // A step that says the same may stand on the other side of one that acts everywhere.
             if !same || self.overlay.acts_everywhere() {
                 self.dirty.insert(key);
@@ -268,7 +295,10 @@ impl TableBuilder {
     fn step(&mut self, source: SourceName, command: &Command, since_ms: u64) -> Step {
         match command {
             Command::Add(add) => {
-                let id = InstanceId { node: source.into(), id: format!("{}@{}", add.service, add.url).into() };
+                let id = InstanceId {
+                    node: source.into(),
+                    id: format!("{}@{}", add.service, add.url).into(),
+                };
                 let admission = match add.endpoint.trouble() {
                     None => Admission::Eligible { weight: 1 },
                     Some(reason) => Admission::Excluded { reason },
@@ -287,16 +317,28 @@ impl TableBuilder {
                 self.command_services.add(&draft);
                 Step::Add(draft)
             }
-            Command::Del { service, url, tags, .. } => {
-                Step::Del { service: service.clone(), url: url.clone(), tags: tags.clone() }
-            }
-            Command::Weight { service, weight, tags, .. } => {
-                Step::Weight { service: service.clone(), weight: *weight, tags: tags.clone() }
-            }
+            Command::Del {
+                service, url, tags, ..
+            } => Step::Del {
+                service: service.clone(),
+                url: url.clone(),
+                tags: tags.clone(),
+            },
+            Command::Weight {
+                service,
+                weight,
+                tags,
+                ..
+            } => Step::Weight {
+                service: service.clone(),
+                weight: *weight,
+                tags: tags.clone(),
+            },
         }
     }
 
-    /// The next table: all that was applied since the last one. Publish it, then call [`retire`](Self::retire).
+    /// The next table: all that was applied since the last one. Publish it, then call
+    /// [`retire`](Self::retire).
     pub fn build(&mut self) -> RouteTable {
         self.changes = Changes::default();
         for key in std::mem::take(&mut self.dirty) {
@@ -305,8 +347,9 @@ impl TableBuilder {
         self.table.clone()
     }
 
-    /// Marks the instances that left: their idle connections are closed, their TCP connections drain. To be called
-    /// when the table without them is live, else a request would meet a retired instance.
+    /// Marks the instances that left: their idle connections are closed, their TCP connections
+    /// drain. To be called when the table without them is live, else a request would meet a retired
+    /// instance.
     pub fn retire(&mut self) {
         self.states.retire();
         self.series.retire();
@@ -336,7 +379,8 @@ impl TableBuilder {
         &self.command_services
     }
 
-    /// Services that route commands named and do not name any more, since this was asked last; some may be back.
+    /// Services that route commands named and do not name any more, since this was asked last; some
+    /// may be back.
     pub fn take_gone_command_services(&mut self) -> BTreeSet<ServiceName> {
         self.command_services.take_gone()
     }
@@ -350,14 +394,19 @@ impl TableBuilder {
         let next_id = self.last_id + 1;
         let place = self.places.get(key);
         let id = place.map_or(next_id, |place| place.id);
-        let rotation = place.map(|place| place.rotation.clone()).unwrap_or_default();
-        let mut drafts: Vec<Draft> =
-            place.into_iter().flat_map(|place| place.parts.values().flatten().cloned()).collect();
+        let rotation = place
+            .map(|place| place.rotation.clone())
+            .unwrap_or_default();
+        let mut drafts: Vec<Draft> = place
+            .into_iter()
+            .flat_map(|place| place.parts.values().flatten().cloned())
+            .collect();
         let is_empty = place.is_none_or(|place| place.parts.is_empty());
         self.overlay.apply(key, &mut drafts);
         let had = self.routed.contains(&id);
         let empty = |route: &Route| self.fall_through && route.targets.is_empty();
-        let mut route = compile(id, key, &drafts, &self.strategy, rotation.clone()).filter(|route| !empty(route));
+        let mut route = compile(id, key, &drafts, &self.strategy, rotation.clone())
+            .filter(|route| !empty(route));
         self.series.attach(id, route.as_mut());
         let has = route.is_some();
         tracing::debug!(route = %format_args!("{}{}", key.host, key.path), targets = drafts.len(), routed = has, "rebuilt");
@@ -403,7 +452,13 @@ fn canonical(mut key: RouteKey) -> RouteKey {
 }
 
 /// The route of a place; none when nothing is registered there.
-fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy, rotation: Rotation) -> Option<Route> {
+fn compile(
+    id: u64,
+    key: &RouteKey,
+    drafts: &[Draft],
+    default: &Strategy,
+    rotation: Rotation,
+) -> Option<Route> {
     if drafts.is_empty() {
         return None;
     }
@@ -411,7 +466,8 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy, rotati
     let mut eligible = Vec::new();
     let mut excluded = Vec::new();
     // By address: a place with thousands of targets is not compared pair by pair.
-    let mut known: HashMap<SocketAddr, SmallVec<[&Draft; 1]>, foldhash::fast::FixedState> = HashMap::default();
+    let mut known: HashMap<SocketAddr, SmallVec<[&Draft; 1]>, foldhash::fast::FixedState> =
+        HashMap::default();
     for draft in drafts {
         match &draft.admission {
             Admission::Eligible { weight } => {
@@ -421,7 +477,10 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy, rotati
                     continue;
                 }
                 there.push(draft);
-                demands.push(Demand { fixed: draft.fixed, weight: (*weight).max(1) });
+                demands.push(Demand {
+                    fixed: draft.fixed,
+                    weight: (*weight).max(1),
+                });
                 eligible.push(draft);
             }
             Admission::Excluded { reason } => excluded.push(Excluded {
@@ -432,12 +491,33 @@ fn compile(id: u64, key: &RouteKey, drafts: &[Draft], default: &Strategy, rotati
         }
     }
     let shares = shares(&demands);
-    let strategy = drafts.iter().find_map(|draft| draft.options.strategy.clone()).unwrap_or_else(|| default.clone());
+    let strategy = drafts
+        .iter()
+        .find_map(|draft| draft.options.strategy.clone())
+        .unwrap_or_else(|| default.clone());
     let even = is_even(&shares);
-    let ring = if even || strategy != Strategy::RoundRobin { Box::default() } else { ring(&shares) };
-    let targets = eligible.iter().zip(&shares).map(|(draft, share)| draft.target(*share)).collect();
+    let ring = if even || strategy != Strategy::RoundRobin {
+        Box::default()
+    } else {
+        ring(&shares)
+    };
+    let targets = eligible
+        .iter()
+        .zip(&shares)
+        .map(|(draft, share)| draft.target(*share))
+        .collect();
     let tcp = drafts.iter().all(|draft| draft.options.proto == Proto::Tcp);
-    Some(Route { id, key: key.clone(), targets, excluded: excluded.into(), strategy, even, tcp, ring, rotation })
+    Some(Route {
+        id,
+        key: key.clone(),
+        targets,
+        excluded: excluded.into(),
+        strategy,
+        even,
+        tcp,
+        ring,
+        rotation,
+    })
 }
 
 /// Whether both are the same place to go to, for the same service with the same weight and tags.
@@ -467,13 +547,19 @@ mod tests {
     }
 
     fn key(host: &str, path: &str) -> RouteKey {
-        RouteKey { host: host.into(), path: path.into() }
+        RouteKey {
+            host: host.into(),
+            path: path.into(),
+        }
     }
 
     fn at(key: RouteKey, n: u16) -> Contribution {
         Contribution {
             key,
-            instance: InstanceId { node: "n".into(), id: format!("i{n}").into() },
+            instance: InstanceId {
+                node: "n".into(),
+                id: format!("i{n}").into(),
+            },
             addr: ([127, 0, 0, 1], n).into(),
             options: Arc::default(),
             tags: [Arc::from(format!("t{n}"))].into(),
@@ -481,7 +567,11 @@ mod tests {
         }
     }
 
-    fn apply(builder: &mut TableBuilder, name: &str, contributions: Vec<Contribution>) -> RouteTable {
+    fn apply(
+        builder: &mut TableBuilder,
+        name: &str,
+        contributions: Vec<Contribution>,
+    ) -> RouteTable {
         builder.apply_service(SOURCE, &name.into(), contributions, 0);
         let table = builder.build();
         builder.retire();
@@ -495,25 +585,67 @@ mod tests {
     #[test]
     fn an_update_touches_only_its_own_routes() {
         let mut builder = builder();
-        apply(&mut builder, "a", vec![at(key("a", "/"), 1), at(key("both", "/"), 1)]);
-        let before = apply(&mut builder, "b", vec![at(key("b", "/"), 2), at(key("both", "/"), 2)]);
-        let after = apply(&mut builder, "b", vec![at(key("b", "/"), 3), at(key("both", "/"), 2)]);
+        apply(
+            &mut builder,
+            "a",
+            vec![at(key("a", "/"), 1), at(key("both", "/"), 1)],
+        );
+        let before = apply(
+            &mut builder,
+            "b",
+            vec![at(key("b", "/"), 2), at(key("both", "/"), 2)],
+        );
+        let after = apply(
+            &mut builder,
+            "b",
+            vec![at(key("b", "/"), 3), at(key("both", "/"), 2)],
+        );
         for same in ["a", "both"] {
-            assert!(Arc::ptr_eq(&get(&before, same).unwrap(), &get(&after, same).unwrap()), "{same}");
+            assert!(
+                Arc::ptr_eq(&get(&before, same).unwrap(), &get(&after, same).unwrap()),
+                "{same}"
+            );
         }
         let (old, new) = (get(&before, "b").unwrap(), get(&after, "b").unwrap());
         assert_eq!(old.id, new.id);
-        assert_eq!((old.rotation.next(10), new.rotation.next(10)), (0, 1), "turns go on");
-        assert!(!old.targets[0].state.retired.load(Relaxed), "still at the other place");
+        assert_eq!(
+            (old.rotation.next(10), new.rotation.next(10)),
+            (0, 1),
+            "turns go on"
+        );
+        assert!(
+            !old.targets[0].state.retired.load(Relaxed),
+            "still at the other place"
+        );
         assert_eq!(new.targets[0].state.addr.port(), 3);
-        assert_eq!(*builder.changes(), Changes { added: 0, changed: 1, removed: 0 });
+        assert_eq!(
+            *builder.changes(),
+            Changes {
+                added: 0,
+                changed: 1,
+                removed: 0
+            }
+        );
 
         builder.remove_service(SOURCE, &"b".into());
         let last = builder.build();
-        assert_eq!((last.len(), get(&last, "both").unwrap().targets.len()), (2, 1));
-        assert_eq!(*builder.changes(), Changes { added: 0, changed: 1, removed: 1 });
+        assert_eq!(
+            (last.len(), get(&last, "both").unwrap().targets.len()),
+            (2, 1)
+        );
+        assert_eq!(
+            *builder.changes(),
+            Changes {
+                added: 0,
+                changed: 1,
+                removed: 1
+            }
+        );
         assert!(!builder.is_dirty());
-        assert!(!new.targets[0].state.retired.load(Relaxed), "not before the new table is live");
+        assert!(
+            !new.targets[0].state.retired.load(Relaxed),
+            "not before the new table is live"
+        );
         builder.retire();
         assert!(new.targets[0].state.retired.load(Relaxed));
     }
@@ -523,15 +655,33 @@ mod tests {
         let mut builder = builder();
         let first = get(&apply(&mut builder, "s", vec![at(key("a", "/"), 1)]), "a").unwrap();
         // More tags, excluded for a while, other tags: the same instance.
-        let excluded =
-            Contribution { admission: Admission::Excluded { reason: "sick".into() }, ..at(key("b", "/"), 1) };
+        let excluded = Contribution {
+            admission: Admission::Excluded {
+                reason: "sick".into(),
+            },
+            ..at(key("b", "/"), 1)
+        };
         let table = apply(&mut builder, "s", vec![excluded.clone()]);
         assert_eq!(get(&table, "b").unwrap().excluded.len(), 1);
-        let again = get(&apply(&mut builder, "s", vec![at(key("b", "/"), 1), at(key("c", "/"), 1)]), "c").unwrap();
-        assert!(Arc::ptr_eq(&first.targets[0].state, &again.targets[0].state));
+        let again = get(
+            &apply(
+                &mut builder,
+                "s",
+                vec![at(key("b", "/"), 1), at(key("c", "/"), 1)],
+            ),
+            "c",
+        )
+        .unwrap();
+        assert!(Arc::ptr_eq(
+            &first.targets[0].state,
+            &again.targets[0].state
+        ));
         assert!(!first.targets[0].state.retired.load(Relaxed));
         // The same id on another port, and another id on the same port, are others.
-        let moved = Contribution { addr: ([127, 0, 0, 1], 9).into(), ..at(key("c", "/"), 1) };
+        let moved = Contribution {
+            addr: ([127, 0, 0, 1], 9).into(),
+            ..at(key("c", "/"), 1)
+        };
         let moved = get(&apply(&mut builder, "s", vec![moved]), "c").unwrap();
         assert_ne!(moved.targets[0].state.key, first.targets[0].state.key);
         assert!(first.targets[0].state.retired.load(Relaxed));
@@ -543,56 +693,147 @@ mod tests {
 
     #[test]
     fn a_place_of_tcp_alone_is_none_for_requests_whatever_its_instances_do() {
-        let tcp = || Arc::new(RouteOptions { proto: Proto::Tcp, ..RouteOptions::default() });
-        let out = || Admission::Excluded { reason: "critical".into() };
-        let bytes = |n| Contribution { options: tcp(), ..at(key("a", "/"), n) };
+        let tcp = || {
+            Arc::new(RouteOptions {
+                proto: Proto::Tcp,
+                ..RouteOptions::default()
+            })
+        };
+        let out = || Admission::Excluded {
+            reason: "critical".into(),
+        };
+        let bytes = |n| Contribution {
+            options: tcp(),
+            ..at(key("a", "/"), n)
+        };
         let mut builder = builder();
         for (contributions, for_requests, passed_through) in [
             (vec![bytes(1)], false, true),
-            (vec![Contribution { admission: out(), ..bytes(1) }], false, false),
-            (vec![bytes(1), Contribution { admission: out(), ..bytes(2) }], false, true),
+            (
+                vec![Contribution {
+                    admission: out(),
+                    ..bytes(1)
+                }],
+                false,
+                false,
+            ),
+            (
+                vec![
+                    bytes(1),
+                    Contribution {
+                        admission: out(),
+                        ..bytes(2)
+                    },
+                ],
+                false,
+                true,
+            ),
             (vec![bytes(1), at(key("a", "/"), 2)], true, false),
             (vec![at(key("a", "/"), 2)], true, false),
-            (vec![Contribution { admission: out(), ..at(key("a", "/"), 2) }], true, false),
+            (
+                vec![Contribution {
+                    admission: out(),
+                    ..at(key("a", "/"), 2)
+                }],
+                true,
+                false,
+            ),
         ] {
             let table = apply(&mut builder, "s", contributions.clone());
-            assert_eq!(get(&table, "a").is_some(), for_requests, "{contributions:?}");
-            assert_eq!(table.explain(Scheme::Http, "a", "/", 0).route.is_some(), for_requests, "{contributions:?}");
-            assert_eq!(table.is_passed_through("a"), passed_through, "{contributions:?}");
+            assert_eq!(
+                get(&table, "a").is_some(),
+                for_requests,
+                "{contributions:?}"
+            );
+            assert_eq!(
+                table.explain(Scheme::Http, "a", "/", 0).route.is_some(),
+                for_requests,
+                "{contributions:?}"
+            );
+            assert_eq!(
+                table.is_passed_through("a"),
+                passed_through,
+                "{contributions:?}"
+            );
             assert!(table.lookup_server_name("a").is_some(), "{contributions:?}");
         }
         // What is passed over leads to the next shorter path, then to the next host.
-        let below = |path| Contribution { options: tcp(), ..at(key("a", path), 3) };
-        let rest = vec![at(key("a", "/x"), 2), below("/x/y"), below("/x/y/ä"), below("/z"), at(key("", "/z"), 2)];
+        let below = |path| Contribution {
+            options: tcp(),
+            ..at(key("a", path), 3)
+        };
+        let rest = vec![
+            at(key("a", "/x"), 2),
+            below("/x/y"),
+            below("/x/y/ä"),
+            below("/z"),
+            at(key("", "/z"), 2),
+        ];
         let table = apply(&mut builder, "s", rest);
-        for (path, found) in [("/x/y/ä/1", Some("/x")), ("/x/y", Some("/x")), ("/z/1", Some("/z")), ("/q", None)] {
+        for (path, found) in [
+            ("/x/y/ä/1", Some("/x")),
+            ("/x/y", Some("/x")),
+            ("/z/1", Some("/z")),
+            ("/q", None),
+        ] {
             let route = table.lookup(Scheme::Http, "a", path, |_| true);
-            assert_eq!(route.map(|route| (&*route.key.path, route.tcp)), found.map(|path| (path, false)), "{path}");
+            assert_eq!(
+                route.map(|route| (&*route.key.path, route.tcp)),
+                found.map(|path| (path, false)),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn counters_of_targets_come_and_go_with_them() {
         use crate::metrics::fabio::{Bounds, FabioMetrics, Names};
-        let names = Names { prefix: "p".into(), subsystem: String::new(), bounds: Bounds::new(&[]), path: None };
+        let names = Names {
+            prefix: "p".into(),
+            subsystem: String::new(),
+            bounds: Bounds::new(&[]),
+            path: None,
+        };
         let metrics = Metrics::with_fabio(FabioMetrics::new(names, false));
         let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, metrics.clone());
         let targets = || {
             let all = metrics.fabio().unwrap().series.routes();
-            all.iter().map(|series| format!("{}{}", series.labels.host, series.labels.target)).collect::<Vec<_>>()
+            all.iter()
+                .map(|series| format!("{}{}", series.labels.host, series.labels.target))
+                .collect::<Vec<_>>()
         };
-        let table = apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("b", "/"), 1)]);
-        let (one, two, other) = ("ahttp://127.0.0.1:1/", "ahttp://127.0.0.1:2/", "bhttp://127.0.0.1:1/");
+        let table = apply(
+            &mut builder,
+            "s",
+            vec![
+                at(key("a", "/"), 1),
+                at(key("a", "/"), 2),
+                at(key("b", "/"), 1),
+            ],
+        );
+        let (one, two, other) = (
+            "ahttp://127.0.0.1:1/",
+            "ahttp://127.0.0.1:2/",
+            "bhttp://127.0.0.1:1/",
+        );
         assert_eq!(targets(), [one, two, other]);
         let first = get(&table, "a").unwrap();
-        let sick = Contribution { admission: Admission::Excluded { reason: "sick".into() }, ..at(key("a", "/"), 2) };
+        let sick = Contribution {
+            admission: Admission::Excluded {
+                reason: "sick".into(),
+            },
+            ..at(key("a", "/"), 2)
+        };
         builder.apply_service(SOURCE, &"s".into(), vec![at(key("a", "/"), 1), sick], 0);
         let table = builder.build();
         assert_eq!(targets(), [one, two, other], "the old table is still live");
         builder.retire();
         assert_eq!(targets(), [one]);
         let kept = get(&table, "a").unwrap().targets[0].series.clone().unwrap();
-        assert!(Arc::ptr_eq(&kept, first.targets[0].series.as_ref().unwrap()), "who stays keeps counting");
+        assert!(
+            Arc::ptr_eq(&kept, first.targets[0].series.as_ref().unwrap()),
+            "who stays keeps counting"
+        );
         // Gone and back before the next table is live: never gone.
         builder.remove_service(SOURCE, &"s".into());
         let _ = builder.build();
@@ -605,42 +846,102 @@ mod tests {
     #[test]
     fn weights_of_consul_and_of_tags_make_shares() {
         let mut builder = builder();
-        let weighted = |n, weight| Contribution { admission: Admission::Eligible { weight }, ..at(key("a", "/"), n) };
+        let weighted = |n, weight| Contribution {
+            admission: Admission::Eligible { weight },
+            ..at(key("a", "/"), n)
+        };
         let table = apply(&mut builder, "s", vec![weighted(1, 1), weighted(2, 3)]);
-        let shares = |table: &RouteTable| get(table, "a").unwrap().targets.iter().map(|t| t.share).collect::<Vec<_>>();
+        let shares = |table: &RouteTable| {
+            get(table, "a")
+                .unwrap()
+                .targets
+                .iter()
+                .map(|t| t.share)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(shares(&table), [0.25, 0.75]);
-        assert!(get(&table, "a").unwrap().ring.is_empty(), "only rr needs a ring");
+        assert!(
+            get(&table, "a").unwrap().ring.is_empty(),
+            "only rr needs a ring"
+        );
         builder.set_defaults(Matcher::Prefix, Strategy::RoundRobin);
         assert_eq!(*get(&builder.build(), "a").unwrap().ring, [0, 1, 1, 1]);
-        let own = Arc::new(RouteOptions { strategy: Some(Strategy::Least), weight: Some(0.5), ..Default::default() });
-        let table = apply(&mut builder, "s", vec![Contribution { options: own, ..weighted(1, 1) }, weighted(2, 3)]);
-        assert_eq!((shares(&table), &get(&table, "a").unwrap().strategy), (vec![0.5, 0.5], &Strategy::Least));
+        let own = Arc::new(RouteOptions {
+            strategy: Some(Strategy::Least),
+            weight: Some(0.5),
+            ..Default::default()
+        });
+        let table = apply(
+            &mut builder,
+            "s",
+            vec![
+                Contribution {
+                    options: own,
+                    ..weighted(1, 1)
+                },
+                weighted(2, 3),
+            ],
+        );
+        assert_eq!(
+            (shares(&table), &get(&table, "a").unwrap().strategy),
+            (vec![0.5, 0.5], &Strategy::Least)
+        );
     }
 
     #[test]
     fn commands_act_in_order_after_tags() {
-        let hosts = |table: &RouteTable| table.routes().iter().map(|r| r.key.host.clone()).collect::<Vec<_>>();
+        let hosts = |table: &RouteTable| {
+            table
+                .routes()
+                .iter()
+                .map(|r| r.key.host.clone())
+                .collect::<Vec<_>>()
+        };
         for (text, expected) in [
             ("route del s", vec![]),
             ("route del s a/", vec!["b"]),
             ("route del s a/ http://127.0.0.1:1/", vec!["a", "b"]),
-            ("route del s a/ http://127.0.0.1:1/\nroute del s a/ http://127.0.0.1:2", vec!["b"]),
+            (
+                "route del s a/ http://127.0.0.1:1/\nroute del s a/ http://127.0.0.1:2",
+                vec!["b"],
+            ),
             ("route del tags \"t1\"", vec!["a"]),
             ("route del s tags \"t1,t2\"", vec!["a", "b"]),
             ("route add x c/ http://127.0.0.1:7/", vec!["a", "b", "c"]),
-            ("route add x c/ http://127.0.0.1:7/\nroute del x", vec!["a", "b"]),
-            ("route del x\nroute add x c/ http://127.0.0.1:7/", vec!["a", "b", "c"]),
+            (
+                "route add x c/ http://127.0.0.1:7/\nroute del x",
+                vec!["a", "b"],
+            ),
+            (
+                "route del x\nroute add x c/ http://127.0.0.1:7/",
+                vec!["a", "b", "c"],
+            ),
         ] {
             let mut builder = builder();
-            apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("b", "/"), 1)]);
+            apply(
+                &mut builder,
+                "s",
+                vec![
+                    at(key("a", "/"), 1),
+                    at(key("a", "/"), 2),
+                    at(key("b", "/"), 1),
+                ],
+            );
             let (commands, errors) = parse_commands(text);
             assert!(errors.is_empty(), "{errors:?}");
             builder.apply_commands("routes_file", commands.into(), 0);
             assert_eq!(hosts(&builder.build()), expected, "{text}");
             // Tags that come later meet the same commands.
             apply(&mut builder, "s", vec![]);
-            let again =
-                apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("b", "/"), 1)]);
+            let again = apply(
+                &mut builder,
+                "s",
+                vec![
+                    at(key("a", "/"), 1),
+                    at(key("a", "/"), 2),
+                    at(key("b", "/"), 1),
+                ],
+            );
             assert_eq!(hosts(&again), expected, "{text}");
             builder.apply_commands("routes_file", [].into(), 0);
             assert_eq!(hosts(&builder.build()), ["a", "b"]);
@@ -651,8 +952,15 @@ mod tests {
     fn one_changed_line_of_many_compiles_one_route() {
         const ROUTES: usize = 3000;
         let mut builder = builder();
-        let mut lines: Vec<String> =
-            (0..ROUTES).map(|n| format!("route add s{} h{n}/ http://127.0.0.1:{}/", n % 50, 1 + n % 7)).collect();
+        let mut lines: Vec<String> = (0..ROUTES)
+            .map(|n| {
+                format!(
+                    "route add s{} h{n}/ http://127.0.0.1:{}/",
+                    n % 50,
+                    1 + n % 7
+                )
+            })
+            .collect();
         let mut text = CommandText::default();
         let mut apply = |builder: &mut TableBuilder, lines: &[String]| {
             text.replace(lines.join("\n"));
@@ -661,20 +969,33 @@ mod tests {
             builder.retire();
             (table, builder.changes().clone())
         };
-        let changes = |added, changed, removed| Changes { added, changed, removed };
+        let changes = |added, changed, removed| Changes {
+            added,
+            changed,
+            removed,
+        };
         let (before, first) = apply(&mut builder, &lines);
         assert_eq!(first, changes(ROUTES, 0, 0));
         lines[ROUTES / 2] = format!("route add s1 h{}/ http://127.0.0.1:9/", ROUTES / 2);
         let (after, second) = apply(&mut builder, &lines);
         assert_eq!(second, changes(0, 1, 0));
-        let shared = |host: &str| Arc::ptr_eq(&get(&before, host).unwrap(), &get(&after, host).unwrap());
-        assert_eq!((0..ROUTES).filter(|n| !shared(&format!("h{n}"))).collect::<Vec<_>>(), [ROUTES / 2]);
+        let shared =
+            |host: &str| Arc::ptr_eq(&get(&before, host).unwrap(), &get(&after, host).unwrap());
+        assert_eq!(
+            (0..ROUTES)
+                .filter(|n| !shared(&format!("h{n}")))
+                .collect::<Vec<_>>(),
+            [ROUTES / 2]
+        );
         // Lines that go elsewhere, or are said twice, change nothing.
         lines.swap(1, ROUTES - 2);
         lines.insert(7, lines[900].clone());
         let third = apply(&mut builder, &lines).1;
         assert_eq!((third.added, third.removed), (0, 0));
-        assert!(third.changed <= 1, "only where a line is said twice: {third:?}");
+        assert!(
+            third.changed <= 1,
+            "only where a line is said twice: {third:?}"
+        );
         lines.truncate(ROUTES - 100);
         assert_eq!(apply(&mut builder, &lines).1.removed, 101);
     }
@@ -685,9 +1006,16 @@ mod tests {
         let mut apply = |text: &str| {
             builder.apply_commands("routes_file", parse_commands(text).0.into(), 0);
             let table = builder.build();
-            table.routes().iter().map(|route| route.key.host.clone()).collect::<Vec<_>>()
+            table
+                .routes()
+                .iter()
+                .map(|route| route.key.host.clone())
+                .collect::<Vec<_>>()
         };
-        let (add, other) = ("route add x a/ http://127.0.0.1:7/ tags \"t\"", "route add x b/ http://127.0.0.1:7/");
+        let (add, other) = (
+            "route add x a/ http://127.0.0.1:7/ tags \"t\"",
+            "route add x b/ http://127.0.0.1:7/",
+        );
         let del = "route del tags \"t\"";
         assert_eq!(apply(&format!("{add}\n{other}\n{del}")), ["b"]);
         assert_eq!(apply(&format!("{other}\n{del}\n{add}")), ["a", "b"]);
@@ -699,18 +1027,40 @@ mod tests {
     fn a_command_without_address_holds_its_place() {
         let mut builder = builder();
         apply(&mut builder, "s", vec![at(key("a", "/"), 1)]);
-        let (mut commands, _) =
-            parse_commands("route add x a/deep http://one.invalid\nroute add x a/deep http://two.invalid");
+        let (mut commands, _) = parse_commands(
+            "route add x a/deep http://one.invalid\nroute add x a/deep http://two.invalid",
+        );
         for command in &mut commands {
-            let Command::Add(add) = command else { panic!("{command}") };
-            add.endpoint = Endpoint::Unresolved { host: "x".into(), port: 80, reason: "no such name".into() };
+            let Command::Add(add) = command else {
+                panic!("{command}")
+            };
+            add.endpoint = Endpoint::Unresolved {
+                host: "x".into(),
+                port: 80,
+                reason: "no such name".into(),
+            };
         }
         builder.apply_commands("static", commands.into(), 0);
-        let route = builder.build().lookup(Scheme::Http, "a", "/deep/x", |_| true).cloned().unwrap();
-        assert_eq!((&*route.key.path, route.targets.len(), route.excluded.len()), ("/deep", 0, 2));
-        assert!(route.excluded.iter().all(|excluded| &*excluded.reason == "no such name"));
+        let route = builder
+            .build()
+            .lookup(Scheme::Http, "a", "/deep/x", |_| true)
+            .cloned()
+            .unwrap();
+        assert_eq!(
+            (&*route.key.path, route.targets.len(), route.excluded.len()),
+            ("/deep", 0, 2)
+        );
+        assert!(
+            route
+                .excluded
+                .iter()
+                .all(|excluded| &*excluded.reason == "no such name")
+        );
         let target = builder.command_services().targets(&"x".into()).next();
-        assert_eq!(target.and_then(|target| target.excluded.as_deref()), Some("no such name"));
+        assert_eq!(
+            target.and_then(|target| target.excluded.as_deref()),
+            Some("no such name")
+        );
     }
 
     #[test]
@@ -725,20 +1075,48 @@ mod tests {
             other => other,
         };
         builder.apply_commands("static", [at(1), at(2), at(2)].into(), 0);
-        let route = builder.build().lookup(Scheme::Http, "a", "/", |_| true).cloned().unwrap();
-        let addrs: Vec<String> = route.targets.iter().map(|target| target.state.addr.to_string()).collect();
+        let route = builder
+            .build()
+            .lookup(Scheme::Http, "a", "/", |_| true)
+            .cloned()
+            .unwrap();
+        let addrs: Vec<String> = route
+            .targets
+            .iter()
+            .map(|target| target.state.addr.to_string())
+            .collect();
         assert_eq!(addrs, ["10.0.0.1:80", "10.0.0.2:80"]);
     }
 
     #[test]
     fn a_weight_command_is_split_and_written_back() {
         let mut builder = builder();
-        let (commands, _) = parse_commands("route weight s a/ weight 0.4\nroute weight b/ weight 1 tags \"none\"");
+        let (commands, _) =
+            parse_commands("route weight s a/ weight 0.4\nroute weight b/ weight 1 tags \"none\"");
         builder.apply_commands("routes_file", commands.into(), 0);
         builder.apply_service("other", &"t".into(), vec![at(key("a", "/"), 3)], 0);
-        let table = apply(&mut builder, "s", vec![at(key("a", "/"), 1), at(key("a", "/"), 2), at(key("", "/"), 1)]);
-        let shares: Vec<f64> = get(&table, "a").unwrap().targets.iter().map(|target| target.share).collect();
-        assert!(shares.iter().zip([0.2, 0.2, 0.6]).all(|(a, b)| (a - b).abs() < 1e-9), "{shares:?}");
+        let table = apply(
+            &mut builder,
+            "s",
+            vec![
+                at(key("a", "/"), 1),
+                at(key("a", "/"), 2),
+                at(key("", "/"), 1),
+            ],
+        );
+        let shares: Vec<f64> = get(&table, "a")
+            .unwrap()
+            .targets
+            .iter()
+            .map(|target| target.share)
+            .collect();
+        assert!(
+            shares
+                .iter()
+                .zip([0.2, 0.2, 0.6])
+                .all(|(a, b)| (a - b).abs() < 1e-9),
+            "{shares:?}"
+        );
         assert_eq!(
             table.to_fabio_commands(),
             "route add t a/ http://127.0.0.1:3/ tags \"t3\"\n\
@@ -751,14 +1129,31 @@ mod tests {
     #[test]
     fn an_explanation_names_hosts_targets_and_reasons() {
         let mut builder = builder();
-        let sick = Contribution { admission: Admission::Excluded { reason: "sick".into() }, ..at(key("*.a", "/"), 2) };
-        let table = apply(&mut builder, "s", vec![at(key("*.a", "/"), 1), sick, at(key("x.a", "/deep"), 1)]);
+        let sick = Contribution {
+            admission: Admission::Excluded {
+                reason: "sick".into(),
+            },
+            ..at(key("*.a", "/"), 2)
+        };
+        let table = apply(
+            &mut builder,
+            "s",
+            vec![at(key("*.a", "/"), 1), sick, at(key("x.a", "/deep"), 1)],
+        );
         let explanation = table.explain(Scheme::Http, "x.a", "/", 1);
-        let hosts: Vec<_> = explanation.hosts.iter().map(|step| (step.host.as_str(), step.path.is_some())).collect();
+        let hosts: Vec<_> = explanation
+            .hosts
+            .iter()
+            .map(|step| (step.host.as_str(), step.path.is_some()))
+            .collect();
         assert_eq!(hosts, [("x.a", false), ("*.a", true), ("", false)]);
         let route = explanation.route.unwrap();
         assert_eq!(
-            (route.host.as_str(), route.targets[0].state, route.excluded[0].reason.as_str()),
+            (
+                route.host.as_str(),
+                route.targets[0].state,
+                route.excluded[0].reason.as_str()
+            ),
             ("*.a", "healthy", "sick")
         );
     }

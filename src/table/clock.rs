@@ -9,20 +9,25 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// How far ahead the clock starts: 0 means "never" in several fields, so no event may happen at 0.
+    /// How far ahead the clock starts: 0 means "never" in several fields, so no event may happen at
+    /// 0.
     const OFFSET_MS: u64 = 1;
 
     /// A clock that starts now.
     #[must_use]
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 
     /// Milliseconds at `now`; at least 1.
     #[must_use]
     pub fn at(&self, now: Instant) -> u64 {
         let elapsed = now.saturating_duration_since(self.start).as_millis();
-        u64::try_from(elapsed).unwrap_or(u64::MAX - Self::OFFSET_MS).saturating_add(Self::OFFSET_MS)
+        u64::try_from(elapsed)
+            .unwrap_or(u64::MAX - Self::OFFSET_MS)
+            .saturating_add(Self::OFFSET_MS)
     }
 
     /// Milliseconds now; at least 1.

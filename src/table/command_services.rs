@@ -36,7 +36,10 @@ impl CommandServices {
 
     /// Targets of one service.
     pub fn targets(&self, name: &ServiceName) -> impl Iterator<Item = &CommandTarget> {
-        self.by_name.get(name).into_iter().flat_map(|targets| targets.values().map(|used| &used.target))
+        self.by_name
+            .get(name)
+            .into_iter()
+            .flat_map(|targets| targets.values().map(|used| &used.target))
     }
 
     /// Names that have left since this was asked last; some may be back.
@@ -49,7 +52,10 @@ impl CommandServices {
             Admission::Eligible { .. } => None,
             Admission::Excluded { reason } => Some(Arc::clone(reason)),
         };
-        let target = CommandTarget { state: Arc::clone(&draft.state), excluded };
+        let target = CommandTarget {
+            state: Arc::clone(&draft.state),
+            excluded,
+        };
         let targets = self.by_name.entry(Arc::clone(&draft.service)).or_default();
         match targets.entry(draft.state.key) {
             // The newer one knows better why it may not serve.
@@ -57,12 +63,17 @@ impl CommandServices {
                 used.get_mut().commands += 1;
                 used.get_mut().target = target;
             }
-            Entry::Vacant(place) => drop(place.insert(Used { target, commands: 1 })),
+            Entry::Vacant(place) => drop(place.insert(Used {
+                target,
+                commands: 1,
+            })),
         }
     }
 
     pub(super) fn remove(&mut self, service: &ServiceName, state: &TargetState) {
-        let Some(targets) = self.by_name.get_mut(service) else { return };
+        let Some(targets) = self.by_name.get_mut(service) else {
+            return;
+        };
         if let Entry::Occupied(mut used) = targets.entry(state.key) {
             used.get_mut().commands -= 1;
             if used.get().commands == 0 {

@@ -1,9 +1,12 @@
-//! The index against a plain scan: random tables and requests, and the rules of Fabio as a loop over everything.
+//! The index against a plain scan: random tables and requests, and the rules of Fabio as a loop
+//! over everything.
 //!
-//! The scan is written from the rules alone (which hosts can be meant, in which order, which path of a host wins), and
-//! shares nothing with the index but the glob matcher, which has a plain matcher of its own to agree with.
+//! The scan is written from the rules alone (which hosts can be meant, in which order, which path
+//! of a host wins), and shares nothing with the index but the glob matcher, which has a plain
+//! matcher of its own to agree with.
 //!
-//! `LB_FUZZ_CASES=1000000 cargo test --lib differential` asks a million times; `LB_FUZZ_SEED` sets another beginning.
+//! `LB_FUZZ_CASES=1000000 cargo test --lib differential` asks a million times; `LB_FUZZ_SEED` sets
+//! another beginning.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,29 +31,55 @@ type Place = (String, String);
 
 #[test]
 fn the_index_agrees_with_the_rules() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let cases = number("LB_FUZZ_CASES").map_or(CASES, |cases| usize::try_from(cases).expect("a number of cases"));
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    let cases = number("LB_FUZZ_CASES").map_or(CASES, |cases| {
+        usize::try_from(cases).expect("a number of cases")
+    });
     // One half that every run has in common, and one that is new each time.
     let seeds = [number("LB_FUZZ_SEED").unwrap_or(1), fastrand::u64(..)];
     let (mut asked, mut met) = (0, 0);
     while asked < cases {
-        let rng =
-            &mut fastrand::Rng::with_seed(seeds[asked / REQUESTS % 2].wrapping_add((asked / REQUESTS / 2) as u64));
+        let rng = &mut fastrand::Rng::with_seed(
+            seeds[asked / REQUESTS % 2].wrapping_add((asked / REQUESTS / 2) as u64),
+        );
         let seed = rng.get_seed();
-        let matcher = *rng.choice(&[Matcher::Prefix, Matcher::IPrefix, Matcher::Glob]).expect("one of three");
-        let places: BTreeSet<Place> = (0..rng.usize(1..30)).map(|_| (host(rng), path(rng, matcher))).collect();
+        let matcher = *rng
+            .choice(&[Matcher::Prefix, Matcher::IPrefix, Matcher::Glob])
+            .expect("one of three");
+        let places: BTreeSet<Place> = (0..rng.usize(1..30))
+            .map(|_| (host(rng), path(rng, matcher)))
+            .collect();
         let rules = Rules::new(matcher, &places);
         let table = table(matcher, &places);
         for _ in 0..REQUESTS {
-            let scheme = if rng.bool() { Scheme::Http } else { Scheme::Https };
+            let scheme = if rng.bool() {
+                Scheme::Http
+            } else {
+                Scheme::Https
+            };
             let (host, path) = (requested_host(rng, &places), requested_path(rng, &places));
             // Now and then a route that is refused, as a redirect to itself is.
-            let refused: Option<&Place> = if rng.u8(..4) == 0 { rng.choice(&places) } else { None };
-            let accept = |place: (&str, &str)| refused.is_none_or(|refused| place != (&refused.0, &refused.1));
-            let found = table.lookup(scheme, &host, &path, |route| accept((&route.key.host, &route.key.path)));
+            let refused: Option<&Place> = if rng.u8(..4) == 0 {
+                rng.choice(&places)
+            } else {
+                None
+            };
+            let accept = |place: (&str, &str)| {
+                refused.is_none_or(|refused| place != (&refused.0, &refused.1))
+            };
+            let found = table.lookup(scheme, &host, &path, |route| {
+                accept((&route.key.host, &route.key.path))
+            });
             let found = found.map(|route| (route.key.host.as_str(), route.key.path.as_str()));
             let wanted = rules.find(scheme, &host, &path, accept);
-            assert_eq!(found, wanted, "seed {seed}, {matcher:?}, {scheme:?}, {host:?} {path:?}\n{places:#?}");
+            assert_eq!(
+                found, wanted,
+                "seed {seed}, {matcher:?}, {scheme:?}, {host:?} {path:?}\n{places:#?}"
+            );
             met += usize::from(found.is_some());
             asked += 1;
         }
@@ -66,16 +95,27 @@ fn shares_agree_with_the_rules() {
     for _ in 0..300 {
         let seed = rng.get_seed();
         let fixed: Vec<Option<f64>> = (0..rng.usize(1..10))
-            .map(|_| (rng.u8(..3) > 0).then(|| rng.f64() * if rng.bool() { 0.3 } else { 2.0 } - 0.05))
+            .map(|_| {
+                (rng.u8(..3) > 0).then(|| rng.f64() * if rng.bool() { 0.3 } else { 2.0 } - 0.05)
+            })
             .collect();
-        let demands: Vec<Demand> = fixed.iter().map(|&fixed| Demand { fixed, weight: 1 }).collect();
+        let demands: Vec<Demand> = fixed
+            .iter()
+            .map(|&fixed| Demand { fixed, weight: 1 })
+            .collect();
         let (own, wanted) = (shares(&demands), rules_of_shares(&fixed));
         let turns = slots(&ring(&own), fixed.len());
         for at in 0..fixed.len() {
-            assert!((own[at] - wanted[at]).abs() < 1e-9, "seed {seed}: {fixed:?}: {own:?}, not {wanted:?}");
+            assert!(
+                (own[at] - wanted[at]).abs() < 1e-9,
+                "seed {seed}: {fixed:?}: {own:?}, not {wanted:?}"
+            );
             // A slot is a ten-thousandth; a target that would get less than one gets one.
             let error = (turns[at] - wanted[at]).abs();
-            assert!(error < 0.0015, "seed {seed}: {fixed:?}: {turns:?}, not {wanted:?}");
+            assert!(
+                error < 0.0015,
+                "seed {seed}: {fixed:?}: {turns:?}, not {wanted:?}"
+            );
         }
     }
 }
@@ -83,14 +123,23 @@ fn shares_agree_with_the_rules() {
 /// The table, made as the control loop makes it: one service, an instance for each place.
 fn table(matcher: Matcher, places: &BTreeSet<Place>) -> RouteTable {
     let mut builder = TableBuilder::new(matcher, Strategy::Random, Metrics::default());
-    let contributions = places.iter().zip(1..).map(|((host, path), port)| Contribution {
-        key: RouteKey { host: host.clone(), path: path.clone() },
-        instance: InstanceId { node: "n".into(), id: format!("i{port}").into() },
-        addr: ([127, 0, 0, 1], port).into(),
-        options: Arc::default(),
-        tags: Arc::default(),
-        admission: Admission::Eligible { weight: 1 },
-    });
+    let contributions = places
+        .iter()
+        .zip(1..)
+        .map(|((host, path), port)| Contribution {
+            key: RouteKey {
+                host: host.clone(),
+                path: path.clone(),
+            },
+            instance: InstanceId {
+                node: "n".into(),
+                id: format!("i{port}").into(),
+            },
+            addr: ([127, 0, 0, 1], port).into(),
+            options: Arc::default(),
+            tags: Arc::default(),
+            admission: Admission::Eligible { weight: 1 },
+        });
     builder.apply_service("fuzz", &"s".into(), contributions.collect(), 0);
     builder.build()
 }
@@ -107,7 +156,10 @@ impl Rules {
         let mut hosts: BTreeMap<String, Vec<(String, Option<Glob>)>> = BTreeMap::new();
         for (host, path) in places.iter().rev() {
             let glob = (matcher == Matcher::Glob).then(|| Glob::new(path).expect("a pattern"));
-            hosts.entry(host.clone()).or_default().push((path.clone(), glob));
+            hosts
+                .entry(host.clone())
+                .or_default()
+                .push((path.clone(), glob));
         }
         Self { matcher, hosts }
     }
@@ -120,14 +172,24 @@ impl Rules {
         accept: impl Fn((&str, &str)) -> bool,
     ) -> Option<(&str, &str)> {
         let host = normal(scheme, host);
-        let is_meant = |pattern: &str| Glob::new(&normal(scheme, pattern)).expect("a pattern").matches(&host);
-        let mut candidates: Vec<&str> =
-            self.hosts.keys().map(String::as_str).filter(|pattern| !pattern.is_empty() && is_meant(pattern)).collect();
+        let is_meant = |pattern: &str| {
+            Glob::new(&normal(scheme, pattern))
+                .expect("a pattern")
+                .matches(&host)
+        };
+        let mut candidates: Vec<&str> = self
+            .hosts
+            .keys()
+            .map(String::as_str)
+            .filter(|pattern| !pattern.is_empty() && is_meant(pattern))
+            .collect();
         candidates.sort_by_key(|pattern| Reverse(backwards(pattern)));
         candidates.push("");
         candidates.into_iter().find_map(|candidate| {
             let (host, paths) = self.hosts.get_key_value(candidate)?;
-            let (first, _) = paths.iter().find(|(own, glob)| self.fits(path, own, glob.as_ref()))?;
+            let (first, _) = paths
+                .iter()
+                .find(|(own, glob)| self.fits(path, own, glob.as_ref()))?;
             accept((host, first)).then_some((host.as_str(), first.as_str()))
         })
     }
@@ -143,7 +205,11 @@ impl Rules {
 
 /// The default port cut, in lower case. The dot of an absolute name goes too, which is ours.
 fn normal(scheme: Scheme, host: &str) -> String {
-    let port = if scheme == Scheme::Http { ":80" } else { ":443" };
+    let port = if scheme == Scheme::Http {
+        ":80"
+    } else {
+        ":443"
+    };
     let host = host.strip_suffix(port).unwrap_or(host).to_lowercase();
     let host = host.strip_suffix('.').unwrap_or(&host);
     host.replace(".:", ":")
@@ -153,7 +219,9 @@ fn normal(scheme: Scheme, host: &str) -> String {
 fn backwards(host: &str) -> String {
     let reversed = |text: &str| text.chars().rev().collect::<String>();
     match host.split_once(':') {
-        Some((name, port)) if !name.is_empty() && !name.contains(['[', ']']) => format!("{}:{port}", reversed(name)),
+        Some((name, port)) if !name.is_empty() && !name.contains(['[', ']']) => {
+            format!("{}:{port}", reversed(name))
+        }
         _ => reversed(host),
     }
 }
@@ -162,16 +230,32 @@ fn backwards(host: &str) -> String {
 fn rules_of_shares(weights: &[Option<f64>]) -> Vec<f64> {
     let fixed = |weight: &Option<f64>| weight.filter(|weight| *weight > 0.0);
     let sum: f64 = weights.iter().filter_map(fixed).sum();
-    let others = weights.iter().filter(|weight| fixed(weight).is_none()).count();
-    let of_others = if sum < 1.0 { (1.0 - sum) / others as f64 } else { 0.0 };
-    let scale = if others == 0 || sum > 1.0 { 1.0 / sum } else { 1.0 };
-    weights.iter().map(|weight| fixed(weight).map_or(of_others, |weight| weight * scale)).collect()
+    let others = weights
+        .iter()
+        .filter(|weight| fixed(weight).is_none())
+        .count();
+    let of_others = if sum < 1.0 {
+        (1.0 - sum) / others as f64
+    } else {
+        0.0
+    };
+    let scale = if others == 0 || sum > 1.0 {
+        1.0 / sum
+    } else {
+        1.0
+    };
+    weights
+        .iter()
+        .map(|weight| fixed(weight).map_or(of_others, |weight| weight * scale))
+        .collect()
 }
 
 /// What part of a ring is whose.
 fn slots(ring: &[u32], targets: usize) -> Vec<f64> {
     let count = |target: usize| ring.iter().filter(|&&slot| slot as usize == target).count();
-    (0..targets).map(|target| count(target) as f64 / ring.len() as f64).collect()
+    (0..targets)
+        .map(|target| count(target) as f64 / ring.len() as f64)
+        .collect()
 }
 
 /// A host of a table: exact, with a port, or a pattern; few letters, so that they meet.
@@ -182,8 +266,17 @@ fn host(rng: &mut fastrand::Rng) -> String {
     if rng.u8(..6) == 0 {
         return String::new();
     }
-    let mut labels: Vec<&str> = (0..rng.usize(0..3)).map(|_| LABELS[rng.usize(..3)]).collect();
-    labels.insert(0, if rng.bool() { PATTERNS[rng.usize(..8)] } else { LABELS[rng.usize(..6)] });
+    let mut labels: Vec<&str> = (0..rng.usize(0..3))
+        .map(|_| LABELS[rng.usize(..3)])
+        .collect();
+    labels.insert(
+        0,
+        if rng.bool() {
+            PATTERNS[rng.usize(..8)]
+        } else {
+            LABELS[rng.usize(..6)]
+        },
+    );
     if rng.u8(..8) == 0 {
         labels.push(PATTERNS[rng.usize(..8)]);
     }
@@ -197,7 +290,11 @@ fn path(rng: &mut fastrand::Rng, matcher: Matcher) -> String {
     let mut path = "/".to_owned();
     for _ in 0..rng.usize(..5) {
         let special = matcher == Matcher::Glob && rng.u8(..3) == 0;
-        path.push_str(if special { PATTERNS[rng.usize(..7)] } else { PLAIN[rng.usize(..10)] });
+        path.push_str(if special {
+            PATTERNS[rng.usize(..7)]
+        } else {
+            PLAIN[rng.usize(..10)]
+        });
     }
     path
 }
@@ -208,12 +305,19 @@ fn requested_host(rng: &mut fastrand::Rng, places: &BTreeSet<Place>) -> String {
     const PORTS: [&str; 7] = ["", "", "", ":80", ":443", ":81", "."];
     let mut host = match rng.choice(places) {
         Some((host, _)) if rng.bool() => host.replace(['*', '?'], LABELS[rng.usize(..6)]),
-        _ => (0..rng.usize(1..4)).map(|_| LABELS[rng.usize(..6)]).collect::<Vec<_>>().join("."),
+        _ => (0..rng.usize(1..4))
+            .map(|_| LABELS[rng.usize(..6)])
+            .collect::<Vec<_>>()
+            .join("."),
     };
     if rng.bool() {
         host.push_str(PORTS[rng.usize(..7)]);
     }
-    if rng.u8(..4) == 0 { host.to_ascii_uppercase() } else { host }
+    if rng.u8(..4) == 0 {
+        host.to_ascii_uppercase()
+    } else {
+        host
+    }
 }
 
 fn requested_path(rng: &mut fastrand::Rng, places: &BTreeSet<Place>) -> String {

@@ -1,4 +1,5 @@
-//! Targets on their way into a route: what instances and route commands say, before shares are given out.
+//! Targets on their way into a route: what instances and route commands say, before shares are
+//! given out.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -85,7 +86,8 @@ impl Draft {
 
     /// Whether it is of the service (if one is given) and carries all the tags.
     pub(super) fn belongs_to(&self, service: Option<&ServiceName>, tags: &[Arc<str>]) -> bool {
-        service.is_none_or(|service| *service == self.service) && tags.iter().all(|tag| self.tags.contains(tag))
+        service.is_none_or(|service| *service == self.service)
+            && tags.iter().all(|tag| self.tags.contains(tag))
     }
 
     pub(super) fn target(&self, share: f64) -> Target {

@@ -38,7 +38,8 @@ pub struct Decision {
     pub refused: Option<Refusal>,
     /// The route.
     pub route: Option<Arc<Route>>,
-    /// One for each of its targets, in their order: what would become of the request if that one were picked.
+    /// One for each of its targets, in their order: what would become of the request if that one
+    /// were picked.
     pub fates: Vec<Fate>,
     /// The target that a hash strategy picks.
     pub chosen: Option<usize>,
@@ -98,7 +99,11 @@ pub fn would_match(matcher: Matcher, host_patterns: bool, key: &RouteKey, asked:
     if !sound_host || (matcher == Matcher::Glob && !is_glob(&key.path)) {
         return false;
     }
-    let mut table = if host_patterns { RouteTable::new(matcher) } else { RouteTable::without_patterns(matcher) };
+    let mut table = if host_patterns {
+        RouteTable::new(matcher)
+    } else {
+        RouteTable::without_patterns(matcher)
+    };
     table.set(key, Some(Arc::new(Route::without_targets(key.clone()))));
     match asked {
         Asked::Http { scheme, host, path } => table.lookup(*scheme, host, path, |_| true).is_some(),
@@ -109,7 +114,8 @@ pub fn would_match(matcher: Matcher, host_patterns: bool, key: &RouteKey, asked:
 /// The steps of one lookup.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
-    /// Hosts of the table the request's host can mean, in the order they are tried; the empty text is any host.
+    /// Hosts of the table the request's host can mean, in the order they are tried; the empty text
+    /// is any host.
     pub hosts: Vec<HostStep>,
     /// The route that serves it.
     pub route: Option<ExplainedRoute>,
@@ -176,16 +182,26 @@ pub struct ExplainedExclusion {
 }
 
 impl RouteTable {
-    /// What [`lookup`](Self::lookup) would do (with nothing refused), step by step. `now_ms`: process clock.
+    /// What [`lookup`](Self::lookup) would do (with nothing refused), step by step. `now_ms`:
+    /// process clock.
     #[must_use]
     pub fn explain(&self, scheme: Scheme, host: &str, path: &str, now_ms: u64) -> Explanation {
         let candidates = self.hosts.candidates(scheme, host);
-        let steps = candidates.iter().map(|candidate| (candidate.host, candidate.find_for_requests(path)));
-        let hosts = steps
+        let steps = candidates
+            .iter()
+            .map(|candidate| (candidate.host, candidate.find_for_requests(path)));
+        let hosts = steps.clone().map(|(host, route)| HostStep {
+            host: host.to_owned(),
+            path: route.map(|route| route.key.path.clone()),
+        });
+        let route = steps
             .clone()
-            .map(|(host, route)| HostStep { host: host.to_owned(), path: route.map(|route| route.key.path.clone()) });
-        let route = steps.clone().find_map(|(_, route)| route).map(|route| ExplainedRoute::new(route, now_ms));
-        Explanation { hosts: hosts.collect(), route }
+            .find_map(|(_, route)| route)
+            .map(|route| ExplainedRoute::new(route, now_ms));
+        Explanation {
+            hosts: hosts.collect(),
+            route,
+        }
     }
 }
 
@@ -197,7 +213,11 @@ impl ExplainedRoute {
             host: route.key.host.clone(),
             path: route.key.path.clone(),
             strategy: route.strategy.to_string(),
-            targets: route.targets.iter().map(|target| ExplainedTarget::new(target, now_ms)).collect(),
+            targets: route
+                .targets
+                .iter()
+                .map(|target| ExplainedTarget::new(target, now_ms))
+                .collect(),
             excluded: route.excluded.iter().map(ExplainedExclusion::new).collect(),
         }
     }

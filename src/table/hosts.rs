@@ -1,9 +1,10 @@
 //! Which hosts of the table a request's host can mean, in Fabio's order of precedence.
 //!
-//! Exact names are hashed. Globs stand in a trie under their literal end, read backwards, so that a request meets
-//! only the patterns whose end it has: `*.example.com` is found by `a.example.com` and costs nothing to others.
-//! Candidates are tried by their name read backwards, the port behind it, descending: more specific domains first, `*`
-//! after letters, and, as in Fabio, a text ending in `}` before an exact name. The empty host comes last.
+//! Exact names are hashed. Globs stand in a trie under their literal end, read backwards, so that a
+//! request meets only the patterns whose end it has: `*.example.com` is found by `a.example.com`
+//! and costs nothing to others. Candidates are tried by their name read backwards, the port behind
+//! it, descending: more specific domains first, `*` after letters, and, as in Fabio, a text ending
+//! in `}` before an exact name. The empty host comes last.
 
 use std::sync::Arc;
 
@@ -34,7 +35,8 @@ pub(super) struct Hosts {
     any: Paths,
     /// Whether hosts are patterns; else they are text, whatever stands in them.
     patterns: bool,
-    /// How many exact hosts end in `:80` and in `:443`: while there are none, nobody has to look for them.
+    /// How many exact hosts end in `:80` and in `:443`: while there are none, nobody has to look
+    /// for them.
     with_default_port: [usize; 2],
 }
 
@@ -91,16 +93,24 @@ impl Hosts {
     ) -> Option<&Arc<Route>> {
         if !self.globs.is_empty() || self.with_default_port[scheme as usize] > 0 {
             let candidates = self.candidates(scheme, host);
-            return candidates.iter().filter_map(|c| c.find_for_requests(path)).find(|route| accept(route));
+            return candidates
+                .iter()
+                .filter_map(|c| c.find_for_requests(path))
+                .find(|route| accept(route));
         }
         // The usual table: one exact name, then the routes of any host.
         let mut buffer = SmallVec::new();
         let host = canonical(scheme, host, &mut buffer);
-        let of_host = self.exact.get(host).and_then(|paths| paths.find_for_requests(path));
+        let of_host = self
+            .exact
+            .get(host)
+            .and_then(|paths| paths.find_for_requests(path));
         if let Some(route) = of_host.filter(|route| accept(route)) {
             return Some(route);
         }
-        self.any.find_for_requests(path).filter(|route| accept(route))
+        self.any
+            .find_for_requests(path)
+            .filter(|route| accept(route))
     }
 
     /// Everything the host can mean, in order.
@@ -108,26 +118,39 @@ impl Hosts {
         let mut buffer = SmallVec::new();
         let host = canonical(scheme, host, &mut buffer);
         let mut found: SmallVec<[Candidate<'_>; 8]> = SmallVec::new();
-        // A name that the table writes with the default port is meant without it, and not with it twice.
+        // A name that the table writes with the default port is meant without it, and not with it
+        // twice.
         if !host.ends_with(default_port(scheme)) {
             found.extend(self.exact_candidate(host));
         }
         if self.with_default_port[scheme as usize] > 0 {
             let mut full: SmallVec<[u8; 128]> = SmallVec::from_slice(host.as_bytes());
             full.extend_from_slice(default_port(scheme).as_bytes());
-            found.extend(std::str::from_utf8(&full).ok().and_then(|full| self.exact_candidate(full)));
+            found.extend(
+                std::str::from_utf8(&full)
+                    .ok()
+                    .and_then(|full| self.exact_candidate(full)),
+            );
         }
         if !self.globs.is_empty() {
             let backwards: SmallVec<[u8; 128]> = host.bytes().rev().collect();
             self.globs.walk::<false>(&backwards, |globs| {
-                let matching = globs.iter().filter(|g| g.scheme.is_none_or(|s| s == scheme) && g.glob.matches(host));
-                found.extend(matching.map(|g| Candidate { host: &g.text, paths: &g.paths }));
+                let matching = globs
+                    .iter()
+                    .filter(|g| g.scheme.is_none_or(|s| s == scheme) && g.glob.matches(host));
+                found.extend(matching.map(|g| Candidate {
+                    host: &g.text,
+                    paths: &g.paths,
+                }));
             });
         }
         if found.len() > 1 {
             found.sort_by(|a, b| backwards(b.host).cmp(backwards(a.host)));
         }
-        found.push(Candidate { host: "", paths: &self.any });
+        found.push(Candidate {
+            host: "",
+            paths: &self.any,
+        });
         found
     }
 
@@ -139,7 +162,8 @@ impl Hosts {
         Some(Candidate { host, paths })
     }
 
-    /// Puts `route` at its place, or takes away what is there. Returns by how many routes it grew: -1, 0 or 1.
+    /// Puts `route` at its place, or takes away what is there. Returns by how many routes it grew:
+    /// -1, 0 or 1.
     pub(super) fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
         if key.host.is_empty() {
             self.any.set(&key.path, route)
@@ -169,7 +193,8 @@ impl Hosts {
         growth
     }
 
-    /// A pattern that ends in a default port stands twice: cut for the scheme that cuts it, whole for the other.
+    /// A pattern that ends in a default port stands twice: cut for the scheme that cuts it, whole
+    /// for the other.
     fn set_glob(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
         let forms: &[(Option<Scheme>, &str)] = if let Some(cut) = key.host.strip_suffix(":80") {
             &[(Some(Scheme::Http), cut), (Some(Scheme::Https), &key.host)]
@@ -180,14 +205,21 @@ impl Hosts {
         };
         let mut growth = 0;
         for &(scheme, pattern) in forms {
-            let Ok(glob) = Glob::new(pattern) else { return 0 };
+            let Ok(glob) = Glob::new(pattern) else {
+                return 0;
+            };
             let backwards: Vec<u8> = glob.literal_suffix().bytes().rev().collect();
             self.globs.update(&backwards, |slot| {
                 let mut globs = slot.take().unwrap_or_default();
                 let is_same = |g: &GlobHost| *g.text == *key.host && g.scheme == scheme;
                 let at = globs.iter().position(is_same).unwrap_or_else(|| {
                     let paths = Paths::new(self.matcher);
-                    globs.push(GlobHost { text: key.host.as_str().into(), glob: Arc::new(glob), scheme, paths });
+                    globs.push(GlobHost {
+                        text: key.host.as_str().into(),
+                        glob: Arc::new(glob),
+                        scheme,
+                        paths,
+                    });
                     globs.len() - 1
                 });
                 growth = globs[at].paths.set(&key.path, route.clone());
@@ -211,11 +243,12 @@ impl Hosts {
     }
 }
 
-/// The text by which hosts are ordered: `b.test:80` as `tset.b:80`. Brackets are those of a pattern: behind them no port
-/// is told from the rest.
+/// The text by which hosts are ordered: `b.test:80` as `tset.b:80`. Brackets are those of a
+/// pattern: behind them no port is told from the rest.
 fn backwards(host: &str) -> impl Iterator<Item = char> {
-    let is_split =
-        |(name, port): &(&str, &str)| !name.is_empty() && !port.is_empty() && !name.contains([':', '[', ']']);
+    let is_split = |(name, port): &(&str, &str)| {
+        !name.is_empty() && !port.is_empty() && !name.contains([':', '[', ']'])
+    };
     let (name, port) = host.rsplit_once(':').filter(is_split).unwrap_or((host, ""));
     let colon = if port.is_empty() { "" } else { ":" };
     name.chars().rev().chain(colon.chars()).chain(port.chars())
@@ -229,20 +262,26 @@ fn default_port(scheme: Scheme) -> &'static str {
     }
 }
 
-/// The host as it is compared: default port and the dot of an absolute name cut, in lower case. Copied into
-/// `buffer` only when it has upper-case letters or a dot before a port.
+/// The host as it is compared: default port and the dot of an absolute name cut, in lower case.
+/// Copied into `buffer` only when it has upper-case letters or a dot before a port.
 fn canonical<'a>(scheme: Scheme, host: &'a str, buffer: &'a mut SmallVec<[u8; 128]>) -> &'a str {
     let host = host.strip_suffix(default_port(scheme)).unwrap_or(host);
     let host = host.strip_suffix('.').unwrap_or(host);
     // Without early exit, so that the compiler can look at many bytes at once.
-    let has_upper = host.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase());
+    let has_upper = host
+        .bytes()
+        .fold(false, |found, byte| found | byte.is_ascii_uppercase());
     let bytes = host.as_bytes();
     let colon = memchr::memchr_iter(b':', bytes).find(|&colon| bytes[..colon].ends_with(b"."));
     if !has_upper && colon.is_none() {
         return host;
     }
     let (name, port) = colon.map_or((host, ""), |colon| (&host[..colon - 1], &host[colon..]));
-    buffer.extend(name.bytes().chain(port.bytes()).map(|byte| byte.to_ascii_lowercase()));
+    buffer.extend(
+        name.bytes()
+            .chain(port.bytes())
+            .map(|byte| byte.to_ascii_lowercase()),
+    );
     // Only ASCII bytes were changed or left out, so the text is still UTF-8.
     std::str::from_utf8(buffer).unwrap_or_default()
 }

@@ -16,8 +16,14 @@ fn new_builder() -> TableBuilder {
 /// The one instance that a service registers, at this host.
 fn at(host: &str) -> Contribution {
     Contribution {
-        key: RouteKey { host: host.into(), path: "/".into() },
-        instance: InstanceId { node: "n".into(), id: "i".into() },
+        key: RouteKey {
+            host: host.into(),
+            path: "/".into(),
+        },
+        instance: InstanceId {
+            node: "n".into(),
+            id: "i".into(),
+        },
         addr: ([127, 0, 0, 1], 1).into(),
         options: Default::default(),
         tags: ["t".into()].into(),
@@ -43,7 +49,10 @@ fn told(builder: &mut TableBuilder) -> (String, Vec<(String, usize)>) {
     builder.retire();
     let services = builder.command_services();
     let count = |name: &ServiceName| (name.to_string(), services.targets(name).count());
-    (table.to_fabio_commands(), services.names().map(count).collect())
+    (
+        table.to_fabio_commands(),
+        services.names().map(count).collect(),
+    )
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! Options of targets, kept once however many targets have the same.
 //!
-//! Nearly all routes of a table have no options, or those of many others. Requests that go around a large table would
-//! otherwise meet each route's own copy in memory that no cache holds any more.
+//! Nearly all routes of a table have no options, or those of many others. Requests that go around a
+//! large table would otherwise meet each route's own copy in memory that no cache holds any more.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -27,16 +27,26 @@ pub(super) struct InternedOptions {
 impl InternedOptions {
     /// Equal options that are in use already, or these.
     pub(super) fn share(&mut self, options: Arc<RouteOptions>) -> Arc<RouteOptions> {
-        // What is not among these says the same as `raw`, but for rare exceptions, which differ when compared.
-        let hash = HASHER.hash_one((options.proto, options.weight.map(f64::to_bits), &options.raw));
+        // What is not among these says the same as `raw`, but for rare exceptions, which differ
+        // when compared.
+        let hash = HASHER.hash_one((
+            options.proto,
+            options.weight.map(f64::to_bits),
+            &options.raw,
+        ));
         let alike = self.by_hash.entry(hash).or_default();
-        if let Some(known) = alike.iter().filter_map(Weak::upgrade).find(|known| **known == *options) {
+        if let Some(known) = alike
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|known| **known == *options)
+        {
             return known;
         }
         alike.retain(|known| known.strong_count() > 0);
         alike.push(Arc::downgrade(&options));
         if self.by_hash.len() > self.sweep_at {
-            self.by_hash.retain(|_, alike| alike.iter().any(|known| known.strong_count() > 0));
+            self.by_hash
+                .retain(|_, alike| alike.iter().any(|known| known.strong_count() > 0));
             self.sweep_at = SWEEP_MIN.max(2 * self.by_hash.len());
         }
         options
@@ -63,7 +73,10 @@ mod tests {
         for other in [options("/b", "/b"), options("/b", "/a")] {
             let shared = interned.share(Arc::clone(&other));
             assert!(Arc::ptr_eq(&other, &shared) && !Arc::ptr_eq(&first, &shared));
-            assert!(Arc::ptr_eq(&shared, &interned.share(Arc::new((*other).clone()))));
+            assert!(Arc::ptr_eq(
+                &shared,
+                &interned.share(Arc::new((*other).clone()))
+            ));
         }
     }
 
@@ -74,7 +87,14 @@ mod tests {
         for n in 0..10_000 {
             drop(interned.share(options("/gone", &n.to_string())));
         }
-        assert!(interned.by_hash.len() <= SWEEP_MIN + 1, "{}", interned.by_hash.len());
-        assert!(Arc::ptr_eq(&kept, &interned.share(options("/kept", "/kept"))));
+        assert!(
+            interned.by_hash.len() <= SWEEP_MIN + 1,
+            "{}",
+            interned.by_hash.len()
+        );
+        assert!(Arc::ptr_eq(
+            &kept,
+            &interned.share(options("/kept", "/kept"))
+        ));
     }
 }

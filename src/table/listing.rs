@@ -13,12 +13,17 @@ impl RouteTable {
         let mut routes: Vec<&Arc<Route>> = Vec::with_capacity(self.len);
         routes.extend(self.tcp.values());
         self.hosts.for_each(&mut |route| routes.push(route));
-        routes.sort_unstable_by(|a, b| a.key.host.cmp(&b.key.host).then_with(|| b.key.path.cmp(&a.key.path)));
+        routes.sort_unstable_by(|a, b| {
+            a.key
+                .host
+                .cmp(&b.key.host)
+                .then_with(|| b.key.path.cmp(&a.key.path))
+        });
         routes
     }
 
-    /// The table as `route add` lines: hosts descending, the empty one last; only fixed weights are shown, and
-    /// targets without share left out.
+    /// The table as `route add` lines: hosts descending, the empty one last; only fixed weights are
+    /// shown, and targets without share left out.
     #[must_use]
     pub fn to_fabio_commands(&self) -> String {
         let mut routes = self.routes();
@@ -26,7 +31,11 @@ impl RouteTable {
         routes.sort_by(|a, b| b.key.host.cmp(&a.key.host));
         let mut text = String::new();
         for route in routes {
-            for target in route.listed_targets().into_iter().filter(|target| target.share > 0.0) {
+            for target in route
+                .listed_targets()
+                .into_iter()
+                .filter(|target| target.share > 0.0)
+            {
                 push_command(&mut text, route, target);
             }
         }
@@ -35,13 +44,16 @@ impl RouteTable {
 }
 
 impl Route {
-    /// The targets in Fabio's order: those of the catalog first, the last of their lines (sorted as text) at the
-    /// beginning; those of route commands follow as they were given.
+    /// The targets in Fabio's order: those of the catalog first, the last of their lines (sorted as
+    /// text) at the beginning; those of route commands follow as they were given.
     #[must_use]
     pub fn listed_targets(&self) -> Vec<&Target> {
         let mut targets: Vec<&Target> = self.targets.iter().collect();
         targets.sort_by_cached_key(|target| {
-            let line = target.url.is_none().then(|| format!("{} {}", target.service.name(), target.destination()));
+            let line = target
+                .url
+                .is_none()
+                .then(|| format!("{} {}", target.service.name(), target.destination()));
             Reverse(line)
         });
         targets
@@ -80,7 +92,13 @@ impl Target {
             .raw
             .iter()
             .filter(|(key, _)| &**key != "weight")
-            .map(|(key, value)| if value.is_empty() { key.to_string() } else { format!("{key}={value}") });
+            .map(|(key, value)| {
+                if value.is_empty() {
+                    key.to_string()
+                } else {
+                    format!("{key}={value}")
+                }
+            });
         words.collect::<Vec<_>>().join(" ")
     }
 }

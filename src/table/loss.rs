@@ -1,9 +1,10 @@
-//! Connections that are lost together: the sign of a process that died, before anything else tells of it.
+//! Connections that are lost together: the sign of a process that died, before anything else tells
+//! of it.
 //!
-//! Where ports are given out anew at once (Nomad's dynamic ports) the next process to listen at the address may be
-//! another service. So for a moment after such a loss others are preferred: a new connection to the address would be a
-//! question of who listens there, and no place for a request. Where there is no other instance it is asked all the same,
-//! as after a restart in place.
+//! Where ports are given out anew at once (Nomad's dynamic ports) the next process to listen at the
+//! address may be another service. So for a moment after such a loss others are preferred: a new
+//! connection to the address would be a question of who listens there, and no place for a request.
+//! Where there is no other instance it is asked all the same, as after a restart in place.
 //!
 //! Times are of the process clock, in milliseconds.
 
@@ -13,8 +14,8 @@ use super::TargetState;
 
 /// How long others are preferred: Consul has learned of the death by then.
 const AVOIDED_MS: u64 = 1_000;
-/// So soon after one loss another one says nothing: a process dies once, and servers that often close all their
-/// connections shall not lose their share by it.
+/// So soon after one loss another one says nothing: a process dies once, and servers that often
+/// close all their connections shall not lose their share by it.
 const AGAIN_MS: u64 = 10_000;
 /// Tunnels that an instance ends within this time count as ended together.
 const TOGETHER_MS: u64 = 100;
@@ -37,7 +38,8 @@ impl TargetState {
             return;
         }
         self.lost_ms.store(now_ms, Relaxed);
-        self.closed_until_ms.fetch_max(now_ms.saturating_add(AVOIDED_MS), Relaxed);
+        self.closed_until_ms
+            .fetch_max(now_ms.saturating_add(AVOIDED_MS), Relaxed);
     }
 
     /// Whether that was just now.
@@ -47,20 +49,29 @@ impl TargetState {
         lost != 0 && now_ms.saturating_sub(lost) < AVOIDED_MS
     }
 
-    /// What differs when the instance went away meanwhile: who began to do something with it before is not to go on.
+    /// What differs when the instance went away meanwhile: who began to do something with it before
+    /// is not to go on.
     #[must_use]
     pub fn presence(&self) -> Presence {
-        Presence { retired: self.retired.load(Relaxed), lost_ms: self.lost_ms.load(Relaxed) }
+        Presence {
+            retired: self.retired.load(Relaxed),
+            lost_ms: self.lost_ms.load(Relaxed),
+        }
     }
 
-    /// Notes that the instance ended a tunnel, its client did not. Two or more, and at least half of all that were open, are
-    /// a loss. To be called while the tunnel still counts as in flight.
+    /// Notes that the instance ended a tunnel, its client did not. Two or more, and at least half
+    /// of all that were open, are a loss. To be called while the tunnel still counts as in flight.
     pub fn note_tunnel_end(&self, now_ms: u64) {
         let before = self.tunnel_ends.load(Relaxed);
         let (first, count) = (before >> COUNT_BITS, before & COUNT_MAX);
         let together = now_ms.saturating_sub(first) < TOGETHER_MS;
-        let (first, count) = if together { (first, (count + 1).min(COUNT_MAX)) } else { (now_ms, 1) };
-        self.tunnel_ends.store((first << COUNT_BITS) | count, Relaxed);
+        let (first, count) = if together {
+            (first, (count + 1).min(COUNT_MAX))
+        } else {
+            (now_ms, 1)
+        };
+        self.tunnel_ends
+            .store((first << COUNT_BITS) | count, Relaxed);
         let left = u64::from(self.in_flight.load(Relaxed).saturating_sub(1));
         if count >= 2 && count >= left {
             self.note_loss(now_ms);
@@ -77,7 +88,10 @@ mod tests {
     use crate::table::InFlight;
 
     fn state() -> Arc<TargetState> {
-        let id = InstanceId { node: "n".into(), id: "i".into() };
+        let id = InstanceId {
+            node: "n".into(),
+            id: "i".into(),
+        };
         Arc::new(TargetState::new(1, id, ([127, 0, 0, 1], 1).into(), 0))
     }
 
@@ -98,7 +112,10 @@ mod tests {
     #[test]
     fn a_loss_does_not_shorten_an_ejection() {
         let state = state();
-        let config = crate::table::health::HealthConfig { eject_after: 1, ..Default::default() };
+        let config = crate::table::health::HealthConfig {
+            eject_after: 1,
+            ..Default::default()
+        };
         assert!(state.record_failure(100, &config, 0, 4));
         state.note_loss(200);
         assert!(!state.is_open(5_000) && state.is_open(5_100));
@@ -115,12 +132,18 @@ mod tests {
             (4, &[10, 200, 400, 600], false),
         ] {
             let state = state();
-            let mut tunnels: Vec<InFlight> = (0..open).map(|_| InFlight::new(Arc::clone(&state))).collect();
+            let mut tunnels: Vec<InFlight> = (0..open)
+                .map(|_| InFlight::new(Arc::clone(&state)))
+                .collect();
             for at in ends {
                 state.note_tunnel_end(*at);
                 tunnels.pop();
             }
-            assert_eq!(state.is_lost(ends[ends.len() - 1]), lost, "{ends:?} of {open}");
+            assert_eq!(
+                state.is_lost(ends[ends.len() - 1]),
+                lost,
+                "{ends:?} of {open}"
+            );
         }
     }
 

@@ -6,8 +6,8 @@
 //!               └ any host                                         balancer picks ─ Target ─ TargetState
 //! ```
 //!
-//! `build` makes the next table from the present one and shares all that did not change. Nothing here knows where
-//! routes come from, and nothing here does I/O or reads a clock.
+//! `build` makes the next table from the present one and shares all that did not change. Nothing
+//! here knows where routes come from, and nothing here does I/O or reads a clock.
 
 pub mod answers;
 pub mod balancer;
@@ -86,20 +86,29 @@ impl RouteTable {
     /// A table without routes.
     #[must_use]
     pub fn new(matcher: Matcher) -> Self {
-        Self { hosts: Hosts::new(matcher, true), tcp: Arc::default(), len: 0 }
+        Self {
+            hosts: Hosts::new(matcher, true),
+            tcp: Arc::default(),
+            len: 0,
+        }
     }
 
     /// The same, in which a host like `*.example.com` is no pattern but that very text.
     #[must_use]
     pub fn without_patterns(matcher: Matcher) -> Self {
-        Self { hosts: Hosts::new(matcher, false), tcp: Arc::default(), len: 0 }
+        Self {
+            hosts: Hosts::new(matcher, false),
+            tcp: Arc::default(),
+            len: 0,
+        }
     }
 
     /// The route for a request: hosts by Fabio's precedence, then the longest path.
     ///
-    /// `host` as received (any case, maybe with port), `path` normalised. `accept` can refuse a candidate (a
-    /// redirect to itself), and the next host is tried. Routes of TCP are no candidates: a request written to a port that
-    /// expects other bytes (TLS, mostly) would show its cookies on the wire.
+    /// `host` as received (any case, maybe with port), `path` normalised. `accept` can refuse a
+    /// candidate (a redirect to itself), and the next host is tried. Routes of TCP are no
+    /// candidates: a request written to a port that expects other bytes (TLS, mostly) would show
+    /// its cookies on the wire.
     pub fn lookup(
         &self,
         scheme: Scheme,
@@ -115,28 +124,37 @@ impl RouteTable {
     pub fn lookup_tcp(&self, local: SocketAddr) -> Option<&Arc<Route>> {
         // A dual-stack socket reports IPv4 peers' local address as ::ffff:a.b.c.d.
         let ip = local.ip().to_canonical();
-        self.tcp.get(&(Some(ip), local.port())).or_else(|| self.tcp.get(&(None, local.port())))
+        self.tcp
+            .get(&(Some(ip), local.port()))
+            .or_else(|| self.tcp.get(&(None, local.port())))
     }
 
-    /// The route of a TLS connection that asks for this server name: path `/` of the first host of the table that the
-    /// name can mean. That host decides alone, whatever stands under less specific ones; routes of any host never count:
-    /// they would send every stranger's TLS to a web server.
+    /// The route of a TLS connection that asks for this server name: path `/` of the first host of
+    /// the table that the name can mean. That host decides alone, whatever stands under less
+    /// specific ones; routes of any host never count: they would send every stranger's TLS to a web
+    /// server.
     #[must_use]
     pub fn lookup_server_name(&self, name: &str) -> Option<&Arc<Route>> {
         let candidates = self.hosts.candidates(Scheme::Https, name);
-        candidates.iter().find(|candidate| !candidate.host.is_empty())?.find("/")
+        candidates
+            .iter()
+            .find(|candidate| !candidate.host.is_empty())?
+            .find("/")
     }
 
-    /// Whether TLS for the host of a request (as received, but without its port) is passed on unopened, so that the request is
-    /// none for us.
+    /// Whether TLS for the host of a request (as received, but without its port) is passed on
+    /// unopened, so that the request is none for us.
     #[must_use]
     pub fn is_passed_through(&self, host: &str) -> bool {
-        self.lookup_server_name(host).is_some_and(|route| route.is_passed_through())
+        self.lookup_server_name(host)
+            .is_some_and(|route| route.is_passed_through())
     }
 
     /// The TCP routes: address (none: any), port, route.
     pub fn tcp_routes(&self) -> impl Iterator<Item = (Option<IpAddr>, u16, &Arc<Route>)> {
-        self.tcp.iter().map(|((ip, port), route)| (*ip, *port, route))
+        self.tcp
+            .iter()
+            .map(|((ip, port), route)| (*ip, *port, route))
     }
 
     /// Number of routes.
@@ -154,7 +172,9 @@ impl RouteTable {
     /// Puts `route` at its place, or takes away what is there.
     fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) {
         let growth = if key.path.is_empty() {
-            let Some(tcp_key) = tcp_key(&key.host) else { return };
+            let Some(tcp_key) = tcp_key(&key.host) else {
+                return;
+            };
             let has = isize::from(route.is_some());
             let tcp = Arc::make_mut(&mut self.tcp);
             let old = match route {
@@ -172,7 +192,10 @@ impl RouteTable {
 fn tcp_key(host: &str) -> Option<TcpKey> {
     match host.strip_prefix(':') {
         Some(port) => Some((None, port.parse().ok()?)),
-        None => host.parse().ok().map(|addr: SocketAddr| (Some(addr.ip().to_canonical()), addr.port())),
+        None => host
+            .parse()
+            .ok()
+            .map(|addr: SocketAddr| (Some(addr.ip().to_canonical()), addr.port())),
     }
 }
 
@@ -184,7 +207,10 @@ mod tests {
     use crate::catalog::glob::Glob;
 
     fn route(host: &str, path: &str) -> Arc<Route> {
-        Arc::new(Route::without_targets(RouteKey { host: host.into(), path: path.into() }))
+        Arc::new(Route::without_targets(RouteKey {
+            host: host.into(),
+            path: path.into(),
+        }))
     }
 
     fn table(matcher: Matcher, places: &[(&str, &str)]) -> RouteTable {
@@ -241,9 +267,17 @@ mod tests {
             (Scheme::Http, "", "/", ("", "/")),
         ] {
             let expected = Some((expected.0.to_owned(), expected.1.to_owned()));
-            assert_eq!(place(table.lookup(scheme, host, path, |_| true)), expected, "{host}{path}");
+            assert_eq!(
+                place(table.lookup(scheme, host, path, |_| true)),
+                expected,
+                "{host}{path}"
+            );
         }
-        assert!(table.lookup(Scheme::Http, "a.test", "*", |_| true).is_none());
+        assert!(
+            table
+                .lookup(Scheme::Http, "a.test", "*", |_| true)
+                .is_none()
+        );
     }
 
     #[test]
@@ -253,8 +287,9 @@ mod tests {
             let route = route(host, path);
             table.set(&route.key, Some(Arc::clone(&route)));
         }
-        let found =
-            |host: &str, path: &str| place(table.lookup(Scheme::Http, host, path, |_| true)).map(|(host, _)| host);
+        let found = |host: &str, path: &str| {
+            place(table.lookup(Scheme::Http, host, path, |_| true)).map(|(host, _)| host)
+        };
         assert_eq!(found("x.a.test", "/"), None);
         assert_eq!(found("x.a.test", "/any").as_deref(), Some(""));
         assert_eq!(found("*.a.test", "/").as_deref(), Some("*.a.test"));
@@ -263,16 +298,26 @@ mod tests {
 
     #[test]
     fn a_refused_route_leads_to_the_next_host() {
-        let table = table(Matcher::Prefix, &[("a.test", "/"), ("a.test", "/x"), ("*", "/x"), ("", "/")]);
+        let table = table(
+            Matcher::Prefix,
+            &[("a.test", "/"), ("a.test", "/x"), ("*", "/x"), ("", "/")],
+        );
         let refuse = |host: &'static str| move |route: &Route| route.key.host != host;
         let found = table.lookup(Scheme::Http, "a.test", "/x", refuse("a.test"));
         assert_eq!(place(found), Some(("*".into(), "/x".into())));
-        assert!(table.lookup(Scheme::Http, "a.test", "/x", |_| false).is_none());
+        assert!(
+            table
+                .lookup(Scheme::Http, "a.test", "/x", |_| false)
+                .is_none()
+        );
     }
 
     #[test]
     fn tcp_by_address_before_port() {
-        let table = table(Matcher::Prefix, &[(":90", ""), ("127.0.0.1:90", ""), ("[::1]:91", "")]);
+        let table = table(
+            Matcher::Prefix,
+            &[(":90", ""), ("127.0.0.1:90", ""), ("[::1]:91", "")],
+        );
         for (local, expected) in [
             ("127.0.0.1:90", Some("127.0.0.1:90")),
             ("[::ffff:127.0.0.1]:90", Some("127.0.0.1:90")),
@@ -281,7 +326,11 @@ mod tests {
             ("[::2]:91", None),
         ] {
             let found = table.lookup_tcp(local.parse().unwrap());
-            assert_eq!(found.map(|route| route.key.host.as_str()), expected, "{local}");
+            assert_eq!(
+                found.map(|route| route.key.host.as_str()),
+                expected,
+                "{local}"
+            );
         }
         assert!(table.lookup(Scheme::Http, ":90", "/", |_| true).is_none());
     }
@@ -315,19 +364,46 @@ mod tests {
             ("", None),
         ] {
             let found = table.lookup_server_name(name);
-            assert_eq!(found.map(|route| route.key.host.as_str()), expected, "{name}");
+            assert_eq!(
+                found.map(|route| route.key.host.as_str()),
+                expected,
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn routes_come_in_order_and_are_counted() {
-        let mut table =
-            table(Matcher::Prefix, &[("b", "/"), ("a", "/x"), ("a", "/y"), ("*.b:443", "/"), (":1", ""), ("[", "/")]);
-        let order: Vec<_> = table.routes().iter().map(|r| format!("{}{}", r.key.host, r.key.path)).collect();
+        let mut table = table(
+            Matcher::Prefix,
+            &[
+                ("b", "/"),
+                ("a", "/x"),
+                ("a", "/y"),
+                ("*.b:443", "/"),
+                (":1", ""),
+                ("[", "/"),
+            ],
+        );
+        let order: Vec<_> = table
+            .routes()
+            .iter()
+            .map(|r| format!("{}{}", r.key.host, r.key.path))
+            .collect();
         assert_eq!(order, ["*.b:443/", ":1", "a/y", "a/x", "b/"]);
-        assert_eq!(table.len(), 5, "a pattern that cannot be compiled is no route");
+        assert_eq!(
+            table.len(),
+            5,
+            "a pattern that cannot be compiled is no route"
+        );
         for host in ["b", "b", "*.b:443"] {
-            table.set(&RouteKey { host: host.into(), path: "/".into() }, None);
+            table.set(
+                &RouteKey {
+                    host: host.into(),
+                    path: "/".into(),
+                },
+                None,
+            );
         }
         assert_eq!((table.len(), table.routes().len()), (3, 3));
     }
@@ -340,21 +416,34 @@ mod tests {
         host: &str,
         path: &str,
     ) -> Option<&'a (String, String)> {
-        let port = if scheme == Scheme::Http { ":80" } else { ":443" };
+        let port = if scheme == Scheme::Http {
+            ":80"
+        } else {
+            ":443"
+        };
         let cut = |host: &str| host.strip_suffix(port).unwrap_or(host).to_owned();
         let wanted = cut(&host.to_lowercase());
-        let mut hosts: Vec<&str> =
-            places.iter().map(|(host, _)| host.as_str()).filter(|host| !host.is_empty()).collect();
+        let mut hosts: Vec<&str> = places
+            .iter()
+            .map(|(host, _)| host.as_str())
+            .filter(|host| !host.is_empty())
+            .collect();
         hosts.retain(|pattern| Glob::new(&cut(pattern)).unwrap().matches(&wanted));
         // `b.test:80` counts as `tset.b:80`; behind a bracket no port is told from the rest.
         hosts.sort_by_key(|host| {
             let reversed = |text: &str| text.chars().rev().collect::<String>();
-            let split = host.split_once(':').filter(|(name, _)| !name.is_empty() && !name.contains(['[', ']']));
-            std::cmp::Reverse(split.map_or_else(|| reversed(host), |(name, port)| reversed(name) + ":" + port))
+            let split = host
+                .split_once(':')
+                .filter(|(name, _)| !name.is_empty() && !name.contains(['[', ']']));
+            std::cmp::Reverse(split.map_or_else(
+                || reversed(host),
+                |(name, port)| reversed(name) + ":" + port,
+            ))
         });
         hosts.push("");
         hosts.into_iter().find_map(|host| {
-            let mut own: Vec<&(String, String)> = places.iter().filter(|place| place.0 == host).collect();
+            let mut own: Vec<&(String, String)> =
+                places.iter().filter(|place| place.0 == host).collect();
             own.sort_by(|a, b| b.1.cmp(&a.1));
             own.into_iter().find(|place| match matcher {
                 Matcher::Prefix => path.starts_with(&place.1),
@@ -365,7 +454,10 @@ mod tests {
     }
 
     fn hosts() -> impl Strategy_<Value = String> {
-        prop_oneof!["[ab]{0,2}(\\.[ab]){0,2}(:80|:443|:81)?", "(\\*|\\?|a\\*|\\{a,b\\}|[!a])(\\.[ab]){0,2}(:80|:443)?",]
+        prop_oneof![
+            "[ab]{0,2}(\\.[ab]){0,2}(:80|:443|:81)?",
+            "(\\*|\\?|a\\*|\\{a,b\\}|[!a])(\\.[ab]){0,2}(:80|:443)?",
+        ]
     }
 
     use proptest::strategy::Strategy as Strategy_;

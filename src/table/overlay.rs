@@ -1,8 +1,8 @@
 //! Route commands (`routes_file`, static routes) laid over the routes of tags.
 //!
-//! Commands act after all tags and in their order, as in Fabio. Since each command looks at one target of one
-//! route at a time, a route is compiled by running only the commands that name its place (or none) over its own
-//! targets: a change of one route never replays the whole list.
+//! Commands act after all tags and in their order, as in Fabio. Since each command looks at one
+//! target of one route at a time, a route is compiled by running only the commands that name its
+//! place (or none) over its own targets: a change of one route never replays the whole list.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,9 +19,17 @@ pub(super) enum Step {
     /// Adds a target, unless the same one is there.
     Add(Draft),
     /// Removes the targets that match.
-    Del { service: Option<ServiceName>, url: Option<Arc<str>>, tags: Vec<Arc<str>> },
+    Del {
+        service: Option<ServiceName>,
+        url: Option<Arc<str>>,
+        tags: Vec<Arc<str>>,
+    },
     /// Splits a fixed share over the targets that match.
-    Weight { service: Option<ServiceName>, weight: f64, tags: Vec<Arc<str>> },
+    Weight {
+        service: Option<ServiceName>,
+        weight: f64,
+        tags: Vec<Arc<str>>,
+    },
 }
 
 /// All commands of all sources, found by place.
@@ -49,7 +57,9 @@ impl Overlay {
 
     /// Takes a step out.
     pub(super) fn remove(&mut self, key: Option<&RouteKey>, position: Position) -> Option<Step> {
-        let Some(key) = key else { return take(&mut self.everywhere, position) };
+        let Some(key) = key else {
+            return take(&mut self.everywhere, position);
+        };
         let steps = self.by_key.get_mut(key)?;
         let step = take(steps, position);
         if steps.is_empty() {
@@ -83,7 +93,11 @@ impl Overlay {
                 (Some((local, _)), Some((global, _))) => local < global,
                 (local, _) => local.is_some(),
             };
-            if let Some((_, step)) = if local_first { here.next() } else { everywhere.next() } {
+            if let Some((_, step)) = if local_first {
+                here.next()
+            } else {
+                everywhere.next()
+            } {
                 step.apply(drafts);
             }
         }
@@ -91,7 +105,9 @@ impl Overlay {
 }
 
 fn take(steps: &mut Steps, position: Position) -> Option<Step> {
-    let at = steps.binary_search_by(|(other, _)| other.cmp(&position)).ok()?;
+    let at = steps
+        .binary_search_by(|(other, _)| other.cmp(&position))
+        .ok()?;
     Some(steps.remove(at).1)
 }
 
@@ -112,16 +128,26 @@ impl Step {
                 }
             }
             Self::Del { service, url, tags } => drafts.retain(|draft| {
-                let same_place = url.as_ref().is_none_or(|url| same_url(&draft.destination(), url));
+                let same_place = url
+                    .as_ref()
+                    .is_none_or(|url| same_url(&draft.destination(), url));
                 !(same_place && draft.belongs_to(service.as_ref(), tags))
             }),
-            Self::Weight { service, weight, tags } => {
+            Self::Weight {
+                service,
+                weight,
+                tags,
+            } => {
                 let takes_part = |draft: &Draft| {
-                    matches!(draft.admission, Admission::Eligible { .. }) && draft.belongs_to(service.as_ref(), tags)
+                    matches!(draft.admission, Admission::Eligible { .. })
+                        && draft.belongs_to(service.as_ref(), tags)
                 };
                 let count = drafts.iter().filter(|draft| takes_part(draft)).count();
                 let each = weight / count.max(1) as f64;
-                drafts.iter_mut().filter(|draft| takes_part(draft)).for_each(|draft| draft.fixed = Some(each));
+                drafts
+                    .iter_mut()
+                    .filter(|draft| takes_part(draft))
+                    .for_each(|draft| draft.fixed = Some(each));
             }
         }
     }

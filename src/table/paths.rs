@@ -1,8 +1,9 @@
 //! The routes of one host, by path.
 //!
-//! Fabio walks a host's routes in descending string order and takes the first that matches. For text prefixes
-//! that is the longest stored prefix, which a radix trie finds without a walk. Where case is ignored, and for globs,
-//! the descending order is kept, among those whose (literal) beginning the path has: `/foo` comes before `/FOO/bar`.
+//! Fabio walks a host's routes in descending string order and takes the first that matches. For
+//! text prefixes that is the longest stored prefix, which a radix trie finds without a walk. Where
+//! case is ignored, and for globs, the descending order is kept, among those whose (literal)
+//! beginning the path has: `/foo` comes before `/FOO/bar`.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ pub enum Matcher {
     Glob,
 }
 
-/// What stands under one trie key: more than one route only where folding or cutting made keys equal.
+/// What stands under one trie key: more than one route only where folding or cutting made keys
+/// equal.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     glob: Arc<Glob>,
@@ -74,13 +76,20 @@ impl Paths {
     /// The route for a request's path: routes of TCP are passed over.
     pub(super) fn find_for_requests(&self, path: &str) -> Option<&Arc<Route>> {
         let route = self.find(path)?;
-        if route.tcp { self.shorter_for_requests(route) } else { Some(route) }
+        if route.tcp {
+            self.shorter_for_requests(route)
+        } else {
+            Some(route)
+        }
     }
 
-    /// The next shorter one. Where paths are not text prefixes there is none: they say nothing of each other.
+    /// The next shorter one. Where paths are not text prefixes there is none: they say nothing of
+    /// each other.
     #[cold]
     fn shorter_for_requests<'a>(&'a self, mut route: &'a Arc<Route>) -> Option<&'a Arc<Route>> {
-        let Self::Prefix(prefixes) = self else { return None };
+        let Self::Prefix(prefixes) = self else {
+            return None;
+        };
         while route.tcp {
             let (last, _) = route.key.path.char_indices().next_back()?;
             route = prefixes.longest(&route.key.path[..last])?;
@@ -88,8 +97,8 @@ impl Paths {
         Some(route)
     }
 
-    /// Puts `route` at `path`, or takes away what is there. Returns by how many routes it grew: -1, 0 or 1. A path
-    /// that is no valid pattern is not stored: it could match nothing.
+    /// Puts `route` at `path`, or takes away what is there. Returns by how many routes it grew: -1,
+    /// 0 or 1. A path that is no valid pattern is not stored: it could match nothing.
     pub(super) fn set(&mut self, path: &str, route: Option<Arc<Route>>) -> isize {
         let mut growth = 0;
         match self {
@@ -100,7 +109,10 @@ impl Paths {
             Self::Glob(trie) => {
                 let Ok(glob) = Glob::new(path) else { return 0 };
                 let beginning = glob.literal_prefix().to_owned();
-                let pattern = route.map(|route| Pattern { glob: Arc::new(glob), route });
+                let pattern = route.map(|route| Pattern {
+                    glob: Arc::new(glob),
+                    route,
+                });
                 trie.update(beginning.as_bytes(), |slot| {
                     growth = set_in(slot, path, pattern, |pattern| &pattern.route.key.path);
                 });
@@ -114,13 +126,21 @@ impl Paths {
         match self {
             Self::Prefix(prefixes) => prefixes.for_each(visit),
             Self::Folded(trie) => trie.for_each(&mut |routes| routes.iter().for_each(&mut *visit)),
-            Self::Glob(trie) => trie.for_each(&mut |patterns| patterns.iter().for_each(|p| visit(&p.route))),
+            Self::Glob(trie) => {
+                trie.for_each(&mut |patterns| patterns.iter().for_each(|p| visit(&p.route)))
+            }
         }
     }
 }
 
-/// Replaces the item with this path in a list kept in descending order of paths. Returns by how many it grew.
-fn set_in<T>(slot: &mut Option<Vec<T>>, path: &str, item: Option<T>, path_of: impl Fn(&T) -> &str) -> isize {
+/// Replaces the item with this path in a list kept in descending order of paths. Returns by how
+/// many it grew.
+fn set_in<T>(
+    slot: &mut Option<Vec<T>>,
+    path: &str,
+    item: Option<T>,
+    path_of: impl Fn(&T) -> &str,
+) -> isize {
     let mut items = slot.take().unwrap_or_default();
     let mut growth = 0;
     if let Some(at) = items.iter().position(|old| path_of(old) == path) {
@@ -136,13 +156,16 @@ fn set_in<T>(slot: &mut Option<Vec<T>>, path: &str, item: Option<T>, path_of: im
     growth
 }
 
-/// The first in descending order of all whose path the request's begins with, whatever their case. The first of each
-/// slot is the first in its own order.
+/// The first in descending order of all whose path the request's begins with, whatever their case.
+/// The first of each slot is the first in its own order.
 fn first_folded<'a>(trie: &'a Trie<Vec<Arc<Route>>>, path: &str) -> Option<&'a Arc<Route>> {
     let mut best: Option<&Arc<Route>> = None;
     let visit = |routes: &'a Vec<Arc<Route>>| {
         let first = routes.first();
-        best = best.into_iter().chain(first).max_by(|a, b| a.key.path.cmp(&b.key.path));
+        best = best
+            .into_iter()
+            .chain(first)
+            .max_by(|a, b| a.key.path.cmp(&b.key.path));
     };
     if path.is_ascii() {
         trie.walk::<true>(path.as_bytes(), visit);
@@ -156,5 +179,8 @@ fn first_match<'a>(trie: &'a Trie<Vec<Pattern>>, path: &str) -> Option<&'a Arc<R
     let mut candidates: SmallVec<[&Pattern; 16]> = SmallVec::new();
     trie.walk::<false>(path.as_bytes(), |patterns| candidates.extend(patterns));
     candidates.sort_unstable_by(|a, b| b.route.key.path.cmp(&a.route.key.path));
-    candidates.into_iter().find(|pattern| pattern.glob.matches(path)).map(|pattern| &pattern.route)
+    candidates
+        .into_iter()
+        .find(|pattern| pattern.glob.matches(path))
+        .map(|pattern| &pattern.route)
 }

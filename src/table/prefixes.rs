@@ -1,22 +1,24 @@
-//! The longest stored prefix of a path, found in about the same time among ten paths and among a hundred thousand.
+//! The longest stored prefix of a path, found in about the same time among ten paths and among a
+//! hundred thousand.
 //!
-//! A radix trie alone gets deeper as it grows, and each level is a cache miss. Most requests carry a stored first
-//! segment whole (`/orders/17` where `/orders` or `/orders/` is stored), so a large set has a hash map of first
-//! segments in front:
+//! A radix trie alone gets deeper as it grows, and each level is a cache miss. Most requests carry
+//! a stored first segment whole (`/orders/17` where `/orders` or `/orders/` is stored), so a large
+//! set has a hash map of first segments in front:
 //!
 //! ```text
 //! /orders/17 ─► heads["orders"] ─► trie of the few paths whose first segment is `orders`   found: the longest there is
 //!                     └ nothing ─► trie of all paths with one segment: `/ord`, `/`
 //! ```
-//! That is the whole truth, because a stored prefix of the request at least as long as `/orders` begins with exactly
-//! that segment, and every shorter one has no second slash.
+//! That is the whole truth, because a stored prefix of the request at least as long as `/orders`
+//! begins with exactly that segment, and every shorter one has no second slash.
 
 use smallvec::SmallVec;
 
 use super::shards::ShardedMap;
 use super::trie::Trie;
 
-/// Up to here a trie alone is at least as quick, and much smaller (a table of many hosts has many small sets).
+/// Up to here a trie alone is at least as quick, and much smaller (a table of many hosts has many
+/// small sets).
 const SMALL_MAX: usize = 64;
 
 /// A persistent set of prefixes with their values; a clone is a few pointers.
@@ -69,7 +71,10 @@ impl<V> Prefixes<V> {
     /// The value of the longest stored path that `path` begins with.
     pub(super) fn longest(&self, path: &str) -> Option<&V> {
         match self {
-            Self::One { path: stored, value } => path.as_bytes().starts_with(stored).then_some(value),
+            Self::One {
+                path: stored,
+                value,
+            } => path.as_bytes().starts_with(stored).then_some(value),
             Self::Many(many) => many.longest(path),
         }
     }
@@ -84,16 +89,22 @@ impl<V> Prefixes<V> {
 }
 
 impl<V: Clone> Prefixes<V> {
-    /// Puts `value` at `path`, or takes away what is there. Returns by how many paths the set grew: -1, 0 or 1.
-    /// `path_of` tells the path of a stored value.
+    /// Puts `value` at `path`, or takes away what is there. Returns by how many paths the set grew:
+    /// -1, 0 or 1. `path_of` tells the path of a stored value.
     pub(super) fn set(&mut self, path: &str, value: Option<V>, path_of: fn(&V) -> &str) -> isize {
         let mut many = match self {
-            Self::One { path: stored, value } => Many::of_one(stored, value.clone()),
+            Self::One {
+                path: stored,
+                value,
+            } => Many::of_one(stored, value.clone()),
             Self::Many(many) => std::mem::take(many),
         };
         let growth = many.set(path, value, path_of);
         *self = match many.only() {
-            Some(value) => Self::One { path: path_of(value).as_bytes().into(), value: value.clone() },
+            Some(value) => Self::One {
+                path: path_of(value).as_bytes().into(),
+                value: value.clone(),
+            },
             None => Self::Many(many),
         };
         growth
@@ -102,7 +113,10 @@ impl<V: Clone> Prefixes<V> {
 
 impl<V> Default for Many<V> {
     fn default() -> Self {
-        Self::Small { all: Trie::default(), len: 0 }
+        Self::Small {
+            all: Trie::default(),
+            len: 0,
+        }
     }
 }
 
@@ -176,7 +190,11 @@ impl<V: Clone> Many<V> {
     }
 
     fn large(all: &Trie<V>, path_of: fn(&V) -> &str) -> Self {
-        let mut large = Self::Large { heads: ShardedMap::default(), short: Trie::default(), len: 0 };
+        let mut large = Self::Large {
+            heads: ShardedMap::default(),
+            short: Trie::default(),
+            len: 0,
+        };
         all.for_each(&mut |value| {
             large.set(path_of(value), Some(value.clone()), path_of);
         });
@@ -203,7 +221,10 @@ mod tests {
     use super::*;
 
     fn scan<'a>(stored: &'a [String], path: &str) -> Option<&'a String> {
-        stored.iter().filter(|prefix| path.starts_with(prefix.as_str())).max_by_key(|prefix| prefix.len())
+        stored
+            .iter()
+            .filter(|prefix| path.starts_with(prefix.as_str()))
+            .max_by_key(|prefix| prefix.len())
     }
 
     fn paths(count: usize) -> impl Strategy<Value = Vec<String>> {
@@ -254,8 +275,14 @@ mod tests {
         let before = prefixes.clone();
         prefixes.set("/service-7", None, |v| v);
         prefixes.set("/", Some(Arc::new("/".to_owned())), |v| v);
-        assert_eq!(before.longest("/service-7/x").map(|v| v.as_str()), Some("/service-7"));
-        assert_eq!(prefixes.longest("/service-7/x").map(|v| v.as_str()), Some("/"));
+        assert_eq!(
+            before.longest("/service-7/x").map(|v| v.as_str()),
+            Some("/service-7")
+        );
+        assert_eq!(
+            prefixes.longest("/service-7/x").map(|v| v.as_str()),
+            Some("/")
+        );
         assert_eq!(before.longest("/other"), None);
     }
 }

@@ -1,7 +1,8 @@
 //! The commands of one source in order, and what to do to get from one list to the next. Pure.
 //!
-//! Each command has a rank that stays while the command does, with room between any two: so a line put into the middle of
-//! 60,000 is one step more, and no step behind it is touched. Where the room is used up, all get new ranks.
+//! Each command has a rank that stays while the command does, with room between any two: so a line
+//! put into the middle of 60,000 is one step more, and no step behind it is touched. Where the room
+//! is used up, all get new ranks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,17 +44,34 @@ impl RankedList {
             Some(ranks) => {
                 let mut is_kept = vec![false; old_end - head];
                 kept.iter().flatten().for_each(|at| is_kept[*at] = true);
-                let gone = self.ranked(head..old_end).zip(&is_kept).filter(|(_, kept)| !**kept);
+                let gone = self
+                    .ranked(head..old_end)
+                    .zip(&is_kept)
+                    .filter(|(_, kept)| !**kept);
                 let gone = gone.map(|(ranked, _)| ranked).collect();
-                let come = ranks.iter().zip(&next[head..new_end]).zip(&kept).filter(|(_, kept)| kept.is_none());
-                let come = come.map(|((rank, command), _)| (*rank, Arc::clone(command))).collect();
+                let come = ranks
+                    .iter()
+                    .zip(&next[head..new_end])
+                    .zip(&kept)
+                    .filter(|(_, kept)| kept.is_none());
+                let come = come
+                    .map(|((rank, command), _)| (*rank, Arc::clone(command)))
+                    .collect();
                 self.ranks.splice(head..old_end, ranks);
                 Difference { gone, come }
             }
             None => {
                 let gone = self.ranked(0..self.ranks.len()).collect();
                 self.ranks = fresh(next.len());
-                Difference { gone, come: self.ranks.iter().copied().zip(next.iter().cloned()).collect() }
+                Difference {
+                    gone,
+                    come: self
+                        .ranks
+                        .iter()
+                        .copied()
+                        .zip(next.iter().cloned())
+                        .collect(),
+                }
             }
         };
         self.commands = next;
@@ -61,10 +79,14 @@ impl RankedList {
     }
 
     fn ranked(&self, range: std::ops::Range<usize>) -> impl Iterator<Item = Ranked> {
-        self.ranks[range.clone()].iter().copied().zip(self.commands[range].iter().cloned())
+        self.ranks[range.clone()]
+            .iter()
+            .copied()
+            .zip(self.commands[range].iter().cloned())
     }
 
-    /// Ranks for what takes the place of `head..end`, of which some is kept; none when there is no room for them.
+    /// Ranks for what takes the place of `head..end`, of which some is kept; none when there is no
+    /// room for them.
     fn ranks_between(&self, head: usize, end: usize, kept: &[Option<usize>]) -> Option<Vec<u64>> {
         let mut ranks = Vec::with_capacity(kept.len());
         let mut low = head.checked_sub(1).map(|before| self.ranks[before]);
@@ -84,11 +106,17 @@ impl RankedList {
 
 /// Which command of `old` each one of `new` is, in the order of both; the others are new.
 fn kept(old: &[Arc<Command>], new: &[Arc<Command>]) -> Vec<Option<usize>> {
-    let places: HashMap<*const Command, usize> =
-        old.iter().enumerate().map(|(at, command)| (Arc::as_ptr(command), at)).collect();
+    let places: HashMap<*const Command, usize> = old
+        .iter()
+        .enumerate()
+        .map(|(at, command)| (Arc::as_ptr(command), at))
+        .collect();
     let mut next = 0;
     let place = |command: &Arc<Command>| {
-        let at = places.get(&Arc::as_ptr(command)).copied().filter(|at| *at >= next)?;
+        let at = places
+            .get(&Arc::as_ptr(command))
+            .copied()
+            .filter(|at| *at >= next)?;
         next = at + 1;
         Some(at)
     };
@@ -125,19 +153,32 @@ mod tests {
     use crate::catalog::command::parse_commands;
 
     fn commands(count: usize) -> Vec<Arc<Command>> {
-        let text: String = (0..count).map(|number| format!("route add s /{number} http://10.0.0.1:80/\n")).collect();
+        let text: String = (0..count)
+            .map(|number| format!("route add s /{number} http://10.0.0.1:80/\n"))
+            .collect();
         parse_commands(&text).0.into_iter().map(Arc::new).collect()
     }
 
     /// Takes `next`, checks that the difference leads there, and says how large it is.
-    fn step(list: &mut RankedList, present: &mut BTreeMap<u64, Arc<Command>>, next: &[Arc<Command>]) -> (usize, usize) {
+    fn step(
+        list: &mut RankedList,
+        present: &mut BTreeMap<u64, Arc<Command>>,
+        next: &[Arc<Command>],
+    ) -> (usize, usize) {
         let Difference { gone, come } = list.replace(next.iter().cloned().collect());
         let sizes = (gone.len(), come.len());
         for (rank, command) in gone {
-            assert!(present.remove(&rank).is_some_and(|was| Arc::ptr_eq(&was, &command)));
+            assert!(
+                present
+                    .remove(&rank)
+                    .is_some_and(|was| Arc::ptr_eq(&was, &command))
+            );
         }
         for (rank, command) in come {
-            assert!(present.insert(rank, command).is_none(), "one command a rank");
+            assert!(
+                present.insert(rank, command).is_none(),
+                "one command a rank"
+            );
         }
         assert!(present.values().eq(next), "in order");
         sizes
@@ -151,7 +192,10 @@ mod tests {
         assert_eq!(step(&mut list, &mut present, &now), (0, 1000));
         assert_eq!(step(&mut list, &mut present, &now), (0, 0));
         // The same said again by others: nothing to do.
-        assert_eq!(step(&mut RankedList::default(), &mut BTreeMap::new(), &now), (0, 1000));
+        assert_eq!(
+            step(&mut RankedList::default(), &mut BTreeMap::new(), &now),
+            (0, 1000)
+        );
         now[500] = Arc::clone(&all[1500]);
         assert_eq!(step(&mut list, &mut present, &now), (1, 1));
         now.insert(3, Arc::clone(&all[1501]));
@@ -168,7 +212,10 @@ mod tests {
     fn equal_commands_of_another_making_are_kept() {
         let (mut list, mut present) = Default::default();
         step(&mut list, &mut present, &commands(3));
-        assert_eq!(list.replace(commands(3).into_iter().collect()), Difference::default());
+        assert_eq!(
+            list.replace(commands(3).into_iter().collect()),
+            Difference::default()
+        );
     }
 
     #[test]

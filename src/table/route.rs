@@ -12,8 +12,8 @@ use crate::catalog::{InstanceId, ServiceName};
 
 /// A route of the table.
 ///
-/// What a request looks at comes first, down to its only target, and in this order: among many routes each piece that
-/// lies elsewhere is a cache miss more.
+/// What a request looks at comes first, down to its only target, and in this order: among many
+/// routes each piece that lies elsewhere is a cache miss more.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Route {
@@ -21,15 +21,18 @@ pub struct Route {
     pub strategy: Strategy,
     /// Whether all targets have the same share.
     pub even: bool,
-    /// Whether it is one of TCP alone: all its instances, those that are out included, take bytes and not requests.
+    /// Whether it is one of TCP alone: all its instances, those that are out included, take bytes
+    /// and not requests.
     pub tcp: bool,
     /// Targets that may get traffic. Empty while every instance is out: the answer is then 503.
     pub targets: Targets,
-    /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty otherwise.
+    /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty
+    /// otherwise.
     pub ring: Box<[u32]>,
     /// Whose turn it is with `rr`. Outlives tables.
     pub rotation: Rotation,
-    /// Stays the same from table to table while the place is routed, and is never given to another place.
+    /// Stays the same from table to table while the place is routed, and is never given to another
+    /// place.
     pub id: u64,
     /// Where it stands.
     pub key: RouteKey,
@@ -40,14 +43,15 @@ pub struct Route {
 /// The targets of a route: a single one, as most have in a large table, lies in the route itself.
 pub type Targets = SmallVec<[Target; 1]>;
 
-/// The turns of a place, counted for all workers together: whoever asks often, on whatever connections, sees each
-/// target in its turn. With a count for each worker, two of them that step along would send both their requests to the
-/// same target.
+/// The turns of a place, counted for all workers together: whoever asks often, on whatever
+/// connections, sees each target in its turn. With a count for each worker, two of them that step
+/// along would send both their requests to the same target.
 #[derive(Clone, Debug, Default)]
 pub struct Rotation(Arc<AtomicU32>);
 
 impl Rotation {
-    /// The next of `count` turns, from 0. (Once in 2^32 requests the step back to 0 may repeat or skip some.)
+    /// The next of `count` turns, from 0. (Once in 2^32 requests the step back to 0 may repeat or
+    /// skip some.)
     #[must_use]
     pub fn next(&self, count: usize) -> usize {
         // Nothing else is read or written by this order: it is a count.
@@ -72,18 +76,25 @@ impl Route {
         }
     }
 
-    /// Whether TLS that asks for its host by name is its targets' business, and not ended by us where both may be. A route
-    /// whose instances are all out is not: then we answer for it.
+    /// Whether TLS that asks for its host by name is its targets' business, and not ended by us
+    /// where both may be. A route whose instances are all out is not: then we answer for it.
     #[must_use]
     pub fn is_passed_through(&self) -> bool {
-        !self.targets.is_empty() && self.targets.iter().all(|target| target.options.proto == Proto::Tcp)
+        !self.targets.is_empty()
+            && self
+                .targets
+                .iter()
+                .all(|target| target.options.proto == Proto::Tcp)
     }
 
     /// How many of the targets are ejected at `now_ms` of the process clock, for the cap of
     /// [`TargetState::record_failure`](super::TargetState::record_failure).
     #[must_use]
     pub fn ejected_count(&self, now_ms: u64) -> usize {
-        self.targets.iter().filter(|target| target.state.is_ejected(now_ms)).count()
+        self.targets
+            .iter()
+            .filter(|target| target.state.is_ejected(now_ms))
+            .count()
     }
 }
 

@@ -1,9 +1,9 @@
 //! A persistent hash map from text to small values, for tables that change one entry at a time.
 //!
-//! Three levels of fixed width: a change copies the root, one branch and one twig (32 pointers each) and one shard (the
-//! entries whose hash falls there: about 3 of 100,000), and shares the rest. Reading is three pointer steps, the first two
-//! of which stay in the cache, and a look at the place where the hash should stand, whatever the size; short keys are kept
-//! beside their hash.
+//! Three levels of fixed width: a change copies the root, one branch and one twig (32 pointers
+//! each) and one shard (the entries whose hash falls there: about 3 of 100,000), and shares the
+//! rest. Reading is three pointer steps, the first two of which stay in the cache, and a look at
+//! the place where the hash should stand, whatever the size; short keys are kept beside their hash.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ const WIDTH: usize = 32;
 /// Bits of a hash that each level takes, from the highest on.
 const BITS: u32 = WIDTH.trailing_zeros();
 const LEVELS: u32 = 3;
-/// Keys come from the registry, not from clients, so a fixed seed does not invite crafted collisions.
+/// Keys come from the registry, not from clients, so a fixed seed does not invite crafted
+/// collisions.
 const HASHER: FixedState = FixedState::with_seed(0x6c62_2d68_6f73_7473);
 
 /// Maps text to values; a clone is one pointer.
@@ -38,7 +39,9 @@ struct Entry<V> {
 
 impl<V> Clone for ShardedMap<V> {
     fn clone(&self) -> Self {
-        Self { root: Arc::clone(&self.root) }
+        Self {
+            root: Arc::clone(&self.root),
+        }
     }
 }
 
@@ -47,7 +50,9 @@ impl<V> Default for ShardedMap<V> {
         let shard: Shard<V> = Arc::from(Vec::new());
         let twig: Twig<V> = Arc::from(vec![shard; WIDTH]);
         let branch: Branch<V> = Arc::from(vec![twig; WIDTH]);
-        Self { root: Arc::from(vec![branch; WIDTH]) }
+        Self {
+            root: Arc::from(vec![branch; WIDTH]),
+        }
     }
 }
 
@@ -59,7 +64,12 @@ impl<V> ShardedMap<V> {
 
     /// The same, with the stored key.
     pub(super) fn get_key_value(&self, key: &str) -> Option<(&str, &V)> {
-        self.entry(key).map(|entry| (std::str::from_utf8(&entry.key).unwrap_or_default(), &entry.value))
+        self.entry(key).map(|entry| {
+            (
+                std::str::from_utf8(&entry.key).unwrap_or_default(),
+                &entry.value,
+            )
+        })
     }
 
     fn entry(&self, key: &str) -> Option<&Entry<V>> {
@@ -72,7 +82,9 @@ impl<V> ShardedMap<V> {
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
         let twigs = self.root.iter().flat_map(|branch| branch.iter());
         let shards = twigs.flat_map(|twig| twig.iter());
-        shards.flat_map(|shard| shard.iter()).map(|entry| &entry.value)
+        shards
+            .flat_map(|shard| shard.iter())
+            .map(|entry| &entry.value)
     }
 }
 
@@ -86,16 +98,25 @@ impl<V: Clone> ShardedMap<V> {
         let found = find(shard, hash, key);
         let mut value = found.ok().map(|at| shard[at].value.clone());
         change(&mut value);
-        let entry = value.map(|value| Entry { hash, key: key.as_bytes().into(), value });
+        let entry = value.map(|value| Entry {
+            hash,
+            key: key.as_bytes().into(),
+            value,
+        });
         let (Ok(at) | Err(at)) = found;
         let (before, after) = (&shard[..at], &shard[at + usize::from(found.is_ok())..]);
         // Copied once: the length is known, so that the entries go straight to where they stay.
-        *shard = before.iter().cloned().chain(entry).chain(after.iter().cloned()).collect();
+        *shard = before
+            .iter()
+            .cloned()
+            .chain(entry)
+            .chain(after.iter().cloned())
+            .collect();
     }
 }
 
-/// Where the key is, or where it would have to be put. Hashes are spread evenly, so the search starts where this one
-/// should stand, and mostly ends within a step or two.
+/// Where the key is, or where it would have to be put. Hashes are spread evenly, so the search
+/// starts where this one should stand, and mostly ends within a step or two.
 fn find<V>(shard: &[Entry<V>], hash: u64, key: &str) -> Result<usize, usize> {
     let within = u128::from(hash << (LEVELS * BITS));
     let guess = ((within * shard.len() as u128) >> 64) as usize;
@@ -140,6 +161,9 @@ mod tests {
             assert_eq!(before.get(&key), Some(&n));
             assert_eq!(map.get(&key), (n % 2 == 1).then_some(&n), "{key}");
         }
-        assert_eq!((before.values().count(), map.values().count()), (5000, 2500));
+        assert_eq!(
+            (before.values().count(), map.values().count()),
+            (5000, 2500)
+        );
     }
 }

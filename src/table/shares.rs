@@ -1,5 +1,5 @@
-//! Who gets which part of a route's traffic, by Fabio's rules for fixed weights (`weight=`, `route weight`)
-//! joined with Consul's service weights among the rest.
+//! Who gets which part of a route's traffic, by Fabio's rules for fixed weights (`weight=`, `route
+//! weight`) joined with Consul's service weights among the rest.
 
 /// What a target asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,16 +12,24 @@ pub(super) struct Demand {
 
 impl Demand {
     fn fixed(&self) -> Option<f64> {
-        self.fixed.filter(|weight| weight.is_finite() && *weight > 0.0)
+        self.fixed
+            .filter(|weight| weight.is_finite() && *weight > 0.0)
     }
 }
 
 /// Shares that add up to 1 (empty for no targets).
 pub(super) fn shares(demands: &[Demand]) -> Vec<f64> {
     let fixed_sum: f64 = demands.iter().filter_map(Demand::fixed).sum();
-    let rest_weight: f64 =
-        demands.iter().filter(|demand| demand.fixed().is_none()).map(|demand| f64::from(demand.weight)).sum();
-    let scale = if rest_weight == 0.0 || fixed_sum > 1.0 { fixed_sum } else { 1.0 };
+    let rest_weight: f64 = demands
+        .iter()
+        .filter(|demand| demand.fixed().is_none())
+        .map(|demand| f64::from(demand.weight))
+        .sum();
+    let scale = if rest_weight == 0.0 || fixed_sum > 1.0 {
+        fixed_sum
+    } else {
+        1.0
+    };
     let rest = (1.0 - fixed_sum).max(0.0);
     let share = |demand: &Demand| match demand.fixed() {
         Some(fixed) => fixed / scale,
@@ -39,13 +47,28 @@ pub(super) fn is_even(shares: &[f64]) -> bool {
 /// Slots of a full ring, before it is shortened.
 const SLOTS: f64 = 10_000.0;
 
-/// The turns of `rr` for unequal shares, as in Fabio: `floor(10000 · share)` slots, at least one for a share above 0;
-/// targets are placed from the fewest to the most slots, evenly spread, in the next free slot on collision. Slot
-/// counts with a common divisor are divided by it first: the order of turns stays fair, and the ring small.
+/// The turns of `rr` for unequal shares, as in Fabio: `floor(10000 · share)` slots, at least one
+/// for a share above 0; targets are placed from the fewest to the most slots, evenly spread, in the
+/// next free slot on collision. Slot counts with a common divisor are divided by it first: the
+/// order of turns stays fair, and the ring small.
 pub(super) fn ring(shares: &[f64]) -> Box<[u32]> {
-    let slots_of = |share: &f64| if *share > 0.0 { ((SLOTS * share + 1e-6).floor() as usize).max(1) } else { 0 };
-    let mut counts: Vec<(usize, usize)> = shares.iter().map(slots_of).enumerate().map(|(at, n)| (n, at)).collect();
-    let divisor = counts.iter().fold(0, |divisor, (n, _)| gcd(divisor, *n)).max(1);
+    let slots_of = |share: &f64| {
+        if *share > 0.0 {
+            ((SLOTS * share + 1e-6).floor() as usize).max(1)
+        } else {
+            0
+        }
+    };
+    let mut counts: Vec<(usize, usize)> = shares
+        .iter()
+        .map(slots_of)
+        .enumerate()
+        .map(|(at, n)| (n, at))
+        .collect();
+    let divisor = counts
+        .iter()
+        .fold(0, |divisor, (n, _)| gcd(divisor, *n))
+        .max(1);
     counts.iter_mut().for_each(|(n, _)| *n /= divisor);
     counts.sort_unstable();
     let total: usize = counts.iter().map(|(n, _)| n).sum();
@@ -96,11 +119,17 @@ mod tests {
     use super::*;
 
     fn fixed(weight: f64) -> Demand {
-        Demand { fixed: Some(weight), weight: 1 }
+        Demand {
+            fixed: Some(weight),
+            weight: 1,
+        }
     }
 
     fn dynamic(weight: u32) -> Demand {
-        Demand { fixed: None, weight }
+        Demand {
+            fixed: None,
+            weight,
+        }
     }
 
     #[test]
@@ -111,15 +140,30 @@ mod tests {
             (vec![dynamic(1), dynamic(3)], vec![0.25, 0.75]),
             (vec![fixed(0.2), fixed(0.2)], vec![0.5, 0.5]),
             (vec![fixed(3.0), fixed(1.0)], vec![0.75, 0.25]),
-            (vec![fixed(0.2), dynamic(1), dynamic(1)], vec![0.2, 0.4, 0.4]),
-            (vec![fixed(0.2), dynamic(1), dynamic(3)], vec![0.2, 0.2, 0.6]),
-            (vec![fixed(1.0), fixed(1.0), dynamic(1)], vec![0.5, 0.5, 0.0]),
+            (
+                vec![fixed(0.2), dynamic(1), dynamic(1)],
+                vec![0.2, 0.4, 0.4],
+            ),
+            (
+                vec![fixed(0.2), dynamic(1), dynamic(3)],
+                vec![0.2, 0.2, 0.6],
+            ),
+            (
+                vec![fixed(1.0), fixed(1.0), dynamic(1)],
+                vec![0.5, 0.5, 0.0],
+            ),
             (vec![fixed(1.0), dynamic(1)], vec![1.0, 0.0]),
-            (vec![fixed(-1.0), fixed(f64::NAN), fixed(0.0)], vec![1.0 / 3.0; 3]),
+            (
+                vec![fixed(-1.0), fixed(f64::NAN), fixed(0.0)],
+                vec![1.0 / 3.0; 3],
+            ),
         ] {
             let got = shares(&demands);
             assert_eq!(got.len(), expected.len());
-            assert!(got.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9), "{demands:?}: {got:?}");
+            assert!(
+                got.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9),
+                "{demands:?}: {got:?}"
+            );
         }
     }
 
@@ -127,9 +171,21 @@ mod tests {
     fn the_ring_spreads_turns() {
         assert_eq!(*ring(&[0.25, 0.75]), [0, 1, 1, 1]);
         assert_eq!(*ring(&[0.5, 0.5, 0.0]), [0, 1]);
-        assert_eq!(ring(&[0.9999, 0.0001]).iter().filter(|&&target| target == 1).count(), 1);
+        assert_eq!(
+            ring(&[0.9999, 0.0001])
+                .iter()
+                .filter(|&&target| target == 1)
+                .count(),
+            1
+        );
         // A share too small for a slot gets one.
-        assert_eq!(ring(&[0.999_99, 0.000_01]).iter().filter(|&&target| target == 1).count(), 1);
+        assert_eq!(
+            ring(&[0.999_99, 0.000_01])
+                .iter()
+                .filter(|&&target| target == 1)
+                .count(),
+            1
+        );
     }
 
     proptest! {

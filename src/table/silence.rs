@@ -1,7 +1,8 @@
 //! Whether an instance that owes an answer is frozen, or only takes its time.
 //!
-//! From outside the two look alike: a stopped process still accepts connections and acknowledges what is sent to it (its
-//! kernel does). What tells is how it behaves beside the others of its route:
+//! From outside the two look alike: a stopped process still accepts connections and acknowledges
+//! what is sent to it (its kernel does). What tells is how it behaves beside the others of its
+//! route:
 //!
 //! ```text
 //!   an answer is late ──> doubt ──> requests given to it on purpose (probes) ──> frozen
@@ -9,11 +10,12 @@
 //!                           └──────────┘                                         route answered requests sent after
 //! ```
 //!
-//! Long polls, reports and other slow requests never come so far: either nothing of the route is answered meanwhile, by
-//! any instance, or the instance answers what else it is given. A strategy that goes by load sends nothing to an instance
-//! that has the most in flight, hence the probes: a few usual GETs and HEADs, one after another, each only after others
-//! have answered something sent after the one before. A probe waits like any other request, and is asked elsewhere like
-//! any other when the instance proves frozen.
+//! Long polls, reports and other slow requests never come so far: either nothing of the route is
+//! answered meanwhile, by any instance, or the instance answers what else it is given. A strategy
+//! that goes by load sends nothing to an instance that has the most in flight, hence the probes: a
+//! few usual GETs and HEADs, one after another, each only after others have answered something sent
+//! after the one before. A probe waits like any other request, and is asked elsewhere like any
+//! other when the instance proves frozen.
 //!
 //! Times are of the process clock, in milliseconds.
 
@@ -25,8 +27,9 @@ use crate::catalog::options::Strategy;
 
 /// How many requests in a row have to stay without answer.
 const PROBES: u32 = 3;
-/// Where answers take long it may be chance that one instance gives none for a while: then the others have to give so many
-/// for each instance of the route meanwhile. Were it well, each of those would be its own as likely as any other's.
+/// Where answers take long it may be chance that one instance gives none for a while: then the
+/// others have to give so many for each instance of the route meanwhile. Were it well, each of
+/// those would be its own as likely as any other's.
 const ANSWERS_EACH: u32 = 10;
 /// But so many are enough.
 const ANSWERS_MAX: u32 = 200;
@@ -40,8 +43,8 @@ const TOOK_MAX: u64 = (1 << TOOK_BITS) - 1;
 /// A doubt of which nothing was heard for so many times the limit is none any more.
 const STALE: u64 = 10;
 
-/// The instance that is to get one of the next requests, whatever the strategy says: shared by all workers. At most one
-/// at a time; who wants another one asks again soon.
+/// The instance that is to get one of the next requests, whatever the strategy says: shared by all
+/// workers. At most one at a time; who wants another one asks again soon.
 #[derive(Clone, Debug, Default)]
 pub struct Probe(Arc<AtomicU64>);
 
@@ -59,7 +62,10 @@ impl Probe {
     /// To be called by whoever sends `state` a request: whether it is the one that was wanted.
     #[must_use]
     pub fn take(&self, state: &TargetState, now_ms: u64) -> bool {
-        let taken = self.0.compare_exchange(state.key, 0, Relaxed, Relaxed).is_ok();
+        let taken = self
+            .0
+            .compare_exchange(state.key, 0, Relaxed, Relaxed)
+            .is_ok();
         if taken {
             state.probe_ms.store(now_ms, Relaxed);
             state.probes.fetch_add(1, Relaxed);
@@ -70,9 +76,13 @@ impl Probe {
 
 impl TargetState {
     pub(super) fn note_heard(&self, now_ms: u64, took_us: u64) {
-        self.heard.store((now_ms << TOOK_BITS) | (took_us / 1000).min(TOOK_MAX), Relaxed);
+        self.heard.store(
+            (now_ms << TOOK_BITS) | (took_us / 1000).min(TOOK_MAX),
+            Relaxed,
+        );
         // Two workers at the same time may count one: it is a measure, and this is cheaper.
-        self.answers.store(self.answers.load(Relaxed).wrapping_add(1), Relaxed);
+        self.answers
+            .store(self.answers.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// When the head of an answer came last; 0: never.
@@ -94,19 +104,38 @@ impl TargetState {
         doubt != 0 && self.probes.load(Relaxed) >= PROBES && self.heard_ms() < doubt
     }
 
-    /// Looks at an instance that has owed an answer since `since_ms`, and says whether it is frozen. `limit_ms` is
-    /// `health.frozen_after`. To be called again and again while the answer is late.
-    pub fn look_for_frost(&self, now_ms: u64, since_ms: u64, limit_ms: u64, route: &Route, probe: &Probe) -> bool {
-        let others = || route.targets.iter().map(|target| &*target.state).filter(|state| state.key != self.key);
+    /// Looks at an instance that has owed an answer since `since_ms`, and says whether it is
+    /// frozen. `limit_ms` is `health.frozen_after`. To be called again and again while the answer
+    /// is late.
+    pub fn look_for_frost(
+        &self,
+        now_ms: u64,
+        since_ms: u64,
+        limit_ms: u64,
+        route: &Route,
+        probe: &Probe,
+    ) -> bool {
+        let others = || {
+            route
+                .targets
+                .iter()
+                .map(|target| &*target.state)
+                .filter(|state| state.key != self.key)
+        };
         let answered_since = |ms| others().any(|state| state.answered_begun_ms() > ms);
         if others().next().is_none() {
             return false;
         }
-        if self.is_ejected(now_ms) && self.failures.load(Relaxed) > 0 && self.heard_ms() < since_ms {
+        if self.is_ejected(now_ms) && self.failures.load(Relaxed) > 0 && self.heard_ms() < since_ms
+        {
             // Its machine may be gone: no connection could be made either.
             return answered_since(since_ms);
         }
-        let answers = || others().map(|state| state.answers.load(Relaxed)).fold(0u32, u32::wrapping_add);
+        let answers = || {
+            others()
+                .map(|state| state.answers.load(Relaxed))
+                .fold(0u32, u32::wrapping_add)
+        };
         let (doubt, given) = (self.doubt_ms.load(Relaxed), self.probe_ms.load(Relaxed));
         let stale = now_ms.saturating_sub(doubt.max(given)) > STALE.saturating_mul(limit_ms);
         if doubt == 0 || self.heard_ms() >= doubt || stale {
@@ -131,11 +160,17 @@ impl TargetState {
             PROBES.. => {
                 let quick_us = limit_ms.saturating_mul(1000) / 8;
                 let quick = others().all(|state| state.latency_us.load(Relaxed) <= quick_us);
-                let wanted = u32::try_from(route.targets.len()).unwrap_or(u32::MAX).saturating_mul(ANSWERS_EACH);
+                let wanted = u32::try_from(route.targets.len())
+                    .unwrap_or(u32::MAX)
+                    .saturating_mul(ANSWERS_EACH);
                 let given_since = answers().wrapping_sub(self.doubt_answers.load(Relaxed));
-                return lasting && answered_since(given) && (quick || given_since >= wanted.min(ANSWERS_MAX));
+                return lasting
+                    && answered_since(given)
+                    && (quick || given_since >= wanted.min(ANSWERS_MAX));
             }
-            _ if now_ms.saturating_sub(given) >= limit_ms / 8 && answered_since(given) => probe.want(self.key),
+            _ if now_ms.saturating_sub(given) >= limit_ms / 8 && answered_since(given) => {
+                probe.want(self.key)
+            }
             _ => {}
         }
         false
@@ -143,10 +178,22 @@ impl TargetState {
 
     /// Whether it owes many answers, and the others next to none.
     fn owes_a_crowd(&self, route: &Route) -> bool {
-        let crowd = if matches!(route.strategy, Strategy::Hash(_)) { CROWD_BY_HASH } else { CROWD };
-        let owes = |state: &Self| state.in_flight.load(Relaxed).saturating_sub(state.tunnels.load(Relaxed));
+        let crowd = if matches!(route.strategy, Strategy::Hash(_)) {
+            CROWD_BY_HASH
+        } else {
+            CROWD
+        };
+        let owes = |state: &Self| {
+            state
+                .in_flight
+                .load(Relaxed)
+                .saturating_sub(state.tunnels.load(Relaxed))
+        };
         let own = owes(self);
-        let others = route.targets.iter().filter(|target| target.state.key != self.key);
+        let others = route
+            .targets
+            .iter()
+            .filter(|target| target.state.key != self.key);
         let owed: u32 = others.map(|target| owes(&target.state)).sum();
         own >= crowd && owed <= own / CROWD
     }
@@ -163,12 +210,20 @@ mod tests {
     const LIMIT_MS: u64 = 2_000;
 
     fn route(count: u16, strategy: Strategy) -> Route {
-        let key = RouteKey { host: String::new(), path: "/".into() };
-        Route { strategy, targets: equal_targets(count), ..Route::without_targets(key) }
+        let key = RouteKey {
+            host: String::new(),
+            path: "/".into(),
+        };
+        Route {
+            strategy,
+            targets: equal_targets(count),
+            ..Route::without_targets(key)
+        }
     }
 
-    /// A request sent to the first of `count` at 1,000 stays without answer. The others answer in 5 ms what they get every
-    /// `quick_ms` (0: they get nothing); probes are answered where `alive`. When it counts as frozen, within a minute.
+    /// A request sent to the first of `count` at 1,000 stays without answer. The others answer in 5
+    /// ms what they get every `quick_ms` (0: they get nothing); probes are answered where `alive`.
+    /// When it counts as frozen, within a minute.
     fn found_frozen(count: u16, quick_ms: u64, alive: bool) -> Option<u64> {
         let (route, probe) = (route(count, Strategy::P2c), Probe::default());
         let (targets, first) = (&route.targets, &route.targets[0].state);
@@ -200,14 +255,24 @@ mod tests {
     fn silence_while_others_answer_is_frost() {
         for quick_ms in [2, 20, 100] {
             let found = found_frozen(3, quick_ms, false).unwrap();
-            assert!((3_000..=3_600).contains(&found), "every {quick_ms} ms: {found}");
+            assert!(
+                (3_000..=3_600).contains(&found),
+                "every {quick_ms} ms: {found}"
+            );
         }
-        assert!(found_frozen(2, 1_000, false).is_some_and(|found| found < 10_000), "little traffic takes longer");
+        assert!(
+            found_frozen(2, 1_000, false).is_some_and(|found| found < 10_000),
+            "little traffic takes longer"
+        );
     }
 
     #[test]
     fn a_slow_request_is_not_frost() {
-        assert_eq!(found_frozen(3, 20, true), None, "the instance answers other requests");
+        assert_eq!(
+            found_frozen(3, 20, true),
+            None,
+            "the instance answers other requests"
+        );
         assert_eq!(found_frozen(3, 0, false), None, "nothing else is asked");
         assert_eq!(found_frozen(1, 20, false), None, "there is no other one");
     }
@@ -217,7 +282,8 @@ mod tests {
         let (route, probe) = (route(2, Strategy::P2c), Probe::default());
         let (first, second) = (&route.targets[0].state, &route.targets[1].state);
         let mut polls = vec![1_000];
-        // All requests are polls of 7 s: the probes are, and what the second answers one after another.
+        // All requests are polls of 7 s: the probes are, and what the second answers one after
+        // another.
         for now_ms in (2_000..60_000).step_by(50) {
             if probe.take(first, now_ms) {
                 polls.push(now_ms);
@@ -228,16 +294,26 @@ mod tests {
             }
             second.record_success(now_ms, 7_000_000);
             let since_ms = polls.first().copied().unwrap_or(now_ms);
-            assert!(!first.look_for_frost(now_ms, since_ms, LIMIT_MS, &route, &probe), "{now_ms}");
+            assert!(
+                !first.look_for_frost(now_ms, since_ms, LIMIT_MS, &route, &probe),
+                "{now_ms}"
+            );
         }
     }
 
     #[test]
     fn polls_that_end_by_chance_are_not_frost() {
-        // Three instances with ten polls each; one of the route ends after 20 ms to 30 s, and is asked again at once.
+        // Three instances with ten polls each; one of the route ends after 20 ms to 30 s, and is
+        // asked again at once.
         let (route, probe) = (route(3, Strategy::P2c), Probe::default());
         let mut rng = fastrand::Rng::with_seed(7);
-        let duration = |rng: &mut fastrand::Rng| if rng.u8(..8) == 0 { 20 } else { rng.u64(1_000..30_000) };
+        let duration = |rng: &mut fastrand::Rng| {
+            if rng.u8(..8) == 0 {
+                20
+            } else {
+                rng.u64(1_000..30_000)
+            }
+        };
         let mut polls: Vec<Vec<(u64, u64)>> = vec![Vec::new(); 3];
         for all in &mut polls {
             (0..10).for_each(|_| all.push((1, 1 + duration(&mut rng))));
@@ -256,10 +332,17 @@ mod tests {
             }
             if now_ms % 250 == 0 {
                 for (target, polls) in route.targets.iter().zip(&polls) {
-                    let Some(oldest) = polls.iter().map(|poll| poll.0).min() else { continue };
+                    let Some(oldest) = polls.iter().map(|poll| poll.0).min() else {
+                        continue;
+                    };
                     if now_ms - oldest >= LIMIT_MS / 2 {
                         looks += 1;
-                        assert!(!target.state.look_for_frost(now_ms, oldest, LIMIT_MS, &route, &probe), "{now_ms}");
+                        assert!(
+                            !target
+                                .state
+                                .look_for_frost(now_ms, oldest, LIMIT_MS, &route, &probe),
+                            "{now_ms}"
+                        );
                     }
                 }
             }
@@ -293,14 +376,22 @@ mod tests {
         ] {
             let (route, probe) = (route(3, strategy), Probe::default());
             let states = |at: usize, count: usize| {
-                (0..count).map(|_| InFlight::new(Arc::clone(&route.targets[at].state))).collect::<Vec<_>>()
+                (0..count)
+                    .map(|_| InFlight::new(Arc::clone(&route.targets[at].state)))
+                    .collect::<Vec<_>>()
             };
             let _busy = (states(0, waiting), states(1, others));
-            let [first, second, _] = &*route.targets else { unreachable!() };
-            second.state.record_success(if later { 1_200 } else { 1_001 }, 100_000);
-            let found = (2_000..10_000)
-                .step_by(250)
-                .find(|&now_ms| first.state.look_for_frost(now_ms, 1_000, LIMIT_MS, &route, &probe));
+            let [first, second, _] = &*route.targets else {
+                unreachable!()
+            };
+            second
+                .state
+                .record_success(if later { 1_200 } else { 1_001 }, 100_000);
+            let found = (2_000..10_000).step_by(250).find(|&now_ms| {
+                first
+                    .state
+                    .look_for_frost(now_ms, 1_000, LIMIT_MS, &route, &probe)
+            });
             assert_eq!(found.is_some(), frozen, "{waiting} and {others}");
             assert_eq!(first.state.is_frozen(), frozen);
             assert!(found.is_none_or(|found| found == 3_000));
@@ -315,7 +406,10 @@ mod tests {
         first.tunnels.store(9, Relaxed);
         second.record_success(1_200, 1_000);
         let frozen = |now_ms| first.look_for_frost(now_ms, 1_000, LIMIT_MS, &route, &probe);
-        assert!(!(2_000..10_000).step_by(250).any(frozen), "one request and nine websockets");
+        assert!(
+            !(2_000..10_000).step_by(250).any(frozen),
+            "one request and nine websockets"
+        );
     }
 
     #[test]
@@ -329,7 +423,10 @@ mod tests {
             second.record_success(2_300 + n * 400, 1_000);
         }
         assert!(first.look_for_frost(3_400, 1_000, LIMIT_MS, &route, &probe));
-        assert!(!first.look_for_frost(50_000, 49_000, LIMIT_MS, &route, &probe), "an hour of quiet, a slow request");
+        assert!(
+            !first.look_for_frost(50_000, 49_000, LIMIT_MS, &route, &probe),
+            "an hour of quiet, a slow request"
+        );
     }
 
     #[test]
@@ -337,7 +434,10 @@ mod tests {
         let route = route(1, Strategy::P2c);
         let state = &route.targets[0].state;
         state.record_success(1_000_000_000, 7_000_900);
-        assert_eq!((state.heard_ms(), state.answered_begun_ms()), (1_000_000_000, 999_993_000));
+        assert_eq!(
+            (state.heard_ms(), state.answered_begun_ms()),
+            (1_000_000_000, 999_993_000)
+        );
         state.record_success(1_000_000_000, u64::MAX);
         assert_eq!(state.heard_ms(), 1_000_000_000);
     }

@@ -24,11 +24,22 @@ struct Slot {
 
 impl States {
     /// The state of an instance, made at first use; each call wants one [`release`](Self::release).
-    pub(super) fn acquire(&mut self, id: &InstanceId, addr: SocketAddr, since_ms: u64) -> Arc<TargetState> {
-        let slot = self.by_instance.entry((id.clone(), addr)).or_insert_with(|| {
-            self.last_key += 1;
-            Slot { state: Arc::new(TargetState::new(self.last_key, id.clone(), addr, since_ms)), uses: 0 }
-        });
+    pub(super) fn acquire(
+        &mut self,
+        id: &InstanceId,
+        addr: SocketAddr,
+        since_ms: u64,
+    ) -> Arc<TargetState> {
+        let slot = self
+            .by_instance
+            .entry((id.clone(), addr))
+            .or_insert_with(|| {
+                self.last_key += 1;
+                Slot {
+                    state: Arc::new(TargetState::new(self.last_key, id.clone(), addr, since_ms)),
+                    uses: 0,
+                }
+            });
         slot.uses += 1;
         Arc::clone(&slot.state)
     }
@@ -36,7 +47,9 @@ impl States {
     /// Gives one use back. After the last one the instance is new when it comes again.
     pub(super) fn release(&mut self, state: &Arc<TargetState>) {
         let key = (state.id.clone(), state.addr);
-        let Some(slot) = self.by_instance.get_mut(&key) else { return };
+        let Some(slot) = self.by_instance.get_mut(&key) else {
+            return;
+        };
         slot.uses -= 1;
         if slot.uses == 0 {
             self.by_instance.remove(&key);
@@ -46,7 +59,9 @@ impl States {
 
     /// The state of an instance that is in use.
     pub(super) fn get(&self, id: &InstanceId, addr: SocketAddr) -> Option<&Arc<TargetState>> {
-        self.by_instance.get(&(id.clone(), addr)).map(|slot| &slot.state)
+        self.by_instance
+            .get(&(id.clone(), addr))
+            .map(|slot| &slot.state)
     }
 
     /// Marks those retired that were released for good.

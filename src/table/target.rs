@@ -12,18 +12,19 @@ use crate::catalog::options::{Proto, RouteOptions};
 use crate::metrics::ServiceMetrics;
 use crate::metrics::fabio::RouteSeries;
 
-/// What is known of one instance beyond its registration: shared by all workers and all routes, and carried over
-/// from table to table as long as the instance (same id, same address) is registered.
+/// What is known of one instance beyond its registration: shared by all workers and all routes, and
+/// carried over from table to table as long as the instance (same id, same address) is registered.
 #[derive(Debug)]
 pub struct TargetState {
-    /// Unique in this process, never used twice: upstream pools are keyed by it, so a port that changes owner
-    /// never meets the previous owner's connections.
+    /// Unique in this process, never used twice: upstream pools are keyed by it, so a port that
+    /// changes owner never meets the previous owner's connections.
     pub key: u64,
     /// The instance.
     pub id: InstanceId,
     /// Its address.
     pub addr: SocketAddr,
-    /// Hash of id and address: the same in every process, so that consistent hashing agrees between balancers.
+    /// Hash of id and address: the same in every process, so that consistent hashing agrees between
+    /// balancers.
     pub hash: u64,
     /// Requests (or TCP connections) in flight, over all workers.
     pub in_flight: AtomicU32,
@@ -31,9 +32,11 @@ pub struct TargetState {
     pub failures: AtomicU32,
     /// Milliseconds (of the process clock) until which the instance is ejected; 0: never was.
     pub ejected_until_ms: AtomicU64,
-    /// Set by an ejection, until a request that was sent after it succeeds: meanwhile one failure ejects again.
+    /// Set by an ejection, until a request that was sent after it succeeds: meanwhile one failure
+    /// ejects again.
     pub probation: AtomicBool,
-    /// Until when (process clock, ms) the one request that tries an instance on probation keeps others away.
+    /// Until when (process clock, ms) the one request that tries an instance on probation keeps
+    /// others away.
     pub trial_until_ms: AtomicU64,
     /// Ejections in a row; decides the length of the next one.
     pub ejections: AtomicU32,
@@ -41,26 +44,31 @@ pub struct TargetState {
     pub latency_us: AtomicU64,
     /// When (process clock, ms) `latency_us` was written: it counts for less and less from there.
     pub latency_at_ms: AtomicU64,
-    /// When (process clock, ms) the instance came in or came back: slow start counts from here; 0: at start.
+    /// When (process clock, ms) the instance came in or came back: slow start counts from here; 0:
+    /// at start.
     pub since_ms: AtomicU64,
-    /// Until when (process clock, ms) others are preferred, for whatever reason: the later end of an ejection and of the
-    /// time after lost connections, and for ever once it is retired. Derived, so that a pick reads one figure.
+    /// Until when (process clock, ms) others are preferred, for whatever reason: the later end of
+    /// an ejection and of the time after lost connections, and for ever once it is retired.
+    /// Derived, so that a pick reads one figure.
     pub closed_until_ms: AtomicU64,
     /// When the head of an answer came last, and how long it took: see `silence`.
     pub heard: AtomicU64,
     /// How many answers came, about; wraps around.
     pub answers: AtomicU32,
-    /// The last 64 answers, the latest in the lowest bit; set: it counts as a failure. See `answers`.
+    /// The last 64 answers, the latest in the lowest bit; set: it counts as a failure. See
+    /// `answers`.
     pub outcomes: AtomicU64,
     /// When (process clock, ms) the present run of such answers began.
     pub bad_since_ms: AtomicU64,
     /// When (process clock, ms) the last one came.
     pub bad_at_ms: AtomicU64,
-    /// Since when (process clock, ms) it is watched because an answer is late; 0: it is not. See `silence`.
+    /// Since when (process clock, ms) it is watched because an answer is late; 0: it is not. See
+    /// `silence`.
     pub doubt_ms: AtomicU64,
     /// How many answers the others of the route had given then.
     pub doubt_answers: AtomicU32,
-    /// When (process clock, ms) it was given the last request that shall tell whether it answers; 0: none.
+    /// When (process clock, ms) it was given the last request that shall tell whether it answers;
+    /// 0: none.
     pub probe_ms: AtomicU64,
     /// How many of them it was given.
     pub probes: AtomicU32,
@@ -68,7 +76,8 @@ pub struct TargetState {
     pub lost_ms: AtomicU64,
     /// Tunnels (TCP connections, websockets) among what is in flight: nothing is owed on them.
     pub tunnels: AtomicU32,
-    /// Tunnels that the instance ended shortly after one another: when the first of them ended, and how many.
+    /// Tunnels that the instance ended shortly after one another: when the first of them ended, and
+    /// how many.
     pub tunnel_ends: AtomicU64,
     /// Set when the instance left the table: idle connections are closed, TCP connections drain.
     pub retired: AtomicBool,
@@ -116,7 +125,8 @@ impl TargetState {
         self.ejected_until_ms.load(Relaxed) > now_ms
     }
 
-    /// The instance left the table for good: no pick from an older table sends it anything while there are others.
+    /// The instance left the table for good: no pick from an older table sends it anything while
+    /// there are others.
     pub fn retire(&self) {
         self.retired.store(true, Relaxed);
         self.closed_until_ms.store(u64::MAX, Relaxed);
@@ -133,7 +143,8 @@ impl TargetState {
     }
 }
 
-/// One place a route can send to. What each request looks at comes first, and in this order: see [`Route`](super::Route).
+/// One place a route can send to. What each request looks at comes first, and in this order: see
+/// [`Route`](super::Route).
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Target {
@@ -149,7 +160,8 @@ pub struct Target {
     pub series: Option<Arc<RouteSeries>>,
     /// Query put before the request's own (route commands only).
     pub query: Option<Arc<str>>,
-    /// Fixed share as asked for (`weight=` of the tag, or `route weight`), if any: only for display.
+    /// Fixed share as asked for (`weight=` of the tag, or `route weight`), if any: only for
+    /// display.
     pub fixed: Option<f64>,
     /// Plain tags of the instance.
     pub tags: Arc<[Arc<str>]>,
@@ -167,8 +179,16 @@ impl Target {
         if let Some(redirect) = &self.options.redirect {
             return redirect.url.to_string();
         }
-        let slash = if self.options.proto == Proto::Http { "/" } else { "" };
-        format!("{}://{}{slash}", self.options.proto.scheme(), self.state.addr)
+        let slash = if self.options.proto == Proto::Http {
+            "/"
+        } else {
+            ""
+        };
+        format!(
+            "{}://{}{slash}",
+            self.options.proto.scheme(),
+            self.state.addr
+        )
     }
 }
 

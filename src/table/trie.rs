@@ -1,8 +1,8 @@
 //! A persistent radix trie over bytes: the longest stored key that a text starts with.
 //!
-//! Nodes are behind `Arc`; a change copies the nodes on its own way down and shares all others with the trie it
-//! was cloned from. A clone is one pointer. What the values are, and which text is folded or reversed before it
-//! gets here, is the business of `index`.
+//! Nodes are behind `Arc`; a change copies the nodes on its own way down and shares all others with
+//! the trie it was cloned from. A clone is one pointer. What the values are, and which text is
+//! folded or reversed before it gets here, is the business of `index`.
 
 use std::sync::Arc;
 
@@ -25,7 +25,9 @@ struct Node<V> {
 
 impl<V> Clone for Trie<V> {
     fn clone(&self) -> Self {
-        Self { root: self.root.clone() }
+        Self {
+            root: self.root.clone(),
+        }
     }
 }
 
@@ -41,8 +43,8 @@ impl<V> Trie<V> {
         self.root.is_none()
     }
 
-    /// The value of the longest stored key that `text` starts with. With `FOLD`, ASCII letters of `text` are
-    /// compared in lower case (the stored keys have to be in lower case then).
+    /// The value of the longest stored key that `text` starts with. With `FOLD`, ASCII letters of
+    /// `text` are compared in lower case (the stored keys have to be in lower case then).
     pub(super) fn longest<const FOLD: bool>(&self, text: &[u8]) -> Option<&V> {
         let mut best = None;
         self.walk::<FOLD>(text, |value| best = Some(value));
@@ -61,7 +63,13 @@ impl<V> Trie<V> {
             }
             rest = after;
             let Some(&first) = rest.first() else { return };
-            let Some(child) = node.child(if FOLD { first.to_ascii_lowercase() } else { first }) else { return };
+            let Some(child) = node.child(if FOLD {
+                first.to_ascii_lowercase()
+            } else {
+                first
+            }) else {
+                return;
+            };
             node = child;
         }
     }
@@ -87,11 +95,18 @@ impl<V: Clone> Trie<V> {
 
 impl<V> Node<V> {
     fn leaf(label: &[u8], value: V) -> Self {
-        Self { label: label.into(), value: Some(value), children: Vec::new() }
+        Self {
+            label: label.into(),
+            value: Some(value),
+            children: Vec::new(),
+        }
     }
 
     fn child(&self, first: u8) -> Option<&Self> {
-        let at = self.children.binary_search_by_key(&first, |(byte, _)| *byte).ok()?;
+        let at = self
+            .children
+            .binary_search_by_key(&first, |(byte, _)| *byte)
+            .ok()?;
         Some(&self.children[at].1)
     }
 }
@@ -99,13 +114,21 @@ impl<V> Node<V> {
 /// `text` without `label` in front.
 fn strip<'a, const FOLD: bool>(text: &'a [u8], label: &[u8]) -> Option<&'a [u8]> {
     let (head, rest) = text.split_at_checked(label.len())?;
-    let same = if FOLD { head.eq_ignore_ascii_case(label) } else { head == label };
+    let same = if FOLD {
+        head.eq_ignore_ascii_case(label)
+    } else {
+        head == label
+    };
     same.then_some(rest)
 }
 
-/// The subtree in `slot` with the value of `key` (relative to the slot) changed. Recursion is as deep as there
-/// are stored keys that are prefixes of `key`, at most its length.
-fn update<V: Clone>(slot: &mut Option<Arc<Node<V>>>, key: &[u8], change: impl FnOnce(&mut Option<V>)) {
+/// The subtree in `slot` with the value of `key` (relative to the slot) changed. Recursion is as
+/// deep as there are stored keys that are prefixes of `key`, at most its length.
+fn update<V: Clone>(
+    slot: &mut Option<Arc<Node<V>>>,
+    key: &[u8],
+    change: impl FnOnce(&mut Option<V>),
+) {
     let Some(shared) = slot else {
         let mut value = None;
         change(&mut value);
@@ -113,7 +136,12 @@ fn update<V: Clone>(slot: &mut Option<Arc<Node<V>>>, key: &[u8], change: impl Fn
         return;
     };
     let node = Arc::make_mut(shared);
-    let common = node.label.iter().zip(key).take_while(|(a, b)| a == b).count();
+    let common = node
+        .label
+        .iter()
+        .zip(key)
+        .take_while(|(a, b)| a == b)
+        .count();
     if common < node.label.len() {
         split(node, common);
     }
@@ -121,7 +149,9 @@ fn update<V: Clone>(slot: &mut Option<Arc<Node<V>>>, key: &[u8], change: impl Fn
     match rest.first() {
         None => change(&mut node.value),
         Some(&first) => {
-            let found = node.children.binary_search_by_key(&first, |(byte, _)| *byte);
+            let found = node
+                .children
+                .binary_search_by_key(&first, |(byte, _)| *byte);
             let (at, mut child) = match found {
                 Ok(at) => (at, Some(node.children.remove(at).1)),
                 Err(at) => (at, None),
@@ -143,8 +173,11 @@ fn update<V: Clone>(slot: &mut Option<Arc<Node<V>>>, key: &[u8], change: impl Fn
 
 /// Cuts the label at `at`; what followed becomes the only child.
 fn split<V>(node: &mut Node<V>, at: usize) {
-    let tail =
-        Node { label: node.label[at..].into(), value: node.value.take(), children: std::mem::take(&mut node.children) };
+    let tail = Node {
+        label: node.label[at..].into(),
+        value: node.value.take(),
+        children: std::mem::take(&mut node.children),
+    };
     node.label.truncate(at);
     node.children.push((tail.label[0], Arc::new(tail)));
 }
@@ -183,7 +216,11 @@ mod tests {
             ("/foo/bar/x", Some("/foo/bar")),
             ("/FOO", Some("/")),
         ] {
-            assert_eq!(trie.longest::<false>(text.as_bytes()).copied(), expected, "{text}");
+            assert_eq!(
+                trie.longest::<false>(text.as_bytes()).copied(),
+                expected,
+                "{text}"
+            );
         }
         assert_eq!(trie.longest::<true>(b"/FOO/Bar").copied(), Some("/foo/bar"));
     }

@@ -1,7 +1,9 @@
-//! CA certificates of a PEM file, read one by one: what cannot be used costs itself and not its neighbours.
+//! CA certificates of a PEM file, read one by one: what cannot be used costs itself and not its
+//! neighbours.
 //!
-//! A certificate outside its validity period stays a trust anchor: the period of an anchor is not part of path validation
-//! (RFC 5280 section 6.1), and a restart must not trust less than the process before it. It is reported all the same.
+//! A certificate outside its validity period stays a trust anchor: the period of an anchor is not
+//! part of path validation (RFC 5280 section 6.1), and a restart must not trust less than the
+//! process before it. It is reported all the same.
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -39,12 +41,17 @@ pub fn read(text: &[u8], now: i64) -> Bundle {
     let mut bundle = Bundle::default();
     let mut rest = text;
     for number in 1.. {
-        let Some(begin) = memchr::memmem::find(rest, BEGIN) else { break };
+        let Some(begin) = memchr::memmem::find(rest, BEGIN) else {
+            break;
+        };
         let block = &rest[begin..];
         // A block without its own end must not swallow the next one.
-        let next = memchr::memmem::find(&block[BEGIN.len()..], BEGIN).map_or(block.len(), |at| at + BEGIN.len());
+        let next = memchr::memmem::find(&block[BEGIN.len()..], BEGIN)
+            .map_or(block.len(), |at| at + BEGIN.len());
         let Some(end) = memchr::memmem::find(&block[..next], END) else {
-            bundle.left_out.push(format!("certificate {number} has no end"));
+            bundle
+                .left_out
+                .push(format!("certificate {number} has no end"));
             rest = &block[next..];
             continue;
         };
@@ -53,10 +60,14 @@ pub fn read(text: &[u8], now: i64) -> Bundle {
         match usable(&block[..end]) {
             Ok(certificate) => {
                 let problem = validity(&certificate, now);
-                bundle.out_of_date.extend(problem.map(|problem| format!("certificate {number} {problem}")));
+                bundle
+                    .out_of_date
+                    .extend(problem.map(|problem| format!("certificate {number} {problem}")));
                 bundle.certificates.push(certificate);
             }
-            Err(reason) => bundle.left_out.push(format!("certificate {number} cannot be used: {reason}")),
+            Err(reason) => bundle
+                .left_out
+                .push(format!("certificate {number} cannot be used: {reason}")),
         }
     }
     bundle
@@ -77,7 +88,10 @@ pub fn nothing_in(text: &[u8]) -> &'static str {
 #[must_use]
 pub fn validity(certificate: &CertificateDer<'_>, now: i64) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let (from, until) = (certificate.validity().not_before, certificate.validity().not_after);
+    let (from, until) = (
+        certificate.validity().not_before,
+        certificate.validity().not_after,
+    );
     let subject = certificate.subject();
     if now < from.timestamp() {
         Some(format!("({subject}) is not valid before {from}"))
@@ -91,7 +105,9 @@ pub fn validity(certificate: &CertificateDer<'_>, now: i64) -> Option<String> {
 fn usable(block: &[u8]) -> Result<CertificateDer<'static>, String> {
     let certificate = CertificateDer::from_pem_slice(block).map_err(|error| error.to_string())?;
     X509Certificate::from_der(&certificate).map_err(|error| error.to_string())?;
-    RootCertStore::empty().add(certificate.clone()).map_err(|error| error.to_string())?;
+    RootCertStore::empty()
+        .add(certificate.clone())
+        .map_err(|error| error.to_string())?;
     Ok(certificate)
 }
 
@@ -106,8 +122,12 @@ mod tests {
 
     fn made(from: i32, until: i32) -> String {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
-        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+        (params.not_before, params.not_after) =
+            (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
+        params
+            .self_signed(&KeyPair::generate().unwrap())
+            .unwrap()
+            .pem()
     }
 
     #[test]
@@ -129,11 +149,19 @@ mod tests {
             (String::new(), 0, 0, 0),
         ];
         let why = |text: &str| read(text.as_bytes(), NOW).why_empty(text.as_bytes());
-        assert!(why(garbage).starts_with("certificate 1 cannot be used: "), "{}", why(garbage));
+        assert!(
+            why(garbage).starts_with("certificate 1 cannot be used: "),
+            "{}",
+            why(garbage)
+        );
         assert_eq!(why(""), "is empty");
         for (text, used, left_out, out_of_date) in cases {
             let found = read(text.as_bytes(), NOW);
-            let counts = (found.certificates.len(), found.left_out.len(), found.out_of_date.len());
+            let counts = (
+                found.certificates.len(),
+                found.left_out.len(),
+                found.out_of_date.len(),
+            );
             assert_eq!(counts, (used, left_out, out_of_date), "{found:?}");
         }
     }
@@ -148,9 +176,18 @@ mod tests {
 
     #[test]
     fn both_ends_of_the_period_are_seen() {
-        let at = |pem: &str| validity(&CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), NOW);
+        let at = |pem: &str| {
+            validity(
+                &CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(),
+                NOW,
+            )
+        };
         assert_eq!(at(&made(2020, 2040)), None);
         assert!(at(&made(2020, 2029)).unwrap().contains("expired on"));
-        assert!(at(&made(2031, 2040)).unwrap().contains("is not valid before"));
+        assert!(
+            at(&made(2031, 2040))
+                .unwrap()
+                .contains("is not valid before")
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! HTTP/1.1 towards servers that are not instances: where a file is fetched, an API called, a service asked for consent.
+//! HTTP/1.1 towards servers that are not instances: where a file is fetched, an API called, a
+//! service asked for consent.
 //!
-//! Whole requests and whole answers, each with limits for time and size. What streams, or is held for minutes, has clients
-//! of its own (the data path, the watches of Consul).
+//! Whole requests and whole answers, each with limits for time and size. What streams, or is held
+//! for minutes, has clients of its own (the data path, the watches of Consul).
 
 pub mod trust;
 mod url;
@@ -30,7 +31,8 @@ const REDIRECTS_MAX: usize = 10;
 /// Connections kept for the next request.
 const IDLE_MAX: usize = 8;
 
-/// Why there is no answer. Messages name the server and the path, never a query, a password or a header.
+/// Why there is no answer. Messages name the server and the path, never a query, a password or a
+/// header.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WebError {
     /// Nothing that can be asked.
@@ -139,7 +141,13 @@ impl Ask {
     /// A `GET`.
     #[must_use]
     pub fn get(url: Uri) -> Self {
-        Self { method: Method::GET, url, headers: Vec::new(), body: Bytes::new(), trusts_redirects: false }
+        Self {
+            method: Method::GET,
+            url,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            trusts_redirects: false,
+        }
     }
 }
 
@@ -147,7 +155,12 @@ impl Client {
     /// Speaks TLS, where a URL wants it, by `tls`, and verifies `server_name` if that is given.
     #[must_use]
     pub fn new(tls: Arc<ClientConfig>, server_name: Option<String>) -> Self {
-        Self { tls, server_name, idle: Mutex::default(), idle_max: IDLE_MAX }
+        Self {
+            tls,
+            server_name,
+            idle: Mutex::default(),
+            idle_max: IDLE_MAX,
+        }
     }
 
     /// The same, with more connections kept for the next request.
@@ -165,7 +178,12 @@ impl Client {
     /// When there is no answer within the limits.
     pub async fn ask_once(&self, ask: Ask, limits: Limits) -> Result<Response<Bytes>, WebError> {
         let answered = tokio::time::timeout(limits.time, self.once(&ask, limits.bytes)).await;
-        answered.unwrap_or_else(|_| Err(WebError::Timeout { url: shown(&ask.url), limit: limits.time }))
+        answered.unwrap_or_else(|_| {
+            Err(WebError::Timeout {
+                url: shown(&ask.url),
+                limit: limits.time,
+            })
+        })
     }
 
     /// Asks, follows redirects, and reads the whole answer, whatever its status.
@@ -177,26 +195,40 @@ impl Client {
     pub async fn ask(&self, ask: Ask, limits: Limits) -> Result<Response<Bytes>, WebError> {
         let url = shown(&ask.url);
         let answered = tokio::time::timeout(limits.time, self.follow(ask, limits.bytes)).await;
-        answered.unwrap_or(Err(WebError::Timeout { url, limit: limits.time }))
+        answered.unwrap_or(Err(WebError::Timeout {
+            url,
+            limit: limits.time,
+        }))
     }
 
     async fn follow(&self, mut ask: Ask, bytes: usize) -> Result<Response<Bytes>, WebError> {
         let first = shown(&ask.url);
         for _ in 0..=REDIRECTS_MAX {
             let answer = self.once(&ask, bytes).await?;
-            let Some(location) = location(&answer) else { return Ok(answer) };
+            let Some(location) = location(&answer) else {
+                return Ok(answer);
+            };
             let refused = |reason| {
                 let target = location.split('?').next().unwrap_or_default().to_owned();
-                WebError::Elsewhere { url: shown(&ask.url), target, reason }
+                WebError::Elsewhere {
+                    url: shown(&ask.url),
+                    target,
+                    reason,
+                }
             };
             let next = onward(&ask.url, location).ok_or_else(|| refused("it is no URL"))?;
-            let same_host = next.authority() == ask.url.authority() && next.scheme() == ask.url.scheme();
-            let keeps_tls = ask.url.scheme_str() != Some("https") || next.scheme_str() == Some("https");
+            let same_host =
+                next.authority() == ask.url.authority() && next.scheme() == ask.url.scheme();
+            let keeps_tls =
+                ask.url.scheme_str() != Some("https") || next.scheme_str() == Some("https");
             if !same_host && ask.trusts_redirects && !keeps_tls {
                 return Err(refused("it is out of TLS"));
             }
             // A 303 (and by custom a 301 or 302) is to be read; others are to be asked the same.
-            let same = matches!(answer.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+            let same = matches!(
+                answer.status(),
+                StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+            );
             if !same && ask.method != Method::HEAD {
                 (ask.method, ask.body) = (Method::GET, Bytes::new());
             }
@@ -225,8 +257,12 @@ impl Client {
                     self.keep(origin, sender);
                     return Ok(answer);
                 }
-                // Nothing of an answer came: as likely as not the server closed it while nobody looked.
-                Err(Failure { error: WebError::Exchange { .. }, unanswered: true }) if reused => {}
+                // Nothing of an answer came: as likely as not the server closed it while nobody
+                // looked.
+                Err(Failure {
+                    error: WebError::Exchange { .. },
+                    unanswered: true,
+                }) if reused => {}
                 Err(failure) => return Err(failure.error),
             }
         }
@@ -246,19 +282,34 @@ impl Client {
         }
     }
 
-    async fn connect(&self, place: &url::Place) -> Result<http1::SendRequest<Full<Bytes>>, WebError> {
+    async fn connect(
+        &self,
+        place: &url::Place,
+    ) -> Result<http1::SendRequest<Full<Bytes>>, WebError> {
         let server = format!("{}:{}", place.host, place.port);
-        let failed = |reason: String| WebError::Connect { server: server.clone(), reason };
-        let stream = TcpStream::connect((&*place.host, place.port)).await.map_err(|error| failed(error.to_string()))?;
+        let failed = |reason: String| WebError::Connect {
+            server: server.clone(),
+            reason,
+        };
+        let stream = TcpStream::connect((&*place.host, place.port))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         stream.set_nodelay(true).ok();
         if !place.tls {
             return start(stream).await.map_err(failed);
         }
-        let failed = |reason: String| WebError::Tls { server: server.clone(), reason };
+        let failed = |reason: String| WebError::Tls {
+            server: server.clone(),
+            reason,
+        };
         let name = self.server_name.as_ref().unwrap_or(&place.host);
-        let name = ServerName::try_from(name.clone()).map_err(|_| failed(format!("{name} is no name for TLS")))?;
+        let name = ServerName::try_from(name.clone())
+            .map_err(|_| failed(format!("{name} is no name for TLS")))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls));
-        let stream = connector.connect(name, stream).await.map_err(|error| failed(error.to_string()))?;
+        let stream = connector
+            .connect(name, stream)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         start(stream).await.map_err(failed)
     }
 }
@@ -272,7 +323,9 @@ async fn start<T>(stream: T) -> Result<http1::SendRequest<Full<Bytes>>, String>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     // Ends by itself: when the server closes, or when the sender is gone.
     tokio::spawn(connection);
     Ok(sender)
@@ -280,7 +333,10 @@ where
 
 fn request(ask: &Ask, place: &url::Place) -> Result<Request<Full<Bytes>>, WebError> {
     let path = ask.url.path_and_query().map_or("/", |it| it.as_str());
-    let mut request = Request::builder().method(ask.method.clone()).uri(path).header(HOST, &place.authority);
+    let mut request = Request::builder()
+        .method(ask.method.clone())
+        .uri(path)
+        .header(HOST, &place.authority);
     if !ask.headers.iter().any(|(name, _)| name == USER_AGENT) {
         request = request.header(USER_AGENT, "lb");
     }
@@ -290,9 +346,15 @@ fn request(ask: &Ask, place: &url::Place) -> Result<Request<Full<Bytes>>, WebErr
     if let Some(credentials) = &place.credentials
         && !ask.headers.iter().any(|(name, _)| name == AUTHORIZATION)
     {
-        request = request.header(AUTHORIZATION, format!("Basic {}", BASE64_STANDARD.encode(credentials)));
+        request = request.header(
+            AUTHORIZATION,
+            format!("Basic {}", BASE64_STANDARD.encode(credentials)),
+        );
     }
-    let failed = |error: http::Error| WebError::Exchange { url: shown(&ask.url), reason: error.to_string() };
+    let failed = |error: http::Error| WebError::Exchange {
+        url: shown(&ask.url),
+        reason: error.to_string(),
+    };
     request.body(Full::new(ask.body.clone())).map_err(failed)
 }
 
@@ -302,23 +364,43 @@ async fn exchange(
     url: &Uri,
     bytes: usize,
 ) -> Result<Response<Bytes>, Failure> {
-    let failed =
-        |reason: String, unanswered| Failure { error: WebError::Exchange { url: shown(url), reason }, unanswered };
-    sender.ready().await.map_err(|error| failed(reason(&error), true))?;
-    let response = sender.send_request(request).await.map_err(|error| failed(reason(&error), true))?;
+    let failed = |reason: String, unanswered| Failure {
+        error: WebError::Exchange {
+            url: shown(url),
+            reason,
+        },
+        unanswered,
+    };
+    sender
+        .ready()
+        .await
+        .map_err(|error| failed(reason(&error), true))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| failed(reason(&error), true))?;
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, bytes).collect().await.map_err(|error| {
         if error.is::<http_body_util::LengthLimitError>() {
-            return Failure { error: WebError::TooLong { url: shown(url), limit: bytes }, unanswered: false };
+            return Failure {
+                error: WebError::TooLong {
+                    url: shown(url),
+                    limit: bytes,
+                },
+                unanswered: false,
+            };
         }
         failed(error.to_string(), false)
     })?;
     Ok(Response::from_parts(parts, body.to_bytes()))
 }
 
-/// In TLS 1.3 the server's alert about our certificate comes with the first read, below hyper's own words.
+/// In TLS 1.3 the server's alert about our certificate comes with the first read, below hyper's own
+/// words.
 fn reason(error: &hyper::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn location<T>(answer: &Response<T>) -> Option<&str> {
@@ -329,5 +411,9 @@ fn location<T>(answer: &Response<T>) -> Option<&str> {
 /// A header's value, if it is there and is text.
 #[must_use]
 pub fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok().filter(|text| !text.is_empty())
+    headers
+        .get(name)?
+        .to_str()
+        .ok()
+        .filter(|text| !text.is_empty())
 }

@@ -36,7 +36,10 @@ pub struct TrustError {
 }
 
 fn wrong(path: &Path, reason: impl ToString) -> TrustError {
-    TrustError { path: path.to_owned(), reason: reason.to_string() }
+    TrustError {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
 }
 
 impl Trust<'_> {
@@ -51,7 +54,9 @@ impl Trust<'_> {
             .with_safe_default_protocol_versions()
             .map_err(|error| wrong(inline, error))?;
         let builder = match self.skip_verify {
-            true => builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny::new(provider))),
+            true => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AcceptAny::new(provider))),
             false => builder.with_root_certificates(self.roots()?),
         };
         let config = match self.pair {
@@ -60,7 +65,9 @@ impl Trust<'_> {
                 let chain = certificates(cert, &read(cert)?)?;
                 let private = PrivateKeyDer::from_pem_slice(&read(key)?)
                     .map_err(|_| wrong(key, "no private key in it (PEM, not encrypted)"))?;
-                builder.with_client_auth_cert(chain, private).map_err(|error| wrong(cert, error))?
+                builder
+                    .with_client_auth_cert(chain, private)
+                    .map_err(|error| wrong(cert, error))?
             }
         };
         Ok(Arc::new(config))
@@ -95,7 +102,10 @@ impl Trust<'_> {
                 }
             }
             if !some {
-                return Err(wrong(folder, "no file in it holds a CA certificate (PEM, BEGIN CERTIFICATE)"));
+                return Err(wrong(
+                    folder,
+                    "no file in it holds a CA certificate (PEM, BEGIN CERTIFICATE)",
+                ));
             }
         }
         if self.ca_file.is_none() && self.ca_pem.is_none() && self.ca_path.is_none() {
@@ -110,8 +120,9 @@ fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
 }
 
 fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
-    let found: Vec<_> =
-        CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| wrong(path, error))?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(path, error))?;
     if found.is_empty() {
         return Err(wrong(path, "no certificate in it (PEM, BEGIN CERTIFICATE)"));
     }

@@ -23,24 +23,40 @@ impl Place {
             _ => return None,
         };
         let host = url.host().filter(|host| !host.is_empty())?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let written = url.authority()?.as_str();
         let (credentials, authority) = match written.rsplit_once('@') {
             Some((credentials, authority)) => (Some(decoded(credentials)), authority),
             None => (None, written),
         };
         let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        Some(Self { tls, host, port, authority: authority.to_owned(), credentials })
+        Some(Self {
+            tls,
+            host,
+            port,
+            authority: authority.to_owned(),
+            credentials,
+        })
     }
 
     /// What a connection can be used for again.
     pub(super) fn origin(&self) -> String {
-        format!("{}{}:{}", if self.tls { "https://" } else { "http://" }, self.host, self.port)
+        format!(
+            "{}{}:{}",
+            if self.tls { "https://" } else { "http://" },
+            self.host,
+            self.port
+        )
     }
 }
 
 fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 /// A URL for messages: without password and query.
@@ -55,13 +71,19 @@ pub fn shown(url: &Uri) -> String {
 /// Where a redirect leads: to another URL, or to another path at the same host.
 #[must_use]
 pub fn onward(from: &Uri, location: &str) -> Option<Uri> {
-    let (scheme, authority) = (from.scheme_str().unwrap_or("http"), from.authority().map_or("", |it| it.as_str()));
+    let (scheme, authority) = (
+        from.scheme_str().unwrap_or("http"),
+        from.authority().map_or("", |it| it.as_str()),
+    );
     let whole = match location {
         url if url.starts_with("http://") || url.starts_with("https://") => url.to_owned(),
         path if path.starts_with("//") => format!("{scheme}:{path}"),
         path if path.starts_with('/') => format!("{scheme}://{authority}{path}"),
         path => {
-            let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            let folder = from
+                .path()
+                .rsplit_once('/')
+                .map_or("", |(folder, _)| folder);
             format!("{scheme}://{authority}{folder}/{path}")
         }
     };
@@ -80,7 +102,10 @@ mod tests {
     fn places_have_their_usual_ports_and_hide_what_is_secret() {
         let place = Place::of(&uri("https://u:p%40x@[::1]/a?k=v")).unwrap();
         assert_eq!((place.tls, &*place.host, place.port), (true, "::1", 443));
-        assert_eq!((&*place.authority, place.credentials.as_deref()), ("[::1]", Some("u:p@x")));
+        assert_eq!(
+            (&*place.authority, place.credentials.as_deref()),
+            ("[::1]", Some("u:p@x"))
+        );
         assert_eq!(shown(&uri("https://u:p@h:1/a?k=v")), "https://h:1/a");
         assert_eq!(Place::of(&uri("http://h/")).unwrap().port, 80);
         for other in ["/a", "ftp://h/"] {
@@ -99,7 +124,13 @@ mod tests {
             ("https://", None),
         ];
         for (location, wanted) in cases {
-            assert_eq!(onward(&from, location).map(|url| url.to_string()).as_deref(), wanted, "{location}");
+            assert_eq!(
+                onward(&from, location)
+                    .map(|url| url.to_string())
+                    .as_deref(),
+                wanted,
+                "{location}"
+            );
         }
     }
 }

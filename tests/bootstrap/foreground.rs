@@ -1,4 +1,5 @@
-//! Without `--detach` the cluster lives as long as the command; its data outlive both. On odd numbers of nodes.
+//! Without `--detach` the cluster lives as long as the command; its data outlive both. On odd
+//! numbers of nodes.
 
 use crate::support::cluster::{Cluster, is_gone, signal, wait};
 use crate::support::lb::Lb;
@@ -16,7 +17,10 @@ fn ctrl_c_stops_all_and_data_survive() {
             // The command in the foreground holds nothing that others need.
             cluster.run(&["rotate-certs"]).good();
         } else {
-            assert_eq!(cluster.ask_consul(&["kv", "get", "kept"]).good().stdout, "value\n");
+            assert_eq!(
+                cluster.ask_consul(&["kv", "get", "kept"]).good().stdout,
+                "value\n"
+            );
         }
         cluster.run(&["status"]).good();
         signal(up.pid(), if round == 0 { "INT" } else { "TERM" });
@@ -35,7 +39,10 @@ fn ctrl_c_stops_all_and_data_survive() {
     assert!(cluster.pids().is_empty(), "{:?}", cluster.pids());
 
     cluster.up();
-    assert_eq!(cluster.ask_consul(&["kv", "get", "kept"]).good().stdout, "value\n");
+    assert_eq!(
+        cluster.ask_consul(&["kv", "get", "kept"]).good().stdout,
+        "value\n"
+    );
     // One that stays in the background is not taken to the foreground by another `up`.
     cluster.run(&["up"]).good().says(&["nothing to change"]);
     assert_eq!(cluster.pids().len(), 5);
@@ -51,26 +58,61 @@ fn one_node_is_a_cluster_and_its_key_may_have_a_passphrase() {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    let (right, wrong) = (passphrase("right", "correct horse\n"), passphrase("wrong", "battery staple\n"));
-    cluster.run(&["up", "--detach", "--passphrase-file", &right]).good();
-    assert!(cluster.read("ca-key.pem").starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
-    assert!(cluster.ask_consul(&["members"]).good().stdout.contains("consul-0"));
+    let (right, wrong) = (
+        passphrase("right", "correct horse\n"),
+        passphrase("wrong", "battery staple\n"),
+    );
+    cluster
+        .run(&["up", "--detach", "--passphrase-file", &right])
+        .good();
+    assert!(
+        cluster
+            .read("ca-key.pem")
+            .starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    );
+    assert!(
+        cluster
+            .ask_consul(&["members"])
+            .good()
+            .stdout
+            .contains("consul-0")
+    );
     // Whoever signs nothing needs no passphrase.
     cluster.up().says(&["nothing to change"]);
     for ca in [&["rotate-certs"][..], &["rotate-certs", "--ca"]] {
-        cluster.run(ca).ended(1).says(&["ca-key.pem is encrypted", "--passphrase-file", "LB_BOOTSTRAP_PASSPHRASE"]);
+        cluster.run(ca).ended(1).says(&[
+            "ca-key.pem is encrypted",
+            "--passphrase-file",
+            "LB_BOOTSTRAP_PASSPHRASE",
+        ]);
         let with_wrong = [ca, &["--passphrase-file", &wrong]].concat();
-        cluster.run(&with_wrong).ended(1).says(&["wrong passphrase for", "ca-key.pem"]);
+        cluster
+            .run(&with_wrong)
+            .ended(1)
+            .says(&["wrong passphrase for", "ca-key.pem"]);
     }
     // None of the refused ones has begun anything.
     cluster.up().says(&["nothing to change"]);
     let old = cluster.read("ca.pem");
-    cluster.run(&["rotate-certs", "--ca", "--passphrase-file", &right]).good();
+    cluster
+        .run(&["rotate-certs", "--ca", "--passphrase-file", &right])
+        .good();
     assert_ne!(cluster.read("ca.pem"), old);
-    assert!(cluster.read("ca-key.pem").starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
+    assert!(
+        cluster
+            .read("ca-key.pem")
+            .starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    );
     cluster.run(&["status"]).good();
 
-    let lb =
-        Lb::start_file(&cluster.state("lb.toml"), &["--listener", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"]);
+    let lb = Lb::start_file(
+        &cluster.state("lb.toml"),
+        &[
+            "--listener",
+            "127.0.0.1:0",
+            "--admin.address",
+            "127.0.0.1:0",
+        ],
+    );
     lb.wait_ready();
 }

@@ -1,4 +1,5 @@
-//! `up` is killed with SIGKILL wherever it stands, again and again; what it left is always taken up by the next one.
+//! `up` is killed with SIGKILL wherever it stands, again and again; what it left is always taken up
+//! by the next one.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -13,7 +14,11 @@ const STEP: Duration = Duration::from_millis(1);
 pub(crate) fn kill_when(mut running: Running, mut seen: impl FnMut(&Running) -> bool) -> Ran {
     let begun = Instant::now();
     while !seen(&running) && !running.is_over() {
-        assert!(begun.elapsed() < PATIENCE * 2, "still running:\n{}", running.said());
+        assert!(
+            begun.elapsed() < PATIENCE * 2,
+            "still running:\n{}",
+            running.said()
+        );
         sleep(STEP);
     }
     running.kill()
@@ -52,13 +57,24 @@ fn up_goes_on_from_wherever_it_was_killed() {
         "client.pfx.password",
         "lb.toml",
     ] {
-        let ran = kill_when(cluster.start(&["up", "--detach"]), |_| cluster.state(place).exists());
-        assert!(ran.code.is_none_or(|code| code == 0), "before {place}: {}", ran.stderr);
+        let ran = kill_when(cluster.start(&["up", "--detach"]), |_| {
+            cluster.state(place).exists()
+        });
+        assert!(
+            ran.code.is_none_or(|code| code == 0),
+            "before {place}: {}",
+            ran.stderr
+        );
         killed += usize::from(ran.code.is_none());
-        // What was only written for a cluster that never began may be made again; afterwards nothing is.
+        // What was only written for a cluster that never began may be made again; afterwards
+        // nothing is.
         if cluster.state("cluster.json").exists() {
             let now = keys(&cluster);
-            assert_eq!(*first_keys.get_or_insert_with(|| now.clone()), now, "killed at {place}");
+            assert_eq!(
+                *first_keys.get_or_insert_with(|| now.clone()),
+                now,
+                "killed at {place}"
+            );
         }
     }
     assert!(killed >= 10, "only {killed} were killed in time");
@@ -78,12 +94,22 @@ fn up_goes_on_after_kills_at_random_times() {
     let mut killed = 0;
     for _ in 0..5 {
         let (begun, life) = (Instant::now(), Duration::from_millis(random.u64(50..2500)));
-        let ran = kill_when(cluster.start(&["up", "--detach"]), |_| begun.elapsed() > life);
-        assert!(ran.code.is_none_or(|code| code == 0), "seed {seed}, {life:?}: {}", ran.stderr);
+        let ran = kill_when(cluster.start(&["up", "--detach"]), |_| {
+            begun.elapsed() > life
+        });
+        assert!(
+            ran.code.is_none_or(|code| code == 0),
+            "seed {seed}, {life:?}: {}",
+            ran.stderr
+        );
         killed += usize::from(ran.code.is_none());
         if cluster.state("cluster.json").exists() {
             let now = keys(&cluster);
-            assert_eq!(*first_keys.get_or_insert_with(|| now.clone()), now, "seed {seed}, {life:?}");
+            assert_eq!(
+                *first_keys.get_or_insert_with(|| now.clone()),
+                now,
+                "seed {seed}, {life:?}"
+            );
         }
         // Sometimes agents die with it.
         for agent in cluster.pids().into_keys().filter(|_| random.u8(..4) == 0) {
@@ -92,7 +118,10 @@ fn up_goes_on_after_kills_at_random_times() {
     }
     println!("{killed} killed");
     cluster.up();
-    assert_eq!(Some(keys(&cluster)), first_keys.or_else(|| Some(keys(&cluster))));
+    assert_eq!(
+        Some(keys(&cluster)),
+        first_keys.or_else(|| Some(keys(&cluster)))
+    );
     cluster.run(&["status"]).good();
     a_second_run_changes_nothing(&cluster);
 }

@@ -15,21 +15,32 @@ fn missing_programs_are_named() {
     let cluster = Cluster::consul();
     let path = cluster.folder().join("bin");
     fs::create_dir(&path).unwrap();
-    let run = |cluster: &Cluster, words: &[&str]| Ran::of(cluster.command(words).env("PATH", &path));
+    let run =
+        |cluster: &Cluster, words: &[&str]| Ran::of(cluster.command(words).env("PATH", &path));
     for word in ["up", "plan"] {
-        run(&cluster, &[word]).ended(2).says(&["consul is not on PATH", "--consul-bin"]);
+        run(&cluster, &[word])
+            .ended(2)
+            .says(&["consul is not on PATH", "--consul-bin"]);
     }
     let named = run(&cluster, &["up", "--consul-bin", "/nowhere/consul"]);
     named.ended(2).says(&["/nowhere/consul", "--consul-bin"]);
     symlink(on_path("consul"), path.join("consul")).unwrap();
     let all = Cluster::with(&["--local"], None);
-    run(&all, &["up"]).ended(2).says(&["nomad is not on PATH", "--nomad-bin", "--only consul"]);
-    assert!(!all.state("").exists() && !cluster.state("").exists(), "nothing is touched");
+    run(&all, &["up"])
+        .ended(2)
+        .says(&["nomad is not on PATH", "--nomad-bin", "--only consul"]);
+    assert!(
+        !all.state("").exists() && !cluster.state("").exists(),
+        "nothing is touched"
+    );
 }
 
 fn on_path(name: &str) -> std::path::PathBuf {
     let path = std::env::var_os("PATH").unwrap();
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.exists()).unwrap()
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.exists())
+        .unwrap()
 }
 
 #[test]
@@ -46,17 +57,30 @@ fn a_port_in_use(cluster: &Cluster) {
     let taken = TcpListener::bind((cluster.address(1), 8501)).unwrap();
     let wanted = format!("consul-1: port 8501 of {} is taken by", cluster.address(1));
     let pid = format!("pid {}", std::process::id());
-    cluster.run(&["up"]).ended(1).says(&["nothing was changed", &wanted, &pid, "stop it, or choose other addresses"]);
+    cluster.run(&["up"]).ended(1).says(&[
+        "nothing was changed",
+        &wanted,
+        &pid,
+        "stop it, or choose other addresses",
+    ]);
     assert!(cluster.pids().is_empty());
     drop(taken);
     // The same beside a cluster that lives.
     cluster.up();
     cluster.kill("nomad-client-0/consul");
     // A killed agent lets go of its sockets a moment after it is gone.
-    wait("the free port", || TcpListener::bind((cluster.address(3), 8600)).is_ok());
+    wait("the free port", || {
+        TcpListener::bind((cluster.address(3), 8600)).is_ok()
+    });
     let taken = TcpListener::bind((cluster.address(3), 8600)).unwrap();
-    let wanted = format!("nomad-client-0: port 8600 of {} is taken by", cluster.address(3));
-    cluster.run(&["up", "--detach"]).ended(1).says(&["nothing was changed", &wanted, &pid]);
+    let wanted = format!(
+        "nomad-client-0: port 8600 of {} is taken by",
+        cluster.address(3)
+    );
+    cluster
+        .run(&["up", "--detach"])
+        .ended(1)
+        .says(&["nothing was changed", &wanted, &pid]);
     drop(taken);
     cluster.up();
 }
@@ -65,7 +89,11 @@ fn a_port_in_use(cluster: &Cluster) {
 fn another_gossip_key(cluster: &Cluster) {
     let keyring = cluster.node("nomad-client-0", "consul/serf/local.keyring");
     cluster.kill("nomad-client-0/consul");
-    fs::write(&keyring, "[\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]").unwrap();
+    fs::write(
+        &keyring,
+        "[\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]",
+    )
+    .unwrap();
     let up = cluster.run(&["up", "--detach", "--timeout", "5s"]).ended(1);
     up.says(&[
         "Consul agents: not well in time",
@@ -75,7 +103,13 @@ fn another_gossip_key(cluster: &Cluster) {
         "serf/*.keyring",
     ]);
     let status = cluster.run(&["status"]).ended(3);
-    assert!(status.stdout.contains("nomad-client-0: consul: cannot reach the servers"), "{}", status.stdout);
+    assert!(
+        status
+            .stdout
+            .contains("nomad-client-0: consul: cannot reach the servers"),
+        "{}",
+        status.stdout
+    );
     cluster.kill("nomad-client-0/consul");
     fs::remove_file(&keyring).unwrap();
     cluster.up().says(&["1 node changed"]);
@@ -85,26 +119,46 @@ fn another_gossip_key(cluster: &Cluster) {
 /// What others changed on a node is shown by `plan` and put right by `up`.
 fn files_that_were_edited(cluster: &Cluster) {
     let before = cluster.pids();
-    fs::write(cluster.node("consul-2", "consul.d/encrypt.hcl"), "encrypt = \"other\"\n").unwrap();
+    fs::write(
+        cluster.node("consul-2", "consul.d/encrypt.hcl"),
+        "encrypt = \"other\"\n",
+    )
+    .unwrap();
     fs::write(cluster.node("consul-0", "consul.d/key.pem"), "other").unwrap();
     fs::remove_file(cluster.node("nomad-client-0", "consul.d/ca.pem")).unwrap();
     let plan = cluster.run(&["plan"]).ended(3).stdout;
-    for wanted in ["encrypt.hcl (differs)", "key.pem (differs)", "ca.pem (missing)"] {
+    for wanted in [
+        "encrypt.hcl (differs)",
+        "key.pem (differs)",
+        "ca.pem (missing)",
+    ] {
         assert!(plan.contains(wanted), "{plan}");
     }
     cluster.up().says(&["3 nodes changed"]);
     assert_eq!(cluster.pids(), before, "none of that needs a restart");
     let hcl = cluster.node("consul-1", "consul.d/consul.hcl");
-    fs::write(&hcl, fs::read_to_string(&hcl).unwrap() + "log_level = \"DEBUG\"\n").unwrap();
+    fs::write(
+        &hcl,
+        fs::read_to_string(&hcl).unwrap() + "log_level = \"DEBUG\"\n",
+    )
+    .unwrap();
     // Nobody can tell whether it was started with that.
     cluster.up().says(&["1 node changed", "1 restarted"]);
     let changed = |(name, pid): (&String, &u32)| (before[name] != *pid).then(|| name.clone());
-    assert_eq!(cluster.pids().iter().filter_map(changed).collect::<Vec<_>>(), ["consul-1/consul"]);
+    assert_eq!(
+        cluster
+            .pids()
+            .iter()
+            .filter_map(changed)
+            .collect::<Vec<_>>(),
+        ["consul-1/consul"]
+    );
     cluster.up().says(&["nothing to change"]);
     cluster.run(&["status"]).good();
 }
 
-/// A year without a rotation: every certificate has ended, the operator's as well. `up` makes new ones of all.
+/// A year without a rotation: every certificate has ended, the operator's as well. `up` makes new
+/// ones of all.
 fn expired_certificates(cluster: &Cluster) {
     let nodes = ["consul-0", "consul-1", "consul-2", "nomad-client-0"];
     let expire = |cert: &str| {
@@ -116,21 +170,32 @@ fn expired_certificates(cluster: &Cluster) {
         let place = cluster.node(node, "consul.d/cert.pem");
         fs::copy(&cert, &place).unwrap();
         signal(cluster.pids()[&format!("{node}/consul")], "HUP");
-        wait(&format!("the expired certificate of {node}"), || serves(cluster, number, &cert));
+        wait(&format!("the expired certificate of {node}"), || {
+            serves(cluster, number, &cert)
+        });
     };
     // One node first: the operator can still look.
     expire("certs/nomad-client-0/consul.pem");
     serve("nomad-client-0", 3);
     let status = cluster.run(&["status"]).ended(3).stdout;
-    assert!(status.contains("nomad-client-0") && status.contains("expired"), "{status}");
+    assert!(
+        status.contains("nomad-client-0") && status.contains("expired"),
+        "{status}"
+    );
     let plan = cluster.run(&["plan"]).ended(3).stdout;
-    assert!(plan.contains("make a certificate for nomad-client-0/consul (expired"), "{plan}");
-    cluster.run(&["rotate-gossip", "--timeout", "4s"]).ended(1).says(&[
-        "nomad-client-0: ",
-        "a certificate has expired",
-        "what to do: ",
-        "rotate-certs",
-    ]);
+    assert!(
+        plan.contains("make a certificate for nomad-client-0/consul (expired"),
+        "{plan}"
+    );
+    cluster
+        .run(&["rotate-gossip", "--timeout", "4s"])
+        .ended(1)
+        .says(&[
+            "nomad-client-0: ",
+            "a certificate has expired",
+            "what to do: ",
+            "rotate-certs",
+        ]);
 
     for (number, node) in (0..).zip(nodes) {
         if number != 3 {
@@ -140,7 +205,13 @@ fn expired_certificates(cluster: &Cluster) {
     }
     expire("certs/operator.pem");
     let status = cluster.run(&["status"]).ended(3).stdout;
-    assert_eq!(status.matches("its certificate has expired; run `lb bootstrap").count(), 4, "{status}");
+    assert_eq!(
+        status
+            .matches("its certificate has expired; run `lb bootstrap")
+            .count(),
+        4,
+        "{status}"
+    );
     cluster.up().says(&["4 nodes changed", "expired"]);
     let status = cluster.run(&["status"]).good().stdout;
     // 365 within the second in which they were made.
@@ -151,7 +222,11 @@ fn expired_certificates(cluster: &Cluster) {
 /// Whether the node shows this certificate, good or not.
 fn serves(cluster: &Cluster, number: u8, cert: &Path) -> bool {
     let mut client = std::process::Command::new("openssl");
-    client.args(["s_client", "-connect", &format!("{}:8501", cluster.address(number))]);
+    client.args([
+        "s_client",
+        "-connect",
+        &format!("{}:8501", cluster.address(number)),
+    ]);
     let shown = Ran::of(client.stdin(std::process::Stdio::null())).stdout;
     let wanted = fs::read_to_string(cert).unwrap();
     shown.contains(wanted.trim())

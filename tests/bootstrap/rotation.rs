@@ -1,4 +1,5 @@
-//! Keys and certificates change under a running `lb` with traffic, and the command that does it is killed in between.
+//! Keys and certificates change under a running `lb` with traffic, and the command that does it is
+//! killed in between.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,8 +21,15 @@ fn rotations_cost_no_request() {
     cluster.up();
     let first = Upstream::start("web-0");
     register(&cluster, 7, &first);
-    let lb =
-        Lb::start_file(&cluster.state("lb.toml"), &["--listener", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"]);
+    let lb = Lb::start_file(
+        &cluster.state("lb.toml"),
+        &[
+            "--listener",
+            "127.0.0.1:0",
+            "--admin.address",
+            "127.0.0.1:0",
+        ],
+    );
     lb.wait_ready();
     let answers = || get(lb.address("http"), "rotation.test", "/web");
     wait("the service behind lb", || answers().status == 200);
@@ -40,7 +48,9 @@ fn rotations_cost_no_request() {
     // lb follows Consul with what it was given last, not with what it began with.
     let second = Upstream::start("web-1");
     register(&cluster, 8, &second);
-    wait("the second instance behind lb", || answers().header("x-instance") == Some("web-1"));
+    wait("the second instance behind lb", || {
+        answers().header("x-instance") == Some("web-1")
+    });
     let outcome = load.stop();
     outcome.assert_none_failed();
     assert!(outcome.requests() > 100, "{:?}", outcome.statuses);
@@ -53,16 +63,22 @@ fn register(cluster: &Cluster, node: u8, server: &Upstream) {
     let address = server.address;
     let body = json!({"Name": "web", "ID": server.name(), "Address": address.ip(), "Port": address.port(),
         "Tags": ["urlprefix-/web"], "Check": {"TTL": "30m", "Status": "passing"}});
-    let (status, text) = cluster.api(node, "PUT", "/v1/agent/service/register", Some(&body)).unwrap();
+    let (status, text) = cluster
+        .api(node, "PUT", "/v1/agent/service/register", Some(&body))
+        .unwrap();
     assert_eq!(status, 200, "{text}");
 }
 
-/// How often leaders were voted for: the same number before and after means the same leader all along.
+/// How often leaders were voted for: the same number before and after means the same leader all
+/// along.
 fn term(cluster: &Cluster) -> (String, String) {
     let (_, leader) = cluster.api(0, "GET", "/v1/status/leader", None).unwrap();
     let (_, text) = cluster.api(0, "GET", "/v1/agent/self", None).unwrap();
     let own: Value = serde_json::from_str(&text).unwrap();
-    (leader, own["Stats"]["raft"]["term"].as_str().unwrap().to_owned())
+    (
+        leader,
+        own["Stats"]["raft"]["term"].as_str().unwrap().to_owned(),
+    )
 }
 
 fn gossip_keys(cluster: &Cluster) {
@@ -70,14 +86,22 @@ fn gossip_keys(cluster: &Cluster) {
     for kill in [false, true] {
         if kill {
             // The new key is kept before any agent hears of it.
-            let ran = kill_when(cluster.start(&["rotate-gossip"]), |_| cluster.read("gossip.json").contains("install"));
+            let ran = kill_when(cluster.start(&["rotate-gossip"]), |_| {
+                cluster.read("gossip.json").contains("install")
+            });
             assert_eq!(ran.code, None, "killed too late: {}", ran.stderr);
             assert_eq!(gossip_key(cluster), old);
         }
-        cluster.run(&["rotate-gossip"]).good().says(&["gossip keys are rotated"]);
+        cluster
+            .run(&["rotate-gossip"])
+            .good()
+            .says(&["gossip keys are rotated"]);
         let (new, text) = (gossip_key(cluster), cluster.keyring());
         assert_ne!(new, old);
-        assert!(text.contains(&format!("{new} [9/9]")) && text.contains(&format!("{new} [3/3]")), "{text}");
+        assert!(
+            text.contains(&format!("{new} [9/9]")) && text.contains(&format!("{new} [3/3]")),
+            "{text}"
+        );
         assert!(!text.contains(&old), "{text}");
         for node in NODES {
             let file = fs::read_to_string(cluster.node(node, "consul.d/encrypt.hcl")).unwrap();
@@ -91,22 +115,38 @@ fn gossip_keys(cluster: &Cluster) {
 fn a_member_is_away(cluster: &Cluster) {
     let key = gossip_key(cluster);
     cluster.kill("nomad-server-0/consul");
-    wait("the loss of nomad-server-0", || cluster.ask_consul(&["members"]).stdout.contains(" failed "));
-    cluster.run(&["rotate-gossip"]).ended(1).says(&["members are away", "nomad-server-0 (failed)", "replace-node"]);
+    wait("the loss of nomad-server-0", || {
+        cluster.ask_consul(&["members"]).stdout.contains(" failed ")
+    });
+    cluster.run(&["rotate-gossip"]).ended(1).says(&[
+        "members are away",
+        "nomad-server-0 (failed)",
+        "replace-node",
+    ]);
     assert_eq!(gossip_key(cluster), key);
     cluster.up().says(&["1 node changed"]);
 }
 
 /// What each node serves; each has to verify under the CA in the state.
 fn served(cluster: &Cluster) -> BTreeMap<&'static str, String> {
-    (0..).zip(NODES).map(|(number, node)| (node, tls::served(cluster, cluster.address(number)))).collect()
+    (0..)
+        .zip(NODES)
+        .map(|(number, node)| (node, tls::served(cluster, cluster.address(number))))
+        .collect()
 }
 
-fn assert_all_new(cluster: &Cluster, before: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, String> {
+fn assert_all_new(
+    cluster: &Cluster,
+    before: &BTreeMap<&'static str, String>,
+) -> BTreeMap<&'static str, String> {
     let now = served(cluster);
     for (node, pem) in &now {
         assert_ne!(before[node], *pem, "{node}");
-        assert_eq!(cluster.read(&format!("certs/{node}/consul.pem")), *pem, "{node}");
+        assert_eq!(
+            cluster.read(&format!("certs/{node}/consul.pem")),
+            *pem,
+            "{node}"
+        );
     }
     now
 }
@@ -114,12 +154,17 @@ fn assert_all_new(cluster: &Cluster, before: &BTreeMap<&'static str, String>) ->
 fn leaves(cluster: &Cluster) {
     let before = served(cluster);
     let ca = cluster.read("ca.pem");
-    cluster.run(&["rotate-certs"]).good().says(&["certificates are rotated"]);
+    cluster
+        .run(&["rotate-certs"])
+        .good()
+        .says(&["certificates are rotated"]);
     let before = assert_all_new(cluster, &before);
     let middle = cluster.node("nomad-server-1", "consul.d/cert.pem");
     let pem = fs::read_to_string(&middle).unwrap();
     // Some nodes have their new ones by then, some have not.
-    let ran = kill_when(cluster.start(&["rotate-certs"]), |_| fs::read_to_string(&middle).unwrap() != pem);
+    let ran = kill_when(cluster.start(&["rotate-certs"]), |_| {
+        fs::read_to_string(&middle).unwrap() != pem
+    });
     assert_eq!(ran.code, None, "killed too late: {}", ran.stderr);
     cluster.run(&["rotate-certs"]).good();
     assert_all_new(cluster, &before);
@@ -130,15 +175,26 @@ fn leaves(cluster: &Cluster) {
 fn authority(cluster: &Cluster) {
     let old = cluster.folder().join("old");
     fs::create_dir(&old).unwrap();
-    for (from, to) in [("ca.pem", "ca.pem"), ("certs/operator.pem", "cert.pem"), ("certs/operator-key.pem", "key.pem")]
-    {
+    for (from, to) in [
+        ("ca.pem", "ca.pem"),
+        ("certs/operator.pem", "cert.pem"),
+        ("certs/operator-key.pem", "key.pem"),
+    ] {
         fs::copy(cluster.state(from), old.join(to)).unwrap();
     }
     let with_old = |number| {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--max-time", "10"]).arg("--cacert").arg(cluster.state("ca.pem"));
-        curl.arg("--cert").arg(old.join("cert.pem")).arg("--key").arg(old.join("key.pem"));
-        Ran::of(curl.arg(format!("https://{}:8501/v1/status/leader", cluster.address(number))))
+        curl.args(["-sS", "--max-time", "10"])
+            .arg("--cacert")
+            .arg(cluster.state("ca.pem"));
+        curl.arg("--cert")
+            .arg(old.join("cert.pem"))
+            .arg("--key")
+            .arg(old.join("key.pem"));
+        Ran::of(curl.arg(format!(
+            "https://{}:8501/v1/status/leader",
+            cluster.address(number)
+        )))
     };
     with_old(0).good();
     let before = served(cluster);
@@ -146,26 +202,46 @@ fn authority(cluster: &Cluster) {
         // A node of the first phase has what the step hands out.
         let file = cluster.node("consul-0", "consul.d/ca.pem");
         let cert = cluster.node("consul-0", "consul.d/cert.pem");
-        let content = || (fs::read_to_string(&file).unwrap(), fs::read_to_string(&cert).unwrap());
+        let content = || {
+            (
+                fs::read_to_string(&file).unwrap(),
+                fs::read_to_string(&cert).unwrap(),
+            )
+        };
         let had = content();
-        let ran =
-            kill_when(cluster.start(&["rotate-certs", "--ca"]), |run| run.said().contains(step) && content() != had);
+        let ran = kill_when(cluster.start(&["rotate-certs", "--ca"]), |run| {
+            run.said().contains(step) && content() != had
+        });
         assert_eq!(ran.code, None, "killed too late: {}", ran.stderr);
         let said = cluster.run(&["rotate-certs"]).ended(1);
         said.says(&["the CA is being changed", "rotate-certs --ca"]);
         // The cluster is well at every step.
         cluster.run(&["status"]).good();
     }
-    cluster.run(&["rotate-certs", "--ca"]).good().says(&["certificates are rotated"]);
+    cluster
+        .run(&["rotate-certs", "--ca"])
+        .good()
+        .says(&["certificates are rotated"]);
     assert!(!cluster.state("rotation.json").exists() && !cluster.state("next-ca-key.pem").exists());
     assert_all_new(cluster, &before);
     let ca = cluster.read("ca.pem");
     assert_eq!(ca.matches("BEGIN CERTIFICATE").count(), 1);
     assert_ne!(ca, fs::read_to_string(old.join("ca.pem")).unwrap());
     for (number, node) in (0..).zip(NODES) {
-        assert_eq!(fs::read_to_string(cluster.node(node, "consul.d/ca.pem")).unwrap(), ca, "{node}");
-        assert!(!tls::verifies(&old.join("ca.pem"), "sslserver", &cluster.state(&format!("certs/{node}/consul.pem"))));
+        assert_eq!(
+            fs::read_to_string(cluster.node(node, "consul.d/ca.pem")).unwrap(),
+            ca,
+            "{node}"
+        );
+        assert!(!tls::verifies(
+            &old.join("ca.pem"),
+            "sslserver",
+            &cluster.state(&format!("certs/{node}/consul.pem"))
+        ));
         let refused = with_old(number);
-        assert!(refused.code != Some(0) && refused.stdout.is_empty(), "{node} takes the old CA's: {refused:?}");
+        assert!(
+            refused.code != Some(0) && refused.stdout.is_empty(),
+            "{node} takes the old CA's: {refused:?}"
+        );
     }
 }

@@ -6,16 +6,37 @@ use std::process::{Command, Stdio};
 
 use crate::support::cluster::{Cluster, Ran};
 
-/// The certificate that a node serves, PEM. The operator's pair is shown; the chain has to verify for servers.
+/// The certificate that a node serves, PEM. The operator's pair is shown; the chain has to verify
+/// for servers.
 pub(crate) fn served(cluster: &Cluster, address: Ipv4Addr) -> String {
     let mut client = Command::new("openssl");
-    client.args(["s_client", "-verify_return_error", "-purpose", "sslserver", "-connect", &format!("{address}:8501")]);
-    client.args(["-verify_ip", &address.to_string()]).arg("-CAfile").arg(cluster.state("ca.pem"));
+    client.args([
+        "s_client",
+        "-verify_return_error",
+        "-purpose",
+        "sslserver",
+        "-connect",
+        &format!("{address}:8501"),
+    ]);
+    client
+        .args(["-verify_ip", &address.to_string()])
+        .arg("-CAfile")
+        .arg(cluster.state("ca.pem"));
     client.arg("-cert").arg(cluster.state("certs/operator.pem"));
-    client.arg("-key").arg(cluster.state("certs/operator-key.pem"));
+    client
+        .arg("-key")
+        .arg(cluster.state("certs/operator-key.pem"));
     let ran = Ran::of(client.stdin(Stdio::null()));
-    assert!(ran.stdout.contains("Verify return code: 0 (ok)"), "{address}: {}{}", ran.stdout, ran.stderr);
-    let (from, to) = (ran.stdout.find("-----BEGIN").unwrap(), ran.stdout.find("-----END CERTIFICATE-----").unwrap());
+    assert!(
+        ran.stdout.contains("Verify return code: 0 (ok)"),
+        "{address}: {}{}",
+        ran.stdout,
+        ran.stderr
+    );
+    let (from, to) = (
+        ran.stdout.find("-----BEGIN").unwrap(),
+        ran.stdout.find("-----END CERTIFICATE-----").unwrap(),
+    );
     format!("{}-----END CERTIFICATE-----\n", &ran.stdout[from..to])
 }
 
@@ -23,18 +44,23 @@ pub(crate) fn served(cluster: &Cluster, address: Ipv4Addr) -> String {
 pub(crate) fn text(file: &Path) -> String {
     let wanted = "subjectAltName,keyUsage,extendedKeyUsage,basicConstraints";
     let mut x509 = Command::new("openssl");
-    x509.args(["x509", "-noout", "-subject", "-ext", wanted, "-in"]).arg(file);
+    x509.args(["x509", "-noout", "-subject", "-ext", wanted, "-in"])
+        .arg(file);
     Ran::of(&mut x509).good().stdout
 }
 
 /// Whether a certificate of this CA is good for this.
 pub(crate) fn verifies(ca: &Path, purpose: &str, file: &Path) -> bool {
     let mut verify = Command::new("openssl");
-    verify.args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"]).arg(ca).arg(file);
+    verify
+        .args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"])
+        .arg(ca)
+        .arg(file);
     Ran::of(&mut verify).code == Some(0)
 }
 
-/// Makes a certificate anew, signed by the cluster's CA, of the same key and the same extensions, that ended long ago.
+/// Makes a certificate anew, signed by the cluster's CA, of the same key and the same extensions,
+/// that ended long ago.
 pub(crate) fn expire(cluster: &Cluster, cert: &Path, key: &Path) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -46,12 +72,32 @@ pub(crate) fn expire(cluster: &Cluster, cert: &Path, key: &Path) {
     );
     std::fs::write(path("config"), config).unwrap();
     let mut request = Command::new("openssl");
-    request.args(["x509", "-x509toreq", "-copy_extensions", "copyall", "-in"]).arg(cert).arg("-signkey").arg(key);
+    request
+        .args(["x509", "-x509toreq", "-copy_extensions", "copyall", "-in"])
+        .arg(cert)
+        .arg("-signkey")
+        .arg(key);
     Ran::of(request.arg("-out").arg(path("request"))).good();
     let mut ca = Command::new("openssl");
-    ca.args(["ca", "-batch", "-notext", "-startdate", "20240101000000Z", "-enddate", "20250101000000Z"]);
-    ca.arg("-config").arg(path("config")).arg("-cert").arg(cluster.state("ca.pem"));
-    ca.arg("-keyfile").arg(cluster.state("ca-key.pem")).arg("-in").arg(path("request")).arg("-out").arg(path("cert"));
+    ca.args([
+        "ca",
+        "-batch",
+        "-notext",
+        "-startdate",
+        "20240101000000Z",
+        "-enddate",
+        "20250101000000Z",
+    ]);
+    ca.arg("-config")
+        .arg(path("config"))
+        .arg("-cert")
+        .arg(cluster.state("ca.pem"));
+    ca.arg("-keyfile")
+        .arg(cluster.state("ca-key.pem"))
+        .arg("-in")
+        .arg(path("request"))
+        .arg("-out")
+        .arg(path("cert"));
     Ran::of(&mut ca).good();
     std::fs::copy(path("cert"), cert).unwrap();
 }

@@ -13,7 +13,10 @@ use super::support::sshd::is_possible;
 
 #[tokio::test]
 async fn only_what_the_right_people_signed_is_installed() {
-    if !is_possible("only_what_the_right_people_signed_is_installed", &["gpg", "curl", "unzip", "python3"]) {
+    if !is_possible(
+        "only_what_the_right_people_signed_is_installed",
+        &["gpg", "curl", "unzip", "python3"],
+    ) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -27,14 +30,19 @@ async fn only_what_the_right_people_signed_is_installed() {
     run(Command::new("python3").args(["-c", make]).arg(&zip));
     let sum = sha256(&fs::read(&zip).unwrap());
     let list = folder.join("consul_1.2.3_SHA256SUMS");
-    let text = ["amd64", "arm64"].map(|arch| format!("{sum}  consul_1.2.3_linux_{arch}.zip\n")).concat();
+    let text = ["amd64", "arm64"]
+        .map(|arch| format!("{sum}  consul_1.2.3_linux_{arch}.zip\n"))
+        .concat();
     fs::write(&list, &text).unwrap();
     let signature = folder.join("consul_1.2.3_SHA256SUMS.sig");
     let sign = |key: &Key| sign(key, &list, &signature);
 
     let mut cluster = cluster(&dir.path().join("state"), Target::Local, "127.0.34.5", None);
     cluster.release_url = serve(root, "127.0.34.5");
-    cluster.release_key.fingerprint.clone_from(&ours.fingerprint);
+    cluster
+        .release_key
+        .fingerprint
+        .clone_from(&ours.fingerprint);
     cluster.release_key.file = Some(ours.public.clone());
     let host = Host::new(&cluster, &cluster.nodes[0], &ControlDir::create().unwrap());
     let program = dir.path().join("consul");
@@ -45,7 +53,10 @@ async fn only_what_the_right_people_signed_is_installed() {
         sha256: None,
     };
     let refused = async |version: &str, expected: &str| {
-        let error = host.install(&binary(version), &Releases::new(&cluster)).await.unwrap_err();
+        let error = host
+            .install(&binary(version), &Releases::new(&cluster))
+            .await
+            .unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains(expected), "{error}");
         assert!(!program.exists());
@@ -70,8 +81,15 @@ async fn only_what_the_right_people_signed_is_installed() {
     assert_eq!(run(&mut Command::new(&program)), "hello\n");
     // The second run needs no archive, unless somebody changed the program.
     fs::remove_file(&zip).unwrap();
-    assert_eq!(host.install(&binary("1.2.3"), &releases).await.unwrap(), installed);
+    assert_eq!(
+        host.install(&binary("1.2.3"), &releases).await.unwrap(),
+        installed
+    );
     fs::write(&program, "changed").unwrap();
-    let error = host.install(&binary("1.2.3"), &releases).await.unwrap_err().to_string();
+    let error = host
+        .install(&binary("1.2.3"), &releases)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("cannot fetch"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! Nine nodes on loopback addresses of their own, made and looked after by the binary as a user calls it, and asked by
-//! the real command-line tools.
+//! Nine nodes on loopback addresses of their own, made and looked after by the binary as a user
+//! calls it, and asked by the real command-line tools.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -32,7 +32,8 @@ pub(super) const NODES: [&str; 9] = [
     "nomad-client-2",
 ];
 
-/// A cluster that is perhaps not up yet. Dropped: whatever still runs of it is killed, its mounts are unmounted.
+/// A cluster that is perhaps not up yet. Dropped: whatever still runs of it is killed, its mounts
+/// are unmounted.
 pub(super) struct Nine {
     dir: TempDir,
     network: [u8; 3],
@@ -60,8 +61,15 @@ pub(super) struct Done {
 impl Nine {
     /// Finds it a network; starts nothing.
     pub(super) fn new(nomad: PathBuf, acl: bool) -> Self {
-        let consul = env::var_os("CONSUL_BIN").map_or_else(|| PathBuf::from("consul"), PathBuf::from);
-        Self { dir: tempfile::tempdir().unwrap(), network: free_network(), acl, nomad, consul }
+        let consul =
+            env::var_os("CONSUL_BIN").map_or_else(|| PathBuf::from("consul"), PathBuf::from);
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            network: free_network(),
+            acl,
+            nomad,
+            consul,
+        }
     }
 
     /// Its state folder.
@@ -77,7 +85,10 @@ impl Nine {
     /// Address of a node.
     pub(super) fn address(&self, node: &str) -> Ipv4Addr {
         let [a, b, c] = self.network;
-        let place = NODES.iter().position(|name| *name == node).expect("one of the nine");
+        let place = NODES
+            .iter()
+            .position(|name| *name == node)
+            .expect("one of the nine");
         Ipv4Addr::new(a, b, c, 11 + u8::try_from(place).unwrap())
     }
 
@@ -102,7 +113,11 @@ impl Nine {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
         let [a, b, c] = self.network;
         command.arg("bootstrap").args(words).arg("--local");
-        command.arg("--state").arg(self.state()).arg("--network").arg(format!("{a}.{b}.{c}.0/24"));
+        command
+            .arg("--state")
+            .arg(self.state())
+            .arg("--network")
+            .arg(format!("{a}.{b}.{c}.0/24"));
         if self.acl {
             command.arg("--acl");
         }
@@ -114,7 +129,11 @@ impl Nine {
     pub(super) fn run(&self, words: &[&str]) -> Done {
         let begun = Instant::now();
         let done = Done::from(self.command(words).output().unwrap());
-        eprintln!("lb bootstrap {}: {:.1} s", words.join(" "), begun.elapsed().as_secs_f64());
+        eprintln!(
+            "lb bootstrap {}: {:.1} s",
+            words.join(" "),
+            begun.elapsed().as_secs_f64()
+        );
         done
     }
 
@@ -132,9 +151,15 @@ impl Nine {
 
     /// The real tool with what `env` exports.
     pub(super) fn tool(&self, tool: &str, words: &[&str]) -> Done {
-        let program = if tool == "nomad" { &self.nomad } else { &self.consul };
+        let program = if tool == "nomad" {
+            &self.nomad
+        } else {
+            &self.consul
+        };
         let mut command = Command::new(program);
-        for (name, _) in env::vars().filter(|(name, _)| name.starts_with("CONSUL_") || name.starts_with("NOMAD_")) {
+        for (name, _) in env::vars()
+            .filter(|(name, _)| name.starts_with("CONSUL_") || name.starts_with("NOMAD_"))
+        {
             command.env_remove(name);
         }
         Done::from(command.args(words).envs(self.variables()).output().unwrap())
@@ -143,35 +168,65 @@ impl Nine {
     /// `nomad WORDS`, which has to go well; what it printed.
     pub(super) fn nomad(&self, words: &[&str]) -> String {
         let done = self.tool("nomad", words);
-        assert_eq!(done.code, Some(0), "nomad {words:?}: {}{}", done.stdout, done.stderr);
+        assert_eq!(
+            done.code,
+            Some(0),
+            "nomad {words:?}: {}{}",
+            done.stdout,
+            done.stderr
+        );
         done.stdout
     }
 
     /// `consul WORDS`, likewise.
     pub(super) fn consul(&self, words: &[&str]) -> String {
         let done = self.tool("consul", words);
-        assert_eq!(done.code, Some(0), "consul {words:?}: {}{}", done.stdout, done.stderr);
+        assert_eq!(
+            done.code,
+            Some(0),
+            "consul {words:?}: {}{}",
+            done.stdout,
+            done.stderr
+        );
         done.stdout
     }
 
     /// An answer of Nomad's API to the operator; none while there is no leader.
     pub(super) fn nomad_api(&self, path: &str) -> Option<Value> {
         let exports = self.variables();
-        self.api(["NOMAD_ADDR", "NOMAD_CACERT", "NOMAD_CLIENT_CERT", "NOMAD_CLIENT_KEY"], path, |command| {
-            if let Some(token) = exports.get("NOMAD_TOKEN") {
-                command.args(["--header", &format!("X-Nomad-Token: {token}")]);
-            }
-        })
+        self.api(
+            [
+                "NOMAD_ADDR",
+                "NOMAD_CACERT",
+                "NOMAD_CLIENT_CERT",
+                "NOMAD_CLIENT_KEY",
+            ],
+            path,
+            |command| {
+                if let Some(token) = exports.get("NOMAD_TOKEN") {
+                    command.args(["--header", &format!("X-Nomad-Token: {token}")]);
+                }
+            },
+        )
     }
 
     /// An answer of Consul's API, likewise.
     pub(super) fn consul_api(&self, path: &str) -> Option<Value> {
         let exports = self.variables();
-        self.api(["CONSUL_HTTP_ADDR", "CONSUL_CACERT", "CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY"], path, |command| {
-            if let Some(token) = exports.get("CONSUL_HTTP_TOKEN") {
-                command.args(["--header", &format!("X-Consul-Token: {token}")]);
-            }
-        })
+        self.api(
+            [
+                "CONSUL_HTTP_ADDR",
+                "CONSUL_CACERT",
+                "CONSUL_CLIENT_CERT",
+                "CONSUL_CLIENT_KEY",
+            ],
+            path,
+            |command| {
+                if let Some(token) = exports.get("CONSUL_HTTP_TOKEN") {
+                    command.args(["--header", &format!("X-Consul-Token: {token}")]);
+                }
+            },
+        )
     }
 
     /// By `curl`: the tools take seconds of CPU for as many looks.
@@ -179,7 +234,18 @@ impl Nine {
         let exports = self.variables();
         let [address, ca, cert, key] = names.map(|name| exports[name].as_str());
         let mut command = Command::new("curl");
-        command.args(["--silent", "--fail", "--max-time", "5", "--cacert", ca, "--cert", cert, "--key", key]);
+        command.args([
+            "--silent",
+            "--fail",
+            "--max-time",
+            "5",
+            "--cacert",
+            ca,
+            "--cert",
+            cert,
+            "--key",
+            key,
+        ]);
         with(&mut command);
         let output = command.arg(format!("{address}{path}")).output().unwrap();
         serde_json::from_slice(&output.stdout).ok()
@@ -188,16 +254,28 @@ impl Nine {
     /// What the file `env` in the state folder exports.
     fn variables(&self) -> BTreeMap<String, String> {
         let text = fs::read_to_string(self.state().join("env")).unwrap();
-        let lines = text.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
-        lines.map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned())).collect()
+        let lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("export ")?.split_once('='));
+        lines
+            .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
+            .collect()
     }
 
     /// The program that the nodes run, wherever PATH has it.
     pub(super) fn program(&self, name: &str) -> PathBuf {
-        let given = if name == "nomad" { &self.nomad } else { &self.consul };
+        let given = if name == "nomad" {
+            &self.nomad
+        } else {
+            &self.consul
+        };
         let path = env::var_os("PATH").unwrap_or_default();
         let mut places = env::split_paths(&path).map(|folder| folder.join(given));
-        if given.components().count() > 1 { given.clone() } else { places.find(|place| place.is_file()).expect(name) }
+        if given.components().count() > 1 {
+            given.clone()
+        } else {
+            places.find(|place| place.is_file()).expect(name)
+        }
     }
 
     /// Process id of a node's daemon, as its state folder notes it; none when it does not run.
@@ -225,7 +303,8 @@ impl Nine {
         Watch { go_on, thread }
     }
 
-    /// Everything that runs on behalf of the cluster: daemons, and tasks with their executors, by process id.
+    /// Everything that runs on behalf of the cluster: daemons, and tasks with their executors, by
+    /// process id.
     pub(super) fn processes(&self) -> BTreeMap<u32, String> {
         processes_of(self.dir.path())
     }
@@ -237,7 +316,9 @@ impl Nine {
 
     /// SIGKILL to one daemon.
     pub(super) fn kill(&self, node: &str, product: &str) {
-        let pid = self.pid(node, product).unwrap_or_else(|| panic!("{product} does not run on {node}"));
+        let pid = self
+            .pid(node, product)
+            .unwrap_or_else(|| panic!("{product} does not run on {node}"));
         kill(pid);
     }
 
@@ -258,7 +339,11 @@ impl Nine {
             if let Some(found) = look() {
                 return found;
             }
-            assert!(Instant::now() < deadline, "never seen: {what}\n{}", self.tell());
+            assert!(
+                Instant::now() < deadline,
+                "never seen: {what}\n{}",
+                self.tell()
+            );
             sleep(STEP);
         }
     }
@@ -267,7 +352,10 @@ impl Nine {
     fn tell(&self) -> String {
         let status = self.run(&["status"]);
         let jobs = self.tool("nomad", &["status"]);
-        format!("{}{}{}{}", status.stdout, status.stderr, jobs.stdout, jobs.stderr)
+        format!(
+            "{}{}{}{}",
+            status.stdout, status.stderr, jobs.stdout, jobs.stderr
+        )
     }
 }
 
@@ -282,7 +370,13 @@ impl Watch {
 impl Done {
     /// What was told; panics unless it went well.
     pub(super) fn good(self, what: &str) -> String {
-        assert_eq!(self.code, Some(0), "{what}:\n{}{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(0),
+            "{what}:\n{}{}",
+            self.stdout,
+            self.stderr
+        );
         self.stderr
     }
 }
@@ -290,7 +384,11 @@ impl Done {
 impl From<Output> for Done {
     fn from(output: Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Self {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 }
 
@@ -306,7 +404,10 @@ impl Drop for Nine {
             }
         }
         for place in self.mounts().iter().rev() {
-            let _ = Command::new("umount").args(["-l", place]).stderr(Stdio::null()).status();
+            let _ = Command::new("umount")
+                .args(["-l", place])
+                .stderr(Stdio::null())
+                .status();
         }
     }
 }
@@ -315,30 +416,57 @@ impl Drop for Nine {
 fn keep_logs(state: &Path) {
     for node in NODES {
         for product in ["consul", "nomad"] {
-            let log = fs::read_to_string(state.join("nodes").join(node).join("run").join(format!("{product}.log")));
+            let log = fs::read_to_string(
+                state
+                    .join("nodes")
+                    .join(node)
+                    .join("run")
+                    .join(format!("{product}.log")),
+            );
             let Ok(log) = log else { continue };
-            let bad: Vec<&str> =
-                log.lines().filter(|line| line.contains("[ERR") || line.contains("[WARN")).rev().take(6).collect();
-            eprintln!("--- {node} {product} ---\n{}", bad.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            let bad: Vec<&str> = log
+                .lines()
+                .filter(|line| line.contains("[ERR") || line.contains("[WARN"))
+                .rev()
+                .take(6)
+                .collect();
+            eprintln!(
+                "--- {node} {product} ---\n{}",
+                bad.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
         }
     }
 }
 
 fn daemons(state: &Path) -> BTreeMap<String, u32> {
-    let both = NODES.iter().flat_map(|node| [(node, "consul"), (node, "nomad")]);
-    both.filter_map(|(node, product)| Some((format!("{node}/{product}"), pid(state, node, product)?))).collect()
+    let both = NODES
+        .iter()
+        .flat_map(|node| [(node, "consul"), (node, "nomad")]);
+    both.filter_map(|(node, product)| {
+        Some((format!("{node}/{product}"), pid(state, node, product)?))
+    })
+    .collect()
 }
 
 fn pid(state: &Path, node: &str, product: &str) -> Option<u32> {
-    let file = state.join("nodes").join(node).join("run").join(format!("{product}.pid"));
+    let file = state
+        .join("nodes")
+        .join(node)
+        .join("run")
+        .join(format!("{product}.pid"));
     let pid = fs::read_to_string(file).ok()?.trim().parse().ok()?;
     // An ended process may have left its number to another.
-    command_line(pid).contains(&*state.to_string_lossy()).then_some(pid)
+    command_line(pid)
+        .contains(&*state.to_string_lossy())
+        .then_some(pid)
 }
 
 /// SIGKILL.
 fn kill(pid: u32) {
-    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+    let _ = Command::new("kill")
+        .args(["-KILL", &pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// Processes that name something below a folder in their command line, or work in it.
@@ -353,8 +481,13 @@ fn processes_of(folder: &Path) -> BTreeMap<u32, String> {
             let within = fs::read_link(format!("/proc/{pid}/cwd"))
                 .is_ok_and(|cwd| format!("{}/", cwd.display()).starts_with(&below));
             let holds = || {
-                let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-                files.filter_map(|file| fs::read_link(file.path()).ok()).any(|to| to.starts_with(folder))
+                let files = fs::read_dir(format!("/proc/{pid}/fd"))
+                    .into_iter()
+                    .flatten()
+                    .flatten();
+                files
+                    .filter_map(|file| fs::read_link(file.path()).ok())
+                    .any(|to| to.starts_with(folder))
             };
             // Nomad's collectors of logs name nothing: they hold files.
             let logs = || command.contains(" logmon") && holds();
@@ -371,7 +504,10 @@ fn command_line(pid: u32) -> String {
 fn mounts_below(folder: &Path) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-    places.filter(|place| Path::new(place).starts_with(folder)).map(str::to_owned).collect()
+    places
+        .filter(|place| Path::new(place).starts_with(folder))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A /24 of loopback addresses on which nobody listens where the nine would.
@@ -380,7 +516,11 @@ fn free_network() -> [u8; 3] {
         let network = [127, fastrand::u8(20..250), fastrand::u8(1..250)];
         let [a, b, c] = network;
         let free = |host, port| TcpListener::bind((Ipv4Addr::new(a, b, c, host), port)).is_ok();
-        if (11..20).all(|host| [8301, 8501, 4646, 9999].iter().all(|&port| free(host, port))) {
+        if (11..20).all(|host| {
+            [8301, 8501, 4646, 9999]
+                .iter()
+                .all(|&port| free(host, port))
+        }) {
             return network;
         }
     }

@@ -1,4 +1,5 @@
-//! What a driver does with a cluster: it submits jobs by the real command line, updates them, and watches.
+//! What a driver does with a cluster: it submits jobs by the real command line, updates them, and
+//! watches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,10 +12,12 @@ use crate::support::client::{Load, Outcome, RunningLoad, get};
 use crate::support::lb::Lb;
 use crate::support::nomad::APPLICATION;
 
-/// Requests per second, at each of the two places: what debug builds and fifteen agents on two cores carry.
+/// Requests per second, at each of the two places: what debug builds and fifteen agents on two
+/// cores carry.
 const RATE: u32 = 100;
 
-/// Load through two routers at once: the system job's on the first client, and one outside of the cluster.
+/// Load through two routers at once: the system job's on the first client, and one outside of the
+/// cluster.
 pub(super) struct Loads {
     outside: RunningLoad,
     inside: RunningLoad,
@@ -50,7 +53,11 @@ impl Loads {
         for (place, outcome) in [("outside", &outside), ("on a client", &inside)] {
             // Neither "no route" nor "no instance".
             let good = outcome.statuses.get(&200).copied().unwrap_or_default();
-            assert!(outcome.requests() > 0, "{} at lb {place}: no request was made", self.what);
+            assert!(
+                outcome.requests() > 0,
+                "{} at lb {place}: no request was made",
+                self.what
+            );
             assert_eq!(
                 (good, outcome.failed()),
                 (outcome.requests(), 0),
@@ -64,8 +71,8 @@ impl Loads {
     }
 }
 
-/// Submits a version of the service `drill`: three instances of an application that dies the moment it is told to,
-/// without `shutdown_delay`. Does not wait.
+/// Submits a version of the service `drill`: three instances of an application that dies the moment
+/// it is told to, without `shutdown_delay`. Does not wait.
 pub(super) fn submit(nine: &Nine, version: &str, canaries: u32) {
     let text = format!(
         r#"job "drill" {{
@@ -129,11 +136,14 @@ pub(super) fn submit(nine: &Nine, version: &str, canaries: u32) {
 
 /// Waits until the deployment of the newest version of the job has gone well.
 pub(super) fn wait_deployed(nine: &Nine, job_version: u64) {
-    nine.wait(&format!("a successful deployment of version {job_version}"), || {
-        let deployment = deployment(nine, job_version)?;
-        assert_ne!(deployment["Status"], "failed", "{deployment}");
-        (deployment["Status"] == "successful").then_some(())
-    });
+    nine.wait(
+        &format!("a successful deployment of version {job_version}"),
+        || {
+            let deployment = deployment(nine, job_version)?;
+            assert_ne!(deployment["Status"], "failed", "{deployment}");
+            (deployment["Status"] == "successful").then_some(())
+        },
+    );
 }
 
 /// Waits until the canaries of a version are healthy, and promotes them.
@@ -149,18 +159,26 @@ pub(super) fn promote(nine: &Nine, job_version: u64) {
 }
 
 fn deployment(nine: &Nine, job_version: u64) -> Option<Value> {
-    nine.nomad_api("/v1/job/drill/deployment").filter(|deployment| deployment["JobVersion"] == job_version)
+    nine.nomad_api("/v1/job/drill/deployment")
+        .filter(|deployment| deployment["JobVersion"] == job_version)
 }
 
 /// Running allocations of a job: id, and name of the node.
 pub(super) fn running(nine: &Nine, job: &str) -> Option<BTreeMap<String, String>> {
     let allocations = nine.nomad_api(&format!("/v1/job/{job}/allocations"))?;
-    let live = allocations.as_array()?.iter().filter(|one| one["ClientStatus"] == "running");
+    let live = allocations
+        .as_array()?
+        .iter()
+        .filter(|one| one["ClientStatus"] == "running");
     let live = live.filter(|one| one["DesiredStatus"] == "run");
-    Some(live.filter_map(|one| Some((text(&one["ID"])?, text(&one["NodeName"])?))).collect())
+    Some(
+        live.filter_map(|one| Some((text(&one["ID"])?, text(&one["NodeName"])?)))
+            .collect(),
+    )
 }
 
-/// Waits until a job runs so many times, whatever the nodes, and Consul finds as many of its instances healthy.
+/// Waits until a job runs so many times, whatever the nodes, and Consul finds as many of its
+/// instances healthy.
 pub(super) fn wait_running(nine: &Nine, job: &str, count: usize) -> BTreeMap<String, String> {
     nine.wait(&format!("{count} times {job}"), || {
         let found = running(nine, job)?;
@@ -176,18 +194,38 @@ pub(super) fn task_processes(nine: &Nine, job: &str) -> BTreeSet<(u32, String)> 
     let of = |pid: &u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let environment = String::from_utf8_lossy(&environment).into_owned();
-        let id = environment.split('\0').find_map(|line| line.strip_prefix("NOMAD_ALLOC_ID="))?.to_owned();
+        let id = environment
+            .split('\0')
+            .find_map(|line| line.strip_prefix("NOMAD_ALLOC_ID="))?
+            .to_owned();
         allocations.contains_key(&id).then_some((*pid, id))
     };
     let found: BTreeSet<(u32, String)> = processes.keys().filter_map(of).collect();
-    assert_eq!(found.iter().map(|(_, id)| id).collect::<BTreeSet<_>>().len(), allocations.len(), "{processes:?}");
+    assert_eq!(
+        found
+            .iter()
+            .map(|(_, id)| id)
+            .collect::<BTreeSet<_>>()
+            .len(),
+        allocations.len(),
+        "{processes:?}"
+    );
     found
 }
 
 /// `lb run --config STATE/lb.toml`, as `up` says.
 pub(super) fn outside(nine: &Nine) -> Lb {
     let config = fs::read_to_string(nine.state().join("lb.toml")).unwrap();
-    Lb::start_with(&config, &["--listener", "127.0.0.1:0", "--admin.address", "127.0.0.1:0"], &[])
+    Lb::start_with(
+        &config,
+        &[
+            "--listener",
+            "127.0.0.1:0",
+            "--admin.address",
+            "127.0.0.1:0",
+        ],
+        &[],
+    )
 }
 
 /// Waits until every router serves a path: each hears of a service at its own time.
@@ -195,7 +233,9 @@ pub(super) fn wait_served(nine: &Nine, outside: &Lb, path: &str) {
     let mut places: Vec<SocketAddr> = NODES[6..].iter().map(|client| nine.lb_at(client)).collect();
     places.push(outside.address("http"));
     for place in places {
-        nine.wait(&format!("{place} serves {path}"), || (ask(place, path).0 == 200).then_some(()));
+        nine.wait(&format!("{place} serves {path}"), || {
+            (ask(place, path).0 == 200).then_some(())
+        });
     }
 }
 
@@ -205,7 +245,10 @@ pub(super) fn ask(address: SocketAddr, path: &str) -> (u16, String) {
         return (0, String::new());
     }
     let answer = get(address, "drill.test", path);
-    (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+    (
+        answer.status,
+        String::from_utf8_lossy(&answer.body).into_owned(),
+    )
 }
 
 /// Id of a Nomad node.
@@ -213,7 +256,9 @@ pub(super) fn node_id(nine: &Nine, name: &str) -> String {
     let nodes = nine.nomad_api("/v1/nodes").expect("Nomad answers");
     let nodes = nodes.as_array().expect("a list").iter();
     let mut live = nodes.filter(|node| node["Name"] == name && node["Status"] == "ready");
-    live.next().and_then(|node| text(&node["ID"])).unwrap_or_else(|| panic!("{name} is not ready"))
+    live.next()
+        .and_then(|node| text(&node["ID"]))
+        .unwrap_or_else(|| panic!("{name} is not ready"))
 }
 
 fn text(value: &Value) -> Option<String> {

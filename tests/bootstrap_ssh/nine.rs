@@ -6,8 +6,8 @@ use std::fs;
 use super::site::{Site, Watch, command_lines};
 use super::support::sshd::is_possible;
 
-/// Paths, modes and owners on each kind of node: `/opt` and `/etc` as cluster.md has them, stricter where it names a
-/// reason.
+/// Paths, modes and owners on each kind of node: `/opt` and `/etc` as cluster.md has them, stricter
+/// where it names a reason.
 const CONSUL: &str = "\
 /etc/consul.d 750 consul:consul
 /etc/consul.d/ca.pem 644 consul:consul
@@ -60,7 +60,9 @@ const RUNNING: &str = "for p in consul nomad; do f=/var/lib/lb-bootstrap/$p.pid;
 #[test]
 fn nine_machines_become_a_cluster_and_are_machines_again() {
     let test = "nine_machines_become_a_cluster_and_are_machines_again";
-    let Some(mut site) = Site::start(test, 41, 9) else { return };
+    let Some(mut site) = Site::start(test, 41, 9) else {
+        return;
+    };
     let nodes = format!(
         "consul_servers = {}\nnomad_servers = {}\nnomad_clients = {}",
         site.list(0..3),
@@ -72,9 +74,16 @@ fn nine_machines_become_a_cluster_and_are_machines_again() {
     let only = if with_nomad { "" } else { " --only consul" };
 
     let watch = Watch::begin(command_lines);
-    site.lb(&format!("up{only}")).expect(0).tells(&["3 Consul servers", "are up"]);
+    site.lb(&format!("up{only}"))
+        .expect(0)
+        .tells(&["3 Consul servers", "are up"]);
     let lines = watch.end();
-    assert!(lines.iter().any(|line| line.contains("-config-dir=/etc/consul.d")), "the watch saw the machines");
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("-config-dir=/etc/consul.d")),
+        "the watch saw the machines"
+    );
     for secret in secrets(&site) {
         let line = lines.iter().find(|line| line.contains(&secret));
         assert!(line.is_none(), "a secret in {line:?}");
@@ -82,17 +91,30 @@ fn nine_machines_become_a_cluster_and_are_machines_again() {
     furnished(&site, with_nomad);
     each_has_its_own_keys(&site, with_nomad);
 
-    let before: Vec<String> = site.machines.iter().map(|machine| machine.run(super::site::TOUCHED)).collect();
-    site.lb(&format!("up{only}")).expect(0).tells(&["nothing to change"]);
+    let before: Vec<String> = site
+        .machines
+        .iter()
+        .map(|machine| machine.run(super::site::TOUCHED))
+        .collect();
+    site.lb(&format!("up{only}"))
+        .expect(0)
+        .tells(&["nothing to change"]);
     let planned = site.lb(&format!("plan{only}")).expect(0);
     assert_eq!(planned.out, "nothing to change\n");
     for (machine, before) in site.machines.iter().zip(&before) {
-        assert_eq!(machine.run(super::site::TOUCHED), *before, "{}", machine.address);
+        assert_eq!(
+            machine.run(super::site::TOUCHED),
+            *before,
+            "{}",
+            machine.address
+        );
     }
 
     // A Nomad server's machine is lost; an empty one stands in its place.
     site.replace(4);
-    site.lb(&format!("replace-node nomad-server-1 --yes{only}")).expect(0).tells(&["nomad-server-1 is replaced"]);
+    site.lb(&format!("replace-node nomad-server-1 --yes{only}"))
+        .expect(0)
+        .tells(&["nomad-server-1 is replaced"]);
     furnished(&site, with_nomad);
     each_has_its_own_keys(&site, with_nomad);
     site.lb(&format!("status{only}")).expect(0);
@@ -100,7 +122,9 @@ fn nine_machines_become_a_cluster_and_are_machines_again() {
     site.lb(&format!("down --purge --yes{only}")).expect(0);
     for machine in &site.machines {
         let left = machine.run(LISTED);
-        let programs = left.lines().filter(|line| line.starts_with("/usr/local/bin/"));
+        let programs = left
+            .lines()
+            .filter(|line| line.starts_with("/usr/local/bin/"));
         assert_eq!(left.lines().count(), programs.count(), "{left}");
         assert!(left.contains("/usr/local/bin/consul"), "{left}");
         machine.run("id consul");
@@ -125,12 +149,22 @@ fn furnished(site: &Site, with_nomad: bool) {
         assert!(wrong.is_empty(), "{}: {wrong:?}", machine.address);
 
         let users = machine.run("getent passwd consul nomad || :");
-        let service = users.lines().filter(|line| line.contains("nologin")).count();
+        let service = users
+            .lines()
+            .filter(|line| line.contains("nologin"))
+            .count();
         assert_eq!(
             (users.lines().count(), service),
-            if (3..6).contains(&index) && with_nomad { (2, 2) } else { (1, 1) }
+            if (3..6).contains(&index) && with_nomad {
+                (2, 2)
+            } else {
+                (1, 1)
+            }
         );
-        assert!(machine.run("id -u consul").trim().parse::<u32>().unwrap() < 1000, "a system user");
+        assert!(
+            machine.run("id -u consul").trim().parse::<u32>().unwrap() < 1000,
+            "a system user"
+        );
 
         let nomad = match index {
             3..6 if with_nomad => "nomad nomad /usr/local/bin/nomad\n",
@@ -138,7 +172,12 @@ fn furnished(site: &Site, with_nomad: bool) {
             _ => "",
         };
         let running = machine.run(RUNNING);
-        assert_eq!(running, format!("consul consul /usr/local/bin/consul\n{nomad}"), "{}", machine.address);
+        assert_eq!(
+            running,
+            format!("consul consul /usr/local/bin/consul\n{nomad}"),
+            "{}",
+            machine.address
+        );
     }
 }
 
@@ -149,14 +188,26 @@ fn each_has_its_own_keys(site: &Site, with_nomad: bool) {
     let authority = authority.lines().nth(1).unwrap();
     let mut seen = BTreeSet::new();
     for (index, machine) in site.machines.iter().enumerate() {
-        let folders = "/etc/consul.d /etc/nomad.d /etc/lb /opt/consul /opt/nomad /var/lib/lb-bootstrap";
-        let of_the_ca = machine.run(&format!("grep -rlF '{authority}' {folders} 2>/dev/null || :"));
+        let folders =
+            "/etc/consul.d /etc/nomad.d /etc/lb /opt/consul /opt/nomad /var/lib/lb-bootstrap";
+        let of_the_ca = machine.run(&format!(
+            "grep -rlF '{authority}' {folders} 2>/dev/null || :"
+        ));
         assert_eq!(of_the_ca, "", "{}: has the key of the CA", machine.address);
         let found = machine.run(keys);
         let bodies: Vec<String> = found.lines().map(str::to_owned).collect();
-        assert_eq!(bodies.len(), if index >= 3 && with_nomad { 6 } else { 3 }, "{}", machine.address);
+        assert_eq!(
+            bodies.len(),
+            if index >= 3 && with_nomad { 6 } else { 3 },
+            "{}",
+            machine.address
+        );
         for body in bodies {
-            assert!(seen.insert(body), "{}: has a key of another node", machine.address);
+            assert!(
+                seen.insert(body),
+                "{}: has a key of another node",
+                machine.address
+            );
         }
     }
     assert!(seen.len() >= 27);
@@ -165,9 +216,11 @@ fn each_has_its_own_keys(site: &Site, with_nomad: bool) {
 /// Lines of every key, and the gossip keys.
 fn secrets(site: &Site) -> Vec<String> {
     let gossip: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(site.state().join("gossip.json")).unwrap()).unwrap();
-    let mut secrets: Vec<String> =
-        ["consul", "nomad"].map(|product| gossip[product]["current"].as_str().unwrap().to_owned()).to_vec();
+        serde_json::from_str(&fs::read_to_string(site.state().join("gossip.json")).unwrap())
+            .unwrap();
+    let mut secrets: Vec<String> = ["consul", "nomad"]
+        .map(|product| gossip[product]["current"].as_str().unwrap().to_owned())
+        .to_vec();
     let mut folders = vec![site.state()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -176,8 +229,11 @@ fn secrets(site: &Site) -> Vec<String> {
                 folders.push(path);
             } else if path.to_string_lossy().ends_with("key.pem") {
                 let text = fs::read_to_string(path).unwrap();
-                secrets
-                    .extend(text.lines().filter(|line| !line.starts_with("--") && line.len() > 20).map(str::to_owned));
+                secrets.extend(
+                    text.lines()
+                        .filter(|line| !line.starts_with("--") && line.len() > 20)
+                        .map(str::to_owned),
+                );
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What is in the way of a first start: all of it is told at once, node by node, and nothing is changed. Then the ways
-//! in that are not root's own.
+//! What is in the way of a first start: all of it is told at once, node by node, and nothing is
+//! changed. Then the ways in that are not root's own.
 
 use std::fs;
 
@@ -13,14 +13,22 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_changed() {
     if !is_possible(test, &["perl"]) {
         return;
     }
-    let Some(site) = Site::start(test, 43, 9) else { return };
+    let Some(site) = Site::start(test, 43, 9) else {
+        return;
+    };
     let machine = |index: usize| &site.machines[index];
     machine(0).plug(false);
     machine(1).run("useradd -m -p '*' -s /bin/sh jane");
     machine(2).run("mkdir /opt/consul && touch /opt/consul/raft.db");
-    machine(3).run("mkdir /var/lib/lb-bootstrap && echo 0123-another >/var/lib/lb-bootstrap/cluster-id");
-    let listen = "$s = IO::Socket::INET->new(Listen => 9, LocalAddr => '0.0.0.0:8301') or die; sleep 600";
-    let mut listener = machine(4).enter().args(["perl", "-MIO::Socket::INET", "-e", listen]).spawn().unwrap();
+    machine(3)
+        .run("mkdir /var/lib/lb-bootstrap && echo 0123-another >/var/lib/lb-bootstrap/cluster-id");
+    let listen =
+        "$s = IO::Socket::INET->new(Listen => 9, LocalAddr => '0.0.0.0:8301') or die; sleep 600";
+    let mut listener = machine(4)
+        .enter()
+        .args(["perl", "-MIO::Socket::INET", "-e", listen])
+        .spawn()
+        .unwrap();
     let fake = "printf '#!/bin/sh\\nexec /bin/date -d \"+1 hour\" \"$@\"\\n' >/usr/local/bin/date && chmod 755 \
                 /usr/local/bin/date";
     machine(5).run(fake);
@@ -29,7 +37,9 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_changed() {
     let stranger = format!("Host {}\n  HostKeyAlias stranger\n", site.address(8));
     let config = fs::read_to_string(&site.config).unwrap();
     fs::write(&site.config, format!("{stranger}{config}")).unwrap();
-    wait_for("the port is taken", || machine(4).run("ss -Hltn").contains(":8301"));
+    wait_for("the port is taken", || {
+        machine(4).run("ss -Hltn").contains(":8301")
+    });
 
     let at = |index: usize| site.address(index);
     let nodes = format!(
@@ -60,53 +70,98 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_changed() {
         "nomad-client-2: no connection by ssh",
         "Host key verification failed",
     ]);
-    assert_eq!(ended.err.lines().filter(|line| line.starts_with("  ")).count(), 9, "{}", ended.err);
+    assert_eq!(
+        ended
+            .err
+            .lines()
+            .filter(|line| line.starts_with("  "))
+            .count(),
+        9,
+        "{}",
+        ended.err
+    );
     for machine in &site.machines {
         let there =
             machine.run("ls -d /etc/consul.d /usr/local/bin/consul /etc/nomad.d 2>/dev/null; id consul 2>&1 || :");
-        assert!(there.contains("no such user") && !there.contains('/'), "{there}");
+        assert!(
+            there.contains("no such user") && !there.contains('/'),
+            "{there}"
+        );
     }
-    assert_eq!(machine(3).run("cat /var/lib/lb-bootstrap/cluster-id"), "0123-another\n");
+    assert_eq!(
+        machine(3).run("cat /var/lib/lb-bootstrap/cluster-id"),
+        "0123-another\n"
+    );
     assert_eq!(machine(2).run("ls /opt/consul"), "raft.db\n");
     let _ = listener.kill();
     let _ = listener.wait();
 
     site.describe(
-        &format!("consul_servers = [\"{}\"]\nnomad_servers = 0\nnomad_clients = 0", at(6)),
+        &format!(
+            "consul_servers = [\"{}\"]\nnomad_servers = 0\nnomad_clients = 0",
+            at(6)
+        ),
         "user = \"root\"",
         "",
     );
-    site.lb("up --only consul")
-        .expect(1)
-        .tells(&["consul-0: is not run by systemd: set `runner = \"process\"` in [ssh] to do without"]);
+    site.lb("up --only consul").expect(1).tells(&[
+        "consul-0: is not run by systemd: set `runner = \"process\"` in [ssh] to do without",
+    ]);
     by_sudo(&site);
     from_a_release(&site);
 }
 
 /// A user who may use sudo without a password.
 fn by_sudo(site: &Site) {
-    if !is_possible("the sudo part of all_that_is_in_the_way", &["sudo", "visudo"]) {
+    if !is_possible(
+        "the sudo part of all_that_is_in_the_way",
+        &["sudo", "visudo"],
+    ) {
         return;
     }
     let (machine, address) = (&site.machines[1], site.address(1));
     let nodes = format!("consul_servers = [\"{address}\"]\nnomad_servers = 0\nnomad_clients = 0");
-    site.describe(&nodes, "user = \"jane\"\nsudo = true\nrunner = \"process\"", "");
-    site.lb("up --only consul").expect(1).tells(&["sudo", "without a password"]);
-    machine.run("echo 'jane ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/jane && chmod 440 /etc/sudoers.d/jane");
+    site.describe(
+        &nodes,
+        "user = \"jane\"\nsudo = true\nrunner = \"process\"",
+        "",
+    );
+    site.lb("up --only consul")
+        .expect(1)
+        .tells(&["sudo", "without a password"]);
+    machine.run(
+        "echo 'jane ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/jane && chmod 440 /etc/sudoers.d/jane",
+    );
     site.lb("up --only consul").expect(0).tells(&["1 started"]);
     let owners = "stat -c '%U %a %n' /etc/consul.d/key.pem /usr/local/bin/consul /proc/$(cat \
                   /var/lib/lb-bootstrap/consul.pid)";
     let owners = machine.run(owners);
-    let owners: Vec<&str> = owners.lines().map(|line| line.split(" /proc").next().unwrap()).collect();
-    assert_eq!(owners, ["consul 600 /etc/consul.d/key.pem", "root 755 /usr/local/bin/consul", "consul 555"]);
+    let owners: Vec<&str> = owners
+        .lines()
+        .map(|line| line.split(" /proc").next().unwrap())
+        .collect();
+    assert_eq!(
+        owners,
+        [
+            "consul 600 /etc/consul.d/key.pem",
+            "root 755 /usr/local/bin/consul",
+            "consul 555"
+        ]
+    );
     site.lb("plan --only consul").expect(0);
     site.lb("down --purge --yes --only consul").expect(0);
-    assert_eq!(machine.run("ls -d /etc/consul.d /opt/consul 2>/dev/null || :"), "");
+    assert_eq!(
+        machine.run("ls -d /etc/consul.d /opt/consul 2>/dev/null || :"),
+        ""
+    );
 }
 
 /// A release that the node fetches, signed by a key of ours.
 fn from_a_release(site: &Site) {
-    if !is_possible("the release part of all_that_is_in_the_way", &["gpg", "python3", "unzip"]) {
+    if !is_possible(
+        "the release part of all_that_is_in_the_way",
+        &["gpg", "python3", "unzip"],
+    ) {
         return;
     }
     let (machine, address) = (&site.machines[5], site.address(5));
@@ -123,7 +178,16 @@ fn from_a_release(site: &Site) {
     );
     site.describe(&nodes, "user = \"root\"\nrunner = \"process\"", &more);
     site.lb("up --only consul").expect(0).tells(&["1 started"]);
-    assert!(machine.run("/usr/local/bin/consul version").contains(&version));
-    site.lb("up --only consul").expect(0).tells(&["nothing to change"]);
-    assert_eq!(site.lb("plan --only consul").expect(0).out, "nothing to change\n");
+    assert!(
+        machine
+            .run("/usr/local/bin/consul version")
+            .contains(&version)
+    );
+    site.lb("up --only consul")
+        .expect(0)
+        .tells(&["nothing to change"]);
+    assert_eq!(
+        site.lb("plan --only consul").expect(0).out,
+        "nothing to change\n"
+    );
 }

@@ -1,4 +1,5 @@
-//! Machines on a network of their own, the description of a cluster on them, and the binary that is called with it.
+//! Machines on a network of their own, the description of a cluster on them, and the binary that is
+//! called with it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -67,13 +68,17 @@ impl Ended {
 impl From<Output> for Ended {
     fn from(output: Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+        Self {
+            code: output.status.code(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 }
 
 impl Site {
-    /// Starts so many machines; None, and a word on standard error, where that is not possible. `third` is the third
-    /// part of their addresses.
+    /// Starts so many machines; None, and a word on standard error, where that is not possible.
+    /// `third` is the third part of their addresses.
     pub fn start(test: &str, third: u8, count: u16) -> Option<Self> {
         if !is_possible(test, &TOOLS) {
             return None;
@@ -83,23 +88,41 @@ impl Site {
         let network = Network::make(&format!("lbs{third}"), &format!("{prefix}.1/24"));
         let machines: Vec<Machine> = std::thread::scope(|scope| {
             let start = |number: u16| {
-                let (network, keys, address) = (&network, &keys, format!("{prefix}.{}/24", 10 + number));
+                let (network, keys, address) =
+                    (&network, &keys, format!("{prefix}.{}/24", 10 + number));
                 scope.spawn(move || Machine::start(network, keys, number, &address))
             };
             let starts: Vec<_> = (1..=count).map(start).collect();
-            starts.into_iter().map(|start| start.join().unwrap()).collect()
+            starts
+                .into_iter()
+                .map(|start| start.join().unwrap())
+                .collect()
         });
         let dir = tempfile::tempdir().unwrap();
-        let mut site = Self { machines, config: String::new(), prefix, lb: lean(dir.path()), keys, network, dir };
+        let mut site = Self {
+            machines,
+            config: String::new(),
+            prefix,
+            lb: lean(dir.path()),
+            keys,
+            network,
+            dir,
+        };
         site.introduce();
         Some(site)
     }
 
     /// Writes the ssh configuration for all machines there are.
     fn introduce(&mut self) {
-        let hosts: Vec<(String, SocketAddr)> =
-            self.machines.iter().map(|machine| (machine.address.ip().to_string(), machine.address)).collect();
-        let hosts: Vec<(&str, SocketAddr)> = hosts.iter().map(|(alias, address)| (alias.as_str(), *address)).collect();
+        let hosts: Vec<(String, SocketAddr)> = self
+            .machines
+            .iter()
+            .map(|machine| (machine.address.ip().to_string(), machine.address))
+            .collect();
+        let hosts: Vec<(&str, SocketAddr)> = hosts
+            .iter()
+            .map(|(alias, address)| (alias.as_str(), *address))
+            .collect();
         self.config = self.keys.client(&hosts);
     }
 
@@ -110,7 +133,10 @@ impl Site {
             drop(self.machines.remove(index));
         }
         let address = format!("{}.{}/24", self.prefix, 10 + number);
-        self.machines.insert(index, Machine::start(&self.network, &self.keys, number, &address));
+        self.machines.insert(
+            index,
+            Machine::start(&self.network, &self.keys, number, &address),
+        );
         self.introduce();
     }
 
@@ -121,7 +147,9 @@ impl Site {
 
     /// Addresses as a list of TOML.
     pub fn list(&self, machines: std::ops::Range<usize>) -> String {
-        let addresses: Vec<String> = machines.map(|index| format!("\"{}\"", self.address(index))).collect();
+        let addresses: Vec<String> = machines
+            .map(|index| format!("\"{}\"", self.address(index)))
+            .collect();
         format!("[{}]", addresses.join(", "))
     }
 
@@ -143,8 +171,14 @@ impl Site {
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.lb);
         command.arg("bootstrap").args(arguments.split_whitespace());
-        command.arg("--cluster").arg(self.dir.path().join("cluster.toml"));
-        let ours = |name: &str| ["CONSUL_", "NOMAD_", "LB_"].iter().any(|prefix| name.starts_with(prefix));
+        command
+            .arg("--cluster")
+            .arg(self.dir.path().join("cluster.toml"));
+        let ours = |name: &str| {
+            ["CONSUL_", "NOMAD_", "LB_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        };
         for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
             command.env_remove(name);
         }
@@ -167,11 +201,16 @@ impl Site {
         });
         let ended = Ended::from(output);
         // Of use when it has failed, or takes too long.
-        eprintln!("lb bootstrap {arguments} ({:.1} s):\n{}", begun.elapsed().as_secs_f64(), ended.err);
+        eprintln!(
+            "lb bootstrap {arguments} ({:.1} s):\n{}",
+            begun.elapsed().as_secs_f64(),
+            ended.err
+        );
         ended
     }
 
-    /// The same, in the background, with all it starts in a process group of its own; its words go to a file.
+    /// The same, in the background, with all it starts in a process group of its own; its words go
+    /// to a file.
     pub fn spawn(&self, arguments: &str) -> Child {
         let mut command = self.command(arguments);
         let said = fs::File::create(self.dir.path().join("said")).unwrap();
@@ -190,8 +229,20 @@ impl Site {
         let file = |name: &str| state.join(name).to_string_lossy().into_owned();
         let url = format!("https://{}:{port}{path}", self.address(index));
         let mut curl = Command::new("curl");
-        curl.args(["-s", "-f", "--max-time", "3", "--cacert", &file("ca.pem"), "--cert", &file("certs/operator.pem")]);
-        let out = curl.args(["--key", &file("certs/operator-key.pem"), &url]).output().unwrap();
+        curl.args([
+            "-s",
+            "-f",
+            "--max-time",
+            "3",
+            "--cacert",
+            &file("ca.pem"),
+            "--cert",
+            &file("certs/operator.pem"),
+        ]);
+        let out = curl
+            .args(["--key", &file("certs/operator-key.pem"), &url])
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 }
@@ -200,11 +251,20 @@ fn ended_is_told(child: Child, ended: &std::sync::mpsc::Sender<Output>) {
     let _ = ended.send(child.wait_with_output().unwrap());
 }
 
-/// The binary without what debuggers need of it: it is copied to machines, and is three times as large with that.
+/// The binary without what debuggers need of it: it is copied to machines, and is three times as
+/// large with that.
 fn lean(dir: &Path) -> PathBuf {
     let (built, lean) = (PathBuf::from(env!("CARGO_BIN_EXE_lb")), dir.join("lb"));
-    let stripped = Command::new("strip").arg("-o").arg(&lean).arg(&built).status();
-    if stripped.is_ok_and(|status| status.success()) { lean } else { built }
+    let stripped = Command::new("strip")
+        .arg("-o")
+        .arg(&lean)
+        .arg(&built)
+        .status();
+    if stripped.is_ok_and(|status| status.success()) {
+        lean
+    } else {
+        built
+    }
 }
 
 /// Waits for something, for as long as a test may take.
@@ -250,11 +310,13 @@ impl<T: Ord + Send + 'static> Watch<T> {
 pub fn command_lines() -> Vec<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
+    lines
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .collect()
 }
 
-/// Prints what must stay the same while nothing is changed: files, and processes. Logs grow, and the sums of programs
-/// are remembered when they are first looked at.
+/// Prints what must stay the same while nothing is changed: files, and processes. Logs grow, and
+/// the sums of programs are remembered when they are first looked at.
 pub const TOUCHED: &str = "find /etc/consul.d /etc/nomad.d /etc/lb /usr/local/bin /var/lib/lb-bootstrap -type f \
      ! -name '*.log' ! -name 'sums*' -printf '%p %i %T@ %m %u:%g\\n' 2>/dev/null | sort; \
      for f in /var/lib/lb-bootstrap/*.pid; do echo \"$f $(cat $f)\"; done";

@@ -1,4 +1,5 @@
-//! Three Consul servers: killed runs, changes by hand, an upgrade, a machine that is cut off, one that moves.
+//! Three Consul servers: killed runs, changes by hand, an upgrade, a machine that is cut off, one
+//! that moves.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,9 @@ const RUNNER: &str = "user = \"root\"\nrunner = \"process\"";
 
 #[test]
 fn three_servers_outlive_what_happens_to_them() {
-    let Some(site) = Site::start("three_servers_outlive_what_happens_to_them", 42, 3) else { return };
+    let Some(site) = Site::start("three_servers_outlive_what_happens_to_them", 42, 3) else {
+        return;
+    };
     describe(&site, &[0, 1, 2], "");
     killed_at_several_points(&site);
     changed_by_hand(&site);
@@ -25,16 +28,23 @@ fn three_servers_outlive_what_happens_to_them() {
 /// A server is lost, and a machine with another address takes its place.
 #[test]
 fn a_server_moves_to_another_address() {
-    let Some(mut site) = Site::start("a_server_moves_to_another_address", 44, 3) else { return };
+    let Some(mut site) = Site::start("a_server_moves_to_another_address", 44, 3) else {
+        return;
+    };
     describe(&site, &[0, 1, 2], "");
     site.lb("up").expect(0);
     site.replace(3);
     site.machines[2].plug(false);
     describe(&site, &[0, 1, 3], "");
-    site.lb("up").expect(2).tells(&["consul-2 was 10.88.44.13 and is now 10.88.44.14: run `lb bootstrap replace-node"]);
-    site.lb("replace-node consul-2 --yes").expect(0).tells(&["its name is free", "consul-2 is replaced"]);
+    site.lb("up").expect(2).tells(&[
+        "consul-2 was 10.88.44.13 and is now 10.88.44.14: run `lb bootstrap replace-node",
+    ]);
+    site.lb("replace-node consul-2 --yes")
+        .expect(0)
+        .tells(&["its name is free", "consul-2 is replaced"]);
     assert_eq!(voters(&site), 3);
-    let peers: BTreeSet<String> = serde_json::from_str(&site.ask(0, 8501, "/v1/status/peers")).unwrap();
+    let peers: BTreeSet<String> =
+        serde_json::from_str(&site.ask(0, 8501, "/v1/status/peers")).unwrap();
     let wanted = [0, 1, 3].map(|index| format!("{}:8300", site.address(index)));
     assert_eq!(peers, wanted.into());
     site.lb("status").expect(0);
@@ -42,21 +52,47 @@ fn a_server_moves_to_another_address() {
 }
 
 fn describe(site: &Site, machines: &[usize], more: &str) {
-    let addresses: Vec<String> = machines.iter().map(|&index| format!("\"{}\"", site.address(index))).collect();
-    let nodes = format!("consul_servers = [{}]\nnomad_servers = 0\nnomad_clients = 0", addresses.join(", "));
+    let addresses: Vec<String> = machines
+        .iter()
+        .map(|&index| format!("\"{}\"", site.address(index)))
+        .collect();
+    let nodes = format!(
+        "consul_servers = [{}]\nnomad_servers = 0\nnomad_clients = 0",
+        addresses.join(", ")
+    );
     site.describe(&nodes, RUNNER, more);
 }
 
-/// `kill -9` at each of these, and the next run goes on: with the same CA and the same keys at the end.
+/// `kill -9` at each of these, and the next run goes on: with the same CA and the same keys at the
+/// end.
 fn killed_at_several_points(site: &Site) {
-    let has = |index: usize, path: &str| site.machines[index].run(&format!("ls {path} 2>/dev/null || :")).contains('/');
+    let has = |index: usize, path: &str| {
+        site.machines[index]
+            .run(&format!("ls {path} 2>/dev/null || :"))
+            .contains('/')
+    };
     type Point<'a> = (&'a str, Box<dyn Fn() -> bool + 'a>);
     let points: [Point<'_>; 5] = [
-        ("the CA was made", Box::new(|| site.state().join("ca.pem").exists())),
-        ("the cluster is noted", Box::new(|| site.state().join("cluster.json").exists())),
-        ("a program arrives", Box::new(|| has(1, "/usr/local/bin/.consul.lb-new"))),
-        ("a key was written", Box::new(|| has(2, "/etc/consul.d/key.pem"))),
-        ("a server was started", Box::new(|| has(0, "/var/lib/lb-bootstrap/consul.pid"))),
+        (
+            "the CA was made",
+            Box::new(|| site.state().join("ca.pem").exists()),
+        ),
+        (
+            "the cluster is noted",
+            Box::new(|| site.state().join("cluster.json").exists()),
+        ),
+        (
+            "a program arrives",
+            Box::new(|| has(1, "/usr/local/bin/.consul.lb-new")),
+        ),
+        (
+            "a key was written",
+            Box::new(|| has(2, "/etc/consul.d/key.pem")),
+        ),
+        (
+            "a server was started",
+            Box::new(|| has(0, "/var/lib/lb-bootstrap/consul.pid")),
+        ),
     ];
     let keys = || ["ca.pem", "gossip.json"].map(|name| fs::read(site.state().join(name)).ok());
     let (mut first, mut killed) = (None, 0);
@@ -73,65 +109,135 @@ fn killed_at_several_points(site: &Site) {
     assert_eq!(Some(keys()), first, "made once");
     site.lb("up").expect(0).tells(&["nothing to change"]);
     for machine in &site.machines {
-        let left = machine.run("find /etc/consul.d /usr/local/bin /var/lib/lb-bootstrap -name '*.lb-new*'");
+        let left = machine
+            .run("find /etc/consul.d /usr/local/bin /var/lib/lb-bootstrap -name '*.lb-new*'");
         assert_eq!(left, "", "nothing half-made is left");
     }
     assert_eq!(voters(site), 3);
 }
 
 fn changed_by_hand(site: &Site) {
-    let touched = || site.machines.iter().map(|machine| machine.run(TOUCHED)).collect::<Vec<_>>();
+    let touched = || {
+        site.machines
+            .iter()
+            .map(|machine| machine.run(TOUCHED))
+            .collect::<Vec<_>>()
+    };
     let before = touched();
     site.machines[1].run("echo '# by hand' >>/etc/consul.d/consul.hcl");
     let plan = site.lb("plan").expect(3).out;
-    assert_eq!(plan, "consul-1\n  write   /etc/consul.d/consul.hcl (differs)\n  restart consul\n2 changes on 1 node\n");
+    assert_eq!(
+        plan,
+        "consul-1\n  write   /etc/consul.d/consul.hcl (differs)\n  restart consul\n2 changes on 1 node\n"
+    );
     site.lb("up").expect(0).tells(&["3 up, 1 restarted"]);
     let after = touched();
-    assert_eq!((&before[0], &before[2]), (&after[0], &after[2]), "the others were left alone");
+    assert_eq!(
+        (&before[0], &before[2]),
+        (&after[0], &after[2]),
+        "the others were left alone"
+    );
     assert_ne!(before[1], after[1]);
-    let kept = |text: &str| text.lines().filter(|line| line.contains(".pem ")).map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(kept(&before[1]), kept(&after[1]), "of that one, too, what was right");
-    assert!(!site.machines[1].run("cat /etc/consul.d/consul.hcl").contains("by hand"));
+    let kept = |text: &str| {
+        text.lines()
+            .filter(|line| line.contains(".pem "))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        kept(&before[1]),
+        kept(&after[1]),
+        "of that one, too, what was right"
+    );
+    assert!(
+        !site.machines[1]
+            .run("cat /etc/consul.d/consul.hcl")
+            .contains("by hand")
+    );
 
     site.machines[2].run("chmod 644 /etc/consul.d/key.pem");
     let plan = site.lb("plan").expect(3).out;
-    assert_eq!(plan, "consul-2\n  write   /etc/consul.d/key.pem (other mode)\n1 change on 1 node\n");
-    let running =
-        || site.machines.iter().map(|machine| machine.run("cat /var/lib/lb-bootstrap/*.pid")).collect::<String>();
+    assert_eq!(
+        plan,
+        "consul-2\n  write   /etc/consul.d/key.pem (other mode)\n1 change on 1 node\n"
+    );
+    let running = || {
+        site.machines
+            .iter()
+            .map(|machine| machine.run("cat /var/lib/lb-bootstrap/*.pid"))
+            .collect::<String>()
+    };
     let before = running();
     site.lb("up").expect(0);
     assert_eq!(before, running(), "nothing was restarted for a mode");
-    assert_eq!(site.machines[2].run("stat -c '%a %U' /etc/consul.d/key.pem"), "600 consul\n");
+    assert_eq!(
+        site.machines[2].run("stat -c '%a %U' /etc/consul.d/key.pem"),
+        "600 consul\n"
+    );
 }
 
 /// Another program: in place of the one that runs, one server after the other, the leader last.
 fn upgraded(site: &Site) {
-    let consul = String::from_utf8(std::process::Command::new("which").arg("consul").output().unwrap().stdout).unwrap();
+    let consul = String::from_utf8(
+        std::process::Command::new("which")
+            .arg("consul")
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
     let newer = site.dir.path().join("newer");
     fs::copy(consul.trim(), &newer).unwrap();
-    fs::OpenOptions::new().append(true).open(&newer).unwrap().write_all(b"newer").unwrap();
-    describe(site, &[0, 1, 2], &format!("[consul]\nbinary = \"{}\"", newer.display()));
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&newer)
+        .unwrap()
+        .write_all(b"newer")
+        .unwrap();
+    describe(
+        site,
+        &[0, 1, 2],
+        &format!("[consul]\nbinary = \"{}\"", newer.display()),
+    );
     let leader = leader(site).expect("one leads");
-    let addresses: Vec<SocketAddr> =
-        (0..3).map(|index| format!("{}:8300", site.address(index)).parse().unwrap()).collect();
+    let addresses: Vec<SocketAddr> = (0..3)
+        .map(|index| format!("{}:8300", site.address(index)).parse().unwrap())
+        .collect();
     // What answers on the servers' own port, looked at from outside.
     let watch = Watch::begin(move || {
-        let is_up = |address: &&SocketAddr| TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok();
+        let is_up = |address: &&SocketAddr| {
+            TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok()
+        };
         vec![addresses.iter().filter(is_up).count()]
     });
-    let before: Vec<String> =
-        site.machines.iter().map(|machine| machine.run("cat /var/lib/lb-bootstrap/*.pid")).collect();
+    let before: Vec<String> = site
+        .machines
+        .iter()
+        .map(|machine| machine.run("cat /var/lib/lb-bootstrap/*.pid"))
+        .collect();
     site.lb("upgrade").expect(0);
     let up = watch.end();
-    assert!(up.iter().all(|&count| count >= 2), "two of three kept serving: {up:?}");
+    assert!(
+        up.iter().all(|&count| count >= 2),
+        "two of three kept serving: {up:?}"
+    );
     let started = |index: usize| {
         let stamp = site.machines[index].run("stat -c %.9Y /var/lib/lb-bootstrap/consul.pid");
         stamp.trim().parse::<f64>().unwrap()
     };
     for (index, machine) in site.machines.iter().enumerate() {
-        assert_ne!(machine.run("cat /var/lib/lb-bootstrap/*.pid"), before[index]);
-        assert!(index == leader || started(index) < started(leader), "consul-{leader} led and was to be the last");
-        assert_eq!(machine.run("tail -c 5 /proc/$(cat /var/lib/lb-bootstrap/consul.pid)/exe"), "newer");
+        assert_ne!(
+            machine.run("cat /var/lib/lb-bootstrap/*.pid"),
+            before[index]
+        );
+        assert!(
+            index == leader || started(index) < started(leader),
+            "consul-{leader} led and was to be the last"
+        );
+        assert_eq!(
+            machine.run("tail -c 5 /proc/$(cat /var/lib/lb-bootstrap/consul.pid)/exe"),
+            "newer"
+        );
     }
     assert_eq!(voters(site), 3);
     assert_eq!(site.lb("plan").expect(0).out, "nothing to change\n");
@@ -144,12 +250,16 @@ fn cut_off(site: &Site) {
         assert_eq!(machine.run("pgrep -x consul || :"), "");
     }
     let mut lb = site.spawn("up --timeout 5s");
-    wait_for("preflight is over", || site.said().contains("can be worked on"));
+    wait_for("preflight is over", || {
+        site.said().contains("can be worked on")
+    });
     site.machines[2].plug(false);
     let code = lb.wait().unwrap().code();
     assert_eq!(code, Some(1), "{}", site.said());
     assert!(site.said().contains("consul-2"), "{}", site.said());
-    site.lb("up").expect(1).tells(&["nothing was changed", "consul-2: no connection by ssh"]);
+    site.lb("up")
+        .expect(1)
+        .tells(&["nothing was changed", "consul-2: no connection by ssh"]);
     site.machines[2].plug(true);
     site.lb("up").expect(0).tells(&["3 Consul servers"]);
     assert_eq!(voters(site), 3);
@@ -164,6 +274,12 @@ fn leader(site: &Site) -> Option<usize> {
 /// How many servers vote.
 fn voters(site: &Site) -> usize {
     let raft = site.ask(0, 8501, "/v1/operator/raft/configuration");
-    let raft: serde_json::Value = serde_json::from_str(&raft).unwrap_or_else(|_| panic!("{raft:?}"));
-    raft["Servers"].as_array().unwrap().iter().filter(|server| server["Voter"] == true).count()
+    let raft: serde_json::Value =
+        serde_json::from_str(&raft).unwrap_or_else(|_| panic!("{raft:?}"));
+    raft["Servers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|server| server["Voter"] == true)
+        .count()
 }

@@ -37,7 +37,10 @@ const ANY_HOST: &str = "any.test";
 
 /// One exchange.
 pub fn once(stage: &Stage, subject: &Subject, step: &Step) -> Answer {
-    let step = &Step { body: step.body.as_ref().map(|body| stage.fill(body)), ..step.clone() };
+    let step = &Step {
+        body: step.body.as_ref().map(|body| stage.fill(body)),
+        ..step.clone()
+    };
     let address = subject.listener(step.on.as_deref());
     let ask = stage.fill(&step.ask).replace("<ip>", &subject.ip);
     let (verb, rest) = ask.split_once(' ').unwrap_or((&ask, ""));
@@ -71,7 +74,8 @@ pub fn once(stage: &Stage, subject: &Subject, step: &Step) -> Answer {
     }
 }
 
-/// The same request again and again, on one connection unless the step says otherwise; who answered each time.
+/// The same request again and again, on one connection unless the step says otherwise; who answered
+/// each time.
 pub fn many(stage: &Stage, subject: &Subject, step: &Step, times: usize) -> Vec<String> {
     let address = subject.listener(step.on.as_deref());
     let ask = stage.fill(&step.ask);
@@ -79,12 +83,21 @@ pub fn many(stage: &Stage, subject: &Subject, step: &Step, times: usize) -> Vec<
     let request = head(method, place, step);
     let name = |answer: &RawResponse| answer.header("x-instance").unwrap_or("nobody").to_owned();
     if step.apart {
-        return (0..times).map(|_| name(&exchange(address, &request).expect("an answer"))).collect();
+        return (0..times)
+            .map(|_| name(&exchange(address, &request).expect("an answer")))
+            .collect();
     }
     let request = request.replace("Connection: close\r\n", "");
     let mut client = RawClient::connect(address);
     (0..times)
-        .map(|_| name(&client.send(&request).response().expect("an answer on a connection that is kept")))
+        .map(|_| {
+            name(
+                &client
+                    .send(&request)
+                    .response()
+                    .expect("an answer on a connection that is kept"),
+            )
+        })
         .collect()
 }
 
@@ -108,7 +121,10 @@ fn head(method: &str, place: &str, step: &Step) -> String {
         text.push_str("Connection: close\r\n");
     }
     for line in &step.head {
-        match line.strip_prefix('<').and_then(|line| line.strip_suffix(" fields>")) {
+        match line
+            .strip_prefix('<')
+            .and_then(|line| line.strip_suffix(" fields>"))
+        {
             Some(count) => {
                 let count: usize = count.parse().expect("a number of fields");
                 text.extend((0..count).map(|at| format!("X-Field-{at}: {at}\r\n")));
@@ -117,7 +133,12 @@ fn head(method: &str, place: &str, step: &Step) -> String {
         }
     }
     let body = step.body.as_deref().unwrap_or("");
-    if step.body.is_some() && !step.head.iter().any(|line| line.starts_with("Transfer-Encoding")) {
+    if step.body.is_some()
+        && !step
+            .head
+            .iter()
+            .any(|line| line.starts_with("Transfer-Encoding"))
+    {
         text.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     text.push_str("\r\n");
@@ -134,7 +155,10 @@ fn unescaped(text: &str) -> Vec<u8> {
         let (byte, length) = match after.as_bytes()[0] {
             b'r' => (b'\r', 1),
             b'n' => (b'\n', 1),
-            b'x' => (u8::from_str_radix(&after[1..3], 16).expect("two hexadecimal digits"), 3),
+            b'x' => (
+                u8::from_str_radix(&after[1..3], 16).expect("two hexadecimal digits"),
+                3,
+            ),
             other => panic!("\\{} means nothing", char::from(other)),
         };
         bytes.push(byte);
@@ -156,19 +180,33 @@ fn read_answer(stream: &mut impl Read, bodiless: bool) -> Answer {
     if bodiless {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
         let text = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let headers = text.split("\r\n").skip(1).filter_map(|line| line.split_once(": "));
-        let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+        let headers = text
+            .split("\r\n")
+            .skip(1)
+            .filter_map(|line| line.split_once(": "));
+        let headers = headers
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
         let status = text.split(' ').nth(1)?.parse().ok()?;
-        return Some(RawResponse { status, headers, body: bytes[end..].to_vec(), ..RawResponse::default() });
+        return Some(RawResponse {
+            status,
+            headers,
+            body: bytes[end..].to_vec(),
+            ..RawResponse::default()
+        });
     }
     RawResponse::parse(&bytes)
 }
 
 fn tls_config(stage: &Stage, alpn: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(stage.ca.pem.as_bytes()).unwrap()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_slice(stage.ca.pem.as_bytes()).unwrap())
+        .unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     config
@@ -181,23 +219,33 @@ fn server_name(name: &str) -> ServerName<'static> {
 }
 
 fn over_tls(stage: &Stage, address: SocketAddr, name: &str, alpn: &str, request: &str) -> Answer {
-    let connection = ClientConnection::new(Arc::new(tls_config(stage, alpn)), server_name(name)).unwrap();
+    let connection =
+        ClientConnection::new(Arc::new(tls_config(stage, alpn)), server_name(name)).unwrap();
     let mut stream = StreamOwned::new(connection, connect(address)?);
     stream.write_all(request.as_bytes()).ok()?;
     read_answer(&mut stream, false)
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("done in time") })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, future)
+            .await
+            .expect("done in time")
+    })
 }
 
 fn over_h2(stage: &Stage, address: SocketAddr, name: &str, place: &str, step: &Step) -> Answer {
     let config = tls_config(stage, "h2");
     block_on(async {
         let socket = tokio::net::TcpStream::connect(address).await.ok()?;
-        let stream =
-            tokio_rustls::TlsConnector::from(Arc::new(config)).connect(server_name(name), socket).await.ok()?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(server_name(name), socket)
+            .await
+            .ok()?;
         let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
         tokio::spawn(connection);
@@ -206,7 +254,10 @@ fn over_h2(stage: &Stage, address: SocketAddr, name: &str, place: &str, step: &S
             let (name, value) = line.split_once(": ").unwrap();
             request = request.header(name, value);
         }
-        let response = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.ok()?;
+        let response = sender
+            .send_request(request.body(Full::<Bytes>::default()).unwrap())
+            .await
+            .ok()?;
         Some(gathered(response).await)
     })
 }
@@ -234,7 +285,14 @@ fn grpc(stage: &Stage, address: SocketAddr, tls: Option<&str>, rest: &str) -> An
             request = request.header("dsthost", host);
         }
         // An empty message.
-        let response = sender.send_request(request.body(Full::new(Bytes::from_static(&[0; 5]))).unwrap()).await.ok()?;
+        let response = sender
+            .send_request(
+                request
+                    .body(Full::new(Bytes::from_static(&[0; 5])))
+                    .unwrap(),
+            )
+            .await
+            .ok()?;
         Some(gathered(response).await)
     })
 }
@@ -242,15 +300,30 @@ fn grpc(stage: &Stage, address: SocketAddr, tls: Option<&str>, rest: &str) -> An
 /// Trailers, and the fields of answers without a body, stand among the fields.
 async fn gathered(response: http::Response<hyper::body::Incoming>) -> RawResponse {
     let (parts, body) = response.into_parts();
-    let body = body.collect().await.map(|body| (body.trailers().cloned().unwrap_or_default(), body.to_bytes()));
+    let body = body.collect().await.map(|body| {
+        (
+            body.trailers().cloned().unwrap_or_default(),
+            body.to_bytes(),
+        )
+    });
     let (trailers, body) = body.unwrap_or_default();
     let headers = parts
         .headers
         .iter()
         .chain(&trailers)
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
         .collect();
-    RawResponse { status: parts.status.as_u16(), headers, body: body.to_vec(), ..RawResponse::default() }
+    RawResponse {
+        status: parts.status.as_u16(),
+        headers,
+        body: body.to_vec(),
+        ..RawResponse::default()
+    }
 }
 
 fn websocket(address: SocketAddr, place: &str, step: &Step) -> Answer {
@@ -260,7 +333,8 @@ fn websocket(address: SocketAddr, place: &str, step: &Step) -> Answer {
     }
     step.head.push("Connection: Upgrade".to_owned());
     step.head.push("Sec-WebSocket-Version: 13".to_owned());
-    step.head.push("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==".to_owned());
+    step.head
+        .push("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==".to_owned());
     let mut client = RawClient::connect(address);
     let mut answer = client.send(head("GET", place, &step)).response()?;
     if answer.status == 101 {
@@ -275,7 +349,11 @@ fn tcp(ip: &str, address: SocketAddr, sent: &[u8], step: &Step) -> Answer {
     let wanted = want.body.as_deref().unwrap_or("").len();
     let parts = |body: &[u8]| {
         let text = String::from_utf8_lossy(body).into_owned();
-        !want.body_has.is_empty() && want.body_has.iter().all(|part| text.contains(&part.replace("<ip>", ip)))
+        !want.body_has.is_empty()
+            && want
+                .body_has
+                .iter()
+                .all(|part| text.contains(&part.replace("<ip>", ip)))
     };
     let ends = sent.strip_suffix(b" FIN");
     socket.write_all(ends.unwrap_or(sent)).ok()?;
@@ -290,5 +368,9 @@ fn tcp(ip: &str, address: SocketAddr, sent: &[u8], step: &Step) -> Answer {
             Ok(count) => body.extend_from_slice(&buffer[..count]),
         }
     }
-    (!body.is_empty()).then(|| RawResponse { status: 200, body, ..RawResponse::default() })
+    (!body.is_empty()).then(|| RawResponse {
+        status: 200,
+        body,
+        ..RawResponse::default()
+    })
 }

@@ -118,8 +118,8 @@ fn passing() -> Vec<String> {
 /// One thing to do and to look at.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Step {
-    /// Changes first: `check UP STATE`, `node UP ID=STATE`, `gone UP`, `back UP`, `kv TEXT`, `kv-delete`,
-    /// `delete KEY` (under the file's KV path).
+    /// Changes first: `check UP STATE`, `node UP ID=STATE`, `gone UP`, `back UP`, `kv TEXT`,
+    /// `kv-delete`, `delete KEY` (under the file's KV path).
     #[serde(default)]
     pub act: Vec<String>,
     /// `METHOD HOST/PATH`, or another verb of `ask.rs`.
@@ -207,19 +207,31 @@ pub enum Field {
 pub fn load() -> Vec<File> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/cases");
     let wanted = std::env::var("LB_CASES").unwrap_or_default();
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
     let mut files = Vec::new();
-    for path in paths.iter().filter(|path| path.extension().is_some_and(|ext| ext == "toml")) {
+    for path in paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|ext| ext == "toml"))
+    {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         if !wanted.split(',').any(|part| name.contains(part)) {
             continue;
         }
         let text = fs::read_to_string(path).unwrap();
-        let file: File = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let file: File =
+            toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for case in &file.cases {
             for step in case.steps() {
-                assert_eq!(step.fabio.is_some(), step.why.is_some(), "{name}: {}: fabio= needs a why=", case.rule);
+                assert_eq!(
+                    step.fabio.is_some(),
+                    step.why.is_some(),
+                    "{name}: {}: fabio= needs a why=",
+                    case.rule
+                );
             }
         }
         files.push(File { name, ..file });
@@ -250,7 +262,10 @@ impl Case {
     }
 
     pub fn steps(&self) -> Vec<Step> {
-        std::iter::once(&self.first).chain(&self.then).cloned().collect()
+        std::iter::once(&self.first)
+            .chain(&self.then)
+            .cloned()
+            .collect()
     }
 
     /// All its registrations.
@@ -278,5 +293,8 @@ fn fits(who: Who, version: &str, only: Option<&Only>, since: Option<&String>) ->
 }
 
 fn numbers(version: &str) -> Vec<u32> {
-    version.split('.').filter_map(|part| part.parse().ok()).collect()
+    version
+        .split('.')
+        .filter_map(|part| part.parse().ok())
+        .collect()
 }

@@ -1,16 +1,18 @@
-//! Whether `lb fabio` behaves as Fabio does: case by case, on real sockets, in front of a real Consul.
+//! Whether `lb fabio` behaves as Fabio does: case by case, on real sockets, in front of a real
+//! Consul.
 //!
-//! The cases stand in `cases/*.toml`, one file for each set of settings. A case names the rule it shows, what is
-//! registered, what is asked, and what must come of it. All of them run against `lb fabio`. When there is a `fabio`
-//! on PATH, or `FABIO_BIN` names one, they run against that as well, and must come out the same: but for those that
-//! say why not (`fabio = …`, `why = …`).
+//! The cases stand in `cases/*.toml`, one file for each set of settings. A case names the rule it
+//! shows, what is registered, what is asked, and what must come of it. All of them run against `lb
+//! fabio`. When there is a `fabio` on PATH, or `FABIO_BIN` names one, they run against that as
+//! well, and must come out the same: but for those that say why not (`fabio = …`, `why = …`).
 //!
 //! ```text
 //! FABIO_BIN=/usr/local/bin/fabio cargo test --test conformance        # both
 //! LB_CASES=matching cargo test --test conformance                     # files whose name holds this
 //! ```
-//! Everything is registered before anything starts, so that each program reads its whole table once. The files keep
-//! apart by the prefix of their tags and by their path in the KV store; the programs by a loopback address each.
+//! Everything is registered before anything starts, so that each program reads its whole table
+//! once. The files keep apart by the prefix of their tags and by their path in the KV store; the
+//! programs by a loopback address each.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
@@ -49,8 +51,17 @@ fn lb_fabio_behaves_as_fabio() {
     let mut failures = Vec::new();
     std::thread::scope(|scope| {
         let (stage, who) = (&stage, &who);
-        let run = |file| move || who.iter().flat_map(|who| run(stage, file, *who)).collect::<Vec<_>>();
-        let runs: Vec<_> = files.iter().map(|file| (file, scope.spawn(run(file)))).collect();
+        let run = |file| {
+            move || {
+                who.iter()
+                    .flat_map(|who| run(stage, file, *who))
+                    .collect::<Vec<_>>()
+            }
+        };
+        let runs: Vec<_> = files
+            .iter()
+            .map(|file| (file, scope.spawn(run(file))))
+            .collect();
         for (file, run) in runs {
             match run.join() {
                 Ok(found) => failures.extend(found),
@@ -63,7 +74,11 @@ fn lb_fabio_behaves_as_fabio() {
         let _ = writeln!(text, "- {failure}");
         text
     });
-    assert!(failures.is_empty(), "{} of {count} cases × {who:?} failed:\n{report}", failures.len());
+    assert!(
+        failures.is_empty(),
+        "{} of {count} cases × {who:?} failed:\n{report}",
+        failures.len()
+    );
 }
 
 /// Runs the cases of one file against one program; what went wrong, one line each.
@@ -79,7 +94,11 @@ fn run(stage: &Stage, file: &File, who: Who) -> Vec<String> {
         for (at, step) in steps.iter().enumerate() {
             let outcome = play(stage, &subject, file, case, step);
             if let Err(what) = outcome {
-                let at = if at == 0 { String::new() } else { format!(" (step {})", at + 1) };
+                let at = if at == 0 {
+                    String::new()
+                } else {
+                    format!(" (step {})", at + 1)
+                };
                 failures.push(format!("{who:?} {}: {}{at}: {what}", file.name, case.rule));
                 break;
             }
@@ -94,13 +113,24 @@ fn run(stage: &Stage, file: &File, who: Who) -> Vec<String> {
     failures
 }
 
-/// One step: what changes, what is asked, whether what came is right. After a change it may take a moment.
-fn play(stage: &Stage, subject: &Subject, file: &File, case: &Case, step: &Step) -> Result<(), String> {
+/// One step: what changes, what is asked, whether what came is right. After a change it may take a
+/// moment.
+fn play(
+    stage: &Stage,
+    subject: &Subject,
+    file: &File,
+    case: &Case,
+    step: &Step,
+) -> Result<(), String> {
     let begun = std::time::Instant::now();
     for act in &step.act {
         register::act(stage, file, case, act);
     }
-    let patience = if step.act.is_empty() && !step.settles { std::time::Duration::ZERO } else { support::lb::PATIENCE };
+    let patience = if step.act.is_empty() && !step.settles {
+        std::time::Duration::ZERO
+    } else {
+        support::lb::PATIENCE
+    };
     loop {
         let outcome = check::step(stage, subject, step);
         if outcome.is_ok() || begun.elapsed() >= patience {

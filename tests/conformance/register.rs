@@ -1,7 +1,7 @@
 //! Puts cases into Consul's catalog and KV store.
 //!
-//! Straight into the catalog, on nodes that no agent owns: so a case says what the checks of a node are, and no agent
-//! puts anything right behind its back.
+//! Straight into the catalog, on nodes that no agent owns: so a case says what the checks of a node
+//! are, and no agent puts anything right behind its back.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,7 +12,8 @@ use super::case::{Case, File, Instance};
 use super::stage::Stage;
 use super::support::client::{PATIENCE, RawResponse};
 
-/// Hosts of routes that every file has: by them a program tells that it has read the catalog, and the KV store.
+/// Hosts of routes that every file has: by them a program tells that it has read the catalog, and
+/// the KV store.
 pub const MARKS: [&str; 1] = ["catalog.mark"];
 
 /// Registers the marks of a file.
@@ -26,7 +27,11 @@ pub fn marks(stage: &Stage, file: &File) {
         "Checks": [{"Node": node, "CheckID": id, "Name": "c", "Status": "passing", "ServiceID": id}],
     });
     call(stage, "PUT", "/v1/catalog/register", &body.to_string());
-    put(stage, &format!("{}/000", file.kv_path()), &format!("route add {id} kv.mark/ http://127.0.0.1:1/"));
+    put(
+        stage,
+        &format!("{}/000", file.kv_path()),
+        &format!("route add {id} kv.mark/ http://127.0.0.1:1/"),
+    );
 }
 
 /// Registers everything a case starts with.
@@ -63,21 +68,37 @@ pub fn act(stage: &Stage, file: &File, case: &Case, act: &str) {
         "back" => instance_of(stage, file, case, &find(case, rest)),
         "kv" => put(stage, &kv_key(file, case), &stage.fill(rest)),
         "kv-delete" => {
-            call(stage, "DELETE", &format!("/v1/kv/{}", kv_key(file, case)), "");
+            call(
+                stage,
+                "DELETE",
+                &format!("/v1/kv/{}", kv_key(file, case)),
+                "",
+            );
         }
         "delete" => {
-            call(stage, "DELETE", &format!("/v1/kv/{}/{rest}", file.kv_path()), "");
+            call(
+                stage,
+                "DELETE",
+                &format!("/v1/kv/{}/{rest}", file.kv_path()),
+                "",
+            );
         }
         _ => panic!("{}: no change is called {verb}", case.rule),
     }
 }
 
 fn find(case: &Case, up: &str) -> Instance {
-    case.instances().into_iter().find(|instance| instance.up == up).unwrap_or_else(|| panic!("no instance {up}"))
+    case.instances()
+        .into_iter()
+        .find(|instance| instance.up == up)
+        .unwrap_or_else(|| panic!("no instance {up}"))
 }
 
 fn number(file: &File, case: &Case) -> usize {
-    file.cases.iter().position(|other| std::ptr::eq(other, case)).unwrap()
+    file.cases
+        .iter()
+        .position(|other| std::ptr::eq(other, case))
+        .unwrap()
 }
 
 fn kv_key(file: &File, case: &Case) -> String {
@@ -85,7 +106,10 @@ fn kv_key(file: &File, case: &Case) -> String {
 }
 
 fn service(file: &File, case: &Case, instance: &Instance) -> String {
-    instance.service.clone().unwrap_or_else(|| format!("{}-{}", file.name, number(file, case)))
+    instance
+        .service
+        .clone()
+        .unwrap_or_else(|| format!("{}-{}", file.name, number(file, case)))
 }
 
 fn id(file: &File, case: &Case, instance: &Instance) -> String {
@@ -116,7 +140,8 @@ fn instance_of(stage: &Stage, file: &File, case: &Case, instance: &Instance) {
         .iter()
         .enumerate()
         .map(|(at, state)| match state.split_once('=') {
-            // A check with an id of its own (`_service_maintenance:…`) is about the instance all the same.
+            // A check with an id of its own (`_service_maintenance:…`) is about the instance all
+            // the same.
             Some((check, state)) => json!({"Node": node, "CheckID": check.replace("ID", &id), "Name": check,
                 "Status": state, "ServiceID": id}),
             None => {
@@ -143,7 +168,11 @@ fn put(stage: &Stage, key: &str, text: &str) {
 
 /// One call to the agent, without a program started for it: there are hundreds.
 pub fn call(stage: &Stage, method: &str, path: &str, body: &str) -> String {
-    let host = stage.consul.address().trim_start_matches("http://").to_owned();
+    let host = stage
+        .consul
+        .address()
+        .trim_start_matches("http://")
+        .to_owned();
     let mut socket = TcpStream::connect(&host).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = body.len();
@@ -155,8 +184,16 @@ pub fn call(stage: &Stage, method: &str, path: &str, body: &str) -> String {
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer).unwrap();
     let Some(answer) = RawResponse::parse(&answer) else {
-        panic!("{method} {path} {body}: Consul answered {:?}", String::from_utf8_lossy(&answer));
+        panic!(
+            "{method} {path} {body}: Consul answered {:?}",
+            String::from_utf8_lossy(&answer)
+        );
     };
-    assert_eq!(answer.status, 200, "{method} {path} {body}: {}", answer.text());
+    assert_eq!(
+        answer.status,
+        200,
+        "{method} {path} {body}: {}",
+        answer.text()
+    );
     answer.text()
 }

@@ -1,4 +1,5 @@
-//! What the programs stand between: a Consul agent with everything registered, and upstreams by name.
+//! What the programs stand between: a Consul agent with everything registered, and upstreams by
+//! name.
 //!
 //! Cases name these as `<NAME>`:
 //!
@@ -41,15 +42,24 @@ impl Stage {
     pub fn new(files: &[File]) -> Self {
         let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
         let mut upstreams: Vec<Upstream> = names.iter().map(|name| Upstream::start(name)).collect();
-        let mut addresses: BTreeMap<String, SocketAddr> =
-            upstreams.iter().map(|upstream| (upstream.name().to_owned(), upstream.address)).collect();
-        let (echo, junk) = (TcpEcho::start("hello ", " bye"), RawUpstream::start("this is not HTTP\r\n\r\n", true));
+        let mut addresses: BTreeMap<String, SocketAddr> = upstreams
+            .iter()
+            .map(|upstream| (upstream.name().to_owned(), upstream.address))
+            .collect();
+        let (echo, junk) = (
+            TcpEcho::start("hello ", " bye"),
+            RawUpstream::start("this is not HTTP\r\n\r\n", true),
+        );
         let (ca, folder) = (Ca::new("conformance"), tempfile::tempdir().unwrap());
-        ca.pair(&["tls.test", "*.wild.test"]).write(folder.path(), "site");
+        ca.pair(&["tls.test", "*.wild.test"])
+            .write(folder.path(), "site");
         ca.pair(&["second.test"]).write(folder.path(), "second");
         let certs = folder.path().join("certs");
         std::fs::create_dir(&certs).unwrap();
-        for (name, names) in [("a", &["tls.test", "*.wild.test"][..]), ("b", &["second.test"])] {
+        for (name, names) in [
+            ("a", &["tls.test", "*.wild.test"][..]),
+            ("b", &["second.test"]),
+        ] {
             let pair = ca.pair(names);
             std::fs::write(certs.join(format!("{name}-cert.pem")), &pair.cert_pem).unwrap();
             std::fs::write(certs.join(format!("{name}-key.pem")), &pair.key_pem).unwrap();
@@ -61,12 +71,27 @@ impl Stage {
         addresses.insert("late".to_owned(), late.address);
         upstreams.push(late);
         addresses.insert("junk".to_owned(), junk.address);
-        addresses.insert("tls".to_owned(), upstreams::https("tls", &ca.pair(&["up.test", "sni.test"])));
+        addresses.insert(
+            "tls".to_owned(),
+            upstreams::https("tls", &ca.pair(&["up.test", "sni.test"])),
+        );
         addresses.insert("grpc".to_owned(), upstreams::grpc("grpc"));
         addresses.insert("closed".to_owned(), nobody());
-        // Two programs for each file hold a connection for each of their watches, and are one client to the agent.
-        let consul = ConsulAgent::start_with(Options { connections_max: 5000, ..Options::default() });
-        let stage = Self { consul, ca, folder, addresses, _upstreams: upstreams, _echo: echo, _junk: junk };
+        // Two programs for each file hold a connection for each of their watches, and are one
+        // client to the agent.
+        let consul = ConsulAgent::start_with(Options {
+            connections_max: 5000,
+            ..Options::default()
+        });
+        let stage = Self {
+            consul,
+            ca,
+            folder,
+            addresses,
+            _upstreams: upstreams,
+            _echo: echo,
+            _junk: junk,
+        };
         for file in files {
             register::marks(&stage, file);
             for case in &file.cases {
@@ -78,7 +103,10 @@ impl Stage {
 
     /// Address of an upstream.
     pub fn address(&self, name: &str) -> SocketAddr {
-        *self.addresses.get(name).unwrap_or_else(|| panic!("no upstream is called {name}"))
+        *self
+            .addresses
+            .get(name)
+            .unwrap_or_else(|| panic!("no upstream is called {name}"))
     }
 
     /// The text with names replaced.
@@ -91,7 +119,11 @@ impl Stage {
     }
 }
 
-/// An address where nobody listens. (The port is free now, and given to nobody soon: the system goes around.)
+/// An address where nobody listens. (The port is free now, and given to nobody soon: the system
+/// goes around.)
 fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }

@@ -33,7 +33,9 @@ pub fn fabio() -> Option<PathBuf> {
         return Some(path.into());
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join("fabio")).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join("fabio"))
+        .find(|path| path.is_file())
 }
 
 impl Subject {
@@ -53,29 +55,51 @@ impl Subject {
             Who::Fabio => Command::new(fabio().unwrap()),
         };
         let default = ["http".to_owned()];
-        let listen = if file.listen.is_empty() { &default[..] } else { &file.listen };
+        let listen = if file.listen.is_empty() {
+            &default[..]
+        } else {
+            &file.listen
+        };
         let addresses: Vec<String> = listen
             .iter()
             .enumerate()
             .map(|(at, options)| {
                 let port = FIRST_PORT + u16::try_from(at).unwrap();
                 // A dynamic listener has no port of its own.
-                let port = if options.starts_with("tcp-dynamic") { 0 } else { port };
+                let port = if options.starts_with("tcp-dynamic") {
+                    0
+                } else {
+                    port
+                };
                 format!("{ip}:{port};proto={}", stage.fill(options))
             })
             .collect();
         let mut args = vec![
             format!("-proxy.addr={}", addresses.join(",")),
             format!("-ui.addr={ip}:{ADMIN_PORT}"),
-            format!("-registry.consul.addr={}", stage.consul.address().trim_start_matches("http://")),
+            format!(
+                "-registry.consul.addr={}",
+                stage.consul.address().trim_start_matches("http://")
+            ),
             format!("-registry.consul.tagprefix={}", file.tag_prefix()),
             format!("-registry.consul.kvpath=/{}", file.kv_path()),
-            format!("-registry.consul.noroutehtmlpath=/conformance/{}/noroute", file.name),
+            format!(
+                "-registry.consul.noroutehtmlpath=/conformance/{}/noroute",
+                file.name
+            ),
             "-registry.consul.register.enabled=false".to_owned(),
             "-insecure".to_owned(),
         ];
-        args.extend(file.settings.iter().map(|setting| stage.fill(setting).replace("<ip>", &ip)));
-        let foreign = |name: &str| ["CONSUL_", "LB_", "FABIO_"].iter().any(|prefix| name.starts_with(prefix));
+        args.extend(
+            file.settings
+                .iter()
+                .map(|setting| stage.fill(setting).replace("<ip>", &ip)),
+        );
+        let foreign = |name: &str| {
+            ["CONSUL_", "LB_", "FABIO_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        };
         for (name, _) in std::env::vars().filter(|(name, _)| foreign(name)) {
             command.env_remove(name);
         }
@@ -83,23 +107,41 @@ impl Subject {
         command.env("LB_ADMIN_HOSTS", "any.test");
         let log = LogFile::create(folder.path().join("log")).unwrap();
         let out = LogFile::create(folder.path().join("out")).unwrap();
-        command.args(args).current_dir(folder.path()).stdin(Stdio::null()).stdout(out).stderr(log);
+        command
+            .args(args)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(log);
         let child = command.spawn().unwrap();
-        let mut subject = Self { who, ip, child, folder };
+        let mut subject = Self {
+            who,
+            ip,
+            child,
+            folder,
+        };
         subject.wait_serving(file, listen);
         subject.wait_whole(file);
         subject
     }
 
-    /// Waits for the marks that are registered beside the cases: Fabio begins with whatever it has read first.
+    /// Waits for the marks that are registered beside the cases: Fabio begins with whatever it has
+    /// read first.
     fn wait_whole(&self, file: &File) {
         let begun = Instant::now();
         loop {
-            let table = client::get(self.listener(Some("admin")), "localhost", "/api/routes").text();
+            let table =
+                client::get(self.listener(Some("admin")), "localhost", "/api/routes").text();
             if register::MARKS.iter().all(|mark| table.contains(mark)) {
                 return;
             }
-            assert!(begun.elapsed() < PATIENCE * 2, "{:?} {}: {table}\n{}", self.who, file.name, self.log());
+            assert!(
+                begun.elapsed() < PATIENCE * 2,
+                "{:?} {}: {table}\n{}",
+                self.who,
+                file.name,
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -115,7 +157,13 @@ impl Subject {
             waits_for.retain(|address| TcpStream::connect(address).is_err());
             let ended = self.child.try_wait().unwrap();
             let late = begun.elapsed() > PATIENCE * 2;
-            assert!(ended.is_none() && !late, "{:?} {}: no {waits_for:?}\n{}", self.who, file.name, self.log());
+            assert!(
+                ended.is_none() && !late,
+                "{:?} {}: no {waits_for:?}\n{}",
+                self.who,
+                file.name,
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -17,7 +17,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::support::certs::Pair;
 
-/// An HTTPS server that tells its name and the head it got, like the shared upstream's JSON. Lives as long as the test.
+/// An HTTPS server that tells its name and the head it got, like the shared upstream's JSON. Lives
+/// as long as the test.
 pub fn https(name: &str, pair: &Pair) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -76,14 +77,18 @@ fn server_config(pair: &Pair) -> ServerConfig {
         .unwrap()
 }
 
-/// A gRPC server: every call is answered with one message that tells its name and the path. Lives as long as the test.
+/// A gRPC server: every call is answered with one message that tells its name and the path. Lives
+/// as long as the test.
 pub fn grpc(name: &str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let name = name.to_owned();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((socket, _)) = listener.accept().await {
@@ -91,7 +96,9 @@ pub fn grpc(name: &str) -> SocketAddr {
                 tokio::spawn(async move {
                     let service = service_fn(move |request| call(name.clone(), request));
                     let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+                    let _ = builder
+                        .serve_connection(TokioIo::new(socket), service)
+                        .await;
                 });
             }
         });
@@ -99,7 +106,8 @@ pub fn grpc(name: &str) -> SocketAddr {
     address
 }
 
-type Frames = futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, std::convert::Infallible>>>;
+type Frames =
+    futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, std::convert::Infallible>>>;
 
 async fn call(
     name: String,
@@ -114,7 +122,13 @@ async fn call(
     framed.extend_from_slice(&message);
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", "0".parse().unwrap());
-    let frames = vec![Ok(Frame::data(Bytes::from(framed))), Ok(Frame::trailers(trailers))];
+    let frames = vec![
+        Ok(Frame::data(Bytes::from(framed))),
+        Ok(Frame::trailers(trailers)),
+    ];
     let body = StreamBody::new(futures_util::stream::iter(frames));
-    Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
+    Ok(Response::builder()
+        .header("content-type", "application/grpc")
+        .body(body)
+        .unwrap())
 }

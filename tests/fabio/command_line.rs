@@ -1,5 +1,5 @@
-//! The command line, the environment and the properties file, as Fabio reads them. With `FABIO_BIN` the real one is
-//! asked the same, and has to end the same way.
+//! The command line, the environment and the properties file, as Fabio reads them. With `FABIO_BIN`
+//! the real one is asked the same, and has to end the same way.
 
 use std::fs;
 use std::net::TcpStream;
@@ -47,7 +47,9 @@ fn other(key: &Key) -> &'static str {
         "metrics.target" => "prometheus",
         "metrics.prefix" => "some",
         "metrics.prometheus.path" => "/m",
-        "metrics.graphite.addr" | "metrics.statsd.addr" | "metrics.dogstatsd.addr" => "127.0.0.1:1113",
+        "metrics.graphite.addr" | "metrics.statsd.addr" | "metrics.dogstatsd.addr" => {
+            "127.0.0.1:1113"
+        }
         "profile.mode" => "cpu",
         _ => match key.kind {
             Kind::Text | Kind::Secret => "some",
@@ -65,9 +67,16 @@ fn other(key: &Key) -> &'static str {
 
 /// What these settings become: the configuration, and the warnings without where a value was given.
 fn becomes(env: &[(String, String)], args: &[String]) -> (String, Vec<String>) {
-    let Ok(Request::Serve(source)) = request(args, env.to_vec(), Machine::bare()) else { panic!("{args:?}") };
-    let translation = source.translate().unwrap_or_else(|error| panic!("{env:?} {args:?}: {error}"));
-    let warnings = translation.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.text));
+    let Ok(Request::Serve(source)) = request(args, env.to_vec(), Machine::bare()) else {
+        panic!("{args:?}")
+    };
+    let translation = source
+        .translate()
+        .unwrap_or_else(|error| panic!("{env:?} {args:?}: {error}"));
+    let warnings = translation
+        .warnings
+        .iter()
+        .map(|warning| format!("{}: {}", warning.key, warning.text));
     (translation.toml, warnings.collect())
 }
 
@@ -75,7 +84,12 @@ fn becomes(env: &[(String, String)], args: &[String]) -> (String, Vec<String>) {
 fn every_key_may_be_given_in_every_way() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fabio.properties");
-    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
     let nothing = becomes(&[], &[]);
     for key in keys::all() {
         let value = other(key);
@@ -91,7 +105,11 @@ fn every_key_may_be_given_in_every_way() {
             assert_eq!(apart, with_equals, "{}", key.name);
         }
         let variable = key.name.replace('.', "_").to_ascii_uppercase();
-        for name in [format!("FABIO_{variable}"), format!("fabio_{}", variable.to_ascii_lowercase()), variable] {
+        for name in [
+            format!("FABIO_{variable}"),
+            format!("fabio_{}", variable.to_ascii_lowercase()),
+            variable,
+        ] {
             let by_env = becomes(&[(name.clone(), value.to_owned())], &[]);
             assert_eq!(by_env, with_equals, "{name}");
         }
@@ -105,7 +123,11 @@ fn every_key_may_be_given_in_every_way() {
 fn the_nearest_source_wins() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("f");
-    fs::write(&file, "proxy.noroutestatus = 404\nproxy.maxconn = 44\nproxy.strategy = rr\nui.title = file").unwrap();
+    fs::write(
+        &file,
+        "proxy.noroutestatus = 404\nproxy.maxconn = 44\nproxy.strategy = rr\nui.title = file",
+    )
+    .unwrap();
     let env = [
         ("FABIO_PROXY_NOROUTESTATUS", "403"),
         ("PROXY_NOROUTESTATUS", "402"),
@@ -113,8 +135,21 @@ fn the_nearest_source_wins() {
         ("PROXY_MAXCONN", "22"),
         ("PROXY_STRATEGY", "rnd"),
     ];
-    let shown = fabio_with(&env, &["-print-config", "-proxy.noroutestatus=401", "-cfg", file.to_str().unwrap()]);
-    for line in ["no_route_status = 401", "upstream_max_idle = 33", "strategy = \"rnd\"", "title = \"file\""] {
+    let shown = fabio_with(
+        &env,
+        &[
+            "-print-config",
+            "-proxy.noroutestatus=401",
+            "-cfg",
+            file.to_str().unwrap(),
+        ],
+    );
+    for line in [
+        "no_route_status = 401",
+        "upstream_max_idle = 33",
+        "strategy = \"rnd\"",
+        "title = \"file\"",
+    ] {
         assert!(shown.out.contains(line), "{line}: {}", shown.out);
     }
 }
@@ -122,21 +157,46 @@ fn the_nearest_source_wins() {
 #[test]
 fn the_printed_configuration_passes_the_check() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("routes.txt"), "route add a / http://127.0.0.1:1/\n").unwrap();
+    fs::write(
+        folder.path().join("routes.txt"),
+        "route add a / http://127.0.0.1:1/\n",
+    )
+    .unwrap();
     let routes = folder.path().join("routes.txt");
     for args in [
-        &["-registry.backend=static", "-registry.static.routes=route add a /a http://127.0.0.1:1/"][..],
-        &["-registry.backend=file", "-registry.file.path", routes.to_str().unwrap(), "-proxy.matcher=glob"],
-        &["-proxy.addr=127.0.0.1:0,127.0.0.1:0;proto=tcp;pxyproto=true", "-metrics.target=prometheus,stdout"],
+        &[
+            "-registry.backend=static",
+            "-registry.static.routes=route add a /a http://127.0.0.1:1/",
+        ][..],
+        &[
+            "-registry.backend=file",
+            "-registry.file.path",
+            routes.to_str().unwrap(),
+            "-proxy.matcher=glob",
+        ],
+        &[
+            "-proxy.addr=127.0.0.1:0,127.0.0.1:0;proto=tcp;pxyproto=true",
+            "-metrics.target=prometheus,stdout",
+        ],
     ] {
         let printed = fabio(&[args, &["-print-config"]].concat());
         assert_eq!(printed.code, Some(0), "{args:?}: {}", printed.err);
         let path = folder.path().join("lb.toml");
         fs::write(&path, &printed.out).unwrap();
         let mut check = Command::new(env!("CARGO_BIN_EXE_lb"));
-        let output = check.args(["check", "--config"]).arg(&path).env_clear().output().unwrap();
+        let output = check
+            .args(["check", "--config"])
+            .arg(&path)
+            .env_clear()
+            .output()
+            .unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {told}\n{}", printed.out);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{args:?}: {told}\n{}",
+            printed.out
+        );
     }
 }
 
@@ -153,13 +213,18 @@ const SERVES: Fate = Fate::Serves(Some(0));
 const REFUSES: Fate = Fate::Ends(Some(1), false, true);
 const USAGE: Fate = Fate::Ends(Some(2), false, true);
 
-/// Starts it with a proxy listener at `<ip>:9999` unless `args` say where, and sees what becomes of it.
+/// Starts it with a proxy listener at `<ip>:9999` unless `args` say where, and sees what becomes of
+/// it.
 fn fate(program: &Path, env: &[(&str, &str)], args: &[&str]) -> Fate {
     let ip = free_address();
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     fs::write(file("defaults"), defaults_file(&Machine::here())).unwrap();
-    fs::write(file("some"), "! a comment\nproxy.strategy : rr\nui.title=a \\\n    b\nno.such.key = 1").unwrap();
+    fs::write(
+        file("some"),
+        "! a comment\nproxy.strategy : rr\nui.title=a \\\n    b\nno.such.key = 1",
+    )
+    .unwrap();
     fs::write(file("wrong"), "proxy.strategy = best").unwrap();
     fs::write(file("number"), "proxy.maxconn = many").unwrap();
     let own = [
@@ -168,15 +233,28 @@ fn fate(program: &Path, env: &[(&str, &str)], args: &[&str]) -> Fate {
         "-registry.backend=static".to_owned(),
         "-insecure".to_owned(),
     ];
-    let args = args.iter().map(|arg| arg.replace("<ip>", &ip).replace("<folder>", folder.path().to_str().unwrap()));
+    let args = args.iter().map(|arg| {
+        arg.replace("<ip>", &ip)
+            .replace("<folder>", folder.path().to_str().unwrap())
+    });
     let mut command = Command::new(program);
     if program == Path::new(env!("CARGO_BIN_EXE_lb")) {
         command.arg("fabio");
     }
     let [out, err] = ["out", "err"].map(file);
     let pipe = |path: &PathBuf| Stdio::from(fs::File::create(path).unwrap());
-    command.args(own).args(args).env_clear().envs(env.iter().copied()).current_dir(folder.path());
-    let mut child = command.stdin(Stdio::null()).stdout(pipe(&out)).stderr(pipe(&err)).spawn().unwrap();
+    command
+        .args(own)
+        .args(args)
+        .env_clear()
+        .envs(env.iter().copied())
+        .current_dir(folder.path());
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(pipe(&out))
+        .stderr(pipe(&err))
+        .spawn()
+        .unwrap();
     let begun = Instant::now();
     let mut serves = false;
     loop {
@@ -195,7 +273,10 @@ fn fate(program: &Path, env: &[(&str, &str)], args: &[&str]) -> Fate {
         if begun.elapsed() > PATIENCE {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("{program:?} {env:?}: neither serves nor ends:\n{}", fs::read_to_string(&err).unwrap());
+            panic!(
+                "{program:?} {env:?}: neither serves nor ends:\n{}",
+                fs::read_to_string(&err).unwrap()
+            );
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -251,8 +332,17 @@ const COMMAND_LINES: &[(&[&str], Fate)] = &[
     (&["-profile.mode=odd"], REFUSES),
     (&["-proxy.localip={{"], REFUSES),
     (&["-registry.consul.allowStale"], REFUSES),
-    (&["-registry.consul.allowStale", "-registry.consul.requireConsistent=false"], SERVES),
-    (&["-registry.consul.register.checkDeregisterCriticalServiceAfter=90m"], SERVES),
+    (
+        &[
+            "-registry.consul.allowStale",
+            "-registry.consul.requireConsistent=false",
+        ],
+        SERVES,
+    ),
+    (
+        &["-registry.consul.register.checkDeregisterCriticalServiceAfter=90m"],
+        SERVES,
+    ),
     (&["-aws.apigw.cert.cn=x"], SERVES),
     (&["-tracing.TracingEnabled"], USAGE),
     // Listeners.
@@ -265,7 +355,10 @@ const COMMAND_LINES: &[(&[&str], Fate)] = &[
     (&["-proxy.addr=<ip>:9999;rt=5s;it=1m"], SERVES),
     (&["-proxy.addr=<ip>:9999;odd=1"], SERVES),
     (&["-proxy.addr=<ip>:9999;tlsmin=abc"], REFUSES),
-    (&["-proxy.addr=<ip>:9999;pxyproto=true;pxytimeout=1s"], SERVES),
+    (
+        &["-proxy.addr=<ip>:9999;pxyproto=true;pxytimeout=1s"],
+        SERVES,
+    ),
     (&["-proxy.addr=<ip>:9999;proto=tcp,<ip>:9997"], SERVES),
     (&["-proxy.addr=<ip>"], REFUSES),
     (&["-proxy.addr=<ip>:99999"], REFUSES),
@@ -278,14 +371,27 @@ const COMMAND_LINES: &[(&[&str], Fate)] = &[
     (&["-proxy.cs=cs=a;type=odd;cert=x"], REFUSES),
     (&["-proxy.cs=cs=a;type=path;cert=x;refresh=z"], REFUSES),
     (&["-proxy.cs=cs=a;type=file;cert=/nonexistent"], SERVES),
-    // Fabio refuses this with a listener that uses it; lb opens the other listeners (docs/migrating-from-fabio.md).
-    (&["-proxy.cs=cs=a;type=file;cert=/nonexistent", "-proxy.addr=<ip>:9999"], SERVES),
+    // Fabio refuses this with a listener that uses it; lb opens the other listeners
+    // (docs/migrating-from-fabio.md).
+    (
+        &[
+            "-proxy.cs=cs=a;type=file;cert=/nonexistent",
+            "-proxy.addr=<ip>:9999",
+        ],
+        SERVES,
+    ),
     (&["-proxy.auth=name=a"], REFUSES),
     (&["-proxy.auth=type=basic;file=x"], REFUSES),
     (&["-proxy.auth=name=a;type=basic"], REFUSES),
     (&["-proxy.auth=name=a;type=odd;file=x"], REFUSES),
-    (&["-proxy.auth=name=a;type=basic;file=<folder>/some"], SERVES),
-    (&["-proxy.auth=name=a;type=basic;file=/nonexistent"], REFUSES),
+    (
+        &["-proxy.auth=name=a;type=basic;file=<folder>/some"],
+        SERVES,
+    ),
+    (
+        &["-proxy.auth=name=a;type=basic;file=/nonexistent"],
+        REFUSES,
+    ),
     // Metrics.
     (&["-metrics.target=statsd"], REFUSES),
     (&["-metrics.target=odd"], REFUSES),
@@ -297,14 +403,24 @@ const COMMAND_LINES: &[(&[&str], Fate)] = &[
     // Registries.
     (&["-registry.backend=etcd"], REFUSES),
     (&["-registry.backend=file", "-registry.timeout=0s"], REFUSES),
-    (&["-registry.backend=file", "-registry.timeout=0s", "-registry.file.path=/nonexistent"], REFUSES),
+    (
+        &[
+            "-registry.backend=file",
+            "-registry.timeout=0s",
+            "-registry.file.path=/nonexistent",
+        ],
+        REFUSES,
+    ),
 ];
 
 /// Variables, and what comes of them.
 const ENVIRONMENTS: &[(&[(&str, &str)], Fate)] = &[
     (&[("FABIO_PROXY_STRATEGY", "best")], REFUSES),
     (&[("proxy_strategy", "best")], REFUSES),
-    (&[("FABIO_PROXY_STRATEGY", "rr"), ("PROXY_STRATEGY", "best")], SERVES),
+    (
+        &[("FABIO_PROXY_STRATEGY", "rr"), ("PROXY_STRATEGY", "best")],
+        SERVES,
+    ),
     (&[("FABIO_PROXY_MAXCONN", "many")], SERVES),
     (&[("FABIO_PROXY_DIALTIMEOUT", "5")], SERVES),
     (&[("FABIO_NO_SUCH_KEY", "x")], SERVES),
@@ -313,7 +429,9 @@ const ENVIRONMENTS: &[(&[(&str, &str)], Fate)] = &[
 #[test]
 fn what_fabio_takes_and_refuses_is_taken_and_refused() {
     let lb = PathBuf::from(env!("CARGO_BIN_EXE_lb"));
-    let real = std::env::var_os("FABIO_BIN").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let real = std::env::var_os("FABIO_BIN")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
     if real.is_none() {
         eprintln!("SKIPPED: no FABIO_BIN: lb alone was asked");
     }
@@ -323,13 +441,19 @@ fn what_fabio_takes_and_refuses_is_taken_and_refused() {
         for (args, expected) in COMMAND_LINES {
             let found = fate(program, &[], args);
             if found != *expected {
-                wrong.push(format!("{} {args:?}: {found:?}, not {expected:?}", program.display()));
+                wrong.push(format!(
+                    "{} {args:?}: {found:?}, not {expected:?}",
+                    program.display()
+                ));
             }
         }
         for (env, expected) in ENVIRONMENTS {
             let found = fate(program, env, &[]);
             if found != *expected {
-                wrong.push(format!("{} {env:?}: {found:?}, not {expected:?}", program.display()));
+                wrong.push(format!(
+                    "{} {env:?}: {found:?}, not {expected:?}",
+                    program.display()
+                ));
             }
         }
     }

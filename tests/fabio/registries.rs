@@ -15,7 +15,11 @@ use crate::support::web::WebServer;
 /// Starts it beside nothing but the agent. The router does not register itself.
 fn start(agent: &ConsulAgent, more: &[&str]) -> Lb {
     let address = agent.address();
-    let own = ["-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0", "-registry.consul.register.enabled=false"];
+    let own = [
+        "-proxy.addr=127.0.0.1:0",
+        "-ui.addr=127.0.0.1:0",
+        "-registry.consul.register.enabled=false",
+    ];
     let args = [&own[..], &["-registry.consul.addr", &address], more].concat();
     Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[])
 }
@@ -25,7 +29,11 @@ fn wait_for(lb: &Lb, path: &str, name: &str) {
     let address = lb.address("http");
     lb.wait_admin("/api/routes", &format!("{path} at {name:?}"), |_| {
         let answer = client::get(address, "any.test", path);
-        if name.is_empty() { answer.status == 404 } else { answer.text().contains(name) }
+        if name.is_empty() {
+            answer.status == 404
+        } else {
+            answer.text().contains(name)
+        }
     });
 }
 
@@ -35,10 +43,18 @@ fn routes_of_the_kv_store_override_what_services_register() {
     let [blue, green] = ["blue", "green"].map(Upstream::start);
     for (id, upstream) in [("web-1", &blue), ("web-2", &green)] {
         let tags = ["urlprefix-/web", id];
-        agent.register(&Registration { service: "web", id, port: upstream.address.port(), tags: &tags });
+        agent.register(&Registration {
+            service: "web",
+            id,
+            port: upstream.address.port(),
+            tags: &tags,
+        });
     }
     let put = |key: &str, text: &str| assert_eq!(agent.put_key(key, text), "true");
-    put("fabio/config", "route weight web /web weight 1 tags \"web-1\"");
+    put(
+        "fabio/config",
+        "route weight web /web weight 1 tags \"web-1\"",
+    );
     let lb = start(&agent, &[]);
     lb.wait_ready();
     let weights = |lb: &Lb| {
@@ -46,16 +62,29 @@ fn routes_of_the_kv_store_override_what_services_register() {
         let weight = |upstream: &Upstream| {
             let port = format!(":{}/", upstream.address.port());
             let mut routes = routes.as_array().unwrap().iter();
-            routes.find(|route| route["dst"].as_str().unwrap().ends_with(&port)).unwrap()["weight"].as_f64().unwrap()
+            routes
+                .find(|route| route["dst"].as_str().unwrap().ends_with(&port))
+                .unwrap()["weight"]
+                .as_f64()
+                .unwrap()
         };
         [&blue, &green].map(weight)
     };
-    assert_eq!(weights(&lb), [1.0, 0.0], "the first table is with the overrides");
+    assert_eq!(
+        weights(&lb),
+        [1.0, 0.0],
+        "the first table is with the overrides"
+    );
 
-    let added = format!("route del web\nroute add other /web http://{}/\nroute nonsense", green.address);
+    let added = format!(
+        "route del web\nroute add other /web http://{}/\nroute nonsense",
+        green.address
+    );
     put("fabio/config/z", &added);
     wait_for(&lb, "/web", "green");
-    lb.wait_for_line("the wrong line", |line| line.contains("fabio/config/z, line 3") && line.contains("nonsense"));
+    lb.wait_for_line("the wrong line", |line| {
+        line.contains("fabio/config/z, line 3") && line.contains("nonsense")
+    });
     put("fabio/config/z", "route del web");
     wait_for(&lb, "/web", "");
     agent.api("DELETE", "/v1/kv/fabio/config?recurse", None);
@@ -70,15 +99,33 @@ fn routes_and_the_page_may_stand_in_the_settings() {
         "route add web /web http://{}/\nnonsense\nroute add out /out http://{}/\nroute del out",
         web.address, web.address
     );
-    let own = ["-proxy.addr=127.0.0.1:0", "-ui.addr=127.0.0.1:0", "-registry.backend=static"];
-    let more = ["-registry.static.routes", &routes, "-registry.static.noroutehtml", "<p>not here</p>"];
-    let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &[&own[..], &more].concat(), &[]);
+    let own = [
+        "-proxy.addr=127.0.0.1:0",
+        "-ui.addr=127.0.0.1:0",
+        "-registry.backend=static",
+    ];
+    let more = [
+        "-registry.static.routes",
+        &routes,
+        "-registry.static.noroutehtml",
+        "<p>not here</p>",
+    ];
+    let lb = Lb::start_fabio(
+        tempfile::tempdir().unwrap(),
+        &[&own[..], &more].concat(),
+        &[],
+    );
     lb.wait_ready();
     let get = |path: &str| client::get(lb.address("http"), "any.test", path);
     assert!(get("/web").text().contains("web"));
     let nothing = get("/out");
-    assert_eq!((nothing.status, nothing.text().as_str()), (404, "<p>not here</p>"));
-    lb.wait_for_line("the wrong line", |line| line.contains("line 2") && line.contains("nonsense"));
+    assert_eq!(
+        (nothing.status, nothing.text().as_str()),
+        (404, "<p>not here</p>")
+    );
+    lb.wait_for_line("the wrong line", |line| {
+        line.contains("line 2") && line.contains("nonsense")
+    });
 }
 
 /// Waits until a request without a route is answered with this page.
@@ -106,9 +153,15 @@ fn the_page_of_the_kv_store_is_sent_while_it_is_there() {
     for name in ["a", "b", "c"] {
         put(&format!("fabio/noroute.html.{name}"), &large);
     }
-    lb.wait_for_line("the size", |line| line.contains("no_route_kv_path") && line.contains("more than 1048576"));
+    lb.wait_for_line("the size", |line| {
+        line.contains("no_route_kv_path") && line.contains("more than 1048576")
+    });
     let sent = client::get(lb.address("http"), "any.test", "/nowhere").text();
-    assert!(sent.starts_with("<p>one</p>\n\ntwo") && sent.len() < 1 << 20, "{} bytes", sent.len());
+    assert!(
+        sent.starts_with("<p>one</p>\n\ntwo") && sent.len() < 1 << 20,
+        "{} bytes",
+        sent.len()
+    );
     agent.api("DELETE", "/v1/kv/fabio/noroute.html?recurse", None);
     wait_for_page(&lb, 410, "");
 }
@@ -140,13 +193,17 @@ fn endpoint() -> (WebServer, impl Fn(u16, &str)) {
     let answer = Arc::new(Mutex::new((503, Vec::new())));
     let present = Arc::clone(&answer);
     let server = WebServer::start(move |_| present.lock().unwrap().clone());
-    (server, move |status, body: &str| *answer.lock().unwrap() = (status, body.as_bytes().to_vec()))
+    (server, move |status, body: &str| {
+        *answer.lock().unwrap() = (status, body.as_bytes().to_vec())
+    })
 }
 
 /// Waits until the endpoint has been asked this many times more: what it said before has been read.
 fn wait_asked(lb: &Lb, server: &WebServer, times: usize) {
     let before = server.seen().len();
-    lb.wait_admin("/api/routes", &format!("{times} more requests"), |_| server.seen().len() >= before + times);
+    lb.wait_admin("/api/routes", &format!("{times} more requests"), |_| {
+        server.seen().len() >= before + times
+    });
 }
 
 #[test]
@@ -171,19 +228,37 @@ fn routes_may_come_from_an_endpoint() {
         "-registry.custom.noroutehtml=<p>not here</p>",
     ];
     let lb = Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[]);
-    lb.wait_for_line("the status", |line| line.contains("status 503") && line.contains("no commands yet"));
+    lb.wait_for_line("the status", |line| {
+        line.contains("status 503") && line.contains("no commands yet")
+    });
     assert_eq!(lb.admin("/ready").0, 503);
-    say(200, &json!([add("/one", &blue), {"cmd": "route up"}, add("/two", &green)]).to_string());
+    say(
+        200,
+        &json!([add("/one", &blue), {"cmd": "route up"}, add("/two", &green)]).to_string(),
+    );
     lb.wait_ready();
     wait_for(&lb, "/one", "blue");
     wait_for(&lb, "/two", "green");
-    lb.wait_for_line("the wrong entry", |line| line.contains("entry 2") && line.contains("route up"));
+    lb.wait_for_line("the wrong entry", |line| {
+        line.contains("entry 2") && line.contains("route up")
+    });
     let asked = server.seen().pop().unwrap();
-    assert_eq!((asked.method.as_str(), asked.target.as_str()), ("GET", "/api/routes?key=hush&b=c"));
-    assert_eq!(client::get(lb.address("http"), "any.test", "/three").text(), "<p>not here</p>");
+    assert_eq!(
+        (asked.method.as_str(), asked.target.as_str()),
+        ("GET", "/api/routes?key=hush&b=c")
+    );
+    assert_eq!(
+        client::get(lb.address("http"), "any.test", "/three").text(),
+        "<p>not here</p>"
+    );
 
     // Nothing of these is a list of routes, and so nothing of what serves is lost.
-    for (status, body) in [(500, "[]"), (200, "null"), (200, "[{\"cmd\":"), (200, "[{\"cmd\":\"route up\"}]")] {
+    for (status, body) in [
+        (500, "[]"),
+        (200, "null"),
+        (200, "[{\"cmd\":"),
+        (200, "[{\"cmd\":\"route up\"}]"),
+    ] {
         say(status, body);
         wait_asked(&lb, &server, 2);
         wait_for(&lb, "/one", "blue");
@@ -203,9 +278,11 @@ fn an_endpoint_of_routes_is_asked_by_tls() {
     let ca = Ca::new("ca");
     let web = Upstream::start("web");
     let body = json!([{"Cmd": "route add", "Service": "web", "Src": "/", "Dst": format!("http://{}/", web.address)}]);
-    let server = WebServer::start_tls(&ca.pair(&["127.0.0.1"]), move |asked| match asked.header("x-key") {
-        Some("hush") => (200, body.to_string().into_bytes()),
-        _ => (403, Vec::new()),
+    let server = WebServer::start_tls(&ca.pair(&["127.0.0.1"]), move |asked| {
+        match asked.header("x-key") {
+            Some("hush") => (200, body.to_string().into_bytes()),
+            _ => (403, Vec::new()),
+        }
     });
     let folder = tempfile::tempdir().unwrap();
     let ca_file = folder.path().join("ca.pem");
@@ -217,12 +294,17 @@ fn an_endpoint_of_routes_is_asked_by_tls() {
             server.address
         ))
     };
-    for trust in [format!("ca_file = {ca_file:?}"), "skip_verify = true".to_owned()] {
+    for trust in [
+        format!("ca_file = {ca_file:?}"),
+        "skip_verify = true".to_owned(),
+    ] {
         let lb = lb(&trust);
         lb.wait_ready();
         wait_for(&lb, "/", "web");
     }
-    lb("").wait_for_line("no trust", |line| line.contains("routes cannot be fetched") && line.contains("TLS"));
+    lb("").wait_for_line("no trust", |line| {
+        line.contains("routes cannot be fetched") && line.contains("TLS")
+    });
 }
 
 /// Tables are large and changes small: what a change costs must follow the change.
@@ -234,7 +316,11 @@ fn one_line_of_many_keys_changes_one_route() {
     let web = Upstream::start("web");
     let put = |key: usize, odd: Option<usize>| {
         let line = |number: usize| {
-            let host = if odd == Some(number) { "127.0.0.1:9".to_owned() } else { web.address.to_string() };
+            let host = if odd == Some(number) {
+                "127.0.0.1:9".to_owned()
+            } else {
+                web.address.to_string()
+            };
             format!("route add s{number} /{key}/{number}/ http://{host}/\n")
         };
         let text: String = (0..LINES).map(line).collect();
@@ -247,9 +333,15 @@ fn one_line_of_many_keys_changes_one_route() {
     let whole = format!("\"routes\":{}", KEYS * LINES);
     put(5, Some(123));
     lb.wait_for_line("a table with one route changed", |line| {
-        ["routing table changed", &whole, "\"added\":0,", "\"changed\":1,", "\"removed\":0,"]
-            .iter()
-            .all(|part| line.contains(part))
+        [
+            "routing table changed",
+            &whole,
+            "\"added\":0,",
+            "\"changed\":1,",
+            "\"removed\":0,",
+        ]
+        .iter()
+        .all(|part| line.contains(part))
     });
     put(5, None);
     wait_for(&lb, "/5/123/", "web");

@@ -30,32 +30,67 @@ fn stand_in(table: &'static str) -> WebServer {
 }
 
 fn beside(address: &str, routes: &str) -> Shown {
-    fabio(&["-registry.backend=static", "-registry.static.routes", routes, "-shadow", address])
+    fabio(&[
+        "-registry.backend=static",
+        "-registry.static.routes",
+        routes,
+        "-shadow",
+        address,
+    ])
 }
 
 #[test]
 fn equal_tables_end_with_0() {
     let server = stand_in(TABLE);
-    for address in [server.address.to_string(), format!("http://{}", server.address)] {
+    for address in [
+        server.address.to_string(),
+        format!("http://{}", server.address),
+    ] {
         let shown = beside(&address, ROUTES);
-        assert_eq!((shown.code, shown.out.as_str()), (Some(0), ""), "{}", shown.err);
-        assert_eq!(shown.err.lines().last(), Some("2 targets in both tables, 0 differences"), "{}", shown.err);
+        assert_eq!(
+            (shown.code, shown.out.as_str()),
+            (Some(0), ""),
+            "{}",
+            shown.err
+        );
+        assert_eq!(
+            shown.err.lines().last(),
+            Some("2 targets in both tables, 0 differences"),
+            "{}",
+            shown.err
+        );
     }
     // An empty table is `null` with Fabio.
     let shown = beside(&stand_in("null").address.to_string(), "");
-    assert_eq!((shown.code, shown.out.as_str()), (Some(0), ""), "{}", shown.err);
+    assert_eq!(
+        (shown.code, shown.out.as_str()),
+        (Some(0), ""),
+        "{}",
+        shown.err
+    );
 }
 
 #[test]
 fn each_difference_is_a_line_and_ends_with_3() {
     let server = stand_in(TABLE);
-    let routes = "route add web www.a.com/ http://127.0.0.1:2/\nroute add api /api http://127.0.0.1:3/";
+    let routes =
+        "route add web www.a.com/ http://127.0.0.1:2/\nroute add api /api http://127.0.0.1:3/";
     let shown = beside(&server.address.to_string(), routes);
     let expected = "only in lb: route add api /api http://127.0.0.1:3/\n\
          only in Fabio: route add web www.a.com/ http://127.0.0.1:1/ tags \"v1\" opts \"prepend=/p strip=/s\"\n\
          share 0.7500 in Fabio, 1.0000 in lb: route add web www.a.com/ http://127.0.0.1:2/\n";
-    assert_eq!((shown.code, shown.out.as_str()), (Some(3), expected), "{}", shown.err);
-    assert_eq!(shown.err.lines().last(), Some("0 targets in both tables, 3 differences"), "{}", shown.err);
+    assert_eq!(
+        (shown.code, shown.out.as_str()),
+        (Some(3), expected),
+        "{}",
+        shown.err
+    );
+    assert_eq!(
+        shown.err.lines().last(),
+        Some("0 targets in both tables, 3 differences"),
+        "{}",
+        shown.err
+    );
 }
 
 /// A sidecar proxy has its service's tags. Fabio routes to it, and its shares are others than ours.
@@ -79,8 +114,14 @@ fn what_fabio_is_wrong_to_route_to_is_said_with_the_reason() {
     let server = WebServer::start(move |_| (200, table.as_bytes().to_vec()));
     let consul = agent.address();
     let consul = consul.trim_start_matches("http://");
-    let shown = fabio(&["-registry.consul.addr", consul, "-shadow", &server.address.to_string()]);
-    let why = "(lb is right: Connect proxy (sidecar): it takes only mutual TLS of the service mesh)";
+    let shown = fabio(&[
+        "-registry.consul.addr",
+        consul,
+        "-shadow",
+        &server.address.to_string(),
+    ]);
+    let why =
+        "(lb is right: Connect proxy (sidecar): it takes only mutual TLS of the service mesh)";
     let shares = "(lb is right: some of Fabio's targets here cannot serve)";
     let expected = format!(
         "share 0.5000 in Fabio, 1.0000 in lb: route add web :7777 tcp://127.0.0.1:1001 {shares}\n\
@@ -93,14 +134,27 @@ fn what_fabio_is_wrong_to_route_to_is_said_with_the_reason() {
         lines.sort();
         lines
     };
-    assert_eq!((shown.code, sorted(&shown.out)), (Some(3), sorted(&expected)), "{}", shown.err);
+    assert_eq!(
+        (shown.code, sorted(&shown.out)),
+        (Some(3), sorted(&expected)),
+        "{}",
+        shown.err
+    );
 }
 
 #[test]
 fn who_is_no_fabio_is_an_error() {
-    for (server, part) in [(stand_in("<html>"), "does not answer as Fabio does"), (stand_in("{}"), "does not answer")] {
+    for (server, part) in [
+        (stand_in("<html>"), "does not answer as Fabio does"),
+        (stand_in("{}"), "does not answer"),
+    ] {
         let shown = beside(&server.address.to_string(), ROUTES);
-        assert_eq!((shown.code, shown.out.as_str()), (Some(1), ""), "{}", shown.err);
+        assert_eq!(
+            (shown.code, shown.out.as_str()),
+            (Some(1), ""),
+            "{}",
+            shown.err
+        );
         assert!(shown.err.contains(part), "{}", shown.err);
     }
     let refusing = WebServer::start(|_| (503, b"later".to_vec()));
@@ -110,11 +164,16 @@ fn who_is_no_fabio_is_an_error() {
     let nobody = format!("{}:1", free_address());
     let shown = beside(&nobody, ROUTES);
     assert_eq!(shown.code, Some(1));
-    assert!(shown.err.contains("is Fabio's ui.addr there?"), "{}", shown.err);
+    assert!(
+        shown.err.contains("is Fabio's ui.addr there?"),
+        "{}",
+        shown.err
+    );
     assert_eq!(fabio(&["-shadow"]).code, Some(2));
 }
 
-/// Beside the real one, on the same Consul: equal, and different once only one of them is told of a route.
+/// Beside the real one, on the same Consul: equal, and different once only one of them is told of a
+/// route.
 #[test]
 fn beside_the_real_one() {
     let Some(program) = std::env::var_os("FABIO_BIN").filter(|path| !path.is_empty()) else {
@@ -122,18 +181,40 @@ fn beside_the_real_one() {
         return;
     };
     let agent = ConsulAgent::start_plain();
-    let tags = ["urlprefix-www.a.com/ strip=/x", "urlprefix-/any weight=0.3", "urlprefix-:7777 proto=tcp", "v1"];
+    let tags = [
+        "urlprefix-www.a.com/ strip=/x",
+        "urlprefix-/any weight=0.3",
+        "urlprefix-:7777 proto=tcp",
+        "v1",
+    ];
     for (id, port) in [("web-1", 1001), ("web-2", 1002)] {
-        agent.register(&Registration { service: "web", id, port, tags: &tags });
+        agent.register(&Registration {
+            service: "web",
+            id,
+            port,
+            tags: &tags,
+        });
     }
-    agent.put_key("fabio/config", "route add kv kv.a.com/ https://127.0.0.1:1003/ opts \"tlsskipverify=true\"");
+    agent.put_key(
+        "fabio/config",
+        "route add kv kv.a.com/ https://127.0.0.1:1003/ opts \"tlsskipverify=true\"",
+    );
     let ip = free_address();
     let consul = agent.address();
-    let consul = ["-registry.consul.addr", consul.trim_start_matches("http://")];
+    let consul = [
+        "-registry.consul.addr",
+        consul.trim_start_matches("http://"),
+    ];
     let (proxy, admin) = (format!("-proxy.addr={ip}:9999"), format!("{ip}:9998"));
     let mut child = Command::new(program)
         .args(consul)
-        .args([&proxy, "-insecure", "-registry.consul.register.enabled=false", "-ui.addr", &admin])
+        .args([
+            &proxy,
+            "-insecure",
+            "-registry.consul.register.enabled=false",
+            "-ui.addr",
+            &admin,
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -142,16 +223,29 @@ fn beside_the_real_one() {
     let begun = Instant::now();
     // It serves once it has read its first table; the KV store may be a moment later.
     while std::net::TcpStream::connect((ip.as_str(), 9999)).is_err()
-        || !client::get(admin.parse().unwrap(), "localhost", "/api/routes").text().contains("kv.a.com")
+        || !client::get(admin.parse().unwrap(), "localhost", "/api/routes")
+            .text()
+            .contains("kv.a.com")
     {
         assert!(begun.elapsed() < PATIENCE, "the real Fabio has no table");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let equal = fabio(&[&consul[..], &["-shadow", &admin]].concat());
-    let other = fabio(&[&consul[..], &["-registry.consul.kvpath=/nothing", "-shadow", &admin]].concat());
+    let other = fabio(
+        &[
+            &consul[..],
+            &["-registry.consul.kvpath=/nothing", "-shadow", &admin],
+        ]
+        .concat(),
+    );
     let _ = child.kill();
     let _ = child.wait();
-    assert_eq!((equal.code, equal.out.as_str()), (Some(0), ""), "{}", equal.err);
+    assert_eq!(
+        (equal.code, equal.out.as_str()),
+        (Some(0), ""),
+        "{}",
+        equal.err
+    );
     assert_eq!(other.code, Some(3), "{}", other.err);
     assert_eq!(
         other.out,

@@ -1,5 +1,5 @@
-//! What lies between requests and beside them: tunnels behind a body, connections that are parked, bodies that never begin,
-//! bytes of next requests.
+//! What lies between requests and beside them: tunnels behind a body, connections that are parked,
+//! bodies that never begin, bytes of next requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,8 +22,14 @@ use crate::support::client::RawClient;
 fn a_tunnel_begins_behind_the_body() {
     let upstream = Scripted::start(|visit| {
         let Some(head) = visit.head() else { return };
-        let body = if head.to_lowercase().contains("chunked") { visit.chunks() } else { visit.exactly(7) };
-        visit.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
+        let body = if head.to_lowercase().contains("chunked") {
+            visit.chunks()
+        } else {
+            visit.exactly(7)
+        };
+        visit.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+        );
         visit.send(format!("{}|", body.unwrap_or_default()));
         while visit.received_contains("!") || visit.more().is_some() {
             if visit.received_contains("!") {
@@ -34,9 +40,10 @@ fn a_tunnel_begins_behind_the_body() {
         }
     });
     let lb = router(&[("/", &[upstream.address], "")], "");
-    for (framing, body) in
-        [("Content-Length: 7", "{\"a\":1}"), ("Transfer-Encoding: chunked", "7\r\n{\"a\":1}\r\n0\r\n\r\n")]
-    {
+    for (framing, body) in [
+        ("Content-Length: 7", "{\"a\":1}"),
+        ("Transfer-Encoding: chunked", "7\r\n{\"a\":1}\r\n0\r\n\r\n"),
+    ] {
         for ahead in ["", "tail!"] {
             let mut client = RawClient::connect(lb.address("http"));
             client.send(format!(
@@ -73,7 +80,11 @@ fn a_body_that_never_begins_is_not_waited_for() {
         client.send(format!("POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n"));
         let begun = Instant::now();
         client.rest();
-        assert!(begun.elapsed() < Duration::from_secs(4), "{framing}: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(4),
+            "{framing}: {:?}",
+            begun.elapsed()
+        );
         wait_quiet(&lb, "s0");
     }
 }
@@ -87,19 +98,33 @@ fn nothing_comes_behind_a_response() {
     for (first, second) in [
         ("GET / HTTP/1.1\r\nHost: ", "nobody\r\n\r\n"),
         ("GET / HTTP/1.1\r\nHost: ", "h\r\n\r\n"),
-        ("POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 10\r\n\r\n", "abc"),
+        (
+            "POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 10\r\n\r\n",
+            "abc",
+        ),
         // Old clients send a line end too much (RFC 9112 section 2.2).
         ("GET / HTTP/1.1\r\nHost: h\r\n\r\n\r\n", ""),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n", "ok\r\n"),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n",
+            "ok\r\n",
+        ),
     ] {
         let mut client = RawClient::connect(lb.address("http"));
         client.send(first);
         std::thread::sleep(Duration::from_millis(100));
         client.send(second);
         let response = client.response().unwrap();
-        assert!([200, 404].contains(&response.status), "{first:?}: {}", response.status);
+        assert!(
+            [200, 404].contains(&response.status),
+            "{first:?}: {}",
+            response.status
+        );
         let rest = client.rest();
-        assert!(rest.is_empty(), "{first:?}: {:?}", String::from_utf8_lossy(&rest));
+        assert!(
+            rest.is_empty(),
+            "{first:?}: {:?}",
+            String::from_utf8_lossy(&rest)
+        );
     }
 }
 
@@ -110,25 +135,50 @@ fn a_body_of_any_length_is_read_past() {
     let lb = router(&[("h/", &[upstream.address], "")], "");
     for length in [1, 65_535, 65_536] {
         let mut client = RawClient::connect(lb.address("http"));
-        client.send(format!("POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: {length}\r\n\r\n"));
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: {length}\r\n\r\n"
+        ));
         assert_eq!(client.response().unwrap().status, 404);
-        client.send(format!("{}GET / HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(length)));
-        assert_eq!(client.response().map(|response| response.status), Some(200), "{length}");
+        client.send(format!(
+            "{}GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "x".repeat(length)
+        ));
+        assert_eq!(
+            client.response().map(|response| response.status),
+            Some(200),
+            "{length}"
+        );
     }
 }
 
-/// An upload that turns out to be none ends the response that runs beside it, however that goes to the client.
+/// An upload that turns out to be none ends the response that runs beside it, however that goes to
+/// the client.
 #[test]
 fn a_malformed_upload_ends_the_response_beside_it() {
     let upstream = Scripted::start(|visit| {
         let Some(head) = visit.head() else { return };
-        let (kind, length) = if head.contains("/page") { ("text/html", "") } else { ("image/png", "1") };
-        let framing = if length.is_empty() { "Transfer-Encoding: chunked" } else { "Content-Length: 1000000" };
-        let first = if length.is_empty() { "4\r\nbody\r\n" } else { "body" };
-        visit.send(format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n{first}"));
+        let (kind, length) = if head.contains("/page") {
+            ("text/html", "")
+        } else {
+            ("image/png", "1")
+        };
+        let framing = if length.is_empty() {
+            "Transfer-Encoding: chunked"
+        } else {
+            "Content-Length: 1000000"
+        };
+        let first = if length.is_empty() {
+            "4\r\nbody\r\n"
+        } else {
+            "body"
+        };
+        visit.send(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n{first}"
+        ));
         visit.until_closed();
     });
-    let config = "[proxy]\nworkers = 1\n[proxy.compression]\ncontent_types = \"^text/\"\nmin_bytes = 1\n";
+    let config =
+        "[proxy]\nworkers = 1\n[proxy.compression]\ncontent_types = \"^text/\"\nmin_bytes = 1\n";
     let lb = router(&[("/", &[upstream.address], "")], config);
     for path in ["/page", "/picture"] {
         let mut client = RawClient::connect(lb.address("http"));
@@ -139,7 +189,11 @@ fn a_malformed_upload_ends_the_response_beside_it() {
         client.send("ZZZ\r\n");
         let begun = Instant::now();
         client.rest();
-        assert!(begun.elapsed() < Duration::from_secs(3), "{path}: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "{path}: {:?}",
+            begun.elapsed()
+        );
         wait_quiet(&lb, "s0");
     }
 }
@@ -182,12 +236,15 @@ fn next_requests_are_bounded() {
         assert_eq!(client.response().unwrap().status, 200);
     }
     sent.join().unwrap();
-    wait_until("a look at memory", || lb.metric("process_resident_memory_bytes").is_some());
+    wait_until("a look at memory", || {
+        lb.metric("process_resident_memory_bytes").is_some()
+    });
     let grown = lb.metric("process_resident_memory_bytes").unwrap() - begun;
     assert!(grown < 16e6, "{grown} bytes more");
 }
 
-/// A request that stays open while its response moves is a conversation, and no client that stopped.
+/// A request that stays open while its response moves is a conversation, and no client that
+/// stopped.
 #[test]
 fn a_request_may_stay_open_beside_a_response_that_moves() {
     let upstream = Scripted::start(|visit| {
@@ -200,37 +257,63 @@ fn a_request_may_stay_open_beside_a_response_that_moves() {
         visit.send("0\r\n\r\n");
         visit.until_closed();
     });
-    let lb = router(&[("/", &[upstream.address], "")], "[proxy]\nworkers = 1\nbody_timeout = \"400ms\"\n");
+    let lb = router(
+        &[("/", &[upstream.address], "")],
+        "[proxy]\nworkers = 1\nbody_timeout = \"400ms\"\n",
+    );
     let mut client = RawClient::connect(lb.address("http"));
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
     assert_eq!(client.response().unwrap().text(), "hi".repeat(15));
     let got = runtime().block_on(async {
-        let io = TokioIo::new(tokio::net::TcpStream::connect(lb.address("http")).await.unwrap());
+        let io = TokioIo::new(
+            tokio::net::TcpStream::connect(lb.address("http"))
+                .await
+                .unwrap(),
+        );
         let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
-        let first = std::future::ready(Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"hello"))));
-        let body = StreamBody::new(futures_util::stream::once(first).chain(futures_util::stream::pending()));
-        let response = client.send_request(Request::post("http://h/").body(body).unwrap()).await.unwrap();
+        let first = std::future::ready(Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(
+            b"hello",
+        ))));
+        let body = StreamBody::new(
+            futures_util::stream::once(first).chain(futures_util::stream::pending()),
+        );
+        let response = client
+            .send_request(Request::post("http://h/").body(body).unwrap())
+            .await
+            .unwrap();
         response.into_body().collect().await.unwrap().to_bytes()
     });
     assert_eq!(got, "hi".repeat(15));
 }
 
-/// An instance that refuses all it is asked is left out, as one that fails in another way, and nobody notices.
+/// An instance that refuses all it is asked is left out, as one that fails in another way, and
+/// nobody notices.
 #[test]
 fn an_instance_that_refuses_streams_draws_no_traffic() {
     for reason in [h2::Reason::REFUSED_STREAM, h2::Reason::INTERNAL_ERROR] {
         let (refuses, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let instances = [speaking_h2(Some(reason), &refuses), speaking_h2(None, &asked)];
+        let instances = [
+            speaking_h2(Some(reason), &refuses),
+            speaking_h2(None, &asked),
+        ];
         let lb = router(&[("/", &instances, "proto=h2c")], "[proxy]\nworkers = 1\n");
         let mut failed = 0;
         for _ in 0..60 {
             let mut client = RawClient::connect(lb.address("http"));
-            let status = client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status;
+            let status = client
+                .send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                .response()
+                .unwrap()
+                .status;
             failed += usize::from(status != 200);
         }
         assert_eq!(failed, 0, "{reason:?}");
-        assert!(refuses.load(SeqCst) < 15, "{reason:?}: asked {} times", refuses.load(SeqCst));
+        assert!(
+            refuses.load(SeqCst) < 15,
+            "{reason:?}: asked {} times",
+            refuses.load(SeqCst)
+        );
     }
 }
 
@@ -242,7 +325,14 @@ fn what_is_refused_is_sent_again_within_the_budget() {
     let lb = router(&[("/", &[address], "proto=h2c")], "[proxy]\nworkers = 1\n");
     for _ in 0..100 {
         let mut client = RawClient::connect(lb.address("http"));
-        assert_eq!(client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 502);
+        assert_eq!(
+            client
+                .send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                .response()
+                .unwrap()
+                .status,
+            502
+        );
     }
     // One more for each, and those of the budget.
     let asked = refuses.load(SeqCst);
@@ -260,7 +350,9 @@ fn speaking_h2(reason: Option<h2::Reason>, count: &Arc<AtomicUsize>) -> SocketAd
             while let Ok((socket, _)) = listener.accept().await {
                 let count = Arc::clone(&count);
                 tokio::spawn(async move {
-                    let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+                    let Ok(mut connection) = h2::server::handshake(socket).await else {
+                        return;
+                    };
                     while let Some(Ok((_, mut respond))) = connection.accept().await {
                         count.fetch_add(1, SeqCst);
                         match reason {
@@ -280,26 +372,43 @@ fn speaking_h2(reason: Option<h2::Reason>, count: &Arc<AtomicUsize>) -> SocketAd
     address
 }
 
-/// What a client has asked for and does not take is not kept for it without end, in HTTP/2 as in HTTP/1.
+/// What a client has asked for and does not take is not kept for it without end, in HTTP/2 as in
+/// HTTP/1.
 #[test]
 fn a_client_of_http2_that_takes_nothing_is_let_go() {
     let upstream = Scripted::start(|visit| {
         while visit.head().is_some() {
-            visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n{}", "x".repeat(60_000)));
+            visit.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n{}",
+                "x".repeat(60_000)
+            ));
         }
     });
     let config = "[proxy]\nworkers = 1\nbody_timeout = \"300ms\"\nidle_timeout = \"600ms\"\n";
     let lb = router(&[("/", &[upstream.address], "")], config);
     runtime().block_on(async {
-        let io = TokioIo::new(tokio::net::TcpStream::connect(lb.address("http")).await.unwrap());
+        let io = TokioIo::new(
+            tokio::net::TcpStream::connect(lb.address("http"))
+                .await
+                .unwrap(),
+        );
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        let (mut client, connection) = builder.initial_stream_window_size(1).handshake(io).await.unwrap();
+        let (mut client, connection) = builder
+            .initial_stream_window_size(1)
+            .handshake(io)
+            .await
+            .unwrap();
         let connection = tokio::spawn(connection);
         let body = || http_body_util::Empty::<Bytes>::new();
         let mut held = Vec::new();
         for _ in 0..20 {
             client.ready().await.unwrap();
-            held.push(client.send_request(Request::get("http://h/").body(body()).unwrap()).await.unwrap());
+            held.push(
+                client
+                    .send_request(Request::get("http://h/").body(body()).unwrap())
+                    .await
+                    .unwrap(),
+            );
         }
         let begun = Instant::now();
         let ended = tokio::time::timeout(Duration::from_secs(8), connection).await;
@@ -319,7 +428,9 @@ fn a_response_without_content_has_no_framing_of_one() {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((socket, _)) = listener.accept().await {
                 tokio::spawn(async move {
-                    let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+                    let Ok(mut connection) = h2::server::handshake(socket).await else {
+                        return;
+                    };
                     while let Some(Ok((request, mut respond))) = connection.accept().await {
                         let response = Response::builder().header("content-type", "text/plain");
                         let response = match request.uri().path() {
@@ -332,16 +443,35 @@ fn a_response_without_content_has_no_framing_of_one() {
             }
         });
     });
-    let config = "[proxy]\nworkers = 1\n[proxy.compression]\ncontent_types = \"^text/\"\nmin_bytes = 1\n";
+    let config =
+        "[proxy]\nworkers = 1\n[proxy.compression]\ncontent_types = \"^text/\"\nmin_bytes = 1\n";
     let lb = router(&[("/", &[address], "proto=h2c")], config);
     for (path, status) in [("/204", 204), ("/empty", 200)] {
         let mut client = RawClient::connect(lb.address("http"));
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n"));
+        client.send(format!(
+            "GET {path} HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n"
+        ));
         let response = client.response().unwrap();
-        assert_eq!((response.status, response.text().len()), (status, 0), "{path}");
+        assert_eq!(
+            (response.status, response.text().len()),
+            (status, 0),
+            "{path}"
+        );
         assert_eq!(response.header("content-encoding"), None, "{path}");
-        assert_eq!(response.header("content-length").filter(|_| status == 204), None, "{path}");
-        assert_eq!(client.send("GET /empty HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200, "{path}");
+        assert_eq!(
+            response.header("content-length").filter(|_| status == 204),
+            None,
+            "{path}"
+        );
+        assert_eq!(
+            client
+                .send("GET /empty HTTP/1.1\r\nHost: h\r\n\r\n")
+                .response()
+                .unwrap()
+                .status,
+            200,
+            "{path}"
+        );
     }
 }
 
@@ -351,16 +481,32 @@ fn raw_bytes_of_a_target_are_encoded() {
     let upstream = Scripted::replying(OK);
     let lb = router(&[("/", &[upstream.address], "")], "");
     runtime().block_on(async {
-        let io = TokioIo::new(tokio::net::TcpStream::connect(lb.address("http")).await.unwrap());
+        let io = TokioIo::new(
+            tokio::net::TcpStream::connect(lb.address("http"))
+                .await
+                .unwrap(),
+        );
         let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
-        let request = Request::get("http://h/ä/two?ö=1").body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        let request = Request::get("http://h/ä/two?ö=1")
+            .body(http_body_util::Empty::<Bytes>::new())
+            .unwrap();
         assert_eq!(client.send_request(request).await.unwrap().status(), 200);
     });
     let mut client = RawClient::connect(lb.address("http"));
-    assert_eq!(client.send("GET /ä/one?ö=1 HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+    assert_eq!(
+        client
+            .send("GET /ä/one?ö=1 HTTP/1.1\r\nHost: h\r\n\r\n")
+            .response()
+            .unwrap()
+            .status,
+        200
+    );
     let received = upstream.received();
     for number in ["one", "two"] {
-        assert!(received.contains(&format!("GET /%C3%A4/{number}?%C3%B6=1 HTTP/1.1\r\n")), "{received}");
+        assert!(
+            received.contains(&format!("GET /%C3%A4/{number}?%C3%B6=1 HTTP/1.1\r\n")),
+            "{received}"
+        );
     }
 }

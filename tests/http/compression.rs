@@ -43,7 +43,9 @@ fn mirror() -> Scripted {
                 // In pieces, and with a trailer.
                 _ => {
                     for piece in body.as_bytes().chunks(1000) {
-                        visit.send([format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat());
+                        visit.send(
+                            [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat(),
+                        );
                     }
                     visit.send("0\r\nX-Sum: 7\r\n\r\n");
                 }
@@ -53,7 +55,11 @@ fn mirror() -> Scripted {
 }
 
 fn ask(lb: &Lb, path: &str, more: &str) -> RawResponse {
-    exchange(lb.address("http"), format!("GET {path} HTTP/1.1\r\nHost: h\r\n{more}\r\n")).unwrap()
+    exchange(
+        lb.address("http"),
+        format!("GET {path} HTTP/1.1\r\nHost: h\r\n{more}\r\n"),
+    )
+    .unwrap()
 }
 
 fn plain(response: &RawResponse) -> String {
@@ -61,7 +67,9 @@ fn plain(response: &RawResponse) -> String {
     match response.header("content-encoding") {
         Some("gzip") => flate2::read::GzDecoder::new(&*response.body).read_to_string(&mut text),
         Some("br") => brotli::Decompressor::new(&*response.body, 4096).read_to_string(&mut text),
-        Some("zstd") => zstd::Decoder::new(&*response.body).unwrap().read_to_string(&mut text),
+        Some("zstd") => zstd::Decoder::new(&*response.body)
+            .unwrap()
+            .read_to_string(&mut text),
         other => panic!("{other:?}"),
     }
     .unwrap();
@@ -71,15 +79,38 @@ fn plain(response: &RawResponse) -> String {
 #[test]
 fn the_client_gets_the_coding_it_likes_best() {
     let upstream = mirror();
-    let lb = router(&[("/", &[upstream.address], "")], &format!("[proxy]\nworkers = 1\n{ON}"));
+    let lb = router(
+        &[("/", &[upstream.address], "")],
+        &format!("[proxy]\nworkers = 1\n{ON}"),
+    );
     let whole = "all work and no play. ".repeat(400);
     for path in ["/text", "/chunked"] {
-        for (accept, coding) in [("gzip, br, zstd", "zstd"), ("gzip, br;q=0.9", "gzip"), ("br, gzip;q=0.1", "br")] {
-            let answer = ask(&lb, path, &format!("Accept-Encoding: {accept}\r\nTE: trailers\r\n"));
-            assert_eq!(answer.header("content-encoding"), Some(coding), "{path} {accept}");
-            assert_eq!(answer.header("vary"), Some("Accept-Encoding"), "{path} {accept}");
+        for (accept, coding) in [
+            ("gzip, br, zstd", "zstd"),
+            ("gzip, br;q=0.9", "gzip"),
+            ("br, gzip;q=0.1", "br"),
+        ] {
+            let answer = ask(
+                &lb,
+                path,
+                &format!("Accept-Encoding: {accept}\r\nTE: trailers\r\n"),
+            );
+            assert_eq!(
+                answer.header("content-encoding"),
+                Some(coding),
+                "{path} {accept}"
+            );
+            assert_eq!(
+                answer.header("vary"),
+                Some("Accept-Encoding"),
+                "{path} {accept}"
+            );
             assert_eq!(answer.header("content-length"), None, "{path} {accept}");
-            assert!(answer.body.len() < whole.len() / 10, "{path} {accept}: {}", answer.body.len());
+            assert!(
+                answer.body.len() < whole.len() / 10,
+                "{path} {accept}: {}",
+                answer.body.len()
+            );
             assert_eq!(plain(&answer), whole, "{path} {accept}");
             match path {
                 "/text" => assert_eq!(answer.header("etag"), Some("W/\"1\"")),
@@ -89,8 +120,13 @@ fn the_client_gets_the_coding_it_likes_best() {
     }
     // What was sent is what counts.
     wait_quiet(&lb, "s0");
-    let sent = lb.metric("lb_bytes_total{service=\"s0\",direction=\"out\"}").unwrap();
-    assert!(sent > 100.0 && sent < 6.0 * 0.1 * whole.len() as f64, "{sent}");
+    let sent = lb
+        .metric("lb_bytes_total{service=\"s0\",direction=\"out\"}")
+        .unwrap();
+    assert!(
+        sent > 100.0 && sent < 6.0 * 0.1 * whole.len() as f64,
+        "{sent}"
+    );
     // The connections went back to the pool.
     assert_eq!(upstream.connections(), 1);
 }
@@ -105,8 +141,20 @@ fn what_must_not_change_passes_as_it_is() {
     // path, fields of the request, coding, Vary, body
     let cases: [Case<'_>; 8] = [
         ("/text", "", None, Some("Accept-Encoding"), &long),
-        ("/text", "Accept-Encoding: gzip;q=0\r\n", None, Some("Accept-Encoding"), &long),
-        ("/text", "Accept-Encoding: gzip\r\nAccept: text/event-stream\r\n", None, Some("Accept-Encoding"), &long),
+        (
+            "/text",
+            "Accept-Encoding: gzip;q=0\r\n",
+            None,
+            Some("Accept-Encoding"),
+            &long,
+        ),
+        (
+            "/text",
+            "Accept-Encoding: gzip\r\nAccept: text/event-stream\r\n",
+            None,
+            Some("Accept-Encoding"),
+            &long,
+        ),
         ("/png", gzip, None, None, &long),
         ("/own", gzip, Some("x"), None, &long),
         ("/part", gzip, None, None, &long[..10]),
@@ -115,10 +163,18 @@ fn what_must_not_change_passes_as_it_is() {
     ];
     for (path, more, coding, vary, body) in cases {
         let answer = ask(&lb, path, more);
-        assert_eq!((answer.header("content-encoding"), answer.header("vary")), (coding, vary), "{path} {more}");
+        assert_eq!(
+            (answer.header("content-encoding"), answer.header("vary")),
+            (coding, vary),
+            "{path} {more}"
+        );
         assert_eq!(answer.text(), body, "{path} {more}");
         if path != "/none" {
-            assert_eq!(answer.header("content-length"), Some(body.len().to_string().as_str()), "{path} {more}");
+            assert_eq!(
+                answer.header("content-length"),
+                Some(body.len().to_string().as_str()),
+                "{path} {more}"
+            );
         }
     }
 }
@@ -130,8 +186,12 @@ fn head_tells_what_get_would() {
     let mut client = RawClient::connect(lb.address("http"));
     for path in ["/text", "/chunked", "/short", "/png"] {
         let fields = |method: &str, client: &mut RawClient| {
-            client.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\nAccept-Encoding: br\r\n\r\n"));
-            let head = String::from_utf8(client.until(b"\r\n\r\n")).unwrap().to_ascii_lowercase();
+            client.send(format!(
+                "{method} {path} HTTP/1.1\r\nHost: h\r\nAccept-Encoding: br\r\n\r\n"
+            ));
+            let head = String::from_utf8(client.until(b"\r\n\r\n"))
+                .unwrap()
+                .to_ascii_lowercase();
             let names = ["content-encoding", "vary", "etag", "content-length"];
             let of = |line: &&str| names.iter().any(|name| line.starts_with(name));
             let mut lines: Vec<String> = head.lines().filter(of).map(str::to_owned).collect();
@@ -170,7 +230,8 @@ fn events_are_not_held_up() {
         let wanted = format!("data: {event}\n\n");
         while !decoder.get_ref().ends_with(wanted.as_bytes()) {
             let line = client.until(b"\r\n");
-            let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+            let size =
+                usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
             let piece = client.bytes(size + 2);
             std::io::Write::write_all(&mut decoder, &piece[..size]).unwrap();
             std::io::Write::flush(&mut decoder).unwrap();
@@ -184,14 +245,20 @@ fn events_are_not_held_up() {
 fn a_body_that_breaks_off_looks_broken() {
     let upstream = Scripted::start(|visit| {
         visit.request();
-        visit.send("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\nbegin");
+        visit.send(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\nbegin",
+        );
         visit.finish();
     });
     let lb = router(&[("/", &[upstream.address], "")], ON);
     let mut client = RawClient::connect(lb.address("http"));
     client.send("POST / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\nContent-Length: 0\r\n\r\n");
     let rest = client.rest();
-    assert!(!rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    assert!(
+        !rest.ends_with(b"0\r\n\r\n"),
+        "{}",
+        String::from_utf8_lossy(&rest)
+    );
     wait_quiet(&lb, "s0");
 }
 
@@ -206,6 +273,8 @@ fn a_reload_switches_it_on_and_off() {
     for (text, coding) in [(format!("{off}\n{ON}"), Some("gzip")), (off, None)] {
         std::fs::write(&path, text).unwrap();
         lb.sighup();
-        crate::stand::wait_until("other rules", || ask(&lb, "/text", gzip).header("content-encoding") == coding);
+        crate::stand::wait_until("other rules", || {
+            ask(&lb, "/text", gzip).header("content-encoding") == coding
+        });
     }
 }

@@ -1,5 +1,5 @@
-//! Requests by responses: what an instance gets, and what a client does, for each pair, held to a record
-//! (`exchange_table.txt`). `LB_TEST_WRITE=1` writes it anew: then read what changed.
+//! Requests by responses: what an instance gets, and what a client does, for each pair, held to a
+//! record (`exchange_table.txt`). `LB_TEST_WRITE=1` writes it anew: then read what changed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -107,10 +107,13 @@ impl Stand {
         let seen = Arc::clone(&log);
         let upstream = Scripted::start(move |visit| {
             while let Some(head) = visit.head() {
-                let length = field(&head, "content-length").map_or(0, |length| length.parse().unwrap());
+                let length =
+                    field(&head, "content-length").map_or(0, |length| length.parse().unwrap());
                 let body = match field(&head, "transfer-encoding") {
                     // The one chunked body of this corpus, as hyper cuts it.
-                    Some(_) => visit.exactly("3\r\nabc\r\n0\r\n\r\n".len()).unwrap_or_default(),
+                    Some(_) => visit
+                        .exactly("3\r\nabc\r\n0\r\n\r\n".len())
+                        .unwrap_or_default(),
                     None => visit.exactly(length).unwrap_or_default(),
                 };
                 seen.lock().unwrap().push(normal_request(&head, &body));
@@ -120,7 +123,8 @@ impl Stand {
                 let number: usize = digits.parse().unwrap_or(0);
                 let answer = ANSWERS[number % ANSWERS.len()];
                 // Latin-1, as fields are allowed to be.
-                let bytes = |text: &str| text.chars().map(|letter| letter as u8).collect::<Vec<u8>>();
+                let bytes =
+                    |text: &str| text.chars().map(|letter| letter as u8).collect::<Vec<u8>>();
                 match answer.strip_suffix("{close}") {
                     Some(answer) => {
                         visit.send(bytes(answer));
@@ -143,7 +147,11 @@ impl Stand {
             "[proxy]\nworkers = 1\nclient_ip_header = \"X-Client\"\n{rules}\n\
              [retry]\nattempts = 1\n[health]\neject_after = 0\n"
         );
-        Self { lb: router(&routes, &settings), log, upstream }
+        Self {
+            lb: router(&routes, &settings),
+            log,
+            upstream,
+        }
     }
 
     /// What the upstream got, and what the client did, twice over one connection as far as it goes.
@@ -170,21 +178,38 @@ impl Stand {
         (self.seen(), answers)
     }
 
-    /// What the upstream got, and what a client of HTTP/2 did: over one connection, a request with each of these fields. None:
-    /// no whole answer.
-    fn talk_h2(&self, method: &str, uri: &str, requests: &[&[(&str, &str)]]) -> (Vec<String>, Vec<Option<Shown>>) {
+    /// What the upstream got, and what a client of HTTP/2 did: over one connection, a request with
+    /// each of these fields. None: no whole answer.
+    fn talk_h2(
+        &self,
+        method: &str,
+        uri: &str,
+        requests: &[&[(&str, &str)]],
+    ) -> (Vec<String>, Vec<Option<Shown>>) {
         self.log.lock().unwrap().clear();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let answers = runtime.block_on(async {
-            let io = TokioIo::new(tokio::net::TcpStream::connect(self.lb.address("http")).await.unwrap());
-            let (mut client, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            let io = TokioIo::new(
+                tokio::net::TcpStream::connect(self.lb.address("http"))
+                    .await
+                    .unwrap(),
+            );
+            let (mut client, connection) =
+                http2::handshake(TokioExecutor::new(), io).await.unwrap();
             tokio::spawn(connection);
             let mut answers = Vec::new();
             for fields in requests {
                 let request = Request::builder().method(method).uri(uri);
-                let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+                let request = fields.iter().fold(request, |request, (name, value)| {
+                    request.header(*name, *value)
+                });
                 client.ready().await.unwrap();
-                let answer = client.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await;
+                let answer = client
+                    .send_request(request.body(Empty::<Bytes>::new()).unwrap())
+                    .await;
                 answers.push(match answer {
                     Ok(answer) => Shown::of_stream(answer).await,
                     Err(_) => None,
@@ -198,7 +223,12 @@ impl Stand {
     fn seen(&self) -> Vec<String> {
         // `host=dst` is the address of this way's own upstream.
         let port = self.upstream.address.port().to_string();
-        self.log.lock().unwrap().iter().map(|request| request.replace(&port, "its port")).collect()
+        self.log
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|request| request.replace(&port, "its port"))
+            .collect()
     }
 }
 
@@ -209,7 +239,8 @@ fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
         .map(|(_, value)| value.trim())
 }
 
-/// Names in lower case, in order of the alphabet; what differs between two routers by nature, put in words.
+/// Names in lower case, in order of the alphabet; what differs between two routers by nature, put
+/// in words.
 fn normal_request(head: &str, body: &str) -> String {
     let mut lines = head.trim_end().lines();
     let first = lines.next().unwrap_or("");
@@ -255,7 +286,10 @@ impl Shown {
     async fn of_stream(answer: Response<Incoming>) -> Option<Self> {
         let pairs = |map: &HeaderMap| {
             let pair = |(name, value): (&HeaderName, &HeaderValue)| {
-                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
             };
             map.iter().map(pair).collect::<Vec<_>>()
         };
@@ -264,20 +298,42 @@ impl Shown {
         let trailers = body.trailers().map(pairs).unwrap_or_default();
         let (status, headers) = (parts.status.as_u16(), pairs(&parts.headers));
         let body = body.to_bytes().to_vec();
-        Some(Self::of(RawResponse { status, headers, body, trailers }))
+        Some(Self::of(RawResponse {
+            status,
+            headers,
+            body,
+            trailers,
+        }))
     }
 
     fn of_head(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes).into_owned();
-        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let status = text
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or(0);
         let head = text.split("\r\n\r\n").next().unwrap_or("");
-        let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
-        let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
+        let headers = head
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(": "));
+        let headers =
+            headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
         let headers = headers.filter(|(name, _)| name != "trailer").collect();
         // Behind an interim answer the final one: of that only that it has no body either.
-        let body = text.split_once("\r\n\r\n").map_or("", |(_, rest)| rest.rsplit("\r\n\r\n").next().unwrap_or(""));
+        let body = text
+            .split_once("\r\n\r\n")
+            .map_or("", |(_, rest)| rest.rsplit("\r\n\r\n").next().unwrap_or(""));
         let body = body.to_owned();
-        Self { body, ..Self::of(RawResponse { status, headers, ..RawResponse::default() }) }
+        Self {
+            body,
+            ..Self::of(RawResponse {
+                status,
+                headers,
+                ..RawResponse::default()
+            })
+        }
     }
 }
 
@@ -307,17 +363,36 @@ impl Record {
 impl Shown {
     /// One line for a client's side.
     fn line(this: Option<&Self>) -> String {
-        let Some(this) = this else { return "nothing whole".to_owned() };
-        let fields = |pairs: &[(String, String)]| {
-            pairs.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(" | ")
+        let Some(this) = this else {
+            return "nothing whole".to_owned();
         };
-        let trailers = if this.trailers.is_empty() { String::new() } else { format!(" +{}", fields(&this.trailers)) };
-        format!("{} {{{}}} {:?}{trailers}", this.status, fields(&this.headers), this.body)
+        let fields = |pairs: &[(String, String)]| {
+            pairs
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}"))
+                .collect::<Vec<_>>()
+                .join(" | ")
+        };
+        let trailers = if this.trailers.is_empty() {
+            String::new()
+        } else {
+            format!(" +{}", fields(&this.trailers))
+        };
+        format!(
+            "{} {{{}}} {:?}{trailers}",
+            this.status,
+            fields(&this.headers),
+            this.body
+        )
     }
 }
 
 fn lines(answers: &[Option<Shown>]) -> String {
-    answers.iter().map(|answer| Shown::line(answer.as_ref())).collect::<Vec<_>>().join("\n")
+    answers
+        .iter()
+        .map(|answer| Shown::line(answer.as_ref()))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// What each request of HTTP/1 comes to with each response.
@@ -335,7 +410,10 @@ fn table_of_h1(rules: &str, answers: &[&str]) -> (String, usize) {
             client.add(lines(&got), format!("{number:02}x{at:02}"));
         }
     }
-    (upstream.text("what the instance got") + "\n" + &client.text("what the client got"), carried)
+    (
+        upstream.text("what the instance got") + "\n" + &client.text("what the client got"),
+        carried,
+    )
 }
 
 /// The same for clients of HTTP/2, on one connection for each method and response.
@@ -345,17 +423,22 @@ fn table_of_h2() -> (String, usize) {
     for method in ["GET", "HEAD", "DELETE", "POST"] {
         for (number, _) in ANSWERS.iter().enumerate() {
             let fields: &[_] = &[("te", "trailers"), ("cookie", "a=b"), ("cookie", "c=d")];
-            let (seen, got) = stand.talk_h2(method, &format!("http://h/{number}?q"), &[fields, fields]);
+            let (seen, got) =
+                stand.talk_h2(method, &format!("http://h/{number}?q"), &[fields, fields]);
             carried += seen.len();
             let seen = seen.join("\n--\n").replace(&format!("/{number}"), "/{n}");
             upstream.add(seen, format!("{method}x{number:02}"));
             client.add(lines(&got), format!("{number:02}x{method}"));
         }
     }
-    (upstream.text("what the instance got") + "\n" + &client.text("what the client got"), carried)
+    (
+        upstream.text("what the instance got") + "\n" + &client.text("what the client got"),
+        carried,
+    )
 }
 
-/// What becomes of the fields of HTTP/2: most pass line by line, and some of them decide about others.
+/// What becomes of the fields of HTTP/2: most pass line by line, and some of them decide about
+/// others.
 fn table_of_fields(rules: &str) -> String {
     let stand = Stand::new(rules);
     let mut upstream = Record::default();
@@ -382,7 +465,12 @@ const URIS: [&str; 7] = [
 
 const FIELDS: [&[(&str, &str)]; 12] = [
     &[],
-    &[("accept", "*/*"), ("user-agent", "x"), ("cookie", "a=b"), ("x-empty", "")],
+    &[
+        ("accept", "*/*"),
+        ("user-agent", "x"),
+        ("cookie", "a=b"),
+        ("x-empty", ""),
+    ],
     &[("x-same", "1"), ("x-same", "2"), ("content-length", "0")],
     &[("cookie", "a=b"), ("cookie", "c=d")],
     &[("te", "trailers")],
@@ -397,15 +485,26 @@ const FIELDS: [&[(&str, &str)]; 12] = [
 
 /// Holds one table to its record.
 fn hold(name: &str, text: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/http/exchange_table").join(name);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/http/exchange_table")
+        .join(name);
     if std::env::var_os("LB_TEST_WRITE").is_some() {
         std::fs::write(&path, text).unwrap();
         return;
     }
     let recorded = std::fs::read_to_string(&path).unwrap_or_default();
-    let differs = recorded.lines().zip(text.lines()).position(|(there, here)| there != here);
+    let differs = recorded
+        .lines()
+        .zip(text.lines())
+        .position(|(there, here)| there != here);
     let at = differs.unwrap_or(recorded.lines().count().min(text.lines().count()));
-    let shown = |text: &str| text.lines().skip(at.saturating_sub(3)).take(8).collect::<Vec<_>>().join("\n  ");
+    let shown = |text: &str| {
+        text.lines()
+            .skip(at.saturating_sub(3))
+            .take(8)
+            .collect::<Vec<_>>()
+            .join("\n  ")
+    };
     assert!(
         recorded == text,
         "{} differs from line {}: recorded\n  {}\nseen\n  {}\nLB_TEST_WRITE=1 writes it anew",

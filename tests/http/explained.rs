@@ -1,4 +1,5 @@
-//! `/api/explain` beside real answers: for every route and request of a table it has to say what then happens.
+//! `/api/explain` beside real answers: for every route and request of a table it has to say what
+//! then happens.
 
 use std::net::SocketAddr;
 
@@ -14,7 +15,8 @@ use crate::support::upstream::Upstream;
 
 fn real(lb: &Lb, method: &str, host: &str, target: &str, fields: &[String]) -> RawResponse {
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
-    let request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
+    let request =
+        format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
     exchange(lb.address("http"), request).expect("an answer")
 }
 
@@ -22,8 +24,18 @@ fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-fn explained(lb: &Lb, method: &str, host: &str, target: &str, fields: &[String], more: &str) -> Value {
-    let mut path = format!("/api/explain?method={method}&url={}{more}", encoded(&format!("http://{host}{target}")));
+fn explained(
+    lb: &Lb,
+    method: &str,
+    host: &str,
+    target: &str,
+    fields: &[String],
+    more: &str,
+) -> Value {
+    let mut path = format!(
+        "/api/explain?method={method}&url={}{more}",
+        encoded(&format!("http://{host}{target}"))
+    );
     for field in fields {
         path += &format!("&header={}", encoded(field));
     }
@@ -54,16 +66,27 @@ fn what_is_explained_is_what_happens() {
         ("shop.test/login", &a, "auth=main"),
         ("shop.test/typo", &a, "auth=mian"),
         ("shop.test/away", &a, "redirect=301,https://new.test$path"),
-        ("shop.test/moved", &a, "redirect=302,https://$host/there strip=/moved"),
+        (
+            "shop.test/moved",
+            &a,
+            "redirect=302,https://$host/there strip=/moved",
+        ),
         ("shop.test/self", &a, "redirect=302,http://shop.test/self"),
-        ("shop.test/guard", &a, "auth=main redirect=302,http://else.test/ allow=ip:127.0.0.1/32"),
+        (
+            "shop.test/guard",
+            &a,
+            "auth=main redirect=302,http://else.test/ allow=ip:127.0.0.1/32",
+        ),
         ("*.glob.test/", &a, "strip=/x"),
         ("shop.test/hash", &both, "strategy=hash:path"),
         ("shop.test/hip", &both, "strategy=hash:ip"),
         ("shop.test/hhead", &both, "strategy=hash:header:X-User"),
         ("shop.test/hcook", &both, "strategy=hash:cookie:id"),
     ];
-    let more = format!("[auth.main]\nfile = {:?}\n[proxy]\nno_route_status = 404\n", users.to_str().unwrap());
+    let more = format!(
+        "[auth.main]\nfile = {:?}\n[proxy]\nno_route_status = 404\n",
+        users.to_str().unwrap()
+    );
     let lb = router(&routes, &more);
     let ann = format!("Authorization: Basic {}", STANDARD.encode("ann:secret"));
     let eve = format!("Authorization: Basic {}", STANDARD.encode("eve:secret"));
@@ -71,12 +94,26 @@ fn what_is_explained_is_what_happens() {
         vec![],
         vec![ann],
         vec![eve, "X-User: ann".to_owned()],
-        vec!["X-Forwarded-For: 203.0.113.9, 10.0.0.1".to_owned(), "Cookie: a=b; id=7".to_owned()],
-        vec!["X-Forwarded-Proto: https".to_owned(), "X-User: bob".to_owned()],
+        vec![
+            "X-Forwarded-For: 203.0.113.9, 10.0.0.1".to_owned(),
+            "Cookie: a=b; id=7".to_owned(),
+        ],
+        vec![
+            "X-Forwarded-Proto: https".to_owned(),
+            "X-User: bob".to_owned(),
+        ],
         vec!["Cookie: id=8".to_owned()],
     ];
-    let hosts =
-        ["shop.test", "SHOP.test", "shop.test:80", "shop.test:81", "shop.test.", "a.glob.test", "x.y", "127.0.0.1:9"];
+    let hosts = [
+        "shop.test",
+        "SHOP.test",
+        "shop.test:80",
+        "shop.test:81",
+        "shop.test.",
+        "a.glob.test",
+        "x.y",
+        "127.0.0.1:9",
+    ];
     let targets = [
         "/",
         "/?q=1",
@@ -122,10 +159,22 @@ fn what_is_explained_is_what_happens() {
         }
     }
     assert_eq!(compared, hosts.len() * targets.len() * fields.len());
-    for (method, target) in [("POST", "/login"), ("DELETE", "/away"), ("OPTIONS", "/in"), ("CONNECT", "/in")] {
+    for (method, target) in [
+        ("POST", "/login"),
+        ("DELETE", "/away"),
+        ("OPTIONS", "/in"),
+        ("CONNECT", "/in"),
+    ] {
         // To CONNECT, a target in the form of a path is no real request.
         if method != "CONNECT" {
-            compare(&lb, &names, method, "shop.test", target, &["Content-Length: 0".to_owned()]);
+            compare(
+                &lb,
+                &names,
+                method,
+                "shop.test",
+                target,
+                &["Content-Length: 0".to_owned()],
+            );
         }
     }
 }
@@ -140,11 +189,21 @@ fn what_credentials_lead_to_is_explained_as_it_happens() {
     let good = format!("Authorization: Basic {}", STANDARD.encode("ann:secret"));
     let bad = format!("Authorization: Basic {}", STANDARD.encode("ann:wrong"));
     for errors in ["told", "bare"] {
-        let routes =
-            [("a.test/known", &[upstream.address][..], "auth=main"), ("a.test/typo", &[upstream.address], "auth=x")];
-        let lb = router(&routes, &format!("[proxy]\nupstream_errors = \"{errors}\"\n{auth}"));
+        let routes = [
+            ("a.test/known", &[upstream.address][..], "auth=main"),
+            ("a.test/typo", &[upstream.address], "auth=x"),
+        ];
+        let lb = router(
+            &routes,
+            &format!("[proxy]\nupstream_errors = \"{errors}\"\n{auth}"),
+        );
         let names = [(upstream.address, "one")];
-        for fields in [vec![], vec![good.clone()], vec![bad.clone()], vec![good.clone(), good.clone()]] {
+        for fields in [
+            vec![],
+            vec![good.clone()],
+            vec![bad.clone()],
+            vec![good.clone(), good.clone()],
+        ] {
             for target in ["/known", "/typo"] {
                 compare(&lb, &names, "GET", "a.test", target, &fields);
             }
@@ -152,29 +211,60 @@ fn what_credentials_lead_to_is_explained_as_it_happens() {
     }
 }
 
-fn compare(lb: &Lb, names: &[(SocketAddr, &str)], method: &str, host: &str, target: &str, fields: &[String]) {
+fn compare(
+    lb: &Lb,
+    names: &[(SocketAddr, &str)],
+    method: &str,
+    host: &str,
+    target: &str,
+    fields: &[String],
+) {
     let told = explained(lb, method, host, target, fields, "");
     let happened = real(lb, method, host, target, fields);
-    let about =
-        format!("{method} {host}{target} {fields:?}: {} {}\n{}", happened.status, happened.text(), told["text"]);
+    let about = format!(
+        "{method} {host}{target} {fields:?}: {} {}\n{}",
+        happened.status,
+        happened.text(),
+        told["text"]
+    );
     match told["status"].as_u64() {
         Some(status) => {
             assert_eq!(status, u64::from(happened.status), "{about}");
-            assert_eq!(told["location"].as_str(), happened.header("location"), "{about}");
+            assert_eq!(
+                told["location"].as_str(),
+                happened.header("location"),
+                "{about}"
+            );
         }
         None => {
             assert_eq!(happened.status, 200, "{about}");
             let arrived: Value = serde_json::from_slice(&happened.body).unwrap();
             assert_eq!(told["upstream_path"], arrived["path"], "{about}");
-            let host = arrived["headers"].as_array().unwrap().iter().find(|field| field[0] == "host").unwrap();
+            let host = arrived["headers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|field| field[0] == "host")
+                .unwrap();
             assert_eq!(told["upstream_host"], host[1], "{about}");
             // Which instance it is, where explain names one: by its address among the targets.
             if let Some(instance) = told["instance"].as_str() {
                 let targets = told["route"]["targets"].as_array().unwrap();
-                let picked = targets.iter().find(|target| target["instance"] == instance).unwrap();
+                let picked = targets
+                    .iter()
+                    .find(|target| target["instance"] == instance)
+                    .unwrap();
                 let answered = happened.header("x-instance").unwrap();
-                let address = names.iter().find(|(_, name)| *name == answered).unwrap().0.to_string();
-                assert!(picked["destination"].as_str().unwrap().contains(&address), "{about}: {answered}");
+                let address = names
+                    .iter()
+                    .find(|(_, name)| *name == answered)
+                    .unwrap()
+                    .0
+                    .to_string();
+                assert!(
+                    picked["destination"].as_str().unwrap().contains(&address),
+                    "{about}: {answered}"
+                );
             } else {
                 panic!("no instance is named: {about}");
             }
@@ -187,17 +277,27 @@ fn rules_are_explained_for_the_address_that_is_named() {
     let upstream = Upstream::start("one");
     let routes = [
         ("a.test/adm", &[upstream.address][..], "allow=ip:10.0.0.0/8"),
-        ("a.test/not", &[upstream.address], "deny=ip:10.0.0.0/8,ip:fd00::/8"),
+        (
+            "a.test/not",
+            &[upstream.address],
+            "deny=ip:10.0.0.0/8,ip:fd00::/8",
+        ),
         ("a.test/auth", &[upstream.address], "auth=main"),
     ];
     let lb = router(&routes, "");
     let outcome = |path: &str, from: &str| {
         let told = explained(&lb, "GET", "a.test", path, &[], from);
-        (told["status"].as_u64(), told["outcome"].as_str().unwrap().to_owned())
+        (
+            told["status"].as_u64(),
+            told["outcome"].as_str().unwrap().to_owned(),
+        )
     };
     let (status, said) = outcome("/adm", "");
     assert_eq!(status, Some(403));
-    assert!(said.contains("127.0.0.1") && said.contains("allow=ip:10.0.0.0/8"), "{said}");
+    assert!(
+        said.contains("127.0.0.1") && said.contains("allow=ip:10.0.0.0/8"),
+        "{said}"
+    );
     for (path, from, refused) in [
         ("/adm", "&from=10.1.2.3", false),
         ("/adm", "&from=::ffff:10.1.2.3", false),
@@ -207,12 +307,22 @@ fn rules_are_explained_for_the_address_that_is_named() {
         ("/not", "&from=fd00::1", true),
         ("/not", "&from=fe80::1", false),
     ] {
-        assert_eq!(outcome(path, from).0, refused.then_some(403), "{path} {from}");
+        assert_eq!(
+            outcome(path, from).0,
+            refused.then_some(403),
+            "{path} {from}"
+        );
     }
     let (status, said) = outcome("/auth", "");
-    assert_eq!(status, Some(u64::from(real(&lb, "GET", "a.test", "/auth", &[]).status)));
+    assert_eq!(
+        status,
+        Some(u64::from(real(&lb, "GET", "a.test", "/auth", &[]).status))
+    );
     assert!(said.contains("for everybody: no [auth.main]"), "{said}");
-    assert_eq!(lb.admin("/api/explain?url=http://a.test/&from=nobody").0, 400);
+    assert_eq!(
+        lb.admin("/api/explain?url=http://a.test/&from=nobody").0,
+        400
+    );
 }
 
 #[test]
@@ -228,14 +338,34 @@ fn tcp_routes_and_instances_that_are_out_are_explained() {
         serde_json::from_str::<Value>(&body).unwrap()
     };
     let told = of("tcp://:5432");
-    assert!(told["outcome"].as_str().unwrap().starts_with("sent to"), "{told}");
+    assert!(
+        told["outcome"].as_str().unwrap().starts_with("sent to"),
+        "{told}"
+    );
     let told = of("tcp://:5432&from=10.9.9.9");
-    assert!(told["outcome"].as_str().unwrap().starts_with("closed at once: 10.9.9.9"), "{told}");
-    assert!(of("tcp://:5433")["outcome"].as_str().unwrap().contains("closed at once"));
+    assert!(
+        told["outcome"]
+            .as_str()
+            .unwrap()
+            .starts_with("closed at once: 10.9.9.9"),
+        "{told}"
+    );
+    assert!(
+        of("tcp://:5433")["outcome"]
+            .as_str()
+            .unwrap()
+            .contains("closed at once")
+    );
     // A line that makes no route, and would have matched.
     let told = of("http://b.test/rej");
     assert_eq!(told["status"], 404);
-    assert!(told["outcome"].as_str().unwrap().contains("redirect=abc"), "{told}");
+    assert!(
+        told["outcome"].as_str().unwrap().contains("redirect=abc"),
+        "{told}"
+    );
     assert_eq!(told["rejected"][0]["place"], "/rej", "{told}");
-    assert!(told["text"].as_str().unwrap().contains("rejected  "), "{told}");
+    assert!(
+        told["text"].as_str().unwrap().contains("rejected  "),
+        "{told}"
+    );
 }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 as both sides see it: connections, framing, statuses without bodies, interim answers, upgrades.
+//! HTTP/1.1 as both sides see it: connections, framing, statuses without bodies, interim answers,
+//! upgrades.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,10 @@ fn connections_are_kept_and_used_again_on_both_sides() {
     assert_eq!((upstream.requests(), upstream.connections()), (20, 1));
     // Connection: close is the client's own affair.
     client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
-    assert_eq!(client.response().unwrap().header("connection"), Some("close"));
+    assert_eq!(
+        client.response().unwrap().header("connection"),
+        Some("close")
+    );
     assert!(client.is_closed());
     assert_eq!(get(lb.address("http"), "h", "/").status, 200);
     assert_eq!(upstream.connections(), 1);
@@ -30,7 +34,9 @@ fn pipelined_requests_are_answered_in_order_even_after_a_half_close() {
     let upstream = Upstream::start("one");
     upstream.set_delay(Duration::from_millis(30));
     let lb = router(&[("/", &[upstream.address], "")], "");
-    let requests: String = (0..5).map(|n| format!("GET /bytes/{n} HTTP/1.1\r\nHost: h\r\n\r\n")).collect();
+    let requests: String = (0..5)
+        .map(|n| format!("GET /bytes/{n} HTTP/1.1\r\nHost: h\r\n\r\n"))
+        .collect();
     for half_close in [false, true] {
         let mut client = RawClient::connect(lb.address("http"));
         client.send(&requests);
@@ -38,7 +44,9 @@ fn pipelined_requests_are_answered_in_order_even_after_a_half_close() {
             client.finish();
         }
         for n in 0..5 {
-            let response = client.response().unwrap_or_else(|| panic!("no answer {n}, half close {half_close}"));
+            let response = client
+                .response()
+                .unwrap_or_else(|| panic!("no answer {n}, half close {half_close}"));
             assert_eq!((response.status, response.body.len()), (200, n));
         }
         if half_close {
@@ -47,7 +55,9 @@ fn pipelined_requests_are_answered_in_order_even_after_a_half_close() {
     }
     // One request and FIN behind it, in one packet or two.
     let mut client = RawClient::connect(lb.address("http"));
-    client.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody").finish();
+    client
+        .send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody")
+        .finish();
     assert_eq!(client.response().unwrap().text(), "body");
     assert!(client.is_closed());
 }
@@ -57,7 +67,9 @@ fn a_half_closed_client_gets_a_large_answer_whole() {
     let upstream = Upstream::start("one");
     let lb = router(&[("/", &[upstream.address], "")], "");
     let mut client = RawClient::connect(lb.address("http"));
-    client.send("GET /bytes/20000000 HTTP/1.1\r\nHost: h\r\n\r\n").finish();
+    client
+        .send("GET /bytes/20000000 HTTP/1.1\r\nHost: h\r\n\r\n")
+        .finish();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(client.response().unwrap().body.len(), 20_000_000);
     assert!(client.is_closed());
@@ -80,17 +92,34 @@ fn answers_without_a_body_keep_the_connection() {
     let mut client = RawClient::connect(lb.address("http"));
     let mut ask = |method: &str, path: &str| {
         client.send(format!("{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
-        String::from_utf8(client.until(b"\r\n\r\n")).unwrap().to_ascii_lowercase()
+        String::from_utf8(client.until(b"\r\n\r\n"))
+            .unwrap()
+            .to_ascii_lowercase()
     };
     for _ in 0..3 {
         let head = ask("HEAD", "/");
-        assert!(head.contains(" 200 ") && head.contains("content-length: 77"), "{head}");
+        assert!(
+            head.contains(" 200 ") && head.contains("content-length: 77"),
+            "{head}"
+        );
         let no_content = ask("GET", "/204");
-        assert!(no_content.contains(" 204 ") && no_content.contains("x-a: 1"), "{no_content}");
-        assert!(!no_content.contains("content-length") && !no_content.contains("transfer-encoding"), "{no_content}");
+        assert!(
+            no_content.contains(" 204 ") && no_content.contains("x-a: 1"),
+            "{no_content}"
+        );
+        assert!(
+            !no_content.contains("content-length") && !no_content.contains("transfer-encoding"),
+            "{no_content}"
+        );
         let not_modified = ask("GET", "/304");
-        assert!(not_modified.contains(" 304 ") && not_modified.contains("etag"), "{not_modified}");
-        assert!(!not_modified.contains("transfer-encoding"), "{not_modified}");
+        assert!(
+            not_modified.contains(" 304 ") && not_modified.contains("etag"),
+            "{not_modified}"
+        );
+        assert!(
+            !not_modified.contains("transfer-encoding"),
+            "{not_modified}"
+        );
     }
     assert_eq!((bodiless.connections(), bodiless.requests()), (1, 9));
 }
@@ -101,14 +130,25 @@ fn http_1_0_clients_get_what_they_understand() {
     let lb = router(&[("/", &[upstream.address], "")], "");
     // No chunks: the end of the connection is the end of the body.
     let mut client = RawClient::connect(lb.address("http"));
-    let answer = String::from_utf8(client.send("GET /chunks HTTP/1.0\r\nHost: h\r\n\r\n").rest()).unwrap();
-    assert!(answer.ends_with("\r\n\r\none two three") && !answer.contains("chunked"), "{answer}");
+    let answer = String::from_utf8(
+        client
+            .send("GET /chunks HTTP/1.0\r\nHost: h\r\n\r\n")
+            .rest(),
+    )
+    .unwrap();
+    assert!(
+        answer.ends_with("\r\n\r\none two three") && !answer.contains("chunked"),
+        "{answer}"
+    );
     // Kept only when asked to, and only with a length.
     let mut client = RawClient::connect(lb.address("http"));
     for _ in 0..2 {
         client.send("GET /bytes/3 HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n");
         let response = client.response().unwrap();
-        assert_eq!((response.text().as_str(), response.header("connection")), ("xxx", Some("keep-alive")));
+        assert_eq!(
+            (response.text().as_str(), response.header("connection")),
+            ("xxx", Some("keep-alive"))
+        );
     }
     let mut client = RawClient::connect(lb.address("http"));
     client.send("GET /bytes/3 HTTP/1.0\r\n\r\n");
@@ -119,9 +159,18 @@ fn http_1_0_clients_get_what_they_understand() {
 #[test]
 fn a_client_that_expects_100_gets_it_once_the_body_is_wanted() {
     let upstream = Upstream::start("one");
-    let lb = router(&[("/", &[upstream.address], ""), ("/no", &[upstream.address], "deny=ip:127.0.0.0/8")], "");
-    let head =
-        |path: &str| format!("POST {path} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    let lb = router(
+        &[
+            ("/", &[upstream.address], ""),
+            ("/no", &[upstream.address], "deny=ip:127.0.0.0/8"),
+        ],
+        "",
+    );
+    let head = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        )
+    };
     let mut client = RawClient::connect(lb.address("http"));
     assert_eq!(client.send(head("/echo")).response().unwrap().status, 100);
     assert_eq!(client.send("hello").response().unwrap().text(), "hello");
@@ -134,16 +183,33 @@ fn a_client_that_expects_100_gets_it_once_the_body_is_wanted() {
 fn chunks_and_trailers_pass_both_ways() {
     let plain = Upstream::start("plain");
     let h2c = Upstream::start("h2c");
-    let lb = router(&[("/", &[plain.address], ""), ("/h2", &[h2c.address], "proto=grpc")], "");
+    let lb = router(
+        &[
+            ("/", &[plain.address], ""),
+            ("/h2", &[h2c.address], "proto=grpc"),
+        ],
+        "",
+    );
     for prefix in ["", "/h2"] {
         let mut client = RawClient::connect(lb.address("http"));
         client.send(format!("GET {prefix}/chunks HTTP/1.1\r\nHost: h\r\n\r\n"));
-        assert_eq!(client.response().unwrap().text(), "one two three", "{prefix}");
-        client.send(format!("GET {prefix}/trailers HTTP/1.1\r\nHost: h\r\nTE: trailers\r\n\r\n"));
+        assert_eq!(
+            client.response().unwrap().text(),
+            "one two three",
+            "{prefix}"
+        );
+        client.send(format!(
+            "GET {prefix}/trailers HTTP/1.1\r\nHost: h\r\nTE: trailers\r\n\r\n"
+        ));
         let response = client.response().unwrap();
         assert_eq!(response.text(), "body", "{prefix}");
-        assert_eq!(response.trailers, [("x-checksum".to_owned(), "42".to_owned())], "{prefix}");
-        // Without TE the client may not expect them (RFC 9110 section 6.5.1), but the body is the same.
+        assert_eq!(
+            response.trailers,
+            [("x-checksum".to_owned(), "42".to_owned())],
+            "{prefix}"
+        );
+        // Without TE the client may not expect them (RFC 9110 section 6.5.1), but the body is the
+        // same.
         client.send(format!("GET {prefix}/trailers HTTP/1.1\r\nHost: h\r\n\r\n"));
         assert_eq!(client.response().unwrap().text(), "body", "{prefix}");
         client.send(format!(
@@ -171,7 +237,14 @@ fn request_trailers_reach_an_http_1_upstream() {
     let request = "POST / HTTP/1.1\r\nHost: h\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n\
                    5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n";
     assert_eq!(exchange(lb.address("http"), request).unwrap().status, 200);
-    assert!(upstream.received().to_ascii_lowercase().contains("0\r\nx-sum: 7\r\n"), "{}", upstream.received());
+    assert!(
+        upstream
+            .received()
+            .to_ascii_lowercase()
+            .contains("0\r\nx-sum: 7\r\n"),
+        "{}",
+        upstream.received()
+    );
 }
 
 #[test]
@@ -186,26 +259,53 @@ fn a_websocket_is_bytes_both_ways_from_the_first_one_on() {
         visit.finish();
         visit.until_closed();
     });
-    let lb = router(&[("/", &[echo.address], ""), ("/eager", &[eager.address], "")], "");
-    let upgrade =
-        |path: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let lb = router(
+        &[("/", &[echo.address], ""), ("/eager", &[eager.address], "")],
+        "",
+    );
+    let upgrade = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+    };
     let mut client = RawClient::connect(lb.address("http"));
     let answer = client.send(upgrade("/ws")).response().unwrap();
-    assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
-    assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(
+        (answer.status, answer.header("upgrade")),
+        (101, Some("websocket"))
+    );
+    assert_eq!(
+        answer.header("sec-websocket-accept"),
+        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    );
     for frame in [&b"\x81\x02hi"[..], b"GET / HTTP/1.1\r\n\r\n", b"\n\0\r"] {
         assert_eq!(client.send(frame).bytes(frame.len()), frame);
     }
-    assert_eq!(lb.metric("lb_http_requests_in_flight{service=\"s0\"}"), Some(1.0));
+    assert_eq!(
+        lb.metric("lb_http_requests_in_flight{service=\"s0\"}"),
+        Some(1.0)
+    );
     drop(client);
     wait_quiet(&lb, "s0");
     // How long it lasted is no time that a client has waited for a response.
-    assert_eq!(lb.metric("lb_http_requests_total{service=\"s0\",method=\"GET\",code=\"101\"}"), Some(1.0));
-    assert_eq!(lb.metric("lb_http_request_duration_seconds_count{service=\"s0\"}"), Some(0.0));
-    assert_eq!(lb.metric("lb_upgraded_connection_duration_seconds_count{service=\"s0\"}"), Some(1.0));
+    assert_eq!(
+        lb.metric("lb_http_requests_total{service=\"s0\",method=\"GET\",code=\"101\"}"),
+        Some(1.0)
+    );
+    assert_eq!(
+        lb.metric("lb_http_request_duration_seconds_count{service=\"s0\"}"),
+        Some(0.0)
+    );
+    assert_eq!(
+        lb.metric("lb_upgraded_connection_duration_seconds_count{service=\"s0\"}"),
+        Some(1.0)
+    );
 
     let mut client = RawClient::connect(lb.address("http"));
-    assert_eq!(client.send(upgrade("/eager")).response().unwrap().status, 101);
+    assert_eq!(
+        client.send(upgrade("/eager")).response().unwrap().status,
+        101
+    );
     assert_eq!(client.bytes(6), b"\x01early");
     assert_eq!(client.send("ping").bytes(4), b"ping");
     assert!(client.is_closed(), "the upstream's end is the client's");
@@ -226,7 +326,9 @@ fn a_refused_upgrade_is_an_answer_like_any_other() {
 
 #[test]
 fn a_101_that_nobody_asked_for_is_a_failure_of_the_upstream() {
-    let upstream = Scripted::replying("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n");
+    let upstream = Scripted::replying(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    );
     let lb = router(&[("/", &[upstream.address], "")], "");
     let mut client = RawClient::connect(lb.address("http"));
     assert_eq!(client.send(GET).response().unwrap().status, 502);
@@ -250,14 +352,23 @@ fn interim_answers_come_before_the_final_one() {
         for _ in 0..3 {
             client.send(GET);
             let hints = client.response().unwrap();
-            assert_eq!((hints.status, hints.header("link")), (103, Some("</a.css>")));
+            assert_eq!(
+                (hints.status, hints.header("link")),
+                (103, Some("</a.css>"))
+            );
             assert_eq!(client.response().unwrap().status, 102);
             let response = client.response().unwrap();
             assert_eq!((response.status, response.text().as_str()), (200, "ok"));
         }
         // HTTP/1.0 knows no interim answers.
         let mut old = RawClient::connect(lb.address("http"));
-        assert_eq!(old.send("GET / HTTP/1.0\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+        assert_eq!(
+            old.send("GET / HTTP/1.0\r\nHost: h\r\n\r\n")
+                .response()
+                .unwrap()
+                .status,
+            200
+        );
     }
 }
 
@@ -266,7 +377,9 @@ fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
     // 413 after the head, while megabytes are still coming; then it closes.
     let upstream = Scripted::start(|visit| {
         visit.head();
-        visit.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig");
+        visit.send(
+            "HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig",
+        );
         visit.finish();
         std::thread::sleep(Duration::from_millis(50));
     });
@@ -284,9 +397,15 @@ fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
 #[test]
 fn answers_that_could_be_read_in_two_ways_are_not_passed_on() {
     let table = [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\nokayy", 502),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\nokayy",
+            502,
+        ),
         ("HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", 502),
-        ("HTTP/1.1 200 OK\r\nX A: b\r\nContent-Length: 2\r\n\r\nok", 502),
+        (
+            "HTTP/1.1 200 OK\r\nX A: b\r\nContent-Length: 2\r\n\r\nok",
+            502,
+        ),
         ("SSH-2.0-OpenSSH_9.6\r\n\r\n", 502),
         ("HTTP/3.0 200 OK\r\n\r\n", 502),
         ("HTTP/1.1 2x0 OK\r\n\r\n", 502),
@@ -295,9 +414,14 @@ fn answers_that_could_be_read_in_two_ways_are_not_passed_on() {
         let upstream = RawUpstream::start(reply, true);
         let lb = router(&[("/", &[upstream.address], "")], "");
         let mut client = RawClient::connect(lb.address("http"));
-        let answer = client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").rest();
+        let answer = client
+            .send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            .rest();
         let answer = String::from_utf8(answer).unwrap();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{reply:?} became {answer:?}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{reply:?} became {answer:?}"
+        );
         wait_quiet(&lb, "s0");
     }
     // Both framings: chunked wins (RFC 9112 section 6.3), and the length must not go on with it.
@@ -307,21 +431,31 @@ fn answers_that_could_be_read_in_two_ways_are_not_passed_on() {
     );
     let lb = router(&[("/", &[upstream.address], "")], "");
     let mut client = RawClient::connect(lb.address("http"));
-    let answer = client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").rest();
+    let answer = client
+        .send("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        .rest();
     let answer = String::from_utf8(answer).unwrap().to_ascii_lowercase();
     assert!(answer.ends_with("\r\n\r\n2\r\nok\r\n0\r\n\r\n"), "{answer}");
-    assert!(answer.contains("transfer-encoding: chunked") && !answer.contains("content-length"), "{answer}");
+    assert!(
+        answer.contains("transfer-encoding: chunked") && !answer.contains("content-length"),
+        "{answer}"
+    );
 }
 
 #[test]
 fn idle_clients_are_closed_in_time() {
     let upstream = Upstream::start("one");
-    let lb = router(&[("/", &[upstream.address], "")], "[proxy]\nidle_timeout = \"300ms\"\n");
+    let lb = router(
+        &[("/", &[upstream.address], "")],
+        "[proxy]\nidle_timeout = \"300ms\"\n",
+    );
     let mut client = RawClient::connect(lb.address("http"));
     assert_eq!(client.send(GET).response().unwrap().status, 200);
     let begun = Instant::now();
     assert!(client.is_closed());
-    assert!(begun.elapsed() > Duration::from_millis(200) && begun.elapsed() < Duration::from_secs(5));
+    assert!(
+        begun.elapsed() > Duration::from_millis(200) && begun.elapsed() < Duration::from_secs(5)
+    );
     wait_until("nothing left open", || upstream.connections() >= 1);
 }
 
@@ -338,10 +472,18 @@ fn a_post_without_content_says_so() {
         ("DELETE", "", ""),
     ] {
         let request = format!("{method} /{method} HTTP/1.1\r\nHost: h\r\n{more}\r\n");
-        assert_eq!(exchange(lb.address("http"), request).unwrap().status, 200, "{method}");
+        assert_eq!(
+            exchange(lb.address("http"), request).unwrap().status,
+            200,
+            "{method}"
+        );
         let received = upstream.received().to_ascii_lowercase();
         let head = received.rsplit(" http/1.1\r\n").next().unwrap();
-        assert_eq!(head.matches("content-length").count(), usize::from(!wanted.is_empty()), "{method}: {head}");
+        assert_eq!(
+            head.matches("content-length").count(),
+            usize::from(!wanted.is_empty()),
+            "{method}: {head}"
+        );
         assert!(head.contains(wanted), "{method}: {head}");
     }
 }

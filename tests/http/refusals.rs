@@ -12,33 +12,59 @@ const LOG: &str = "[log]\naccess = \"json\"\n";
 /// Lines of the access log so far.
 fn lines(lb: &Lb) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(lb.folder().join("stdout")).unwrap();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 /// Status and reason of each line, once there are so many.
 fn logged(lb: &Lb, count: usize) -> Vec<(u64, String)> {
     wait_until("lines of the access log", || lines(lb).len() >= count);
     let told = |line: &serde_json::Value| {
-        (line["status"].as_u64().unwrap(), line["error"].as_str().unwrap_or_default().to_owned())
+        (
+            line["status"].as_u64().unwrap(),
+            line["error"].as_str().unwrap_or_default().to_owned(),
+        )
     };
     lines(lb).iter().map(told).collect()
 }
 
 fn errors(lb: &Lb, service: &str, reason: &str) -> f64 {
-    lb.metric(&format!("lb_proxy_errors_total{{service=\"{service}\",reason=\"{reason}\"}}")).unwrap_or_default()
+    lb.metric(&format!(
+        "lb_proxy_errors_total{{service=\"{service}\",reason=\"{reason}\"}}"
+    ))
+    .unwrap_or_default()
 }
 
 #[test]
 fn bytes_that_are_no_request_are_logged_and_counted() {
     let upstream = Scripted::replying(OK);
-    let long = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(70_000));
-    let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(200));
+    let long = format!(
+        "GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n",
+        "x".repeat(70_000)
+    );
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: h\r\n{}\r\n",
+        "X: y\r\n".repeat(200)
+    );
     let target = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(70_000));
     let bad: &[(&str, u16)] = &[
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc", 400),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n", 413),
-        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            413,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
+            501,
+        ),
         ("GET / HTTP/3.0\r\nHost: h\r\n\r\n", 505),
         ("GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
@@ -53,24 +79,59 @@ fn bytes_that_are_no_request_are_logged_and_counted() {
         (&target, 414),
     ];
     for more in ["", "request_timeout = \"60s\"\n"] {
-        let lb = router(&[("h/", &[upstream.address], "")], &format!("[proxy]\n{more}{LOG}"));
+        let lb = router(
+            &[("h/", &[upstream.address], "")],
+            &format!("[proxy]\n{more}{LOG}"),
+        );
         for (at, (request, status)) in bad.iter().enumerate() {
             let mut client = RawClient::connect(lb.address("http"));
             let answer = client.send(request).response();
-            assert!(answer.is_none_or(|answer| answer.status == *status), "{request:?}");
+            assert!(
+                answer.is_none_or(|answer| answer.status == *status),
+                "{request:?}"
+            );
             let told = logged(&lb, at + 1);
-            assert_eq!(told[at..], [(u64::from(*status), "malformed".to_owned())], "{more}: {request:.60?}");
+            assert_eq!(
+                told[at..],
+                [(u64::from(*status), "malformed".to_owned())],
+                "{more}: {request:.60?}"
+            );
         }
         let count = bad.len() as f64;
-        assert_eq!(errors(&lb, "", "malformed"), count, "{}", lb.admin("/metrics").1);
-        let faults = format!("lb_client_faults_total{{listener=\"{}\",fault=\"malformed\"}}", lb.address("http"));
+        assert_eq!(
+            errors(&lb, "", "malformed"),
+            count,
+            "{}",
+            lb.admin("/metrics").1
+        );
+        let faults = format!(
+            "lb_client_faults_total{{listener=\"{}\",fault=\"malformed\"}}",
+            lb.address("http")
+        );
         assert_eq!(lb.metric(&faults), Some(count));
         // A good request before a bad one has its own.
         let mut client = RawClient::connect(lb.address("http"));
-        assert_eq!(client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
-        assert_eq!(client.send("GET / HTTP/9.9\r\nHost: h\r\n\r\n").response().unwrap().status, 505);
+        assert_eq!(
+            client
+                .send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                .response()
+                .unwrap()
+                .status,
+            200
+        );
+        assert_eq!(
+            client
+                .send("GET / HTTP/9.9\r\nHost: h\r\n\r\n")
+                .response()
+                .unwrap()
+                .status,
+            505
+        );
         let told = logged(&lb, bad.len() + 2);
-        assert_eq!(told[bad.len()..], [(200, String::new()), (505, "malformed".to_owned())]);
+        assert_eq!(
+            told[bad.len()..],
+            [(200, String::new()), (505, "malformed".to_owned())]
+        );
     }
 }
 
@@ -83,7 +144,11 @@ fn a_head_that_does_not_end_is_logged_and_counted() {
             let mut client = RawClient::connect(lb.address("http"));
             client.send(start);
             client.rest();
-            assert_eq!(logged(&lb, at + 1)[at..], [(408, "too_slow".to_owned())], "{more}: {start}");
+            assert_eq!(
+                logged(&lb, at + 1)[at..],
+                [(408, "too_slow".to_owned())],
+                "{more}: {start}"
+            );
         }
         assert_eq!(errors(&lb, "", "too_slow"), 2.0);
         // Of a client that says nothing there is nothing to tell.
@@ -140,12 +205,18 @@ fn what_is_answered_here_is_counted_by_service_and_reason() {
         }
         let told = logged(&lb, 2 * asked.len() + 2);
         for (path, status, _, reason) in asked {
-            let same = told.iter().filter(|line| **line == (u64::from(status), reason.to_owned())).count();
+            let same = told
+                .iter()
+                .filter(|line| **line == (u64::from(status), reason.to_owned()))
+                .count();
             assert_eq!(same, 2, "{path}: {told:?}");
         }
         // What is not refused is no error.
         let text = lb.admin("/metrics").1;
-        let series = text.lines().filter(|line| line.starts_with("lb_proxy_errors_total{")).count();
+        let series = text
+            .lines()
+            .filter(|line| line.starts_with("lb_proxy_errors_total{"))
+            .count();
         assert_eq!(series, asked.len(), "{text}");
     }
 }
@@ -158,8 +229,12 @@ struct H2 {
 impl H2 {
     fn connect(lb: &Lb) -> Self {
         let mut client = std::net::TcpStream::connect(lb.address("http")).unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        client
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .unwrap();
         let mut h2 = Self { client };
         h2.frame(4, 0, 0, &[]);
         h2
@@ -215,7 +290,13 @@ fn refused_streams_of_http2_are_logged_and_counted() {
         &[scheme, authority, path],
         &[method, method, scheme, authority, path],
         &[method, scheme, authority, path, ("connection", "close")],
-        &[method, scheme, authority, path, ("transfer-encoding", "chunked")],
+        &[
+            method,
+            scheme,
+            authority,
+            path,
+            ("transfer-encoding", "chunked"),
+        ],
         &[method, scheme, authority, path, ("te", "gzip")],
         &[method, scheme, authority, ("x", "y"), path],
         &[method, scheme, authority, path, ("content-length", "x")],
@@ -224,30 +305,46 @@ fn refused_streams_of_http2_are_logged_and_counted() {
     for (at, fields) in bad.iter().enumerate() {
         h2.open(u32::try_from(at).unwrap() * 2 + 1, fields);
         assert!(h2.until(RST_STREAM), "{fields:?}");
-        assert_eq!(logged(&lb, at + 1)[at..], [(400, "malformed".to_owned())], "{fields:?}");
+        assert_eq!(
+            logged(&lb, at + 1)[at..],
+            [(400, "malformed".to_owned())],
+            "{fields:?}"
+        );
     }
     let last = lines(&lb).pop().unwrap();
     assert_eq!(last["proto"], "HTTP/2.0");
     // The connection lives, and what is good on it is logged as ever.
     h2.open(101, &[method, scheme, authority, path]);
     assert!(h2.until(1));
-    assert_eq!(logged(&lb, bad.len() + 1)[bad.len()..], [(200, String::new())]);
+    assert_eq!(
+        logged(&lb, bad.len() + 1)[bad.len()..],
+        [(200, String::new())]
+    );
     let count = bad.len() as f64;
     assert_eq!(errors(&lb, "", "malformed"), count);
-    let faults = format!("lb_client_faults_total{{listener=\"{}\",fault=\"malformed\"}}", lb.address("http"));
+    let faults = format!(
+        "lb_client_faults_total{{listener=\"{}\",fault=\"malformed\"}}",
+        lb.address("http")
+    );
     assert_eq!(lb.metric(&faults), Some(count));
-    // Broken connections: a stream with an even number, a field of no kind, a frame that is too large.
+    // Broken connections: a stream with an even number, a field of no kind, a frame that is too
+    // large.
     let usual = [method, scheme, authority, path];
-    let breaks: [&dyn Fn(&mut H2); 3] =
-        [&|h2| h2.open(202, &usual), &|h2| h2.open(1, &[method, scheme, authority, path, (":unknown", "x")]), &|h2| {
-            h2.frame(0, 0, 1, &[0; 40_000])
-        }];
+    let breaks: [&dyn Fn(&mut H2); 3] = [
+        &|h2| h2.open(202, &usual),
+        &|h2| h2.open(1, &[method, scheme, authority, path, (":unknown", "x")]),
+        &|h2| h2.frame(0, 0, 1, &[0; 40_000]),
+    ];
     for (at, breaks) in breaks.into_iter().enumerate() {
         let mut h2 = H2::connect(&lb);
         breaks(&mut h2);
         assert!(h2.until(GOAWAY), "{at}");
         let before = bad.len() + 1 + at;
-        assert_eq!(logged(&lb, before + 1)[before..], [(400, "malformed".to_owned())], "{at}");
+        assert_eq!(
+            logged(&lb, before + 1)[before..],
+            [(400, "malformed".to_owned())],
+            "{at}"
+        );
     }
     assert_eq!(errors(&lb, "", "malformed"), count + 3.0);
 }
@@ -257,10 +354,19 @@ fn streams_beyond_the_limit_and_headers_too_large_are_told_apart() {
     let upstream = Scripted::start(|visit| visit.until_closed());
     let proxy = format!("[proxy]\nmax_streams = 2\nmax_header_bytes = 1024\n{LOG}");
     let lb = router(&[("h/", &[upstream.address], "")], &proxy);
-    let usual = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/")];
+    let usual = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "h"),
+        (":path", "/"),
+    ];
     let mut h2 = H2::connect(&lb);
     let large = "x".repeat(120);
-    let fields: Vec<(&str, &str)> = usual.iter().copied().chain((0..12).map(|_| ("x-large", &*large))).collect();
+    let fields: Vec<(&str, &str)> = usual
+        .iter()
+        .copied()
+        .chain((0..12).map(|_| ("x-large", &*large)))
+        .collect();
     h2.open(1, &fields);
     assert!(h2.until(1), "it is answered with 431");
     assert_eq!(logged(&lb, 1), [(431, "malformed".to_owned())]);

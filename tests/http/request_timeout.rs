@@ -16,10 +16,18 @@ fn no_answer_in_time_is_504() {
     });
     let lb = router(&[("/", &[upstream.address], "")], LIMIT);
     let begun = Instant::now();
-    let answer = RawClient::connect(lb.address("http")).send(GET).response().unwrap();
-    assert_eq!((answer.status, answer.text().as_str()), (504, "the request took too long\n"));
+    let answer = RawClient::connect(lb.address("http"))
+        .send(GET)
+        .response()
+        .unwrap();
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (504, "the request took too long\n")
+    );
     assert!(begun.elapsed() >= Duration::from_millis(300));
-    lb.wait_stdout("record", |line| line.contains("\"error\":\"request_timeout\""));
+    lb.wait_stdout("record", |line| {
+        line.contains("\"error\":\"request_timeout\"")
+    });
     upstream.wait_closed(1);
 }
 
@@ -36,9 +44,17 @@ fn an_answer_that_goes_on_is_cut_and_looks_cut() {
         let mut client = RawClient::connect(lb.address("http"));
         client.send("GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n");
         let rest = String::from_utf8_lossy(&client.rest()).into_owned();
-        assert!(rest.starts_with("HTTP/1.1 200 ") && !rest.ends_with("\r\n0\r\n\r\n"), "{rest}");
-        assert!(rest.contains("content-encoding: gzip") != rest.ends_with("first\r\n"), "{rest}");
-        let line = lb.wait_stdout("record", |line| line.contains("\"error\":\"request_timeout\""));
+        assert!(
+            rest.starts_with("HTTP/1.1 200 ") && !rest.ends_with("\r\n0\r\n\r\n"),
+            "{rest}"
+        );
+        assert!(
+            rest.contains("content-encoding: gzip") != rest.ends_with("first\r\n"),
+            "{rest}"
+        );
+        let line = lb.wait_stdout("record", |line| {
+            line.contains("\"error\":\"request_timeout\"")
+        });
         assert!(line.contains("\"status\":200"), "{line}");
         wait_quiet(&lb, "s0");
     }
@@ -99,7 +115,17 @@ fn a_listener_may_have_a_limit_of_its_own() {
     let addresses = lb.addresses("http", 2);
     let mut patient = RawClient::connect(addresses[0]);
     patient.send(GET);
-    assert_eq!(RawClient::connect(addresses[1]).send(GET).response().unwrap().status, 504);
+    assert_eq!(
+        RawClient::connect(addresses[1])
+            .send(GET)
+            .response()
+            .unwrap()
+            .status,
+        504
+    );
     // The other listener has none: its request is still out.
-    assert_eq!(lb.metric("lb_http_requests_in_flight{service=\"s0\"}"), Some(1.0));
+    assert_eq!(
+        lb.metric("lb_http_requests_in_flight{service=\"s0\"}"),
+        Some(1.0)
+    );
 }

@@ -12,12 +12,16 @@ use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
 
 fn seen(response: &RawResponse) -> Value {
-    serde_json::from_slice(&response.body).unwrap_or_else(|_| panic!("no report of the upstream: {response:?}"))
+    serde_json::from_slice(&response.body)
+        .unwrap_or_else(|_| panic!("no report of the upstream: {response:?}"))
 }
 
 fn field(seen: &Value, name: &str) -> Option<String> {
     let fields = seen["headers"].as_array().unwrap();
-    fields.iter().find(|field| field[0] == name).map(|field| field[1].as_str().unwrap().to_owned())
+    fields
+        .iter()
+        .find(|field| field[0] == name)
+        .map(|field| field[1].as_str().unwrap().to_owned())
 }
 
 #[test]
@@ -46,12 +50,19 @@ fn the_most_specific_host_and_then_the_longest_path_win() {
         ("other.example", "/api", "any-api"),
     ];
     for (host, path, instance) in table {
-        assert_eq!(get(lb.address("http"), host, path).header("x-instance"), Some(instance), "{host}{path}");
+        assert_eq!(
+            get(lb.address("http"), host, path).header("x-instance"),
+            Some(instance),
+            "{host}{path}"
+        );
     }
     // Without a host (HTTP/1.0), and with the one in the target (RFC 9112 section 3.2.2).
     let table = [
         ("GET /api HTTP/1.0\r\n\r\n", "any-api"),
-        ("GET http://shop.test/api HTTP/1.1\r\nHost: other.example\r\n\r\n", "exact-api"),
+        (
+            "GET http://shop.test/api HTTP/1.1\r\nHost: other.example\r\n\r\n",
+            "exact-api",
+        ),
     ];
     for (request, instance) in table {
         let response = exchange(lb.address("http"), request).unwrap();
@@ -90,7 +101,10 @@ fn path_and_host_options_change_what_the_instance_sees() {
         assert_eq!(field(&seen, "host").as_deref(), Some(host), "{path}");
     }
     let seen = seen(&get(lb.address("http"), "outer.test", "/strip/a"));
-    assert_eq!(field(&seen, "x-forwarded-prefix").as_deref(), Some("/strip"));
+    assert_eq!(
+        field(&seen, "x-forwarded-prefix").as_deref(),
+        Some("/strip")
+    );
 }
 
 #[test]
@@ -99,7 +113,11 @@ fn slashes_are_data_unless_they_are_to_be_merged() {
     let at = [upstream.address];
     // path, seen, seen where slashes are merged
     let table = [
-        ("/api/queues/%2F/x?a//b", "/api/queues/%2F/x?a//b", "/api/queues/x?a//b"),
+        (
+            "/api/queues/%2F/x?a//b",
+            "/api/queues/%2F/x?a//b",
+            "/api/queues/x?a//b",
+        ),
         ("/api/a%2Fb//c", "/api/a%2Fb//c", "/api/a/b/c"),
         ("//api/a%2Fb", "//api/a%2Fb", "/api/a/b"),
         ("/api//./a/%2e%2E/b", "/api//b", "/api/b"),
@@ -110,10 +128,17 @@ fn slashes_are_data_unless_they_are_to_be_merged() {
     ];
     for merged in [false, true] {
         let settings = format!("[proxy]\nmerge_slashes = {merged}\n");
-        let lb = router(&[("/api/", &at, ""), ("/strip", &at, "strip=/strip")], &settings);
+        let lb = router(
+            &[("/api/", &at, ""), ("/strip", &at, "strip=/strip")],
+            &settings,
+        );
         for (path, kept, folded) in table {
             let seen = seen(&get(lb.address("http"), "outer.test", path));
-            assert_eq!(seen["path"], if merged { folded } else { kept }, "{path} {settings}");
+            assert_eq!(
+                seen["path"],
+                if merged { folded } else { kept },
+                "{path} {settings}"
+            );
         }
     }
 }
@@ -148,7 +173,10 @@ fn forwarding_headers_tell_who_asked_for_what() {
     }
     let id = field(&seen, "x-request-id").unwrap();
     assert_eq!((id.len(), id == "forged"), (36, false), "{id}");
-    assert!(field(&seen, "forwarded").unwrap().contains("for=127.0.0.1"), "{seen}");
+    assert!(
+        field(&seen, "forwarded").unwrap().contains("for=127.0.0.1"),
+        "{seen}"
+    );
 }
 
 #[test]
@@ -159,7 +187,11 @@ fn redirects_are_answered_here() {
         &[
             ("/old", &at, "redirect=301,https://new.test/there"),
             ("/keep", &at, "redirect=307,https://new.test$path"),
-            ("/strip", &at, "strip=/strip redirect=302,https://new.test$path"),
+            (
+                "/strip",
+                &at,
+                "strip=/strip redirect=302,https://new.test$path",
+            ),
         ],
         "",
     );
@@ -170,7 +202,11 @@ fn redirects_are_answered_here() {
     ];
     for (path, status, location) in table {
         let response = get(lb.address("http"), "h", path);
-        assert_eq!((response.status, response.header("location")), (status, Some(location)), "{path}");
+        assert_eq!(
+            (response.status, response.header("location")),
+            (status, Some(location)),
+            "{path}"
+        );
     }
     assert_eq!(upstream.requests(), 0);
 }
@@ -198,9 +234,17 @@ fn access_rules_look_at_the_peer_and_at_every_forwarded_address() {
         ("/deny", "192.0.2.1, 10.9.9.9", 403),
     ];
     for (path, forwarded, status) in table {
-        let forwarded = if forwarded.is_empty() { String::new() } else { format!("X-Forwarded-For: {forwarded}\r\n") };
+        let forwarded = if forwarded.is_empty() {
+            String::new()
+        } else {
+            format!("X-Forwarded-For: {forwarded}\r\n")
+        };
         let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n{forwarded}\r\n");
-        assert_eq!(exchange(lb.address("http"), request).unwrap().status, status, "{path} {forwarded}");
+        assert_eq!(
+            exchange(lb.address("http"), request).unwrap().status,
+            status,
+            "{path} {forwarded}"
+        );
     }
 }
 
@@ -214,13 +258,23 @@ fn weights_are_shares_of_the_traffic() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("routes.txt");
     std::fs::write(&file, routes).unwrap();
-    let lb = router(&[], &format!("routes_file = \"{}\"\n[proxy]\nstrategy = \"rnd\"\n", file.display()));
+    let lb = router(
+        &[],
+        &format!(
+            "routes_file = \"{}\"\n[proxy]\nstrategy = \"rnd\"\n",
+            file.display()
+        ),
+    );
     let load = Load::new(lb.address("http"), "h", "/", 1000);
     let outcome = runtime().block_on(load.run(std::time::Duration::from_millis(1500)));
     outcome.assert_none_failed();
     let share = outcome.instances["few"] as f64 / outcome.requests() as f64;
     // Five standard deviations at 1,500 requests.
-    assert!((0.15..0.25).contains(&share), "{share} of {}", outcome.requests());
+    assert!(
+        (0.15..0.25).contains(&share),
+        "{share} of {}",
+        outcome.requests()
+    );
 }
 
 #[test]
@@ -233,12 +287,28 @@ fn no_route_is_told_with_status_and_page_of_choice() {
     let lb = router(&routes, "");
     let response = get(lb.address("http"), "other.test", "/");
     assert_eq!((response.status, response.text().as_str()), (404, ""));
-    let lb = router(&routes, &format!("[proxy]\nno_route_status = 410\nno_route_page = \"{}\"\n", page.display()));
+    let lb = router(
+        &routes,
+        &format!(
+            "[proxy]\nno_route_status = 410\nno_route_page = \"{}\"\n",
+            page.display()
+        ),
+    );
     let response = get(lb.address("http"), "other.test", "/");
-    assert_eq!((response.status, response.text().as_str()), (410, "<p>nothing here</p>"));
-    assert_eq!(response.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(
+        (response.status, response.text().as_str()),
+        (410, "<p>nothing here</p>")
+    );
+    assert_eq!(
+        response.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
     let missed = lb.admin("/metrics").1;
-    let missed = missed.lines().find(|line| line.starts_with("lb_no_route_total{")).unwrap().to_owned();
+    let missed = missed
+        .lines()
+        .find(|line| line.starts_with("lb_no_route_total{"))
+        .unwrap()
+        .to_owned();
     assert!(missed.ends_with(" 1"), "{missed}");
 }
 
@@ -258,10 +328,15 @@ fn registered_but_without_a_healthy_instance_is_503_and_no_shorter_prefix_takes_
     lb.wait_ready();
     assert_eq!(get(lb.address("http"), "h", "/web").status, 200);
     fake.set_critical("web");
-    lb.wait_admin("/api/services", "critical instance", |text| text.contains("critical"));
+    lb.wait_admin("/api/services", "critical instance", |text| {
+        text.contains("critical")
+    });
     crate::stand::wait_until("503", || get(lb.address("http"), "h", "/web").status == 503);
     let response = get(lb.address("http"), "h", "/web");
-    assert_eq!((response.status, response.header("retry-after")), (503, Some("7")));
+    assert_eq!(
+        (response.status, response.header("retry-after")),
+        (503, Some("7"))
+    );
     let counted = lb.metric("lb_http_requests_total{service=\"web\",method=\"GET\",code=\"503\"}");
     assert!(counted >= Some(1.0), "{counted:?}");
 }
@@ -281,12 +356,25 @@ fn fake_consul() -> FakeConsul {
 #[test]
 fn instances_share_the_load_evenly() {
     let upstreams = ["a", "b", "c"].map(Upstream::start);
-    let lb = router(&[("/", &upstreams.each_ref().map(|upstream| upstream.address), "")], "");
-    let outcome =
-        runtime().block_on(Load::new(lb.address("http"), "h", "/", 600).run(std::time::Duration::from_secs(1)));
+    let lb = router(
+        &[(
+            "/",
+            &upstreams.each_ref().map(|upstream| upstream.address),
+            "",
+        )],
+        "",
+    );
+    let outcome = runtime().block_on(
+        Load::new(lb.address("http"), "h", "/", 600).run(std::time::Duration::from_secs(1)),
+    );
     outcome.assert_none_failed();
     let expected = outcome.requests() as f64 / 3.0;
     let counts: BTreeMap<_, _> = outcome.instances.clone();
     assert_eq!(counts.len(), 3, "{counts:?}");
-    assert!(counts.values().all(|&count| (count as f64 - expected).abs() < expected * 0.4), "{counts:?}");
+    assert!(
+        counts
+            .values()
+            .all(|&count| (count as f64 - expected).abs() < expected * 0.4),
+        "{counts:?}"
+    );
 }

@@ -17,9 +17,19 @@ const LIMIT: &str = "[proxy]\nworkers = 1\nresponse_idle_timeout = \"600ms\"\n[l
 /// How the body of a response is framed, and what of it comes: two pieces, with a pause between.
 const HEADS: [(&str, &str, &str, &str); 5] = [
     ("length", "Content-Length: 8", "half", "rest"),
-    ("chunks", "Transfer-Encoding: chunked", "4\r\nhalf\r\n", "4\r\nrest\r\n0\r\n\r\n"),
+    (
+        "chunks",
+        "Transfer-Encoding: chunked",
+        "4\r\nhalf\r\n",
+        "4\r\nrest\r\n0\r\n\r\n",
+    ),
     ("close", "Connection: close", "half", "rest"),
-    ("html", "Transfer-Encoding: chunked\r\nContent-Type: text/html", "4\r\nhalf\r\n", "4\r\nrest\r\n0\r\n\r\n"),
+    (
+        "html",
+        "Transfer-Encoding: chunked\r\nContent-Type: text/html",
+        "4\r\nhalf\r\n",
+        "4\r\nrest\r\n0\r\n\r\n",
+    ),
     (
         "events",
         "Transfer-Encoding: chunked\r\nContent-Type: text/event-stream",
@@ -33,8 +43,14 @@ fn pausing(visit: &mut Visit) {
     while let Some(head) = visit.head() {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         let mut parts = path.trim_start_matches('/').split('/');
-        let (name, pause) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let (_, fields, first, second) = HEADS.iter().find(|(known, ..)| *known == name).expect("a known path");
+        let (name, pause) = (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        );
+        let (_, fields, first, second) = HEADS
+            .iter()
+            .find(|(known, ..)| *known == name)
+            .expect("a known path");
         visit.send(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{first}"));
         let Ok(pause) = pause.parse() else {
             visit.until_closed();
@@ -53,21 +69,38 @@ fn pausing(visit: &mut Visit) {
 fn body(address: std::net::SocketAddr, version: &str, path: &str) -> Result<usize, String> {
     if version == "HTTP/2" {
         return runtime().block_on(async {
-            let stream = tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+            let stream = tokio::net::TcpStream::connect(address)
+                .await
+                .map_err(|error| error.to_string())?;
             let made = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
             let (mut sender, connection) = made.map_err(|error| error.to_string())?;
             tokio::spawn(connection);
-            let request = Request::get(format!("http://h{path}")).body(Empty::<Bytes>::new()).expect("a request");
-            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let request = Request::get(format!("http://h{path}"))
+                .body(Empty::<Bytes>::new())
+                .expect("a request");
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| error.to_string())?;
             assert_eq!(response.status(), 200);
-            let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+            let body = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| error.to_string())?;
             Ok(body.to_bytes().len())
         });
     }
     let mut client = RawClient::connect(address);
-    client.send(format!("GET {path} {version}\r\nHost: h\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"));
+    client.send(format!(
+        "GET {path} {version}\r\nHost: h\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
+    ));
     let all = client.rest();
-    let head = all.windows(4).position(|end| end == b"\r\n\r\n").ok_or("no head")? + 4;
+    let head = all
+        .windows(4)
+        .position(|end| end == b"\r\n\r\n")
+        .ok_or("no head")?
+        + 4;
     let text = String::from_utf8_lossy(&all[..head]).to_lowercase();
     assert!(text.contains(" 200 "), "{text}");
     let whole = match () {
@@ -76,10 +109,15 @@ fn body(address: std::net::SocketAddr, version: &str, path: &str) -> Result<usiz
         // Nobody can tell by the bytes of a response without a length in HTTP/1.0.
         () => text.contains("content-encoding: gzip") || all.ends_with(b"rest"),
     };
-    if whole { Ok(all.len() - head) } else { Err("broken off".to_owned()) }
+    if whole {
+        Ok(all.len() - head)
+    } else {
+        Err("broken off".to_owned())
+    }
 }
 
-/// A pause within the limit costs nothing; one above it ends the response, and neither its client nor its instance waits on.
+/// A pause within the limit costs nothing; one above it ends the response, and neither its client
+/// nor its instance waits on.
 #[test]
 fn a_pause_inside_a_response_is_limited() {
     let upstream = Scripted::start(pausing);
@@ -92,12 +130,20 @@ fn a_pause_inside_a_response_is_limited() {
                     let short = body(address, version, &format!("/{name}/250"));
                     assert!(short.is_ok(), "{version} {name}: {short:?}");
                 });
-                let silent = if name == "events" { format!("/{name}/1500") } else { format!("/{name}/") };
+                let silent = if name == "events" {
+                    format!("/{name}/1500")
+                } else {
+                    format!("/{name}/")
+                };
                 scope.spawn(move || {
                     let long = body(address, version, &silent);
                     // In HTTP/1.0 the end of such a body is the end of its connection.
                     let unknowable = version == "HTTP/1.0" && name == "html";
-                    assert_eq!(long.is_ok(), name == "events" || unknowable, "{version} {name}: {long:?}");
+                    assert_eq!(
+                        long.is_ok(),
+                        name == "events" || unknowable,
+                        "{version} {name}: {long:?}"
+                    );
                 });
             }
         }
@@ -130,7 +176,10 @@ fn it_is_limited_past_this_process_too() {
 #[test]
 fn without_a_limit_it_waits() {
     let upstream = Scripted::start(pausing);
-    let lb = router(&[("/", &[upstream.address], "")], "[proxy]\nresponse_idle_timeout = \"0s\"\n");
+    let lb = router(
+        &[("/", &[upstream.address], "")],
+        "[proxy]\nresponse_idle_timeout = \"0s\"\n",
+    );
     assert_eq!(body(lb.address("http"), "HTTP/1.1", "/length/1000"), Ok(8));
 }
 
@@ -156,5 +205,9 @@ fn one_that_takes_no_more_of_the_request_is_silent_too() {
         }
     });
     client.rest();
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
 }

@@ -1,4 +1,5 @@
-//! What these tests stand on: the router with static routes, and an upstream that follows a script byte by byte.
+//! What these tests stand on: the router with static routes, and an upstream that follows a script
+//! byte by byte.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,11 +13,18 @@ use crate::support::lb::Lb;
 /// The router with these routes (place, instances, options) and further configuration.
 pub fn router(routes: &[(&str, &[SocketAddr], &str)], more: &str) -> Lb {
     // Keys of the top level have to come first.
-    let (top, sections) = more.split_once("[").map_or((more, String::new()), |(top, rest)| (top, format!("[{rest}")));
+    let (top, sections) = more
+        .split_once("[")
+        .map_or((more, String::new()), |(top, rest)| {
+            (top, format!("[{rest}"))
+        });
     let mut config = format!("{top}\n[admin]\naddress = \"127.0.0.1:0\"\n");
     config += "[[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\n";
     for (number, (place, instances, options)) in routes.iter().enumerate() {
-        let targets: Vec<String> = instances.iter().map(|address| format!("\"http://{address}\"")).collect();
+        let targets: Vec<String> = instances
+            .iter()
+            .map(|address| format!("\"http://{address}\""))
+            .collect();
         config += &format!(
             "[[static.route]]\nservice = \"s{number}\"\nsource = \"{place}\"\ntargets = [{}]\noptions = \"{options}\"\n",
             targets.join(", ")
@@ -37,9 +45,15 @@ pub struct Refusing {
 impl Refusing {
     /// Takes a port without listening.
     pub fn new() -> Self {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        Self { address: socket.local_addr().unwrap().as_socket().unwrap(), _socket: socket }
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        Self {
+            address: socket.local_addr().unwrap().as_socket().unwrap(),
+            _socket: socket,
+        }
     }
 }
 
@@ -72,7 +86,10 @@ impl Scripted {
     }
 
     /// Starts one at this address.
-    pub fn start_at(address: SocketAddr, script: impl Fn(&mut Visit) + Send + Sync + 'static) -> Self {
+    pub fn start_at(
+        address: SocketAddr,
+        script: impl Fn(&mut Visit) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
@@ -86,7 +103,11 @@ impl Scripted {
                 stream.set_nodelay(true).unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 for_thread.connections.fetch_add(1, SeqCst);
-                let mut visit = Visit { stream, unread: Vec::new(), shared: Arc::clone(&for_thread) };
+                let mut visit = Visit {
+                    stream,
+                    unread: Vec::new(),
+                    shared: Arc::clone(&for_thread),
+                };
                 let script = Arc::clone(&script);
                 std::thread::spawn(move || script(&mut visit));
             }
@@ -120,7 +141,9 @@ impl Scripted {
 
     /// Waits until this many connections were seen closed by the other side.
     pub fn wait_closed(&self, count: usize) {
-        wait_until("connections closed by the router", || self.shared.closed.load(SeqCst) >= count);
+        wait_until("connections closed by the router", || {
+            self.shared.closed.load(SeqCst) >= count
+        });
     }
 }
 
@@ -132,13 +155,17 @@ impl Drop for Scripted {
 }
 
 impl Visit {
-    /// Reads a request head and the body that its Content-Length announces; none at the end of the connection.
+    /// Reads a request head and the body that its Content-Length announces; none at the end of the
+    /// connection.
     pub fn request(&mut self) -> Option<String> {
         let head = self.head()?;
         let length = head
             .lines()
             .find_map(|line| {
-                line.to_ascii_lowercase().strip_prefix("content-length:").map(str::trim).map(str::to_owned)
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length:")
+                    .map(str::trim)
+                    .map(str::to_owned)
             })
             .map_or(0, |length| length.parse().unwrap());
         let body = self.exactly(length)?;
@@ -148,7 +175,11 @@ impl Visit {
     /// Reads a request head.
     pub fn head(&mut self) -> Option<String> {
         loop {
-            if let Some(at) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(at) = self
+                .unread
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 return Some(String::from_utf8(self.unread.drain(..at + 4).collect()).unwrap());
             }
             self.fill()?;
@@ -171,7 +202,8 @@ impl Visit {
             while !line.ends_with("\r\n") {
                 line += &self.exactly(1)?;
             }
-            let size = usize::from_str_radix(line.trim_end(), 16).unwrap_or_else(|_| panic!("no size: {line:?}"));
+            let size = usize::from_str_radix(line.trim_end(), 16)
+                .unwrap_or_else(|_| panic!("no size: {line:?}"));
             data += &self.exactly(size)?;
             assert_eq!(self.exactly(2)?, "\r\n");
             if size == 0 {
@@ -200,7 +232,9 @@ impl Visit {
 
     /// Whether what came and was not taken holds this.
     pub fn received_contains(&self, text: &str) -> bool {
-        self.unread.windows(text.len()).any(|window| window == text.as_bytes())
+        self.unread
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
     }
 
     /// Whether what came and was not taken ends with this.
@@ -215,7 +249,11 @@ impl Visit {
             self.shared.closed.fetch_add(1, SeqCst);
             return None;
         }
-        self.shared.received.lock().unwrap().extend_from_slice(&buffer[..count]);
+        self.shared
+            .received
+            .lock()
+            .unwrap()
+            .extend_from_slice(&buffer[..count]);
         self.unread.extend_from_slice(&buffer[..count]);
         Some(())
     }
@@ -238,7 +276,9 @@ impl Visit {
 
     /// The connection ends with RST.
     pub fn reset(&self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
         // The next drop of the stream does it.
     }
 }
@@ -255,12 +295,17 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
 /// Waits until nothing is in flight: neither for a service nor at any of its instances.
 pub fn wait_quiet(lb: &Lb, service: &str) {
     let sample = format!("lb_http_requests_in_flight{{service=\"{service}\"}}");
-    wait_until("end of everything in flight", || lb.metric(&sample) == Some(0.0));
+    wait_until("end of everything in flight", || {
+        lb.metric(&sample) == Some(0.0)
+    });
 }
 
 /// A runtime for load.
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// The usual answer.

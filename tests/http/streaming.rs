@@ -11,8 +11,16 @@ const MIB: usize = 1 << 20;
 
 fn resident_bytes(lb: &Lb) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", lb.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .next()
+        .unwrap()
+        .parse::<usize>()
+        .unwrap()
+        * 1024
 }
 
 #[test]
@@ -20,7 +28,9 @@ fn events_arrive_one_by_one() {
     let upstream = Upstream::start("one");
     let lb = router(&[("/", &[upstream.address], "")], "");
     let mut client = RawClient::connect(lb.address("http"));
-    client.send("GET /sse HTTP/1.1\r\nHost: h\r\n\r\n").until(b"data: 0\n\n");
+    client
+        .send("GET /sse HTTP/1.1\r\nHost: h\r\n\r\n")
+        .until(b"data: 0\n\n");
     for event in 1..4 {
         // Only sent now: the ones before were not held back.
         upstream.tick();
@@ -34,13 +44,21 @@ fn a_large_upload_and_download_pass_in_bounded_memory() {
     let upstream = Upstream::start("one");
     let lb = router(&[("/", &[upstream.address], "")], "[proxy]\nworkers = 1\n");
     let mut warm = RawClient::connect(lb.address("http"));
-    assert_eq!(warm.send("GET /bytes/1 HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+    assert_eq!(
+        warm.send("GET /bytes/1 HTTP/1.1\r\nHost: h\r\n\r\n")
+            .response()
+            .unwrap()
+            .status,
+        200
+    );
     let before = resident_bytes(&lb);
 
     let mut client = RawClient::connect(lb.address("http"));
     let mut sender = client.clone_for_sending();
     let sending = std::thread::spawn(move || {
-        sender.send(format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: {SIZE}\r\n\r\n"));
+        sender.send(format!(
+            "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: {SIZE}\r\n\r\n"
+        ));
         let block: Vec<u8> = (0..MIB).map(|at| (at % 251) as u8).collect();
         for _ in 0..SIZE / MIB {
             sender.send(&block);
@@ -53,7 +71,10 @@ fn a_large_upload_and_download_pass_in_bounded_memory() {
     let mut most = 0;
     while seen < SIZE {
         let part = client.bytes(MIB);
-        assert_eq!(usize::from(*part.last().expect("more of the body")), (seen + part.len() - 1) % MIB % 251);
+        assert_eq!(
+            usize::from(*part.last().expect("more of the body")),
+            (seen + part.len() - 1) % MIB % 251
+        );
         seen += part.len();
         if seen == SIZE / 2 {
             std::thread::sleep(Duration::from_millis(300));

@@ -6,10 +6,15 @@ use std::path::Path;
 use crate::files::Files;
 use crate::rust_files;
 
-/// Sets of files that name each other in a circle today, with why that is so. Open them, do not add to them.
+/// Sets of files that name each other in a circle today, with why that is so. Open them, do not add
+/// to them.
 const CIRCLES: &[(&[&str], &str)] = &[
     (
-        &["src/bootstrap/file/binaries.rs", "src/bootstrap/file/build.rs", "src/bootstrap/file/nodes.rs"],
+        &[
+            "src/bootstrap/file/binaries.rs",
+            "src/bootstrap/file/build.rs",
+            "src/bootstrap/file/nodes.rs",
+        ],
         "what is known before the file is read is defined where the cluster is built of all parts",
     ),
     (
@@ -46,25 +51,45 @@ fn files_of_a_module_name_each_other_in_one_direction() {
     let read = |folder: &str| Files::read(&top.join(folder), top, &rust_files(&top.join(folder)));
     let library = read("src");
     let crates: Vec<Files> = CRATES.iter().map(|folder| read(folder)).collect();
-    let modules: Vec<&str> = library.roots().into_iter().filter(|module| !NOT_YET.contains(module)).collect();
-    assert!(modules.len() > 10, "only {modules:?} found: the scan looks in the wrong place");
+    let modules: Vec<&str> = library
+        .roots()
+        .into_iter()
+        .filter(|module| !NOT_YET.contains(module))
+        .collect();
+    assert!(
+        modules.len() > 10,
+        "only {modules:?} found: the scan looks in the wrong place"
+    );
 
-    let in_library =
-        modules.into_iter().flat_map(|module| library.circles(Some(module)).into_iter().map(|one| (&library, one)));
-    let in_crates = crates.iter().flat_map(|files| files.circles(None).into_iter().map(move |one| (files, one)));
+    let in_library = modules.into_iter().flat_map(|module| {
+        library
+            .circles(Some(module))
+            .into_iter()
+            .map(|one| (&library, one))
+    });
+    let in_crates = crates
+        .iter()
+        .flat_map(|files| files.circles(None).into_iter().map(move |one| (files, one)));
     let found: Vec<(&Files, BTreeSet<&str>)> = in_library.chain(in_crates).collect();
-    let recorded: Vec<BTreeSet<&str>> = CIRCLES.iter().map(|(files, _)| files.iter().copied().collect()).collect();
+    let recorded: Vec<BTreeSet<&str>> = CIRCLES
+        .iter()
+        .map(|(files, _)| files.iter().copied().collect())
+        .collect();
 
     let mut wrong = Vec::new();
     for (files, circle) in &found {
         if !recorded.contains(circle) {
             let arrows = files.arrows_within(circle).join("\n      ");
-            wrong.push(format!("a circle that is not recorded: {circle:?}\n      {arrows}"));
+            wrong.push(format!(
+                "a circle that is not recorded: {circle:?}\n      {arrows}"
+            ));
         }
     }
     for circle in recorded {
         if !found.iter().any(|(_, one)| *one == circle) {
-            wrong.push(format!("a circle that is gone, or another one now; take it off the list: {circle:?}"));
+            wrong.push(format!(
+                "a circle that is gone, or another one now; take it off the list: {circle:?}"
+            ));
         }
     }
     assert!(

@@ -4,8 +4,8 @@
 //! file ─► code ─► imports (alias ─► path) ─┐
 //!              └► other paths ─────────────┴─► path from the root ─► file, through the re-exports of faces
 //! ```
-//! A text scan, no compiler: methods of a type that stand in another file than the type are not seen, and neither is
-//! what a macro makes up.
+//! A text scan, no compiler: methods of a type that stand in another file than the type are not
+//! seen, and neither is what a macro makes up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -50,8 +50,16 @@ impl Files {
     /// Reads the crate whose modules lie in `folder`; files are shown relative to `shown_from`.
     pub(crate) fn read(folder: &Path, shown_from: &Path, paths: &[std::path::PathBuf]) -> Self {
         let texts = paths.iter().map(|path| {
-            let shown = path.strip_prefix(shown_from).unwrap().to_string_lossy().replace('\\', "/");
-            let inside = path.strip_prefix(folder).unwrap().to_string_lossy().replace('\\', "/");
+            let shown = path
+                .strip_prefix(shown_from)
+                .unwrap()
+                .to_string_lossy()
+                .replace('\\', "/");
+            let inside = path
+                .strip_prefix(folder)
+                .unwrap()
+                .to_string_lossy()
+                .replace('\\', "/");
             (inside, shown, fs::read_to_string(path).unwrap())
         });
         Self::of(texts.collect())
@@ -61,46 +69,80 @@ impl Files {
     pub(crate) fn of(texts: Vec<(String, String, String)>) -> Self {
         let is_library = texts.iter().any(|(inside, ..)| inside == "lib.rs");
         // The binary beside a library is a crate of its own.
-        let texts = texts.into_iter().filter(|(inside, ..)| !(is_library && inside == "main.rs"));
-        let texts: BTreeMap<ModulePath, (String, String)> =
-            texts.map(|(inside, shown, text)| (module_path(&inside), (shown, text))).collect();
+        let texts = texts
+            .into_iter()
+            .filter(|(inside, ..)| !(is_library && inside == "main.rs"));
+        let texts: BTreeMap<ModulePath, (String, String)> = texts
+            .map(|(inside, shown, text)| (module_path(&inside), (shown, text)))
+            .collect();
         let tests: Vec<ModulePath> = texts
             .iter()
-            .flat_map(|(module, (_, text))| test_modules(text).into_iter().map(|name| below(module, &name)))
+            .flat_map(|(module, (_, text))| {
+                test_modules(text)
+                    .into_iter()
+                    .map(|name| below(module, &name))
+            })
             .collect();
         let is_test = |module: &ModulePath| tests.iter().any(|test| module.starts_with(test));
-        let modules: BTreeSet<ModulePath> = texts.keys().filter(|module| !is_test(module)).cloned().collect();
-        let files = texts.into_iter().filter(|(module, _)| modules.contains(module));
+        let modules: BTreeSet<ModulePath> = texts
+            .keys()
+            .filter(|module| !is_test(module))
+            .cloned()
+            .collect();
+        let files = texts
+            .into_iter()
+            .filter(|(module, _)| modules.contains(module));
         let files = files.map(|(module, (shown, text))| {
             let file = File::new(&module, shown, &code(&text), &modules);
             (module, file)
         });
-        Self { files: files.collect() }
+        Self {
+            files: files.collect(),
+        }
     }
 
     /// Modules at the root of the crate.
     pub(crate) fn roots(&self) -> BTreeSet<&str> {
-        self.files.keys().filter_map(|module| module.first()).map(String::as_str).collect()
+        self.files
+            .keys()
+            .filter_map(|module| module.first())
+            .map(String::as_str)
+            .collect()
     }
 
-    /// Sets of files that name each other in a circle, whatever way round, among those of one module at the root; none:
-    /// among all.
+    /// Sets of files that name each other in a circle, whatever way round, among those of one
+    /// module at the root; none: among all.
     pub(crate) fn circles(&self, root: Option<&str>) -> Vec<BTreeSet<&str>> {
-        let within = |module: &ModulePath| root.is_none() || module.first().map(String::as_str) == root;
+        let within =
+            |module: &ModulePath| root.is_none() || module.first().map(String::as_str) == root;
         let arrows: BTreeMap<&str, BTreeSet<&str>> = self
             .files
             .iter()
             .filter(|(module, _)| within(module))
             .map(|(module, file)| {
-                let named = self.named_by(module).into_iter().filter(|named| within(named));
-                (file.shown.as_str(), named.map(|named| self.files[named].shown.as_str()).collect())
+                let named = self
+                    .named_by(module)
+                    .into_iter()
+                    .filter(|named| within(named));
+                (
+                    file.shown.as_str(),
+                    named
+                        .map(|named| self.files[named].shown.as_str())
+                        .collect(),
+                )
             })
             .collect();
-        let reached: BTreeMap<&str, BTreeSet<&str>> =
-            arrows.keys().map(|file| (*file, reachable(file, &arrows))).collect();
+        let reached: BTreeMap<&str, BTreeSet<&str>> = arrows
+            .keys()
+            .map(|file| (*file, reachable(file, &arrows)))
+            .collect();
         let mut circles: Vec<BTreeSet<&str>> = Vec::new();
         for (file, others) in &reached {
-            let circle: BTreeSet<&str> = others.iter().copied().filter(|other| reached[other].contains(file)).collect();
+            let circle: BTreeSet<&str> = others
+                .iter()
+                .copied()
+                .filter(|other| reached[other].contains(file))
+                .collect();
             if circle.len() > 1 && !circles.contains(&circle) {
                 circles.push(circle);
             }
@@ -110,12 +152,20 @@ impl Files {
 
     /// Arrows between the files of one circle, for those who want to open it.
     pub(crate) fn arrows_within(&self, circle: &BTreeSet<&str>) -> Vec<String> {
-        let inside = self.files.iter().filter(|(_, file)| circle.contains(file.shown.as_str()));
+        let inside = self
+            .files
+            .iter()
+            .filter(|(_, file)| circle.contains(file.shown.as_str()));
         inside
             .flat_map(|(module, file)| {
-                let named = self.named_by(module).into_iter().map(|named| self.files[named].shown.as_str());
+                let named = self
+                    .named_by(module)
+                    .into_iter()
+                    .map(|named| self.files[named].shown.as_str());
                 let named: Vec<&str> = named.filter(|named| circle.contains(named)).collect();
-                named.into_iter().map(move |named| format!("{} names {named}", file.shown))
+                named
+                    .into_iter()
+                    .map(move |named| format!("{} names {named}", file.shown))
             })
             .collect()
     }
@@ -125,7 +175,12 @@ impl Files {
         let file = &self.files[module];
         let mut paths: Vec<ModulePath> = Vec::new();
         // An import counts even where its name is not seen again: a trait is used by its methods.
-        paths.extend(file.imports.values().filter(|import| !import.is_passed_on).filter_map(|one| one.path.clone()));
+        paths.extend(
+            file.imports
+                .values()
+                .filter(|import| !import.is_passed_on)
+                .filter_map(|one| one.path.clone()),
+        );
         for path in paths_in(&file.body) {
             paths.extend(self.absolute(module, file, path));
         }
@@ -133,7 +188,8 @@ impl Files {
         named.filter(|named| *named != module).collect()
     }
 
-    /// A path as written, from the root of the crate; none when it leads out of it, or is a name of this file.
+    /// A path as written, from the root of the crate; none when it leads out of it, or is a name of
+    /// this file.
     fn absolute(&self, module: &ModulePath, file: &File, path: Vec<String>) -> Option<ModulePath> {
         if let Some(path) = relative(module, &path) {
             return Some(path);
@@ -151,22 +207,30 @@ impl Files {
         if file.locals.contains(first) {
             return None;
         }
-        let glob = file.globs.iter().find(|glob| self.has(glob, first, !rest.is_empty()))?;
+        let glob = file
+            .globs
+            .iter()
+            .find(|glob| self.has(glob, first, !rest.is_empty()))?;
         Some([glob, &path[..]].concat())
     }
 
     /// Whether a name means something in a module; that of a module only where a path goes on.
     fn has(&self, module: &ModulePath, name: &str, goes_on: bool) -> bool {
-        let Some(file) = self.files.get(module) else { return false };
+        let Some(file) = self.files.get(module) else {
+            return false;
+        };
         file.defined.contains(name)
             || file.imports.contains_key(name)
             || (goes_on && self.files.contains_key(&below(module, name)))
     }
 
-    /// The module whose file defines what a path leads to; none for a module as a whole, and for things of other crates.
+    /// The module whose file defines what a path leads to; none for a module as a whole, and for
+    /// things of other crates.
     fn definer(&self, path: &[String], depth: usize) -> Option<&ModulePath> {
         assert!(depth < 20, "`{}` is imported in a circle", path.join("::"));
-        let length = (0..=path.len()).rev().find(|length| self.files.contains_key(&path[..*length]))?;
+        let length = (0..=path.len())
+            .rev()
+            .find(|length| self.files.contains_key(&path[..*length]))?;
         let (module, file) = self.files.get_key_value(&path[..length])?;
         let name = path.get(length)?;
         if file.defined.contains(name) {
@@ -190,21 +254,39 @@ impl File {
         let locals = words(&body).filter(|(at, word)| is_typed(&body[at + word.len()..]));
         let locals = locals.map(|(_, word)| word.to_owned()).collect();
         let defined = definitions(&body);
-        let mut file = Self { shown, imports: BTreeMap::new(), globs: Vec::new(), defined, locals, body };
+        let mut file = Self {
+            shown,
+            imports: BTreeMap::new(),
+            globs: Vec::new(),
+            defined,
+            locals,
+            body,
+        };
         let mut before = "";
         for (_, word) in words(code) {
             // The file of such a module lies elsewhere (`#[path]`).
             if before == "mod" && !modules.contains(&below(module, word)) {
-                file.imports.insert(word.to_owned(), Import { path: None, is_passed_on: true });
+                file.imports.insert(
+                    word.to_owned(),
+                    Import {
+                        path: None,
+                        is_passed_on: true,
+                    },
+                );
             }
             before = word;
         }
         for Use { tree, is_passed_on } in uses {
             for (path, alias) in leaves(&tree) {
-                let child = path.first().is_some_and(|first| modules.contains(&below(module, first)));
-                let path = relative(module, &path).or_else(|| child.then(|| [module, &path[..]].concat()));
+                let child = path
+                    .first()
+                    .is_some_and(|first| modules.contains(&below(module, first)));
+                let path =
+                    relative(module, &path).or_else(|| child.then(|| [module, &path[..]].concat()));
                 match (alias, path) {
-                    (Some(alias), path) => drop(file.imports.insert(alias, Import { path, is_passed_on })),
+                    (Some(alias), path) => {
+                        drop(file.imports.insert(alias, Import { path, is_passed_on }))
+                    }
                     (None, Some(path)) => file.globs.push(path),
                     (None, None) => {}
                 }
@@ -215,8 +297,14 @@ impl File {
 }
 
 fn module_path(inside: &str) -> ModulePath {
-    let mut path: ModulePath = inside.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
-    if matches!(path.last().map(String::as_str), Some("mod")) || matches!(inside, "lib.rs" | "main.rs") {
+    let mut path: ModulePath = inside
+        .trim_end_matches(".rs")
+        .split('/')
+        .map(str::to_owned)
+        .collect();
+    if matches!(path.last().map(String::as_str), Some("mod"))
+        || matches!(inside, "lib.rs" | "main.rs")
+    {
         path.pop();
     }
     path
@@ -244,7 +332,10 @@ fn relative(module: &ModulePath, path: &[String]) -> Option<ModulePath> {
     Some([&base, rest].concat())
 }
 
-fn reachable<'a>(start: &'a str, arrows: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<&'a str> {
+fn reachable<'a>(
+    start: &'a str,
+    arrows: &BTreeMap<&'a str, BTreeSet<&'a str>>,
+) -> BTreeSet<&'a str> {
     let mut seen = BTreeSet::new();
     let mut stack = vec![start];
     while let Some(file) = stack.pop() {
@@ -275,11 +366,16 @@ fn use_items(code: &str) -> (Vec<Use>, String) {
         if word != "use" || at < done || code[at + 3..].trim_start().starts_with('<') {
             continue;
         }
-        let end = code[at..].find(';').map_or(code.len(), |length| at + length + 1);
+        let end = code[at..]
+            .find(';')
+            .map_or(code.len(), |length| at + length + 1);
         let before = code[..at].trim_end();
-        let is_passed_on =
-            before.ends_with("pub") || (before.ends_with(')') && before_bracket(before).ends_with("pub"));
-        uses.push(Use { tree: code[at + 3..end].trim_end_matches(';').to_owned(), is_passed_on });
+        let is_passed_on = before.ends_with("pub")
+            || (before.ends_with(')') && before_bracket(before).ends_with("pub"));
+        uses.push(Use {
+            tree: code[at + 3..end].trim_end_matches(';').to_owned(),
+            is_passed_on,
+        });
         body.push_str(&code[done..at]);
         done = end;
     }
@@ -291,25 +387,46 @@ fn before_bracket(text: &str) -> &str {
     text.rfind('(').map_or("", |at| &text[..at])
 }
 
-/// The paths of a `use` tree, each with the name it gets here; without one: everything in that module.
+/// The paths of a `use` tree, each with the name it gets here; without one: everything in that
+/// module.
 fn leaves(tree: &str) -> Vec<(Vec<String>, Option<String>)> {
     let tree = tree.trim();
     let Some((prefix, group)) = tree.split_once('{') else {
-        let (path, alias) = tree.split_once(" as ").map_or((tree, None), |(path, alias)| (path, Some(alias.trim())));
-        let mut path: Vec<String> = path.split("::").map(|part| part.trim().to_owned()).collect();
+        let (path, alias) = tree
+            .split_once(" as ")
+            .map_or((tree, None), |(path, alias)| (path, Some(alias.trim())));
+        let mut path: Vec<String> = path
+            .split("::")
+            .map(|part| part.trim().to_owned())
+            .collect();
         path.retain(|part| !part.is_empty());
-        let Some(last) = path.last().cloned() else { return Vec::new() };
+        let Some(last) = path.last().cloned() else {
+            return Vec::new();
+        };
         let is_rest = path.len() > 1 && last == "self";
         if last == "*" || is_rest {
             path.pop();
         }
-        let name = if is_rest { path.last().cloned() } else { (last != "*").then_some(last) };
+        let name = if is_rest {
+            path.last().cloned()
+        } else {
+            (last != "*").then_some(last)
+        };
         // Several traits may be imported as `_`: each needs a name of its own.
-        let alias = alias.map(|alias| if alias == "_" { format!("_{}", path.join("_")) } else { alias.to_owned() });
+        let alias = alias.map(|alias| {
+            if alias == "_" {
+                format!("_{}", path.join("_"))
+            } else {
+                alias.to_owned()
+            }
+        });
         return vec![(path, alias.or(name))];
     };
     let group = group.trim_end().strip_suffix('}').unwrap_or(group);
-    entries(group).into_iter().flat_map(|entry| leaves(&format!("{prefix}{}", entry.trim()))).collect()
+    entries(group)
+        .into_iter()
+        .flat_map(|entry| leaves(&format!("{prefix}{}", entry.trim())))
+        .collect()
 }
 
 /// What stands between the commas of a group, groups inside it left whole.
@@ -336,7 +453,9 @@ fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut from = 0;
     std::iter::from_fn(move || {
         let at = from + code[from..].find(is_of_word)?;
-        let length = code[at..].find(|c| !is_of_word(c)).unwrap_or(code.len() - at);
+        let length = code[at..]
+            .find(|c| !is_of_word(c))
+            .unwrap_or(code.len() - at);
         from = at + length;
         Some((at, &code[at..from]))
     })
@@ -344,11 +463,24 @@ fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// Names that the items outside of every brace define.
 fn definitions(body: &str) -> BTreeSet<String> {
-    const KEYWORDS: [&str; 9] = ["fn", "struct", "enum", "trait", "type", "const", "static", "union", "macro_rules"];
+    const KEYWORDS: [&str; 9] = [
+        "fn",
+        "struct",
+        "enum",
+        "trait",
+        "type",
+        "const",
+        "static",
+        "union",
+        "macro_rules",
+    ];
     let mut names = BTreeSet::new();
     let (mut depth, mut done, mut keyword) = (0_i64, 0, false);
     for (at, word) in words(body) {
-        depth += body[done..at].chars().map(|c| i64::from(c == '{') - i64::from(c == '}')).sum::<i64>();
+        depth += body[done..at]
+            .chars()
+            .map(|c| i64::from(c == '{') - i64::from(c == '}'))
+            .sum::<i64>();
         done = at;
         // `const fn` defines what stands after both.
         let is_keyword = KEYWORDS.contains(&word) || (keyword && word == "mut");
@@ -360,7 +492,8 @@ fn definitions(body: &str) -> BTreeSet<String> {
     names
 }
 
-/// Whether what stands before is the name of a field or an argument: `field: value`, `argument: Type`.
+/// Whether what stands before is the name of a field or an argument: `field: value`, `argument:
+/// Type`.
 fn is_typed(after: &str) -> bool {
     let after = after.trim_start();
     after.starts_with(':') && !after.starts_with("::")
@@ -373,7 +506,8 @@ fn paths_in(body: &str) -> Vec<Vec<String>> {
     for (at, word) in words(body) {
         let declares = matches!(std::mem::replace(&mut word_before, word), "mod" | "fn");
         let before = &body[..at];
-        let is_field = before.trim_end().ends_with('.') && !before.ends_with("..") && !before.ends_with("..=");
+        let is_field =
+            before.trim_end().ends_with('.') && !before.ends_with("..") && !before.ends_with("..=");
         if at < done
             || declares
             || is_field
@@ -404,19 +538,30 @@ mod tests {
 
     fn crate_of(texts: &[(&str, &str)]) -> Files {
         let own = |text: &str| text.to_owned();
-        Files::of(texts.iter().map(|(path, text)| (own(path), own(path), own(text))).collect())
+        Files::of(
+            texts
+                .iter()
+                .map(|(path, text)| (own(path), own(path), own(text)))
+                .collect(),
+        )
     }
 
     fn circles(texts: &[(&str, &str)]) -> Vec<Vec<String>> {
         let files = crate_of(texts);
         let circles = files.circles(Some("a"));
-        circles.into_iter().map(|circle| circle.into_iter().map(str::to_owned).collect()).collect()
+        circles
+            .into_iter()
+            .map(|circle| circle.into_iter().map(str::to_owned).collect())
+            .collect()
     }
 
     #[test]
     fn use_trees_are_taken_apart() {
         let found = leaves(" crate::a::{self, b::{C, d as e}, f::*, G as _}");
-        let found: Vec<String> = found.iter().map(|(path, name)| format!("{} {name:?}", path.join("::"))).collect();
+        let found: Vec<String> = found
+            .iter()
+            .map(|(path, name)| format!("{} {name:?}", path.join("::")))
+            .collect();
         assert_eq!(
             found,
             [
@@ -433,16 +578,39 @@ mod tests {
     fn circles_are_found_by_every_form_of_path() {
         let face = ("a/mod.rs", "mod b;\nmod c;\npub struct Face;\n");
         for (b, c) in [
-            ("use super::c::C;\npub struct B;", "use crate::a::b::B;\npub struct C;"),
-            ("use super::c;\nfn f() { c::g(); }", "pub fn g() { super::b::f() }"),
-            ("use super::{c};\nfn f() { c::g(); }", "pub fn g(x: crate::a::b::B) {}"),
-            ("use super::*;\nfn f() { c::g(); }", "use super::b::f as h;\npub fn g() { h() }"),
+            (
+                "use super::c::C;\npub struct B;",
+                "use crate::a::b::B;\npub struct C;",
+            ),
+            (
+                "use super::c;\nfn f() { c::g(); }",
+                "pub fn g() { super::b::f() }",
+            ),
+            (
+                "use super::{c};\nfn f() { c::g(); }",
+                "pub fn g(x: crate::a::b::B) {}",
+            ),
+            (
+                "use super::*;\nfn f() { c::g(); }",
+                "use super::b::f as h;\npub fn g() { h() }",
+            ),
         ] {
-            assert_eq!(circles(&[face, ("a/b.rs", b), ("a/c.rs", c)]), [["a/b.rs", "a/c.rs"]], "{b}\n{c}");
+            assert_eq!(
+                circles(&[face, ("a/b.rs", b), ("a/c.rs", c)]),
+                [["a/b.rs", "a/c.rs"]],
+                "{b}\n{c}"
+            );
         }
         let text = ("a/mod.rs", "mod b;\npub struct Face;\nfn f() { b::g() }");
-        for b in ["use super::Face;\npub fn g() {}", "use super::*;\npub fn g() -> Face {}"] {
-            assert_eq!(circles(&[text, ("a/b.rs", b)]), [["a/b.rs", "a/mod.rs"]], "{b}");
+        for b in [
+            "use super::Face;\npub fn g() {}",
+            "use super::*;\npub fn g() -> Face {}",
+        ] {
+            assert_eq!(
+                circles(&[text, ("a/b.rs", b)]),
+                [["a/b.rs", "a/mod.rs"]],
+                "{b}"
+            );
         }
     }
 
@@ -456,7 +624,10 @@ mod tests {
         // A face that uses what it passes on names it like anybody else.
         let using = format!("{face}pub struct Face(B);");
         let b = ("a/b.rs", "use super::Face;\npub struct B;");
-        assert_eq!(circles(&[("a/mod.rs", &using), b, ("a/c.rs", "")]), [["a/b.rs", "a/mod.rs"]]);
+        assert_eq!(
+            circles(&[("a/mod.rs", &using), b, ("a/c.rs", "")]),
+            [["a/b.rs", "a/mod.rs"]]
+        );
     }
 
     #[test]
@@ -464,7 +635,12 @@ mod tests {
         let face = "mod b;\nmod c;\n#[cfg(test)]\nmod fixture;\npub struct Face;\n#[cfg(test)]\nmod tests { use super::b::B; }";
         let b = "use std::c::C;\nuse super::{Face, c};\npub struct B { c: u8 }\n// super::c::C\n";
         let c = "//! [`super::b::B`]\npub struct C;\n#[cfg(test)]\nmod tests {\n use crate::a::b::B;\n}";
-        let texts = [("a/mod.rs", face), ("a/b.rs", b), ("a/c.rs", c), ("a/fixture.rs", "use super::b::B;")];
+        let texts = [
+            ("a/mod.rs", face),
+            ("a/b.rs", b),
+            ("a/c.rs", c),
+            ("a/fixture.rs", "use super::b::B;"),
+        ];
         assert!(circles(&texts).is_empty());
     }
 }

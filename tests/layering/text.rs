@@ -1,7 +1,8 @@
-//! What of a source file is code that the program runs: comments, literals and tests are blanked out.
+//! What of a source file is code that the program runs: comments, literals and tests are blanked
+//! out.
 
-/// The same text with blanks for comments, for the contents of strings and characters, and for every item under
-/// `#[cfg(test)]`. Lines stay where they are.
+/// The same text with blanks for comments, for the contents of strings and characters, and for
+/// every item under `#[cfg(test)]`. Lines stay where they are.
 pub(crate) fn code(text: &str) -> String {
     without_tests(&without_comments(text))
 }
@@ -108,9 +109,13 @@ fn character(text: &str) -> Option<usize> {
     let first = body.chars().next()?;
     if first == '\\' {
         let escaped = body.chars().nth(1)?.len_utf8();
-        return body[1 + escaped..].find('\'').map(|at| 1 + 1 + escaped + at + 1);
+        return body[1 + escaped..]
+            .find('\'')
+            .map(|at| 1 + 1 + escaped + at + 1);
     }
-    body[first.len_utf8()..].starts_with('\'').then_some(1 + first.len_utf8() + 1)
+    body[first.len_utf8()..]
+        .starts_with('\'')
+        .then_some(1 + first.len_utf8() + 1)
 }
 
 fn without_tests(text: &str) -> String {
@@ -159,7 +164,10 @@ fn only_code_is_left() {
                 fn f<'a>(c: &'a str) { g('\"', '\\'', 'ß'); }\n#[cfg(test)]\n#[allow(x)]\nfn only() -> [u8; 2] { {} }\n\
                 #[cfg(test)]\nmod fixture;\n#[cfg(test)]\nuse a::{b};\nfn last() {}\n#[cfg(test)]\nmod tests {\n}\n";
     let words: Vec<String> = code(text).split_whitespace().map(str::to_owned).collect();
-    assert_eq!(words.join(" "), "let a = ; let b = ; fn f<'a>(c: &'a str) { g( , , ); } fn last() {}");
+    assert_eq!(
+        words.join(" "),
+        "let a = ; let b = ; fn f<'a>(c: &'a str) { g( , , ); } fn last() {}"
+    );
     assert_eq!(code(text).lines().count(), text.lines().count());
     assert_eq!(test_modules(text), ["fixture", "tests"]);
 }

@@ -1,4 +1,5 @@
-//! TCP connections have their line in the access log, whatever ended them; and calls of gRPC tell their own status.
+//! TCP connections have their line in the access log, whatever ended them; and calls of gRPC tell
+//! their own status.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -30,7 +31,8 @@ fn tcp(port: u16, more: &str) -> String {
 /// The next line about this listener, as JSON.
 fn line(lb: &Lb, listener: SocketAddr, end: &str) -> serde_json::Value {
     let line = lb.wait_stdout(&format!("line with the end {end}"), |line| {
-        line.contains(&format!("\"listener\":\"{listener}\"")) && line.contains(&format!("\"end\":\"{end}\""))
+        line.contains(&format!("\"listener\":\"{listener}\""))
+            && line.contains(&format!("\"end\":\"{end}\""))
     });
     serde_json::from_str(&line).unwrap()
 }
@@ -43,11 +45,29 @@ fn every_end_of_a_connection_has_its_line() {
     drop(closed);
     let ports: Vec<u16> = (0..5).map(|_| free_port()).collect();
     let text = tcp(ports[0], "idle_timeout = \"400ms\"")
-        + &ports[1..].iter().map(|port| tcp(*port, "")).collect::<String>()
-        + &route("echo", &format!(":{}", ports[0]), &[url("tcp", echo.address)], "")
-        + &route("held", &format!(":{}", ports[1]), &[url("tcp", sockets.address)], "")
+        + &ports[1..]
+            .iter()
+            .map(|port| tcp(*port, ""))
+            .collect::<String>()
+        + &route(
+            "echo",
+            &format!(":{}", ports[0]),
+            &[url("tcp", echo.address)],
+            "",
+        )
+        + &route(
+            "held",
+            &format!(":{}", ports[1]),
+            &[url("tcp", sockets.address)],
+            "",
+        )
         + &route("gone", &format!(":{}", ports[2]), &[url("tcp", gone)], "")
-        + &route("shut", &format!(":{}", ports[3]), &[url("tcp", echo.address)], "deny=ip:127.0.0.1")
+        + &route(
+            "shut",
+            &format!(":{}", ports[3]),
+            &[url("tcp", echo.address)],
+            "deny=ip:127.0.0.1",
+        )
         + "[proxy]\nworkers = 1\n[retry]\nattempts = 1\n[drain]\ntimeout = \"300ms\"\n[log]\naccess = \"json\"\n";
     let mut lb = Lb::start(&config(&text));
     let at = lb.addresses("tcp", 5);
@@ -72,11 +92,20 @@ fn every_end_of_a_connection_has_its_line() {
         let value: serde_json::Value = value;
         assert_eq!(told[key], value, "{key}: {told}");
     }
-    assert!(told["duration_ms"].as_f64().unwrap() >= 0.0 && told["instance"].is_string() && told.get("uri").is_none());
+    assert!(
+        told["duration_ms"].as_f64().unwrap() >= 0.0
+            && told["instance"].is_string()
+            && told.get("uri").is_none()
+    );
 
     let mut idle = connect(at[0]);
     assert_eq!(read_to_end(&mut idle), b"");
-    assert!(line(&lb, at[0], "idle_timeout")["duration_ms"].as_f64().unwrap() >= 300.0);
+    assert!(
+        line(&lb, at[0], "idle_timeout")["duration_ms"]
+            .as_f64()
+            .unwrap()
+            >= 300.0
+    );
 
     let mut client = connect(at[1]);
     let mut upstream = sockets.accept();
@@ -91,24 +120,38 @@ fn every_end_of_a_connection_has_its_line() {
     let mut upstream = sockets.accept();
     // Only then it is certain that the connection is carried.
     upstream.read_exact(&mut [0]).unwrap();
-    socket2::SockRef::from(&upstream).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&upstream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(upstream);
     let _ = client.read_to_end(&mut Vec::new());
     line(&lb, at[1], "instance_reset");
 
     let client = connect(at[1]);
     let _upstream = sockets.accept();
-    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(client);
     line(&lb, at[1], "client_reset");
 
-    for (listener, end, status, service) in
-        [(at[2], "connect_failed", 502, "gone"), (at[3], "access_denied", 403, "shut"), (at[4], "no_route", 404, "")]
-    {
+    for (listener, end, status, service) in [
+        (at[2], "connect_failed", 502, "gone"),
+        (at[3], "access_denied", 403, "shut"),
+        (at[4], "no_route", 404, ""),
+    ] {
         assert!(RawClient::connect(listener).is_closed());
         let told = line(&lb, listener, end);
-        assert_eq!((&told["status"], &told["error"]), (&status.into(), &end.into()), "{told}");
-        assert_eq!(told["service"].as_str().unwrap_or_default(), service, "{told}");
+        assert_eq!(
+            (&told["status"], &told["error"]),
+            (&status.into(), &end.into()),
+            "{told}"
+        );
+        assert_eq!(
+            told["service"].as_str().unwrap_or_default(),
+            service,
+            "{told}"
+        );
     }
 
     let _client = connect(at[1]);
@@ -126,38 +169,72 @@ fn passed_on_tls_is_told_with_its_name_and_http_is_not_told_twice() {
     let web = Upstream::start("web");
     let text = listener("tcp+sni", "")
         + &listener("https+tcp+sni", "certificates = \"main\"")
-        + &format!("[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n", files.cert, files.key)
-        + &route("db", "db.test/", &[url("tcp", tls_upstream(&theirs, "db.test", "http/1.1"))], "proto=tcp")
+        + &format!(
+            "[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n",
+            files.cert, files.key
+        )
+        + &route(
+            "db",
+            "db.test/",
+            &[url("tcp", tls_upstream(&theirs, "db.test", "http/1.1"))],
+            "proto=tcp",
+        )
         + &route("web", "web.test/", &[url("http", web.address)], "")
         + "[log]\naccess = \"json\"\n";
     let lb = Lb::start(&config(&text));
     for kind in ["tcp+sni", "https+tcp+sni"] {
         let address = lb.address(kind);
         block_on(async {
-            let stream = Trust::new(&theirs).connect(address, "db.test").await.unwrap();
+            let stream = Trust::new(&theirs)
+                .connect(address, "db.test")
+                .await
+                .unwrap();
             drop(stream);
         });
-        let told = lb.wait_stdout("a line", |line| line.contains(&format!("\"listener\":\"{address}\"")));
+        let told = lb.wait_stdout("a line", |line| {
+            line.contains(&format!("\"listener\":\"{address}\""))
+        });
         let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-        assert_eq!((&told["server_name"], &told["service"]), (&"db.test".into(), &"db".into()), "{told}");
-        assert!(told["bytes_in"].as_u64().unwrap() > 100 && told["bytes_out"].as_u64().unwrap() > 100, "{told}");
+        assert_eq!(
+            (&told["server_name"], &told["service"]),
+            (&"db.test".into(), &"db".into()),
+            "{told}"
+        );
+        assert!(
+            told["bytes_in"].as_u64().unwrap() > 100 && told["bytes_out"].as_u64().unwrap() > 100,
+            "{told}"
+        );
     }
     // No ClientHello; a name without a route.
     let sni = lb.address("tcp+sni");
     assert!(RawClient::connect(sni).send("SSH-2.0-x\r\n").is_closed());
     assert_eq!(line(&lb, sni, "tls")["status"], 400);
-    block_on(async { Trust::new(&theirs).connect(sni, "none.test").await.unwrap_err() });
+    block_on(async {
+        Trust::new(&theirs)
+            .connect(sni, "none.test")
+            .await
+            .unwrap_err()
+    });
     assert_eq!(line(&lb, sni, "no_route")["server_name"], "none.test");
     // A request on the other listener is one line, and no connection's.
     block_on(async {
-        let stream =
-            Trust::new(&own).with_alpn(&["h2"]).connect(lb.address("https+tcp+sni"), "web.test").await.unwrap();
+        let stream = Trust::new(&own)
+            .with_alpn(&["h2"])
+            .connect(lb.address("https+tcp+sni"), "web.test")
+            .await
+            .unwrap();
         let (mut client, _) = h2_on(stream, 1 << 20).await;
         ask(&mut client, get("https://web.test/")).await;
     });
     lb.wait_stdout("the request", |line| line.contains("\"host\":\"web.test\""));
     let text = std::fs::read_to_string(lb.folder().join("stdout")).unwrap();
-    assert_eq!(text.lines().filter(|line| line.contains("\"server_name\":\"web.test\"")).count(), 0, "{text}");
+    assert_eq!(
+        text.lines()
+            .filter(|line| line.contains("\"server_name\":\"web.test\""))
+            .count(),
+        0,
+        "{text}"
+    );
 }
 
 #[test]
@@ -165,7 +242,10 @@ fn the_other_forms_tell_of_connections_too_unless_they_shall_not() {
     let echo = TcpEcho::start("", "");
     for (log, wanted) in [
         ("access = \"common\"", Some(" service=db ")),
-        ("access = \"combined\"", Some(" end=client_closed\" 200 1 \"-\" \"-\"")),
+        (
+            "access = \"combined\"",
+            Some(" end=client_closed\" 200 1 \"-\" \"-\""),
+        ),
         (
             "access = '$remote_host $listener_addr $upstream_service $request_body_size $response_body_size $connection_end'",
             Some(" db 1 1 client_closed"),
@@ -188,7 +268,9 @@ fn the_other_forms_tell_of_connections_too_unless_they_shall_not() {
         match wanted {
             Some(wanted) => drop(lb.wait_stdout(wanted, |line| line.contains(wanted))),
             None => {
-                wait_for("its end", || lb.metric("lb_tcp_connections_open{service=\"db\"}") == Some(0.0));
+                wait_for("its end", || {
+                    lb.metric("lb_tcp_connections_open{service=\"db\"}") == Some(0.0)
+                });
                 super::support::client::get(lb.address("http"), "h", "/last");
                 lb.wait_stdout("the request", |line| line.contains("/last"));
                 let text = std::fs::read_to_string(lb.folder().join("stdout")).unwrap();
@@ -199,8 +281,16 @@ fn the_other_forms_tell_of_connections_too_unless_they_shall_not() {
 }
 
 /// What a gRPC server does with a call, by the last part of its path.
-async fn serve_call(request: Request<hyper::body::Incoming>) -> Result<Response<Body>, std::io::Error> {
-    let last = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+async fn serve_call(
+    request: Request<hyper::body::Incoming>,
+) -> Result<Response<Body>, std::io::Error> {
+    let last = request
+        .uri()
+        .path()
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     let response = Response::builder().header("content-type", "application/grpc");
     let trailers = |status: &str| {
         let mut fields = HeaderMap::new();
@@ -208,20 +298,25 @@ async fn serve_call(request: Request<hyper::body::Incoming>) -> Result<Response<
         Frame::trailers(fields)
     };
     let frames = |frames: Vec<Frame<Bytes>>| {
-        let frames = futures_util::stream::iter(frames.into_iter().map(Ok::<_, std::convert::Infallible>));
+        let frames =
+            futures_util::stream::iter(frames.into_iter().map(Ok::<_, std::convert::Infallible>));
         http_body_util::StreamBody::new(frames).boxed_unsync()
     };
     Ok(match &*last {
         "trailers-only" => response.header("grpc-status", "14").body(full("")).unwrap(),
         "missing" => response.body(frames(vec![data("m")])).unwrap(),
-        "strange" => response.body(frames(vec![data("m"), trailers("4711")])).unwrap(),
+        "strange" => response
+            .body(frames(vec![data("m"), trailers("4711")]))
+            .unwrap(),
         "unavailable" => response.status(503).body(full("")).unwrap(),
         "hang" => {
             std::future::pending::<()>().await;
             unreachable!()
         }
         "breaks" => return Err(std::io::Error::other("no")),
-        status => response.body(frames(vec![data("m"), trailers(status)])).unwrap(),
+        status => response
+            .body(frames(vec![data("m"), trailers(status)]))
+            .unwrap(),
     })
 }
 
@@ -230,16 +325,23 @@ fn grpc_server() -> SocketAddr {
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let io = hyper_util::rt::TokioIo::new(socket);
-                let service = hyper::service::service_fn(serve_call);
-                let executor = hyper_util::rt::TokioExecutor::new();
-                tokio::spawn(hyper::server::conn::http2::Builder::new(executor).serve_connection(io, service));
-            }
-        });
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                loop {
+                    let (socket, _) = listener.accept().await.unwrap();
+                    let io = hyper_util::rt::TokioIo::new(socket);
+                    let service = hyper::service::service_fn(serve_call);
+                    let executor = hyper_util::rt::TokioExecutor::new();
+                    tokio::spawn(
+                        hyper::server::conn::http2::Builder::new(executor)
+                            .serve_connection(io, service),
+                    );
+                }
+            });
     });
     address
 }
@@ -250,7 +352,12 @@ fn calls_of_grpc_are_counted_and_logged_by_their_own_status() {
     for kind in ["grpc", "http"] {
         let text = listener(kind, "")
             + &route("greeter", "svc/", &[url("http", server)], "proto=grpc")
-            + &route("shut", "shut/", &[url("http", server)], "proto=grpc deny=ip:127.0.0.1")
+            + &route(
+                "shut",
+                "shut/",
+                &[url("http", server)],
+                "proto=grpc deny=ip:127.0.0.1",
+            )
             + "[proxy]\nworkers = 1\n[log]\naccess = \"json\"\n";
         let lb = Lb::start(&config(&text));
         lb.wait_ready();
@@ -282,21 +389,31 @@ fn calls_of_grpc_are_counted_and_logged_by_their_own_status() {
             // A client that gives up.
             client.ready().await.unwrap();
             let waiting = client.send_request(call("svc", "hang"));
-            assert!(tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err());
+            assert!(
+                tokio::time::timeout(Duration::from_millis(300), waiting)
+                    .await
+                    .is_err()
+            );
         });
         let mut wanted = std::collections::BTreeMap::from([(("greeter", "1"), 1.0)]);
         for (_, _, service, status) in table {
             *wanted.entry((service, status)).or_insert(0.0) += 1.0;
         }
         for ((service, status), count) in wanted {
-            let sample = format!("lb_grpc_requests_total{{service=\"{service}\",status=\"{status}\"}}");
+            let sample =
+                format!("lb_grpc_requests_total{{service=\"{service}\",status=\"{status}\"}}");
             wait_for(&sample, || lb.metric(&sample) == Some(count));
         }
-        for (path, status) in
-            [("/S/0", 0), ("/S/trailers-only", 14), ("/S/missing", 2), ("/S/strange", 4711), ("/S/hang", 1)]
-        {
+        for (path, status) in [
+            ("/S/0", 0),
+            ("/S/trailers-only", 14),
+            ("/S/missing", 2),
+            ("/S/strange", 4711),
+            ("/S/hang", 1),
+        ] {
             lb.wait_stdout(path, |line| {
-                line.contains(&format!("\"uri\":\"{path}\"")) && line.contains(&format!("\"grpc_status\":{status}"))
+                line.contains(&format!("\"uri\":\"{path}\""))
+                    && line.contains(&format!("\"grpc_status\":{status}"))
             });
         }
         // A plain request is not a call.

@@ -1,4 +1,5 @@
-//! `tcp-dynamic`: ports that come and go with the routes of the catalog, inside the range that the operator allows.
+//! `tcp-dynamic`: ports that come and go with the routes of the catalog, inside the range that the
+//! operator allows.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -19,11 +20,18 @@ fn at(port: u16) -> SocketAddr {
 }
 
 fn dynamic(ports: &str, more: &str) -> String {
-    listener("tcp-dynamic", &format!("ports = {ports:?}\nrefresh = \"50ms\"\n{more}"))
+    listener(
+        "tcp-dynamic",
+        &format!("ports = {ports:?}\nrefresh = \"50ms\"\n{more}"),
+    )
 }
 
 fn list(ports: &[u16]) -> String {
-    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
+    ports
+        .iter()
+        .map(u16::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A balancer with a watched routes file, and that file.
@@ -55,14 +63,21 @@ fn ports_come_and_go_with_the_catalog() {
     agent.wait_ready();
     let echo = TcpEcho::start("db", "");
     let port = free_port();
-    let text =
-        format!("[consul]\naddress = {:?}\ncritical_hold = \"0s\"\n", agent.address()) + &dynamic(&list(&[port]), "");
+    let text = format!(
+        "[consul]\naddress = {:?}\ncritical_hold = \"0s\"\n",
+        agent.address()
+    ) + &dynamic(&list(&[port]), "");
     let lb = Lb::start(&config(&text));
     lb.wait_ready();
     assert!(!is_open(port));
     let tag = format!("urlprefix-:{port} proto=tcp");
     let register = || {
-        agent.register(&Registration { service: "db", id: "db-1", port: echo.address.port(), tags: &[&tag] });
+        agent.register(&Registration {
+            service: "db",
+            id: "db-1",
+            port: echo.address.port(),
+            tags: &[&tag],
+        });
         agent.set_check("db-1", CheckStatus::Passing);
     };
     register();
@@ -78,7 +93,9 @@ fn ports_come_and_go_with_the_catalog() {
     // What was connected goes on, for the grace that connections of vanished instances have.
     assert_eq!(client.send("still here").bytes(10), b"still here");
     let series = format!("listener=\"127.0.0.1:{port}\"");
-    wait_for("the end of its series", || !lb.admin("/metrics").1.contains(&series));
+    wait_for("the end of its series", || {
+        !lb.admin("/metrics").1.contains(&series)
+    });
     register();
     wait_for("the port once more", || is_open(port));
 }
@@ -88,14 +105,19 @@ fn only_allowed_ports_are_opened_and_nobody_elses_is_taken() {
     let echo = TcpEcho::start("db", "");
     let web = Upstream::start("web");
     let ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
-    let [allowed, outside, http, tcp, admin, plain] = ports[..] else { panic!("six ports") };
+    let [allowed, outside, http, tcp, admin, plain] = ports[..] else {
+        panic!("six ports")
+    };
     let text = format!("[[listener]]\naddress = \"127.0.0.1:{http}\"\nprotocol = \"http\"\n")
         + &format!("[[listener]]\naddress = \"0.0.0.0:{tcp}\"\nprotocol = \"tcp\"\n")
         + &dynamic(&list(&[allowed, http, tcp, admin, plain]), "")
         + &format!("[admin]\naddress = \"127.0.0.1:{admin}\"\n");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("routes.txt");
-    let routes: String = [allowed, outside, http, tcp, admin].iter().map(|port| add(*port, &echo)).collect();
+    let routes: String = [allowed, outside, http, tcp, admin]
+        .iter()
+        .map(|port| add(*port, &echo))
+        .collect();
     let routes = routes
         + &format!("route add web web/ http://{}/\n", web.address)
         // Not a port of TCP.
@@ -105,9 +127,16 @@ fn only_allowed_ports_are_opened_and_nobody_elses_is_taken() {
     lb.wait_ready();
     wait_for("the allowed port", || is_open(allowed));
     assert_eq!(RawClient::connect(at(allowed)).bytes(2), b"db");
-    for (port, words) in [(outside, "may open it"), (http, "another listener's (http)"), (admin, "(admin)")] {
+    for (port, words) in [
+        (outside, "may open it"),
+        (http, "another listener's (http)"),
+        (admin, "(admin)"),
+    ] {
         let line = lb.wait_for_line(words, |line| line.contains(words));
-        assert!(line.contains(&port.to_string()) && line.contains("WARN"), "{line}");
+        assert!(
+            line.contains(&port.to_string()) && line.contains("WARN"),
+            "{line}"
+        );
     }
     assert!(!is_open(outside) && !is_open(plain));
     // Each of many connections: a socket that shared the port would get some of them.
@@ -117,8 +146,17 @@ fn only_allowed_ports_are_opened_and_nobody_elses_is_taken() {
         assert_eq!(RawClient::connect(at(tcp)).bytes(2), b"db");
     }
     assert_eq!(lb.addresses("tcp-dynamic", 1), [at(allowed)]);
-    assert_eq!(lb.stderr().matches("\"tcp-dynamic\"").count(), 1, "{}", lb.stderr());
-    assert!(!lb.stderr().contains(&format!("\"port\":{tcp}")), "its route is served: {}", lb.stderr());
+    assert_eq!(
+        lb.stderr().matches("\"tcp-dynamic\"").count(),
+        1,
+        "{}",
+        lb.stderr()
+    );
+    assert!(
+        !lb.stderr().contains(&format!("\"port\":{tcp}")),
+        "its route is served: {}",
+        lb.stderr()
+    );
 }
 
 #[test]
@@ -126,20 +164,35 @@ fn a_port_that_is_taken_is_reported_once_and_opened_when_it_is_free() {
     let echo = TcpEcho::start("db", "");
     let (taken, free, later) = (free_port(), free_port(), free_port());
     let holder = TcpListener::bind(at(taken)).unwrap();
-    let (lb, _folder, path) =
-        with_routes(&dynamic(&list(&[taken, free, later]), ""), &(add(taken, &echo) + &add(free, &echo)));
+    let (lb, _folder, path) = with_routes(
+        &dynamic(&list(&[taken, free, later]), ""),
+        &(add(taken, &echo) + &add(free, &echo)),
+    );
     wait_for("the other port", || is_open(free));
     let mut client = RawClient::connect(at(free));
     assert_eq!(client.bytes(2), b"db");
     let line = lb.wait_for_line("a report", |line| line.contains("cannot be opened"));
-    assert!(line.contains(&taken.to_string()) && line.contains("WARN"), "{line}");
-    rewrite(&path, &(add(taken, &echo) + &add(free, &echo) + &add(later, &echo)));
+    assert!(
+        line.contains(&taken.to_string()) && line.contains("WARN"),
+        "{line}"
+    );
+    rewrite(
+        &path,
+        &(add(taken, &echo) + &add(free, &echo) + &add(later, &echo)),
+    );
     wait_for("a later port", || is_open(later));
     // Several looks later.
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(lb.stderr().matches("cannot be opened").count(), 1, "{}", lb.stderr());
+    assert_eq!(
+        lb.stderr().matches("cannot be opened").count(),
+        1,
+        "{}",
+        lb.stderr()
+    );
     drop(holder);
-    lb.wait_for_line("the port", |line| line.contains("\"listening\"") && line.contains(&taken.to_string()));
+    lb.wait_for_line("the port", |line| {
+        line.contains("\"listening\"") && line.contains(&taken.to_string())
+    });
     assert_eq!(RawClient::connect(at(taken)).bytes(2), b"db");
     assert_eq!(client.send("x").bytes(1), b"x");
 }
@@ -156,7 +209,9 @@ fn a_reload_changes_adds_and_removes_them() {
         let text = config(&(format!("routes_file = {path:?}\n") + text));
         std::fs::write(lb.folder().join("lb.toml"), text).unwrap();
         lb.sighup();
-        wait_for("a reload", || lb.stderr().matches("\"reloaded").count() > reloaded);
+        wait_for("a reload", || {
+            lb.stderr().matches("\"reloaded").count() > reloaded
+        });
     };
     wait_for("the ports", || is_open(first) && is_open(configured));
     let mut client = RawClient::connect(at(first));
@@ -164,10 +219,18 @@ fn a_reload_changes_adds_and_removes_them() {
     // Another range, and one of its ports gets a listener of its own.
     let own = format!("[[listener]]\naddress = \"127.0.0.1:{configured}\"\nprotocol = \"tcp\"\n");
     reload(&(own.clone() + &text(&[first, second, configured], "proxy_protocol = true")));
-    assert!(is_open(second) && is_open(first) && is_open(configured), "at once");
+    assert!(
+        is_open(second) && is_open(first) && is_open(configured),
+        "at once"
+    );
     assert_eq!(RawClient::connect(at(configured)).bytes(2), b"db");
     // Each connection meets the new form, once the old one has taken what waited in its queue.
-    let taken = || RawClient::connect(at(first)).send("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nx").bytes(3) == b"dbx";
+    let taken = || {
+        RawClient::connect(at(first))
+            .send("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nx")
+            .bytes(3)
+            == b"dbx"
+    };
     wait_for("the new form", || (0..10).all(|_| taken()));
     reload(&text(&[second], ""));
     wait_for("the end of two", || !is_open(first) && !is_open(configured));
@@ -204,13 +267,21 @@ fn tls_may_be_ended_on_them() {
     let echo = TcpEcho::start("db", "");
     let port = free_port();
     let text = dynamic(&list(&[port]), "certificates = \"main\"")
-        + &format!("[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n", files.cert, files.key);
+        + &format!(
+            "[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n",
+            files.cert, files.key
+        );
     let (_lb, _folder, _path) = with_routes(&text, &add(port, &echo));
     wait_for("the port", || is_open(port));
     block_on(async {
-        let mut stream = super::tls::Trust::new(&ca).connect(at(port), "a.test").await.unwrap();
+        let mut stream = super::tls::Trust::new(&ca)
+            .connect(at(port), "a.test")
+            .await
+            .unwrap();
         let mut greeting = [0; 2];
-        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut greeting).await.unwrap();
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut greeting)
+            .await
+            .unwrap();
         assert_eq!(&greeting, b"db");
     });
 }
@@ -221,10 +292,14 @@ fn an_address_goes_before_a_port() {
     let (one, any) = (TcpEcho::start("one", ""), TcpEcho::start("any", ""));
     let port = free_port();
     let text = dynamic(&list(&[port]), "").replace("127.0.0.1:0", "0.0.0.0:0");
-    let routes = format!("route add one 127.0.0.2:{port} tcp://{}\n", one.address) + &add(port, &any);
+    let routes =
+        format!("route add one 127.0.0.2:{port} tcp://{}\n", one.address) + &add(port, &any);
     let (_lb, _folder, _path) = with_routes(&text, &routes);
     wait_for("the port", || is_open(port));
     for (ip, greeting) in [([127, 0, 0, 1], "any"), ([127, 0, 0, 2], "one")] {
-        assert_eq!(RawClient::connect(SocketAddr::from((ip, port))).bytes(3), greeting.as_bytes());
+        assert_eq!(
+            RawClient::connect(SocketAddr::from((ip, port))).bytes(3),
+            greeting.as_bytes()
+        );
     }
 }

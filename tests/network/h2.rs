@@ -25,7 +25,8 @@ use super::wire::*;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// One balancer with an HTTP/1.1 upstream for host `one` and the same upstream by h2c for host `two`.
+/// One balancer with an HTTP/1.1 upstream for host `one` and the same upstream by h2c for host
+/// `two`.
 fn both(proxy: &str) -> (Upstream, Lb) {
     let upstream = Upstream::start("u");
     let target = [url("http", upstream.address)];
@@ -40,33 +41,50 @@ fn both(proxy: &str) -> (Upstream, Lb) {
 /// The tool checks every MUST of RFC 9113 and RFC 7541 that a server can break.
 #[test]
 fn h2spec_finds_nothing_in_clear_or_over_tls() {
-    let tool = std::env::var_os("H2SPEC").map(std::path::PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME").map(|home| std::path::PathBuf::from(home).join("go/bin"));
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = std::env::split_paths(&path).chain(home);
-        folders.map(|folder| folder.join("h2spec")).find(|tool| tool.is_file())
-    });
+    let tool = std::env::var_os("H2SPEC")
+        .map(std::path::PathBuf::from)
+        .or_else(|| {
+            let home =
+                std::env::var_os("HOME").map(|home| std::path::PathBuf::from(home).join("go/bin"));
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders = std::env::split_paths(&path).chain(home);
+            folders
+                .map(|folder| folder.join("h2spec"))
+                .find(|tool| tool.is_file())
+        });
     let Some(tool) = tool else {
-        eprintln!("SKIPPED: no h2spec on PATH, in ~/go/bin, or named by H2SPEC: HTTP/2 conformance was not checked");
+        eprintln!(
+            "SKIPPED: no h2spec on PATH, in ~/go/bin, or named by H2SPEC: HTTP/2 conformance was not checked"
+        );
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let pair = Ca::new("ca").pair(&["localhost", "127.0.0.1"]).write(folder.path(), "site");
+    let pair = Ca::new("ca")
+        .pair(&["localhost", "127.0.0.1"])
+        .write(folder.path(), "site");
     let upstream = Upstream::start("u");
     let text = listener("http", "")
         + &listener("https", "certificates = \"main\"")
-        + &format!("[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n", pair.cert, pair.key)
+        + &format!(
+            "[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n",
+            pair.cert, pair.key
+        )
         + &route("web", "/", &[url("http", upstream.address)], "");
     let lb = Lb::start(&config(&text));
     for (listener, tls) in [("http", &[][..]), ("https", &["-t", "-k"][..])] {
         let port = lb.address(listener).port().to_string();
         let mut command = Command::new(&tool);
         // 2 s is what a case may take that waits for a connection to end.
-        command.args(["-h", "127.0.0.1", "-p", &port, "-o", "2", "-S"]).args(tls);
+        command
+            .args(["-h", "127.0.0.1", "-p", &port, "-o", "2", "-S"])
+            .args(tls);
         let output = command.output().unwrap();
         let report = String::from_utf8_lossy(&output.stdout);
         let failures = report.split("Failures:").nth(1).unwrap_or(&report);
-        assert!(output.status.success() && report.contains(" 0 failed"), "{listener}: {failures}");
+        assert!(
+            output.status.success() && report.contains(" 0 failed"),
+            "{listener}: {failures}"
+        );
     }
 }
 
@@ -81,7 +99,11 @@ fn many_streams_share_a_connection_whatever_the_upstream_speaks() {
                 async move { ask(&mut client, get(&format!("http://{host}/n/{n}"))).await }
             });
             for (n, (parts, body, _)) in join_all(asked).await.into_iter().enumerate() {
-                assert_eq!((parts.status, parts.version), (StatusCode::OK, Version::HTTP_2), "{host} {n}: {body:?}");
+                assert_eq!(
+                    (parts.status, parts.version),
+                    (StatusCode::OK, Version::HTTP_2),
+                    "{host} {n}: {body:?}"
+                );
                 let seen = json(&body);
                 assert_eq!(seen["path"], format!("/n/{n}"));
                 assert_eq!(seen["version"], if host == "one" { "1" } else { "2" });
@@ -98,8 +120,17 @@ fn authority_chooses_the_route_and_becomes_host_or_authority() {
         let (mut client, _) = h2(lb.address("http")).await;
         let (_, body, _) = ask(&mut client, get("http://one/x?y=1")).await;
         let seen = json(&body);
-        assert_eq!((&seen["path"], &seen["authority"]), (&"/x?y=1".into(), &serde_json::Value::Null));
-        assert!(seen["headers"].as_array().unwrap().contains(&serde_json::json!(["host", "one"])), "{seen}");
+        assert_eq!(
+            (&seen["path"], &seen["authority"]),
+            (&"/x?y=1".into(), &serde_json::Value::Null)
+        );
+        assert!(
+            seen["headers"]
+                .as_array()
+                .unwrap()
+                .contains(&serde_json::json!(["host", "one"])),
+            "{seen}"
+        );
         let (_, body, _) = ask(&mut client, get("http://two/")).await;
         assert_eq!(json(&body)["authority"], "two");
         let (parts, _, _) = ask(&mut client, get("http://three/")).await;
@@ -113,11 +144,19 @@ fn cookies_are_joined_for_http1() {
     let (_upstream, lb) = both("");
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
-        let request =
-            Request::get("http://one/").header("cookie", "a=1").header("cookie", "b=2").body(full("")).unwrap();
+        let request = Request::get("http://one/")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(full(""))
+            .unwrap();
         let (_, body, _) = ask(&mut client, request).await;
         let seen = json(&body);
-        let cookies: Vec<_> = seen["headers"].as_array().unwrap().iter().filter(|field| field[0] == "cookie").collect();
+        let cookies: Vec<_> = seen["headers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|field| field[0] == "cookie")
+            .collect();
         assert_eq!(cookies, [&serde_json::json!(["cookie", "a=1; b=2"])]);
     });
 }
@@ -128,11 +167,17 @@ fn trailers_pass_both_ways() {
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
         for host in ["one", "two"] {
-            let request =
-                Request::get(format!("http://{host}/trailers")).header("te", "trailers").body(full("")).unwrap();
+            let request = Request::get(format!("http://{host}/trailers"))
+                .header("te", "trailers")
+                .body(full(""))
+                .unwrap();
             let (_, body, trailers) = ask(&mut client, request).await;
             assert_eq!(body, "body");
-            assert_eq!(trailers.get("x-checksum").map(|value| value.as_bytes()), Some(&b"42"[..]), "{host}");
+            assert_eq!(
+                trailers.get("x-checksum").map(|value| value.as_bytes()),
+                Some(&b"42"[..]),
+                "{host}"
+            );
         }
         let (sender, body) = channel();
         let request = Request::post("http://two/echo").body(body).unwrap();
@@ -142,7 +187,10 @@ fn trailers_pass_both_ways() {
         sender.send(Frame::trailers(fields)).await.unwrap();
         drop(sender);
         let (_, body, trailers) = ask(&mut client, request).await;
-        assert_eq!((&body[..], trailers["x-sum"].as_bytes()), (&b"question"[..], &b"7"[..]));
+        assert_eq!(
+            (&body[..], trailers["x-sum"].as_bytes()),
+            (&b"question"[..], &b"7"[..])
+        );
     });
 }
 
@@ -151,7 +199,11 @@ fn connect_is_refused() {
     let (upstream, lb) = both("");
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
-        let request = Request::builder().method(Method::CONNECT).uri("one:80").body(full("")).unwrap();
+        let request = Request::builder()
+            .method(Method::CONNECT)
+            .uri("one:80")
+            .body(full(""))
+            .unwrap();
         client.ready().await.unwrap();
         let response = client.send_request(request).await.expect("an answer");
         assert!(response.status().is_client_error(), "{}", response.status());
@@ -165,8 +217,9 @@ fn connect_is_refused() {
 #[test]
 fn a_reset_stream_ends_its_request_at_the_upstream() {
     let sockets = Sockets::start();
-    let text =
-        listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "") + "[proxy]\nworkers = 1\n";
+    let text = listener("http", "")
+        + &route("one", "/", &[url("http", sockets.address)], "")
+        + "[proxy]\nworkers = 1\n";
     let lb = Lb::start(&config(&text));
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
@@ -184,10 +237,13 @@ fn a_reset_stream_ends_its_request_at_the_upstream() {
             assert_eq!(read_to_end(&mut upstream), b"");
         }
     });
-    wait_for("no request in flight", || lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0));
+    wait_for("no request in flight", || {
+        lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0)
+    });
 }
 
-/// A client that asks for much and reads little is served from a bounded buffer, and holds up no other stream.
+/// A client that asks for much and reads little is served from a bounded buffer, and holds up no
+/// other stream.
 #[test]
 fn a_slow_reader_neither_fills_memory_nor_holds_up_others() {
     const STREAMS: u64 = 20;
@@ -200,12 +256,19 @@ fn a_slow_reader_neither_fills_memory_nor_holds_up_others() {
     let lb = Lb::start(&config(&text));
     let before = lb.metric("process_resident_memory_bytes").unwrap();
     block_on(async {
-        let io = tokio::net::TcpStream::connect(lb.address("http")).await.unwrap();
+        let io = tokio::net::TcpStream::connect(lb.address("http"))
+            .await
+            .unwrap();
         let (mut client, _) = h2_on(io, 64 << 10).await;
         let mut unread = Vec::new();
         for _ in 0..STREAMS {
             client.ready().await.unwrap();
-            unread.push(client.send_request(get("http://flood/")).await.expect("a head"));
+            unread.push(
+                client
+                    .send_request(get("http://flood/"))
+                    .await
+                    .expect("a head"),
+            );
         }
         let (parts, _, _) = ask(&mut client, get("http://one/")).await;
         assert_eq!(parts.status, StatusCode::OK);
@@ -219,23 +282,36 @@ fn a_slow_reader_neither_fills_memory_nor_holds_up_others() {
             }
             last = now;
         }
-        assert!(last < STREAMS * (12 << 20), "{last} bytes taken for a client that reads none");
+        assert!(
+            last < STREAMS * (12 << 20),
+            "{last} bytes taken for a client that reads none"
+        );
         let after = lb.metric("process_resident_memory_bytes").unwrap();
-        assert!(after - before < 32.0 * 1024.0 * 1024.0, "memory grew from {before} to {after} bytes");
+        assert!(
+            after - before < 32.0 * 1024.0 * 1024.0,
+            "memory grew from {before} to {after} bytes"
+        );
     });
 }
 
-/// A slow reader of one upstream HTTP/2 connection must not use up the window that its other streams share.
+/// A slow reader of one upstream HTTP/2 connection must not use up the window that its other
+/// streams share.
 #[test]
 fn a_slow_reader_leaves_a_shared_upstream_connection_usable() {
     let (upstream, lb) = both("");
     block_on(async {
-        let io = tokio::net::TcpStream::connect(lb.address("http")).await.unwrap();
+        let io = tokio::net::TcpStream::connect(lb.address("http"))
+            .await
+            .unwrap();
         let (mut slow, _) = h2_on(io, 1 << 10).await;
         let mut unread = Vec::new();
         for _ in 0..30 {
             slow.ready().await.unwrap();
-            unread.push(slow.send_request(get("http://two/bytes/2000000")).await.expect("a head"));
+            unread.push(
+                slow.send_request(get("http://two/bytes/2000000"))
+                    .await
+                    .expect("a head"),
+            );
         }
         let (mut quick, _) = h2(lb.address("http")).await;
         let (_, body, _) = ask(&mut quick, get("http://two/bytes/1000000")).await;
@@ -268,8 +344,14 @@ fn rapid_reset_ends_the_connection_and_nothing_else() {
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer);
     assert_eq!(client::get(lb.address("http"), "one", "/").status, 200);
-    assert!(upstream.requests() < 2_000, "{} of 20000 streams reached the upstream", upstream.requests());
-    wait_for("no request in flight", || lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0));
+    assert!(
+        upstream.requests() < 2_000,
+        "{} of 20000 streams reached the upstream",
+        upstream.requests()
+    );
+    wait_for("no request in flight", || {
+        lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0)
+    });
 }
 
 #[test]
@@ -277,13 +359,22 @@ fn a_header_list_above_the_limit_is_refused_and_the_connection_lives() {
     let (upstream, lb) = both("max_header_bytes = 4096\n");
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
-        let request = Request::get("http://one/").header("x-big", "x".repeat(8000)).body(full("")).unwrap();
+        let request = Request::get("http://one/")
+            .header("x-big", "x".repeat(8000))
+            .body(full(""))
+            .unwrap();
         client.ready().await.unwrap();
         if let Ok(response) = client.send_request(request).await {
-            assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+            assert_eq!(
+                response.status(),
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            );
         }
         let (mut client, _) = h2(lb.address("http")).await;
-        assert_eq!(ask(&mut client, get("http://one/")).await.0.status, StatusCode::OK);
+        assert_eq!(
+            ask(&mut client, get("http://one/")).await.0.status,
+            StatusCode::OK
+        );
     });
     assert_eq!(upstream.requests(), 1);
 }
@@ -293,12 +384,23 @@ fn too_many_fields_and_two_hosts_are_refused() {
     let (upstream, lb) = both("max_headers = 20\n");
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
-        let many = (0..30).fold(Request::get("http://one/"), |request, n| request.header(format!("x-{n}"), "1"));
+        let many = (0..30).fold(Request::get("http://one/"), |request, n| {
+            request.header(format!("x-{n}"), "1")
+        });
         let (parts, _, _) = ask(&mut client, many.body(full("")).unwrap()).await;
         assert_eq!(parts.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-        let two = Request::get("http://one/").header("host", "two").body(full("")).unwrap();
-        assert_eq!(ask(&mut client, two).await.0.status, StatusCode::BAD_REQUEST);
-        assert_eq!(ask(&mut client, get("http://one/")).await.0.status, StatusCode::OK);
+        let two = Request::get("http://one/")
+            .header("host", "two")
+            .body(full(""))
+            .unwrap();
+        assert_eq!(
+            ask(&mut client, two).await.0.status,
+            StatusCode::BAD_REQUEST
+        );
+        assert_eq!(
+            ask(&mut client, get("http://one/")).await.0.status,
+            StatusCode::OK
+        );
     });
     assert_eq!(upstream.requests(), 1);
 }
@@ -311,7 +413,11 @@ fn uploads_without_a_length_stream_to_either_upstream() {
         for host in ["one", "two"] {
             let (sender, body) = channel();
             client.ready().await.unwrap();
-            let answer = client.send_request(Request::post(format!("http://{host}/echo")).body(body).unwrap());
+            let answer = client.send_request(
+                Request::post(format!("http://{host}/echo"))
+                    .body(body)
+                    .unwrap(),
+            );
             let parts: Vec<String> = (0..50).map(|n| format!("part {n};").repeat(1000)).collect();
             let wanted = parts.concat();
             tokio::spawn(async move {
@@ -321,12 +427,18 @@ fn uploads_without_a_length_stream_to_either_upstream() {
             });
             let (parts, body, _) = whole(answer.await.expect("an answer")).await;
             assert_eq!(parts.status, StatusCode::OK);
-            assert!(body == wanted, "{host}: {} of {} bytes", body.len(), wanted.len());
+            assert!(
+                body == wanted,
+                "{host}: {} of {} bytes",
+                body.len(),
+                wanted.len()
+            );
         }
     });
 }
 
-/// One stream that stops in its upload ends alone, and takes no upstream connection with it for good.
+/// One stream that stops in its upload ends alone, and takes no upstream connection with it for
+/// good.
 #[test]
 fn an_upload_that_stops_is_ended_and_blamed_on_nobody() {
     let (_upstream, lb) = both("response_timeout = \"300ms\"\nbody_timeout = \"400ms\"\n");
@@ -337,11 +449,21 @@ fn an_upload_that_stops_is_ended_and_blamed_on_nobody() {
         let request = Request::post("http://one/").body(body).unwrap();
         let (parts, _, _) = ask(&mut client, request).await;
         assert_eq!(parts.status, StatusCode::REQUEST_TIMEOUT);
-        assert_eq!(ask(&mut client, get("http://one/")).await.0.status, StatusCode::OK);
+        assert_eq!(
+            ask(&mut client, get("http://one/")).await.0.status,
+            StatusCode::OK
+        );
         drop(sender);
     });
-    assert_eq!(lb.metric("lb_http_requests_in_flight{service=\"one\"}"), Some(0.0));
-    assert_eq!(lb.metric("lb_upstream_ejections_total{service=\"one\"}").unwrap_or(0.0), 0.0);
+    assert_eq!(
+        lb.metric("lb_http_requests_in_flight{service=\"one\"}"),
+        Some(0.0)
+    );
+    assert_eq!(
+        lb.metric("lb_upstream_ejections_total{service=\"one\"}")
+            .unwrap_or(0.0),
+        0.0
+    );
 }
 
 #[test]
@@ -352,9 +474,17 @@ fn an_idle_connection_is_closed_and_a_used_one_is_not() {
         let begun = Instant::now();
         let (mut client, ended) = h2(lb.address("http")).await;
         let (parts, _, _) = ask(&mut client, get("http://one/")).await;
-        assert_eq!(parts.status, StatusCode::OK, "longer than the idle time, and not idle");
+        assert_eq!(
+            parts.status,
+            StatusCode::OK,
+            "longer than the idle time, and not idle"
+        );
         ended.await.unwrap().expect("an orderly end");
-        assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() > Duration::from_millis(1500),
+            "{:?}",
+            begun.elapsed()
+        );
     });
 }
 
@@ -368,7 +498,8 @@ fn a_drain_says_goaway_and_lets_streams_finish() {
         let running = client.send_request(get("http://one/"));
         wait_for("a request", || upstream.requests() == 1);
         lb.sigterm();
-        let (parts, _, _) = whole(running.await.expect("the answer of a stream that was open")).await;
+        let (parts, _, _) =
+            whole(running.await.expect("the answer of a stream that was open")).await;
         assert_eq!(parts.status, StatusCode::OK);
         ended.await.unwrap().expect("an orderly end");
         assert!(client.ready().await.is_err());
@@ -381,12 +512,25 @@ fn a_drain_says_goaway_and_lets_streams_finish() {
 fn a_foreign_protocol_is_closed_without_an_answer() {
     let (_upstream, lb) = both("");
     let mut foreign = RawClient::connect(lb.address("http"));
-    assert_eq!(foreign.send("INVALID CONNECTION PREFACE\r\n\r\n").rest(), b"");
+    assert_eq!(
+        foreign.send("INVALID CONNECTION PREFACE\r\n\r\n").rest(),
+        b""
+    );
     let mut bad = RawClient::connect(lb.address("http"));
-    assert_eq!(bad.send("GET / HTTP/1.1\r\nHost : one\r\n\r\n").response().unwrap().status, 400);
+    assert_eq!(
+        bad.send("GET / HTTP/1.1\r\nHost : one\r\n\r\n")
+            .response()
+            .unwrap()
+            .status,
+        400
+    );
     let mut split = TcpStream::connect(lb.address("http")).unwrap();
     split.set_nodelay(true).unwrap();
-    for part in ["P", "O", "ST / HTTP/1.1\r\nHost: one\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"] {
+    for part in [
+        "P",
+        "O",
+        "ST / HTTP/1.1\r\nHost: one\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    ] {
         split.write_all(part.as_bytes()).unwrap();
     }
     let mut answer = String::new();
@@ -403,7 +547,10 @@ where
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async move {
             let socket = tokio::net::TcpListener::from_std(socket).unwrap();
             while let Ok((stream, _)) = socket.accept().await {
@@ -414,8 +561,8 @@ where
     address
 }
 
-/// An h2c upstream that ends each connection in the orderly way after some requests, as servers with a limit on the age
-/// of connections do: GOAWAY, and what came before it is answered.
+/// An h2c upstream that ends each connection in the orderly way after some requests, as servers
+/// with a limit on the age of connections do: GOAWAY, and what came before it is answered.
 fn ageing_upstream(requests_each: usize) -> std::net::SocketAddr {
     serving(move |stream| async move {
         let served = Arc::new(AtomicUsize::new(0));
@@ -447,7 +594,11 @@ fn an_upstream_that_takes_few_streams_gets_all_requests() {
         let (count, highest) = (Arc::clone(&count), Arc::clone(&highest));
         async move {
             let mut builder = h2::server::Builder::new();
-            let mut connection = builder.max_concurrent_streams(2).handshake::<_, Bytes>(stream).await.unwrap();
+            let mut connection = builder
+                .max_concurrent_streams(2)
+                .handshake::<_, Bytes>(stream)
+                .await
+                .unwrap();
             while let Some(Ok((_, mut respond))) = connection.accept().await {
                 highest.fetch_max(count.fetch_add(1, SeqCst) + 1, SeqCst);
                 let count = Arc::clone(&count);
@@ -460,12 +611,16 @@ fn an_upstream_that_takes_few_streams_gets_all_requests() {
         }
     });
     let text = listener("http", "") + &route("one", "/", &[url("http", address)], "proto=h2c");
-    let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n[retry]\nattempts = 1\n")));
+    let lb = Lb::start(&config(
+        &(text + "[proxy]\nworkers = 1\n[retry]\nattempts = 1\n"),
+    ));
     block_on(async {
         let (client, _) = h2(lb.address("http")).await;
         let asked = (0..100).map(|n| {
             let mut client = client.clone();
-            let request = Request::post("http://one/").body(full(format!("body {n}"))).unwrap();
+            let request = Request::post("http://one/")
+                .body(full(format!("body {n}")))
+                .unwrap();
             async move { ask(&mut client, request).await }
         });
         for (parts, body, _) in join_all(asked).await {
@@ -473,12 +628,18 @@ fn an_upstream_that_takes_few_streams_gets_all_requests() {
         }
     });
     // Two streams on each of eight connections.
-    assert!((2..=16).contains(&most.load(SeqCst)), "{most:?} at the same time");
+    assert!(
+        (2..=16).contains(&most.load(SeqCst)),
+        "{most:?} at the same time"
+    );
 }
 
 #[test]
 fn an_error_for_head_has_no_body() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let text = listener("http", "") + &route("gone", "/", &[url("http", closed)], "");
     let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n")));
     block_on(async {
@@ -489,10 +650,13 @@ fn an_error_for_head_has_no_body() {
         assert_eq!(body.len(), 0);
         assert_ne!(parts.headers.get("content-length"), None);
     });
-    wait_for("it is counted", || lb.metric("lb_http_requests_in_flight{service=\"gone\"}") == Some(0.0));
+    wait_for("it is counted", || {
+        lb.metric("lb_http_requests_in_flight{service=\"gone\"}") == Some(0.0)
+    });
 }
 
-/// RFC 9113 section 8.1: a server that needs no more of an upload answers, and ends the stream without an error.
+/// RFC 9113 section 8.1: a server that needs no more of an upload answers, and ends the stream
+/// without an error.
 #[test]
 fn an_answer_may_end_before_the_upload_does() {
     let upstream = serving(|stream| async move {
@@ -510,7 +674,11 @@ fn an_answer_may_end_before_the_upload_does() {
         for _ in 0..3 {
             let (sender, body) = channel();
             sender.send(data("half")).await.unwrap();
-            let (parts, body, _) = ask(&mut client, Request::post("http://one/").body(body).unwrap()).await;
+            let (parts, body, _) = ask(
+                &mut client,
+                Request::post("http://one/").body(body).unwrap(),
+            )
+            .await;
             assert_eq!((parts.status, &body[..]), (StatusCode::OK, &b"enough"[..]));
             drop(sender);
         }
@@ -522,7 +690,8 @@ fn a_part_of_an_answer_is_never_taken_for_the_whole() {
     const STATUS_200: &[u8] = &[0x88];
     const LENGTH_100: &[u8] = b"\x0f\x0d\x03100";
     let sockets = Sockets::start();
-    let text = listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "proto=h2c");
+    let text =
+        listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "proto=h2c");
     let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n")));
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -530,9 +699,11 @@ fn a_part_of_an_answer_is_never_taken_for_the_whole() {
     };
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
-        for (promise, reason) in
-            [(&b""[..], h2::Reason::CANCEL), (b"", h2::Reason::NO_ERROR), (LENGTH_100, h2::Reason::NO_ERROR)]
-        {
+        for (promise, reason) in [
+            (&b""[..], h2::Reason::CANCEL),
+            (b"", h2::Reason::NO_ERROR),
+            (LENGTH_100, h2::Reason::NO_ERROR),
+        ] {
             client.ready().await.unwrap();
             let answer = tokio::spawn(client.send_request(get("http://one/")));
             let mut upstream = sockets.accept();
@@ -549,7 +720,9 @@ fn a_part_of_an_answer_is_never_taken_for_the_whole() {
             }
             let reset = u32::from(reason).to_be_bytes();
             let head = frame(1, 4, 1, &[STATUS_200, promise].concat());
-            upstream.write_all(&[head, frame(0, 0, 1, b"a part"), frame(3, 0, 1, &reset)].concat()).unwrap();
+            upstream
+                .write_all(&[head, frame(0, 0, 1, b"a part"), frame(3, 0, 1, &reset)].concat())
+                .unwrap();
             // The reset of the client's stream may overtake the head.
             let whole = match answer.await.unwrap() {
                 Ok(answer) => answer.into_body().collect().await.is_ok(),
@@ -575,11 +748,16 @@ fn upstream_connections_that_end_in_order_cost_no_request() {
         for _ in 0..40 {
             let asked = (0..8).map(|n| {
                 let mut client = client.clone();
-                let request = Request::post("http://one/").body(full(format!("body {n}"))).unwrap();
+                let request = Request::post("http://one/")
+                    .body(full(format!("body {n}")))
+                    .unwrap();
                 async move { ask(&mut client, request).await }
             });
             for (n, (parts, body, _)) in join_all(asked).await.into_iter().enumerate() {
-                assert_eq!((parts.status, body), (StatusCode::OK, format!("body {n}").into()));
+                assert_eq!(
+                    (parts.status, body),
+                    (StatusCode::OK, format!("body {n}").into())
+                );
             }
         }
     });
@@ -588,17 +766,24 @@ fn upstream_connections_that_end_in_order_cost_no_request() {
 /// What a stream is compressed with is its own business; upstreams of both kinds, trailers, events.
 #[test]
 fn answers_are_compressed_stream_by_stream() {
-    let (upstream, lb) = both("[proxy.compression]\ncontent_types = \"json|event-stream|octet|text\"\nmin_bytes = 0\n");
+    let (upstream, lb) = both(
+        "[proxy.compression]\ncontent_types = \"json|event-stream|octet|text\"\nmin_bytes = 0\n",
+    );
     let packed = |bytes: &[u8]| {
         let mut text = Vec::new();
-        flate2::read::GzDecoder::new(bytes).read_to_end(&mut text).unwrap();
+        flate2::read::GzDecoder::new(bytes)
+            .read_to_end(&mut text)
+            .unwrap();
         text
     };
     block_on(async {
         for host in ["one", "two"] {
             let (mut client, _) = h2(lb.address("http")).await;
             let request = |path: &str, coding: &str| {
-                Request::get(format!("http://{host}{path}")).header("accept-encoding", coding).body(full("")).unwrap()
+                Request::get(format!("http://{host}{path}"))
+                    .header("accept-encoding", coding)
+                    .body(full(""))
+                    .unwrap()
             };
             let (parts, body, _) = ask(&mut client, request("/x", "gzip")).await;
             assert_eq!(parts.headers["content-encoding"], "gzip");
@@ -606,7 +791,13 @@ fn answers_are_compressed_stream_by_stream() {
             assert_eq!(parts.headers.get("content-length"), None);
             assert_eq!(json(&packed(&body))["path"], "/x");
             let (parts, body, _) = ask(&mut client, request("/x", "br;q=0")).await;
-            assert_eq!((parts.headers.get("content-encoding"), json(&body)["path"].as_str()), (None, Some("/x")));
+            assert_eq!(
+                (
+                    parts.headers.get("content-encoding"),
+                    json(&body)["path"].as_str()
+                ),
+                (None, Some("/x"))
+            );
 
             let mut answer = client.send_request(request("/sse", "gzip")).await.unwrap();
             assert_eq!(answer.headers()["content-encoding"], "gzip");
@@ -614,7 +805,9 @@ fn answers_are_compressed_stream_by_stream() {
             for events in 1..=3 {
                 loop {
                     decoder.flush().unwrap();
-                    let seen = String::from_utf8_lossy(decoder.get_ref()).matches("\n\n").count();
+                    let seen = String::from_utf8_lossy(decoder.get_ref())
+                        .matches("\n\n")
+                        .count();
                     if seen == events {
                         break;
                     }
@@ -634,7 +827,10 @@ fn a_stream_ends_with_its_time() {
     block_on(async {
         for host in ["one", "two"] {
             let (mut client, connection) = h2(lb.address("http")).await;
-            let answer = client.send_request(get(&format!("http://{host}/sse"))).await.unwrap();
+            let answer = client
+                .send_request(get(&format!("http://{host}/sse")))
+                .await
+                .unwrap();
             let body = answer.into_body().collect().await;
             let error = body.expect_err("a stream that is cut");
             assert!(error.to_string().contains("error"), "{error}");

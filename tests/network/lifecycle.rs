@@ -1,4 +1,5 @@
-//! The life of the process: start, signals, drain, hand-over to a successor, systemd, and the commands that look at it.
+//! The life of the process: start, signals, drain, hand-over to a successor, systemd, and the
+//! commands that look at it.
 
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
@@ -19,39 +20,72 @@ fn web(upstream: &Upstream, more: &str) -> String {
     )
 }
 
-/// First `/ready`, then no new connections, then the end of what runs and of what idles, then the exit.
+/// First `/ready`, then no new connections, then the end of what runs and of what idles, then the
+/// exit.
 #[test]
 fn sigterm_drains_in_order() {
     let upstream = Upstream::start("u");
-    let mut lb = Lb::start(&web(&upstream, "[drain]\ngrace = \"600ms\"\ntimeout = \"10s\"\n"));
+    let mut lb = Lb::start(&web(
+        &upstream,
+        "[drain]\ngrace = \"600ms\"\ntimeout = \"10s\"\n",
+    ));
     let address = lb.address("http");
     lb.wait_ready();
     let mut idle = RawClient::connect(address);
-    assert_eq!(idle.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+    assert_eq!(
+        idle.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            .response()
+            .unwrap()
+            .status,
+        200
+    );
     // Never says a word.
     let mut silent = RawClient::connect(address);
     let begun = Instant::now();
     lb.sigterm();
     wait_for("not ready", || lb.admin("/ready").0 == 503);
-    assert!(lb.admin("/ready").1.contains("drain"), "{}", lb.admin("/ready").1);
+    assert!(
+        lb.admin("/ready").1.contains("drain"),
+        "{}",
+        lb.admin("/ready").1
+    );
     assert_eq!(lb.admin("/health").0, 200);
     assert_eq!(client::get(address, "h", "/during-grace").status, 200);
-    assert!(begun.elapsed() < Duration::from_millis(600), "too slow to tell the grace: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(600),
+        "too slow to tell the grace: {:?}",
+        begun.elapsed()
+    );
 
     upstream.set_delay(Duration::from_millis(1000));
     let seen = upstream.requests();
     let mut running = RawClient::connect(address);
     running.send("GET /running HTTP/1.1\r\nHost: h\r\n\r\n");
     wait_for("the request at the upstream", || upstream.requests() > seen);
-    wait_for("no new connections", || std::net::TcpStream::connect(address).is_err());
-    assert!(begun.elapsed() >= Duration::from_millis(550), "{:?}", begun.elapsed());
-    let answer = running.response().expect("the answer to a request that ran");
-    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    wait_for("no new connections", || {
+        std::net::TcpStream::connect(address).is_err()
+    });
+    assert!(
+        begun.elapsed() >= Duration::from_millis(550),
+        "{:?}",
+        begun.elapsed()
+    );
+    let answer = running
+        .response()
+        .expect("the answer to a request that ran");
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
     assert!(running.is_closed());
     assert!(idle.is_closed());
     assert!(silent.is_closed());
     assert_eq!(lb.exit_code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]
@@ -70,7 +104,11 @@ fn a_second_signal_ends_at_once() {
         let begun = Instant::now();
         lb.signal(signals[1]);
         assert_eq!(lb.exit_code(), Some(0));
-        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            begun.elapsed()
+        );
         assert!(client.is_closed());
     }
 }
@@ -89,18 +127,34 @@ fn the_drain_deadline_cuts_what_still_runs() {
     assert!(lb.stderr().contains("drain timeout"), "{}", lb.stderr());
 }
 
-/// A connection that was in use a moment ago may ask once more, and is told that this was the last time.
+/// A connection that was in use a moment ago may ask once more, and is told that this was the last
+/// time.
 #[test]
 fn a_drain_answers_a_request_that_crosses_it() {
     let upstream = Upstream::start("u");
     let mut lb = Lb::start(&web(&upstream, ""));
     let address = lb.address("http");
     let mut client = RawClient::connect(address);
-    assert_eq!(client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+    assert_eq!(
+        client
+            .send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            .response()
+            .unwrap()
+            .status,
+        200
+    );
     lb.sigterm();
-    wait_for("no new connections", || std::net::TcpStream::connect(address).is_err());
-    let answer = client.send("GET /last HTTP/1.1\r\nHost: h\r\n\r\n").response().expect("one more answer");
-    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    wait_for("no new connections", || {
+        std::net::TcpStream::connect(address).is_err()
+    });
+    let answer = client
+        .send("GET /last HTTP/1.1\r\nHost: h\r\n\r\n")
+        .response()
+        .expect("one more answer");
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
     assert!(client.is_closed());
     assert_eq!(lb.exit_code(), Some(0));
 }
@@ -114,14 +168,21 @@ fn a_successor_takes_over_without_a_failed_request() {
     let (address, admin) = (old.address("http"), old.address("admin"));
     let text = text
         .replacen("127.0.0.1:0", &address.to_string(), 1)
-        .replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"{admin}\""));
-    let load = |connections, path: &str| Load { connections, ..Load::new(address, "h", path, 400) };
+        .replace(
+            "[admin]\naddress = \"127.0.0.1:0\"",
+            &format!("[admin]\naddress = \"{admin}\""),
+        );
+    let load = |connections, path: &str| Load {
+        connections,
+        ..Load::new(address, "h", path, 400)
+    };
     let (kept, fresh) = block_on(async {
         let running = tokio::spawn({
             let kept = load(16, "/kept");
             async move { kept.run(Duration::from_millis(2500)).await }
         });
-        // Connections of one request each: those that wait in a queue when it is closed would be lost.
+        // Connections of one request each: those that wait in a queue when it is closed would be
+        // lost.
         let opening = tokio::task::spawn_blocking(move || {
             let (begun, mut count) = (Instant::now(), 0);
             while begun.elapsed() < Duration::from_millis(2500) {
@@ -144,7 +205,11 @@ fn a_successor_takes_over_without_a_failed_request() {
         outcome
     });
     kept.assert_none_failed();
-    assert!(kept.requests() > 500 && fresh > 50, "{} and {fresh} requests", kept.requests());
+    assert!(
+        kept.requests() > 500 && fresh > 50,
+        "{} and {fresh} requests",
+        kept.requests()
+    );
 }
 
 /// What systemd would hear.
@@ -152,8 +217,13 @@ fn heard(socket: &UnixDatagram, wanted: &str) {
     let begun = Instant::now();
     let mut buffer = [0; 4096];
     loop {
-        let count = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("waiting for {wanted}: {error}"));
-        if String::from_utf8_lossy(&buffer[..count]).lines().any(|line| line == wanted) {
+        let count = socket
+            .recv(&mut buffer)
+            .unwrap_or_else(|error| panic!("waiting for {wanted}: {error}"));
+        if String::from_utf8_lossy(&buffer[..count])
+            .lines()
+            .any(|line| line == wanted)
+        {
             return;
         }
         assert!(begun.elapsed() < PATIENCE, "no {wanted}");
@@ -169,15 +239,28 @@ fn systemd_hears_of_start_life_and_end() {
     let name = format!("lb-test-{}", std::process::id());
     let by_name = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
     let sockets = [
-        (UnixDatagram::bind(&path).unwrap(), path.display().to_string()),
-        (UnixDatagram::bind_addr(&by_name).unwrap(), format!("@{name}")),
+        (
+            UnixDatagram::bind(&path).unwrap(),
+            path.display().to_string(),
+        ),
+        (
+            UnixDatagram::bind_addr(&by_name).unwrap(),
+            format!("@{name}"),
+        ),
     ];
     for (socket, address) in sockets {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let environment = [("NOTIFY_SOCKET", address.as_str()), ("WATCHDOG_USEC", "400000")];
+        let environment = [
+            ("NOTIFY_SOCKET", address.as_str()),
+            ("WATCHDOG_USEC", "400000"),
+        ];
         let mut lb = Lb::start_with(&web(&upstream, ""), &[], &environment);
         heard(&socket, "READY=1");
-        assert_eq!(client::get(lb.address("http"), "h", "/").status, 200, "ready means ready");
+        assert_eq!(
+            client::get(lb.address("http"), "h", "/").status,
+            200,
+            "ready means ready"
+        );
         for _ in 0..3 {
             heard(&socket, "WATCHDOG=1");
         }
@@ -190,25 +273,37 @@ fn systemd_hears_of_start_life_and_end() {
 #[test]
 fn without_consul_it_does_not_listen_and_says_why() {
     let nobody = Upstream::start("consul").kill();
-    let text = config(&(format!("[consul]\naddress = \"http://{nobody}\"\n") + &listener("http", "")));
+    let text =
+        config(&(format!("[consul]\naddress = \"http://{nobody}\"\n") + &listener("http", "")));
     let mut lb = Lb::start(&text);
     let (status, body) = lb.admin("/ready");
     assert_eq!(status, 503);
     assert!(body.contains("consul"), "{body}");
     assert_eq!(lb.admin("/health").0, 200);
     wait_for("a counted error", || {
-        lb.metric("lb_registry_errors_total{kind=\"connect\"}").is_some_and(|count| count > 0.0)
+        lb.metric("lb_registry_errors_total{kind=\"connect\"}")
+            .is_some_and(|count| count > 0.0)
     });
-    assert!(!lb.stderr().contains("\"listener\":\"http\""), "{}", lb.stderr());
+    assert!(
+        !lb.stderr().contains("\"listener\":\"http\""),
+        "{}",
+        lb.stderr()
+    );
     let begun = Instant::now();
     lb.sigterm();
     assert_eq!(lb.exit_code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_") || name.starts_with("LB_")) {
+    for (name, _) in
+        std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_") || name.starts_with("LB_"))
+    {
         command.env_remove(name);
     }
     command.args(arguments).output().unwrap()
@@ -224,11 +319,17 @@ fn commands_look_at_the_running_process() {
     for format in ["table", "json", "fabio"] {
         let output = run(&["routes", "--admin", &admin, "--format", format]);
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains(&target), "{format}: {output:?}");
+        assert!(
+            output.status.success() && text.contains(&target),
+            "{format}: {output:?}"
+        );
     }
     let output = run(&["explain", "http://any.host/some/path", "--admin", &admin]);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("web") && text.contains(&target), "{output:?}");
+    assert!(
+        output.status.success() && text.contains("web") && text.contains(&target),
+        "{output:?}"
+    );
     let file = lb.folder().join("lb.toml");
     let output = run(&["check", "--config", file.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
@@ -237,7 +338,10 @@ fn commands_look_at_the_running_process() {
     let output = run(&["check", "--live", "--config", file.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert_ne!(output.status.code(), Some(0));
-    assert!(text.contains("connect"), "the failed step has a name: {text}");
+    assert!(
+        text.contains("connect"),
+        "the failed step has a name: {text}"
+    );
 }
 
 #[test]
@@ -247,7 +351,10 @@ fn two_that_may_not_share_an_address_say_which() {
     let upstream = Upstream::start("u");
     for text in [
         web(&upstream, "").replacen("127.0.0.1:0", &taken, 1),
-        web(&upstream, "").replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"{taken}\"")),
+        web(&upstream, "").replace(
+            "[admin]\naddress = \"127.0.0.1:0\"",
+            &format!("[admin]\naddress = \"{taken}\""),
+        ),
     ] {
         let mut lb = Lb::spawn(&text, &[], &[]);
         assert_eq!(lb.exit_code(), Some(1));
@@ -269,7 +376,14 @@ fn connections_above_the_limit_wait_for_their_turn() {
         assert_eq!(client::get(address, "h", "/").status, 200);
     }
     let mut first = RawClient::connect(addresses[0]);
-    assert_eq!(first.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap().status, 200);
+    assert_eq!(
+        first
+            .send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            .response()
+            .unwrap()
+            .status,
+        200
+    );
     let mut second = RawClient::connect(addresses[0]);
     second.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     std::thread::sleep(Duration::from_millis(200));
@@ -289,7 +403,9 @@ fn a_drain_keeps_websockets_until_its_deadline() {
     assert_eq!(client.response().unwrap().status, 101);
     lb.sigterm();
     let address = lb.address("http");
-    wait_for("no new connections", || std::net::TcpStream::connect(address).is_err());
+    wait_for("no new connections", || {
+        std::net::TcpStream::connect(address).is_err()
+    });
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(client.send(b"\x81\x02hi").bytes(4), b"\x81\x02hi");
     assert!(client.is_closed());

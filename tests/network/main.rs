@@ -1,8 +1,15 @@
-//! What happens on the wire, with the whole binary: HTTP/2, gRPC, TLS, TCP, and the life of the process.
+//! What happens on the wire, with the whole binary: HTTP/2, gRPC, TLS, TCP, and the life of the
+//! process.
 //!
 //! One test binary of several files: linking it is most of what a test binary costs.
-#![allow(unreachable_pub, reason = "its files share things through `pub`; there is no outside")]
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+#![allow(
+    unreachable_pub,
+    reason = "its files share things through `pub`; there is no outside"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: a failure here fails the test"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -23,7 +23,10 @@ fn rewrite(lb: &Lb, text: &str) {
 }
 
 fn reloads(lb: &Lb) -> usize {
-    lb.stderr().lines().filter(|line| line.contains("\"message\":\"reloaded")).count()
+    lb.stderr()
+        .lines()
+        .filter(|line| line.contains("\"message\":\"reloaded"))
+        .count()
 }
 
 fn reload(lb: &Lb, text: &str) {
@@ -43,10 +46,16 @@ fn a_changed_key_takes_effect_by_signal_and_by_file() {
     assert_eq!(open.send(request).response().unwrap().status, 404);
     reload(&lb, &web(&upstream, "no_route_status = 418\n"));
     assert_eq!(client::get(address, "nowhere", "/").status, 418);
-    assert_eq!(open.send(request).response().unwrap().status, 418, "on a connection from before");
+    assert_eq!(
+        open.send(request).response().unwrap().status,
+        418,
+        "on a connection from before"
+    );
     // Without a signal.
     rewrite(&lb, &web(&upstream, "no_route_status = 410\n"));
-    wait_for("the file to be noticed", || client::get(address, "nowhere", "/").status == 410);
+    wait_for("the file to be noticed", || {
+        client::get(address, "nowhere", "/").status == 410
+    });
     assert_eq!(open.send(request).response().unwrap().status, 410);
     lb.wait_admin("/api/config", "410", |body| body.contains("410"));
 }
@@ -56,13 +65,20 @@ fn a_static_route_and_the_log_level_change() {
     let (one, two) = (Upstream::start("one"), Upstream::start("two"));
     let lb = Lb::start(&web(&one, ""));
     let address = lb.address("http");
-    assert_eq!(client::get(address, "web", "/").header("x-instance"), Some("one"));
+    assert_eq!(
+        client::get(address, "web", "/").header("x-instance"),
+        Some("one")
+    );
     assert!(!lb.stderr().contains("\"level\":\"DEBUG\""));
     reload(&lb, &web(&two, "[log]\nlevel = \"debug\"\n"));
-    wait_for("the other one", || client::get(address, "web", "/").header("x-instance") == Some("two"));
+    wait_for("the other one", || {
+        client::get(address, "web", "/").header("x-instance") == Some("two")
+    });
     two.kill();
     assert_eq!(client::get(address, "web", "/").status, 502);
-    lb.wait_for_line("a line of that level", |line| line.contains("\"level\":\"DEBUG\""));
+    lb.wait_for_line("a line of that level", |line| {
+        line.contains("\"level\":\"DEBUG\"")
+    });
 }
 
 #[test]
@@ -70,20 +86,35 @@ fn access_rules_of_a_routes_file_take_effect() {
     let upstream = Upstream::start("u");
     let folder = tempfile::tempdir().unwrap();
     let routes = folder.path().join("routes.txt");
-    let add = |options: &str| format!("route add web web/ http://{}/ {options}\n", upstream.address);
+    let add = |options: &str| {
+        format!(
+            "route add web web/ http://{}/ {options}\n",
+            upstream.address
+        )
+    };
     std::fs::write(&routes, add("")).unwrap();
-    let lb = Lb::start(&config(&(format!("routes_file = {routes:?}\n") + &listener("http", ""))));
+    let lb = Lb::start(&config(
+        &(format!("routes_file = {routes:?}\n") + &listener("http", "")),
+    ));
     let address = lb.address("http");
     assert_eq!(client::get(address, "web", "/").status, 200);
     std::fs::write(&routes, add("opts \"deny=ip:127.0.0.1\"")).unwrap();
-    wait_for("a refusal", || client::get(address, "web", "/").status == 403);
+    wait_for("a refusal", || {
+        client::get(address, "web", "/").status == 403
+    });
     // A line that makes no sense leaves the rest and what was there.
-    std::fs::write(&routes, add("opts \"allow=ip:127.0.0.1\"") + "route nonsense\n").unwrap();
+    std::fs::write(
+        &routes,
+        add("opts \"allow=ip:127.0.0.1\"") + "route nonsense\n",
+    )
+    .unwrap();
     wait_for("an error or the change", || {
         client::get(address, "web", "/").status == 200 || lb.stderr().contains("nonsense")
     });
     std::fs::write(&routes, add("opts \"allow=ip:127.0.0.1\"")).unwrap();
-    wait_for("the permission", || client::get(address, "web", "/").status == 200);
+    wait_for("the permission", || {
+        client::get(address, "web", "/").status == 200
+    });
 }
 
 #[test]
@@ -94,10 +125,25 @@ fn a_bad_configuration_is_reported_counted_and_ignored() {
     let errors = "lb_reload_errors_total{kind=\"config\"}";
     let missing = Path::new("/nonexistent/page.html");
     let bad = [
-        (web(&upstream, "no_route_status = 410\nno_route_stat = 1\n"), "did you mean"),
+        (
+            web(&upstream, "no_route_status = 410\nno_route_stat = 1\n"),
+            "did you mean",
+        ),
         ("nonsense".to_owned(), "the old one stays"),
-        (web(&upstream, &format!("no_route_status = 410\nno_route_page = {missing:?}\n")), "no_route_page"),
-        (web(&upstream, &format!("no_route_status = 410\nupstream_ca_file = {missing:?}\n")), "upstream_ca_file"),
+        (
+            web(
+                &upstream,
+                &format!("no_route_status = 410\nno_route_page = {missing:?}\n"),
+            ),
+            "no_route_page",
+        ),
+        (
+            web(
+                &upstream,
+                &format!("no_route_status = 410\nupstream_ca_file = {missing:?}\n"),
+            ),
+            "upstream_ca_file",
+        ),
         (
             web(
                 &upstream,
@@ -111,7 +157,9 @@ fn a_bad_configuration_is_reported_counted_and_ignored() {
     for (at, (text, words)) in bad.iter().enumerate() {
         rewrite(&lb, text);
         lb.sighup();
-        wait_for("a counted refusal", || lb.metric(errors).is_some_and(|count| count > at as f64));
+        wait_for("a counted refusal", || {
+            lb.metric(errors).is_some_and(|count| count > at as f64)
+        });
         lb.wait_for_line(words, |line| line.contains("ERROR") && line.contains(words));
         assert_eq!(client::get(address, "nowhere", "/").status, 418, "{words}");
     }
@@ -125,8 +173,15 @@ fn keys_that_need_a_restart_are_named() {
     let text = web(&upstream, "no_route_status = 418\n").replace("workers = 2", "workers = 1");
     reload(&lb, &text);
     let line = lb.wait_for_line("the keys", |line| line.contains("need a restart"));
-    assert!(line.contains("proxy.workers") && !line.contains("no_route_status"), "{line}");
-    assert_eq!(client::get(lb.address("http"), "nowhere", "/").status, 418, "the rest is taken over");
+    assert!(
+        line.contains("proxy.workers") && !line.contains("no_route_status"),
+        "{line}"
+    );
+    assert_eq!(
+        client::get(lb.address("http"), "nowhere", "/").status,
+        418,
+        "the rest is taken over"
+    );
 }
 
 /// Listeners come, change and go; those that stay notice nothing.
@@ -136,8 +191,10 @@ fn listeners_are_opened_changed_and_closed() {
     let ca = Ca::new("ca");
     let files = ca.pair(&["web"]).write(folder.path(), "site");
     let upstream = Upstream::start("u");
-    let certificates =
-        format!("[certificates.main]\nsource = \"file\"\ncert_file = {:?}\nkey_file = {:?}\n", files.cert, files.key);
+    let certificates = format!(
+        "[certificates.main]\nsource = \"file\"\ncert_file = {:?}\nkey_file = {:?}\n",
+        files.cert, files.key
+    );
     let lb = Lb::start(&web(&upstream, ""));
     let stays = lb.address("http");
     let mut open = RawClient::connect(stays);
@@ -152,7 +209,8 @@ fn listeners_are_opened_changed_and_closed() {
     assert_eq!(old.send(request).response().unwrap().status, 200);
 
     // The same address with TLS and a pair that is new too.
-    let secure = second.replace("\"http\"", "\"https\"") + "certificates = \"main\"\n" + &certificates;
+    let secure =
+        second.replace("\"http\"", "\"https\"") + "certificates = \"main\"\n" + &certificates;
     reload(&lb, &web(&upstream, &secure));
     block_on(async {
         let trust = super::tls::Trust::new(&ca).with_alpn(&["h2"]);
@@ -168,16 +226,30 @@ fn listeners_are_opened_changed_and_closed() {
     assert!(old.is_closed(), "its listener is gone, and it was idle");
 
     reload(&lb, &web(&upstream, ""));
-    wait_for("the end of the listener", || std::net::TcpStream::connect(added).is_err());
-    assert_eq!(open.send(request).response().unwrap().status, 200, "on the connection from before");
+    wait_for("the end of the listener", || {
+        std::net::TcpStream::connect(added).is_err()
+    });
+    assert_eq!(
+        open.send(request).response().unwrap().status,
+        200,
+        "on the connection from before"
+    );
     assert_eq!(client::get(stays, "web", "/").status, 200);
 
     // An address that somebody else has: refused as a whole.
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = format!("[[listener]]\naddress = \"{}\"\nprotocol = \"http\"\n", other.local_addr().unwrap());
-    rewrite(&lb, &web(&upstream, &("no_route_status = 418\n".to_owned() + &taken)));
+    let taken = format!(
+        "[[listener]]\naddress = \"{}\"\nprotocol = \"http\"\n",
+        other.local_addr().unwrap()
+    );
+    rewrite(
+        &lb,
+        &web(&upstream, &("no_route_status = 418\n".to_owned() + &taken)),
+    );
     lb.sighup();
-    lb.wait_for_line("a refusal", |line| line.contains("not reloaded") && line.contains("cannot listen on"));
+    lb.wait_for_line("a refusal", |line| {
+        line.contains("not reloaded") && line.contains("cannot listen on")
+    });
     assert_eq!(client::get(stays, "nowhere", "/").status, 404);
 }
 
@@ -186,10 +258,21 @@ fn twenty_reloads_under_load_fail_no_request() {
     let upstream = Upstream::start("u");
     let text = |n: u32| {
         // A listener comes and goes with every second one, and the routes change with each.
-        let extra =
-            if n.is_multiple_of(2) { "" } else { "[[listener]]\naddress = \"127.0.0.2:0\"\nprotocol = \"http\"\n" };
-        let more = route(&format!("s{n}"), &format!("s{n}/"), &[url("http", upstream.address)], "");
-        web(&upstream, &format!("max_headers = {}\n{extra}{more}", 100 + n))
+        let extra = if n.is_multiple_of(2) {
+            ""
+        } else {
+            "[[listener]]\naddress = \"127.0.0.2:0\"\nprotocol = \"http\"\n"
+        };
+        let more = route(
+            &format!("s{n}"),
+            &format!("s{n}/"),
+            &[url("http", upstream.address)],
+            "",
+        );
+        web(
+            &upstream,
+            &format!("max_headers = {}\n{extra}{more}", 100 + n),
+        )
     };
     let lb = Lb::start(&text(0));
     let load = Load::new(lb.address("http"), "web", "/", 500);
@@ -198,7 +281,9 @@ fn twenty_reloads_under_load_fail_no_request() {
         for n in 1..=20 {
             reload(&lb, &text(n));
             // Routes follow on a path of their own: names in them may have to be resolved.
-            wait_for("the new route", || client::get(lb.address("http"), &format!("s{n}"), "/").status == 200);
+            wait_for("the new route", || {
+                client::get(lb.address("http"), &format!("s{n}"), "/").status == 200
+            });
         }
         running.await.unwrap()
     });
@@ -214,7 +299,13 @@ fn a_half_written_configuration_takes_nothing_away() {
     let lb = Lb::start(&whole);
     let address = lb.address("http");
     let load = Load::new(address, "web", "/", 200).start();
-    let cuts = [0, 1, whole.find("[[static.route]]").unwrap(), whole.find("[admin]").unwrap(), whole.len() - 1];
+    let cuts = [
+        0,
+        1,
+        whole.find("[[static.route]]").unwrap(),
+        whole.find("[admin]").unwrap(),
+        whole.len() - 1,
+    ];
     for round in 0..15 {
         rewrite(&lb, &whole[..cuts[round % cuts.len()]]);
         lb.sighup();
@@ -229,9 +320,15 @@ fn a_half_written_configuration_takes_nothing_away() {
     assert!(!lb.stderr().contains("listener closed"), "{}", lb.stderr());
     // What is meant counts in the end.
     let (head, rest) = whole.split_at(whole.find("[[static.route]]").unwrap());
-    let without =
-        head.to_owned() + &rest[rest.find("[proxy]").unwrap()..] + "[consul]\naddress = \"http://127.0.0.1:1\"\n";
-    rewrite(&lb, &(without + &route("other", "other/", &[url("http", upstream.address)], "")));
-    wait_for("the route to go", || client::get(address, "web", "/").status == 404);
+    let without = head.to_owned()
+        + &rest[rest.find("[proxy]").unwrap()..]
+        + "[consul]\naddress = \"http://127.0.0.1:1\"\n";
+    rewrite(
+        &lb,
+        &(without + &route("other", "other/", &[url("http", upstream.address)], "")),
+    );
+    wait_for("the route to go", || {
+        client::get(address, "web", "/").status == 404
+    });
     assert_eq!(client::get(address, "other", "/").status, 200);
 }

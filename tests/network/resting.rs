@@ -1,4 +1,5 @@
-//! Connections that gave up what they had for serving, because their client has been quiet for a while. Nobody may tell.
+//! Connections that gave up what they had for serving, because their client has been quiet for a
+//! while. Nobody may tell.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,12 +19,17 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// A balancer that tells of connections that rest.
 fn telling(upstream: &Upstream, more: &str) -> Lb {
-    let text = listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "") + more;
+    let text =
+        listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "") + more;
     start(&text)
 }
 
 fn start(text: &str) -> Lb {
-    let lb = Lb::start_with(&config(text), &[], &[("LB_LOG_LEVEL", "info,lb::proxy::http=trace")]);
+    let lb = Lb::start_with(
+        &config(text),
+        &[],
+        &[("LB_LOG_LEVEL", "info,lb::proxy::http=trace")],
+    );
     lb.wait_ready();
     lb
 }
@@ -71,7 +77,9 @@ fn a_connection_that_rests_can_be_handed_over() {
     let upstream = Upstream::start("u");
     let lb = telling(&upstream, "");
     let mut client = rested(&lb);
-    client.send("PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    client.send(
+        "PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    );
     assert_eq!(client.response().unwrap().status, 200);
     assert_eq!(client.send(GET).response().unwrap().status, 200);
     assert_eq!(upstream.requests(), 3);
@@ -96,7 +104,11 @@ fn the_idle_limit_holds_for_a_connection_that_rests() {
     wait_for_rests(&lb, 1);
     assert!(client.is_closed());
     // The clock of the test begins a little later than that of the connection.
-    assert!(begun.elapsed() > Duration::from_millis(2900), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() > Duration::from_millis(2900),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]
@@ -164,7 +176,16 @@ async fn ask(client: &mut TlsStream<TcpStream>, requests: &str, answers: usize) 
     client.write_all(requests.as_bytes()).await.unwrap();
     client.flush().await.unwrap();
     let mut read = Vec::new();
-    while String::from_utf8_lossy(&read).matches("x-instance: u").count() < answers {
-        assert_ne!(client.read_buf(&mut read).await.unwrap(), 0, "{}", String::from_utf8_lossy(&read));
+    while String::from_utf8_lossy(&read)
+        .matches("x-instance: u")
+        .count()
+        < answers
+    {
+        assert_ne!(
+            client.read_buf(&mut read).await.unwrap(),
+            0,
+            "{}",
+            String::from_utf8_lossy(&read)
+        );
     }
 }

@@ -17,36 +17,71 @@ use super::wire::*;
 const SLOW: Duration = Duration::from_secs(4);
 
 fn urls(scheme: &str, upstreams: &[Upstream]) -> Vec<String> {
-    upstreams.iter().map(|upstream| url(scheme, upstream.address)).collect()
+    upstreams
+        .iter()
+        .map(|upstream| url(scheme, upstream.address))
+        .collect()
 }
 
 #[test]
 fn a_slow_request_is_asked_once_over_http2_and_grpc() {
     let upstreams = ["a", "b", "c"].map(Upstream::start);
-    upstreams.iter().for_each(|upstream| upstream.set_delay(SLOW));
+    upstreams
+        .iter()
+        .for_each(|upstream| upstream.set_delay(SLOW));
     let text = listener("http", "")
         + &route("plain", "/plain", &urls("http", &upstreams), "")
         + &route("h2", "/h2", &urls("http", &upstreams), "proto=h2c")
-        + &route("grpc", "/greeter.Greeter/", &urls("http", &upstreams), "proto=grpc");
+        + &route(
+            "grpc",
+            "/greeter.Greeter/",
+            &urls("http", &upstreams),
+            "proto=grpc",
+        );
     let lb = Lb::start(&config(&text));
     lb.wait_ready();
     block_on(async {
         let (client, _) = h2(lb.address("http")).await;
         let mut calls = Vec::new();
         for path in ["/plain", "/h2"] {
-            for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::POST] {
-                calls.push(Request::builder().method(method).uri(format!("http://h{path}")).body(full("")).unwrap());
+            for method in [
+                Method::GET,
+                Method::HEAD,
+                Method::PUT,
+                Method::DELETE,
+                Method::OPTIONS,
+                Method::POST,
+            ] {
+                calls.push(
+                    Request::builder()
+                        .method(method)
+                        .uri(format!("http://h{path}"))
+                        .body(full(""))
+                        .unwrap(),
+                );
             }
         }
         // The server of these tests sends data to HEAD over HTTP/2, which no client takes.
         calls.retain(|call| call.method() != Method::HEAD || call.uri().path() != "/h2");
-        let call = Request::post("http://h/greeter.Greeter/echo").header("content-type", "application/grpc");
-        calls.push(call.header("te", "trailers").body(full("\0\0\0\0\x01x")).unwrap());
+        let call = Request::post("http://h/greeter.Greeter/echo")
+            .header("content-type", "application/grpc");
+        calls.push(
+            call.header("te", "trailers")
+                .body(full("\0\0\0\0\x01x"))
+                .unwrap(),
+        );
         let answers = calls.into_iter().map(|call| {
             let (mut client, what) = (client.clone(), format!("{} {}", call.method(), call.uri()));
             tokio::spawn(async move {
                 let answer = tokio::time::timeout(SLOW + SLOW / 2, ask(&mut client, call)).await;
-                assert_eq!(answer.unwrap_or_else(|_| panic!("{what}: no answer")).0.status, 200, "{what}");
+                assert_eq!(
+                    answer
+                        .unwrap_or_else(|_| panic!("{what}: no answer"))
+                        .0
+                        .status,
+                    200,
+                    "{what}"
+                );
             })
         });
         for answer in answers.collect::<Vec<_>>() {
@@ -55,16 +90,20 @@ fn a_slow_request_is_asked_once_over_http2_and_grpc() {
     });
     assert_eq!(upstreams.iter().map(Upstream::requests).sum::<u64>(), 12);
     for service in ["plain", "h2", "grpc"] {
-        let retries = format!("lb_upstream_retries_total{{service=\"{service}\",reason=\"timeout\"}}");
+        let retries =
+            format!("lb_upstream_retries_total{{service=\"{service}\",reason=\"timeout\"}}");
         assert_eq!(lb.metric(&retries).unwrap_or(0.0), 0.0);
     }
 }
 
 #[test]
 fn an_instance_whose_calls_are_unavailable_is_ejected() {
-    for (strategy, rule, ejected) in
-        [("p2c", "", true), ("least", "", true), ("rr", "", true), ("rr", "error_status = \"off\"", false)]
-    {
+    for (strategy, rule, ejected) in [
+        ("p2c", "", true),
+        ("least", "", true),
+        ("rr", "", true),
+        ("rr", "error_status = \"off\"", false),
+    ] {
         let upstreams = ["bad", "a", "b"].map(Upstream::start);
         upstreams[0].set_grpc_status(14);
         // Refused for the caller's own reasons: no failure.
@@ -77,14 +116,30 @@ fn an_instance_whose_calls_are_unavailable_is_ejected() {
         block_on(async {
             let (mut client, _) = h2(lb.address("grpc")).await;
             for _ in 0..90 {
-                let call = Request::post("http://h/greeter.Greeter/echo").header("content-type", "application/grpc");
-                ask(&mut client, call.header("te", "trailers").body(full("\0\0\0\0\x01x")).unwrap()).await;
+                let call = Request::post("http://h/greeter.Greeter/echo")
+                    .header("content-type", "application/grpc");
+                ask(
+                    &mut client,
+                    call.header("te", "trailers")
+                        .body(full("\0\0\0\0\x01x"))
+                        .unwrap(),
+                )
+                .await;
             }
         });
-        let ejections = lb.metric("lb_upstream_ejections_total{service=\"greeter\"}").unwrap_or(0.0);
-        assert_eq!(ejections, if ejected { 1.0 } else { 0.0 }, "{strategy} {rule}");
+        let ejections = lb
+            .metric("lb_upstream_ejections_total{service=\"greeter\"}")
+            .unwrap_or(0.0);
+        assert_eq!(
+            ejections,
+            if ejected { 1.0 } else { 0.0 },
+            "{strategy} {rule}"
+        );
         let bad = upstreams[0].requests();
-        assert!(if ejected { bad <= 10 } else { bad == 30 }, "{strategy} {rule}: {bad}");
+        assert!(
+            if ejected { bad <= 10 } else { bad == 30 },
+            "{strategy} {rule}: {bad}"
+        );
     }
 }
 
@@ -93,13 +148,21 @@ fn tcp_connections_avoid_the_next_owner_of_a_dead_instances_port() {
     let [a, b] = ["a", "b"].map(Upstream::start);
     let port = free_port();
     let text = format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"tcp\"\n")
-        + &route("db", &format!(":{port}"), &[url("tcp", a.address), url("tcp", b.address)], "")
+        + &route(
+            "db",
+            &format!(":{port}"),
+            &[url("tcp", a.address), url("tcp", b.address)],
+            "",
+        )
         + "[proxy]\nstrategy = \"rr\"\n";
     let lb = Lb::start(&config(&text));
     lb.wait_ready();
     let ask = || {
         let mut client = RawClient::connect(lb.address("tcp"));
-        let answer = client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").response().unwrap();
+        let answer = client
+            .send("GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            .response()
+            .unwrap();
         (client, answer.header("x-instance").unwrap().to_owned())
     };
     let mut tunnels: Vec<_> = (0..8).map(|_| ask()).collect();
@@ -132,7 +195,10 @@ fn held_back(to: SocketAddr) -> (SocketAddr, mpsc::Sender<()>, mpsc::Receiver<()
                 let _ = to.shutdown(Shutdown::Write);
             })
         };
-        let both = [copy(near.try_clone().unwrap(), far.try_clone().unwrap()), copy(far, near)];
+        let both = [
+            copy(near.try_clone().unwrap(), far.try_clone().unwrap()),
+            copy(far, near),
+        ];
         both.into_iter().for_each(|one| one.join().unwrap());
     });
     (address, go, comes)
@@ -147,7 +213,9 @@ fn a_connection_made_while_its_instance_left_gets_no_request() {
     let folder = tempfile::tempdir().unwrap();
     let routes = folder.path().join("routes");
     let line = |name: &str, address: SocketAddr| {
-        format!("route add s h/ https://{address}/ opts \"proto=https tlsskipverify=true host={name}.test\"\n")
+        format!(
+            "route add s h/ https://{address}/ opts \"proto=https tlsskipverify=true host={name}.test\"\n"
+        )
     };
     std::fs::write(&routes, line("left", slow) + &line("stays", stays)).unwrap();
     let text = format!("routes_file = {routes:?}\n")
@@ -156,10 +224,13 @@ fn a_connection_made_while_its_instance_left_gets_no_request() {
     let lb = Lb::start(&config(&text));
     lb.wait_ready();
     let address = lb.address("http");
-    let clients = [(); 2].map(|()| std::thread::spawn(move || client::get(address, "h", "/").text()));
+    let clients =
+        [(); 2].map(|()| std::thread::spawn(move || client::get(address, "h", "/").text()));
     comes.recv().unwrap();
     std::fs::write(&routes, line("stays", stays)).unwrap();
-    lb.wait_admin("/api/routes", "one target", |text| !text.contains(&slow.to_string()));
+    lb.wait_admin("/api/routes", "one target", |text| {
+        !text.contains(&slow.to_string())
+    });
     go.send(()).unwrap();
     let answers = clients.map(|client| client.join().unwrap());
     assert_eq!(answers, ["stays.test HTTP/1.1", "stays.test HTTP/1.1"]);
@@ -169,15 +240,23 @@ fn a_connection_made_while_its_instance_left_gets_no_request() {
 fn http2_instances_that_die_are_avoided() {
     let [a, b] = ["a", "b"].map(Upstream::start);
     let text = listener("grpc", "")
-        + &route("greeter", "/", &[url("http", a.address), url("http", b.address)], "proto=grpc")
+        + &route(
+            "greeter",
+            "/",
+            &[url("http", a.address), url("http", b.address)],
+            "proto=grpc",
+        )
         + "[proxy]\nstrategy = \"rr\"\nworkers = 1\n";
     let lb = Lb::start(&config(&text));
     lb.wait_ready();
     block_on(async {
         let (mut client, _) = h2(lb.address("grpc")).await;
         let call = || {
-            let call = Request::post("http://h/greeter.Greeter/echo").header("content-type", "application/grpc");
-            call.header("te", "trailers").body(full("\0\0\0\0\x01x")).unwrap()
+            let call = Request::post("http://h/greeter.Greeter/echo")
+                .header("content-type", "application/grpc");
+            call.header("te", "trailers")
+                .body(full("\0\0\0\0\x01x"))
+                .unwrap()
         };
         for _ in 0..10 {
             ask(&mut client, call()).await;
@@ -186,7 +265,10 @@ fn http2_instances_that_die_are_avoided() {
         let wrong = Upstream::start_at("wrong", address);
         for _ in 0..20 {
             let (parts, _, _) = ask(&mut client, call()).await;
-            assert_ne!(parts.headers.get("x-instance").map(|name| name.as_bytes()), Some(&b"wrong"[..]));
+            assert_ne!(
+                parts.headers.get("x-instance").map(|name| name.as_bytes()),
+                Some(&b"wrong"[..])
+            );
         }
         assert_eq!(wrong.requests(), 0);
     });

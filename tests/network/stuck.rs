@@ -1,5 +1,6 @@
-//! What around the process may be stuck or gone (the readers of its logs, the file systems of its files, systemd) holds up
-//! neither requests nor the table, the admin listener or the end; and signals that mean nothing do not end it.
+//! What around the process may be stuck or gone (the readers of its logs, the file systems of its
+//! files, systemd) holds up neither requests nor the table, the admin listener or the end; and
+//! signals that mean nothing do not end it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read as _, Write as _};
@@ -51,7 +52,11 @@ impl Bare {
         let folder = tempfile::tempdir().unwrap();
         let [http, behind, admin] = free_ports();
         let (file, routes) = (folder.path().join("lb.toml"), folder.path().join("routes"));
-        std::fs::write(&routes, format!("route add web / http://{}/\n", upstream.address)).unwrap();
+        std::fs::write(
+            &routes,
+            format!("route add web / http://{}/\n", upstream.address),
+        )
+        .unwrap();
         let text = format!(
             "routes_file = \"{}\"\n[admin]\naddress = \"{admin}\"\n\
              [[listener]]\naddress = \"{http}\"\nprotocol = \"http\"\n\
@@ -60,9 +65,23 @@ impl Bare {
         );
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
-        command.args(["run", "--config"]).arg(&file).env("LB_PROXY_WORKERS", "2");
-        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap();
-        Self { child, folder, http, behind, admin }
+        command
+            .args(["run", "--config"])
+            .arg(&file)
+            .env("LB_PROXY_WORKERS", "2");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            folder,
+            http,
+            behind,
+            admin,
+        }
     }
 
     fn routes(&self) -> PathBuf {
@@ -70,9 +89,15 @@ impl Bare {
     }
 
     fn answers(&self, path: &str) -> bool {
-        let Ok(mut socket) = TcpStream::connect(self.http) else { return false };
+        let Ok(mut socket) = TcpStream::connect(self.http) else {
+            return false;
+        };
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
     }
@@ -83,8 +108,12 @@ impl Bare {
 
     fn metric(&self, name: &str) -> f64 {
         let text = self.admin("/metrics");
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .parse()
+            .unwrap()
     }
 
     /// Has each worker and the control thread log lines until the log loses some.
@@ -107,7 +136,9 @@ impl Bare {
         let path = format!("/new-{}", routes.len());
         routes.push_str(&format!("route add other h{path} http://127.0.0.1:1/\n"));
         std::fs::write(self.routes(), routes).unwrap();
-        wait_for("the table to follow", || self.admin("/api/routes").contains(&path));
+        wait_for("the table to follow", || {
+            self.admin("/api/routes").contains(&path)
+        });
         // More connections than workers, so that each of them has its turn.
         assert!((0..16).all(|_| self.answers("/")));
         assert_eq!(client::get(self.admin, "127.0.0.1", "/health").status, 200);
@@ -115,7 +146,13 @@ impl Bare {
 
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Its exit code after SIGTERM, and how long that took.
@@ -164,18 +201,37 @@ fn a_log_that_nobody_reads_holds_up_nothing_and_tells_afterwards_what_is_missing
     assert!(lost > 0.0);
 
     let reading = std::thread::spawn(move || {
-        let lines: Vec<String> = BufReader::new(reader).lines().map_while(Result::ok).collect();
+        let lines: Vec<String> = BufReader::new(reader)
+            .lines()
+            .map_while(Result::ok)
+            .collect();
         lines
     });
     let (code, _) = lb.end();
     assert_eq!(code, Some(0));
     let lines = reading.join().unwrap();
-    let lines: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told = lines.iter().position(|line| line["message"].as_str().unwrap().contains("log lines dropped"));
+    let lines: Vec<serde_json::Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told = lines.iter().position(|line| {
+        line["message"]
+            .as_str()
+            .unwrap()
+            .contains("log lines dropped")
+    });
     let told = told.expect("a line about those that are missing");
-    assert!(lines[told]["lines"].as_f64().unwrap() >= lost, "{} of {lost}", lines[told]);
+    assert!(
+        lines[told]["lines"].as_f64().unwrap() >= lost,
+        "{} of {lost}",
+        lines[told]
+    );
     assert!(told < lines.len() - 1, "the log goes on after it");
-    assert_eq!(lines.last().unwrap()["message"], "drained", "the last line arrives");
+    assert_eq!(
+        lines.last().unwrap()["message"],
+        "drained",
+        "the last line arrives"
+    );
 }
 
 #[test]
@@ -209,9 +265,10 @@ fn what_cannot_be_written_to_is_no_reason_to_stop() {
 #[test]
 fn what_keeps_it_from_starting_is_told_and_ends_it_whoever_reads() {
     let upstream = Upstream::start("u");
-    for (more, code, said) in
-        [("[proxy]\nworkerz = 1\n", 2, "workerz"), ("[proxy]\nmatcher = \"nowhere\"\n", 2, "nowhere")]
-    {
+    for (more, code, said) in [
+        ("[proxy]\nworkerz = 1\n", 2, "workerz"),
+        ("[proxy]\nmatcher = \"nowhere\"\n", 2, "nowhere"),
+    ] {
         let (mut reader, stderr) = pipe();
         let mut lb = Bare::spawn(&upstream, more, Stdio::null(), stderr);
         assert_eq!(lb.wait(), Some(code));
@@ -228,13 +285,19 @@ fn what_keeps_it_from_starting_is_told_and_ends_it_whoever_reads() {
         drop(reader);
     }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let more = format!("[[listener]]\naddress = \"{}\"\nprotocol = \"http\"\n", taken.local_addr().unwrap());
+    let more = format!(
+        "[[listener]]\naddress = \"{}\"\nprotocol = \"http\"\n",
+        taken.local_addr().unwrap()
+    );
     let (mut reader, stderr) = pipe();
     let mut lb = Bare::spawn(&upstream, &more, Stdio::null(), stderr);
     assert_eq!(lb.wait(), Some(1));
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
-    assert!(text.contains(&taken.local_addr().unwrap().to_string()), "{text}");
+    assert!(
+        text.contains(&taken.local_addr().unwrap().to_string()),
+        "{text}"
+    );
 }
 
 #[test]
@@ -246,12 +309,20 @@ fn signals_that_mean_nothing_do_not_end_it() {
             + "[log]\nlevel = \"debug\"\n"),
     ));
     lb.wait_ready();
-    for name in ["USR1", "USR2", "ALRM", "PIPE", "IO", "VTALRM", "PROF", "XFSZ", "PWR"] {
+    for name in [
+        "USR1", "USR2", "ALRM", "PIPE", "IO", "VTALRM", "PROF", "XFSZ", "PWR",
+    ] {
         lb.signal(name);
         if name != "PIPE" {
-            lb.wait_for_line("a line about it", |line| line.contains(&format!("SIG{name}")) && line.contains("DEBUG"));
+            lb.wait_for_line("a line about it", |line| {
+                line.contains(&format!("SIG{name}")) && line.contains("DEBUG")
+            });
         }
-        assert_eq!(client::get(lb.address("http"), "h", "/").status, 200, "{name}");
+        assert_eq!(
+            client::get(lb.address("http"), "h", "/").status,
+            200,
+            "{name}"
+        );
     }
     assert!(lb.is_running());
     lb.sigterm();
@@ -262,8 +333,9 @@ fn signals_that_mean_nothing_do_not_end_it() {
 fn each_signal_that_ends_it_lets_requests_finish() {
     for name in ["TERM", "INT", "QUIT"] {
         let upstream = Upstream::start("u");
-        let mut lb =
-            Lb::start(&config(&(listener("http", "") + &route("web", "/", &[url("http", upstream.address)], ""))));
+        let mut lb = Lb::start(&config(
+            &(listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "")),
+        ));
         lb.wait_ready();
         upstream.set_delay(Duration::from_millis(500));
         let mut running = RawClient::connect(lb.address("http"));
@@ -280,18 +352,44 @@ fn the_samples_are_not_ended_by_such_signals_either() {
     let [address, ..] = free_ports();
     // Under nohup the end of the terminal is ignored on purpose.
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .unwrap();
     let ends_at_hangup = u64::from_str_radix(ignored.trim(), 16).unwrap() & 1 == 0;
-    for (ends, name) in [(false, "USR1"), (false, "USR2"), (false, "ALRM"), (true, "QUIT"), (ends_at_hangup, "HUP")] {
+    for (ends, name) in [
+        (false, "USR1"),
+        (false, "USR2"),
+        (false, "ALRM"),
+        (true, "QUIT"),
+        (ends_at_hangup, "HUP"),
+    ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
         command.args(["sample", "--listen", &address.to_string()]);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         wait_for("the sample", || TcpStream::connect(address).is_ok());
         let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         if !ends {
             assert_eq!(client::get(address, "h", "/health").status, 200, "{name}");
-            assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+            assert!(
+                Command::new("kill")
+                    .args(["-s", "TERM", &pid])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         }
         let mut ended = None;
         wait_for("the end of the sample", || {
@@ -314,19 +412,28 @@ fn a_signal_ends_it_while_it_waits_for_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let users = folder.path().join("users");
         mkfifo(&users);
-        let more = format!("[auth.main]\ntype = \"basic\"\nfile = \"{}\"\n", users.display());
+        let more = format!(
+            "[auth.main]\ntype = \"basic\"\nfile = \"{}\"\n",
+            users.display()
+        );
         let (reader, stderr) = pipe();
         let mut lb = Bare::spawn(&upstream, &more, Stdio::null(), stderr);
         // Too early to mean anything, whatever it does by then; it must not end it.
         let status = format!("/proc/{}/status", lb.child.id());
         wait_for("handlers of signals", || {
             let text = std::fs::read_to_string(&status).unwrap();
-            let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            let caught = text
+                .lines()
+                .find_map(|line| line.strip_prefix("SigCgt:"))
+                .unwrap();
             u64::from_str_radix(caught.trim(), 16).unwrap() & 0b11 == 0b11
         });
         lb.signal("HUP");
         std::thread::sleep(Duration::from_millis(300));
-        assert!(lb.child.try_wait().unwrap().is_none(), "it waits for the file");
+        assert!(
+            lb.child.try_wait().unwrap().is_none(),
+            "it waits for the file"
+        );
         lb.signal(name);
         assert_eq!(lb.wait(), Some(0), "{name}");
         drop(reader);
@@ -373,9 +480,14 @@ fn a_supervisor_that_does_not_listen_holds_up_nothing() {
     full.set_nonblocking(true).unwrap();
     while full.send_to(b"x", &path).is_ok() {}
     let upstream = Upstream::start("u");
-    let text = config(&(listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "")));
+    let text =
+        config(&(listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "")));
     let path = path.to_str().unwrap();
-    let mut lb = Lb::start_with(&text, &[], &[("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "200000")]);
+    let mut lb = Lb::start_with(
+        &text,
+        &[],
+        &[("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "200000")],
+    );
     lb.wait_ready();
     assert_eq!(client::get(lb.address("http"), "h", "/").status, 200);
     // It listens again: what had to arrive was not lost.

@@ -1,4 +1,5 @@
-//! TCP: routes by port, half-closed connections, limits, PROXY protocol, and the end of an instance.
+//! TCP: routes by port, half-closed connections, limits, PROXY protocol, and the end of an
+//! instance.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,8 +10,9 @@ use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
 use super::wire::*;
 
-/// A port that was free a moment ago: a TCP route names its port, so it cannot be left to the system. Taken below the
-/// range from which the system gives out ports, so that nobody else's port 0 meets it.
+/// A port that was free a moment ago: a TCP route names its port, so it cannot be left to the
+/// system. Taken below the range from which the system gives out ports, so that nobody else's port
+/// 0 meets it.
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -47,8 +49,18 @@ fn the_port_chooses_the_service() {
     let (one, two) = (TcpEcho::start("one", ""), TcpEcho::start("two", ""));
     let ports = [free_port(), free_port(), free_port()];
     let text = ports.map(|port| tcp_listener(port, "")).concat()
-        + &route("one", &format!(":{}", ports[0]), &[url("tcp", one.address)], "")
-        + &route("two", &format!(":{}", ports[1]), &[url("tcp", two.address)], "");
+        + &route(
+            "one",
+            &format!(":{}", ports[0]),
+            &[url("tcp", one.address)],
+            "",
+        )
+        + &route(
+            "two",
+            &format!(":{}", ports[1]),
+            &[url("tcp", two.address)],
+            "",
+        );
     let lb = Lb::start(&config(&text));
     let addresses = lb.addresses("tcp", 3);
     for (address, greeting) in addresses.iter().zip(["one", "two", ""]) {
@@ -58,8 +70,13 @@ fn the_port_chooses_the_service() {
     }
     let nowhere = format!("lb_no_route_total{{listener=\"{}\"}}", addresses[2]);
     assert_eq!(lb.metric(&nowhere), Some(1.0));
-    assert_eq!(lb.metric("lb_tcp_connections_total{service=\"one\"}"), Some(1.0));
-    wait_for("no open connection", || lb.metric("lb_tcp_connections_open{service=\"one\"}") == Some(0.0));
+    assert_eq!(
+        lb.metric("lb_tcp_connections_total{service=\"one\"}"),
+        Some(1.0)
+    );
+    wait_for("no open connection", || {
+        lb.metric("lb_tcp_connections_open{service=\"one\"}") == Some(0.0)
+    });
 }
 
 #[test]
@@ -91,7 +108,9 @@ fn a_big_transfer_arrives_whole_both_ways() {
     const LENGTH: usize = 32 << 20;
     let echo = TcpEcho::start("", "");
     let lb = in_front_of(&[url("tcp", echo.address)], "", "", "");
-    let data: Vec<u8> = (0..LENGTH).map(|at| u8::try_from((at * 7 + at / 4096) % 251).unwrap()).collect();
+    let data: Vec<u8> = (0..LENGTH)
+        .map(|at| u8::try_from((at * 7 + at / 4096) % 251).unwrap())
+        .collect();
     let mut client = connect(lb.address("tcp"));
     let mut sender = client.try_clone().unwrap();
     let sent = data.clone();
@@ -101,7 +120,11 @@ fn a_big_transfer_arrives_whole_both_ways() {
     });
     let heard = read_to_end(&mut client);
     sending.join().unwrap();
-    assert!(heard == data, "{} of {LENGTH} bytes, or other ones", heard.len());
+    assert!(
+        heard == data,
+        "{} of {LENGTH} bytes, or other ones",
+        heard.len()
+    );
     for direction in ["in", "out"] {
         let sample = format!("lb_bytes_total{{service=\"db\",direction=\"{direction}\"}}");
         assert_eq!(lb.metric(&sample), Some(LENGTH as f64));
@@ -111,7 +134,12 @@ fn a_big_transfer_arrives_whole_both_ways() {
 #[test]
 fn silence_on_both_sides_ends_and_a_word_from_either_prolongs() {
     let echo = TcpEcho::start("", "");
-    let lb = in_front_of(&[url("tcp", echo.address)], "", "", "tcp_idle_timeout = \"500ms\"\n");
+    let lb = in_front_of(
+        &[url("tcp", echo.address)],
+        "",
+        "",
+        "tcp_idle_timeout = \"500ms\"\n",
+    );
     let mut client = RawClient::connect(lb.address("tcp"));
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(900) {
@@ -121,7 +149,10 @@ fn silence_on_both_sides_ends_and_a_word_from_either_prolongs() {
     let silent = Instant::now();
     assert!(client.is_closed());
     let took = silent.elapsed();
-    assert!(took > Duration::from_millis(300) && took < Duration::from_secs(5), "{took:?}");
+    assert!(
+        took > Duration::from_millis(300) && took < Duration::from_secs(5),
+        "{took:?}"
+    );
 }
 
 /// Limits of a listener come before those of `[proxy]`.
@@ -146,38 +177,70 @@ fn a_listener_may_have_limits_of_its_own() {
     ];
     let mut ended = vec![RawClient::connect(lb.address("tcp"))];
     ended.extend(words.map(|_| RawClient::connect(web[0])));
-    let mut stays: Vec<RawClient> = words.map(|_| RawClient::connect(web[1])).into_iter().collect();
-    for (client, words) in ended[1..].iter_mut().chain(&mut stays).zip(words.iter().cycle()) {
+    let mut stays: Vec<RawClient> = words
+        .map(|_| RawClient::connect(web[1]))
+        .into_iter()
+        .collect();
+    for (client, words) in ended[1..]
+        .iter_mut()
+        .chain(&mut stays)
+        .zip(words.iter().cycle())
+    {
         client.send(words);
     }
     let begun = Instant::now();
     for client in &mut ended {
         client.rest();
     }
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(stays[0].response().unwrap().status, 200);
     assert_eq!(stays[0].send(words[0]).response().unwrap().status, 200);
     assert_eq!(stays[1].send("\r\n").response().unwrap().status, 200);
-    assert_eq!(stays[2].send("other").response().unwrap().text(), "halfother");
+    assert_eq!(
+        stays[2].send("other").response().unwrap().text(),
+        "halfother"
+    );
 }
 
 #[test]
 fn a_dead_instance_is_passed_over() {
     let dead = Upstream::start("dead").kill();
     let echo = TcpEcho::start("alive", "");
-    let lb = in_front_of(&[url("tcp", dead), url("tcp", echo.address)], "strategy=rr", "", "");
+    let lb = in_front_of(
+        &[url("tcp", dead), url("tcp", echo.address)],
+        "strategy=rr",
+        "",
+        "",
+    );
     for _ in 0..6 {
         assert_eq!(RawClient::connect(lb.address("tcp")).bytes(5), b"alive");
     }
-    assert!(lb.metric("lb_upstream_retries_total{service=\"db\",reason=\"connect\"}").unwrap() >= 1.0);
+    assert!(
+        lb.metric("lb_upstream_retries_total{service=\"db\",reason=\"connect\"}")
+            .unwrap()
+            >= 1.0
+    );
 }
 
 #[test]
 fn clients_that_are_not_allowed_are_not_connected() {
     let sockets = Sockets::start();
-    let lb = in_front_of(&[url("tcp", sockets.address)], "deny=ip:127.0.0.0/8", "", "");
+    let lb = in_front_of(
+        &[url("tcp", sockets.address)],
+        "deny=ip:127.0.0.0/8",
+        "",
+        "",
+    );
     assert!(RawClient::connect(lb.address("tcp")).is_closed());
-    assert_eq!(lb.metric("lb_tcp_connections_total{service=\"db\"}").unwrap_or(0.0), 0.0);
+    assert_eq!(
+        lb.metric("lb_tcp_connections_total{service=\"db\"}")
+            .unwrap_or(0.0),
+        0.0
+    );
 }
 
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\x01\x02\x03\x7f\0\0\x01\x04\xd2\0\x50";
@@ -185,13 +248,26 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\x01\x02\x03\x7f\0\0\x
 #[test]
 fn a_proxy_header_is_taken_in_and_passed_on() {
     let sockets = Sockets::start();
-    let lb = in_front_of(&[url("tcp", sockets.address)], "pxyproto=true", "proxy_protocol = true", "");
+    let lb = in_front_of(
+        &[url("tcp", sockets.address)],
+        "pxyproto=true",
+        "proxy_protocol = true",
+        "",
+    );
     let port = lb.address("tcp").port();
     let v1 = b"PROXY TCP4 10.1.2.3 10.9.9.9 1234 80\r\n";
     // What was carried in is what is passed on; without it, what was seen.
-    let (carried, seen) = (("10.1.2.3", "10.9.9.9 1234 80".to_owned()), ("127.0.0.1", format!(" {port}")));
+    let (carried, seen) = (
+        ("10.1.2.3", "10.9.9.9 1234 80".to_owned()),
+        ("127.0.0.1", format!(" {port}")),
+    );
     let v2 = ("10.1.2.3", "127.0.0.1 1234 80".to_owned());
-    for (header, (source, end)) in [(&v1[..], carried), (V2, v2), (b"PROXY UNKNOWN\r\n", seen.clone()), (b"", seen)] {
+    for (header, (source, end)) in [
+        (&v1[..], carried),
+        (V2, v2),
+        (b"PROXY UNKNOWN\r\n", seen.clone()),
+        (b"", seen),
+    ] {
         let mut client = connect(lb.address("tcp"));
         // In two parts: a header need not come at once.
         let (first, second) = header.split_at(header.len() / 2);
@@ -211,9 +287,16 @@ fn a_proxy_header_is_taken_in_and_passed_on() {
 #[test]
 fn a_target_may_ask_for_version_2() {
     let sockets = Sockets::start();
-    let lb = in_front_of(&[url("tcp", sockets.address)], "pxyproto=v2", "proxy_protocol = true", "");
+    let lb = in_front_of(
+        &[url("tcp", sockets.address)],
+        "pxyproto=v2",
+        "proxy_protocol = true",
+        "",
+    );
     let mut client = connect(lb.address("tcp"));
-    client.write_all(b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\nhello").unwrap();
+    client
+        .write_all(b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\nhello")
+        .unwrap();
     let mut heard = vec![0; V2.len() + 5];
     sockets.accept().read_exact(&mut heard).unwrap();
     assert_eq!(heard, [V2, b"hello"].concat());
@@ -222,8 +305,12 @@ fn a_target_may_ask_for_version_2() {
 #[test]
 fn a_client_that_waits_for_a_greeting_gets_it_though_it_sends_no_header() {
     let echo = TcpEcho::start("220 ready", "");
-    let lb =
-        in_front_of(&[url("tcp", echo.address)], "", "proxy_protocol = true\nproxy_protocol_timeout = \"100ms\"", "");
+    let lb = in_front_of(
+        &[url("tcp", echo.address)],
+        "",
+        "proxy_protocol = true\nproxy_protocol_timeout = \"100ms\"",
+        "",
+    );
     assert_eq!(RawClient::connect(lb.address("tcp")).bytes(9), b"220 ready");
 }
 
@@ -235,14 +322,20 @@ fn http_listeners_show_the_carried_address() {
     let upstream = Upstream::start("u");
     let text = listener("http", "proxy_protocol = true")
         + &listener("https", "proxy_protocol = true\ncertificates = \"main\"")
-        + &format!("[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n", files.cert, files.key)
+        + &format!(
+            "[certificates.main]\ncert_file = {:?}\nkey_file = {:?}\n",
+            files.cert, files.key
+        )
         + &route("web", "/", &[url("http", upstream.address)], "");
     let lb = Lb::start(&config(&text));
     let forwarded = |answer: &str| {
         let body = answer.split_once("\r\n\r\n").expect("a body").1;
         let seen = json(body.as_bytes());
         let fields = seen["headers"].as_array().unwrap();
-        fields.iter().find(|field| field[0] == "x-forwarded-for").map(|field| field[1].as_str().unwrap().to_owned())
+        fields
+            .iter()
+            .find(|field| field[0] == "x-forwarded-for")
+            .map(|field| field[1].as_str().unwrap().to_owned())
     };
     let request = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
     for (header, shown) in [(V2, "10.1.2.3"), (b"", "127.0.0.1")] {
@@ -253,9 +346,14 @@ fn http_listeners_show_the_carried_address() {
     }
     block_on(async {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(lb.address("https")).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(lb.address("https"))
+            .await
+            .unwrap();
         stream.write_all(V2).await.unwrap();
-        let mut stream = super::tls::Trust::new(&ca).shake_hands(stream, "a.test").await.unwrap();
+        let mut stream = super::tls::Trust::new(&ca)
+            .shake_hands(stream, "a.test")
+            .await
+            .unwrap();
         stream.write_all(request).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -305,10 +403,16 @@ fn a_drain_lets_connections_go_on_until_its_deadline() {
     assert_eq!(client.send("x").bytes(1), b"x");
     let begun = Instant::now();
     lb.sigterm();
-    wait_for("no new connections", || TcpStream::connect(("127.0.0.1", port)).is_err());
+    wait_for("no new connections", || {
+        TcpStream::connect(("127.0.0.1", port)).is_err()
+    });
     assert_eq!(client.send("y").bytes(1), b"y");
     assert!(client.is_closed());
-    assert!(begun.elapsed() >= Duration::from_millis(600), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(600),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(lb.exit_code(), Some(0));
 }
 
@@ -320,7 +424,9 @@ fn a_reset_upstream_ends_the_client() {
     let mut client = connect(lb.address("tcp"));
     client.write_all(b"x").unwrap();
     let upstream = sockets.accept();
-    socket2::SockRef::from(&upstream).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&upstream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(upstream);
     let mut heard = Vec::new();
     let _ = client.read_to_end(&mut heard);

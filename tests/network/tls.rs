@@ -1,4 +1,5 @@
-//! TLS on both sides: which certificate, who is let in, what a reload does, and how upstreams are verified.
+//! TLS on both sides: which certificate, who is let in, what a reload does, and how upstreams are
+//! verified.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -44,41 +45,69 @@ impl Trust {
         Self::with(ca, identity, versions)
     }
 
-    pub fn with(ca: &Ca, identity: Option<&Pair>, versions: &[&'static rustls::SupportedProtocolVersion]) -> Self {
+    pub fn with(
+        ca: &Ca,
+        identity: Option<&Pair>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Self {
         Self::with_text(&ca.pem, identity, versions)
     }
 
-    fn with_text(ca: &str, identity: Option<&Pair>, versions: &[&'static rustls::SupportedProtocolVersion]) -> Self {
+    fn with_text(
+        ca: &str,
+        identity: Option<&Pair>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap();
         let builder = builder.with_root_certificates(roots);
         Self(match identity {
-            Some(pair) => builder.with_client_auth_cert(chain(pair), key(pair)).unwrap(),
+            Some(pair) => builder
+                .with_client_auth_cert(chain(pair), key(pair))
+                .unwrap(),
             None => builder.with_no_client_auth(),
         })
     }
 
     /// The same with these protocols inside.
     pub fn with_alpn(mut self, protocols: &[&str]) -> Self {
-        self.0.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        self.0.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         self
     }
 
     /// Shakes hands; the name is sent and verified.
-    pub async fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
-        self.shake_hands(TcpStream::connect(address).await?, name).await
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        name: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.shake_hands(TcpStream::connect(address).await?, name)
+            .await
     }
 
     /// The same on a connection that is open.
-    pub async fn shake_hands(&self, stream: TcpStream, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    pub async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        name: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let connector = TlsConnector::from(Arc::new(self.0.clone()));
-        connector.connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
+        connector
+            .connect(ServerName::try_from(name.to_owned()).unwrap(), stream)
+            .await
     }
 
-    /// One exchange in HTTP/1.1; none when the connection ended before an answer. In TLS 1.3 a client learns after
-    /// its handshake that it is not let in.
+    /// One exchange in HTTP/1.1; none when the connection ended before an answer. In TLS 1.3 a
+    /// client learns after its handshake that it is not let in.
     pub async fn get(&self, address: SocketAddr, name: &str) -> std::io::Result<String> {
         let mut stream = self.connect(address, name).await?;
         let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
@@ -98,7 +127,9 @@ fn key(pair: &Pair) -> PrivateKeyDer<'static> {
 }
 
 pub fn shown<T>(stream: &TlsStream<T>) -> CertificateDer<'static> {
-    stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    stream.get_ref().1.peer_certificates().unwrap()[0]
+        .clone()
+        .into_owned()
 }
 
 fn file_source(files: &super::support::certs::PairFiles, more: &str) -> String {
@@ -112,35 +143,61 @@ fn file_source(files: &super::support::certs::PairFiles, more: &str) -> String {
 fn the_name_chooses_the_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let ca = Ca::new("ca");
-    let (first, exact, wild) = (ca.pair(&["a.test"]), ca.pair(&["b.test"]), ca.pair(&["*.w.test"]));
+    let (first, exact, wild) = (
+        ca.pair(&["a.test"]),
+        ca.pair(&["b.test"]),
+        ca.pair(&["*.w.test"]),
+    );
     for (name, pair) in [("1-first", &first), ("2-exact", &exact), ("3-wild", &wild)] {
-        std::fs::write(folder.path().join(format!("{name}-cert.pem")), &pair.cert_pem).unwrap();
+        std::fs::write(
+            folder.path().join(format!("{name}-cert.pem")),
+            &pair.cert_pem,
+        )
+        .unwrap();
         std::fs::write(folder.path().join(format!("{name}-key.pem")), &pair.key_pem).unwrap();
     }
     let upstream = Upstream::start("u");
     let text = listener("https", "certificates = \"main\"")
         + &listener("https", "certificates = \"main\"\nstrict_sni = true")
-        + &format!("[certificates.main]\nsource = \"path\"\npath = {:?}\n", folder.path())
+        + &format!(
+            "[certificates.main]\nsource = \"path\"\npath = {:?}\n",
+            folder.path()
+        )
         + &route("web", "/", &[url("http", upstream.address)], "");
     let lb = Lb::start(&config(&text));
     let addresses = lb.addresses("https", 2);
     block_on(async {
         let trust = Trust::new(&ca);
-        for (name, wanted) in [("a.test", &first), ("b.test", &exact), ("B.TEST", &exact), ("x.w.test", &wild)] {
+        for (name, wanted) in [
+            ("a.test", &first),
+            ("b.test", &exact),
+            ("B.TEST", &exact),
+            ("x.w.test", &wild),
+        ] {
             for address in &addresses {
                 let stream = trust.connect(*address, name).await.unwrap();
                 assert_eq!(shown(&stream), chain(wanted)[0], "{name}");
             }
         }
-        // No certificate for it: the first one, which this client does not take; and none at all when strict.
-        let error = trust.connect(addresses[0], "c.test").await.unwrap_err().to_string();
+        // No certificate for it: the first one, which this client does not take; and none at all
+        // when strict.
+        let error = trust
+            .connect(addresses[0], "c.test")
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("not valid for name"), "{error}");
-        let error = trust.connect(addresses[1], "c.test").await.unwrap_err().to_string();
+        let error = trust
+            .connect(addresses[1], "c.test")
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(!error.contains("not valid for name"), "{error}");
     });
     let expiries = lb.admin("/metrics").1;
-    let expiries =
-        expiries.lines().filter(|line| line.starts_with("lb_certificate_expiry_timestamp_seconds{source=\"main\""));
+    let expiries = expiries
+        .lines()
+        .filter(|line| line.starts_with("lb_certificate_expiry_timestamp_seconds{source=\"main\""));
     assert_eq!(expiries.count(), 3);
 }
 
@@ -161,18 +218,37 @@ fn both_versions_serve_and_both_resume() {
             for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
                 let stream = TcpStream::connect(lb.address("https")).await.unwrap();
                 let name = ServerName::try_from("a.test").unwrap();
-                let mut stream = TlsConnector::from(Arc::clone(&config)).connect(name, stream).await.unwrap();
-                stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await.unwrap();
+                let mut stream = TlsConnector::from(Arc::clone(&config))
+                    .connect(name, stream)
+                    .await
+                    .unwrap();
+                stream
+                    .write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+                    .await
+                    .unwrap();
                 let mut answer = Vec::new();
-                stream.read_to_end(&mut answer).await.expect("an end that TLS announced");
+                stream
+                    .read_to_end(&mut answer)
+                    .await
+                    .expect("an end that TLS announced");
                 assert!(answer.starts_with(b"HTTP/1.1 200"));
-                assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind), "{version:?}");
+                assert_eq!(
+                    stream.get_ref().1.handshake_kind(),
+                    Some(kind),
+                    "{version:?}"
+                );
             }
         }
-        for (offered, chosen) in
-            [(&["h2", "http/1.1"][..], Some(&b"h2"[..])), (&["http/1.1"], Some(b"http/1.1")), (&[], None)]
-        {
-            let stream = Trust::new(&ca).with_alpn(offered).connect(lb.address("https"), "a.test").await.unwrap();
+        for (offered, chosen) in [
+            (&["h2", "http/1.1"][..], Some(&b"h2"[..])),
+            (&["http/1.1"], Some(b"http/1.1")),
+            (&[], None),
+        ] {
+            let stream = Trust::new(&ca)
+                .with_alpn(offered)
+                .connect(lb.address("https"), "a.test")
+                .await
+                .unwrap();
             assert_eq!(stream.get_ref().1.alpn_protocol(), chosen);
         }
     });
@@ -187,7 +263,11 @@ fn client_certificates_are_demanded_or_welcome() {
     let upstream = Upstream::start("u");
     let (known, stranger) = (clients.pair(&["client"]), strangers.pair(&["client"]));
     for optional in [false, true] {
-        let auth = if optional { "client_auth = \"optional\"" } else { "" };
+        let auth = if optional {
+            "client_auth = \"optional\""
+        } else {
+            ""
+        };
         let text = listener("https", "certificates = \"main\"")
             + &file_source(&files, &format!("client_ca_file = {client_ca:?}\n{auth}"))
             + &route("web", "/", &[url("http", upstream.address)], "");
@@ -195,8 +275,11 @@ fn client_certificates_are_demanded_or_welcome() {
         let address = lb.address("https");
         block_on(async {
             for versions in [&[&rustls::version::TLS12], &[&rustls::version::TLS13]] {
-                let get =
-                    async |identity: Option<&Pair>| Trust::with(&ca, identity, versions).get(address, "a.test").await;
+                let get = async |identity: Option<&Pair>| {
+                    Trust::with(&ca, identity, versions)
+                        .get(address, "a.test")
+                        .await
+                };
                 assert!(get(Some(&known)).await.unwrap().starts_with("HTTP/1.1 200"));
                 assert!(get(Some(&stranger)).await.is_err(), "of another CA");
                 assert_eq!(get(None).await.is_ok(), optional, "without any");
@@ -205,7 +288,8 @@ fn client_certificates_are_demanded_or_welcome() {
     }
 }
 
-/// The whole life of a pair: replaced by file and by signal, under an open connection; then spoiled.
+/// The whole life of a pair: replaced by file and by signal, under an open connection; then
+/// spoiled.
 #[test]
 fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
@@ -219,10 +303,18 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
     let lb = Lb::start(&config(&text));
     let address = lb.address("https");
     let trust = Trust::new(&ca);
-    let shows =
-        |pair: &Pair| block_on(async { shown(&trust.connect(address, "a.test").await.unwrap()) == chain(pair)[0] });
+    let shows = |pair: &Pair| {
+        block_on(async {
+            shown(&trust.connect(address, "a.test").await.unwrap()) == chain(pair)[0]
+        })
+    };
     block_on(async {
-        let stream = trust.clone().with_alpn(&["h2"]).connect(address, "a.test").await.unwrap();
+        let stream = trust
+            .clone()
+            .with_alpn(&["h2"])
+            .connect(address, "a.test")
+            .await
+            .unwrap();
         let (mut client, _) = h2_on(stream, 1 << 20).await;
         for (at, pair) in pairs.iter().enumerate() {
             if at > 0 {
@@ -230,7 +322,9 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
                 if at == 1 {
                     lb.sighup();
                 }
-                let shows = || async { shown(&trust.connect(address, "a.test").await.unwrap()) == chain(pair)[0] };
+                let shows = || async {
+                    shown(&trust.connect(address, "a.test").await.unwrap()) == chain(pair)[0]
+                };
                 while !shows().await {
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 }
@@ -245,7 +339,9 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
     std::fs::write(&files.key, &pairs[0].key_pem).unwrap();
     lb.sighup();
     wait_for("a counted mismatch", || lb.metric(errors).unwrap() > before);
-    lb.wait_for_line("the mismatch", |line| line.contains("cannot be used together"));
+    lb.wait_for_line("the mismatch", |line| {
+        line.contains("cannot be used together")
+    });
     assert!(shows(&pairs[2]));
     let before = lb.metric(errors).unwrap();
     std::fs::write(&files.cert, "nonsense").unwrap();
@@ -254,40 +350,60 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
     assert!(shows(&pairs[2]));
 }
 
-/// An HTTP upstream behind TLS, with a certificate for this name alone. Answers with the name that the client asked
-/// for in its handshake.
+/// An HTTP upstream behind TLS, with a certificate for this name alone. Answers with the name that
+/// the client asked for in its handshake.
 pub fn tls_upstream(ca: &Ca, name: &str, protocol: &'static str) -> SocketAddr {
     let pair = ca.pair(&[name]);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_no_client_auth().with_single_cert(chain(&pair), key(&pair)).unwrap();
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let mut config = builder
+        .with_no_client_auth()
+        .with_single_cert(chain(&pair), key(&pair))
+        .unwrap();
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async move {
             let socket = tokio::net::TcpListener::from_std(socket).unwrap();
             let acceptor = TlsAcceptor::from(Arc::new(config));
             while let Ok((stream, _)) = socket.accept().await {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let name = stream.get_ref().1.server_name().unwrap_or("none").to_owned();
-                    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                        let text = format!("{name} {:?}", request.version());
-                        async {
-                            Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(bytes::Bytes::from(text))))
-                        }
-                    });
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let name = stream
+                        .get_ref()
+                        .1
+                        .server_name()
+                        .unwrap_or("none")
+                        .to_owned();
+                    let service =
+                        service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                            let text = format!("{name} {:?}", request.version());
+                            async {
+                                Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(
+                                    bytes::Bytes::from(text),
+                                )))
+                            }
+                        });
                     let io = TokioIo::new(stream);
                     if protocol == "h2" {
                         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                             .serve_connection(io, service)
                             .await;
                     } else {
-                        let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+                        let _ = hyper::server::conn::http1::Builder::new()
+                            .serve_connection(io, service)
+                            .await;
                     }
                 });
             }
@@ -310,7 +426,12 @@ fn upstreams_are_verified_by_the_name_of_the_route_unless_told_not_to() {
         + &route("b", "misnamed/", &good, "proto=https host=other.test")
         + &route("c", "address/", &by_address, "proto=https")
         + &route("d", "untrusted/", &untrusted, "proto=https host=svc.test")
-        + &route("e", "skipped/", &untrusted, "proto=https host=any.test tlsskipverify=true")
+        + &route(
+            "e",
+            "skipped/",
+            &untrusted,
+            "proto=https host=any.test tlsskipverify=true",
+        )
         + &route("f", "h2/", &http2, "proto=h2 host=svc.test")
         + &route("g", "grpcs/", &http2, "proto=grpcs grpcservername=svc.test")
         + &format!("[proxy]\nupstream_ca_file = {trusted:?}\n");
@@ -330,7 +451,10 @@ fn upstreams_are_verified_by_the_name_of_the_route_unless_told_not_to() {
             assert_eq!(answer.text(), body, "{host}");
         }
     }
-    assert_eq!(lb.metric("lb_upstream_connects_total{service=\"b\",result=\"tls\"}"), Some(1.0));
+    assert_eq!(
+        lb.metric("lb_upstream_connects_total{service=\"b\",result=\"tls\"}"),
+        Some(1.0)
+    );
 }
 
 #[test]
@@ -340,12 +464,16 @@ fn tcp_listeners_end_tls_and_keep_half_close() {
     let files = ca.pair(&["a.test"]).write(folder.path(), "site");
     let echo = TcpEcho::start("hello ", " bye");
     let port = super::tcp::free_port();
-    let text = format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"tcp\"\ncertificates = \"main\"\n")
-        + &file_source(&files, "")
+    let text = format!(
+        "[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"tcp\"\ncertificates = \"main\"\n"
+    ) + &file_source(&files, "")
         + &route("echo", &format!(":{port}"), &[url("tcp", echo.address)], "");
     let lb = Lb::start(&config(&text));
     block_on(async {
-        let mut stream = Trust::new(&ca).connect(lb.address("tcp"), "a.test").await.unwrap();
+        let mut stream = Trust::new(&ca)
+            .connect(lb.address("tcp"), "a.test")
+            .await
+            .unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), None);
         stream.write_all(b"text").await.unwrap();
         stream.shutdown().await.unwrap();
@@ -355,7 +483,8 @@ fn tcp_listeners_end_tls_and_keep_half_close() {
     });
 }
 
-/// Neither a port scan nor a client in clear nor one that stops in its handshake holds anything for long.
+/// Neither a port scan nor a client in clear nor one that stops in its handshake holds anything for
+/// long.
 #[test]
 fn clients_without_tls_are_let_go() {
     let folder = tempfile::tempdir().unwrap();
@@ -363,10 +492,19 @@ fn clients_without_tls_are_let_go() {
     let files = ca.pair(&["a.test"]).write(folder.path(), "site");
     let text = listener("https", "certificates = \"main\"")
         + &file_source(&files, "")
-        + &route("web", "/", &[url("http", "127.0.0.1:1".parse().unwrap())], "")
+        + &route(
+            "web",
+            "/",
+            &[url("http", "127.0.0.1:1".parse().unwrap())],
+            "",
+        )
         + "[proxy]\nheader_timeout = \"300ms\"\n";
     let lb = Lb::start(&config(&text));
-    for bytes in [&b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"[..], b"", b"\x16\x03\x01"] {
+    for bytes in [
+        &b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"[..],
+        b"",
+        b"\x16\x03\x01",
+    ] {
         let mut socket = std::net::TcpStream::connect(lb.address("https")).unwrap();
         socket.set_read_timeout(Some(client::PATIENCE)).unwrap();
         socket.write_all(bytes).unwrap();
@@ -387,40 +525,82 @@ fn the_admin_listener_speaks_tls_and_follows_its_certificate() {
     let upstream = Upstream::start("u");
     let admin = "[admin]\naddress = \"127.0.0.1:0\"\n";
     let text = config(
-        &(file_source(&files, "") + &listener("http", "") + &route("web", "/", &[url("http", upstream.address)], "")),
+        &(file_source(&files, "")
+            + &listener("http", "")
+            + &route("web", "/", &[url("http", upstream.address)], "")),
     );
     assert!(text.contains(admin), "{text}");
-    let lb = Lb::start(&text.replace(admin, &format!("{admin}certificates = \"main\"\ntls_min = \"1.3\"\n")));
+    let lb = Lb::start(&text.replace(
+        admin,
+        &format!("{admin}certificates = \"main\"\ntls_min = \"1.3\"\n"),
+    ));
     let address = lb.address("admin");
     block_on(async {
         let trust = Trust::new(&ca);
         let answer = trust.get(address, "lb.test").await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("<title>lb</title>"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.contains("<title>lb</title>"),
+            "{answer}"
+        );
         let old = Trust::with(&ca, None, &[&rustls::version::TLS12]);
         old.connect(address, "lb.test").await.unwrap_err();
-        assert_eq!(shown(&trust.connect(address, "lb.test").await.unwrap()), chain(&first)[0]);
+        assert_eq!(
+            shown(&trust.connect(address, "lb.test").await.unwrap()),
+            chain(&first)[0]
+        );
         second.write(folder.path(), "site");
         lb.sighup();
         let begun = std::time::Instant::now();
         while shown(&trust.connect(address, "lb.test").await.unwrap()) != chain(&second)[0] {
-            assert!(begun.elapsed() < client::PATIENCE, "the old certificate is still shown\n{}", lb.stderr());
+            assert!(
+                begun.elapsed() < client::PATIENCE,
+                "the old certificate is still shown\n{}",
+                lb.stderr()
+            );
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        let mut access = Access { url: format!("https://{address}"), ..Access::default() };
-        let error = routes(&access, RoutesFormat::Fabio).await.unwrap_err().to_string();
-        assert!(error.contains("UnknownIssuer") && error.contains("--admin-ca"), "{error}");
+        let mut access = Access {
+            url: format!("https://{address}"),
+            ..Access::default()
+        };
+        let error = routes(&access, RoutesFormat::Fabio)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("UnknownIssuer") && error.contains("--admin-ca"),
+            "{error}"
+        );
         access.ca = Some(ca.write(folder.path(), "ca"));
-        let error = routes(&access, RoutesFormat::Fabio).await.unwrap_err().to_string();
-        assert!(error.contains("not valid for name"), "the certificate is not for this address: {error}");
+        let error = routes(&access, RoutesFormat::Fabio)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("not valid for name"),
+            "the certificate is not for this address: {error}"
+        );
         access.url = format!("https://localhost:{}", address.port());
-        assert!(routes(&access, RoutesFormat::Fabio).await.unwrap().starts_with("route add web / "));
+        assert!(
+            routes(&access, RoutesFormat::Fabio)
+                .await
+                .unwrap()
+                .starts_with("route add web / ")
+        );
         // Who speaks plainly gets no answer, and whoever says nothing keeps nobody waiting.
         let _silent = TcpStream::connect(address).await.unwrap();
         let mut plain = TcpStream::connect(address).await.unwrap();
-        plain.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        plain
+            .write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
         let mut answer = Vec::new();
         let _ = plain.read_to_end(&mut answer).await;
-        assert!(!answer.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&answer));
+        assert!(
+            !answer.starts_with(b"HTTP/"),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
     });
 }
 
@@ -438,13 +618,26 @@ fn errors_of_the_proxy_keep_strict_transport_security() {
         + &file_source(&files, "")
         + &route("web", "/", &target, "");
     let lb = Lb::start(&config(&text));
-    let ask = || block_on(Trust::new(&ca).get(lb.address("https"), "site.test")).unwrap().to_ascii_lowercase();
+    let ask = || {
+        block_on(Trust::new(&ca).get(lb.address("https"), "site.test"))
+            .unwrap()
+            .to_ascii_lowercase()
+    };
     let field = "\r\nstrict-transport-security: max-age=60\r\n";
     let answer = ask();
-    assert!(answer.starts_with("http/1.1 200 ") && answer.contains(field), "{answer}");
+    assert!(
+        answer.starts_with("http/1.1 200 ") && answer.contains(field),
+        "{answer}"
+    );
     upstream.kill();
     let answer = ask();
-    assert!(answer.starts_with("http/1.1 502 ") && answer.contains(field), "{answer}");
+    assert!(
+        answer.starts_with("http/1.1 502 ") && answer.contains(field),
+        "{answer}"
+    );
     let plain = client::get(lb.address("http"), "site.test", "/");
-    assert_eq!((plain.status, plain.header("strict-transport-security")), (502, None));
+    assert_eq!(
+        (plain.status, plain.header("strict-transport-security")),
+        (502, None)
+    );
 }

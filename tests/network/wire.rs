@@ -1,5 +1,5 @@
-//! Clients and upstreams that these tests need beside the shared ones: HTTP/2, TLS, and sockets that tell what
-//! happens to them.
+//! Clients and upstreams that these tests need beside the shared ones: HTTP/2, TLS, and sockets
+//! that tell what happens to them.
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -33,7 +33,11 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         .enable_all()
         .build()
         .unwrap()
-        .block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("done within the patience of a test") })
+        .block_on(async {
+            tokio::time::timeout(PATIENCE, future)
+                .await
+                .expect("done within the patience of a test")
+        })
 }
 
 /// Looks until `wanted` is true.
@@ -76,7 +80,10 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 pub fn channel() -> (tokio::sync::mpsc::Sender<Frame<Bytes>>, Body) {
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
     let frames = stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|frame| (Ok::<_, Infallible>(frame), receiver))
+        receiver
+            .recv()
+            .await
+            .map(|frame| (Ok::<_, Infallible>(frame), receiver))
     });
     (sender, StreamBody::new(frames).boxed_unsync())
 }
@@ -88,7 +95,11 @@ pub fn data(bytes: impl Into<Bytes>) -> Frame<Bytes> {
 
 /// HTTP/2 with prior knowledge. The task ends with the connection.
 pub async fn h2(address: SocketAddr) -> (H2, tokio::task::JoinHandle<hyper::Result<()>>) {
-    h2_on(tokio::net::TcpStream::connect(address).await.unwrap(), 1 << 20).await
+    h2_on(
+        tokio::net::TcpStream::connect(address).await.unwrap(),
+        1 << 20,
+    )
+    .await
 }
 
 /// HTTP/2 on a given stream, with this window for each stream.
@@ -97,7 +108,9 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.initial_stream_window_size(window).initial_connection_window_size(16 << 20);
+    builder
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(16 << 20);
     let (sender, connection) = builder.handshake(TokioIo::new(io)).await.unwrap();
     (sender, tokio::spawn(connection))
 }
@@ -116,14 +129,18 @@ pub async fn whole(response: Response<Incoming>) -> (http::response::Parts, Byte
 }
 
 /// Sends a request and takes the whole answer.
-pub async fn ask(client: &mut H2, request: Request<Body>) -> (http::response::Parts, Bytes, HeaderMap) {
+pub async fn ask(
+    client: &mut H2,
+    request: Request<Body>,
+) -> (http::response::Parts, Bytes, HeaderMap) {
     client.ready().await.expect("an open connection");
     whole(client.send_request(request).await.expect("an answer")).await
 }
 
 /// What the shared upstream's JSON says.
 pub fn json(body: &[u8]) -> serde_json::Value {
-    serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(body)))
+    serde_json::from_slice(body)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(body)))
 }
 
 /// An upstream on bare sockets: each connection is handed to the test, in order of arrival.
@@ -162,7 +179,12 @@ pub fn read_until(socket: &mut TcpStream, end: &[u8]) -> Vec<u8> {
     let mut seen = Vec::new();
     let mut byte = [0];
     while !seen.ends_with(end) {
-        assert_eq!(socket.read(&mut byte).expect("more bytes"), 1, "ended after {:?}", String::from_utf8_lossy(&seen));
+        assert_eq!(
+            socket.read(&mut byte).expect("more bytes"),
+            1,
+            "ended after {:?}",
+            String::from_utf8_lossy(&seen)
+        );
         seen.push(byte[0]);
     }
     seen
@@ -172,7 +194,9 @@ pub fn read_until(socket: &mut TcpStream, end: &[u8]) -> Vec<u8> {
 pub fn read_to_end(socket: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     match socket.read_to_end(&mut all) {
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("still open after {PATIENCE:?}"),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            panic!("still open after {PATIENCE:?}")
+        }
         _ => all,
     }
 }
@@ -197,7 +221,10 @@ impl Flood {
                 std::thread::spawn(move || {
                     let chunk = vec![b'x'; 64 << 10];
                     read_until(&mut socket, b"\r\n\r\n");
-                    write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")?;
+                    write!(
+                        socket,
+                        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"
+                    )?;
                     let mut left = length;
                     while left > 0 {
                         let now = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));

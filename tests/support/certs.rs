@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 
 /// A certificate authority of one test.
@@ -64,20 +64,33 @@ impl Ca {
 
     /// The same with an RSA key.
     pub fn pair_rsa(&self, names: &[&str]) -> Pair {
-        self.pair_with(names, None, &KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap())
+        self.pair_with(
+            names,
+            None,
+            &KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap(),
+        )
     }
 
     fn pair_with(&self, names: &[&str], years: Option<(i32, i32)>, key: &KeyPair) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, names.first().map_or("test", String::as_str));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.distinguished_name.push(
+            DnType::CommonName,
+            names.first().map_or("test", String::as_str),
+        );
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         if let Some((from, until)) = years {
             params.not_before = rcgen::date_time_ymd(from, 1, 1);
             params.not_after = rcgen::date_time_ymd(until, 1, 1);
         }
         let cert = params.signed_by(key, &self.issuer).unwrap();
-        Pair { cert_pem: cert.pem(), key_pem: key.serialize_pem() }
+        Pair {
+            cert_pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+        }
     }
 
     /// Writes the CA's certificate as `NAME.pem`.
@@ -91,7 +104,10 @@ impl Ca {
 impl Pair {
     /// Writes `NAME.pem` and `NAME-key.pem`.
     pub fn write(&self, folder: &Path, name: &str) -> PairFiles {
-        let files = PairFiles { cert: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}-key.pem")) };
+        let files = PairFiles {
+            cert: folder.join(format!("{name}.pem")),
+            key: folder.join(format!("{name}-key.pem")),
+        };
         fs::write(&files.cert, &self.cert_pem).unwrap();
         fs::write(&files.key, &self.key_pem).unwrap();
         files

@@ -1,4 +1,5 @@
-//! Clients: one that sends exact bytes and reads exact answers, and one that makes load and counts what happens.
+//! Clients: one that sends exact bytes and reads exact answers, and one that makes load and counts
+//! what happens.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -43,7 +44,10 @@ impl RawClient {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
-        Self { socket, unread: Vec::new() }
+        Self {
+            socket,
+            unread: Vec::new(),
+        }
     }
 
     /// Sends these bytes. That the other side has closed already is no failure: its answer tells.
@@ -54,12 +58,17 @@ impl RawClient {
 
     /// A second handle on the connection, for a thread that sends while this one reads.
     pub fn clone_for_sending(&self) -> Self {
-        Self { socket: self.socket.try_clone().unwrap(), unread: Vec::new() }
+        Self {
+            socket: self.socket.try_clone().unwrap(),
+            unread: Vec::new(),
+        }
     }
 
     /// Ends the connection with RST.
     pub fn reset(self) {
-        socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&self.socket)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 
     /// How the connection ends: `end of file`, or the error's kind in words.
@@ -79,8 +88,8 @@ impl RawClient {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Reads one answer (to a request that was not HEAD); none when the connection ended before its first byte.
-    /// Interim answers (1xx but 101) are answers too.
+    /// Reads one answer (to a request that was not HEAD); none when the connection ended before its
+    /// first byte. Interim answers (1xx but 101) are answers too.
     pub fn response(&mut self) -> Option<RawResponse> {
         loop {
             if let Some((response, used)) = parse(&self.unread, false) {
@@ -104,10 +113,18 @@ impl RawClient {
     /// Reads until `end` was seen, and returns everything up to and with it.
     pub fn until(&mut self, end: &[u8]) -> Vec<u8> {
         loop {
-            if let Some(at) = self.unread.windows(end.len()).position(|window| window == end) {
+            if let Some(at) = self
+                .unread
+                .windows(end.len())
+                .position(|window| window == end)
+            {
                 return self.unread.drain(..at + end.len()).collect();
             }
-            assert!(self.fill(), "connection ended before {:?}", String::from_utf8_lossy(end));
+            assert!(
+                self.fill(),
+                "connection ended before {:?}",
+                String::from_utf8_lossy(end)
+            );
         }
     }
 
@@ -130,8 +147,16 @@ impl RawClient {
                 self.unread.extend_from_slice(&buffer[..count]);
                 count > 0
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-                panic!("nothing came for {PATIENCE:?}; unread: {:?}", String::from_utf8_lossy(&self.unread))
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
+            {
+                panic!(
+                    "nothing came for {PATIENCE:?}; unread: {:?}",
+                    String::from_utf8_lossy(&self.unread)
+                )
             }
             Err(_) => false,
         }
@@ -146,7 +171,10 @@ impl RawResponse {
 
     /// First value of a header field.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Body as text.
@@ -173,9 +201,16 @@ fn parse(bytes: &[u8], ended: bool) -> Option<(RawResponse, usize)> {
     let mut lines = head.split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     let headers = fields(lines);
-    let mut response = RawResponse { status, headers, ..RawResponse::default() };
+    let mut response = RawResponse {
+        status,
+        headers,
+        ..RawResponse::default()
+    };
     let rest = &bytes[head_end..];
-    if response.header("transfer-encoding").is_some_and(|coding| coding.ends_with("chunked")) {
+    if response
+        .header("transfer-encoding")
+        .is_some_and(|coding| coding.ends_with("chunked"))
+    {
         let used = chunks(rest, &mut response)?;
         return Some((response, head_end + used));
     }
@@ -193,8 +228,16 @@ fn chunks(bytes: &[u8], response: &mut RawResponse) -> Option<usize> {
     let mut at = 0;
     loop {
         // The end of the last chunk may not be here yet.
-        let line_end = bytes.get(at..)?.windows(2).position(|window| window == b"\r\n")? + at;
-        let size = std::str::from_utf8(&bytes[at..line_end]).ok()?.split(';').next()?.trim();
+        let line_end = bytes
+            .get(at..)?
+            .windows(2)
+            .position(|window| window == b"\r\n")?
+            + at;
+        let size = std::str::from_utf8(&bytes[at..line_end])
+            .ok()?
+            .split(';')
+            .next()?
+            .trim();
         let size = usize::from_str_radix(size, 16).ok()?;
         at = line_end + 2;
         if size == 0 {
@@ -206,14 +249,19 @@ fn chunks(bytes: &[u8], response: &mut RawResponse) -> Option<usize> {
     if bytes.get(at..at + 2)? == b"\r\n" {
         return Some(at + 2);
     }
-    let end = bytes[at..].windows(4).position(|window| window == b"\r\n\r\n")? + at;
+    let end = bytes[at..]
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")?
+        + at;
     response.trailers = fields(std::str::from_utf8(&bytes[at..end]).ok()?.split("\r\n"));
     Some(end + 4)
 }
 
 fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<(String, String)> {
     let split = lines.filter_map(|line| line.split_once(':'));
-    split.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect()
+    split
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect()
 }
 
 /// Load at a steady rate over keep-alive connections.
@@ -244,7 +292,8 @@ pub struct Outcome {
     pub errors: BTreeMap<String, u64>,
     /// Answers by the `x-instance` header.
     pub instances: BTreeMap<String, u64>,
-    /// Times from when each request was due to its whole answer, sorted: a stall shows in all it held up.
+    /// Times from when each request was due to its whole answer, sorted: a stall shows in all it
+    /// held up.
     pub latencies: Vec<Duration>,
 }
 
@@ -273,7 +322,10 @@ impl Load {
         let go_on = Arc::new(AtomicBool::new(true));
         let for_thread = Arc::clone(&go_on);
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(self.run_while(move |_| for_thread.load(Relaxed)))
         });
         RunningLoad { go_on, thread }
@@ -320,12 +372,21 @@ impl Outcome {
 
     /// Requests without an answer, and answers of 500 and above.
     pub fn failed(&self) -> u64 {
-        self.errors.values().sum::<u64>() + self.statuses.range(500..).map(|(_, count)| count).sum::<u64>()
+        self.errors.values().sum::<u64>()
+            + self
+                .statuses
+                .range(500..)
+                .map(|(_, count)| count)
+                .sum::<u64>()
     }
 
     /// A percentile of the latencies, 0.0 to 1.0; zero when there are none.
     pub fn percentile(&self, share: f64) -> Duration {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss
+        )]
         let at = (share * self.latencies.len().saturating_sub(1) as f64).round() as usize;
         self.latencies.get(at).copied().unwrap_or_default()
     }
@@ -333,7 +394,13 @@ impl Outcome {
     /// Panics with the whole outcome when anything failed.
     pub fn assert_none_failed(&self) {
         assert!(self.requests() > 0, "no request was made");
-        assert_eq!(self.failed(), 0, "statuses {:?}, errors {:?}", self.statuses, self.errors);
+        assert_eq!(
+            self.failed(),
+            0,
+            "statuses {:?}, errors {:?}",
+            self.statuses,
+            self.errors
+        );
     }
 
     /// Adds the counts of another run; latencies have to be sorted again.
@@ -353,7 +420,12 @@ impl Outcome {
 
 type Connection = SendRequest<Full<Bytes>>;
 
-async fn one_client(load: Load, period: Duration, offset: Duration, go_on: Arc<impl Fn(Instant) -> bool>) -> Outcome {
+async fn one_client(
+    load: Load,
+    period: Duration,
+    offset: Duration,
+    go_on: Arc<impl Fn(Instant) -> bool>,
+) -> Outcome {
     let mut outcome = Outcome::default();
     let mut connection = None;
     let mut due = Instant::now() + offset;
@@ -367,7 +439,10 @@ async fn one_client(load: Load, period: Duration, offset: Duration, go_on: Arc<i
             }
             failed => {
                 connection = None;
-                let reason = failed.map_or_else(|_| "timeout".to_owned(), |result| result.err().unwrap_or_default());
+                let reason = failed.map_or_else(
+                    |_| "timeout".to_owned(),
+                    |result| result.err().unwrap_or_default(),
+                );
                 *outcome.errors.entry(reason).or_default() += 1;
             }
         }
@@ -376,7 +451,10 @@ async fn one_client(load: Load, period: Duration, offset: Duration, go_on: Arc<i
     outcome
 }
 
-async fn one_request(load: &Load, connection: &mut Option<Connection>) -> Result<(u16, String), String> {
+async fn one_request(
+    load: &Load,
+    connection: &mut Option<Connection>,
+) -> Result<(u16, String), String> {
     let mut warm = connection.take();
     if let Some(sender) = &mut warm
         && sender.ready().await.is_err()
@@ -385,7 +463,9 @@ async fn one_request(load: &Load, connection: &mut Option<Connection>) -> Result
     }
     let mut sender = match warm {
         Some(sender) => sender,
-        None => connect(load.address).await.map_err(|error| format!("connect: {error}"))?,
+        None => connect(load.address)
+            .await
+            .map_err(|error| format!("connect: {error}"))?,
     };
     let request = Request::builder()
         .method(load.method.clone())
@@ -393,15 +473,29 @@ async fn one_request(load: &Load, connection: &mut Option<Connection>) -> Result
         .header(header::HOST, &load.host)
         .body(Full::default())
         .unwrap();
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| error.to_string())?;
     let status = response.status().as_u16();
-    let instance = response.headers().get("x-instance").and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
-    response.into_body().collect().await.map_err(|error| format!("body: {error}"))?;
+    let instance = response
+        .headers()
+        .get("x-instance")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
+        .to_owned();
+    response
+        .into_body()
+        .collect()
+        .await
+        .map_err(|error| format!("body: {error}"))?;
     *connection = Some(sender);
     Ok((status, instance))
 }
 
-async fn connect(address: SocketAddr) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+async fn connect(
+    address: SocketAddr,
+) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
     let socket = tokio::net::TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioIo::new(socket)).await?;

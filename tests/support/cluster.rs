@@ -1,7 +1,8 @@
-//! A cluster made by the binary on this machine: `lb bootstrap` as a user runs it, in a state folder and a loopback
-//! network of its own.
+//! A cluster made by the binary on this machine: `lb bootstrap` as a user runs it, in a state
+//! folder and a loopback network of its own.
 //!
-//! Dropped, also by a test that fails, its agents are killed by the ids that the state folder names.
+//! Dropped, also by a test that fails, its agents are killed by the ids that the state folder
+//! names.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -64,12 +65,22 @@ impl Cluster {
         let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         if let Some(text) = file {
             fs::write(dir.path().join("cluster.toml"), text).unwrap();
-            flags.extend(["--cluster".to_owned(), dir.path().join("cluster.toml").display().to_string()]);
+            flags.extend([
+                "--cluster".to_owned(),
+                dir.path().join("cluster.toml").display().to_string(),
+            ]);
         }
         let [a, b, c] = network;
         flags.extend(["--network".to_owned(), format!("{a}.{b}.{c}.0/24")]);
-        flags.extend(["--state".to_owned(), dir.path().join("state").display().to_string()]);
-        Self { dir, network, flags }
+        flags.extend([
+            "--state".to_owned(),
+            dir.path().join("state").display().to_string(),
+        ]);
+        Self {
+            dir,
+            network,
+            flags,
+        }
     }
 
     /// Describes it otherwise.
@@ -85,7 +96,11 @@ impl Cluster {
     /// A path in the state folder; the folder itself for "".
     pub fn state(&self, name: &str) -> PathBuf {
         let state = self.dir.path().join("state");
-        if name.is_empty() { state } else { state.join(name) }
+        if name.is_empty() {
+            state
+        } else {
+            state.join(name)
+        }
     }
 
     /// A path below a node's own folder.
@@ -107,10 +122,18 @@ impl Cluster {
     /// `lb bootstrap WORDS`, with the flags that name this cluster.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
-        command.arg("bootstrap").args(words).args(&self.flags).current_dir(self.folder()).stdin(Stdio::null());
+        command
+            .arg("bootstrap")
+            .args(words)
+            .args(&self.flags)
+            .current_dir(self.folder())
+            .stdin(Stdio::null());
         // What the developer's shell says must not reach the test.
         for (name, _) in std::env::vars_os() {
-            if ["CONSUL_", "NOMAD_", "LB_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            if ["CONSUL_", "NOMAD_", "LB_"]
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix))
+            {
                 command.env_remove(name);
             }
         }
@@ -136,27 +159,46 @@ impl Cluster {
     pub fn variables(&self) -> BTreeMap<String, String> {
         let printed = self.run(&["env"]).good().stdout;
         let script = format!("{printed}env -0");
-        let output =
-            Command::new("sh").args(["-c", &script]).env_clear().env("PATH", "/usr/bin:/bin").output().unwrap();
-        assert!(output.status.success(), "{printed}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{printed}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let text = String::from_utf8(output.stdout).unwrap();
         let pairs = text.split('\0').filter_map(|line| line.split_once('='));
         let own = |name: &str| name.starts_with("CONSUL_") || name.starts_with("NOMAD_");
-        pairs.filter(|(name, _)| own(name)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        pairs
+            .filter(|(name, _)| own(name))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 
-    /// `consul WORDS` with the environment that `env` left in the state folder; its standard output.
+    /// `consul WORDS` with the environment that `env` left in the state folder; its standard
+    /// output.
     pub fn ask_consul(&self, words: &[&str]) -> Ran {
         let script = format!(". {}\nexec consul \"$@\"", self.state("env").display());
         let mut command = Command::new("sh");
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONSUL_")) {
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONSUL_"))
+        {
             command.env_remove(name);
         }
-        Ran::of(command.args(["-c", &script, "consul"]).args(words).stdin(Stdio::null()))
+        Ran::of(
+            command
+                .args(["-c", &script, "consul"])
+                .args(words)
+                .stdin(Stdio::null()),
+        )
     }
 
-    /// What `consul keyring -list` prints once every member has answered: the question goes by gossip, and where one
-    /// answer is late the command fails.
+    /// What `consul keyring -list` prints once every member has answered: the question goes by
+    /// gossip, and where one answer is late the command fails.
     pub fn keyring(&self) -> String {
         let mut printed = String::new();
         wait("an answer of every member about its keys", || {
@@ -168,16 +210,33 @@ impl Cluster {
     }
 
     /// The API of the node's Consul agent with the operator's certificate; status and body.
-    pub fn api(&self, number: u8, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String), String> {
+    pub fn api(
+        &self,
+        number: u8,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, String), String> {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", "-X", method]);
+        curl.args([
+            "-sS",
+            "--max-time",
+            "10",
+            "-w",
+            "\n%{http_code}",
+            "-X",
+            method,
+        ]);
         curl.arg("--cacert").arg(self.state("ca.pem"));
         curl.arg("--cert").arg(self.state("certs/operator.pem"));
         curl.arg("--key").arg(self.state("certs/operator-key.pem"));
         if let Some(body) = body {
             curl.args(["--data-binary", &body.to_string()]);
         }
-        let output = curl.arg(format!("https://{}:8501{path}", self.address(number))).output().expect("curl");
+        let output = curl
+            .arg(format!("https://{}:8501{path}", self.address(number)))
+            .output()
+            .expect("curl");
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
@@ -189,14 +248,24 @@ impl Cluster {
     /// Ids of the agents that run, by node and product.
     pub fn pids(&self) -> BTreeMap<String, u32> {
         let mut pids = BTreeMap::new();
-        for node in fs::read_dir(self.state("nodes")).into_iter().flatten().flatten() {
+        for node in fs::read_dir(self.state("nodes"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             for product in ["consul", "nomad"] {
                 let file = node.path().join("run").join(format!("{product}.pid"));
-                let Some(pid) = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()) else {
+                let Some(pid) = fs::read_to_string(file)
+                    .ok()
+                    .and_then(|text| text.trim().parse().ok())
+                else {
                     continue;
                 };
                 if is_of(pid, &node.path()) {
-                    pids.insert(format!("{}/{product}", node.file_name().to_string_lossy()), pid);
+                    pids.insert(
+                        format!("{}/{product}", node.file_name().to_string_lossy()),
+                        pid,
+                    );
                 }
             }
         }
@@ -205,7 +274,10 @@ impl Cluster {
 
     /// Kills an agent at once, and waits until it is gone. `agent`: `NODE/PRODUCT`.
     pub fn kill(&self, agent: &str) {
-        let pid = *self.pids().get(agent).unwrap_or_else(|| panic!("{agent} does not run"));
+        let pid = *self
+            .pids()
+            .get(agent)
+            .unwrap_or_else(|| panic!("{agent} does not run"));
         signal(pid, "KILL");
         wait(&format!("the end of {agent}"), || is_gone(pid));
     }
@@ -226,9 +298,16 @@ impl Cluster {
                 values(&serde_json::from_str(&text).unwrap(), &mut found);
             }
         }
-        for file in files(&self.state("")).into_iter().filter(|file| file.ends_with("key.pem")) {
+        for file in files(&self.state(""))
+            .into_iter()
+            .filter(|file| file.ends_with("key.pem"))
+        {
             let text = fs::read_to_string(self.state("").join(file)).unwrap();
-            found.extend(text.lines().filter(|line| !line.starts_with("---")).map(str::to_owned));
+            found.extend(
+                text.lines()
+                    .filter(|line| !line.starts_with("---"))
+                    .map(str::to_owned),
+            );
         }
         found.retain(|secret| secret.len() > 8);
         found
@@ -238,10 +317,17 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for node in fs::read_dir(self.state("nodes")).into_iter().flatten().flatten() {
+            for node in fs::read_dir(self.state("nodes"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 for log in ["consul.log", "nomad.log"] {
-                    let text = fs::read_to_string(node.path().join("run").join(log)).unwrap_or_default();
-                    let telling = |line: &&str| !line.contains("skipping file") && !line.contains("using keyring");
+                    let text =
+                        fs::read_to_string(node.path().join("run").join(log)).unwrap_or_default();
+                    let telling = |line: &&str| {
+                        !line.contains("skipping file") && !line.contains("using keyring")
+                    };
                     let last: Vec<&str> = text.lines().rev().filter(telling).take(5).collect();
                     for line in last.iter().rev() {
                         eprintln!("{}: {line}", node.file_name().to_string_lossy());
@@ -262,14 +348,26 @@ impl Drop for Cluster {
 impl Ran {
     /// Runs a command to its end.
     pub fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Self {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 
     /// Itself, if it ended with this code.
     pub fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "--- stdout\n{}\n--- stderr\n{}",
+            self.stdout,
+            self.stderr
+        );
         self
     }
 
@@ -280,21 +378,29 @@ impl Ran {
 
     /// Itself, if all these are in what it told people.
     pub fn says(self, wanted: &[&str]) -> Self {
-        let missing: Vec<_> = wanted.iter().filter(|text| !self.stderr.contains(**text)).collect();
+        let missing: Vec<_> = wanted
+            .iter()
+            .filter(|text| !self.stderr.contains(**text))
+            .collect();
         assert!(missing.is_empty(), "{missing:?} not said:\n{}", self.stderr);
         self
     }
 
     /// Its result as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 }
 
 impl Running {
     /// Starts a command.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let sink = Arc::clone(&lines);
@@ -307,7 +413,11 @@ impl Running {
                 String::new()
             }),
         ];
-        Self { child, lines, readers }
+        Self {
+            child,
+            lines,
+            readers,
+        }
     }
 
     /// Its process id.
@@ -325,7 +435,11 @@ impl Running {
         let begun = Instant::now();
         while !self.said().contains(text) {
             let ended = self.child.try_wait().unwrap().is_some();
-            assert!(!ended && begun.elapsed() < PATIENCE, "waiting for {text:?} (ended: {ended}):\n{}", self.said());
+            assert!(
+                !ended && begun.elapsed() < PATIENCE,
+                "waiting for {text:?} (ended: {ended}):\n{}",
+                self.said()
+            );
             sleep(STEP);
         }
     }
@@ -357,13 +471,20 @@ impl Running {
         let stderr = self.readers.pop().unwrap();
         let stdout = self.readers.pop().unwrap().join().unwrap();
         stderr.join().unwrap();
-        Ran { code: status.code(), stdout, stderr: self.said() }
+        Ran {
+            code: status.code(),
+            stdout,
+            stderr: self.said(),
+        }
     }
 }
 
 /// Sends a signal by its name without `SIG`; a process that is gone is no failure.
 pub fn signal(pid: u32, name: &str) {
-    let _ = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status();
+    let _ = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// Whether this process runs, and its command line names the folder.
@@ -376,7 +497,8 @@ fn is_of(pid: u32, folder: &Path) -> bool {
 pub fn is_gone(pid: u32) -> bool {
     // Its memory goes before its sockets, so an empty command line would be too early.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ")
+        .is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
 /// All files below a folder, relative to it, sorted.
@@ -405,8 +527,8 @@ pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// First three numbers of a loopback network that no other cluster uses: from the process id and a counter, and
-/// checked at the first node's addresses.
+/// First three numbers of a loopback network that no other cluster uses: from the process id and a
+/// counter, and checked at the first node's addresses.
 fn free_network() -> [u8; 3] {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let pid = std::process::id();
@@ -416,7 +538,9 @@ fn free_network() -> [u8; 3] {
         let [a, b, c] = [127, 217 + (pid % 38) as u8, (pid / 38 + number) as u8];
         let is_free = |node: u8| {
             let ip = Ipv4Addr::new(a, b, c, node);
-            [8300, 8301, 8501, 4646].iter().all(|&port| TcpListener::bind((ip, port)).is_ok())
+            [8300, 8301, 8501, 4646]
+                .iter()
+                .all(|&port| TcpListener::bind((ip, port)).is_ok())
         };
         if (11..=13).all(is_free) {
             return [a, b, c];

@@ -1,8 +1,9 @@
 //! A real Consul agent for tests, on a loopback address of its own.
 //!
-//! `consul` must be on PATH. Each agent has its own 127.x.y.z, so that tests run side by side on the usual ports. TLS
-//! agents have no plain port and demand client certificates of a CA that lives as long as the test. Calls to the API go
-//! through `curl`, so that the tests do not depend on the client that they test.
+//! `consul` must be on PATH. Each agent has its own 127.x.y.z, so that tests run side by side on
+//! the usual ports. TLS agents have no plain port and demand client certificates of a CA that lives
+//! as long as the test. Calls to the API go through `curl`, so that the tests do not depend on the
+//! client that they test.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use lb::catalog::CheckStatus;
 use lb::config::ConsulConfig;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -39,10 +42,15 @@ impl Certificates {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test CA");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "test CA");
         let ca = params.self_signed(&key).expect("CA");
         fs::write(dir.path().join("ca.pem"), ca.pem()).expect("write");
-        let certificates = Self { dir, issuer: Issuer::new(params, key) };
+        let certificates = Self {
+            dir,
+            issuer: Issuer::new(params, key),
+        };
         certificates.issue("client", &["client.test".to_owned()]);
         Arc::new(certificates)
     }
@@ -52,7 +60,10 @@ impl Certificates {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::new(names.to_vec()).expect("names");
         params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         let certificate = params.signed_by(&key, &self.issuer).expect("certificate");
         fs::write(self.path(&format!("{name}.pem")), certificate.pem()).expect("write");
         fs::write(self.path(&format!("{name}-key.pem")), key.serialize_pem()).expect("write");
@@ -106,7 +117,10 @@ pub struct ConsulAgent {
 impl ConsulAgent {
     /// One server over mTLS.
     pub fn start() -> Self {
-        Self::start_with(Options { certificates: Some(Certificates::new()), ..Options::default() })
+        Self::start_with(Options {
+            certificates: Some(Certificates::new()),
+            ..Options::default()
+        })
     }
 
     /// One server over plain HTTP.
@@ -128,9 +142,17 @@ impl ConsulAgent {
         let servers: Vec<_> = addresses
             .iter()
             .map(|ip| {
-                let join = addresses.iter().filter(|other| *other != ip).cloned().collect();
-                let options =
-                    Options { certificates: Some(certificates.clone()), servers: 3, join, ..Options::default() };
+                let join = addresses
+                    .iter()
+                    .filter(|other| *other != ip)
+                    .cloned()
+                    .collect();
+                let options = Options {
+                    certificates: Some(certificates.clone()),
+                    servers: 3,
+                    join,
+                    ..Options::default()
+                };
                 Self::launch(ip.clone(), options)
             })
             .collect();
@@ -155,7 +177,13 @@ impl ConsulAgent {
         fs::write(dir.path().join("agent.json"), config.to_string()).expect("write");
         let child = run(dir.path());
         let token = options.acl.then(|| MASTER_TOKEN.to_owned());
-        Self { child, dir, ip, options, token }
+        Self {
+            child,
+            dir,
+            ip,
+            options,
+            token,
+        }
     }
 
     /// Waits until the agent knows a leader and is itself in the catalog.
@@ -168,7 +196,12 @@ impl ConsulAgent {
             if ready {
                 return;
             }
-            assert!(Instant::now() < deadline, "agent {} is not ready:\n{}", self.ip, self.log());
+            assert!(
+                Instant::now() < deadline,
+                "agent {} is not ready:\n{}",
+                self.ip,
+                self.log()
+            );
             sleep(Duration::from_millis(30));
         }
     }
@@ -194,7 +227,12 @@ impl ConsulAgent {
 
     /// A configuration to read from it, with short times.
     pub fn config(&self) -> ConsulConfig {
-        let file = |name: &str| self.options.certificates.as_ref().map(|certificates| certificates.path(name));
+        let file = |name: &str| {
+            self.options
+                .certificates
+                .as_ref()
+                .map(|certificates| certificates.path(name))
+        };
         ConsulConfig {
             ca_file: file("ca.pem"),
             cert_file: file("client.pem"),
@@ -231,13 +269,26 @@ impl ConsulAgent {
     }
 
     /// Calls the API; status and body.
-    pub fn try_api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String), String> {
+    pub fn try_api(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, String), String> {
         self.call(method, path, body.map(Value::to_string).as_deref())
     }
 
     fn call(&self, method: &str, path: &str, body: Option<&str>) -> Result<(u16, String), String> {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", "-X", method]);
+        curl.args([
+            "-sS",
+            "--max-time",
+            "10",
+            "-w",
+            "\n%{http_code}",
+            "-X",
+            method,
+        ]);
         if let Some(certificates) = &self.options.certificates {
             curl.arg("--cacert").arg(certificates.path("ca.pem"));
             curl.arg("--cert").arg(certificates.path("client.pem"));
@@ -249,11 +300,18 @@ impl ConsulAgent {
         if let Some(body) = body {
             // A file for each call: some tests call from several threads.
             static CALLS: AtomicU32 = AtomicU32::new(0);
-            let file = self.dir.path().join(format!("body-{}", CALLS.fetch_add(1, Ordering::Relaxed)));
+            let file = self
+                .dir
+                .path()
+                .join(format!("body-{}", CALLS.fetch_add(1, Ordering::Relaxed)));
             fs::write(&file, body).expect("write");
-            curl.arg("--data-binary").arg(format!("@{}", file.display()));
+            curl.arg("--data-binary")
+                .arg(format!("@{}", file.display()));
         }
-        let output = curl.arg(format!("{}{path}", self.address())).output().expect("curl");
+        let output = curl
+            .arg(format!("{}{path}", self.address()))
+            .output()
+            .expect("curl");
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
@@ -264,10 +322,14 @@ impl ConsulAgent {
 
     /// Registers an instance on 127.0.0.1 with a passing TTL check `check:ID`.
     pub fn register(&self, registration: &Registration<'_>) {
-        let Registration { service, id, port, tags } = registration;
+        let Registration {
+            service,
+            id,
+            port,
+            tags,
+        } = registration;
         let check = json!({"CheckID": format!("check:{id}"), "TTL": TTL, "Status": "passing"});
-        let body =
-            json!({"Name": service, "ID": id, "Address": "127.0.0.1", "Port": port, "Tags": tags, "Check": check});
+        let body = json!({"Name": service, "ID": id, "Address": "127.0.0.1", "Port": port, "Tags": tags, "Check": check});
         self.api("PUT", "/v1/agent/service/register", Some(&body));
     }
 
@@ -283,22 +345,36 @@ impl ConsulAgent {
             CheckStatus::Warning => "warning",
             CheckStatus::Critical | CheckStatus::Maintenance => "critical",
         };
-        self.api("PUT", &format!("/v1/agent/check/update/check:{id}"), Some(&json!({"Status": word})));
+        self.api(
+            "PUT",
+            &format!("/v1/agent/check/update/check:{id}"),
+            Some(&json!({"Status": word})),
+        );
     }
 
     /// Maintenance of the whole node.
     pub fn node_maintenance(&self, enable: bool) {
-        self.api("PUT", &format!("/v1/agent/maintenance?enable={enable}"), None);
+        self.api(
+            "PUT",
+            &format!("/v1/agent/maintenance?enable={enable}"),
+            None,
+        );
     }
 
     /// Maintenance of one instance.
     pub fn service_maintenance(&self, id: &str, enable: bool) {
-        self.api("PUT", &format!("/v1/agent/service/maintenance/{id}?enable={enable}"), None);
+        self.api(
+            "PUT",
+            &format!("/v1/agent/service/maintenance/{id}?enable={enable}"),
+            None,
+        );
     }
 
-    /// Registers services `PREFIX-0…` with `instances` each in the catalog, on a node that no agent owns.
+    /// Registers services `PREFIX-0…` with `instances` each in the catalog, on a node that no agent
+    /// owns.
     pub fn register_many(&self, prefix: &str, services: usize, instances: usize) {
-        let node = json!({"Node": {"Verb": "set", "Node": {"Node": "elsewhere", "Address": "127.0.0.1"}}});
+        let node =
+            json!({"Node": {"Verb": "set", "Node": {"Node": "elsewhere", "Address": "127.0.0.1"}}});
         self.api("PUT", "/v1/txn", Some(&json!([node])));
         let operations: Vec<_> = (0..services)
             .flat_map(|service| (0..instances).map(move |instance| (service, instance)))
@@ -315,10 +391,19 @@ impl ConsulAgent {
         }
     }
 
-    /// Makes a policy with these rules and a token that has it; returns the ids of policy and token.
+    /// Makes a policy with these rules and a token that has it; returns the ids of policy and
+    /// token.
     pub fn create_token(&self, name: &str, rules: &str) -> (String, String) {
-        let policy = self.api("PUT", "/v1/acl/policy", Some(&json!({"Name": name, "Rules": rules})));
-        let token = self.api("PUT", "/v1/acl/token", Some(&json!({"Policies": [{"Name": name}]})));
+        let policy = self.api(
+            "PUT",
+            "/v1/acl/policy",
+            Some(&json!({"Name": name, "Rules": rules})),
+        );
+        let token = self.api(
+            "PUT",
+            "/v1/acl/token",
+            Some(&json!({"Policies": [{"Name": name}]})),
+        );
         let field = |text: &str, key: &str| {
             let value: Value = serde_json::from_str(text).expect("JSON");
             value[key].as_str().expect("a string").to_owned()
@@ -334,7 +419,8 @@ impl ConsulAgent {
 
     /// Whether it leads.
     pub fn is_leader(&self) -> bool {
-        self.api("GET", "/v1/status/leader", None).contains(&format!("\"{}:", self.ip))
+        self.api("GET", "/v1/status/leader", None)
+            .contains(&format!("\"{}:", self.ip))
     }
 
     /// Ends the process at once; the data stays for [`ConsulAgent::restart`].
@@ -360,7 +446,9 @@ impl ConsulAgent {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status();
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.pid().to_string()])
+            .status();
         assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
     }
 }
@@ -409,7 +497,11 @@ pub fn plain_config(address: &str) -> ConsulConfig {
 }
 
 fn run(dir: &Path) -> Child {
-    let log = File::options().create(true).append(true).open(dir.join("log")).expect("log");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .expect("log");
     Command::new("consul")
         .args(["agent", "-config-file"])
         .arg(dir.join("agent.json"))
@@ -442,15 +534,28 @@ fn agent_config(ip: &str, dir: &Path, options: &Options) -> Value {
         }
     };
     if options.client_of.is_empty() {
-        merge(&mut config, json!({"server": true, "bootstrap_expect": options.servers.max(1)}));
+        merge(
+            &mut config,
+            json!({"server": true, "bootstrap_expect": options.servers.max(1)}),
+        );
     }
     let join: Vec<_> = options.join.iter().chain(&options.client_of).collect();
     if !join.is_empty() {
-        merge(&mut config, json!({"retry_join": join, "retry_interval": "1s"}));
+        merge(
+            &mut config,
+            json!({"retry_join": join, "retry_interval": "1s"}),
+        );
     }
     if let Some(certificates) = &options.certificates {
         let name = format!("agent-{ip}");
-        certificates.issue(&name, &[ip.to_owned(), "localhost".to_owned(), "server.dc1.consul".to_owned()]);
+        certificates.issue(
+            &name,
+            &[
+                ip.to_owned(),
+                "localhost".to_owned(),
+                "server.dc1.consul".to_owned(),
+            ],
+        );
         merge(
             &mut config,
             json!({
@@ -462,11 +567,17 @@ fn agent_config(ip: &str, dir: &Path, options: &Options) -> Value {
         );
     }
     if options.connections_max > 0 {
-        merge(&mut config, json!({"limits": {"http_max_conns_per_client": options.connections_max}}));
+        merge(
+            &mut config,
+            json!({"limits": {"http_max_conns_per_client": options.connections_max}}),
+        );
     }
     if options.acl {
         let tokens = json!({"master": MASTER_TOKEN, "agent": MASTER_TOKEN});
-        merge(&mut config, json!({"acl": {"enabled": true, "default_policy": "deny", "tokens": tokens}}));
+        merge(
+            &mut config,
+            json!({"acl": {"enabled": true, "default_policy": "deny", "tokens": tokens}}),
+        );
     }
     config
 }
@@ -479,7 +590,10 @@ pub fn free_address() -> String {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(number < 255, "out of loopback addresses");
         let ip = Ipv4Addr::new(127, 16 + ((pid >> 8) % 200) as u8, pid as u8, number as u8);
-        if [8300, 8301, 8500, 8501].iter().all(|&port| TcpListener::bind((ip, port)).is_ok()) {
+        if [8300, 8301, 8500, 8501]
+            .iter()
+            .all(|&port| TcpListener::bind((ip, port)).is_ok())
+        {
             return ip.to_string();
         }
     }

@@ -1,4 +1,5 @@
-//! The stage of a drill: the binary in front of a real agent over mTLS, and instances registered as Nomad does it.
+//! The stage of a drill: the binary in front of a real agent over mTLS, and instances registered as
+//! Nomad does it.
 
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -65,7 +66,8 @@ impl Instance {
         agent.api("PUT", "/v1/agent/service/register", Some(&body));
     }
 
-    /// Adds a TTL check to a registered instance, critical at first: Nomad does it in a second step.
+    /// Adds a TTL check to a registered instance, critical at first: Nomad does it in a second
+    /// step.
     pub fn add_check(&self, agent: &ConsulAgent) {
         let mut body = self.check(Check::Ttl);
         body["Status"] = json!("critical");
@@ -104,7 +106,8 @@ pub fn fleet(agent: &ConsulAgent, service: &str, prefix: &str, count: usize) -> 
     (0..count).map(start).collect()
 }
 
-/// `[consul]` over mTLS with a certificate of its own, short times, and further lines of that section.
+/// `[consul]` over mTLS with a certificate of its own, short times, and further lines of that
+/// section.
 pub fn consul_section(agent: &ConsulAgent, more: &str) -> String {
     agent.certificates().issue("lb", &["lb.test".to_owned()]);
     let file = |name: &str| -> PathBuf { agent.certificates().path(name) };
@@ -126,7 +129,10 @@ pub fn lb(config: &str) -> Lb {
 /// One GET; status, and which instance answered.
 pub fn ask(lb: &Lb, path: &str) -> (u16, String) {
     let answer = get(lb.address("http"), "drill.test", path);
-    (answer.status, answer.header("x-instance").unwrap_or_default().to_owned())
+    (
+        answer.status,
+        answer.header("x-instance").unwrap_or_default().to_owned(),
+    )
 }
 
 /// Asks until the status is this one.
@@ -136,14 +142,23 @@ pub fn wait_status(lb: &Lb, path: &str, status: u16) {
 
 /// Waits until `lb` sends requests to just these instances of a service, whatever their order.
 pub fn wait_serving(lb: &Lb, service: &str, names: &[&str]) {
-    wait(&format!("{service} served by {names:?}; now {:?}", serving(lb, service)), || {
-        let mut serving = serving(lb, service);
-        serving.sort_unstable();
-        let mut names = names.to_vec();
-        names.sort_unstable();
-        serving.len() == names.len()
-            && serving.iter().zip(names).all(|(id, name)| id.contains(&format!("-task-{name}-group")))
-    });
+    wait(
+        &format!(
+            "{service} served by {names:?}; now {:?}",
+            serving(lb, service)
+        ),
+        || {
+            let mut serving = serving(lb, service);
+            serving.sort_unstable();
+            let mut names = names.to_vec();
+            names.sort_unstable();
+            serving.len() == names.len()
+                && serving
+                    .iter()
+                    .zip(names)
+                    .all(|(id, name)| id.contains(&format!("-task-{name}-group")))
+        },
+    );
 }
 
 /// Ids of the instances of a service that may get requests.
@@ -151,8 +166,11 @@ pub fn serving(lb: &Lb, service: &str) -> Vec<String> {
     let row = service_row(lb, service);
     let instances = row["instances"].as_array().cloned().unwrap_or_default();
     let states = ["healthy", "probation", "held", "held, not confirmed"];
-    let open = instances.into_iter().filter(|instance| states.iter().any(|state| instance["state"] == *state));
-    open.filter_map(|instance| instance["id"].as_str().map(str::to_owned)).collect()
+    let open = instances
+        .into_iter()
+        .filter(|instance| states.iter().any(|state| instance["state"] == *state));
+    open.filter_map(|instance| instance["id"].as_str().map(str::to_owned))
+        .collect()
 }
 
 /// What `/api/services` says of one service.
@@ -160,8 +178,14 @@ pub fn service_row(lb: &Lb, service: &str) -> Value {
     let (status, text) = lb.admin("/api/services");
     assert_eq!(status, 200, "{text}");
     let services: Value = serde_json::from_str(&text).expect("JSON");
-    let rows = services.as_array().or_else(|| services["services"].as_array()).expect("a list");
-    rows.iter().find(|row| row["name"] == service).cloned().unwrap_or(Value::Null)
+    let rows = services
+        .as_array()
+        .or_else(|| services["services"].as_array())
+        .expect("a list");
+    rows.iter()
+        .find(|row| row["name"] == service)
+        .cloned()
+        .unwrap_or(Value::Null)
 }
 
 /// Waits for a condition.
@@ -181,6 +205,11 @@ pub fn load(lb: &Lb, path: &str, per_second: u32) -> RunningLoad {
 /// Seconds since the last answer about a service that was believed.
 pub fn age(lb: &Lb, service: &str) -> f64 {
     let sample = format!("lb_registry_last_success_timestamp_seconds{{service=\"{service}\"}}");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
-    now - lb.metric(&sample).unwrap_or_else(|| panic!("no sample {sample}"))
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs_f64();
+    now - lb
+        .metric(&sample)
+        .unwrap_or_else(|| panic!("no sample {sample}"))
 }

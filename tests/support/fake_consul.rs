@@ -1,5 +1,6 @@
-//! A stand-in for an agent, over plain HTTP/1.1, for what a real one cannot be made to do on demand. It knows the
-//! paths that watches read, blocks as Consul does, and can be told to misbehave.
+//! A stand-in for an agent, over plain HTTP/1.1, for what a real one cannot be made to do on
+//! demand. It knows the paths that watches read, blocks as Consul does, and can be told to
+//! misbehave.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -35,13 +36,15 @@ pub enum Fault {
     Truncated,
     /// Requests are read and never answered.
     Hang,
-    /// This status, with `Retry-After` in seconds if given; and with the misleading `X-Consul-Index: 1` of Consul 1.8.
+    /// This status, with `Retry-After` in seconds if given; and with the misleading
+    /// `X-Consul-Index: 1` of Consul 1.8.
     Status(u16, Option<u64>),
     /// 200 and nothing, from any server; the leader knows better.
     EmptyUnlessDefault,
     /// 200 and nothing, whoever is asked; `consul` is not listed.
     Empty,
-    /// `consul` is not listed, and neither is the service of this name, as for a token for some services only.
+    /// `consul` is not listed, and neither is the service of this name, as for a token for some
+    /// services only.
     Without(String),
     /// Health answers are empty, the list is whole.
     EmptyHealth,
@@ -60,8 +63,8 @@ pub struct Acl {
     pub hidden: BTreeSet<String>,
     /// Answers that something was left out of say so, as those of Consul 1.11.
     pub header: bool,
-    /// Configuration entries of these services are refused, those of others are not there, as in Consul 1.5; else there
-    /// are no such paths.
+    /// Configuration entries of these services are refused, those of others are not there, as in
+    /// Consul 1.5; else there are no such paths.
     pub entries: bool,
     /// What `/v1/acl/token/self` answers; none: there is no such path.
     pub token: Option<(u16, &'static str)>,
@@ -70,7 +73,10 @@ pub struct Acl {
 impl Acl {
     /// Hides these services.
     pub fn hiding(names: &[&str]) -> Self {
-        Self { hidden: names.iter().map(|&name| name.to_owned()).collect(), ..Self::default() }
+        Self {
+            hidden: names.iter().map(|&name| name.to_owned()).collect(),
+            ..Self::default()
+        }
     }
 }
 
@@ -106,10 +112,27 @@ impl FakeConsul {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
-        let state = watch::Sender::new(State { index: 100, ..State::default() });
-        let (requests, authorizations) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
-        let task = tokio::spawn(accept(listener, state.clone(), requests.clone(), authorizations.clone()));
-        Self { address, state, requests, authorizations, task }
+        let state = watch::Sender::new(State {
+            index: 100,
+            ..State::default()
+        });
+        let (requests, authorizations) = (
+            Arc::new(Mutex::new(Vec::new())),
+            Arc::new(Mutex::new(Vec::new())),
+        );
+        let task = tokio::spawn(accept(
+            listener,
+            state.clone(),
+            requests.clone(),
+            authorizations.clone(),
+        ));
+        Self {
+            address,
+            state,
+            requests,
+            authorizations,
+            task,
+        }
     }
 
     /// Ends as a killed agent does: connections break, and new ones are refused.
@@ -120,9 +143,16 @@ impl FakeConsul {
 
     /// Listens again where it did before.
     pub async fn up(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("the same port");
+        let listener = TcpListener::bind(self.address)
+            .await
+            .expect("the same port");
         let (requests, authorizations) = (self.requests.clone(), self.authorizations.clone());
-        self.task = tokio::spawn(accept(listener, self.state.clone(), requests, authorizations));
+        self.task = tokio::spawn(accept(
+            listener,
+            self.state.clone(),
+            requests,
+            authorizations,
+        ));
     }
 
     /// Its URL.
@@ -191,7 +221,8 @@ impl FakeConsul {
         });
     }
 
-    /// Sets the index, and a service in the same moment, without waking what blocks on a higher one.
+    /// Sets the index, and a service in the same moment, without waking what blocks on a higher
+    /// one.
     pub fn turn_back(&self, index: u64, service: &str, ports: &[u16]) {
         self.state.send_modify(|state| {
             state.services.insert(service.to_owned(), ports.to_vec());
@@ -199,14 +230,17 @@ impl FakeConsul {
         });
     }
 
-    /// Restores a snapshot: every blocked query is answered with what it waited for unchanged, index and all, and only
-    /// then is this the present state, with a lower index.
+    /// Restores a snapshot: every blocked query is answered with what it waited for unchanged,
+    /// index and all, and only then is this the present state, with a lower index.
     pub fn restore(&self, index: u64, service: &str, ports: &[u16]) {
         let old = self.state.borrow().clone();
         self.state.send_modify(|state| {
             state.services.insert(service.to_owned(), ports.to_vec());
             state.index = index;
-            state.restored = Some((state.restored.take().map_or(1, |(times, _)| times + 1), Box::new(old)));
+            state.restored = Some((
+                state.restored.take().map_or(1, |(times, _)| times + 1),
+                Box::new(old),
+            ));
         });
     }
 
@@ -236,21 +270,39 @@ async fn accept(
     // They end with the listener.
     let mut connections = JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let (state, requests, authorizations) = (state.clone(), requests.clone(), authorizations.clone());
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let (state, requests, authorizations) =
+            (state.clone(), requests.clone(), authorizations.clone());
         connections.spawn(async move {
             let service = service_fn(move |mut request: Request<Incoming>| {
-                let auth = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-                authorizations.lock().expect("lock").push(auth.unwrap_or_default().to_owned());
-                requests.lock().expect("lock").push(request.uri().to_string());
-                let behind = request.uri().to_string().strip_prefix(PREFIX).map(|rest| rest.parse().expect("a path"));
+                let auth = request
+                    .headers()
+                    .get("authorization")
+                    .and_then(|value| value.to_str().ok());
+                authorizations
+                    .lock()
+                    .expect("lock")
+                    .push(auth.unwrap_or_default().to_owned());
+                requests
+                    .lock()
+                    .expect("lock")
+                    .push(request.uri().to_string());
+                let behind = request
+                    .uri()
+                    .to_string()
+                    .strip_prefix(PREFIX)
+                    .map(|rest| rest.parse().expect("a path"));
                 if let Some(uri) = behind {
                     *request.uri_mut() = uri;
                 }
                 answer(request, state.subscribe())
             });
             // A client that goes away ends its connection with an error that is nobody's fault.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
     }
 }
@@ -267,13 +319,23 @@ async fn answer(
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
         .collect();
     let stale = query.contains_key("stale");
-    let index: u64 = query.get("index").and_then(|text| text.parse().ok()).unwrap_or(0);
-    let wait = query.get("wait").and_then(|text| text.strip_suffix("ms")).and_then(|text| text.parse().ok());
+    let index: u64 = query
+        .get("index")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    let wait = query
+        .get("wait")
+        .and_then(|text| text.strip_suffix("ms"))
+        .and_then(|text| text.parse().ok());
     let wait = Duration::from_millis(wait.unwrap_or(0));
     if index > 0 {
         let times = |state: &State| state.restored.as_ref().map_or(0, |(times, _)| *times);
         let before = times(&state.borrow());
-        let woken = timeout(wait, state.wait_for(|state| state.index > index || times(state) > before)).await;
+        let woken = timeout(
+            wait,
+            state.wait_for(|state| state.index > index || times(state) > before),
+        )
+        .await;
         if let Ok(Ok(now)) = woken
             && times(&now) > before
             && let Some((_, old)) = &now.restored
@@ -291,10 +353,28 @@ async fn answer(
             now.fault = fault.clone();
         }
         match &now.fault {
-            Fault::Empty => return Ok(keys(&State { keys: BTreeMap::new(), ..now }, prefix)),
-            Fault::EmptyUnlessDefault if stale => return Ok(keys(&State { keys: BTreeMap::new(), ..now }, prefix)),
+            Fault::Empty => {
+                return Ok(keys(
+                    &State {
+                        keys: BTreeMap::new(),
+                        ..now
+                    },
+                    prefix,
+                ));
+            }
+            Fault::EmptyUnlessDefault if stale => {
+                return Ok(keys(
+                    &State {
+                        keys: BTreeMap::new(),
+                        ..now
+                    },
+                    prefix,
+                ));
+            }
             Fault::NoIndex => {
-                let nothing = Response::builder().status(404).body(Full::new(Bytes::from("404 page not found")));
+                let nothing = Response::builder()
+                    .status(404)
+                    .body(Full::new(Bytes::from("404 page not found")));
                 return Ok(nothing.expect("a valid response"));
             }
             Fault::None | Fault::EmptyUnlessDefault => return Ok(keys(&now, prefix)),
@@ -317,7 +397,10 @@ fn of_rights(acl: &Acl, path: &str) -> Option<Response<Full<Bytes>>> {
     let (status, text) = match path.strip_prefix("/v1/config/service-defaults/") {
         Some(_) if !acl.entries => (404, "404 page not found".to_owned()),
         Some(name) if acl.hidden.contains(name) => (403, "Permission denied".to_owned()),
-        Some(name) => (404, format!("Config entry not found for \"service-defaults\" / \"{name}\"")),
+        Some(name) => (
+            404,
+            format!("Config entry not found for \"service-defaults\" / \"{name}\""),
+        ),
         None if path == "/v1/acl/token/self" => {
             let (status, text) = acl.token.unwrap_or((404, ""));
             (status, text.to_owned())
@@ -325,7 +408,12 @@ fn of_rights(acl: &Acl, path: &str) -> Option<Response<Full<Bytes>>> {
         None if path.starts_with("/v1/coordinate/") => (404, "404 page not found".to_owned()),
         None => return None,
     };
-    Some(Response::builder().status(status).body(Full::new(Bytes::from(text))).expect("a valid response"))
+    Some(
+        Response::builder()
+            .status(status)
+            .body(Full::new(Bytes::from(text)))
+            .expect("a valid response"),
+    )
 }
 
 fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
@@ -346,8 +434,16 @@ fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
         }
         Some(name) if is_hidden(state, name) => json!([]),
         Some(name) => {
-            let check = if state.critical.contains(name) { "critical" } else { "passing" };
-            health(name, state.services.get(name).map_or(&[], Vec::as_slice), check)
+            let check = if state.critical.contains(name) {
+                "critical"
+            } else {
+                "passing"
+            };
+            health(
+                name,
+                state.services.get(name).map_or(&[], Vec::as_slice),
+                check,
+            )
         }
         None if path.starts_with("/v1/health/state/") => checks(state, path.ends_with("/critical")),
         None if path == "/v1/catalog/nodes" => json!([{"Node": "fake"}]),
@@ -358,7 +454,9 @@ fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
     if state.fault == Fault::Truncated {
         text.truncate(text.len() / 2 + 1);
     }
-    let mut response = Response::builder().header("X-Consul-KnownLeader", "true").header("X-Consul-LastContact", "0");
+    let mut response = Response::builder()
+        .header("X-Consul-KnownLeader", "true")
+        .header("X-Consul-LastContact", "0");
     response = match state.fault {
         Fault::IndexZero => response.header("X-Consul-Index", "0"),
         Fault::NoIndex => response,
@@ -366,22 +464,31 @@ fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
     };
     let left_out = match service {
         Some(name) => state.services.contains_key(name) && is_hidden(state, name),
-        None => state.services.keys().map(String::as_str).chain(["consul"]).any(|name| is_hidden(state, name)),
+        None => state
+            .services
+            .keys()
+            .map(String::as_str)
+            .chain(["consul"])
+            .any(|name| is_hidden(state, name)),
     };
     if left_out && state.acl.as_ref().is_some_and(|acl| acl.header) {
         response = response.header("X-Consul-Results-Filtered-By-ACLs", "true");
     }
     match state.fault {
         Fault::Status(code, after) => {
-            response =
-                Response::builder().status(code).header("X-Consul-Index", "1").header("X-Consul-KnownLeader", "false");
+            response = Response::builder()
+                .status(code)
+                .header("X-Consul-Index", "1")
+                .header("X-Consul-KnownLeader", "false");
             if let Some(after) = after {
                 response = response.header("Retry-After", after.to_string());
             }
             text = "a fault on purpose".to_owned();
         }
         Fault::Leaderless(_) if !stale => {
-            response = Response::builder().status(500).header("X-Consul-Index", "1");
+            response = Response::builder()
+                .status(500)
+                .header("X-Consul-Index", "1");
             text = "No cluster leader".to_owned();
         }
         Fault::Leaderless(age) => {
@@ -398,18 +505,31 @@ fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
         }
         _ => {}
     }
-    response.body(Full::new(Bytes::from(text))).expect("a valid response")
+    response
+        .body(Full::new(Bytes::from(text)))
+        .expect("a valid response")
 }
 
 /// The keys that begin with `prefix`, as in a recursive read; none: 404.
 fn keys(state: &State, prefix: &str) -> Response<Full<Bytes>> {
     let found = state.keys.iter().filter(|(key, _)| key.starts_with(prefix));
-    let found: Vec<Value> =
-        found.map(|(key, value)| json!({"Key": key, "Value": BASE64_STANDARD.encode(value)})).collect();
+    let found: Vec<Value> = found
+        .map(|(key, value)| json!({"Key": key, "Value": BASE64_STANDARD.encode(value)}))
+        .collect();
     let response = Response::builder().header("X-Consul-Index", state.index.to_string());
-    let response = if found.is_empty() { response.status(404) } else { response };
-    let body = if found.is_empty() { String::new() } else { Value::Array(found).to_string() };
-    response.body(Full::new(Bytes::from(body))).expect("a valid response")
+    let response = if found.is_empty() {
+        response.status(404)
+    } else {
+        response
+    };
+    let body = if found.is_empty() {
+        String::new()
+    } else {
+        Value::Array(found).to_string()
+    };
+    response
+        .body(Full::new(Bytes::from(body)))
+        .expect("a valid response")
 }
 
 /// Checks in a state: those that are critical, or none.
@@ -421,23 +541,41 @@ fn checks(state: &State, critical: bool) -> Value {
 
 /// What the only node has. Its versions are made of the ports.
 fn node(state: &State) -> Value {
-    let instances = state.services.iter().flat_map(|(name, ports)| ports.iter().map(move |port| (name, port)));
-    let service =
-        |(name, port): (&String, &u16)| (format!("{name}-{port}"), json!({"Service": name, "ModifyIndex": port}));
+    let instances = state
+        .services
+        .iter()
+        .flat_map(|(name, ports)| ports.iter().map(move |port| (name, port)));
+    let service = |(name, port): (&String, &u16)| {
+        (
+            format!("{name}-{port}"),
+            json!({"Service": name, "ModifyIndex": port}),
+        )
+    };
     json!({"Node": {"Node": "fake"}, "Services": instances.map(service).collect::<serde_json::Map<_, _>>()})
 }
 
 fn is_hidden(state: &State, service: &str) -> bool {
-    state.acl.as_ref().is_some_and(|acl| acl.hidden.contains(service))
+    state
+        .acl
+        .as_ref()
+        .is_some_and(|acl| acl.hidden.contains(service))
 }
 
 fn list(state: &State) -> Value {
     let mut list = json!({});
-    let hidden = if let Fault::Without(name) = &state.fault { Some(name) } else { None };
+    let hidden = if let Fault::Without(name) = &state.fault {
+        Some(name)
+    } else {
+        None
+    };
     if hidden.is_none() && !is_hidden(state, "consul") {
         list["consul"] = json!([]);
     }
-    for name in state.services.keys().filter(|name| Some(*name) != hidden && !is_hidden(state, name)) {
+    for name in state
+        .services
+        .keys()
+        .filter(|name| Some(*name) != hidden && !is_hidden(state, name))
+    {
         list[name] = json!([format!("urlprefix-/{name}")]);
     }
     list

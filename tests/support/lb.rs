@@ -30,7 +30,8 @@ struct Stderr {
 }
 
 impl Lb {
-    /// Starts it with this configuration, and waits until its admin listener is open. Use port 0 everywhere.
+    /// Starts it with this configuration, and waits until its admin listener is open. Use port 0
+    /// everywhere.
     pub fn start(config: &str) -> Self {
         Self::start_with(config, &[], &[])
     }
@@ -50,37 +51,55 @@ impl Lb {
         Self::spawn_in(folder, &path, arguments, environment)
     }
 
-    /// Starts it under limits of open files, as arguments of `ulimit` (`-Sn 64`), and waits until its admin listener is open.
+    /// Starts it under limits of open files, as arguments of `ulimit` (`-Sn 64`), and waits until
+    /// its admin listener is open.
     pub fn start_limited(config: &str, limits: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lb.toml");
         std::fs::write(&path, config).unwrap();
-        let limits: String = limits.iter().map(|limit| format!("ulimit {limit} && ")).collect();
+        let limits: String = limits
+            .iter()
+            .map(|limit| format!("ulimit {limit} && "))
+            .collect();
         let mut command = Command::new("sh");
-        command.arg("-c").arg(limits + "exec \"$0\" \"$@\"").arg(env!("CARGO_BIN_EXE_lb"));
+        command
+            .arg("-c")
+            .arg(limits + "exec \"$0\" \"$@\"")
+            .arg(env!("CARGO_BIN_EXE_lb"));
         command.arg("run").arg("--config").arg(&path);
         let lb = Self::launch(folder, command, &[]);
         lb.address("admin");
         lb
     }
 
-    /// Starts it with a configuration file that others look after, and waits until its admin listener is open.
+    /// Starts it with a configuration file that others look after, and waits until its admin
+    /// listener is open.
     pub fn start_file(path: &Path, arguments: &[&str]) -> Self {
         let lb = Self::spawn_in(tempfile::tempdir().unwrap(), path, arguments, &[]);
         lb.address("admin");
         lb
     }
 
-    fn spawn_in(folder: TempDir, path: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    fn spawn_in(
+        folder: TempDir,
+        path: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
         command.arg("run").arg("--config").arg(path).args(arguments);
         Self::launch(folder, command, environment)
     }
 
-    /// Starts it as `lb fabio` in `folder`, and waits until its admin listener is open. Its log is JSON, as elsewhere.
+    /// Starts it as `lb fabio` in `folder`, and waits until its admin listener is open. Its log is
+    /// JSON, as elsewhere.
     pub fn start_fabio(folder: TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lb"));
-        command.arg("fabio").args(arguments).env("LB_LOG_FORMAT", "json").current_dir(folder.path());
+        command
+            .arg("fabio")
+            .args(arguments)
+            .env("LB_LOG_FORMAT", "json")
+            .current_dir(folder.path());
         let lb = Self::launch(folder, command, environment);
         lb.address("admin");
         lb
@@ -88,20 +107,37 @@ impl Lb {
 
     fn launch(folder: TempDir, mut command: Command, environment: &[(&str, &str)]) -> Self {
         // What the developer's shell says about Consul must not reach the test.
-        let foreign = |name: &str| ["CONSUL_", "VAULT_", "LB_", "FABIO_"].iter().any(|prefix| name.starts_with(prefix));
-        let set: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
-        for (name, _) in std::env::vars().filter(|(name, _)| foreign(name) && !set.contains(&name.into())) {
+        let foreign = |name: &str| {
+            ["CONSUL_", "VAULT_", "LB_", "FABIO_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        };
+        let set: Vec<_> = command
+            .get_envs()
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        for (name, _) in
+            std::env::vars().filter(|(name, _)| foreign(name) && !set.contains(&name.into()))
+        {
             command.env_remove(name);
         }
         command.envs(environment.iter().copied());
         let stdout = std::fs::File::create(folder.path().join("stdout")).unwrap();
-        command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = Arc::new(Stderr::default());
         let pipe = child.stderr.take().unwrap();
         let sink = Arc::clone(&stderr);
         std::thread::spawn(move || sink.fill(BufReader::new(pipe)));
-        Self { child, stderr, folder, exited: None }
+        Self {
+            child,
+            stderr,
+            folder,
+            exited: None,
+        }
     }
 
     /// Its folder, with `lb.toml` in it: rewrite that to test a reload.
@@ -119,17 +155,24 @@ impl Lb {
         self.addresses(listener, 1)[0]
     }
 
-    /// Addresses of the first `count` listeners of this protocol, in the order of the configuration.
+    /// Addresses of the first `count` listeners of this protocol, in the order of the
+    /// configuration.
     pub fn addresses(&self, listener: &str, count: usize) -> Vec<SocketAddr> {
-        self.stderr.wait(&format!("{count} listening: {listener}"), |lines| {
-            let found: Vec<SocketAddr> = lines.iter().filter_map(|line| listening(line, listener)).collect();
-            (found.len() >= count).then(|| found[..count].to_vec())
-        })
+        self.stderr
+            .wait(&format!("{count} listening: {listener}"), |lines| {
+                let found: Vec<SocketAddr> = lines
+                    .iter()
+                    .filter_map(|line| listening(line, listener))
+                    .collect();
+                (found.len() >= count).then(|| found[..count].to_vec())
+            })
     }
 
     /// Waits until a line of its log satisfies `wanted`, and returns that line.
     pub fn wait_for_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        self.stderr.wait(what, |lines| lines.iter().find(|line| wanted(line)).cloned())
+        self.stderr.wait(what, |lines| {
+            lines.iter().find(|line| wanted(line)).cloned()
+        })
     }
 
     /// Everything it wrote to standard error so far.
@@ -137,7 +180,8 @@ impl Lb {
         self.stderr.state.lock().unwrap().0.join("\n")
     }
 
-    /// Waits for a line on its standard output (the access log) that satisfies `wanted`, and returns it.
+    /// Waits for a line on its standard output (the access log) that satisfies `wanted`, and
+    /// returns it.
     pub fn wait_stdout(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let begun = Instant::now();
         loop {
@@ -145,7 +189,10 @@ impl Lb {
             if let Some(line) = text.lines().find(|line| wanted(line)) {
                 return line.to_owned();
             }
-            assert!(begun.elapsed() < PATIENCE, "no {what} on standard output:\n{text}");
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "no {what} on standard output:\n{text}"
+            );
             std::thread::sleep(STEP);
         }
     }
@@ -158,7 +205,11 @@ impl Lb {
             if status == 200 {
                 return;
             }
-            assert!(begun.elapsed() < PATIENCE, "not ready after {PATIENCE:?}: {status} {body}\n{}", self.stderr());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "not ready after {PATIENCE:?}: {status} {body}\n{}",
+                self.stderr()
+            );
             std::thread::sleep(STEP);
         }
     }
@@ -167,11 +218,19 @@ impl Lb {
     pub fn admin(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(self.address("admin")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).unwrap();
-        let answer = super::client::RawResponse::parse(&answer).expect("a whole answer of the admin listener");
-        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+        let answer = super::client::RawResponse::parse(&answer)
+            .expect("a whole answer of the admin listener");
+        (
+            answer.status,
+            String::from_utf8_lossy(&answer.body).into_owned(),
+        )
     }
 
     /// Waits until the admin page at `path` satisfies `wanted`, and returns it.
@@ -182,7 +241,11 @@ impl Lb {
             if wanted(&body) {
                 return body;
             }
-            assert!(begun.elapsed() < PATIENCE, "{path}: no {what} after {PATIENCE:?}:\n{body}\n{}", self.stderr());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "{path}: no {what} after {PATIENCE:?}:\n{body}\n{}",
+                self.stderr()
+            );
             std::thread::sleep(STEP);
         }
     }
@@ -190,7 +253,9 @@ impl Lb {
     /// Value of one sample of `/metrics`, named as it is written there, labels included.
     pub fn metric(&self, sample: &str) -> Option<f64> {
         let (_, text) = self.admin("/metrics");
-        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         line.and_then(|value| value.trim().parse().ok())
     }
 
@@ -207,7 +272,10 @@ impl Lb {
     /// Sends a signal by its name without `SIG`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        let status = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .unwrap();
         assert!(status.success(), "kill -s {name} {pid}: {status}");
     }
 
@@ -219,7 +287,11 @@ impl Lb {
                 self.exited = Some(status);
                 return status.code();
             }
-            assert!(begun.elapsed() < PATIENCE, "still running after {PATIENCE:?}\n{}", self.stderr());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "still running after {PATIENCE:?}\n{}",
+                self.stderr()
+            );
             std::thread::sleep(STEP);
         }
     }
@@ -252,7 +324,8 @@ impl Stderr {
         self.changed.notify_all();
     }
 
-    /// Waits until `look` finds something; panics when the binary ended without, or after [`PATIENCE`].
+    /// Waits until `look` finds something; panics when the binary ended without, or after
+    /// [`PATIENCE`].
     fn wait<T>(&self, what: &str, look: impl Fn(&[String]) -> Option<T>) -> T {
         let begun = Instant::now();
         let mut state = self.state.lock().unwrap();
@@ -261,7 +334,11 @@ impl Stderr {
                 return found;
             }
             let left = PATIENCE.checked_sub(begun.elapsed());
-            let why = if state.1 { "lb ended" } else { "lb wrote nothing of the kind" };
+            let why = if state.1 {
+                "lb ended"
+            } else {
+                "lb wrote nothing of the kind"
+            };
             let Some(left) = left.filter(|_| !state.1) else {
                 let text = state.0.join("\n");
                 drop(state);
@@ -275,7 +352,11 @@ impl Stderr {
 /// The address in a log line about an open listener.
 fn listening(line: &str, listener: &str) -> Option<SocketAddr> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    let fields = if line["fields"].is_object() { &line["fields"] } else { &line };
+    let fields = if line["fields"].is_object() {
+        &line["fields"]
+    } else {
+        &line
+    };
     if fields["message"] != "listening" || fields["listener"] != listener {
         return None;
     }

@@ -1,6 +1,13 @@
 //! What integration tests share. Each test binary uses a part of it.
-#![allow(dead_code, unreachable_pub, reason = "every test binary compiles all of it and uses some")]
-#![allow(clippy::unwrap_used, reason = "test code: a failure here fails the test")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test binary compiles all of it and uses some"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "test code: a failure here fails the test"
+)]
 
 pub mod certs;
 pub mod client;

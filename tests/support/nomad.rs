@@ -1,7 +1,8 @@
-//! A real Nomad agent, server and client in one, that registers its jobs at a real Consul agent over mTLS.
+//! A real Nomad agent, server and client in one, that registers its jobs at a real Consul agent
+//! over mTLS.
 //!
-//! It runs tasks as plain processes (`raw_exec`), so it has to be root, and it needs `python3` for the sample
-//! application. Its own API is plain HTTP on a loopback address.
+//! It runs tasks as plain processes (`raw_exec`), so it has to be root, and it needs `python3` for
+//! the sample application. Its own API is plain HTTP on a loopback address.
 
 use std::env;
 use std::fs::{self, File};
@@ -22,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const STEP: Duration = Duration::from_millis(100);
 const PORT: u16 = 4646;
 
-/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked to stop, also between the head
-/// of an answer and its body, which it writes apart. It binds
-/// `BIND` if that is set, and what Nomad takes for the node's address otherwise.
+/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked
+/// to stop, also between the head of an answer and its body, which it writes apart. It binds `BIND`
+/// if that is set, and what Nomad takes for the node's address otherwise.
 pub const APPLICATION: &str = r#"
 import http.server, os, signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: os._exit(0))
@@ -56,7 +57,8 @@ pub struct NomadAgent {
     ip: String,
 }
 
-/// One version of the job `drill`: three instances of [`APPLICATION`] under `urlprefix-/drill`, no `shutdown_delay`.
+/// One version of the job `drill`: three instances of [`APPLICATION`] under `urlprefix-/drill`, no
+/// `shutdown_delay`.
 pub struct Job<'a> {
     /// What its instances call themselves.
     pub version: &'a str,
@@ -67,15 +69,28 @@ pub struct Job<'a> {
 /// Where `nomad` is, if a test can use it; else says on standard error what is missing.
 pub fn find(test: &str) -> Option<PathBuf> {
     let binary = env::var_os("NOMAD_BIN").map_or_else(|| PathBuf::from("nomad"), PathBuf::from);
-    let runs =
-        |program: &Path, argument| Command::new(program).arg(argument).output().is_ok_and(|out| out.status.success());
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    let runs = |program: &Path, argument| {
+        Command::new(program)
+            .arg(argument)
+            .output()
+            .is_ok_and(|out| out.status.success())
+    };
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|out| out.stdout == b"0\n");
     let missing = [
-        (!runs(&binary, "version"), "`nomad` (on PATH or in NOMAD_BIN)"),
+        (
+            !runs(&binary, "version"),
+            "`nomad` (on PATH or in NOMAD_BIN)",
+        ),
         (!runs(Path::new("python3"), "--version"), "`python3`"),
         (!is_root, "root's rights, which Nomad's client needs"),
     ];
-    match missing.into_iter().find_map(|(missing, what)| missing.then_some(what)) {
+    match missing
+        .into_iter()
+        .find_map(|(missing, what)| missing.then_some(what))
+    {
         None => Some(binary),
         Some(what) => {
             // Not by `eprintln`, which is captured where a test passes.
@@ -101,10 +116,16 @@ impl NomadAgent {
             .stderr(log)
             .spawn()
             .expect("nomad");
-        let agent = Self { binary, child, dir, ip: consul.ip.clone() };
+        let agent = Self {
+            binary,
+            child,
+            dir,
+            ip: consul.ip.clone(),
+        };
         agent.wait("a ready node", || {
             let nodes = agent.try_api("/v1/nodes")?;
-            (nodes[0]["Status"] == "ready" && nodes[0]["Drivers"]["raw_exec"]["Healthy"] == true).then_some(())
+            (nodes[0]["Status"] == "ready" && nodes[0]["Drivers"]["raw_exec"]["Healthy"] == true)
+                .then_some(())
         });
         agent
     }
@@ -165,7 +186,12 @@ impl NomadAgent {
     pub fn wait_deployed(&self, job_version: u64) {
         self.wait("a successful deployment", || {
             let deployment = self.deployment(job_version)?;
-            assert_ne!(deployment["Status"], "failed", "{deployment}\n{}", self.log());
+            assert_ne!(
+                deployment["Status"],
+                "failed",
+                "{deployment}\n{}",
+                self.log()
+            );
             (deployment["Status"] == "successful").then_some(())
         });
     }
@@ -183,7 +209,8 @@ impl NomadAgent {
     }
 
     fn deployment(&self, job_version: u64) -> Option<Value> {
-        self.try_api("/v1/job/drill/deployment").filter(|deployment| deployment["JobVersion"] == job_version)
+        self.try_api("/v1/job/drill/deployment")
+            .filter(|deployment| deployment["JobVersion"] == job_version)
     }
 
     fn try_api(&self, path: &str) -> Option<Value> {
@@ -195,12 +222,18 @@ impl NomadAgent {
 
     fn run(&self, arguments: &[&str]) {
         let output = self.command(arguments).output().expect("nomad");
-        assert!(output.status.success(), "nomad {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "nomad {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).env("NOMAD_ADDR", format!("http://{}:{PORT}", self.ip));
+        command
+            .args(arguments)
+            .env("NOMAD_ADDR", format!("http://{}:{PORT}", self.ip));
         command
     }
 
@@ -210,7 +243,11 @@ impl NomadAgent {
             if let Some(found) = look() {
                 return found;
             }
-            assert!(Instant::now() < deadline, "never seen: {what}\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "never seen: {what}\n{}",
+                self.log()
+            );
             sleep(STEP);
         }
     }
@@ -221,12 +258,18 @@ impl NomadAgent {
 
     /// In good order, so that nothing is mounted any more.
     fn stop_tasks(&self) {
-        let _ = self.command(&["job", "stop", "-purge", "-detach", "drill"]).output();
+        let _ = self
+            .command(&["job", "stop", "-purge", "-detach", "drill"])
+            .output();
         let deadline = Instant::now() + Duration::from_secs(15);
         let running = |allocations: &Value| {
-            allocations.as_array().is_some_and(|all| all.iter().any(|one| one["ClientStatus"] == "running"))
+            allocations
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one["ClientStatus"] == "running"))
         };
-        while self.try_api("/v1/allocations").is_some_and(|allocations| running(&allocations))
+        while self
+            .try_api("/v1/allocations")
+            .is_some_and(|allocations| running(&allocations))
             && Instant::now() < deadline
         {
             sleep(STEP);
@@ -236,8 +279,11 @@ impl NomadAgent {
     /// Nomad leaves a mount for each task.
     fn unmount(&self) {
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let own =
-            |line: &&str| line.split(' ').nth(1).is_some_and(|place| Path::new(place).starts_with(self.dir.path()));
+        let own = |line: &&str| {
+            line.split(' ')
+                .nth(1)
+                .is_some_and(|place| Path::new(place).starts_with(self.dir.path()))
+        };
         for line in mounts.lines().filter(own) {
             if let Some(place) = line.split(' ').nth(1) {
                 let _ = Command::new("umount").arg(place).output();
@@ -254,7 +300,10 @@ impl Drop for NomadAgent {
         let _ = self.child.wait();
         // Executors and log collectors are made to outlive their agent.
         for pid in descendants {
-            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+            let _ = Command::new("kill")
+                .args(["-KILL", &pid.to_string()])
+                .stderr(Stdio::null())
+                .status();
         }
         self.unmount();
     }
@@ -269,14 +318,25 @@ fn descendants(root: u32) -> Vec<u32> {
             let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             // After the name in parentheses: state, then the parent.
-            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            let parent = stat
+                .rsplit_once(')')?
+                .1
+                .split_whitespace()
+                .nth(1)?
+                .parse()
+                .ok()?;
             Some((pid, parent))
         })
         .collect();
     let mut found = vec![root];
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
-        found.extend(processes.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        found.extend(
+            processes
+                .iter()
+                .filter(|(_, of)| *of == parent)
+                .map(|(pid, _)| *pid),
+        );
         next += 1;
     }
     found.split_off(1)
@@ -292,7 +352,8 @@ fn config(consul: &ConsulAgent, dir: &Path) -> Value {
         "server": {"enabled": true, "bootstrap_expect": 1, "raft_multiplier": 1},
         "client": {
             "enabled": true, "servers": [ip], "network_interface": "lo",
-            // The ports of its tasks are on this address alone, so that agents side by side do not meet.
+            // The ports of its tasks are on this address alone, so that agents side by side do not
+            // meet.
             "host_network": [{"default": [{"cidr": format!("{ip}/32")}]}],
             "options": {"fingerprint.denylist": "env_aws,env_gce,env_azure,env_digitalocean"},
         },

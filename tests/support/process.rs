@@ -13,8 +13,8 @@ const ESTABLISHED: &str = "01";
 pub struct Process(pub u32);
 
 impl Process {
-    /// CPU time so far of all its present threads. Exact, unlike `/proc/PID/stat`, which counts clock ticks and
-    /// misses or overstates what wakes for microseconds.
+    /// CPU time so far of all its present threads. Exact, unlike `/proc/PID/stat`, which counts
+    /// clock ticks and misses or overstates what wakes for microseconds.
     pub fn cpu(self) -> Duration {
         let tasks = fs::read_dir(self.path("task")).expect("a running process");
         let nanoseconds = tasks.filter_map(|task| {
@@ -27,19 +27,34 @@ impl Process {
     /// Resident memory in bytes.
     pub fn resident_bytes(self) -> u64 {
         let status = fs::read_to_string(self.path("status")).expect("a running process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<u64>()
+            .expect("a number")
+            * 1024
     }
 
     /// Its open TCP connections (IPv4) to this address.
     pub fn connections_to(self, address: SocketAddr) -> usize {
-        let SocketAddr::V4(address) = address else { return 0 };
+        let SocketAddr::V4(address) = address else {
+            return 0;
+        };
         // Addresses are written as the number that the machine's memory holds.
         let ip = u32::from_ne_bytes(address.ip().octets());
         let remote = format!("{ip:08X}:{:04X}", address.port());
         let own: Vec<String> = fs::read_dir(self.path("fd"))
             .expect("its descriptors")
-            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()?.into_os_string().into_string().ok())
+            .filter_map(|entry| {
+                fs::read_link(entry.ok()?.path())
+                    .ok()?
+                    .into_os_string()
+                    .into_string()
+                    .ok()
+            })
             .collect();
         let table = fs::read_to_string(self.path("net/tcp")).expect("its connections");
         let is_own = |inode: &str| own.contains(&format!("socket:[{inode}]"));

@@ -25,29 +25,46 @@ pub fn key(dir: &Path, name: &str) -> Key {
     run(Command::new("chmod").arg("700").arg(&home));
     let gpg = || {
         let mut gpg = Command::new("gpg");
-        gpg.arg("--homedir").arg(&home).args(["--batch", "--quiet", "--passphrase", ""]);
+        gpg.arg("--homedir")
+            .arg(&home)
+            .args(["--batch", "--quiet", "--passphrase", ""]);
         gpg
     };
     run(gpg().args(["--quick-generate-key", name, "ed25519", "sign", "1d"]));
     let listed = run(gpg().args(["--list-keys", "--with-colons"]));
-    let fingerprint = listed.lines().find_map(|line| line.strip_prefix("fpr:")).unwrap().replace(':', "");
+    let fingerprint = listed
+        .lines()
+        .find_map(|line| line.strip_prefix("fpr:"))
+        .unwrap()
+        .replace(':', "");
     let public = dir.join(format!("{name}.asc"));
     fs::write(&public, run(gpg().args(["--armor", "--export"]))).unwrap();
-    Key { home, fingerprint, public }
+    Key {
+        home,
+        fingerprint,
+        public,
+    }
 }
 
 /// Signs a list of sums.
 pub fn sign(key: &Key, list: &Path, signature: &Path) {
     let _ = fs::remove_file(signature);
     let mut gpg = Command::new("gpg");
-    gpg.arg("--homedir").arg(&key.home).args(["--batch", "--quiet", "--detach-sign", "-o"]);
+    gpg.arg("--homedir")
+        .arg(&key.home)
+        .args(["--batch", "--quiet", "--detach-sign", "-o"]);
     run(gpg.arg(signature).arg(list));
 }
 
 /// Makes a release of the installed `consul` below `dir/www`; its version.
 pub fn consul_release(dir: &Path, key: &Key) -> String {
     let told = run(Command::new("consul").arg("version"));
-    let version = told.split_whitespace().nth(1).unwrap().trim_start_matches('v').to_owned();
+    let version = told
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .trim_start_matches('v')
+        .to_owned();
     let folder = dir.join("www/consul").join(&version);
     fs::create_dir_all(&folder).unwrap();
     let machine = match std::env::consts::ARCH {
@@ -60,8 +77,16 @@ pub fn consul_release(dir: &Path, key: &Key) -> String {
     let make = "import shutil, sys, zipfile; zipfile.ZipFile(sys.argv[1], 'w').write(shutil.which('consul'), 'consul')";
     run(Command::new("python3").args(["-c", make]).arg(&zip));
     let list = folder.join(format!("consul_{version}_SHA256SUMS"));
-    fs::write(&list, format!("{}  {name}\n", sha256(&fs::read(&zip).unwrap()))).unwrap();
-    sign(key, &list, &folder.join(format!("consul_{version}_SHA256SUMS.sig")));
+    fs::write(
+        &list,
+        format!("{}  {name}\n", sha256(&fs::read(&zip).unwrap())),
+    )
+    .unwrap();
+    sign(
+        key,
+        &list,
+        &folder.join(format!("consul_{version}_SHA256SUMS.sig")),
+    );
     version
 }
 
@@ -75,10 +100,19 @@ pub fn serve(root: PathBuf, address: &str) -> String {
             let mut head = [0; 2048];
             let read = stream.read(&mut head).unwrap_or(0);
             let head = String::from_utf8_lossy(&head[..read]).into_owned();
-            let path = head.split(' ').nth(1).unwrap_or("/").trim_start_matches('/').to_owned();
-            let (status, body) =
-                fs::read(root.join(path)).map_or(("404 Not Found", Vec::new()), |body| ("200 OK", body));
-            let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let path = head
+                .split(' ')
+                .nth(1)
+                .unwrap_or("/")
+                .trim_start_matches('/')
+                .to_owned();
+            let (status, body) = fs::read(root.join(path))
+                .map_or(("404 Not Found", Vec::new()), |body| ("200 OK", body));
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
             let _ = stream.write_all(&body);
         }
     });
@@ -88,6 +122,10 @@ pub fn serve(root: PathBuf, address: &str) -> String {
 /// Runs a command to its end; what it prints.
 pub fn run(command: &mut Command) -> String {
     let out = command.output().unwrap();
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8_lossy(&out.stdout).into_owned()
 }

@@ -1,8 +1,9 @@
-//! A real sshd with keys of its own, and whole machines around it: a network namespace, private views of `/etc`,
-//! `/opt`, `/usr/local` and `/var/lib`, and process ids of its own.
+//! A real sshd with keys of its own, and whole machines around it: a network namespace, private
+//! views of `/etc`, `/opt`, `/usr/local` and `/var/lib`, and process ids of its own.
 //!
-//! A machine is made of the one the tests run on, without what belongs to a cluster: its programs are there, what is
-//! written to those folders stays in the machine and goes with it. systemd does not run there. Machines need root, `ip`, `unshare` and overlayfs.
+//! A machine is made of the one the tests run on, without what belongs to a cluster: its programs
+//! are there, what is written to those folders stays in the machine and goes with it. systemd does
+//! not run there. Machines need root, `ip`, `unshare` and overlayfs.
 
 use std::fs;
 use std::io::Write as _;
@@ -20,14 +21,24 @@ const STEP: Duration = Duration::from_millis(20);
 /// Where sshd listens in a machine.
 const PORT: u16 = 22;
 
-/// What a test lacks of the given tools and of root's rights, if anything; says so on standard error.
+/// What a test lacks of the given tools and of root's rights, if anything; says so on standard
+/// error.
 pub fn is_possible(test: &str, tools: &[&str]) -> bool {
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|out| out.stdout == b"0\n");
     let has = |tool: &&&str| {
         let path = format!("command -v {tool} >/dev/null 2>&1 || test -x /usr/sbin/{tool}");
-        Command::new("sh").args(["-c", &path]).status().is_ok_and(|status| status.success())
+        Command::new("sh")
+            .args(["-c", &path])
+            .status()
+            .is_ok_and(|status| status.success())
     };
-    let missing = tools.iter().find(|tool| !has(tool)).map(|tool| format!("`{tool}`"));
+    let missing = tools
+        .iter()
+        .find(|tool| !has(tool))
+        .map(|tool| format!("`{tool}`"));
     match missing.or_else(|| (!is_root).then(|| "root's rights".to_owned())) {
         None => true,
         Some(what) => {
@@ -51,7 +62,9 @@ impl Keys {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for key in ["host", "user"] {
             let path = dir.path().join(key);
-            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path));
+            run(Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(path));
         }
         Self { dir }
     }
@@ -67,13 +80,24 @@ impl Keys {
         let (mut config, mut known) = (String::new(), String::new());
         for (alias, address) in hosts {
             let (ip, port) = (address.ip(), address.port());
-            writeln!(config, "Host {alias}\n  HostName {ip}\n  Port {port}\n  HostKeyAlias {alias}").unwrap();
+            writeln!(
+                config,
+                "Host {alias}\n  HostName {ip}\n  Port {port}\n  HostKeyAlias {alias}"
+            )
+            .unwrap();
             writeln!(known, "{alias} {}", host_key.trim()).unwrap();
         }
         let (key, hosts) = (self.path("user"), self.path("known_hosts"));
-        writeln!(config, "Host *\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n  IdentityAgent none")
-            .unwrap();
-        writeln!(config, "  UserKnownHostsFile {hosts}\n  GlobalKnownHostsFile /dev/null").unwrap();
+        writeln!(
+            config,
+            "Host *\n  User root\n  IdentityFile {key}\n  IdentitiesOnly yes\n  IdentityAgent none"
+        )
+        .unwrap();
+        writeln!(
+            config,
+            "  UserKnownHostsFile {hosts}\n  GlobalKnownHostsFile /dev/null"
+        )
+        .unwrap();
         fs::write(hosts, known).unwrap();
         fs::write(self.path("client"), config).unwrap();
         self.path("client")
@@ -105,8 +129,12 @@ impl Sshd {
     /// Starts one; ready for connections.
     pub fn start(keys: &Keys, listen: SocketAddr) -> Self {
         let mut child = Command::new("sh");
-        child.args(["-c", &format!("exec {}", keys.server(listen))]).stdin(Stdio::null());
-        let sshd = Self { child: child.spawn().unwrap() };
+        child
+            .args(["-c", &format!("exec {}", keys.server(listen))])
+            .stdin(Stdio::null());
+        let sshd = Self {
+            child: child.spawn().unwrap(),
+        };
         wait_open(listen);
         sshd
     }
@@ -128,8 +156,13 @@ impl Network {
     /// Makes a bridge (its name: 9 characters at most) with this address, as `10.88.34.1/24`.
     pub fn make(bridge: &str, address: &str) -> Self {
         // What a killed run left.
-        let _ = Command::new("ip").args(["link", "del", bridge]).stderr(Stdio::null()).status();
-        let network = Self { bridge: bridge.to_owned() };
+        let _ = Command::new("ip")
+            .args(["link", "del", bridge])
+            .stderr(Stdio::null())
+            .status();
+        let network = Self {
+            bridge: bridge.to_owned(),
+        };
         run(Command::new("ip").args(["link", "add", bridge, "type", "bridge"]));
         run(Command::new("ip").args(["addr", "add", address, "dev", bridge]));
         run(Command::new("ip").args(["link", "set", bridge, "up"]));
@@ -139,11 +172,14 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "del", &self.bridge]).status();
+        let _ = Command::new("ip")
+            .args(["link", "del", &self.bridge])
+            .status();
     }
 }
 
-/// A machine with an sshd on its address, port 22. Dropped: all its processes, its network and its files are gone.
+/// A machine with an sshd on its address, port 22. Dropped: all its processes, its network and its
+/// files are gone.
 pub struct Machine {
     /// Where its sshd listens.
     pub address: SocketAddr,
@@ -156,20 +192,24 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts one under a number (unique on its network, below 1000) with an address as `10.88.34.11/24`.
+    /// Starts one under a number (unique on its network, below 1000) with an address as
+    /// `10.88.34.11/24`.
     pub fn start(network: &Network, keys: &Keys, number: u16, address: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_owned();
         let namespace = format!("{}-{number}", network.bridge);
         let link = format!("{}v{number}", network.bridge);
         for leftover in [["netns", "del", &namespace], ["link", "del", &link]] {
-            let _ = Command::new("ip").args(leftover).stderr(Stdio::null()).status();
+            let _ = Command::new("ip")
+                .args(leftover)
+                .stderr(Stdio::null())
+                .status();
         }
         run(Command::new("ip").args(["netns", "add", &namespace]));
         let ip: Ipv4Addr = address.split('/').next().unwrap().parse().unwrap();
         let [a, b, c, d] = ip.octets();
-        // Who comes in the place of another machine has its hardware address, too: the others would look for it at the
-        // old one until they have forgotten that, which takes up to a minute.
+        // Who comes in the place of another machine has its hardware address, too: the others would
+        // look for it at the old one until they have forgotten that, which takes up to a minute.
         let hardware = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
         let script = format!(
             "set -e\nip link add {link} type veth peer name eth0 netns {namespace}\n\
@@ -196,37 +236,73 @@ impl Machine {
         // Not `ip netns exec`, which remounts /sys and so hides control groups from Nomad.
         let child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{namespace}"))
-            .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &init])
+            .args([
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "sh",
+                "-c",
+                &init,
+            ])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let machine = Self { address, namespace, link, root, child, _dir: dir };
+        let machine = Self {
+            address,
+            namespace,
+            link,
+            root,
+            child,
+            _dir: dir,
+        };
         wait_open(address);
         machine
     }
 
     /// A file of the machine's own, as this machine sees it: `/etc/x` was made or changed there.
     pub fn file(&self, path: &str) -> PathBuf {
-        let folder = ["/etc", "/opt", "/usr/local", "/var/lib"].into_iter().find(|folder| path.starts_with(folder));
+        let folder = ["/etc", "/opt", "/usr/local", "/var/lib"]
+            .into_iter()
+            .find(|folder| path.starts_with(folder));
         let folder = folder.expect("a folder that machines have to themselves");
-        self.root.join(&folder[1..]).join("upper").join(path[folder.len()..].trim_start_matches('/'))
+        self.root
+            .join(&folder[1..])
+            .join("upper")
+            .join(path[folder.len()..].trim_start_matches('/'))
     }
 
     /// Runs a script as root inside the machine; what it prints. Not by way of the network.
     pub fn run(&self, script: &str) -> String {
         let mut command = self.enter();
         let out = command.args(["sh", "-c", script]).output().unwrap();
-        assert!(out.status.success(), "{}: {script}: {}", self.address, String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "{}: {script}: {}",
+            self.address,
+            String::from_utf8_lossy(&out.stderr)
+        );
         String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
     /// The command that runs what is appended to it inside the machine.
     pub fn enter(&self) -> Command {
         let unshare = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
-        let init = children.split_whitespace().next().expect("the machine runs").to_owned();
+        let children =
+            fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+        let init = children
+            .split_whitespace()
+            .next()
+            .expect("the machine runs")
+            .to_owned();
         let mut command = Command::new("nsenter");
-        command.args(["--target", &init, "--mount", "--net", "--pid", "--root", "--wd"]).stdin(Stdio::null());
+        command
+            .args([
+                "--target", &init, "--mount", "--net", "--pid", "--root", "--wd",
+            ])
+            .stdin(Stdio::null());
         command
     }
 
@@ -238,18 +314,28 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // --kill-child: the first process of the machine goes with `unshare`, and all others with that one.
+        // --kill-child: the first process of the machine goes with `unshare`, and all others with
+        // that one.
         let _ = self.child.kill();
         let _ = self.child.wait();
         // Deleting a namespace may leave its link for a moment.
-        let _ = Command::new("ip").args(["link", "del", &self.link]).stderr(Stdio::null()).status();
-        let _ = Command::new("ip").args(["netns", "del", &self.namespace]).status();
+        let _ = Command::new("ip")
+            .args(["link", "del", &self.link])
+            .stderr(Stdio::null())
+            .status();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.namespace])
+            .status();
     }
 }
 
 fn run(command: &mut Command) {
     let out = command.output().unwrap();
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }
 
 fn wait_open(address: SocketAddr) {

@@ -1,5 +1,6 @@
-//! Upstream servers for tests, in this process: one that speaks HTTP/1.1 and h2c and does what it is told, one
-//! that answers with given bytes, and one that echoes bytes. Each has a thread and a runtime of its own, so that blocking tests can use them.
+//! Upstream servers for tests, in this process: one that speaks HTTP/1.1 and h2c and does what it
+//! is told, one that answers with given bytes, and one that echoes bytes. Each has a thread and a
+//! runtime of its own, so that blocking tests can use them.
 //!
 //! The path of a request says what comes back, whatever stands before it:
 //!
@@ -88,7 +89,12 @@ impl Upstream {
         let (thread, address) = on_thread(address, killed, move |socket, connections| {
             connections.spawn(serve(socket, Arc::clone(&for_thread)));
         });
-        Self { address, shared, kill: Some(kill), thread: Some(thread) }
+        Self {
+            address,
+            shared,
+            kill: Some(kill),
+            thread: Some(thread),
+        }
     }
 
     /// Its name, which answers carry in `x-instance`.
@@ -98,7 +104,9 @@ impl Upstream {
 
     /// From now on, answers take this long.
     pub fn set_delay(&self, delay: Duration) {
-        self.shared.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), SeqCst);
+        self.shared
+            .delay_ms
+            .store(u64::try_from(delay.as_millis()).unwrap(), SeqCst);
     }
 
     /// From now on, answers have this status.
@@ -106,7 +114,8 @@ impl Upstream {
         self.shared.status.store(status, SeqCst);
     }
 
-    /// From now on, answers have no body, and this gRPC status in their head: how a call fails before it said anything.
+    /// From now on, answers have no body, and this gRPC status in their head: how a call fails
+    /// before it said anything.
     pub fn set_grpc_status(&self, status: u16) {
         self.shared.grpc_status.store(status, SeqCst);
     }
@@ -116,8 +125,8 @@ impl Upstream {
         self.shared.closing.store(closing, SeqCst);
     }
 
-    /// Stops reading and writing on every connection, old and new; the kernel still accepts, as for a process that
-    /// was stopped.
+    /// Stops reading and writing on every connection, old and new; the kernel still accepts, as for
+    /// a process that was stopped.
     pub fn freeze(&self) {
         self.shared.frozen.send_replace(true);
     }
@@ -142,7 +151,8 @@ impl Upstream {
         self.shared.connections.load(SeqCst)
     }
 
-    /// Closes the listener and resets all connections, as kill -9 does with unread data. Returns when it is done.
+    /// Closes the listener and resets all connections, as kill -9 does with unread data. Returns
+    /// when it is done.
     pub fn kill(mut self) -> SocketAddr {
         self.end();
         self.address
@@ -164,8 +174,8 @@ impl Drop for Upstream {
     }
 }
 
-/// Answers every request head with the same bytes and leaves the connection open (or closes it): for answers that
-/// no library would send.
+/// Answers every request head with the same bytes and leaves the connection open (or closes it):
+/// for answers that no library would send.
 pub struct RawUpstream {
     /// Where it listens.
     pub address: SocketAddr,
@@ -194,7 +204,11 @@ impl RawUpstream {
                 }
             });
         });
-        Self { address, kill: Some(kill), thread: Some(thread) }
+        Self {
+            address,
+            kill: Some(kill),
+            thread: Some(thread),
+        }
     }
 }
 
@@ -218,8 +232,8 @@ pub struct TcpEcho {
 }
 
 impl TcpEcho {
-    /// Starts one. It sends `greeting` first; after the client's FIN it sends what is left, then `farewell`, then
-    /// its own FIN: only half-close done right brings the farewell to the client.
+    /// Starts one. It sends `greeting` first; after the client's FIN it sends what is left, then
+    /// `farewell`, then its own FIN: only half-close done right brings the farewell to the client.
     pub fn start(greeting: &'static str, farewell: &'static str) -> Self {
         let (kill, killed) = oneshot::channel();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -237,7 +251,11 @@ impl TcpEcho {
                 .await;
             });
         });
-        Self { address, kill: Some(kill), thread: Some(thread) }
+        Self {
+            address,
+            kill: Some(kill),
+            thread: Some(thread),
+        }
     }
 }
 
@@ -258,19 +276,23 @@ fn on_thread(
     killed: oneshot::Receiver<()>,
     mut handle: impl FnMut(TcpStream, &mut JoinSet<()>) + Send + 'static,
 ) -> (std::thread::JoinHandle<()>, SocketAddr) {
-    let listener =
-        std::net::TcpListener::bind(address).unwrap_or_else(|error| panic!("cannot bind {address}: {error}"));
+    let listener = std::net::TcpListener::bind(address)
+        .unwrap_or_else(|error| panic!("cannot bind {address}: {error}"));
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             let mut connections = JoinSet::new();
             let accept = async {
                 loop {
                     if let Ok((socket, _)) = listener.accept().await {
-                        // Closing then means RST: how a killed process's connections with unread data end.
+                        // Closing then means RST: how a killed process's connections with unread
+                        // data end.
                         let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
                         let _ = socket.set_nodelay(true);
                         handle(socket, &mut connections);
@@ -290,12 +312,21 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     let mut frozen = shared.frozen.subscribe();
     let _ = frozen.wait_for(|frozen| !frozen).await;
     let prior_knowledge = speaks_h2(&socket).await;
-    let io = Freezable { io: TokioIo::new(socket), frozen: shared.frozen.subscribe(), thawed: None };
+    let io = Freezable {
+        io: TokioIo::new(socket),
+        frozen: shared.frozen.subscribe(),
+        thawed: None,
+    };
     let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
     if prior_knowledge {
-        let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+        let _ = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(io, service)
+            .await;
     } else {
-        let _ = http1::Builder::new().serve_connection(io, service).with_upgrades().await;
+        let _ = http1::Builder::new()
+            .serve_connection(io, service)
+            .with_upgrades()
+            .await;
     }
 }
 
@@ -305,14 +336,19 @@ async fn speaks_h2(socket: &TcpStream) -> bool {
     loop {
         match socket.peek(&mut start).await {
             Ok(3) => return start == *b"PRI",
-            Ok(count @ 1..) if b"PRI".starts_with(&start[..count]) => tokio::task::yield_now().await,
+            Ok(count @ 1..) if b"PRI".starts_with(&start[..count]) => {
+                tokio::task::yield_now().await
+            }
             _ => return false,
         }
     }
 }
 
 /// An error makes hyper close the connection without an answer.
-async fn answer(mut request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Body>, io::Error> {
+async fn answer(
+    mut request: Request<Incoming>,
+    shared: Arc<Shared>,
+) -> Result<Response<Body>, io::Error> {
     shared.requests.fetch_add(1, SeqCst);
     let delay = Duration::from_millis(shared.delay_ms.load(SeqCst));
     if !delay.is_zero() {
@@ -327,38 +363,60 @@ async fn answer(mut request: Request<Incoming>, shared: Arc<Shared>) -> Result<R
     let mut response = match last {
         _ if grpc_status != NO_GRPC_STATUS => {
             let mut response = Response::new(full(Vec::new()));
-            response.headers_mut().insert("content-type", "application/grpc".parse().map_err(io::Error::other)?);
-            response.headers_mut().insert("grpc-status", grpc_status.into());
+            response.headers_mut().insert(
+                "content-type",
+                "application/grpc".parse().map_err(io::Error::other)?,
+            );
+            response
+                .headers_mut()
+                .insert("grpc-status", grpc_status.into());
             response
         }
         "echo" => Response::new(request.into_body().boxed_unsync()),
         "sse" => sse(&shared),
-        "chunks" => Response::new(frames(["one ", "two ", "three"].map(|part| Frame::data(Bytes::from(part))).into())),
+        "chunks" => Response::new(frames(
+            ["one ", "two ", "three"]
+                .map(|part| Frame::data(Bytes::from(part)))
+                .into(),
+        )),
         "trailers" => trailers(),
         "ws" => upgrade(&mut request),
         _ if path.contains("/bytes/") => Response::new(full(vec![b'x'; last.parse().unwrap_or(0)])),
         _ => json(request, &shared.name).await,
     };
     if response.status() == StatusCode::OK {
-        *response.status_mut() = StatusCode::from_u16(shared.status.load(SeqCst)).map_err(io::Error::other)?;
+        *response.status_mut() =
+            StatusCode::from_u16(shared.status.load(SeqCst)).map_err(io::Error::other)?;
     }
-    response.headers_mut().insert("x-instance", shared.name.parse().map_err(io::Error::other)?);
+    response
+        .headers_mut()
+        .insert("x-instance", shared.name.parse().map_err(io::Error::other)?);
     Ok(response)
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
 }
 
 fn frames(frames: Vec<Frame<Bytes>>) -> Body {
-    BodyExt::boxed_unsync(StreamBody::new(stream::iter(frames.into_iter().map(Ok::<_, hyper::Error>))))
+    BodyExt::boxed_unsync(StreamBody::new(stream::iter(
+        frames.into_iter().map(Ok::<_, hyper::Error>),
+    )))
 }
 
 fn trailers() -> Response<Body> {
     let mut fields = HeaderMap::new();
     fields.insert("x-checksum", header::HeaderValue::from_static("42"));
-    let mut response = Response::new(frames(vec![Frame::data(Bytes::from("body")), Frame::trailers(fields)]));
-    response.headers_mut().insert(header::TRAILER, header::HeaderValue::from_static("x-checksum"));
+    let mut response = Response::new(frames(vec![
+        Frame::data(Bytes::from("body")),
+        Frame::trailers(fields),
+    ]));
+    response.headers_mut().insert(
+        header::TRAILER,
+        header::HeaderValue::from_static("x-checksum"),
+    );
     response
 }
 
@@ -373,17 +431,29 @@ fn sse(shared: &Arc<Shared>) -> Response<Body> {
         Some((Ok::<_, hyper::Error>(event), (ticks, sent + 1)))
     });
     let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(events)));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/event-stream"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/event-stream"),
+    );
     response
 }
 
 async fn json(request: Request<Incoming>, name: &str) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
     let headers: Vec<(String, String)> = head
         .headers
         .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
         .collect();
     let answer = serde_json::json!({
         "instance": name,
@@ -395,12 +465,16 @@ async fn json(request: Request<Incoming>, name: &str) -> Response<Body> {
         "body": String::from_utf8_lossy(&body),
     });
     let mut response = Response::new(full(answer.to_string()));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     response
 }
 
-/// The handshake is answered without checking the key (the accept value is fixed: proxies pass it, clients of these
-/// tests do not look), and frames are echoed as bytes: a proxy must not care what they are.
+/// The handshake is answered without checking the key (the accept value is fixed: proxies pass it,
+/// clients of these tests do not look), and frames are echoed as bytes: a proxy must not care what
+/// they are.
 fn upgrade(request: &mut Request<Incoming>) -> Response<Body> {
     let upgraded = hyper::upgrade::on(request);
     tokio::spawn(async move {
@@ -417,9 +491,18 @@ fn upgrade(request: &mut Request<Incoming>) -> Response<Body> {
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, header::HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    headers.insert(
+        header::CONNECTION,
+        header::HeaderValue::from_static("upgrade"),
+    );
+    headers.insert(
+        header::UPGRADE,
+        header::HeaderValue::from_static("websocket"),
+    );
+    headers.insert(
+        header::SEC_WEBSOCKET_ACCEPT,
+        header::HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+    );
     response
 }
 
@@ -459,7 +542,11 @@ impl Read for Freezable {
 }
 
 impl Write for Freezable {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.poll_thawed(context));
         Pin::new(&mut self.io).poll_write(context, bytes)
     }

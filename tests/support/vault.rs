@@ -1,4 +1,5 @@
-//! Vault for tests: a stand-in written from the documented HTTP API, and the real one where there is a binary.
+//! Vault for tests: a stand-in written from the documented HTTP API, and the real one where there
+//! is a binary.
 //!
 //! Both take the same writes, so that a test says once what it wants of them.
 
@@ -21,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The token that may do anything.
 pub const ROOT: &str = "root-token-of-a-test";
 
-/// A Vault, with KV engines `secret/` (version 2) and `kv/` (version 1), and a CA at `pki/` with the role `lb` for names
-/// below `test`.
+/// A Vault, with KV engines `secret/` (version 2) and `kv/` (version 1), and a CA at `pki/` with
+/// the role `lb` for names below `test`.
 pub struct Vault {
     pub url: String,
     kind: Kind,
@@ -51,10 +52,19 @@ struct State {
     sealed: bool,
 }
 
-/// Where Vault or OpenBao is, if there is one; else says on standard error that the test is skipped.
+/// Where Vault or OpenBao is, if there is one; else says on standard error that the test is
+/// skipped.
 pub fn find(test: &str) -> Option<PathBuf> {
-    let named = ["VAULT_BIN", "BAO_BIN"].into_iter().filter_map(env::var_os).map(PathBuf::from);
-    let runs = |program: &PathBuf| Command::new(program).arg("version").output().is_ok_and(|out| out.status.success());
+    let named = ["VAULT_BIN", "BAO_BIN"]
+        .into_iter()
+        .filter_map(env::var_os)
+        .map(PathBuf::from);
+    let runs = |program: &PathBuf| {
+        Command::new(program)
+            .arg("version")
+            .output()
+            .is_ok_and(|out| out.status.success())
+    };
     let found = named.chain(["vault", "bao"].map(PathBuf::from)).find(runs);
     if found.is_none() {
         // Not by `eprintln`, which is captured where a test passes.
@@ -67,33 +77,70 @@ pub fn find(test: &str) -> Option<PathBuf> {
 impl Vault {
     /// The stand-in.
     pub fn stand_in() -> Self {
-        let stand_in = Arc::new(StandIn { ca: Ca::new("vault"), state: Mutex::default() });
-        stand_in.state.lock().unwrap().tokens.insert(ROOT.to_owned());
+        let stand_in = Arc::new(StandIn {
+            ca: Ca::new("vault"),
+            state: Mutex::default(),
+        });
+        stand_in
+            .state
+            .lock()
+            .unwrap()
+            .tokens
+            .insert(ROOT.to_owned());
         let answering = Arc::clone(&stand_in);
         let server = WebServer::start(move |asked| answering.answer(asked));
-        Self { url: format!("http://{}", server.address), kind: Kind::StandIn(server, stand_in) }
+        Self {
+            url: format!("http://{}", server.address),
+            kind: Kind::StandIn(server, stand_in),
+        }
     }
 
     /// A real one in its development mode, in memory.
     pub fn real(binary: PathBuf) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let child = Command::new(binary)
-            .args(["server", "-dev", "-dev-no-store-token", "-dev-root-token-id", ROOT])
+            .args([
+                "server",
+                "-dev",
+                "-dev-no-store-token",
+                "-dev-root-token-id",
+                ROOT,
+            ])
             .arg(format!("-dev-listen-address=127.0.0.1:{port}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("vault");
-        let vault = Self { url: format!("http://127.0.0.1:{port}"), kind: Kind::Real(child) };
+        let vault = Self {
+            url: format!("http://127.0.0.1:{port}"),
+            kind: Kind::Real(child),
+        };
         let begun = Instant::now();
-        while vault.try_call("GET", "sys/health", None).is_none_or(|(status, _)| status != 200) {
-            assert!(begun.elapsed() < PATIENCE, "no Vault at {} after {PATIENCE:?}", vault.url);
+        while vault
+            .try_call("GET", "sys/health", None)
+            .is_none_or(|(status, _)| status != 200)
+        {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "no Vault at {} after {PATIENCE:?}",
+                vault.url
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
-        vault.write("sys/mounts/kv", &json!({ "type": "kv", "options": { "version": "1" } }));
+        vault.write(
+            "sys/mounts/kv",
+            &json!({ "type": "kv", "options": { "version": "1" } }),
+        );
         vault.write("sys/mounts/pki", &json!({ "type": "pki" }));
-        vault.write("pki/root/generate/internal", &json!({ "common_name": "vault", "ttl": "24h" }));
+        vault.write(
+            "pki/root/generate/internal",
+            &json!({ "common_name": "vault", "ttl": "24h" }),
+        );
         let role = json!({ "allowed_domains": ["test"], "allow_subdomains": true, "key_type": "ec", "key_bits": 256,
             "max_ttl": "12h" });
         vault.write("pki/roles/lb", &role);
@@ -104,7 +151,11 @@ impl Vault {
     pub fn write(&self, path: &str, body: &Value) -> Value {
         let (status, text) = self.try_call("POST", path, Some(body)).expect("an answer");
         assert!(matches!(status, 200 | 204), "POST {path}: {status} {text}");
-        if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }
+        if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).unwrap()
+        }
     }
 
     /// A certificate's text of the CA at `pki/`.
@@ -116,15 +167,34 @@ impl Vault {
 
     fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, String)> {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--max-time", "10", "-w", "\n%{http_code}", "-X", method]);
+        curl.args([
+            "-sS",
+            "--max-time",
+            "10",
+            "-w",
+            "\n%{http_code}",
+            "-X",
+            method,
+        ]);
         curl.args(["-H", &format!("X-Vault-Token: {ROOT}")]);
         if let Some(body) = body {
-            curl.args(["-H", "Content-Type: application/json", "--data-binary", &body.to_string()]);
+            curl.args([
+                "-H",
+                "Content-Type: application/json",
+                "--data-binary",
+                &body.to_string(),
+            ]);
         }
-        let output = curl.arg(format!("{}/v1/{path}", self.url)).output().expect("curl");
+        let output = curl
+            .arg(format!("{}/v1/{path}", self.url))
+            .output()
+            .expect("curl");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (body, code) = text.rsplit_once('\n')?;
-        Some((code.parse().ok().filter(|_| output.status.success())?, body.to_owned()))
+        Some((
+            code.parse().ok().filter(|_| output.status.success())?,
+            body.to_owned(),
+        ))
     }
 
     /// The stand-in's knowledge.
@@ -156,7 +226,11 @@ impl Drop for Vault {
 impl StandIn {
     /// Wraps a token.
     pub fn wrap(&self, wrapping: &str, inside: &str) {
-        self.state.lock().unwrap().wrapped.insert(wrapping.to_owned(), inside.to_owned());
+        self.state
+            .lock()
+            .unwrap()
+            .wrapped
+            .insert(wrapping.to_owned(), inside.to_owned());
     }
 
     /// How often a token was renewed.
@@ -202,16 +276,26 @@ impl StandIn {
         let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
         let mount = |at: &str, version: &str| json!({ "data": { "path": at, "type": "kv", "options": { "version": version } } });
         match (&*asked.method, path) {
-            ("GET", "auth/token/lookup-self") if token == ROOT => (200, json!({ "data": { "ttl": 0 } })),
-            ("GET", "auth/token/lookup-self") => {
-                (200, json!({ "data": { "ttl": 1, "creation_ttl": 1, "renewable": true } }))
+            ("GET", "auth/token/lookup-self") if token == ROOT => {
+                (200, json!({ "data": { "ttl": 0 } }))
             }
+            ("GET", "auth/token/lookup-self") => (
+                200,
+                json!({ "data": { "ttl": 1, "creation_ttl": 1, "renewable": true } }),
+            ),
             ("POST", "auth/token/renew-self") => {
                 state.renewals += 1;
-                (200, json!({ "auth": { "renewable": true, "lease_duration": 1 } }))
+                (
+                    200,
+                    json!({ "auth": { "renewable": true, "lease_duration": 1 } }),
+                )
             }
-            ("GET", path) if path.starts_with("sys/internal/ui/mounts/secret/") => (200, mount("secret/", "2")),
-            ("GET", path) if path.starts_with("sys/internal/ui/mounts/kv/") => (200, mount("kv/", "1")),
+            ("GET", path) if path.starts_with("sys/internal/ui/mounts/secret/") => {
+                (200, mount("secret/", "2"))
+            }
+            ("GET", path) if path.starts_with("sys/internal/ui/mounts/kv/") => {
+                (200, mount("kv/", "1"))
+            }
             ("GET", "pki/ca/pem") => (200, Value::String(self.ca.pem.clone())),
             ("POST", "pki/issue/lb") => {
                 let name = body["common_name"].as_str().unwrap_or_default();
@@ -219,8 +303,7 @@ impl StandIn {
                     return refused(400, "common name not allowed by this role");
                 }
                 let pair = self.ca.pair(&[name]);
-                let data =
-                    json!({ "certificate": pair.cert_pem, "issuing_ca": self.ca.pem, "private_key": pair.key_pem });
+                let data = json!({ "certificate": pair.cert_pem, "issuing_ca": self.ca.pem, "private_key": pair.key_pem });
                 (200, json!({ "data": data }))
             }
             ("POST", path) => {
@@ -229,8 +312,16 @@ impl StandIn {
             }
             ("GET", path) if query == "list=true" => {
                 let folder = format!("{}/", path.replace("secret/metadata/", "secret/data/"));
-                let keys: Vec<&str> = state.entries.keys().filter_map(|key| key.strip_prefix(&*folder)).collect();
-                if keys.is_empty() { refused(404, "") } else { (200, json!({ "data": { "keys": keys } })) }
+                let keys: Vec<&str> = state
+                    .entries
+                    .keys()
+                    .filter_map(|key| key.strip_prefix(&*folder))
+                    .collect();
+                if keys.is_empty() {
+                    refused(404, "")
+                } else {
+                    (200, json!({ "data": { "keys": keys } }))
+                }
             }
             ("GET", path) => match state.entries.get(path) {
                 Some(entry) => (200, json!({ "data": entry })),

@@ -53,12 +53,20 @@ impl WebServer {
     }
 
     /// By TLS, with this pair.
-    pub fn start_tls(pair: &Pair, handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+    pub fn start_tls(
+        pair: &Pair,
+        handler: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let chain = vec![CertificateDer::from_pem_slice(pair.cert_pem.as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let config = builder
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
         Self::listen(Some(Arc::new(config)), Arc::new(handler))
     }
 
@@ -82,12 +90,19 @@ impl WebServer {
     }
 }
 
-fn serve(socket: TcpStream, tls: Option<Arc<ServerConfig>>, handler: &Handler, seen: &Mutex<Vec<Asked>>) {
+fn serve(
+    socket: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
+    handler: &Handler,
+    seen: &Mutex<Vec<Asked>>,
+) {
     socket.set_read_timeout(Some(IDLE)).ok();
     match tls {
         None => talk(socket, handler, seen),
         Some(config) => {
-            let Ok(connection) = ServerConnection::new(config) else { return };
+            let Ok(connection) = ServerConnection::new(config) else {
+                return;
+            };
             talk(StreamOwned::new(connection, socket), handler, seen);
         }
     }
@@ -97,8 +112,16 @@ fn talk(mut io: impl Read + Write, handler: &Handler, seen: &Mutex<Vec<Asked>>) 
     while let Some(asked) = read(&mut io) {
         let (status, body) = handler(&asked);
         seen.lock().unwrap().push(asked);
-        let head = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n", body.len());
-        if io.write_all(head.as_bytes()).and_then(|()| io.write_all(&body)).and_then(|()| io.flush()).is_err() {
+        let head = format!(
+            "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        if io
+            .write_all(head.as_bytes())
+            .and_then(|()| io.write_all(&body))
+            .and_then(|()| io.flush())
+            .is_err()
+        {
             return;
         }
     }
@@ -116,8 +139,16 @@ fn read(io: &mut impl Read) -> Option<Asked> {
     let head = String::from_utf8(head).ok()?;
     let mut words = head.lines().next()?.split(' ');
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut asked = Asked { method, target, head, body: Vec::new() };
-    let length = asked.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut asked = Asked {
+        method,
+        target,
+        head,
+        body: Vec::new(),
+    };
+    let length = asked
+        .header("content-length")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
     asked.body.resize(length, 0);
     io.read_exact(&mut asked.body).ok()?;
     Some(asked)

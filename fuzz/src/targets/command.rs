@@ -1,4 +1,5 @@
-//! Route commands: parsing never panics, each line gives commands or an error, and printed commands stay what they are.
+//! Route commands: parsing never panics, each line gives commands or an error, and printed commands
+//! stay what they are.
 
 use lb::catalog::command::parse_commands;
 
@@ -34,7 +35,9 @@ pub const WORDS: &[&str] = &[
 
 /// Any text.
 pub fn run(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
     for command in parse_commands(text).0 {
         let printed = command.to_string();
         let (again, _) = parse_commands(&printed);

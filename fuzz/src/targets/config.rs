@@ -1,4 +1,5 @@
-//! Whatever stands in a configuration file, the loader answers with a configuration or with mistakes.
+//! Whatever stands in a configuration file, the loader answers with a configuration or with
+//! mistakes.
 
 use lb::config::{Inputs, load};
 
@@ -43,7 +44,14 @@ pub const WORDS: &[&str] = &[
 
 /// Any text.
 pub fn run(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
     let file = Some(("lb.toml".into(), text.to_owned()));
-    let _ = load(&Inputs { file, env: Vec::new(), flags: Vec::new(), terminal: false });
+    let _ = load(&Inputs {
+        file,
+        env: Vec::new(),
+        flags: Vec::new(),
+        terminal: false,
+    });
 }

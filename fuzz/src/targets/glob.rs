@@ -1,4 +1,5 @@
-//! Globs: neither compiling nor matching panics or takes long, and a pattern without special characters matches itself.
+//! Globs: neither compiling nor matching panics or takes long, and a pattern without special
+//! characters matches itself.
 
 use lb::catalog::glob::Glob;
 
@@ -13,16 +14,23 @@ pub const SEEDS: &[&[u8]] = &[
     b"[!x]\\*\n\xc3\xa4*",
 ];
 /// See [`Target`](super::Target).
-pub const WORDS: &[&str] =
-    &["*", "**", "?", "[a-z]", "[!a]", "{a,b}", "{", "}", "[", "]", "\\", ",", "-", "a*", "\n", "ä"];
+pub const WORDS: &[&str] = &[
+    "*", "**", "?", "[a-z]", "[!a]", "{a,b}", "{", "}", "[", "]", "\\", ",", "-", "a*", "\n", "ä",
+];
 
 /// A pattern, a line break, a text.
 pub fn run(input: &[u8]) {
     let (pattern, text) = pair(input);
-    let (Ok(pattern), Ok(text)) = (std::str::from_utf8(pattern), std::str::from_utf8(text)) else { return };
+    let (Ok(pattern), Ok(text)) = (std::str::from_utf8(pattern), std::str::from_utf8(text)) else {
+        return;
+    };
     if let Ok(glob) = Glob::new(pattern) {
         let matches = glob.matches(text);
-        assert!(!matches || (text.starts_with(glob.literal_prefix()) && text.ends_with(glob.literal_suffix())));
+        assert!(
+            !matches
+                || (text.starts_with(glob.literal_prefix())
+                    && text.ends_with(glob.literal_suffix()))
+        );
         assert!(!Glob::is_literal(pattern) || matches == (pattern == text));
     }
 }

@@ -1,5 +1,5 @@
-//! Requests of HTTP/1: what an instance gets is one head again, with a body framed as the client's; and a head that is not
-//! whole yet is told from one that is none.
+//! Requests of HTTP/1: what an instance gets is one head again, with a body framed as the client's;
+//! and a head that is not whole yet is told from one that is none.
 
 #[path = "../../../benches/shared/exchange.rs"]
 mod exchange;
@@ -17,9 +17,15 @@ use lb::table::Target;
 
 use super::number;
 
-const LIMITS: Limits = Limits { head_bytes_max: 1024, fields_max: 16 };
+const LIMITS: Limits = Limits {
+    head_bytes_max: 1024,
+    fields_max: 16,
+};
 /// What is sent on has fields of ours as well.
-const WIDER: Limits = Limits { head_bytes_max: 1 << 20, fields_max: 64 };
+const WIDER: Limits = Limits {
+    head_bytes_max: 1 << 20,
+    fields_max: 64,
+};
 
 /// Longest body that is sent from memory here.
 const CONTENT_MAX: u64 = 64;
@@ -40,15 +46,23 @@ pub fn run(input: &[u8]) {
     let (cut, bytes) = number(input);
     check(bytes, cut);
     // Where the line is a usual one, the fields are what there is to find out.
-    check(&[b"POST /a?b HTTP/1.1\r\nHost: a\r\n", bytes, b"\r\n\r\n"].concat(), cut);
+    check(
+        &[b"POST /a?b HTTP/1.1\r\nHost: a\r\n", bytes, b"\r\n\r\n"].concat(),
+        cut,
+    );
 }
 
 fn check(bytes: &[u8], cut: usize) {
     let mut fields = Vec::new();
-    let Parsed::Whole(head) = parse(bytes, LIMITS, &mut fields) else { return };
+    let Parsed::Whole(head) = parse(bytes, LIMITS, &mut fields) else {
+        return;
+    };
     is_one_sent_on(&bytes[..head.length], &head, &fields);
     let cut = cut % head.length;
-    assert!(matches!(parse(&bytes[..cut], LIMITS, &mut fields), Parsed::Partial), "cut at {cut}");
+    assert!(
+        matches!(parse(&bytes[..cut], LIMITS, &mut fields), Parsed::Partial),
+        "cut at {cut}"
+    );
 }
 
 /// What an instance gets is one head, with a body framed as this one's.
@@ -62,8 +76,15 @@ fn is_one_sent_on(bytes: &[u8], head: &RequestHead, fields: &[Field]) {
     };
     let seen = Head::of_lines(bytes, head, fields, content);
     // A path that makes no sense is answered here.
-    let Ok(path) = normalise(seen.path(), false) else { return };
-    let request = Outbound { head: &seen, path: &path, id: None, granted: None };
+    let Ok(path) = normalise(seen.path(), false) else {
+        return;
+    };
+    let request = Outbound {
+        head: &seen,
+        path: &path,
+        id: None,
+        granted: None,
+    };
     let client = exchange::client();
     let lines = ClientLines::new(&SETTINGS, &client, head.version);
     let mut out = Vec::new();
@@ -71,7 +92,9 @@ fn is_one_sent_on(bytes: &[u8], head: &RequestHead, fields: &[Field]) {
         return;
     }
     let shown = String::from_utf8_lossy(&out).into_owned();
-    let Parsed::Whole(sent) = parse(&out, WIDER, &mut Vec::new()) else { panic!("no head: {shown}") };
+    let Parsed::Whole(sent) = parse(&out, WIDER, &mut Vec::new()) else {
+        panic!("no head: {shown}")
+    };
     assert_eq!((sent.length, sent.body), (out.len(), head.body), "{shown}");
     assert_eq!(sent.method, head.method, "{shown}");
 }

@@ -1,4 +1,5 @@
-//! The requests of a connection of HTTP/1, one behind another: no panic, and one verdict however the bytes are cut.
+//! The requests of a connection of HTTP/1, one behind another: no panic, and one verdict however
+//! the bytes are cut.
 
 use lb::proxy::http::h1::chunked::Chunks;
 use lb::proxy::http::h1::request_head::{BodyFraming, Parsed, parse};
@@ -6,7 +7,10 @@ use lb::proxy::http::h1::syntax::{Limits, Violation};
 
 use super::number;
 
-const LIMITS: Limits = Limits { head_bytes_max: 1024, fields_max: 16 };
+const LIMITS: Limits = Limits {
+    head_bytes_max: 1024,
+    fields_max: 16,
+};
 
 /// See [`Target`](super::Target).
 pub const SEEDS: &[&[u8]] = &[
@@ -22,9 +26,15 @@ pub fn run(input: &[u8]) {
     let mut whole = Connection::default();
     let mut cut = Connection::default();
     let verdict = whole.read(bytes);
-    let cut_verdict = bytes.chunks(width.max(1)).try_for_each(|piece| cut.read(piece));
+    let cut_verdict = bytes
+        .chunks(width.max(1))
+        .try_for_each(|piece| cut.read(piece));
     let shown = String::from_utf8_lossy(bytes);
-    assert_eq!(verdict.map_err(|it| it.status), cut_verdict.map_err(|it| it.status), "{shown}");
+    assert_eq!(
+        verdict.map_err(|it| it.status),
+        cut_verdict.map_err(|it| it.status),
+        "{shown}"
+    );
     assert_eq!((whole.heads, whole.data), (cut.heads, cut.data), "{shown}");
 }
 
@@ -59,7 +69,10 @@ impl Connection {
                 return Ok(true);
             }
             Some(Body::Length(left)) => {
-                let here = self.unread.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let here = self
+                    .unread
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= here as u64;
                 self.data += here as u64;
                 here

@@ -1,4 +1,5 @@
-//! The targets, and what an engine without eyes has to begin with: good inputs, and words that mean something.
+//! The targets, and what an engine without eyes has to begin with: good inputs, and words that mean
+//! something.
 
 pub mod command;
 pub mod config;
@@ -24,19 +25,54 @@ pub struct Target {
 
 /// All of them.
 pub const ALL: [Target; 8] = [
-    Target { name: "command", run: command::run, seeds: command::SEEDS, words: command::WORDS },
-    Target { name: "config", run: config::run, seeds: config::SEEDS, words: config::WORDS },
-    Target { name: "glob", run: glob::run, seeds: glob::SEEDS, words: glob::WORDS },
-    Target { name: "h1_request", run: h1_request::run, seeds: h1_request::SEEDS, words: HTTP },
-    Target { name: "h1_response", run: h1_response::run, seeds: h1_response::SEEDS, words: HTTP },
-    Target { name: "h1_stream", run: h1_stream::run, seeds: h1_stream::SEEDS, words: HTTP },
+    Target {
+        name: "command",
+        run: command::run,
+        seeds: command::SEEDS,
+        words: command::WORDS,
+    },
+    Target {
+        name: "config",
+        run: config::run,
+        seeds: config::SEEDS,
+        words: config::WORDS,
+    },
+    Target {
+        name: "glob",
+        run: glob::run,
+        seeds: glob::SEEDS,
+        words: glob::WORDS,
+    },
+    Target {
+        name: "h1_request",
+        run: h1_request::run,
+        seeds: h1_request::SEEDS,
+        words: HTTP,
+    },
+    Target {
+        name: "h1_response",
+        run: h1_response::run,
+        seeds: h1_response::SEEDS,
+        words: HTTP,
+    },
+    Target {
+        name: "h1_stream",
+        run: h1_stream::run,
+        seeds: h1_stream::SEEDS,
+        words: HTTP,
+    },
     Target {
         name: "proxy_protocol",
         run: proxy_protocol::run,
         seeds: proxy_protocol::SEEDS,
         words: proxy_protocol::WORDS,
     },
-    Target { name: "tag", run: tag::run, seeds: tag::SEEDS, words: tag::WORDS },
+    Target {
+        name: "tag",
+        run: tag::run,
+        seeds: tag::SEEDS,
+        words: tag::WORDS,
+    },
 ];
 
 /// Words of HTTP/1 heads and chunked bodies: those of `http.dict`, which libFuzzer gets.
@@ -68,11 +104,16 @@ const HTTP: &[&str] = &[
 
 /// The first byte as a number, and the rest.
 fn number(input: &[u8]) -> (usize, &[u8]) {
-    input.split_first().map_or((0, input), |(&first, rest)| (first.into(), rest))
+    input
+        .split_first()
+        .map_or((0, input), |(&first, rest)| (first.into(), rest))
 }
 
 /// What stands before the first line break, and behind it.
 fn pair(input: &[u8]) -> (&[u8], &[u8]) {
-    let at = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
+    let at = input
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .unwrap_or(input.len());
     (&input[..at], input.get(at + 1..).unwrap_or_default())
 }

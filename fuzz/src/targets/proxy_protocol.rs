@@ -1,4 +1,5 @@
-//! The PROXY parser: no panic, a verdict within its bound, and a header no longer than the bytes at hand.
+//! The PROXY parser: no panic, a verdict within its bound, and a header no longer than the bytes at
+//! hand.
 
 use lb::proxy::proxy_protocol::{HEADER_BYTES_MAX, Received, parse};
 

@@ -49,12 +49,16 @@ pub const WORDS: &[&str] = &[
 
 /// What follows the prefix.
 pub fn run(input: &[u8]) {
-    let Ok(tag) = std::str::from_utf8(input) else { return };
+    let Ok(tag) = std::str::from_utf8(input) else {
+        return;
+    };
     let env = HashMap::from([("DC".to_owned(), "dc1".to_owned())]);
     let tag = format!("urlprefix-{tag}");
     if let Some(Ok(parsed)) = parse_tag("urlprefix-", &tag, &env) {
         let printed = format!("urlprefix-{}", parsed.spec);
-        let again = parse_tag("urlprefix-", &printed, &env).expect("a route tag").expect("still valid");
+        let again = parse_tag("urlprefix-", &printed, &env)
+            .expect("a route tag")
+            .expect("still valid");
         assert_eq!(again.spec, parsed.spec);
     }
 }

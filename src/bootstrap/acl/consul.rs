@@ -7,7 +7,9 @@ use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::store::{CONSUL_LB, CONSUL_NOMAD, CONSUL_OPERATOR, STEP, TokenStore, consul_agent, is_valid, new_secret};
+use super::store::{
+    CONSUL_LB, CONSUL_NOMAD, CONSUL_OPERATOR, STEP, TokenStore, consul_agent, is_valid, new_secret,
+};
 use crate::bootstrap::api::{Api, LIMIT};
 use crate::bootstrap::reach::Reach;
 use crate::bootstrap::secrets::Secret;
@@ -45,9 +47,18 @@ struct Wanted {
 }
 
 fn wanted(cluster: &Cluster) -> Vec<Wanted> {
-    let fixed = [(CONSUL_OPERATOR, OPERATOR_RULES), (CONSUL_NOMAD, NOMAD_RULES), (CONSUL_LB, LB_RULES)];
-    let mut all: Vec<Wanted> =
-        fixed.iter().map(|(name, rules)| Wanted { name: (*name).to_owned(), rules: (*rules).to_owned() }).collect();
+    let fixed = [
+        (CONSUL_OPERATOR, OPERATOR_RULES),
+        (CONSUL_NOMAD, NOMAD_RULES),
+        (CONSUL_LB, LB_RULES),
+    ];
+    let mut all: Vec<Wanted> = fixed
+        .iter()
+        .map(|(name, rules)| Wanted {
+            name: (*name).to_owned(),
+            rules: (*rules).to_owned(),
+        })
+        .collect();
     all.extend(cluster.nodes.iter().map(|node| Wanted {
         name: consul_agent(node),
         rules: format!(
@@ -69,11 +80,20 @@ struct Policy {
     rules: String,
 }
 
-pub(super) async fn tokens(cluster: &Cluster, reach: &Reach, tokens: &mut (dyn TokenStore + '_)) -> anyhow::Result<()> {
-    let (node, policies): (_, Vec<Policy>) = reach.any_server(cluster, Product::Consul, "/v1/acl/policies").await?;
+pub(super) async fn tokens(
+    cluster: &Cluster,
+    reach: &Reach,
+    tokens: &mut (dyn TokenStore + '_),
+) -> anyhow::Result<()> {
+    let (node, policies): (_, Vec<Policy>) = reach
+        .any_server(cluster, Product::Consul, "/v1/acl/policies")
+        .await?;
     // One server for all: another might not have seen yet what was just made.
     let api = reach.api(node, Product::Consul);
-    let policies: BTreeMap<String, String> = policies.into_iter().map(|policy| (policy.name, policy.id)).collect();
+    let policies: BTreeMap<String, String> = policies
+        .into_iter()
+        .map(|policy| (policy.name, policy.id))
+        .collect();
     for Wanted { name, rules } in wanted(cluster) {
         ensure_policy(&api, &name, &rules, policies.get(&name).map(String::as_str)).await?;
         ensure_token(&api, &name, tokens).await?;
@@ -101,10 +121,16 @@ async fn ensure_policy(api: &Api, name: &str, rules: &str, id: Option<&str>) -> 
     Ok(())
 }
 
-async fn ensure_token(api: &Api, name: &str, tokens: &mut (dyn TokenStore + '_)) -> anyhow::Result<()> {
+async fn ensure_token(
+    api: &Api,
+    name: &str,
+    tokens: &mut (dyn TokenStore + '_),
+) -> anyhow::Result<()> {
     let saved = tokens.get(name);
     if let Some(secret) = &saved
-        && is_valid(&api.with_token(Some(secret.clone()))).await?.is_some()
+        && is_valid(&api.with_token(Some(secret.clone())))
+            .await?
+            .is_some()
     {
         return Ok(());
     }
@@ -122,10 +148,17 @@ async fn ensure_token(api: &Api, name: &str, tokens: &mut (dyn TokenStore + '_))
 }
 
 /// An agent that has just joined may not know the management token yet.
-pub(super) async fn give_agent_token(api: &Api, token: &Secret, end: Instant) -> anyhow::Result<()> {
+pub(super) async fn give_agent_token(
+    api: &Api,
+    token: &Secret,
+    end: Instant,
+) -> anyhow::Result<()> {
     let body = json!({ "Token": token.reveal() });
     loop {
-        let result = api.put("/v1/agent/token/agent", Some(&body), LIMIT).await.and_then(|reply| reply.good());
+        let result = api
+            .put("/v1/agent/token/agent", Some(&body), LIMIT)
+            .await
+            .and_then(|reply| reply.good());
         match result {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() >= end => return Err(error.into()),

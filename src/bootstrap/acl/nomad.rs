@@ -34,8 +34,14 @@ struct Listed {
     name: String,
 }
 
-pub(super) async fn tokens(cluster: &Cluster, reach: &Reach, tokens: &mut (dyn TokenStore + '_)) -> anyhow::Result<()> {
-    let (node, listed): (_, Vec<Listed>) = reach.any_server(cluster, Product::Nomad, "/v1/acl/tokens").await?;
+pub(super) async fn tokens(
+    cluster: &Cluster,
+    reach: &Reach,
+    tokens: &mut (dyn TokenStore + '_),
+) -> anyhow::Result<()> {
+    let (node, listed): (_, Vec<Listed>) = reach
+        .any_server(cluster, Product::Nomad, "/v1/acl/tokens")
+        .await?;
     let api = reach.api(node, Product::Nomad);
     ensure_policy(&api).await?;
     if let Some(secret) = tokens.get(NOMAD_OPERATOR)
@@ -43,16 +49,26 @@ pub(super) async fn tokens(cluster: &Cluster, reach: &Reach, tokens: &mut (dyn T
     {
         return Ok(());
     }
-    // Nomad chooses the secret. One that an earlier run made and could not save any more is found by its name.
-    let made: TokenMade = match listed.into_iter().find(|token| token.name == NOMAD_OPERATOR) {
-        Some(token) => api.get(&format!("/v1/acl/token/{}", token.accessor_id), LIMIT).await?.json()?,
+    // Nomad chooses the secret. One that an earlier run made and could not save any more is found
+    // by its name.
+    let made: TokenMade = match listed
+        .into_iter()
+        .find(|token| token.name == NOMAD_OPERATOR)
+    {
+        Some(token) => api
+            .get(&format!("/v1/acl/token/{}", token.accessor_id), LIMIT)
+            .await?
+            .json()?,
         None => {
-            let body =
-                json!({ "Name": NOMAD_OPERATOR, "Type": "client", "Policies": [NOMAD_OPERATOR], "Global": true });
+            let body = json!({ "Name": NOMAD_OPERATOR, "Type": "client", "Policies": [NOMAD_OPERATOR], "Global": true });
             api.put("/v1/acl/token", Some(&body), LIMIT).await?.json()?
         }
     };
-    tokens.put(NOMAD_OPERATOR, &made.accessor_id, &Secret::new(made.secret_id))
+    tokens.put(
+        NOMAD_OPERATOR,
+        &made.accessor_id,
+        &Secret::new(made.secret_id),
+    )
 }
 
 async fn ensure_policy(api: &Api) -> anyhow::Result<()> {

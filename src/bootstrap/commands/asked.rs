@@ -31,7 +31,11 @@ impl Asked {
     /// Whether Nomad is part of what is asked, and no program for it is known.
     pub(super) fn needs_nomad(&self) -> bool {
         let cluster = &self.described.cluster;
-        cluster.nomad.is_none() && cluster.nodes.iter().any(|node| node.role != Role::ConsulServer)
+        cluster.nomad.is_none()
+            && cluster
+                .nodes
+                .iter()
+                .any(|node| node.role != Role::ConsulServer)
     }
 
     /// The world with its state open for writing; made if there is none.
@@ -58,13 +62,21 @@ impl Asked {
 
     /// The same, with the programs that are on PATH now where none are named.
     pub(super) fn world_to_upgrade(&self) -> Result<World> {
-        let described = Described { unnamed: Vec::new(), ..self.described.clone() };
-        let asked =
-            Self { described, flags: self.flags.clone(), passphrase: self.passphrase.clone(), limit: self.limit };
+        let described = Described {
+            unnamed: Vec::new(),
+            ..self.described.clone()
+        };
+        let asked = Self {
+            described,
+            flags: self.flags.clone(),
+            passphrase: self.passphrase.clone(),
+            limit: self.limit,
+        };
         asked.world_that_exists()
     }
 
-    /// The cluster that was applied, its state open for reading. Keys and certificates are read, too.
+    /// The cluster that was applied, its state open for reading. Keys and certificates are read,
+    /// too.
     pub(super) fn world_to_read(&self) -> Result<World> {
         self.recalled(State::open_read_only(&self.described.cluster.state)?)
     }
@@ -81,10 +93,13 @@ impl Asked {
             Some(state) => state.cluster()?.map(|applied| (state, applied)),
             None => None,
         };
-        let Some((state, applied)) = found else { bail!(no_cluster(&self.described.cluster.state)) };
+        let Some((state, applied)) = found else {
+            bail!(no_cluster(&self.described.cluster.state))
+        };
         state.notes().iter().for_each(|note| say(note));
         let progress = Progress::new(is_terminal());
-        let mut world = World::recalled(self.described.clone(), applied, state, progress, self.limit)?;
+        let mut world =
+            World::recalled(self.described.clone(), applied, state, progress, self.limit)?;
         world.flags.clone_from(&self.flags);
         world.as_applied();
         world.read_keys()?;
@@ -93,7 +108,12 @@ impl Asked {
 
     fn world(&self, state: State) -> Result<World> {
         state.notes().iter().for_each(|note| say(note));
-        let mut world = World::new(self.described.clone(), state, Progress::new(is_terminal()), self.limit)?;
+        let mut world = World::new(
+            self.described.clone(),
+            state,
+            Progress::new(is_terminal()),
+            self.limit,
+        )?;
         world.flags.clone_from(&self.flags);
         Ok(world)
     }
@@ -102,7 +122,10 @@ impl Asked {
 /// What is done to Consul alone would be done to it under Nomad.
 fn only_whole(world: &World) -> Result<()> {
     if world.scope == Scope::ConsulOnly && !world.applied.consul_only {
-        bail!(Wrong("--only consul leaves out Nomad, which runs on top of it: leave the flag away".to_owned()));
+        bail!(Wrong(
+            "--only consul leaves out Nomad, which runs on top of it: leave the flag away"
+                .to_owned()
+        ));
     }
     Ok(())
 }
@@ -119,18 +142,30 @@ pub(super) fn no_cluster(dir: &std::path::Path) -> String {
 pub(super) fn flags(args: &ClusterArgs) -> String {
     let path = |path: &std::path::Path| quoted(&path.to_string_lossy());
     let words = [
-        args.cluster.as_deref().map(|file| ("--cluster", path(file))),
+        args.cluster
+            .as_deref()
+            .map(|file| ("--cluster", path(file))),
         args.local.then(|| ("--local", String::new())),
         args.only.map(|_| ("--only", "consul".to_owned())),
         args.state.as_deref().map(|dir| ("--state", path(dir))),
-        args.network.map(|network| ("--network", network.to_string())),
-        args.inventory.as_deref().map(|file| ("--inventory", path(file))),
+        args.network
+            .map(|network| ("--network", network.to_string())),
+        args.inventory
+            .as_deref()
+            .map(|file| ("--inventory", path(file))),
         args.acl.then(|| ("--acl", String::new())),
     ];
-    words.into_iter().flatten().fold(String::new(), |text, (flag, value)| {
-        let value = if value.is_empty() { value } else { format!(" {value}") };
-        format!("{text} {flag}{value}")
-    })
+    words
+        .into_iter()
+        .flatten()
+        .fold(String::new(), |text, (flag, value)| {
+            let value = if value.is_empty() {
+                value
+            } else {
+                format!(" {value}")
+            };
+            format!("{text} {flag}{value}")
+        })
 }
 
 #[cfg(test)]
@@ -139,7 +174,11 @@ mod tests {
 
     #[test]
     fn what_the_operator_is_told_to_type_can_be_typed() {
-        let args = ClusterArgs { local: true, state: Some("/tmp/it's here".into()), ..ClusterArgs::default() };
+        let args = ClusterArgs {
+            local: true,
+            state: Some("/tmp/it's here".into()),
+            ..ClusterArgs::default()
+        };
         assert_eq!(flags(&args), r" --local --state '/tmp/it'\''s here'");
     }
 }

@@ -19,9 +19,13 @@ pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
     let (name, nodes) = (&world.cluster.name, world.cluster.nodes.len());
     let question = match args.purge {
         true => {
-            format!("Stop the {nodes} nodes of {name}, and remove their data, configuration, keys and certificates?")
+            format!(
+                "Stop the {nodes} nodes of {name}, and remove their data, configuration, keys and certificates?"
+            )
         }
-        false => format!("Stop the {nodes} nodes of {name}, and the tasks on them? Data and keys stay."),
+        false => {
+            format!("Stop the {nodes} nodes of {name}, and the tasks on them? Data and keys stay.")
+        }
     };
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
@@ -33,8 +37,18 @@ pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
         world.progress.note("all nodes are stopped; `lb bootstrap up` starts them again, with the same data and keys");
         return Ok(0);
     }
-    each(&world, world.cluster.nodes.iter().map(|node| world.host(node).wipe(Wipe::Everything))).await?;
+    each(
+        &world,
+        world
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| world.host(node).wipe(Wipe::Everything)),
+    )
+    .await?;
     world.state.remove()?;
-    world.progress.note("all nodes are stopped, and nothing of the cluster is left but programs and users");
+    world
+        .progress
+        .note("all nodes are stopped, and nothing of the cluster is left but programs and users");
     Ok(0)
 }

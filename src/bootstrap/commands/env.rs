@@ -1,4 +1,5 @@
-//! `lb bootstrap env`: the exports for `consul` and `nomad`; beside them the files for the browser and for `lb run`.
+//! `lb bootstrap env`: the exports for `consul` and `nomad`; beside them the files for the browser
+//! and for `lb run`.
 
 use anyhow::Result;
 
@@ -15,13 +16,24 @@ use crate::bootstrap::topology::Scope;
 /// When there is no such cluster.
 pub(super) fn run(asked: &Asked, json: bool) -> Result<u8> {
     let dir = &asked.described.cluster.state;
-    let Some(state) = State::open_read_only(dir)? else { anyhow::bail!(no_cluster(dir)) };
-    let Some(applied) = state.cluster()? else { anyhow::bail!(no_cluster(dir)) };
+    let Some(state) = State::open_read_only(dir)? else {
+        anyhow::bail!(no_cluster(dir))
+    };
+    let Some(applied) = state.cluster()? else {
+        anyhow::bail!(no_cluster(dir))
+    };
     let cluster = &recall::cluster(asked.described.cluster.clone(), &applied);
-    let scope = if applied.consul_only { Scope::ConsulOnly } else { asked.described.scope };
+    let scope = if applied.consul_only {
+        Scope::ConsulOnly
+    } else {
+        asked.described.scope
+    };
     let access = Access::new(cluster, scope, dir, &state.tokens()?);
     match json {
-        true => print(&format!("{}\n", serde_json::to_string_pretty(&access.json())?))?,
+        true => print(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(&access.json())?
+        ))?,
         false => print(&access.shell())?,
     }
     drop(state);

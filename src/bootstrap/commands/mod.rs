@@ -41,7 +41,10 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         passphrase: Passphrase::new(args.cluster.passphrase_file.clone()),
         limit: args.cluster.timeout(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("runtime")?;
     let outcome = runtime.block_on(async {
         match args.action() {
             BootstrapAction::Up(args) => up::run(&asked, args).await,

@@ -1,4 +1,5 @@
-//! `lb bootstrap plan`: what `up` would change, node by node. Changes nothing, and shows no content.
+//! `lb bootstrap plan`: what `up` would change, node by node. Changes nothing, and shows no
+//! content.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -62,7 +63,10 @@ async fn plan(asked: &Asked) -> Result<Planned> {
         world.state.check_can_sign()?;
     }
     for due in due {
-        cluster.push(format!("make a certificate for {} ({})", due.what, due.reason));
+        cluster.push(format!(
+            "make a certificate for {} ({})",
+            due.what, due.reason
+        ));
     }
     if world.read_keys().is_err() {
         world.read_some_keys()?;
@@ -74,7 +78,11 @@ async fn plan(asked: &Asked) -> Result<Planned> {
             match nodes.iter_mut().find(|plan| plan.node == work.plan.node) {
                 None => nodes.push(work.plan),
                 Some(plan) => {
-                    let more = work.plan.steps.into_iter().filter(|step| !plan.steps.contains(step));
+                    let more = work
+                        .plan
+                        .steps
+                        .into_iter()
+                        .filter(|step| !plan.steps.contains(step));
                     let more: Vec<_> = more.collect();
                     plan.steps.extend(more);
                 }
@@ -82,15 +90,28 @@ async fn plan(asked: &Asked) -> Result<Planned> {
         }
     }
     nodes.retain(|plan| !plan.is_empty());
-    Ok(Planned { changes: !nodes.is_empty() || !cluster.is_empty(), cluster, nodes })
+    Ok(Planned {
+        changes: !nodes.is_empty() || !cluster.is_empty(),
+        cluster,
+        nodes,
+    })
 }
 
 /// Empty keys, where there are none yet: enough to see which files there will be.
 fn stand_in(world: &mut World) {
-    let pair = || Pair { cert: String::new(), key: Secret::default() };
+    let pair = || Pair {
+        cert: String::new(),
+        key: Secret::default(),
+    };
     for node in &world.cluster.nodes {
         let nomad = node.products().contains(&Product::Nomad).then(pair);
-        world.pairs.entry(node.name.clone()).or_insert_with(|| NodePairs { consul: pair(), nomad });
+        world
+            .pairs
+            .entry(node.name.clone())
+            .or_insert_with(|| NodePairs {
+                consul: pair(),
+                nomad,
+            });
     }
     world.shared.get_or_insert_with(|| Shared {
         ca_bundle: String::new(),
@@ -121,6 +142,10 @@ fn text(planned: &Planned) -> String {
     }
     let steps: usize = planned.nodes.iter().map(|plan| plan.steps.len()).sum();
     let changes = counted(steps + planned.cluster.len(), "change");
-    let _ = writeln!(text, "{changes} on {}", counted(planned.nodes.len(), "node"));
+    let _ = writeln!(
+        text,
+        "{changes} on {}",
+        counted(planned.nodes.len(), "node")
+    );
     text
 }

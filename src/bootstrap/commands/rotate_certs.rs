@@ -1,7 +1,7 @@
 //! `lb bootstrap rotate-certs`: new certificates, and with `--ca` a new CA, while everything runs.
 //!
-//! Each step is handed to all nodes before the next begins, and the state says which one is under way, so that a run
-//! that was killed is taken up by the next.
+//! Each step is handed to all nodes before the next begins, and the state says which one is under
+//! way, so that a run that was killed is taken up by the next.
 
 use std::time::SystemTime;
 
@@ -17,7 +17,8 @@ use crate::bootstrap::{compatible, converge, file};
 /// Rotates.
 ///
 /// # Errors
-/// When a node does not take what it is given; what was done stays, and the next run goes on from there.
+/// When a node does not take what it is given; what was done stays, and the next run goes on from
+/// there.
 pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     let mut world = asked.whole_world()?;
     compatible::check_known(&world, None)?;
@@ -26,19 +27,22 @@ pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     }
     let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
     let now = SystemTime::now();
-    // Without the CA's key nothing can be signed: better to know it before the rotation is begun than stuck in it.
+    // Without the CA's key nothing can be signed: better to know it before the rotation is begun
+    // than stuck in it.
     world.state.ensure_authority(passphrase.as_ref(), now)?;
     let mut rotation = Some(match ca {
-        true => world.state.begin_authority_rotation(passphrase.as_ref(), now)?,
+        true => world
+            .state
+            .begin_authority_rotation(passphrase.as_ref(), now)?,
         false => world.state.begin_leaf_rotation(now)?,
     });
     while let Some(step) = rotation {
         world.progress.note(told(step));
         world.make_keys(&asked.passphrase)?;
         world.write_access()?;
-        converge::converge(&mut world)
-            .await
-            .context("the rotation is not over: what was done stays, and the same command goes on from here")?;
+        converge::converge(&mut world).await.context(
+            "the rotation is not over: what was done stays, and the same command goes on from here",
+        )?;
         served(&world, step).await?;
         rotation = world.state.advance_rotation()?;
     }
@@ -53,13 +57,17 @@ fn told(rotation: Rotation) -> &'static str {
         (RotationKind::Authority, RotationStep::BothTrusted) => {
             "step 1 of 3: all nodes trust the new CA beside the old"
         }
-        (RotationKind::Authority, RotationStep::NewLeaves) => "step 2 of 3: certificates of the new CA for all nodes",
-        (RotationKind::Authority, RotationStep::OldDropped) => "step 3 of 3: the old CA is trusted no more",
+        (RotationKind::Authority, RotationStep::NewLeaves) => {
+            "step 2 of 3: certificates of the new CA for all nodes"
+        }
+        (RotationKind::Authority, RotationStep::OldDropped) => {
+            "step 3 of 3: the old CA is trusted no more"
+        }
     }
 }
 
-/// A reload is asked for by a signal, which tells nothing back: the next step may begin only when every daemon shows
-/// the certificate that it was given.
+/// A reload is asked for by a signal, which tells nothing back: the next step may begin only when
+/// every daemon shows the certificate that it was given.
 async fn served(world: &World, step: Rotation) -> Result<()> {
     match step.step {
         RotationStep::NewLeaves => world.wait_served().await,

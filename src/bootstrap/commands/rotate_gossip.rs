@@ -12,7 +12,8 @@ use crate::bootstrap::{compatible, converge};
 /// Rotates, product by product.
 ///
 /// # Errors
-/// When a member has failed, or does not take the key; what was done stays, and the next run goes on from there.
+/// When a member has failed, or does not take the key; what was done stays, and the next run goes
+/// on from there.
 pub(super) async fn run(asked: &Asked) -> Result<u8> {
     let asked_for = asked.described.scope;
     let mut world = asked.world_that_exists()?;
@@ -26,7 +27,8 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
             rotate(&mut world, product).await?;
         }
     }
-    // Only the files change, for nodes that are yet to come: agents keep their keys with their data.
+    // Only the files change, for nodes that are yet to come: agents keep their keys with their
+    // data.
     converge::converge(&mut world).await?;
     world.progress.note("gossip keys are rotated");
     Ok(0)
@@ -34,22 +36,39 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
 
 async fn rotate(world: &mut World, product: Product) -> Result<()> {
     let bar = world.progress.phase(&format!("{product} gossip key"), 3);
-    let mut keys = world.state.gossip()?.context("the state has no gossip keys")?;
+    let mut keys = world
+        .state
+        .gossip()?
+        .context("the state has no gossip keys")?;
     let current = keys.of(product).current.clone();
     let next = match &keys.of(product).next {
         Some(next) => next.key.clone(),
         None => {
-            // Kept before anybody hears of it: with the key lost between two steps the cluster could not be joined.
+            // Kept before anybody hears of it: with the key lost between two steps the cluster
+            // could not be joined.
             let key = GossipKeys::key()?;
-            keys.of_mut(product).next = Some(NextKey { key: key.clone(), step: GossipStep::Install });
+            keys.of_mut(product).next = Some(NextKey {
+                key: key.clone(),
+                step: GossipStep::Install,
+            });
             world.state.save_gossip(&keys)?;
             key
         }
     };
     let done = |step| bar.set(step as usize + 1, word(step));
-    gossip::rotate(&world.cluster, &world.reach()?, product, &current, &next, world.limit, &done)
-        .await
-        .with_context(|| format!("{product}: the change is not over; the same command goes on from here"))?;
+    gossip::rotate(
+        &world.cluster,
+        &world.reach()?,
+        product,
+        &current,
+        &next,
+        world.limit,
+        &done,
+    )
+    .await
+    .with_context(|| {
+        format!("{product}: the change is not over; the same command goes on from here")
+    })?;
     let keys_of = keys.of_mut(product);
     (keys_of.current, keys_of.next) = (next, None);
     world.state.save_gossip(&keys)?;

@@ -20,9 +20,18 @@ pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
     let world = asked.world_to_read()?;
     world.dial().await;
     let now = SystemTime::now();
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let seconds = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    let mut status = members::look(&world.cluster, &world.reach()?, world.scope, seconds, WARN_DAYS).await;
+    let mut status = members::look(
+        &world.cluster,
+        &world.reach()?,
+        world.scope,
+        seconds,
+        WARN_DAYS,
+    )
+    .await;
     if let Some(ca) = world.state.signing_cert()? {
         status.judge_ca(pki::describe(&ca)?.days_left(now), WARN_DAYS);
     }

@@ -12,7 +12,9 @@ pub(super) fn confirm(question: &str, yes: bool) -> Result<bool> {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        bail!(Wrong(format!("{question} Nobody is there to be asked: add --yes")));
+        bail!(Wrong(format!(
+            "{question} Nobody is there to be asked: add --yes"
+        )));
     }
     write!(std::io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();

@@ -24,10 +24,19 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     let begun = Instant::now();
     let fresh = !asked.described.cluster.state.exists();
     let mut world = asked.world_for_change()?;
-    let start = Start { known: world.state.cluster()?.is_some(), fresh, with_sample: args.with_sample };
+    let start = Start {
+        known: world.state.cluster()?.is_some(),
+        fresh,
+        with_sample: args.with_sample,
+    };
     compatible::check(&world)?;
-    // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it has begun.
-    let foreground = if world.cluster.is_local() && !args.detach { hold::take(&world)? } else { None };
+    // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it
+    // has begun.
+    let foreground = if world.cluster.is_local() && !args.detach {
+        hold::take(&world)?
+    } else {
+        None
+    };
     world.applied.detached |= args.detach;
     // One for all of the time: between two a signal would be caught and heard by nobody.
     let mut stop = pin!(hold::asked_to_stop());
@@ -45,7 +54,9 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     };
     let (plans, sample) = walked?;
     if let Some(url) = &sample {
-        world.progress.note(&format!("\nsample service behind lb: {url}"));
+        world
+            .progress
+            .note(&format!("\nsample service behind lb: {url}"));
     }
     world.progress.note(&told(&world, &plans, begun));
     if foreground.is_none() {
@@ -53,7 +64,9 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     }
     // Rotations and the like are for other commands to do meanwhile.
     world.state.release();
-    world.progress.note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
+    world
+        .progress
+        .note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
     hold::until_stopped(&world, stop).await
 }
 
@@ -69,11 +82,16 @@ struct Start {
 }
 
 /// All of it. Dropped at any point, it can be begun again.
-async fn walk(world: &mut World, asked: &Asked, start: Start) -> Result<(Vec<NodePlan>, Option<String>)> {
+async fn walk(
+    world: &mut World,
+    asked: &Asked,
+    start: Start,
+) -> Result<(Vec<NodePlan>, Option<String>)> {
     world.make_keys(&asked.passphrase)?;
     if let Err(problems) = preflight::run(world, start.known).await {
         if start.fresh {
-            // Keys that were never used would be in the way of the folder that has to be brought back.
+            // Keys that were never used would be in the way of the folder that has to be brought
+            // back.
             let dir = world.state.dir();
             fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
@@ -85,7 +103,11 @@ async fn walk(world: &mut World, asked: &Asked, start: Start) -> Result<(Vec<Nod
     let plans = converge::converge(world).await?;
     world.write_access()?;
     // Only when asked: whoever stopped the jobs since does not want them back with every `up`.
-    let sample = if start.with_sample { Some(sample::run(world).await?) } else { None };
+    let sample = if start.with_sample {
+        Some(sample::run(world).await?)
+    } else {
+        None
+    };
     Ok((plans, sample))
 }
 
@@ -101,12 +123,22 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
         "\n{}: {what}; {} Consul servers, {} Nomad servers, {} Nomad clients are up ({:.1} s)\n",
         cluster.name,
         count(Role::ConsulServer),
-        if world.scope == Scope::All { count(Role::NomadServer) } else { 0 },
-        if world.scope == Scope::All { count(Role::NomadClient) } else { 0 },
+        if world.scope == Scope::All {
+            count(Role::NomadServer)
+        } else {
+            0
+        },
+        if world.scope == Scope::All {
+            count(Role::NomadClient)
+        } else {
+            0
+        },
         begun.elapsed().as_secs_f64()
     );
     let flags = &world.flags;
-    text.push_str(&format!("\n  eval \"$(lb bootstrap env{flags})\"   then: consul members"));
+    text.push_str(&format!(
+        "\n  eval \"$(lb bootstrap env{flags})\"   then: consul members"
+    ));
     if world.scope == Scope::All {
         text.push_str(", nomad node status");
     }
@@ -116,7 +148,10 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
         access::quoted(&world.state.dir().join("lb.toml").to_string_lossy())
     ));
     for product in Product::ALL {
-        let server = cluster.servers(product).next().filter(|_| world.scope.includes(product));
+        let server = cluster
+            .servers(product)
+            .next()
+            .filter(|_| world.scope.includes(product));
         if let Some(server) = server {
             text.push_str(&format!(
                 "\n  https://{}/ui   ({product}; the browser needs client.pfx)",
@@ -129,7 +164,11 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
 }
 
 pub(super) fn changed_nodes(plans: &[NodePlan]) -> usize {
-    plans.iter().map(|plan| &plan.node).collect::<std::collections::BTreeSet<_>>().len()
+    plans
+        .iter()
+        .map(|plan| &plan.node)
+        .collect::<std::collections::BTreeSet<_>>()
+        .len()
 }
 
 /// Fails where Nomad is asked for and not there.

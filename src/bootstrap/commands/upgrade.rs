@@ -1,5 +1,5 @@
-//! `lb bootstrap upgrade`: other versions of Consul and Nomad, one node at a time. A walk of `up`, with the versions
-//! looked at first.
+//! `lb bootstrap upgrade`: other versions of Consul and Nomad, one node at a time. A walk of `up`,
+//! with the versions looked at first.
 
 use anyhow::Result;
 
@@ -19,8 +19,15 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     let mut world = asked.world_to_upgrade()?;
     compatible::check(&world)?;
     let mut changes = 0;
-    for (product, new) in [(Product::Consul, Some(world.versions.consul)), (Product::Nomad, world.versions.nomad)] {
-        let old = world.applied.versions.get(product.name()).and_then(|text| Version::parse(text).ok());
+    for (product, new) in [
+        (Product::Consul, Some(world.versions.consul)),
+        (Product::Nomad, world.versions.nomad),
+    ] {
+        let old = world
+            .applied
+            .versions
+            .get(product.name())
+            .and_then(|text| Version::parse(text).ok());
         if let (Some(old), Some(new)) = (old, new) {
             changes += usize::from(old != new);
             world.progress.note(&match old == new {
@@ -35,7 +42,10 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     finish(&mut world)?;
     world.progress.note(&match (plans.is_empty(), changes) {
         (true, _) => "nothing to change".to_owned(),
-        (false, 0) => format!("{} changed, versions stay", counted(super::up::changed_nodes(&plans), "node")),
+        (false, 0) => format!(
+            "{} changed, versions stay",
+            counted(super::up::changed_nodes(&plans), "node")
+        ),
         (false, _) => "upgraded, one node at a time".to_owned(),
     });
     Ok(0)

@@ -37,11 +37,14 @@ impl Programs for Installed {
         let folders = std::env::split_paths(self.path.as_ref()?);
         // An empty entry means the current folder; nobody means that for a daemon of a cluster.
         let files = folders.filter(|folder| !folder.as_os_str().is_empty());
-        files.map(|folder| self.folder.join(folder).join(name)).find(|file| self.check(file).is_ok())
+        files
+            .map(|folder| self.folder.join(folder).join(name))
+            .find(|file| self.check(file).is_ok())
     }
 
     fn check(&self, path: &Path) -> Result<(), String> {
-        let metadata = std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
+        let metadata =
+            std::fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
         match metadata {
             other if !other.is_file() => Err("is not a file".to_owned()),
             file if !is_executable(&file) => Err("is not executable".to_owned()),
@@ -85,14 +88,18 @@ pub(super) fn source(
 ) -> Option<BinarySource> {
     let programs = around.programs;
     let (version_key, binary_key) = (format!("{product}.version"), format!("{product}.binary"));
-    match (reader.spot(&version_key).is_some(), reader.spot(&binary_key).is_some()) {
+    match (
+        reader.spot(&version_key).is_some(),
+        reader.spot(&binary_key).is_some(),
+    ) {
         (true, true) => {
             let problem = format!("stands beside {binary_key}, and only one of them can be meant");
             reader.wrong(&version_key, problem, "take one of them away");
             None
         }
         (true, false) if kind == Kind::Local => {
-            let problem = "is for machines behind ssh: the local target runs the binaries of this machine";
+            let problem =
+                "is for machines behind ssh: the local target runs the binaries of this machine";
             reader.wrong(
                 &version_key,
                 problem,
@@ -102,21 +109,26 @@ pub(super) fn source(
         }
         (true, false) => {
             let advice = "write it in full, like \"1.8.7\" and without v";
-            reader.checked(&version_key, names::version, advice).map(BinarySource::Release)
+            reader
+                .checked(&version_key, names::version, advice)
+                .map(BinarySource::Release)
         }
         (false, true) => {
             let path = reader.path(&binary_key)?;
             match programs.check(&path) {
                 Ok(()) => Some(BinarySource::File(path)),
                 Err(problem) => {
-                    let advice = format!("name the {product} program of this machine, not its folder");
+                    let advice =
+                        format!("name the {product} program of this machine, not its folder");
                     reader.wrong(&binary_key, problem, advice);
                     None
                 }
             }
         }
         (false, false) => {
-            let found = programs.find(product.name()).filter(|_| kind == Kind::Local || programs.run_on_linux());
+            let found = programs
+                .find(product.name())
+                .filter(|_| kind == Kind::Local || programs.run_on_linux());
             let recorded = || match around.recorded.sources.get(product.name()) {
                 Some(BinarySource::File(path)) if programs.check(path).is_err() => None,
                 recorded => recorded.cloned(),
@@ -136,10 +148,17 @@ fn missing(product: Product, local: bool) -> (String, String) {
     let name = product.name();
     let named = format!("name it with --{name}-bin FILE or binary = \"FILE\" below [{name}]");
     if local {
-        (format!("is not on PATH: there is no {name} program to run"), format!("install it, or {named}"))
+        (
+            format!("is not on PATH: there is no {name} program to run"),
+            format!("install it, or {named}"),
+        )
     } else {
-        let advice = format!("write version = \"…\" below [{name}] for the nodes to fetch it, or {named}");
-        (format!("has neither version nor binary, and no {name} for Linux is on PATH"), advice)
+        let advice =
+            format!("write version = \"…\" below [{name}] for the nodes to fetch it, or {named}");
+        (
+            format!("has neither version nor binary, and no {name} for Linux is on PATH"),
+            advice,
+        )
     }
 }
 
@@ -169,14 +188,26 @@ mod tests {
         file("c/consul", 0o755);
         std::fs::create_dir_all(dir.path().join("a/nomad")).unwrap();
         let path = std::env::join_paths(["", "a", "missing", "b", "c"]).unwrap();
-        let programs = Installed { path: Some(path), folder: dir.path().to_owned(), os: "linux" };
+        let programs = Installed {
+            path: Some(path),
+            folder: dir.path().to_owned(),
+            os: "linux",
+        };
         assert_eq!(programs.find("consul"), Some(dir.path().join("b/consul")));
         assert_eq!(programs.find("nomad"), None);
-        for (name, expected) in [("a/consul", "is not executable"), ("a", "is not a file"), ("x", "cannot be read: ")] {
+        for (name, expected) in [
+            ("a/consul", "is not executable"),
+            ("a", "is not a file"),
+            ("x", "cannot be read: "),
+        ] {
             let said = programs.check(&dir.path().join(name)).unwrap_err();
             assert!(said.starts_with(expected), "{name}: {said}");
         }
-        let programs = Installed { path: None, folder: dir.path().to_owned(), os: "linux" };
+        let programs = Installed {
+            path: None,
+            folder: dir.path().to_owned(),
+            os: "linux",
+        };
         assert_eq!(programs.find("consul"), None);
     }
 }

@@ -5,7 +5,8 @@
 //! inventory ─▶ roles ────────────────┼─▶ build ─▶ Cluster, or Mistakes
 //! flags (Request) ───────────────────┘     └─ nodes, names, binaries
 //! ```
-//! All of it is pure but `locate`, which reads files and the surroundings of the process, and the look-up of programs.
+//! All of it is pure but `locate`, which reads files and the surroundings of the process, and the
+//! look-up of programs.
 
 mod binaries;
 mod build;
@@ -61,7 +62,10 @@ impl From<&BootstrapArgs> for Request {
     fn from(args: &BootstrapArgs) -> Self {
         let cluster = args.cluster.clone();
         let (consul_version, nomad_version) = match &args.command {
-            Some(BootstrapAction::Upgrade(upgrade)) => (upgrade.consul_version.clone(), upgrade.nomad_version.clone()),
+            Some(BootstrapAction::Upgrade(upgrade)) => (
+                upgrade.consul_version.clone(),
+                upgrade.nomad_version.clone(),
+            ),
             _ => (None, None),
         };
         Self {
@@ -100,7 +104,8 @@ pub struct Described {
     pub unnamed: Vec<Product>,
 }
 
-/// Reads the description that is meant. Reads files, standard input (`--inventory -`), PATH, HOME, XDG_STATE_HOME.
+/// Reads the description that is meant. Reads files, standard input (`--inventory -`), PATH, HOME,
+/// XDG_STATE_HOME.
 ///
 /// # Errors
 /// Every mistake in it.

@@ -1,4 +1,5 @@
-//! What texts may be: names, versions, words of `ssh`. Pure; each check says what is wrong, to be read after the value.
+//! What texts may be: names, versions, words of `ssh`. Pure; each check says what is wrong, to be
+//! read after the value.
 
 /// A lower-case DNS label (RFC 1123): node names end up in certificates and in Consul's DNS.
 pub(super) fn label(text: &str) -> Result<(), &'static str> {
@@ -13,14 +14,18 @@ pub(super) fn label(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A datacenter or region. Consul takes letters, digits, - and _, and lowers the case; certificates carry the name, so
-/// it has to be the same everywhere.
+/// A datacenter or region. Consul takes letters, digits, - and _, and lowers the case; certificates
+/// carry the name, so it has to be the same everywhere.
 pub(super) fn datacenter(text: &str) -> Result<(), &'static str> {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    let allowed = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_'
+    };
     match text {
         "" => Err("is empty"),
         _ if text.len() > 63 => Err("is longer than 63 characters"),
-        _ if !text.bytes().all(allowed) => Err("has characters other than lower-case letters, digits, - and _"),
+        _ if !text.bytes().all(allowed) => {
+            Err("has characters other than lower-case letters, digits, - and _")
+        }
         _ => Ok(()),
     }
 }
@@ -37,9 +42,15 @@ pub(super) fn domain(text: &str) -> Result<(), &'static str> {
 pub(super) fn version(text: &str) -> Result<(), &'static str> {
     let core = text.split(['-', '+']).next().unwrap_or_default();
     let parts: Vec<&str> = core.split('.').collect();
-    let digits = |part: &&str| !part.is_empty() && part.len() <= 6 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = |part: &&str| {
+        !part.is_empty() && part.len() <= 6 && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+');
-    if text.len() > 40 || parts.len() != 3 || !parts.iter().all(digits) || !text.bytes().all(allowed) {
+    if text.len() > 40
+        || parts.len() != 3
+        || !parts.iter().all(digits)
+        || !text.bytes().all(allowed)
+    {
         return Err("is not a version");
     }
     Ok(())
@@ -47,39 +58,59 @@ pub(super) fn version(text: &str) -> Result<(), &'static str> {
 
 /// A network interface, as Linux names them.
 pub(super) fn interface(text: &str) -> Result<(), &'static str> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'@');
+    let allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'@');
     match text {
         "" => Err("is empty"),
-        _ if text.len() > 15 || !text.bytes().all(allowed) => Err("is not the name of a network interface"),
+        _ if text.len() > 15 || !text.bytes().all(allowed) => {
+            Err("is not the name of a network interface")
+        }
         _ => Ok(()),
     }
 }
 
-/// A user, host or jump host for the command line of `ssh`: nothing there may turn into an option of its own.
+/// A user, host or jump host for the command line of `ssh`: nothing there may turn into an option
+/// of its own.
 pub(super) fn ssh_word(text: &str) -> Result<(), &'static str> {
     match text {
         "" => Err("is empty"),
         _ if text.starts_with('-') => Err("begins with -, which ssh would take for an option"),
-        _ if text.chars().any(|c| c.is_whitespace() || c.is_control()) => Err("has a space or control character"),
+        _ if text.chars().any(|c| c.is_whitespace() || c.is_control()) => {
+            Err("has a space or control character")
+        }
         _ => Ok(()),
     }
 }
 
 /// A base URL of releases, or of a key.
 pub(super) fn url(text: &str) -> Result<(), &'static str> {
-    let Ok(uri) = text.parse::<http::Uri>() else { return Err("is not a URL") };
+    let Ok(uri) = text.parse::<http::Uri>() else {
+        return Err("is not a URL");
+    };
     // The nodes' shell gets to see it.
-    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:/[]@!+,=%".contains(&byte));
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:/[]@!+,=%".contains(&byte));
     match (uri.scheme_str(), uri.host()) {
-        (Some("https" | "http"), Some(host)) if !host.is_empty() && uri.query().is_none() && plain => Ok(()),
-        (Some("https" | "http"), Some(host)) if !host.is_empty() => Err("has more than a host and a path"),
+        (Some("https" | "http"), Some(host))
+            if !host.is_empty() && uri.query().is_none() && plain =>
+        {
+            Ok(())
+        }
+        (Some("https" | "http"), Some(host)) if !host.is_empty() => {
+            Err("has more than a host and a path")
+        }
         _ => Err("is not an https:// URL"),
     }
 }
 
 /// A fingerprint of an OpenPGP key, blanks aside: 40 hexadecimal digits, made upper case.
 pub(super) fn fingerprint(text: &str) -> Option<String> {
-    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_uppercase();
+    let text: String = text
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect::<String>()
+        .to_ascii_uppercase();
     (text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
 }
 
@@ -100,20 +131,62 @@ mod tests {
     fn what_is_taken_and_what_is_not() {
         let long = "a".repeat(64);
         let rows: [(Check, &[&str], &[&str]); 7] = [
-            (label, &["a", "consul-0", "0a", &long[1..]], &["", "A", "a.b", "a_b", "-a", "a-", "ä", "a b", &long]),
-            (datacenter, &["dc1", "eu-west_1", "_"], &["", "DC1", "dc.1", "dc 1", "dc/1", &long]),
-            (domain, &["consul", "a.b-c"], &["", ".", "a.", "A", "a..b", "a_b"]),
+            (
+                label,
+                &["a", "consul-0", "0a", &long[1..]],
+                &["", "A", "a.b", "a_b", "-a", "a-", "ä", "a b", &long],
+            ),
+            (
+                datacenter,
+                &["dc1", "eu-west_1", "_"],
+                &["", "DC1", "dc.1", "dc 1", "dc/1", &long],
+            ),
+            (
+                domain,
+                &["consul", "a.b-c"],
+                &["", ".", "a.", "A", "a..b", "a_b"],
+            ),
             (
                 version,
                 &["1.8.7", "1.15.0-rc1", "1.15.2+ent"],
-                &["", "1.8", "v1.8.7", "1.8.7/..", "1.8.x", "1.8.7 ", "latest", "1.8.7-$(id)"],
+                &[
+                    "",
+                    "1.8",
+                    "v1.8.7",
+                    "1.8.7/..",
+                    "1.8.x",
+                    "1.8.7 ",
+                    "latest",
+                    "1.8.7-$(id)",
+                ],
             ),
-            (interface, &["lo", "eth0", "ens3.100"], &["", "eth0 ", "{{ x }}", "a-name-too-long-for-linux"]),
-            (ssh_word, &["root", "a@b", "bastion:2222", "fe80::1%eth0"], &["", "-oProxyCommand=x", "a b", "a\n"]),
+            (
+                interface,
+                &["lo", "eth0", "ens3.100"],
+                &["", "eth0 ", "{{ x }}", "a-name-too-long-for-linux"],
+            ),
+            (
+                ssh_word,
+                &["root", "a@b", "bastion:2222", "fe80::1%eth0"],
+                &["", "-oProxyCommand=x", "a b", "a\n"],
+            ),
             (
                 url,
-                &["https://releases.hashicorp.com", "http://10.0.0.1:8080/x", "https://[::1]/x"],
-                &["", "ftp://a", "https://", "a/b", "https://a b", "https://a/?x", "https://a/$(id)", "https://a/'"],
+                &[
+                    "https://releases.hashicorp.com",
+                    "http://10.0.0.1:8080/x",
+                    "https://[::1]/x",
+                ],
+                &[
+                    "",
+                    "ftp://a",
+                    "https://",
+                    "a/b",
+                    "https://a b",
+                    "https://a/?x",
+                    "https://a/$(id)",
+                    "https://a/'",
+                ],
             ),
         ];
         for (at, (check, right, wrong)) in rows.iter().enumerate() {
@@ -129,13 +202,24 @@ mod tests {
     #[test]
     fn fingerprints_and_ports() {
         let plain = "C874011F0AB405110D02105534365D9472D7468F";
-        assert_eq!(fingerprint("c874 011F 0AB4 0511 0D02  1055 3436 5D94 72D7 468F").as_deref(), Some(plain));
+        assert_eq!(
+            fingerprint("c874 011F 0AB4 0511 0D02  1055 3436 5D94 72D7 468F").as_deref(),
+            Some(plain)
+        );
         for text in ["", "72D7468F", &plain.replace('C', "G")] {
             assert_eq!(fingerprint(text), None, "{text}");
         }
         assert_eq!(ports("20000-32000"), Some((20000, 32000)));
         assert_eq!(ports("20000 - 20000"), Some((20000, 20000)));
-        for text in ["", "20000", "32000-20000", "80-90", "1-70000", "a-b", "20000-"] {
+        for text in [
+            "",
+            "20000",
+            "32000-20000",
+            "80-90",
+            "1-70000",
+            "a-b",
+            "20000-",
+        ] {
             assert_eq!(ports(text), None, "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! `cluster.toml` as written: keys with values and lines, unknown keys refused. What they mean is `build`'s business.
+//! `cluster.toml` as written: keys with values and lines, unknown keys refused. What they mean is
+//! `build`'s business.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -105,11 +106,22 @@ impl Raw {
 /// Reads the text of a file; mistakes are added to the list.
 pub(crate) fn read(path: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Raw {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut file = File { path: path.into(), text, raw: Raw::default(), mistakes };
+    let mut file = File {
+        path: path.into(),
+        text,
+        raw: Raw::default(),
+        mistakes,
+    };
     for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
         let place = file.place(error.span().map_or(0, |span| span.start));
         let problem = error.message().replace('\n', ", ");
-        file.mistakes.push(Mistake { key: String::new(), value: None, place, problem, advice: String::new() });
+        file.mistakes.push(Mistake {
+            key: String::new(),
+            value: None,
+            place,
+            problem,
+            advice: String::new(),
+        });
     }
     if errors.is_empty() {
         // After a syntax error the rest would be guesswork.
@@ -127,8 +139,15 @@ struct File<'a> {
 
 impl File<'_> {
     fn place(&self, offset: usize) -> Place {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
-        Place::File(self.path.clone(), 1 + before.iter().filter(|byte| **byte == b'\n').count())
+        let before = self
+            .text
+            .as_bytes()
+            .get(..offset)
+            .unwrap_or(self.text.as_bytes());
+        Place::File(
+            self.path.clone(),
+            1 + before.iter().filter(|byte| **byte == b'\n').count(),
+        )
     }
 
     fn top(&mut self, table: &DeTable<'_>) {
@@ -137,7 +156,12 @@ impl File<'_> {
             match value.get_ref() {
                 DeValue::Table(keys) if is_section(word) => self.section(word, keys),
                 _ if is_section(word) => {
-                    self.wrong(word, at, "is a section, not a value", format!("write [{word}] on a line of its own"));
+                    self.wrong(
+                        word,
+                        at,
+                        "is a section, not a value",
+                        format!("write [{word}] on a line of its own"),
+                    );
                 }
                 DeValue::Table(_) if !KEYS.contains(&word) => {
                     let advice = match nearest(word, sections()) {
@@ -153,7 +177,11 @@ impl File<'_> {
 
     fn section(&mut self, section: &str, keys: &DeTable<'_>) {
         for (name, value) in keys {
-            self.key(&format!("{section}.{}", name.get_ref()), name.span().start, value);
+            self.key(
+                &format!("{section}.{}", name.get_ref()),
+                name.span().start,
+                value,
+            );
         }
     }
 
@@ -168,19 +196,25 @@ impl File<'_> {
     }
 
     fn value(&self, value: &Spanned<DeValue<'_>>) -> Value {
-        let spot =
-            |value: &Spanned<DeValue<'_>>| Spot { value: self.value(value), place: self.place(value.span().start) };
+        let spot = |value: &Spanned<DeValue<'_>>| Spot {
+            value: self.value(value),
+            place: self.place(value.span().start),
+        };
         match value.get_ref() {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Boolean(truth) => Value::Bool(*truth),
-            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-                Ok(number) => Value::Integer(number),
-                Err(_) => Value::Other(number.to_string()),
-            },
-            DeValue::Array(items) => Value::List(items.iter().map(spot).collect()),
-            DeValue::Table(keys) => {
-                Value::Table(keys.iter().map(|(name, value)| (name.get_ref().to_string(), spot(value))).collect())
+            DeValue::Integer(number) => {
+                match i64::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(number) => Value::Integer(number),
+                    Err(_) => Value::Other(number.to_string()),
+                }
             }
+            DeValue::Array(items) => Value::List(items.iter().map(spot).collect()),
+            DeValue::Table(keys) => Value::Table(
+                keys.iter()
+                    .map(|(name, value)| (name.get_ref().to_string(), spot(value)))
+                    .collect(),
+            ),
             DeValue::Float(number) => Value::Other(number.as_str().to_owned()),
             DeValue::Datetime(date) => Value::Other(date.to_string()),
         }
@@ -188,12 +222,20 @@ impl File<'_> {
 
     fn wrong(&mut self, key: &str, at: usize, problem: &str, advice: String) {
         let place = self.place(at);
-        self.mistakes.push(Mistake { key: key.to_owned(), value: None, place, problem: problem.to_owned(), advice });
+        self.mistakes.push(Mistake {
+            key: key.to_owned(),
+            value: None,
+            place,
+            problem: problem.to_owned(),
+            advice,
+        });
     }
 }
 
 fn sections() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().filter_map(|key| key.split_once('.')).map(|(section, _)| section)
+    KEYS.iter()
+        .filter_map(|key| key.split_once('.'))
+        .map(|(section, _)| section)
 }
 
 fn is_section(word: &str) -> bool {
@@ -206,7 +248,9 @@ fn suggestion(path: &str) -> String {
     if !section.is_empty() && KEYS.contains(&word) {
         return format!("{word} belongs at the top of the file, above the first [section]");
     }
-    let here = KEYS.iter().filter(|key| key.rsplit_once('.').map_or("", |(section, _)| section) == section);
+    let here = KEYS
+        .iter()
+        .filter(|key| key.rsplit_once('.').map_or("", |(section, _)| section) == section);
     let near = nearest(word, here.map(|key| key.rsplit('.').next().unwrap_or(key)));
     if let Some(near) = near {
         return if section.is_empty() {
@@ -215,7 +259,10 @@ fn suggestion(path: &str) -> String {
             format!("did you mean {section}.{near}?")
         };
     }
-    let elsewhere = KEYS.iter().filter_map(|key| key.split_once('.')).find(|(_, key)| *key == word);
+    let elsewhere = KEYS
+        .iter()
+        .filter_map(|key| key.split_once('.'))
+        .find(|(_, key)| *key == word);
     match (elsewhere, nearer_than(0.75, path, KEYS.iter().copied())) {
         (Some((section, key)), _) => format!("{key} belongs below [{section}]"),
         (None, Some(near)) => format!("did you mean {near}?"),
@@ -243,26 +290,54 @@ mod tests {
         assert_eq!(raw.get("acl").unwrap().value, Value::Bool(true));
         assert_eq!(raw.get("ssh.port").unwrap().value, Value::Integer(22));
         assert_eq!(line(raw.get("ssh.port").unwrap()), "c.toml:8");
-        let Value::List(items) = &raw.get("nomad_clients").unwrap().value else { panic!() };
-        assert_eq!(items.iter().map(line).collect::<Vec<_>>(), ["c.toml:4", "c.toml:5"]);
-        let Value::Table(keys) = &items[1].value else { panic!() };
+        let Value::List(items) = &raw.get("nomad_clients").unwrap().value else {
+            panic!()
+        };
+        assert_eq!(
+            items.iter().map(line).collect::<Vec<_>>(),
+            ["c.toml:4", "c.toml:5"]
+        );
+        let Value::Table(keys) = &items[1].value else {
+            panic!()
+        };
         assert_eq!(keys["name"].value, Value::Text("a".to_owned()));
     }
 
     #[test]
     fn unknown_keys_are_told_with_what_was_meant() {
         for (text, expected) in [
-            ("nmae = 1", "c.toml:1: nmae is not a known key; did you mean name?"),
-            ("\nconsul_server = 3", "c.toml:2: consul_server is not a known key; did you mean consul_servers?"),
-            ("[ssh]\nusr = 1", "c.toml:2: ssh.usr is not a known key; did you mean ssh.user?"),
+            (
+                "nmae = 1",
+                "c.toml:1: nmae is not a known key; did you mean name?",
+            ),
+            (
+                "\nconsul_server = 3",
+                "c.toml:2: consul_server is not a known key; did you mean consul_servers?",
+            ),
+            (
+                "[ssh]\nusr = 1",
+                "c.toml:2: ssh.usr is not a known key; did you mean ssh.user?",
+            ),
             (
                 "[ssh]\nacl = true",
                 "c.toml:2: ssh.acl is not a known key; acl belongs at the top of the file, above the first [section]",
             ),
-            ("jump = \"a\"", "c.toml:1: jump is not a known key; jump belongs below [ssh]"),
-            ("zzzz = 1", "c.toml:1: zzzz is not a known key; config/cluster.toml lists every key"),
-            ("[certificate]\ndays = 1", "c.toml:1: certificate is not a known section; did you mean [certificates]?"),
-            ("consul = \"1.8.7\"", "c.toml:1: consul is a section, not a value; write [consul] on a line of its own"),
+            (
+                "jump = \"a\"",
+                "c.toml:1: jump is not a known key; jump belongs below [ssh]",
+            ),
+            (
+                "zzzz = 1",
+                "c.toml:1: zzzz is not a known key; config/cluster.toml lists every key",
+            ),
+            (
+                "[certificate]\ndays = 1",
+                "c.toml:1: certificate is not a known section; did you mean [certificates]?",
+            ),
+            (
+                "consul = \"1.8.7\"",
+                "c.toml:1: consul is a section, not a value; write [consul] on a line of its own",
+            ),
         ] {
             assert_eq!(said(text), [expected], "{text}");
         }
@@ -277,7 +352,16 @@ mod tests {
 
     #[test]
     fn strange_text_does_no_harm() {
-        for text in ["", "\u{feff}", "= = =", "[[ssh]]", "a.b.c = 1", "[ssh", "consul_servers = [[[[]]]]", "\0"] {
+        for text in [
+            "",
+            "\u{feff}",
+            "= = =",
+            "[[ssh]]",
+            "a.b.c = 1",
+            "[ssh",
+            "consul_servers = [[[[]]]]",
+            "\0",
+        ] {
             said(text);
         }
     }

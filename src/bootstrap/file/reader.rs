@@ -1,4 +1,5 @@
-//! Typed reading of what was written: a wrong value becomes a mistake and counts as absent, so that the rest is read on.
+//! Typed reading of what was written: a wrong value becomes a mistake and counts as absent, so that
+//! the rest is read on.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,12 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(raw: &'a Raw, folder: &'a Path, home: Option<&'a Path>) -> Self {
-        Self { raw, folder, home, mistakes: Vec::new() }
+        Self {
+            raw,
+            folder,
+            home,
+            mistakes: Vec::new(),
+        }
     }
 
     pub(super) fn spot(&self, key: &str) -> Option<&'a Spot> {
@@ -26,7 +32,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Notes a mistake about the key, with its value and place.
-    pub(super) fn wrong(&mut self, key: &str, problem: impl Into<String>, advice: impl Into<String>) {
+    pub(super) fn wrong(
+        &mut self,
+        key: &str,
+        problem: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
         self.wrong_at(key, self.raw.get(key), problem, advice);
     }
 
@@ -78,7 +89,11 @@ impl<'a> Reader<'a> {
         match &self.spot(key)?.value {
             Value::Bool(truth) => Some(*truth),
             _ => {
-                self.wrong(key, "is neither true nor false", "write true or false, without quotes");
+                self.wrong(
+                    key,
+                    "is neither true nor false",
+                    "write true or false, without quotes",
+                );
                 None
             }
         }
@@ -105,7 +120,11 @@ impl<'a> Reader<'a> {
         let text = self.text(key)?;
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
-            let known = words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ");
+            let known = words
+                .iter()
+                .map(|(word, _)| format!("\"{word}\""))
+                .collect::<Vec<_>>()
+                .join(" or ");
             let advice = match nearest(&text, words.iter().map(|(word, _)| *word)) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("write {known}"),
@@ -117,7 +136,9 @@ impl<'a> Reader<'a> {
 
     /// A list of texts.
     pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
-        let Some(spot) = self.spot(key) else { return Vec::new() };
+        let Some(spot) = self.spot(key) else {
+            return Vec::new();
+        };
         let Value::List(items) = &spot.value else {
             self.wrong(key, "is not a list", "write [\"…\", \"…\"]");
             return Vec::new();
@@ -126,7 +147,12 @@ impl<'a> Reader<'a> {
         for (at, item) in items.iter().enumerate() {
             match &item.value {
                 Value::Text(text) => texts.push(text.clone()),
-                _ => self.wrong_at(&format!("{key}[{at}]"), Some(item), "is not a text", "put it in double quotes"),
+                _ => self.wrong_at(
+                    &format!("{key}[{at}]"),
+                    Some(item),
+                    "is not a text",
+                    "put it in double quotes",
+                ),
             }
         }
         texts
@@ -136,13 +162,21 @@ impl<'a> Reader<'a> {
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
         let text = self.text(key)?;
         if text.is_empty() || text.contains('\0') {
-            self.wrong(key, "is not a path", "write the path of a file or folder, or take the line away");
+            self.wrong(
+                key,
+                "is not a path",
+                "write the path of a file or folder, or take the line away",
+            );
             return None;
         }
         match (text.strip_prefix("~/"), self.home) {
             (Some(rest), Some(home)) => Some(home.join(rest)),
             (Some(_), None) => {
-                self.wrong(key, "begins with ~, and HOME is not set", "write the whole path");
+                self.wrong(
+                    key,
+                    "begins with ~, and HOME is not set",
+                    "write the whole path",
+                );
                 None
             }
             (None, _) => Some(plain(&self.folder.join(text))),
@@ -152,7 +186,9 @@ impl<'a> Reader<'a> {
 
 /// The path without `.` in it.
 pub(super) fn plain(path: &Path) -> PathBuf {
-    path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
+    path.components()
+        .filter(|part| !matches!(part, std::path::Component::CurDir))
+        .collect()
 }
 
 #[cfg(test)]
@@ -162,8 +198,7 @@ mod tests {
     #[test]
     fn a_wrong_type_is_a_mistake_and_reads_as_absent() {
         let mut none = Vec::new();
-        let text =
-            "name = 3\nacl = \"yes\"\n[ssh]\nport = 70000\nparallel = \"4\"\noptions = \"-4\"\nrunner = \"sytemd\"\n";
+        let text = "name = 3\nacl = \"yes\"\n[ssh]\nport = 70000\nparallel = \"4\"\noptions = \"-4\"\nrunner = \"sytemd\"\n";
         let raw = super::super::raw::read(Path::new("c.toml"), text, &mut none);
         let mut reader = Reader::new(&raw, Path::new("/f"), None);
         assert_eq!(reader.text("name"), None);
@@ -171,7 +206,10 @@ mod tests {
         assert_eq!(reader.whole("ssh.port", 1, 65535), None);
         assert_eq!(reader.whole("ssh.parallel", 1, 64), None);
         assert!(reader.texts("ssh.options").is_empty());
-        assert_eq!(reader.one_of("ssh.runner", &[("systemd", 1), ("process", 2)]), None);
+        assert_eq!(
+            reader.one_of("ssh.runner", &[("systemd", 1), ("process", 2)]),
+            None
+        );
         let said: Vec<String> = reader.mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(
             said,
@@ -197,10 +235,22 @@ mod tests {
             ("~/x", None, None),
             ("", None, None),
         ] {
-            let raw = super::super::raw::read(Path::new("c"), &format!("state = \"{written}\""), &mut Vec::new());
+            let raw = super::super::raw::read(
+                Path::new("c"),
+                &format!("state = \"{written}\""),
+                &mut Vec::new(),
+            );
             let mut reader = Reader::new(&raw, Path::new("/f"), home.map(Path::new));
-            assert_eq!(reader.path("state"), expected.map(PathBuf::from), "{written}");
-            assert_eq!(reader.mistakes.len(), usize::from(expected.is_none()), "{written}");
+            assert_eq!(
+                reader.path("state"),
+                expected.map(PathBuf::from),
+                "{written}"
+            );
+            assert_eq!(
+                reader.mistakes.len(),
+                usize::from(expected.is_none()),
+                "{written}"
+            );
         }
     }
 }

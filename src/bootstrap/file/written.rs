@@ -46,22 +46,39 @@ pub(super) enum Listed {
 impl Written {
     /// A node of which nothing is written but that there is one.
     pub(super) fn derived(role: Role, key: &str, spot: Option<Spot>) -> Self {
-        Self { role, key: key.to_owned(), spot, name: None, address: Given::Absent, ssh: None, ports: None }
+        Self {
+            role,
+            key: key.to_owned(),
+            spot,
+            name: None,
+            address: Given::Absent,
+            ssh: None,
+            ports: None,
+        }
     }
 
     /// Where the node stands, with its address as the value.
     pub(super) fn spot_of_address(&self, address: IpAddr) -> Option<Spot> {
-        self.spot.clone().map(|spot| Spot { value: Value::Text(address.to_string()), place: spot.place })
+        self.spot.clone().map(|spot| Spot {
+            value: Value::Text(address.to_string()),
+            place: spot.place,
+        })
     }
 }
 
 pub(super) fn listed(reader: &mut Reader<'_>, role: Role, key: &str) -> Listed {
-    let Some(spot) = reader.spot(key) else { return Listed::Nothing };
+    let Some(spot) = reader.spot(key) else {
+        return Listed::Nothing;
+    };
     match &spot.value {
         Value::Integer(count) => match usize::try_from(*count) {
             Ok(count) => Listed::Count(count),
             Err(_) => {
-                reader.wrong(key, "is no number of nodes", "write how many there are to be");
+                reader.wrong(
+                    key,
+                    "is no number of nodes",
+                    "write how many there are to be",
+                );
                 Listed::Wrong
             }
         },
@@ -70,7 +87,8 @@ pub(super) fn listed(reader: &mut Reader<'_>, role: Role, key: &str) -> Listed {
             Listed::Nodes(items.iter().enumerate().map(each).collect())
         }
         _ => {
-            let advice = "write a list of addresses, [\"10.0.0.11\", …], or a count for the local target";
+            let advice =
+                "write a list of addresses, [\"10.0.0.11\", …], or a count for the local target";
             reader.wrong(key, "is neither a list nor a number", advice);
             Listed::Wrong
         }
@@ -85,7 +103,9 @@ fn entry(reader: &mut Reader<'_>, role: Role, key: String, spot: &Spot) -> Writt
             for (word, value) in keys {
                 let path = format!("{key}.{word}");
                 match (word.as_str(), &value.value) {
-                    ("address", Value::Text(text)) => written.address = address(reader, &path, value, text),
+                    ("address", Value::Text(text)) => {
+                        written.address = address(reader, &path, value, text)
+                    }
                     ("name", Value::Text(text)) => match names::label(text) {
                         Ok(()) => written.name = Some(text.clone()),
                         Err(problem) => {
@@ -100,12 +120,19 @@ fn entry(reader: &mut Reader<'_>, role: Role, key: String, spot: &Spot) -> Writt
                             reader.wrong_at(&path, Some(value), problem, advice);
                         }
                     },
-                    ("dynamic_ports", Value::Text(text)) => written.ports = ports(reader, &path, value, text),
+                    ("dynamic_ports", Value::Text(text)) => {
+                        written.ports = ports(reader, &path, value, text)
+                    }
                     (known, _) if NODE_KEYS.contains(&known) => {
                         if known == "address" {
                             written.address = Given::Wrong;
                         }
-                        reader.wrong_at(&path, Some(value), "is not a text", "put it in double quotes");
+                        reader.wrong_at(
+                            &path,
+                            Some(value),
+                            "is not a text",
+                            "put it in double quotes",
+                        );
                     }
                     (unknown, _) => {
                         let advice = match nearest(unknown, NODE_KEYS) {
@@ -119,7 +146,8 @@ fn entry(reader: &mut Reader<'_>, role: Role, key: String, spot: &Spot) -> Writt
         }
         _ => {
             written.address = Given::Wrong;
-            let advice = "write \"10.0.0.11\", or { name = \"…\", address = \"10.0.0.11\", ssh = \"…\" }";
+            let advice =
+                "write \"10.0.0.11\", or { name = \"…\", address = \"10.0.0.11\", ssh = \"…\" }";
             reader.wrong_at(&key, Some(spot), "is not a node", advice);
         }
     }
@@ -137,12 +165,25 @@ fn address(reader: &mut Reader<'_>, key: &str, spot: &Spot, text: &str) -> Given
 
 fn ports(reader: &mut Reader<'_>, key: &str, spot: &Spot, text: &str) -> Option<(u16, u16)> {
     let Some((first, last)) = names::ports(text) else {
-        reader.wrong_at(key, Some(spot), "is not a range of ports above 1023", "write it like \"20000-32000\"");
+        reader.wrong_at(
+            key,
+            Some(spot),
+            "is not a range of ports above 1023",
+            "write it like \"20000-32000\"",
+        );
         return None;
     };
-    if let Some(port) = AGENT_PORTS.iter().find(|port| (first..=last).contains(*port)) {
+    if let Some(port) = AGENT_PORTS
+        .iter()
+        .find(|port| (first..=last).contains(*port))
+    {
         let problem = format!("holds port {port}, which an agent listens on");
-        reader.wrong_at(key, Some(spot), problem, "take a range above 8600, like \"20000-32000\"");
+        reader.wrong_at(
+            key,
+            Some(spot),
+            problem,
+            "take a range above 8600, like \"20000-32000\"",
+        );
         return None;
     }
     Some((first, last))

@@ -22,8 +22,17 @@ impl<'a> Gates<'a> {
 
     /// All agents, those of the servers as well: alive, and able to reach the servers by RPC.
     pub(super) async fn consul_agents(&self) -> Vec<Finding<'a>> {
-        let nodes: Vec<&Node> = self.cluster.nodes.iter().filter(|node| self.is_present(node)).collect();
-        let members = self.reach.any_server::<Vec<Member>>(self.cluster, Product::Consul, "/v1/agent/members");
+        let nodes: Vec<&Node> = self
+            .cluster
+            .nodes
+            .iter()
+            .filter(|node| self.is_present(node))
+            .collect();
+        let members = self.reach.any_server::<Vec<Member>>(
+            self.cluster,
+            Product::Consul,
+            "/v1/agent/members",
+        );
         let leaders = join_all(nodes.iter().map(|node| {
             let api = self.api(node, Product::Consul);
             async move { leader(&api).await }
@@ -37,7 +46,11 @@ impl<'a> Gates<'a> {
             Ok(members) => judge_agent(seer, members, &node.name, leader),
             Err(error) => Err(error.clone()),
         };
-        nodes.into_iter().zip(leaders).map(|(node, leader)| (node, judge(node, leader))).collect()
+        nodes
+            .into_iter()
+            .zip(leaders)
+            .map(|(node, leader)| (node, judge(node, leader)))
+            .collect()
     }
 }
 
@@ -48,15 +61,28 @@ pub(super) fn judge_agent(
     leader: Result<String, String>,
 ) -> Result<(), String> {
     let Some(member) = members.iter().find(|member| member.name == node) else {
-        let empty = members.is_empty().then_some(" (it names none at all: the token has no right to see them)");
-        let own = leader.err().map(|error| format!("; {error}")).unwrap_or_default();
-        return Err(format!("not among the members that {seer} sees{}{own}", empty.unwrap_or_default()));
+        let empty = members
+            .is_empty()
+            .then_some(" (it names none at all: the token has no right to see them)");
+        let own = leader
+            .err()
+            .map(|error| format!("; {error}"))
+            .unwrap_or_default();
+        return Err(format!(
+            "not among the members that {seer} sees{}{own}",
+            empty.unwrap_or_default()
+        ));
     };
     match (member.status, leader) {
         (1, Ok(_)) => Ok(()),
-        (1, Err(error)) => Err(format!("member alive, but its RPC to the servers fails: {error}")),
+        (1, Err(error)) => Err(format!(
+            "member alive, but its RPC to the servers fails: {error}"
+        )),
         (status, own) => {
-            let own = own.err().map(|error| format!("; {error}")).unwrap_or_default();
+            let own = own
+                .err()
+                .map(|error| format!("; {error}"))
+                .unwrap_or_default();
             Err(format!("{seer} sees it as {}{own}", member_status(status)))
         }
     }

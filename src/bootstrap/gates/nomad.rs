@@ -88,7 +88,10 @@ impl<'a> Gates<'a> {
         }
         // Versions before 1.4 have no such keys, and no need for them.
         if let Some(keys) = keys
-            && !keys.iter().flatten().any(|key| key.state == "active" || key.active)
+            && !keys
+                .iter()
+                .flatten()
+                .any(|key| key.state == "active" || key.active)
         {
             return Err("its keyring has no active key yet: clients could not register".to_owned());
         }
@@ -104,17 +107,29 @@ impl<'a> Gates<'a> {
         }
     }
 
-    /// Clients that are ready, take allocations, can run processes and have found their Consul agent.
+    /// Clients that are ready, take allocations, can run processes and have found their Consul
+    /// agent.
     pub(super) async fn nomad_clients(&self) -> Vec<Finding<'a>> {
-        let nodes: Vec<&Node> = self.cluster.of_role(Role::NomadClient).filter(|node| self.is_present(node)).collect();
+        let nodes: Vec<&Node> = self
+            .cluster
+            .of_role(Role::NomadClient)
+            .filter(|node| self.is_present(node))
+            .collect();
         if nodes.is_empty() {
             return Vec::new();
         }
-        let listed = match self.reach.any_server::<Vec<Client>>(self.cluster, Product::Nomad, "/v1/nodes").await {
+        let listed = match self
+            .reach
+            .any_server::<Vec<Client>>(self.cluster, Product::Nomad, "/v1/nodes")
+            .await
+        {
             Ok(listed) => listed,
             Err(error) => {
                 let text = format!("no server tells the nodes: {error:#}");
-                return nodes.into_iter().map(|node| (node, Err(text.clone()))).collect();
+                return nodes
+                    .into_iter()
+                    .map(|node| (node, Err(text.clone())))
+                    .collect();
             }
         };
         let (server, clients) = &listed;
@@ -130,9 +145,15 @@ impl<'a> Gates<'a> {
 
     async fn has_found_consul(&self, server: &Node, client: &Client) -> Result<(), String> {
         let path = format!("/v1/node/{}", client.id);
-        let details =
-            self.api(server, Product::Nomad).get(&path, LIMIT).await.and_then(|reply| reply.json::<Details>());
-        let attributes = details.map_err(|error| asked(&error))?.attributes.unwrap_or_default();
+        let details = self
+            .api(server, Product::Nomad)
+            .get(&path, LIMIT)
+            .await
+            .and_then(|reply| reply.json::<Details>());
+        let attributes = details
+            .map_err(|error| asked(&error))?
+            .attributes
+            .unwrap_or_default();
         if attributes.contains_key("consul.version") {
             return Ok(());
         }
@@ -153,13 +174,21 @@ async fn ask<T: DeserializeOwned>(api: &Api, path: &str) -> Result<Option<T>, St
 
 /// The client of this name. One that was made anew leaves its former self behind as `down`.
 pub(super) fn judge_client<'l>(clients: &'l [Client], name: &str) -> Result<&'l Client, String> {
-    let mut own: Vec<&Client> = clients.iter().filter(|client| client.name == name).collect();
+    let mut own: Vec<&Client> = clients
+        .iter()
+        .filter(|client| client.name == name)
+        .collect();
     own.sort_by_key(|client| client.status != "ready");
     let Some(&client) = own.first() else {
         return Err("has not registered with Nomad's servers".to_owned());
     };
     if client.status != "ready" {
-        return Err(format!("Nomad sees it as {} {}", client.status, client.status_description).trim_end().to_owned());
+        return Err(format!(
+            "Nomad sees it as {} {}",
+            client.status, client.status_description
+        )
+        .trim_end()
+        .to_owned());
     }
     if client.scheduling_eligibility != "eligible" {
         return Err(format!(
@@ -167,11 +196,17 @@ pub(super) fn judge_client<'l>(clients: &'l [Client], name: &str) -> Result<&'l 
             client.scheduling_eligibility, client.id
         ));
     }
-    match client.drivers.iter().flatten().find(|(driver, _)| *driver == "raw_exec") {
+    match client
+        .drivers
+        .iter()
+        .flatten()
+        .find(|(driver, _)| *driver == "raw_exec")
+    {
         Some((_, driver)) if driver.healthy => Ok(client),
-        Some((_, driver)) => {
-            Err(format!("ready, but its driver raw_exec is not healthy: {}", driver.health_description))
-        }
+        Some((_, driver)) => Err(format!(
+            "ready, but its driver raw_exec is not healthy: {}",
+            driver.health_description
+        )),
         None => Err("ready, but it has no driver raw_exec".to_owned()),
     }
 }

@@ -1,7 +1,8 @@
 //! When the next server may be restarted.
 //!
-//! Autopilot lags by up to two seconds: right after a stop it still calls all healthy. So it is not believed alone: the
-//! restarted server must itself know the leader that all others know, and must have caught up with the leader's log.
+//! Autopilot lags by up to two seconds: right after a stop it still calls all healthy. So it is not
+//! believed alone: the restarted server must itself know the leader that all others know, and must
+//! have caught up with the leader's log.
 
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -33,13 +34,20 @@ pub(super) struct ServerHealth {
 }
 
 impl<'a> Gates<'a> {
-    pub(super) async fn restarted_server(&self, product: Product, restarted: &Node) -> Vec<Finding<'a>> {
+    pub(super) async fn restarted_server(
+        &self,
+        product: Product,
+        restarted: &Node,
+    ) -> Vec<Finding<'a>> {
         let mut findings = servers_of(self, product).await;
         if findings.iter().any(|(_, finding)| finding.is_err()) {
             return findings;
         }
         let verdict = self.is_back(product, restarted).await;
-        if let Some((_, finding)) = findings.iter_mut().find(|(node, _)| node.name == restarted.name) {
+        if let Some((_, finding)) = findings
+            .iter_mut()
+            .find(|(node, _)| node.name == restarted.name)
+        {
             *finding = verdict;
         }
         findings
@@ -47,15 +55,25 @@ impl<'a> Gates<'a> {
 
     async fn is_back(&self, product: Product, restarted: &Node) -> Result<(), String> {
         let api = self.api(restarted, product);
-        let reply = api.get("/v1/operator/autopilot/health", LIMIT).await.map_err(|error| super::asked(&error))?;
+        let reply = api
+            .get("/v1/operator/autopilot/health", LIMIT)
+            .await
+            .map_err(|error| super::asked(&error))?;
         match reply.status {
-            // Before the bootstrap of ACLs nobody may ask; nothing is restarted then but what has just been started.
+            // Before the bootstrap of ACLs nobody may ask; nothing is restarted then but what has
+            // just been started.
             StatusCode::FORBIDDEN if !api.has_token() => return Ok(()),
             // 429 means unhealthy, and comes with the same content.
             StatusCode::OK | StatusCode::TOO_MANY_REQUESTS => {}
-            _ => reply.clone().good().map(drop).map_err(|error| super::asked(&error))?,
+            _ => reply
+                .clone()
+                .good()
+                .map(drop)
+                .map_err(|error| super::asked(&error))?,
         }
-        let health = reply.json_whatever_the_status::<Health>().map_err(|error| super::asked(&error))?;
+        let health = reply
+            .json_whatever_the_status::<Health>()
+            .map_err(|error| super::asked(&error))?;
         let servers = self.cluster.servers(product).count();
         let absent = servers - self.present_servers(product).len();
         judge_health(&health, product, restarted, servers, absent)?;
@@ -72,9 +90,9 @@ impl<'a> Gates<'a> {
         // Asked after the others: its index may only be higher by then.
         let own = raft_index(restarted, "applied_index").await;
         match (others.into_iter().flatten().max(), own) {
-            (Some(committed), Some(applied)) if applied < committed => {
-                Err(format!("its log is behind: applied {applied}, the servers have {committed}"))
-            }
+            (Some(committed), Some(applied)) if applied < committed => Err(format!(
+                "its log is behind: applied {applied}, the servers have {committed}"
+            )),
             _ => Ok(()),
         }
     }
@@ -94,7 +112,11 @@ pub(super) fn judge_health(
     servers: usize,
     absent: usize,
 ) -> Result<(), String> {
-    let Some(own) = health.servers.iter().find(|server| is_rpc_of(&server.address, restarted, product)) else {
+    let Some(own) = health
+        .servers
+        .iter()
+        .find(|server| is_rpc_of(&server.address, restarted, product))
+    else {
         return Err("autopilot does not know it yet".to_owned());
     };
     if own.serf_status != "alive" && !own.serf_status.is_empty() {

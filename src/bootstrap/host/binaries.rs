@@ -20,7 +20,8 @@ use super::{Inner, Releases};
 /// How long a program may take to arrive at a node.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// Puts the new program in the place of the old one. Takes `path`, `new`, `owner` (empty: left alone).
+/// Puts the new program in the place of the old one. Takes `path`, `new`, `owner` (empty: left
+/// alone).
 const PLACE: &str = r#"
 place() {
   chmod 755 "$new" || die "$path: cannot set its mode"
@@ -61,13 +62,22 @@ echo "$archive $is" >"$note.new" && mv -f "$note.new" "$note"
 echo "$is"
 "#;
 
-pub(super) async fn install(host: &Inner, binary: &BinarySpec, releases: &Releases) -> Result<String> {
+pub(super) async fn install(
+    host: &Inner,
+    binary: &BinarySpec,
+    releases: &Releases,
+) -> Result<String> {
     match &binary.source {
         BinarySource::File(source) if host.local => {
             let seen = program_of_this_machine(&source.to_string_lossy()).await?;
-            let seen = seen.with_context(|| format!("{}: there is no such program", source.display()))?;
+            let seen =
+                seen.with_context(|| format!("{}: there is no such program", source.display()))?;
             if seen.mode & 0o111 == 0 {
-                bail!("{}: is not executable (mode {:o})", source.display(), seen.mode);
+                bail!(
+                    "{}: is not executable (mode {:o})",
+                    source.display(),
+                    seen.mode
+                );
             }
             Ok(seen.sha256)
         }
@@ -78,31 +88,47 @@ pub(super) async fn install(host: &Inner, binary: &BinarySpec, releases: &Releas
 
 /// Variables and functions for a script about a program.
 fn about(host: &Inner, binary: &BinarySpec) -> Result<String> {
-    let (folder, name) = binary.path.rsplit_once('/').with_context(|| format!("`{}` is no path", binary.path))?;
+    let (folder, name) = binary
+        .path
+        .rsplit_once('/')
+        .with_context(|| format!("`{}` is no path", binary.path))?;
     let owner = if host.local { "" } else { "root" };
     let new = quote(&format!("{folder}/.{name}.lb-new"));
-    Ok(format!("path={} new={new} owner={}\n{PLACE}", quote(&binary.path), quote(owner)))
+    Ok(format!(
+        "path={} new={new} owner={}\n{PLACE}",
+        quote(&binary.path),
+        quote(owner)
+    ))
 }
 
 async fn copy(host: &Inner, binary: &BinarySpec, source: &Path) -> Result<String> {
     let seen = program_of_this_machine(&source.to_string_lossy()).await?;
-    let sum = seen.with_context(|| format!("{}: there is no such program", source.display()))?.sha256;
+    let sum = seen
+        .with_context(|| format!("{}: there is no such program", source.display()))?
+        .sha256;
     let about = about(host, binary)?;
-    let ask =
-        "echo ::machine; uname -m\necho ::sum; if [ -f \"$path\" ]; then sum \"$path\"; fi\necho ::new; echo \"$new\"";
+    let ask = "echo ::machine; uname -m\necho ::sum; if [ -f \"$path\" ]; then sum \"$path\"; fi\necho ::new; echo \"$new\"";
     let answer = host.channel.run(&format!("{about}{ask}"), PATIENCE).await?;
     let answer = Sections::parse(&answer);
     if answer.first("sum") == Some(&sum) {
         return Ok(sum);
     }
-    let mut file = File::open(source).with_context(|| format!("{}: cannot read it", source.display()))?;
+    let mut file =
+        File::open(source).with_context(|| format!("{}: cannot read it", source.display()))?;
     let mut head = Vec::new();
-    std::io::Read::by_ref(&mut file).take(20).read_to_end(&mut head)?;
+    std::io::Read::by_ref(&mut file)
+        .take(20)
+        .read_to_end(&mut head)?;
     let machine = answer.first("machine").unwrap_or_default();
     if let Some(reason) = unfit(&head, arch(machine)) {
-        bail!("{}: {} {reason}, but the node is {machine}: name one that fits", host.name, source.display());
+        bail!(
+            "{}: {} {reason}, but the node is {machine}: name one that fits",
+            host.name,
+            source.display()
+        );
     }
-    let file = File::open(source).with_context(|| format!("{}: cannot read it", source.display()))?;
+    let file =
+        File::open(source).with_context(|| format!("{}: cannot read it", source.display()))?;
     let new = answer.first("new").unwrap_or_default();
     host.channel.copy(file, new, TRANSFER_PATIENCE).await?;
     let place = format!(
@@ -112,11 +138,21 @@ async fn copy(host: &Inner, binary: &BinarySpec, source: &Path) -> Result<String
     Ok(sum)
 }
 
-async fn fetch(host: &Inner, binary: &BinarySpec, version: &str, releases: &Releases) -> Result<String> {
+async fn fetch(
+    host: &Inner,
+    binary: &BinarySpec,
+    version: &str,
+    releases: &Releases,
+) -> Result<String> {
     let answer = host.channel.run("uname -s\nuname -m", PATIENCE).await?;
     let mut lines = answer.lines();
-    let (os, machine) = (lines.next().unwrap_or_default().to_lowercase(), lines.next().unwrap_or_default());
-    let archive = releases.archive(&binary.name, version, &os, arch(machine)).await?;
+    let (os, machine) = (
+        lines.next().unwrap_or_default().to_lowercase(),
+        lines.next().unwrap_or_default(),
+    );
+    let archive = releases
+        .archive(&binary.name, version, &os, arch(machine))
+        .await?;
     let script = format!(
         "{}run={} name={} url={} archive={}\n{FETCH}",
         about(host, binary)?,
@@ -125,10 +161,16 @@ async fn fetch(host: &Inner, binary: &BinarySpec, version: &str, releases: &Rele
         quote(&archive.url),
         quote(&archive.sha256),
     );
-    Ok(host.channel.run(&script, TRANSFER_PATIENCE).await?.trim().to_owned())
+    Ok(host
+        .channel
+        .run(&script, TRANSFER_PATIENCE)
+        .await?
+        .trim()
+        .to_owned())
 }
 
-/// Why a program does not run on this processor, if that can be told from its first bytes. Scripts run anywhere.
+/// Why a program does not run on this processor, if that can be told from its first bytes. Scripts
+/// run anywhere.
 fn unfit(head: &[u8], node: &str) -> Option<String> {
     if head.starts_with(b"#!") {
         return None;
@@ -138,8 +180,11 @@ fn unfit(head: &[u8], node: &str) -> Option<String> {
     }
     // e_machine, in the byte order that e_ident[EI_DATA] names (elf(5)).
     let (low, high) = (*head.get(18)?, *head.get(19)?);
-    let machine =
-        if head.get(5) == Some(&2) { u16::from_be_bytes([low, high]) } else { u16::from_le_bytes([low, high]) };
+    let machine = if head.get(5) == Some(&2) {
+        u16::from_be_bytes([low, high])
+    } else {
+        u16::from_le_bytes([low, high])
+    };
     let its = match machine {
         3 => "386",
         40 => "arm",
@@ -168,7 +213,10 @@ mod tests {
         assert_eq!(unfit(&elf(183), "amd64").unwrap(), "is for arm64");
         assert!(unfit(&elf(8), "amd64").unwrap().contains("machine 8"));
         assert_eq!(unfit(b"#!/bin/sh\n", "amd64"), None);
-        assert_eq!(unfit(b"\xcf\xfa\xed\xfe Mach-O", "arm64").unwrap(), "is no Linux program");
+        assert_eq!(
+            unfit(b"\xcf\xfa\xed\xfe Mach-O", "arm64").unwrap(),
+            "is no Linux program"
+        );
         assert!(unfit(b"", "amd64").is_some());
         let mut big = elf(0);
         big[5] = 2;

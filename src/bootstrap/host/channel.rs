@@ -1,9 +1,9 @@
 //! The way to a node: `sh` on this machine, or `ssh` with one connection that all commands share.
 //!
-//! `ssh` is the user's own, with its configuration, agent, known hosts and jump hosts. The first command to a node
-//! dials and stays behind as master of the connection; whatever `ssh` has to ask a person is asked then, one node after
-//! the other. Later commands go through the master's socket, ask nothing, and are out of reach of Ctrl-C, so that what
-//! was begun on a node is ended.
+//! `ssh` is the user's own, with its configuration, agent, known hosts and jump hosts. The first
+//! command to a node dials and stays behind as master of the connection; whatever `ssh` has to ask
+//! a person is asked then, one node after the other. Later commands go through the master's socket,
+//! ask nothing, and are out of reach of Ctrl-C, so that what was begun on a node is ended.
 
 use std::fs::File;
 use std::process::{ExitStatus, Stdio};
@@ -62,7 +62,10 @@ enum Input<'a> {
 impl Channel {
     /// This machine.
     pub(super) fn local(node: &str) -> Self {
-        Self { node: node.to_owned(), way: Way::Local }
+        Self {
+            node: node.to_owned(),
+            way: Way::Local,
+        }
     }
 
     /// A machine behind ssh.
@@ -84,11 +87,15 @@ impl Channel {
     pub(super) async fn dial(&self) -> Result<()> {
         match &self.way {
             Way::Local => Ok(()),
-            Way::Ssh(remote) => remote.dial().await.with_context(|| format!("{}: no connection by ssh", self.node)),
+            Way::Ssh(remote) => remote
+                .dial()
+                .await
+                .with_context(|| format!("{}: no connection by ssh", self.node)),
         }
     }
 
-    /// How to open streams to what the node reaches. Each makes a connection of its own for as long as none stands.
+    /// How to open streams to what the node reaches. Each makes a connection of its own for as long
+    /// as none stands.
     pub(super) fn dialer(&self) -> Dialer {
         match &self.way {
             Way::Local => Dialer::Direct,
@@ -109,16 +116,28 @@ impl Channel {
 
     /// Runs a script body (see [`script::whole`]); what it prints.
     pub(super) async fn run(&self, body: &str, patience: Duration) -> Result<String> {
-        self.answer(None, Input::Text(&script::whole(body)), patience).await
+        self.answer(None, Input::Text(&script::whole(body)), patience)
+            .await
     }
 
-    /// Copies a file of this machine to a path of the node, over what is there. Of use before a rename only.
+    /// Copies a file of this machine to a path of the node, over what is there. Of use before a
+    /// rename only.
     pub(super) async fn copy(&self, file: File, path: &str, patience: Duration) -> Result<()> {
-        let command = format!("sh -c 'umask 077; rm -f \"$0\"; cat >\"$0\"' {}", script::quote(path));
-        self.answer(Some(&command), Input::File(file), patience).await.map(drop)
+        let command = format!(
+            "sh -c 'umask 077; rm -f \"$0\"; cat >\"$0\"' {}",
+            script::quote(path)
+        );
+        self.answer(Some(&command), Input::File(file), patience)
+            .await
+            .map(drop)
     }
 
-    async fn answer(&self, command: Option<&str>, input: Input<'_>, patience: Duration) -> Result<String> {
+    async fn answer(
+        &self,
+        command: Option<&str>,
+        input: Input<'_>,
+        patience: Duration,
+    ) -> Result<String> {
         let command = command.unwrap_or("sh");
         let mut process = match &self.way {
             Way::Local => {
@@ -126,9 +145,16 @@ impl Channel {
                 if command != "sh" {
                     process.args(["-c", command]);
                 }
-                // What is meant for the user's own `consul` and `nomad` would be taken by agents started here, too.
-                let foreign = |name: &str| ["CONSUL_", "NOMAD_", "VAULT_"].iter().any(|its| name.starts_with(its));
-                for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(foreign)) {
+                // What is meant for the user's own `consul` and `nomad` would be taken by agents
+                // started here, too.
+                let foreign = |name: &str| {
+                    ["CONSUL_", "NOMAD_", "VAULT_"]
+                        .iter()
+                        .any(|its| name.starts_with(its))
+                };
+                for (name, _) in
+                    std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(foreign))
+                {
                     process.env_remove(name);
                 }
                 process
@@ -136,24 +162,41 @@ impl Channel {
             Way::Ssh(remote) => {
                 self.dial().await?;
                 let mut process = Command::new("ssh");
-                process.args(remote.arguments(false, true)).arg("--").arg(&remote.destination);
-                process.arg(if remote.sudo { format!("sudo -n {command}") } else { command.to_owned() });
+                process
+                    .args(remote.arguments(false, true))
+                    .arg("--")
+                    .arg(&remote.destination);
+                process.arg(if remote.sudo {
+                    format!("sudo -n {command}")
+                } else {
+                    command.to_owned()
+                });
                 process
             }
         };
         process.process_group(0);
         let result = match timeout(patience, talk(process, input)).await {
-            Ok(result) => {
-                result.with_context(|| format!("{}: cannot run a command by {}", self.node, self.describe()))?
-            }
-            Err(_) => bail!("{}: no answer by {} within {} s", self.node, self.describe(), patience.as_secs()),
+            Ok(result) => result.with_context(|| {
+                format!("{}: cannot run a command by {}", self.node, self.describe())
+            })?,
+            Err(_) => bail!(
+                "{}: no answer by {} within {} s",
+                self.node,
+                self.describe(),
+                patience.as_secs()
+            ),
         };
         let said = result.error.trim();
         if let Way::Ssh(remote) = &self.way
             && result.status.code() == Some(SSH_FAILED)
         {
             *remote.dialled.lock().await = false;
-            bail!("{}: the connection by ssh {} failed: {}", self.node, remote.destination, or_silence(said));
+            bail!(
+                "{}: the connection by ssh {} failed: {}",
+                self.node,
+                remote.destination,
+                or_silence(said)
+            );
         }
         if !result.status.success() {
             if said.starts_with("sudo:") {
@@ -170,7 +213,11 @@ impl Channel {
 }
 
 fn or_silence(said: &str) -> &str {
-    if said.is_empty() { "it failed without a word" } else { said }
+    if said.is_empty() {
+        "it failed without a word"
+    } else {
+        said
+    }
 }
 
 struct Talk {
@@ -185,11 +232,17 @@ async fn talk(mut process: Command, input: Input<'_>) -> std::io::Result<Talk> {
         Input::Text(text) => (Stdio::piped(), text),
         Input::File(file) => (Stdio::from(file), ""),
     };
-    let mut child = process.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let mut child = process
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
     let (pipe, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(mut pipe) = pipe {
-            // A shell that ends early stops reading; its exit status tells more than the broken pipe.
+            // A shell that ends early stops reading; its exit status tells more than the broken
+            // pipe.
             let _ = pipe.write_all(text.as_bytes()).await;
         }
     };
@@ -211,16 +264,28 @@ async fn talk(mut process: Command, input: Input<'_>) -> std::io::Result<Talk> {
     read_err?;
     let status = child.wait().await?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Talk { status, answer: text(answer), error: text(error) })
+    Ok(Talk {
+        status,
+        answer: text(answer),
+        error: text(error),
+    })
 }
 
 impl Remote {
-    /// Options of a call. `dial`: it may become the master, which holds on to its standard error for good.
-    /// `quiet`: nothing may be asked.
+    /// Options of a call. `dial`: it may become the master, which holds on to its standard error
+    /// for good. `quiet`: nothing may be asked.
     fn arguments(&self, dial: bool, quiet: bool) -> Vec<String> {
         let option = |text: String| ["-o".to_owned(), text];
-        let batch = if quiet { "BatchMode=yes" } else { "BatchMode=no" };
-        let master = if dial { "ControlMaster=auto" } else { "ControlMaster=no" };
+        let batch = if quiet {
+            "BatchMode=yes"
+        } else {
+            "BatchMode=no"
+        };
+        let master = if dial {
+            "ControlMaster=auto"
+        } else {
+            "ControlMaster=no"
+        };
         let ours = [
             master,
             &format!("ControlPath={}", self.socket),
@@ -233,10 +298,17 @@ impl Remote {
         ]
         .map(str::to_owned);
         // ssh takes the first value it meets, so the user's options win over these.
-        let otherwise = ["ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3", "LogLevel=ERROR"]
-            .map(str::to_owned);
+        let otherwise = [
+            "ConnectTimeout=10",
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=3",
+            "LogLevel=ERROR",
+        ]
+        .map(str::to_owned);
         let ours = ours.into_iter().flat_map(option);
-        ours.chain(self.options.iter().cloned()).chain(otherwise.into_iter().flat_map(option)).collect()
+        ours.chain(self.options.iter().cloned())
+            .chain(otherwise.into_iter().flat_map(option))
+            .collect()
     }
 
     /// Makes the connection that commands share, unless it stands.
@@ -266,19 +338,38 @@ impl Remote {
         let log = format!("{}.log", self.socket);
         let stderr = File::create(&log).with_context(|| format!("cannot write {log}"))?;
         let mut process = Command::new("ssh");
-        process.args(self.arguments(true, quiet)).arg("--").arg(&self.destination).arg("true");
-        process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).kill_on_drop(true);
+        process
+            .args(self.arguments(true, quiet))
+            .arg("--")
+            .arg(&self.destination)
+            .arg("true");
+        process
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .kill_on_drop(true);
         if quiet {
             process.process_group(0);
         }
-        let mut child = process.spawn().context("cannot start `ssh`: is it installed?")?;
+        let mut child = process
+            .spawn()
+            .context("cannot start `ssh`: is it installed?")?;
         let status = match timeout(DIAL_PATIENCE, child.wait()).await {
             Ok(status) => status?,
-            Err(_) => bail!("{}: not connected within {} s", self.destination, DIAL_PATIENCE.as_secs()),
+            Err(_) => bail!(
+                "{}: not connected within {} s",
+                self.destination,
+                DIAL_PATIENCE.as_secs()
+            ),
         };
         if !status.success() {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            bail!("ssh {}: {}{}", self.destination, or_silence(said.trim()), advice(&said));
+            bail!(
+                "ssh {}: {}{}",
+                self.destination,
+                or_silence(said.trim()),
+                advice(&said)
+            );
         }
         Ok(())
     }
@@ -299,9 +390,13 @@ fn advice(said: &str) -> &'static str {
 
 /// Whether ssh failed for want of somebody to ask.
 fn needs_a_person(error: &str) -> bool {
-    ["Permission denied", "Host key verification failed", "Too many authentication failures"]
-        .iter()
-        .any(|text| error.contains(text))
+    [
+        "Permission denied",
+        "Host key verification failed",
+        "Too many authentication failures",
+    ]
+    .iter()
+    .any(|text| error.contains(text))
 }
 
 #[cfg(test)]
@@ -322,8 +417,14 @@ mod tests {
 
     #[test]
     fn options_of_the_user_win_where_they_may() {
-        let arguments = remote(&["-o", "ConnectTimeout=99", "-o", "BatchMode=no"]).arguments(true, true);
-        let position = |text: &str| arguments.iter().position(|argument| argument == text).unwrap();
+        let arguments =
+            remote(&["-o", "ConnectTimeout=99", "-o", "BatchMode=no"]).arguments(true, true);
+        let position = |text: &str| {
+            arguments
+                .iter()
+                .position(|argument| argument == text)
+                .unwrap()
+        };
         assert!(position("BatchMode=yes") < position("BatchMode=no"));
         assert!(position("ConnectTimeout=99") < position("ConnectTimeout=10"));
     }
@@ -331,12 +432,21 @@ mod tests {
     #[tokio::test]
     async fn a_local_command_answers_or_tells_why_not() {
         let channel = Channel::local("consul-0");
-        assert_eq!(channel.run("echo hello", PATIENCE).await.unwrap(), "hello\n");
-        let error = channel.run("echo no room >&2; exit 3", PATIENCE).await.unwrap_err();
+        assert_eq!(
+            channel.run("echo hello", PATIENCE).await.unwrap(),
+            "hello\n"
+        );
+        let error = channel
+            .run("echo no room >&2; exit 3", PATIENCE)
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "consul-0: no room");
         let error = channel.run("exit 3", PATIENCE).await.unwrap_err();
         assert!(error.to_string().contains("without a word"), "{error}");
-        let error = channel.run("sleep 60", Duration::from_millis(50)).await.unwrap_err();
+        let error = channel
+            .run("sleep 60", Duration::from_millis(50))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("no answer"), "{error}");
     }
 
@@ -344,6 +454,13 @@ mod tests {
     async fn an_option_is_not_taken_for_a_host() {
         let mut remote = remote(&[]);
         remote.destination = "-oProxyCommand=touch x".to_owned();
-        assert!(remote.dial().await.unwrap_err().to_string().contains("is no host"));
+        assert!(
+            remote
+                .dial()
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("is no host")
+        );
     }
 }

@@ -33,7 +33,8 @@ struct Folder {
 }
 
 impl ControlDir {
-    /// Makes it, for this user alone. Nothing is asked on the terminal unless standard input is one.
+    /// Makes it, for this user alone. Nothing is asked on the terminal unless standard input is
+    /// one.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -43,18 +44,31 @@ impl ControlDir {
         // Locked before it has its name: else another run might take it for abandoned.
         let new = Path::new(BASE).join(format!("lb-new-{dice:08x}"));
         let cannot = || format!("cannot make {}", path.display());
-        DirBuilder::new().mode(0o700).create(&new).with_context(cannot)?;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&new)
+            .with_context(cannot)?;
         let lock = File::create(new.join(LOCK)).with_context(cannot)?;
         lock.lock().with_context(cannot)?;
         fs::rename(&new, &path).with_context(cannot)?;
         remove_abandoned(lock.metadata().with_context(cannot)?.uid());
         let interactive = std::io::IsTerminal::is_terminal(&std::io::stdin());
-        Ok(Self(Arc::new(Folder { path, interactive, prompt: Mutex::new(()), _lock: lock })))
+        Ok(Self(Arc::new(Folder {
+            path,
+            interactive,
+            prompt: Mutex::new(()),
+            _lock: lock,
+        })))
     }
 
-    /// The socket of a node. Short, whatever the node is called: a socket's path has 100 bytes or so.
+    /// The socket of a node. Short, whatever the node is called: a socket's path has 100 bytes or
+    /// so.
     pub(super) fn socket(&self, node: &str) -> String {
-        self.0.path.join(&sha256(node.as_bytes())[..12]).to_string_lossy().into_owned()
+        self.0
+            .path
+            .join(&sha256(node.as_bytes())[..12])
+            .to_string_lossy()
+            .into_owned()
     }
 
     pub(super) fn is_interactive(&self) -> bool {
@@ -81,14 +95,18 @@ fn close(folder: &Path) {
             let control = format!("ControlPath={}", path.display());
             let mut command = Command::new("ssh");
             command.args(["-F", "/dev/null", "-o", &control, "-O", "exit", "master"]);
-            let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let _ = command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
         }
     }
     let _ = fs::remove_dir_all(folder);
 }
 
-/// Closes what runs of this user left behind that were killed: their connections would stay open for minutes, and
-/// their folders for good.
+/// Closes what runs of this user left behind that were killed: their connections would stay open
+/// for minutes, and their folders for good.
 fn remove_abandoned(user: u32) {
     for entry in fs::read_dir(BASE).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -122,7 +140,10 @@ mod tests {
     fn is_private_short_and_gone_at_the_end() {
         let control = ControlDir::create().unwrap();
         let path = control.0.path.clone();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         let socket = control.socket(&"long-name".repeat(20));
         // ssh appends 17 bytes while it makes the socket; macOS takes 104 in all.
         assert!(socket.len() + 17 < 104, "{socket}");

@@ -1,8 +1,9 @@
-//! Starting, stopping and watching over the daemons of a node, by systemd or as plain processes in the background.
+//! Starting, stopping and watching over the daemons of a node, by systemd or as plain processes in
+//! the background.
 //!
-//! A plain process has a session of its own, so that neither the end of this program nor Ctrl-C reaches it, and a file
-//! with its id. Ids are reused: a process counts as the daemon only if its command line names the daemon's
-//! configuration folder.
+//! A plain process has a session of its own, so that neither the end of this program nor Ctrl-C
+//! reaches it, and a file with its id. Ids are reused: a process counts as the daemon only if its
+//! command line names the daemon's configuration folder.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::Inner;
 use super::channel::PATIENCE;
 use super::script::{quote, quote_all};
 
-/// Functions of the process runner. `running PRODUCT CONFIG` prints the daemon's process id, if it runs.
+/// Functions of the process runner. `running PRODUCT CONFIG` prints the daemon's process id, if it
+/// runs.
 pub(super) const RUNNING: &str = r#"
 command_of() {
   if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -o args= -p "$1" 2>/dev/null; fi
@@ -29,12 +31,13 @@ running() {
 /// Log files are put aside at a start when they are longer than this.
 const LOG_BYTES_MAX: u64 = 32 << 20;
 
-/// Takes `run`, `name`, `config`, `user` (empty: the one we are) and the command, as `$@` and quoted as `line`.
+/// Takes `run`, `name`, `config`, `user` (empty: the one we are) and the command, as `$@` and
+/// quoted as `line`.
 ///
-/// The process writes its own id to descriptor 3 before it becomes the daemon, so it needs no right to that file, and
-/// whichever way to another user is taken, the id is the right one. On a busy machine that may take seconds. A shell's
-/// `&` would have it ignore SIGINT. What our own caller left open is closed, too; above descriptor 9 only bash can do
-/// that.
+/// The process writes its own id to descriptor 3 before it becomes the daemon, so it needs no right
+/// to that file, and whichever way to another user is taken, the id is the right one. On a busy
+/// machine that may take seconds. A shell's `&` would have it ignore SIGINT. What our own caller
+/// left open is closed, too; above descriptor 9 only bash can do that.
 const START_PROCESS: &str = r#"
 if running "$name" "$config" >/dev/null; then return 0; fi
 log="$run/$name.log"
@@ -142,7 +145,9 @@ pub(super) fn print_pid(host: &Inner, product: Product) -> String {
     match host.runner {
         Runner::Process => format!("running {name} {}", quote(host.layout.config(product))),
         Runner::Systemd => {
-            format!("systemctl show -p MainPID {name} 2>/dev/null | sed -n 's/^MainPID=\\([1-9]\\)/\\1/p'")
+            format!(
+                "systemctl show -p MainPID {name} 2>/dev/null | sed -n 's/^MainPID=\\([1-9]\\)/\\1/p'"
+            )
         }
     }
 }
@@ -150,7 +155,10 @@ pub(super) fn print_pid(host: &Inner, product: Product) -> String {
 /// Variables and functions for a script about a daemon.
 fn about(host: &Inner, product: Product) -> String {
     let (run, config) = (quote(&host.layout.run), quote(host.layout.config(product)));
-    format!("run={run} name={} config={config} max={LOG_BYTES_MAX}\n{RUNNING}", product.name())
+    format!(
+        "run={run} name={} config={config} max={LOG_BYTES_MAX}\n{RUNNING}",
+        product.name()
+    )
 }
 
 pub(super) async fn start(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
@@ -159,7 +167,11 @@ pub(super) async fn start(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
         Runner::Process => {
             let user = if host.local { "" } else { daemon.user.name() };
             let command = quote_all(daemon.command.iter().map(String::as_str));
-            format!("{about}user={} as= line={}\nset -- {command}\n{START_PROCESS}", quote(user), quote(&command))
+            format!(
+                "{about}user={} as= line={}\nset -- {command}\n{START_PROCESS}",
+                quote(user),
+                quote(&command)
+            )
         }
         Runner::Systemd => format!("{about}{START_UNIT}"),
     };
@@ -172,11 +184,19 @@ pub(super) async fn stop(host: &Inner, daemon: &DaemonSpec, patience: Duration) 
         Runner::Systemd => STOP_UNIT,
     };
     let keeps = if daemon.keeps_children { "yes" } else { "no" };
-    let script = format!("{}rounds={} keeps={keeps}\n{body}", about(host, daemon.product), patience.as_millis() / 100);
+    let script = format!(
+        "{}rounds={} keeps={keeps}\n{body}",
+        about(host, daemon.product),
+        patience.as_millis() / 100
+    );
     let answer = host.channel.run(&script, patience * 2 + PATIENCE).await?;
     if answer.contains("killed") {
         let seconds = patience.as_secs();
-        tracing::warn!("{}: {} did not end within {seconds} s of SIGINT and was killed", host.name, daemon.product);
+        tracing::warn!(
+            "{}: {} did not end within {seconds} s of SIGINT and was killed",
+            host.name,
+            daemon.product
+        );
     }
     Ok(())
 }
@@ -199,7 +219,10 @@ pub(super) async fn reload(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
         }
         Runner::Systemd => "systemctl kill --kill-who=main -s HUP \"$name\"",
     };
-    host.channel.run(&format!("{}{body}", about(host, daemon.product)), PATIENCE).await.map(drop)
+    host.channel
+        .run(&format!("{}{body}", about(host, daemon.product)), PATIENCE)
+        .await
+        .map(drop)
 }
 
 pub(super) async fn stamp(host: &Inner, product: Product, stamps: &Stamps) -> Result<()> {
@@ -219,8 +242,12 @@ pub(super) async fn stamp(host: &Inner, product: Product, stamps: &Stamps) -> Re
 
 pub(super) async fn log(host: &Inner, product: Product, lines: usize) -> Result<String> {
     let body = match host.runner {
-        Runner::Process => format!("[ -e \"$run/$name.log\" ] || return 0\ntail -n {lines} \"$run/$name.log\""),
+        Runner::Process => {
+            format!("[ -e \"$run/$name.log\" ] || return 0\ntail -n {lines} \"$run/$name.log\"")
+        }
         Runner::Systemd => format!("journalctl -q -o cat --no-pager -n {lines} -u \"$name\""),
     };
-    host.channel.run(&format!("{}{body}", about(host, product)), PATIENCE).await
+    host.channel
+        .run(&format!("{}{body}", about(host, product)), PATIENCE)
+        .await
 }

@@ -1,8 +1,8 @@
 //! A byte stream to an address as seen from a node.
 //!
-//! Behind ssh it is the standard input and output of `ssh -W`. Whether the address accepted is known to that ssh
-//! alone, which says so on its standard error; a stream that ends before its first byte therefore ends in an error
-//! with those words.
+//! Behind ssh it is the standard input and output of `ssh -W`. Whether the address accepted is
+//! known to that ssh alone, which says so on its standard error; a stream that ends before its
+//! first byte therefore ends in an error with those words.
 
 use std::io;
 use std::net::SocketAddr;
@@ -64,7 +64,9 @@ impl Dialer {
                 tcp.set_nodelay(true)?;
                 Ok(Stream::Tcp(tcp))
             }
-            Self::Ssh(tunnel) => tunnel.open(addr).map(|tunnelled| Stream::Ssh(Box::new(tunnelled))),
+            Self::Ssh(tunnel) => tunnel
+                .open(addr)
+                .map(|tunnelled| Stream::Ssh(Box::new(tunnelled))),
         }
     }
 }
@@ -72,13 +74,25 @@ impl Dialer {
 impl Tunnel {
     fn open(&self, addr: SocketAddr) -> io::Result<Tunnelled> {
         let mut command = Command::new("ssh");
-        command.args(["-W", &addr.to_string()]).args(&self.arguments).arg("--").arg(&self.destination);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["-W", &addr.to_string()])
+            .args(&self.arguments)
+            .arg("--")
+            .arg(&self.destination);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
         match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
-            (Some(stdin), Some(stdout), Some(stderr)) => {
-                Ok(Tunnelled { stdin, stdout, stderr, complaint: Vec::new(), answered: false, _child: child })
-            }
+            (Some(stdin), Some(stdout), Some(stderr)) => Ok(Tunnelled {
+                stdin,
+                stdout,
+                stderr,
+                complaint: Vec::new(),
+                answered: false,
+                _child: child,
+            }),
             _ => Err(io::Error::other("ssh has no standard input and output")),
         }
     }
@@ -100,7 +114,8 @@ impl Tunnelled {
     }
 }
 
-/// What ssh says about an address that cannot be reached, as the error that connect(2) would have given.
+/// What ssh says about an address that cannot be reached, as the error that connect(2) would have
+/// given.
 fn refusal(complaint: &str) -> io::Error {
     let kind = if complaint.contains("Connection refused") {
         io::ErrorKind::ConnectionRefused
@@ -112,11 +127,23 @@ fn refusal(complaint: &str) -> io::Error {
         io::ErrorKind::UnexpectedEof
     };
     let said = complaint.trim();
-    io::Error::new(kind, if said.is_empty() { "closed before the first byte" } else { said }.to_owned())
+    io::Error::new(
+        kind,
+        if said.is_empty() {
+            "closed before the first byte"
+        } else {
+            said
+        }
+        .to_owned(),
+    )
 }
 
 impl AsyncRead for Tunnelled {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stdout).poll_read(cx, buf))?;
@@ -130,7 +157,11 @@ impl AsyncRead for Tunnelled {
 }
 
 impl AsyncWrite for Tunnelled {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match ready!(Pin::new(&mut this.stdin).poll_write(cx, buf)) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !this.answered => {
@@ -150,7 +181,11 @@ impl AsyncWrite for Tunnelled {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Ssh(ssh) => Pin::new(ssh.as_mut()).poll_read(cx, buf),
@@ -159,7 +194,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Ssh(ssh) => Pin::new(ssh.as_mut()).poll_write(cx, buf),
@@ -188,9 +227,18 @@ mod tests {
     #[test]
     fn a_complaint_of_ssh_becomes_the_error_of_connect() {
         for (complaint, kind) in [
-            ("channel 0: open failed: connect failed: Connection refused\n", io::ErrorKind::ConnectionRefused),
-            ("channel 0: open failed: connect failed: Connection timed out", io::ErrorKind::TimedOut),
-            ("connect failed: No route to host", io::ErrorKind::HostUnreachable),
+            (
+                "channel 0: open failed: connect failed: Connection refused\n",
+                io::ErrorKind::ConnectionRefused,
+            ),
+            (
+                "channel 0: open failed: connect failed: Connection timed out",
+                io::ErrorKind::TimedOut,
+            ),
+            (
+                "connect failed: No route to host",
+                io::ErrorKind::HostUnreachable,
+            ),
             ("", io::ErrorKind::UnexpectedEof),
         ] {
             let error = refusal(complaint);

@@ -12,8 +12,9 @@ use super::{Inner, MARK};
 
 /// Functions of the scripts here.
 ///
-/// `put` works beside the target under a name that it makes itself (`set -C`: never through a link planted there). On a
-/// machine of the cluster it reaches the disk before it has its name, or a power cut could leave an empty key there.
+/// `put` works beside the target under a name that it makes itself (`set -C`: never through a link
+/// planted there). On a machine of the cluster it reaches the disk before it has its name, or a
+/// power cut could leave an empty key there.
 const PUT: &str = r#"
 put() {
   path=$1 mode=$2 owner=$3
@@ -87,11 +88,18 @@ pub(super) async fn claim(host: &Inner, cluster_id: &str) -> Result<()> {
 }
 
 pub(super) async fn ensure_users(host: &Inner, users: &[Owner]) -> Result<()> {
-    let names: Vec<&str> = users.iter().filter(|&&user| user != Owner::Root).map(|user| user.name()).collect();
+    let names: Vec<&str> = users
+        .iter()
+        .filter(|&&user| user != Owner::Root)
+        .map(|user| user.name())
+        .collect();
     if host.local || names.is_empty() {
         return Ok(());
     }
-    host.channel.run(&format!("set -- {}\n{USERS}", quote_all(names)), PATIENCE).await.map(drop)
+    host.channel
+        .run(&format!("set -- {}\n{USERS}", quote_all(names)), PATIENCE)
+        .await
+        .map(drop)
 }
 
 pub(super) async fn ensure_directories(host: &Inner, dirs: &[DirSpec]) -> Result<()> {
@@ -100,7 +108,13 @@ pub(super) async fn ensure_directories(host: &Inner, dirs: &[DirSpec]) -> Result
     }
     let mut script = DIRECTORY.to_owned();
     for dir in dirs {
-        let _ = writeln!(script, "dir {} {:o} {}", quote(&dir.path), dir.mode, host.owner(dir.owner));
+        let _ = writeln!(
+            script,
+            "dir {} {:o} {}",
+            quote(&dir.path),
+            dir.mode,
+            host.owner(dir.owner)
+        );
     }
     host.channel.run(&script, PATIENCE).await.map(drop)
 }
@@ -112,28 +126,46 @@ pub(super) async fn write(host: &Inner, files: &[&FileSpec]) -> Result<()> {
     let mut script = PUT.to_owned();
     for file in files {
         let (path, owner) = (quote(&file.path), host.owner(file.owner));
-        let _ = write!(script, "put {path} {:o} {owner} {}", file.mode, document(&file.content));
+        let _ = write!(
+            script,
+            "put {path} {:o} {owner} {}",
+            file.mode,
+            document(&file.content)
+        );
     }
-    script.push_str(reread_units(host, files.iter().map(|file| file.path.as_str())));
+    script.push_str(reread_units(
+        host,
+        files.iter().map(|file| file.path.as_str()),
+    ));
     host.channel.run(&script, PATIENCE).await.map(drop)
 }
 
 pub(super) async fn remove(host: &Inner, paths: &[String]) -> Result<()> {
     if let Some(path) = paths.iter().find(|path| !is_inside(&host.layout, path)) {
-        bail!("{}: {path}: lies outside the folders of the cluster, so it is not removed", host.name);
+        bail!(
+            "{}: {path}: lies outside the folders of the cluster, so it is not removed",
+            host.name
+        );
     }
     if paths.is_empty() {
         return Ok(());
     }
     let paths = || paths.iter().map(String::as_str);
-    let script =
-        format!("rm -rf {} || die 'not all could be removed'\n{}", quote_all(paths()), reread_units(host, paths()));
+    let script = format!(
+        "rm -rf {} || die 'not all could be removed'\n{}",
+        quote_all(paths()),
+        reread_units(host, paths())
+    );
     host.channel.run(&script, PATIENCE).await.map(drop)
 }
 
 /// What makes systemd read changed units, if there are any.
 fn reread_units<'a>(host: &Inner, mut paths: impl Iterator<Item = &'a str>) -> &'static str {
-    let units = host.layout.units.as_deref().filter(|_| host.runner == Runner::Systemd);
+    let units = host
+        .layout
+        .units
+        .as_deref()
+        .filter(|_| host.runner == Runner::Systemd);
     match units {
         Some(units) if paths.any(|path| below(units, path)) => {
             "systemctl daemon-reload || die 'systemd cannot read its units'\n"
@@ -144,18 +176,30 @@ fn reread_units<'a>(host: &Inner, mut paths: impl Iterator<Item = &'a str>) -> &
 
 /// Whether a path lies inside one of the layout's folders; of the folder of units, our own alone.
 fn is_inside(layout: &Layout, path: &str) -> bool {
-    let folders =
-        [&layout.consul_config, &layout.consul_data, &layout.nomad_config, &layout.nomad_data, &layout.lb, &layout.run];
-    let is_plain = path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
+    let folders = [
+        &layout.consul_config,
+        &layout.consul_data,
+        &layout.nomad_config,
+        &layout.nomad_data,
+        &layout.lb,
+        &layout.run,
+    ];
+    let is_plain = path
+        .split('/')
+        .skip(1)
+        .all(|part| !part.is_empty() && part != "." && part != "..");
     let is_unit = |units: &String| UNITS.iter().any(|unit| path == format!("{units}/{unit}"));
-    is_plain && (folders.iter().any(|folder| below(folder, path)) || layout.units.as_ref().is_some_and(is_unit))
+    is_plain
+        && (folders.iter().any(|folder| below(folder, path))
+            || layout.units.as_ref().is_some_and(is_unit))
 }
 
 /// Units that are ours.
 pub(super) const UNITS: [&str; 3] = ["consul.service", "nomad.service", "lb.service"];
 
 fn below(folder: &str, path: &str) -> bool {
-    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+    path.strip_prefix(folder)
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -165,7 +209,11 @@ mod tests {
     #[test]
     fn only_what_lies_in_our_folders_may_be_removed() {
         let layout = Layout::system();
-        for path in ["/etc/consul.d/old.hcl", "/opt/nomad/alloc/x", "/etc/systemd/system/consul.service"] {
+        for path in [
+            "/etc/consul.d/old.hcl",
+            "/opt/nomad/alloc/x",
+            "/etc/systemd/system/consul.service",
+        ] {
             assert!(is_inside(&layout, path), "{path}");
         }
         for path in [

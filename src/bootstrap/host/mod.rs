@@ -1,4 +1,5 @@
-//! Acting on one node: small POSIX sh scripts, run by `sh` on this machine or over the user's own `ssh`.
+//! Acting on one node: small POSIX sh scripts, run by `sh` on this machine or over the user's own
+//! `ssh`.
 //!
 //! ```text
 //!   Host ─▶ script (text, read by `sh` from its stdin) ─▶ channel ─▶ sh | ssh … [sudo -n] sh
@@ -6,9 +7,10 @@
 //!    └──▶ Dialer ─▶ TcpStream | ssh -W      (bytes to an address as seen from that node)
 //! ```
 //!
-//! One code path serves both targets. Scripts and contents travel over stdin, so no secret is ever an argument of a
-//! process, and a script is read whole before its first line runs, so a broken connection does nothing by halves.
-//! What is to be done is decided elsewhere (`plan`); what a node shall have comes from `render`.
+//! One code path serves both targets. Scripts and contents travel over stdin, so no secret is ever
+//! an argument of a process, and a script is read whole before its first line runs, so a broken
+//! connection does nothing by halves. What is to be done is decided elsewhere (`plan`); what a node
+//! shall have comes from `render`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +108,8 @@ impl Host {
 
     /// What the node has of all that `spec` names. One round trip.
     ///
-    /// On the local target owners are ignored: the owner that the specification asks for is reported.
+    /// On the local target owners are ignored: the owner that the specification asks for is
+    /// reported.
     ///
     /// # Errors
     /// When the node is not reached, or something cannot be read.
@@ -114,7 +117,8 @@ impl Host {
         observe::run(&self.0, spec).await
     }
 
-    /// Makes the system users that are missing: own group, no shell, no home. Nothing on the local target.
+    /// Makes the system users that are missing: own group, no shell, no home. Nothing on the local
+    /// target.
     ///
     /// # Errors
     /// When the node is not reached, or has no tool to make users.
@@ -130,7 +134,8 @@ impl Host {
         files::ensure_directories(&self.0, dirs).await
     }
 
-    /// Writes files, each at once: under another name first, with mode and owner, and renamed. One round trip.
+    /// Writes files, each at once: under another name first, with mode and owner, and renamed. One
+    /// round trip.
     ///
     /// # Errors
     /// When the node is not reached, or a folder is missing.
@@ -149,8 +154,8 @@ impl Host {
     /// Installs a program unless it is there already; the SHA-256 of what is there now.
     ///
     /// # Errors
-    /// When the program is for another processor, or a release archive is not what it ought to be; then nothing is
-    /// installed.
+    /// When the program is for another processor, or a release archive is not what it ought to be;
+    /// then nothing is installed.
     pub async fn install(&self, binary: &BinarySpec, releases: &Releases) -> Result<String> {
         binaries::install(&self.0, binary, releases).await
     }
@@ -163,7 +168,8 @@ impl Host {
         daemons::start(&self.0, daemon).await
     }
 
-    /// Stops a daemon by SIGINT; by SIGKILL, and a warning in the log, when it still runs after `patience`.
+    /// Stops a daemon by SIGINT; by SIGKILL, and a warning in the log, when it still runs after
+    /// `patience`.
     ///
     /// # Errors
     /// When it cannot be stopped.
@@ -171,7 +177,8 @@ impl Host {
         daemons::stop(&self.0, daemon, patience).await
     }
 
-    /// Keeps a stopped daemon from being started with the machine, until [`Host::start`] is called again.
+    /// Keeps a stopped daemon from being started with the machine, until [`Host::start`] is called
+    /// again.
     ///
     /// # Errors
     /// When the node is not reached, or systemd refuses.
@@ -203,11 +210,12 @@ impl Host {
         daemons::log(&self.0, product, lines).await
     }
 
-    /// Ends the tasks that a stopped Nomad client left running, and unmounts what it mounted below its data folder.
-    /// How many processes it ended.
+    /// Ends the tasks that a stopped Nomad client left running, and unmounts what it mounted below
+    /// its data folder. How many processes it ended.
     ///
     /// # Errors
-    /// When the node is not reached, or a process survives SIGKILL, or something cannot be unmounted.
+    /// When the node is not reached, or a process survives SIGKILL, or something cannot be
+    /// unmounted.
     pub async fn stop_tasks(&self, patience: Duration) -> Result<usize> {
         tasks::stop(&self.0, patience).await
     }
@@ -215,12 +223,14 @@ impl Host {
     /// Removes what the cluster left on the node. The daemons must be stopped.
     ///
     /// # Errors
-    /// When a daemon still runs, something is mounted below the data folder, or the node does not carry our mark.
+    /// When a daemon still runs, something is mounted below the data folder, or the node does not
+    /// carry our mark.
     pub async fn wipe(&self, what: Wipe) -> Result<()> {
         tasks::wipe(&self.0, what).await
     }
 
-    /// Makes the connection that all that follows shares. Of use before many streams are opened at once.
+    /// Makes the connection that all that follows shares. Of use before many streams are opened at
+    /// once.
     ///
     /// # Errors
     /// When the node is not reached.

@@ -40,8 +40,8 @@ pub struct Facts {
     pub arch: String,
     /// Whether systemd is what runs the machine.
     pub systemd: bool,
-    /// How far the node's clock is ahead of ours at the least (behind: negative), in milliseconds; 0 within what can
-    /// be told.
+    /// How far the node's clock is ahead of ours at the least (behind: negative), in milliseconds;
+    /// 0 within what can be told.
     pub clock_skew_ms: i64,
     /// Whether the node's address is one of the machine's.
     pub has_address: bool,
@@ -51,7 +51,8 @@ pub struct Facts {
     pub missing_tools: Vec<String>,
     /// Free space where the data will be, in bytes.
     pub free_disk_bytes: u64,
-    /// Folders with contents, and files, that are where ours would be while the node carries no mark of this cluster.
+    /// Folders with contents, and files, that are where ours would be while the node carries no
+    /// mark of this cluster.
     pub foreign: Vec<String>,
     /// Id of the cluster whose mark the node carries.
     pub cluster_id: Option<String>,
@@ -61,13 +62,15 @@ pub struct Facts {
 const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Looks again while a port is taken by what may yet turn out to be ours: a daemon that a killed run of ours had just
-/// started has no id on file for a moment, and one that opens its ports between the two passes of `ss`, over processes
-/// and over sockets, is listed as nobody's.
+/// Looks again while a port is taken by what may yet turn out to be ours: a daemon that a killed
+/// run of ours had just started has no id on file for a moment, and one that opens its ports
+/// between the two passes of `ss`, over processes and over sockets, is listed as nobody's.
 pub(super) async fn run(host: &Inner, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
     let mut facts = look(host, spec, ask).await?;
     for _ in 1..LOOKS {
-        if facts.ports_taken.is_empty() || facts.cluster_id.as_deref() != Some(ask.cluster_id.as_str()) {
+        if facts.ports_taken.is_empty()
+            || facts.cluster_id.as_deref() != Some(ask.cluster_id.as_str())
+        {
             break;
         }
         tokio::time::sleep(PAUSE).await;
@@ -93,19 +96,43 @@ async fn look(host: &Inner, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
             user.get(1).unwrap_or(&"?")
         );
     }
-    let clock = answer.first("clock").with_context(|| format!("{}: `date` printed nothing", host.name))?;
+    let clock = answer
+        .first("clock")
+        .with_context(|| format!("{}: `date` printed nothing", host.name))?;
     let cluster_id = answer.first("mark").map(str::to_owned);
     let is_ours = cluster_id.as_deref() == Some(ask.cluster_id.as_str());
     let os = answer.first("os").unwrap_or_default().to_lowercase();
     Ok(Facts {
         arch: arch(answer.first("arch").unwrap_or_default()).to_owned(),
         systemd: answer.first("systemd").is_some(),
-        clock_skew_ms: skew_ms(clock, before, after).with_context(|| format!("{}: its `date`: {clock}", host.name))?,
+        clock_skew_ms: skew_ms(clock, before, after)
+            .with_context(|| format!("{}: its `date`: {clock}", host.name))?,
         has_address: holds_address(answer.lines("addresses"), host.address, os == "linux"),
-        ports_taken: taken(listeners(answer.lines("sockets")), host.address, ask, answer.lines("ours")),
-        missing_tools: answer.lines("missing").iter().map(|&tool| tool.to_owned()).collect(),
-        free_disk_bytes: answer.first("disk").and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024,
-        foreign: if is_ours { Vec::new() } else { answer.lines("there").iter().map(|&path| path.to_owned()).collect() },
+        ports_taken: taken(
+            listeners(answer.lines("sockets")),
+            host.address,
+            ask,
+            answer.lines("ours"),
+        ),
+        missing_tools: answer
+            .lines("missing")
+            .iter()
+            .map(|&tool| tool.to_owned())
+            .collect(),
+        free_disk_bytes: answer
+            .first("disk")
+            .and_then(|kib| kib.parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024,
+        foreign: if is_ours {
+            Vec::new()
+        } else {
+            answer
+                .lines("there")
+                .iter()
+                .map(|&path| path.to_owned())
+                .collect()
+        },
         cluster_id,
         os,
     })
@@ -130,7 +157,11 @@ fn script(host: &Inner, spec: &NodeSpec) -> String {
     let _ = writeln!(script, "echo ::mark; cat \"$run/{MARK}\" 2>/dev/null");
     script.push_str("echo ::missing\n");
     for alternatives in tools(host, spec) {
-        let test = alternatives.iter().map(|tool| format!("has {tool}")).collect::<Vec<_>>().join(" || ");
+        let test = alternatives
+            .iter()
+            .map(|tool| format!("has {tool}"))
+            .collect::<Vec<_>>()
+            .join(" || ");
         let _ = writeln!(script, "{test} || echo '{}'", alternatives.join(" or "));
     }
     let _ = writeln!(
@@ -139,7 +170,10 @@ fn script(host: &Inner, spec: &NodeSpec) -> String {
          echo ::disk; df -kP \"${{d:-/}}\" | awk 'NR == 2 {{ print $4 }}'\necho ::there",
         quote(&layout.consul_data)
     );
-    let folders = spec.daemons.iter().flat_map(|daemon| [layout.config(daemon.product), layout.data(daemon.product)]);
+    let folders = spec
+        .daemons
+        .iter()
+        .flat_map(|daemon| [layout.config(daemon.product), layout.data(daemon.product)]);
     let folders: Vec<&str> = folders.collect();
     let _ = writeln!(
         script,
@@ -148,8 +182,16 @@ fn script(host: &Inner, spec: &NodeSpec) -> String {
     );
     // Those in the folders above are told by them.
     let files = spec.files.iter().map(|file| file.path.as_str());
-    let files = files.filter(|path| !folders.iter().any(|folder| path.starts_with(&format!("{folder}/"))));
-    let _ = writeln!(script, "for f in {}; do [ ! -e \"$f\" ] || echo \"$f\"; done\nreturn 0", quote_all(files));
+    let files = files.filter(|path| {
+        !folders
+            .iter()
+            .any(|folder| path.starts_with(&format!("{folder}/")))
+    });
+    let _ = writeln!(
+        script,
+        "for f in {}; do [ ! -e \"$f\" ] || echo \"$f\"; done\nreturn 0",
+        quote_all(files)
+    );
     script
 }
 
@@ -175,7 +217,11 @@ fn tools(host: &Inner, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
             Runner::Process => &["setpriv", "runuser", "su"],
         });
     }
-    if spec.binaries.iter().any(|binary| matches!(binary.source, BinarySource::Release(_))) {
+    if spec
+        .binaries
+        .iter()
+        .any(|binary| matches!(binary.source, BinarySource::Release(_)))
+    {
         tools.push(&["curl", "wget"]);
         tools.push(&["unzip", "python3", "busybox"]);
     }
@@ -194,16 +240,21 @@ pub(super) fn arch(machine: &str) -> &str {
 }
 
 fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
-/// How far a clock is off that showed `clock` (seconds since the epoch, with what `date` made of a fraction) somewhere
-/// between two looks at ours.
+/// How far a clock is off that showed `clock` (seconds since the epoch, with what `date` made of a
+/// fraction) somewhere between two looks at ours.
 fn skew_ms(clock: &str, before: Duration, after: Duration) -> Result<i64> {
     let (seconds, fraction) = clock.split_once('.').unwrap_or((clock, ""));
     let seconds: i64 = seconds.trim().parse()?;
     // BusyBox and BSD know no %N; then it was any moment of that second.
-    let (from, to) = match fraction.get(..3).and_then(|digits| digits.parse::<i64>().ok()) {
+    let (from, to) = match fraction
+        .get(..3)
+        .and_then(|digits| digits.parse::<i64>().ok())
+    {
         Some(ms) => (seconds * 1000 + ms, seconds * 1000 + ms),
         None => (seconds * 1000, seconds * 1000 + 999),
     };
@@ -217,15 +268,28 @@ fn skew_ms(clock: &str, before: Duration, after: Duration) -> Result<i64> {
     })
 }
 
-fn taken(listeners: Vec<Listener>, address: IpAddr, ask: &Preflight, ours: &[&str]) -> Vec<TakenPort> {
-    let is_ours =
-        |listener: &Listener| listener.pid.is_some_and(|pid| ours.iter().any(|own| own.trim().parse() == Ok(pid)));
+fn taken(
+    listeners: Vec<Listener>,
+    address: IpAddr,
+    ask: &Preflight,
+    ours: &[&str],
+) -> Vec<TakenPort> {
+    let is_ours = |listener: &Listener| {
+        listener
+            .pid
+            .is_some_and(|pid| ours.iter().any(|own| own.trim().parse() == Ok(pid)))
+    };
     let mut taken: Vec<TakenPort> = listeners
         .into_iter()
         .filter(|listener| {
-            listener.is_in_the_way_of(address) && ask.ports.contains(&listener.port) && !is_ours(listener)
+            listener.is_in_the_way_of(address)
+                && ask.ports.contains(&listener.port)
+                && !is_ours(listener)
         })
-        .map(|listener| TakenPort { port: listener.port, by: listener.describe() })
+        .map(|listener| TakenPort {
+            port: listener.port,
+            by: listener.describe(),
+        })
         .collect();
     taken.sort_by_key(|taken| taken.port);
     taken.dedup_by_key(|taken| taken.port);
@@ -238,7 +302,10 @@ mod tests {
 
     #[test]
     fn a_clock_is_off_by_no_less_than_it_must_be() {
-        let (before, after) = (Duration::from_millis(1_000_500), Duration::from_millis(1_000_900));
+        let (before, after) = (
+            Duration::from_millis(1_000_500),
+            Duration::from_millis(1_000_900),
+        );
         for (clock, skew) in [
             ("1000.600000000", 0),
             ("1000.400", -100),
@@ -256,7 +323,10 @@ mod tests {
 
     #[test]
     fn ports_of_others_on_our_address_are_taken() {
-        let ask = Preflight { cluster_id: String::new(), ports: vec![8501, 8301, 4646, 8300] };
+        let ask = Preflight {
+            cluster_id: String::new(),
+            ports: vec![8501, 8301, 4646, 8300],
+        };
         let listener = |address: &str, port, pid| Listener {
             address: address.parse().ok(),
             port,

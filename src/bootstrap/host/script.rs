@@ -1,8 +1,8 @@
-//! Building blocks of the scripts: quoting, contents that travel inside a script, the tools that differ between
-//! systems, and the answer of a script as sections.
+//! Building blocks of the scripts: quoting, contents that travel inside a script, the tools that
+//! differ between systems, and the answer of a script as sections.
 //!
-//! The scripts keep to what dash and BusyBox's ash know. Where GNU, BusyBox and BSD tools differ, [`PRELUDE`] has one
-//! name for it.
+//! The scripts keep to what dash and BusyBox's ash know. Where GNU, BusyBox and BSD tools differ,
+//! [`PRELUDE`] has one name for it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 
 /// Names that every script may use.
 ///
-/// `look FILE` prints mode and owner, `print_of FILE` what changes when the file does, `sum FILE` its SHA-256,
-/// `decode` turns base64 into bytes, `die TEXT` ends the script.
+/// `look FILE` prints mode and owner, `print_of FILE` what changes when the file does, `sum FILE`
+/// its SHA-256, `decode` turns base64 into bytes, `die TEXT` ends the script.
 const PRELUDE: &str = r#"
 set -u
 umask 077
@@ -52,8 +52,8 @@ pub(super) fn quote_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> String 
     texts.into_iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
-/// Contents as a here-document for `decode`, to stand behind a command. It cannot be mistaken for script, whatever
-/// it holds.
+/// Contents as a here-document for `decode`, to stand behind a command. It cannot be mistaken for
+/// script, whatever it holds.
 pub(super) fn document(content: &[u8]) -> String {
     let mut text = String::from("<<'LB_END'\n");
     let encoded = STANDARD.encode(content);
@@ -68,7 +68,8 @@ pub(super) fn document(content: &[u8]) -> String {
     text
 }
 
-/// The answer of a script: lines below `::NAME` headings. What stands before the first heading is dropped.
+/// The answer of a script: lines below `::NAME` headings. What stands before the first heading is
+/// dropped.
 pub(super) struct Sections<'a>(BTreeMap<&'a str, Vec<&'a str>>);
 
 impl<'a> Sections<'a> {
@@ -94,7 +95,11 @@ impl<'a> Sections<'a> {
 
     /// The first line of a section, if it is not empty.
     pub(super) fn first(&self, name: &str) -> Option<&'a str> {
-        self.lines(name).first().copied().map(str::trim).filter(|line| !line.is_empty())
+        self.lines(name)
+            .first()
+            .copied()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
     }
 }
 
@@ -106,24 +111,56 @@ mod tests {
     use super::*;
 
     fn sh(script: &str) -> (bool, String) {
-        let mut child =
-            Command::new("sh").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        let mut child = Command::new("sh")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(script.as_bytes())
+            .unwrap();
         let out = child.wait_with_output().unwrap();
-        (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
+        (
+            out.status.success(),
+            String::from_utf8_lossy(&out.stdout).into_owned(),
+        )
     }
 
     #[test]
     fn any_text_is_one_word() {
-        for text in ["plain", "", "a b", "it's", "$(reboot)", "`x`", "\"q\" \\ *", "line\nbreak", "-n"] {
+        for text in [
+            "plain",
+            "",
+            "a b",
+            "it's",
+            "$(reboot)",
+            "`x`",
+            "\"q\" \\ *",
+            "line\nbreak",
+            "-n",
+        ] {
             assert_eq!(sh(&format!("printf '%s' {}", quote(text))).1, text);
         }
-        assert_eq!(sh(&format!("set -- {}; echo $#", quote_all(["a b", "c"]))).1, "2\n");
+        assert_eq!(
+            sh(&format!("set -- {}; echo $#", quote_all(["a b", "c"]))).1,
+            "2\n"
+        );
     }
 
     #[test]
     fn contents_arrive_as_they_are() {
-        for content in ["", "x", "no newline at the end", "LB_END\nrm -rf x\n", "$HOME `id`\n", &"long ".repeat(5000)] {
+        for content in [
+            "",
+            "x",
+            "no newline at the end",
+            "LB_END\nrm -rf x\n",
+            "$HOME `id`\n",
+            &"long ".repeat(5000),
+        ] {
             let script = whole(&format!("decode {}", document(content.as_bytes())));
             assert_eq!(sh(&script), (true, content.to_owned()));
         }
@@ -145,8 +182,14 @@ mod tests {
     fn an_answer_falls_into_sections() {
         let answer = Sections::parse("Welcome to this machine\n::a\n1\n2\n::empty\n::b\n 3 \n");
         assert_eq!(answer.lines("a"), ["1", "2"]);
-        assert_eq!((answer.first("a"), answer.first("b")), (Some("1"), Some("3")));
-        assert_eq!((answer.first("empty"), answer.first("absent")), (None, None));
+        assert_eq!(
+            (answer.first("a"), answer.first("b")),
+            (Some("1"), Some("3"))
+        );
+        assert_eq!(
+            (answer.first("empty"), answer.first("absent")),
+            (None, None)
+        );
         assert!(Sections::parse("").lines("a").is_empty());
     }
 }

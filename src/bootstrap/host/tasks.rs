@@ -1,7 +1,9 @@
-//! What is left on a node once its daemons are stopped: the tasks of a Nomad client, its mounts, and data.
+//! What is left on a node once its daemons are stopped: the tasks of a Nomad client, its mounts,
+//! and data.
 //!
-//! Nomad's tasks outlive their agent on purpose. Each runs below a process `nomad executor {…"<data>/alloc/…"…}`, or,
-//! should that be dead, still has its working folder below the data folder. `nomad logmon` holds pipes there.
+//! Nomad's tasks outlive their agent on purpose. Each runs below a process `nomad executor
+//! {…"<data>/alloc/…"…}`, or, should that be dead, still has its working folder below the data
+//! folder. `nomad logmon` holds pipes there.
 
 use std::time::Duration;
 
@@ -15,8 +17,9 @@ use super::{Inner, MARK, Wipe, daemons};
 
 /// Takes `data` and `rounds` of 0.1 s.
 ///
-/// `left` prints a line `KIND PID` for each process: tasks first are asked, then their executors, which only then have
-/// nothing to report. The shell and its own children are no descendants of an executor.
+/// `left` prints a line `KIND PID` for each process: tasks first are asked, then their executors,
+/// which only then have nothing to report. The shell and its own children are no descendants of an
+/// executor.
 const TASKS: &str = r#"
 if ps -e -ww -o pid= -o ppid= -o args= >/dev/null 2>&1; then
   processes() { ps -e -ww -o pid= -o ppid= -o args=; }
@@ -85,10 +88,15 @@ stays=$(mounted)
 
 pub(super) async fn stop(host: &Inner, patience: Duration) -> Result<usize> {
     let data = quote(&host.layout.nomad_data);
-    let script = format!("data={data} rounds={}\n{TASKS}\n{UNMOUNT}", patience.as_millis() / 100);
+    let script = format!(
+        "data={data} rounds={}\n{TASKS}\n{UNMOUNT}",
+        patience.as_millis() / 100
+    );
     let answer = host.channel.run(&script, patience * 4 + PATIENCE).await?;
     let ended = answer.lines().find_map(|line| line.strip_prefix("ended "));
-    ended.and_then(|ended| ended.parse().ok()).with_context(|| format!("{}: unexpected answer: {answer}", host.name))
+    ended
+        .and_then(|ended| ended.parse().ok())
+        .with_context(|| format!("{}: unexpected answer: {answer}", host.name))
 }
 
 pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
@@ -105,7 +113,9 @@ pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
         Wipe::Everything => &[Product::Consul, Product::Nomad],
     };
     // Without a mark the folders are either empty or somebody else's.
-    let all = products.iter().flat_map(|&product| [layout.config(product), layout.data(product)]);
+    let all = products
+        .iter()
+        .flat_map(|&product| [layout.config(product), layout.data(product)]);
     script.push_str(&format!(
         "if [ ! -s \"$run/{MARK}\" ]; then\n\
            for d in {}; do [ -z \"$(ls -A \"$d\" 2>/dev/null)\" ] || \
@@ -126,17 +136,28 @@ pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
         ));
     }
     if what == Wipe::Everything {
-        let folders =
-            [&layout.consul_config, &layout.consul_data, &layout.nomad_config, &layout.nomad_data, &layout.lb];
+        let folders = [
+            &layout.consul_config,
+            &layout.consul_data,
+            &layout.nomad_config,
+            &layout.nomad_data,
+            &layout.lb,
+        ];
         // Nomad makes this one beside its data, and empties it itself.
-        let parent = layout.nomad_data.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let parent = layout
+            .nomad_data
+            .rsplit_once('/')
+            .map_or("", |(parent, _)| parent);
         let mounts = quote(&format!("{parent}/alloc_mounts"));
         script.push_str(&format!("rmdir {mounts} 2>/dev/null\n"));
         if let Some(units) = &layout.units {
             let paths: Vec<String> = UNITS.iter().map(|unit| format!("{units}/{unit}")).collect();
             let paths = quote_all(paths.iter().map(String::as_str));
             if host.runner == Runner::Systemd {
-                script.push_str(&format!("systemctl disable -q {} 2>/dev/null\n", UNITS[..2].join(" ")));
+                script.push_str(&format!(
+                    "systemctl disable -q {} 2>/dev/null\n",
+                    UNITS[..2].join(" ")
+                ));
                 script.push_str(&format!("rm -f {paths}\nsystemctl daemon-reload\n"));
             } else {
                 script.push_str(&format!("rm -f {paths}\n"));
@@ -144,7 +165,9 @@ pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
         }
         // Our notes last: until then, a wipe that was cut off can be taken up.
         let folders = quote_all(folders.into_iter().map(String::as_str));
-        script.push_str(&format!("rm -rf {folders} && rm -rf \"$run\" || die 'not all could be removed'\n"));
+        script.push_str(&format!(
+            "rm -rf {folders} && rm -rf \"$run\" || die 'not all could be removed'\n"
+        ));
     }
     host.channel.run(&script, PATIENCE * 2).await.map(drop)
 }

@@ -30,20 +30,34 @@ fn cluster() -> Cluster {
         network_interface: None,
         certificate_days: 365,
         release_url: String::new(),
-        release_key: ReleaseKey { fingerprint: String::new(), file: None, url: String::new() },
+        release_key: ReleaseKey {
+            fingerprint: String::new(),
+            file: None,
+            url: String::new(),
+        },
         state: "/nowhere".into(),
     }
 }
 
 fn peer(node: &str, address: &str) -> Peer {
-    Peer { id: "1".to_owned(), node: node.to_owned(), address: address.to_owned(), voter: true, leader: true }
+    Peer {
+        id: "1".to_owned(),
+        node: node.to_owned(),
+        address: address.to_owned(),
+        voter: true,
+        leader: true,
+    }
 }
 
 fn consul() -> Told {
     let member = |name: &str, status: u8| json!({"Name": name, "Status": status, "Tags": {"build": "1.8.7:abc"}});
     Told {
         product: Product::Consul,
-        members: Ok(vec![member("consul-0", 1), member("nomad-server-0", 1), member("nomad-client-0", 4)]),
+        members: Ok(vec![
+            member("consul-0", 1),
+            member("nomad-server-0", 1),
+            member("nomad-client-0", 4),
+        ]),
         clients: Ok(Vec::new()),
         peers: Some(vec![peer("consul-0", "127.0.35.11:8300")]),
         leader: Some("consul-0".to_owned()),
@@ -57,7 +71,9 @@ fn nomad() -> Told {
     };
     Told {
         product: Product::Nomad,
-        members: Ok(vec![json!({"Name": "nomad-server-0.global", "Status": "alive", "Tags": {"build": "2.0.5"}})]),
+        members: Ok(vec![
+            json!({"Name": "nomad-server-0.global", "Status": "alive", "Tags": {"build": "2.0.5"}}),
+        ]),
         clients: Ok(vec![client("down", 1), client("ready", 2)]),
         peers: Some(vec![peer("nomad-server-0", "127.0.35.14:4647")]),
         leader: Some("nomad-server-0".to_owned()),
@@ -65,7 +81,11 @@ fn nomad() -> Told {
 }
 
 fn well(days: i64) -> Own {
-    Own { trouble: None, answers: true, certificate_end: Some(days * DAY + 5) }
+    Own {
+        trouble: None,
+        answers: true,
+        certificate_end: Some(days * DAY + 5),
+    }
 }
 
 #[test]
@@ -73,43 +93,102 @@ fn every_kind_of_node_is_told() {
     let cluster = cluster();
     let (consul, nomad) = (consul(), nomad());
     let judge = |index: usize, own, of_nomad: Option<Own>| {
-        judge(&cluster, &cluster.nodes[index], (&consul, own), of_nomad.map(|own| (&nomad, own)), 0, 30)
+        judge(
+            &cluster,
+            &cluster.nodes[index],
+            (&consul, own),
+            of_nomad.map(|own| (&nomad, own)),
+            0,
+            30,
+        )
     };
     let server = judge(0, well(365), None);
-    assert_eq!((server.consul.status.as_str(), server.consul.version.as_deref()), ("alive", Some("1.8.7")));
     assert_eq!(
-        (server.consul.voter, server.consul.leader, server.consul.certificate_days),
+        (
+            server.consul.status.as_str(),
+            server.consul.version.as_deref()
+        ),
+        ("alive", Some("1.8.7"))
+    );
+    assert_eq!(
+        (
+            server.consul.voter,
+            server.consul.leader,
+            server.consul.certificate_days
+        ),
         (Some(true), Some(true), Some(365))
     );
     assert_eq!(server.problems, Vec::<String>::new());
 
     let client = judge(2, well(365), Some(well(29)));
     let own = client.nomad.unwrap();
-    assert_eq!((own.status.as_str(), own.eligibility.as_deref(), own.drain), ("ready", Some("eligible"), Some(false)));
+    assert_eq!(
+        (own.status.as_str(), own.eligibility.as_deref(), own.drain),
+        ("ready", Some("eligible"), Some(false))
+    );
     assert_eq!(client.problems.len(), 2, "{:?}", client.problems);
     assert_eq!(client.problems[0], "consul: failed");
-    assert!(client.problems[1].contains("nomad-client-0 serves ends in 29 days"), "{:?}", client.problems);
+    assert!(
+        client.problems[1].contains("nomad-client-0 serves ends in 29 days"),
+        "{:?}",
+        client.problems
+    );
 
-    let expired = judge(1, Own { certificate_end: Some(-1), ..well(0) }, Some(well(30)));
+    let expired = judge(
+        1,
+        Own {
+            certificate_end: Some(-1),
+            ..well(0)
+        },
+        Some(well(30)),
+    );
     assert_eq!(expired.consul.certificate_days, Some(-1));
-    assert!(expired.problems[0].contains("has expired"), "{:?}", expired.problems);
+    assert!(
+        expired.problems[0].contains("has expired"),
+        "{:?}",
+        expired.problems
+    );
 }
 
 #[test]
 fn what_nobody_can_tell_is_unknown() {
     let cluster = cluster();
-    let dead = Told { members: Err("refused".to_owned()), peers: None, leader: None, ..consul() };
-    let own = Own { trouble: Some("does not answer: refused".to_owned()), answers: false, certificate_end: None };
+    let dead = Told {
+        members: Err("refused".to_owned()),
+        peers: None,
+        leader: None,
+        ..consul()
+    };
+    let own = Own {
+        trouble: Some("does not answer: refused".to_owned()),
+        answers: false,
+        certificate_end: None,
+    };
     let node = judge(&cluster, &cluster.nodes[0], (&dead, own), None, 0, 30);
-    assert_eq!(node.consul, AgentStatus { status: "unknown".to_owned(), ..AgentStatus::default() });
+    assert_eq!(
+        node.consul,
+        AgentStatus {
+            status: "unknown".to_owned(),
+            ..AgentStatus::default()
+        }
+    );
     let problems = general_problems(&cluster, &dead);
-    assert_eq!(problems, ["consul: no server tells the members: refused", "consul: no server leads"]);
+    assert_eq!(
+        problems,
+        [
+            "consul: no server tells the members: refused",
+            "consul: no server leads"
+        ]
+    );
 }
 
 #[test]
 fn a_peer_that_is_not_described_is_a_problem() {
     let mut told = consul();
-    told.peers = Some(vec![peer("consul-0", "127.0.35.11:8300"), peer("(unknown)", "10.9.9.9:8300")]);
+    told.peers = Some(vec![
+        peer("consul-0", "127.0.35.11:8300"),
+        peer("(unknown)", "10.9.9.9:8300"),
+    ]);
     assert_eq!(
         general_problems(&cluster(), &told),
         ["consul: raft peer (unknown) (10.9.9.9:8300) is not in the description"]
@@ -123,7 +202,9 @@ fn tables_are_as_people_know_them() {
     for (node, with_nomad) in cluster.nodes.iter().zip([false, true, true]) {
         let (consul, nomad) = (consul(), nomad());
         let of_nomad = with_nomad.then(|| (&nomad, well(100)));
-        status.nodes.push(judge(&cluster, node, (&consul, well(365)), of_nomad, 0, 30));
+        status
+            .nodes
+            .push(judge(&cluster, node, (&consul, well(365)), of_nomad, 0, 30));
     }
     let expected = "\
 Consul
@@ -155,13 +236,25 @@ fn a_ca_that_ends_soon_is_a_problem() {
     for (days, problem) in [
         (31, None),
         (30, None),
-        (29, Some("the CA ends in 29 days; run `lb bootstrap rotate-certs --ca`")),
-        (1, Some("the CA ends in 1 day; run `lb bootstrap rotate-certs --ca`")),
-        (-1, Some("the CA has expired; run `lb bootstrap rotate-certs --ca`")),
+        (
+            29,
+            Some("the CA ends in 29 days; run `lb bootstrap rotate-certs --ca`"),
+        ),
+        (
+            1,
+            Some("the CA ends in 1 day; run `lb bootstrap rotate-certs --ca`"),
+        ),
+        (
+            -1,
+            Some("the CA has expired; run `lb bootstrap rotate-certs --ca`"),
+        ),
     ] {
         let mut status = ClusterStatus::default();
         status.judge_ca(days, 30);
         assert_eq!(status.problems.first().map(String::as_str), problem);
-        assert_eq!((status.degraded, status.ca_days), (problem.is_some(), Some(days)));
+        assert_eq!(
+            (status.degraded, status.ca_days),
+            (problem.is_some(), Some(days))
+        );
     }
 }

@@ -13,8 +13,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::subject::Subject;
 use crate::bootstrap::secrets::Pair;
 
-/// With fewer days left than this a certificate is made anew; with a life of less than three times that, in the last
-/// third of it.
+/// With fewer days left than this a certificate is made anew; with a life of less than three times
+/// that, in the last third of it.
 const RENEW_DAYS: i64 = 30;
 
 const DAY: i64 = 86_400;
@@ -66,9 +66,17 @@ impl CertificateInfo {
 /// # Errors
 /// When there is none in it, or it cannot be read.
 pub fn describe(pem: &str) -> Result<CertificateInfo> {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok().context("no certificate (BEGIN CERTIFICATE)")?;
-    let (_, cert) = X509Certificate::from_der(&der).map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
-    let subject = cert.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
+        .ok()
+        .context("no certificate (BEGIN CERTIFICATE)")?;
+    let (_, cert) = X509Certificate::from_der(&der)
+        .map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
+    let subject = cert
+        .subject()
+        .iter_common_name()
+        .next()
+        .and_then(|name| name.as_str().ok())
+        .unwrap_or_default();
     let mut info = CertificateInfo {
         subject: subject.to_owned(),
         names: Vec::new(),
@@ -94,7 +102,11 @@ pub fn describe(pem: &str) -> Result<CertificateInfo> {
                 info.key_id_bytes = id.0.to_vec();
             }
             ParsedExtension::AuthorityKeyIdentifier(id) => {
-                info.issuer_key_id = id.key_identifier.as_ref().map(|id| hex(id.0)).unwrap_or_default();
+                info.issuer_key_id = id
+                    .key_identifier
+                    .as_ref()
+                    .map(|id| hex(id.0))
+                    .unwrap_or_default();
             }
             ParsedExtension::ExtendedKeyUsage(usage) => info.server = usage.server_auth,
             _ => {}
@@ -103,9 +115,15 @@ pub fn describe(pem: &str) -> Result<CertificateInfo> {
     Ok(info)
 }
 
-/// Why a certificate has to be made anew, if it has to. `ca_pem` is the certificate of the CA that signs now.
+/// Why a certificate has to be made anew, if it has to. `ca_pem` is the certificate of the CA that
+/// signs now.
 #[must_use]
-pub fn needs_renewal(pem: &str, ca_pem: &str, subject: &Subject, now: SystemTime) -> Option<String> {
+pub fn needs_renewal(
+    pem: &str,
+    ca_pem: &str,
+    subject: &Subject,
+    now: SystemTime,
+) -> Option<String> {
     let info = match describe(pem) {
         Ok(info) => info,
         Err(error) => return Some(format!("cannot be read ({error})")),
@@ -126,7 +144,8 @@ pub fn needs_renewal(pem: &str, ca_pem: &str, subject: &Subject, now: SystemTime
     }
     // The CA's own end bounds the leaf's: making it anew every time would not make it last longer.
     let bounded = describe(ca_pem).is_ok_and(|ca| info.not_after >= ca.not_after);
-    (now_seconds >= info.renew_at() && !bounded).then(|| format!("expires in {} days", info.days_left(now)))
+    (now_seconds >= info.renew_at() && !bounded)
+        .then(|| format!("expires in {} days", info.days_left(now)))
 }
 
 /// Whether the key of a pair is the one that its certificate speaks of.
@@ -144,7 +163,9 @@ pub fn split(bundle: &str) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
     let (mut found, mut rest) = (Vec::new(), bundle);
     while let Some(start) = rest.find("-----BEGIN CERTIFICATE-----") {
-        let Some(end) = rest[start..].find(END).map(|end| start + end + END.len()) else { break };
+        let Some(end) = rest[start..].find(END).map(|end| start + end + END.len()) else {
+            break;
+        };
         found.push(format!("{}\n", rest[start..end].replace("\r\n", "\n")));
         rest = &rest[end..];
     }
@@ -166,7 +187,9 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 fn unix(now: SystemTime) -> i64 {
-    now.duration_since(UNIX_EPOCH).map_or(0, |passed| i64::try_from(passed.as_secs()).unwrap_or(i64::MAX))
+    now.duration_since(UNIX_EPOCH).map_or(0, |passed| {
+        i64::try_from(passed.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -20,28 +20,50 @@ impl Subject {
     #[must_use]
     pub fn consul(cluster: &Cluster, node: &Node) -> Self {
         let (datacenter, domain) = (&cluster.datacenter, &cluster.domain);
-        let role = if node.is_server(Product::Consul) { "server" } else { "client" };
-        Self::agent(node, format!("{role}.{datacenter}.{domain}"), format!("{}.node.{datacenter}.{domain}", node.name))
+        let role = if node.is_server(Product::Consul) {
+            "server"
+        } else {
+            "client"
+        };
+        Self::agent(
+            node,
+            format!("{role}.{datacenter}.{domain}"),
+            format!("{}.node.{datacenter}.{domain}", node.name),
+        )
     }
 
     /// Of a node's Nomad agent. <https://developer.hashicorp.com/nomad/docs/secure/traffic/tls>
     #[must_use]
     pub fn nomad(cluster: &Cluster, node: &Node) -> Self {
         let region = &cluster.region;
-        let role = if node.is_server(Product::Nomad) { "server" } else { "client" };
-        Self::agent(node, format!("{role}.{region}.nomad"), format!("{}.{region}.nomad", node.name))
+        let role = if node.is_server(Product::Nomad) {
+            "server"
+        } else {
+            "client"
+        };
+        Self::agent(
+            node,
+            format!("{role}.{region}.nomad"),
+            format!("{}.{region}.nomad", node.name),
+        )
     }
 
     /// Of the operator: command line and browser. A client and nothing else.
     #[must_use]
     pub fn operator() -> Self {
-        Self { names: vec!["operator".to_owned()], server: false }
+        Self {
+            names: vec!["operator".to_owned()],
+            server: false,
+        }
     }
 
     /// Of lb. A client and nothing else.
     #[must_use]
     pub fn lb() -> Self {
-        Self { names: vec!["lb".to_owned()], server: false }
+        Self {
+            names: vec!["lb".to_owned()],
+            server: false,
+        }
     }
 
     /// The names it has to hold, the common name first.
@@ -50,22 +72,36 @@ impl Subject {
         &self.names
     }
 
-    /// Agents are dialled by address and by the node's name (browsers), and each is server and client at once.
+    /// Agents are dialled by address and by the node's name (browsers), and each is server and
+    /// client at once.
     fn agent(node: &Node, role: String, own: String) -> Self {
         let mut names: Vec<String> = Vec::new();
-        let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), node.address];
+        let addresses = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+            node.address,
+        ];
         let dns = [role, own, node.name.clone(), "localhost".to_owned()];
-        for name in dns.into_iter().chain(addresses.map(|address| address.to_string())) {
+        for name in dns
+            .into_iter()
+            .chain(addresses.map(|address| address.to_string()))
+        {
             if !names.contains(&name) {
                 names.push(name);
             }
         }
-        Self { names, server: true }
+        Self {
+            names,
+            server: true,
+        }
     }
 
     pub(super) fn usages(&self) -> Vec<ExtendedKeyUsagePurpose> {
         match self.server {
-            true => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+            true => vec![
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ],
             false => vec![ExtendedKeyUsagePurpose::ClientAuth],
         }
     }

@@ -34,7 +34,11 @@ pub(crate) fn cluster(state: PathBuf) -> Cluster {
         network_interface: None,
         certificate_days: 365,
         release_url: String::new(),
-        release_key: ReleaseKey { fingerprint: String::new(), file: None, url: String::new() },
+        release_key: ReleaseKey {
+            fingerprint: String::new(),
+            file: None,
+            url: String::new(),
+        },
         state,
     }
 }
@@ -49,9 +53,15 @@ const DAY: u64 = 86_400;
 fn names_are_the_role() {
     let cluster = cluster("/s".into());
     let rest = |node: &str, last: u32| format!("{node} localhost 127.0.0.1 ::1 127.0.32.{last}");
-    let [server, nomad_server, nomad_client] = &cluster.nodes[..] else { panic!() };
+    let [server, nomad_server, nomad_client] = &cluster.nodes[..] else {
+        panic!()
+    };
     let cases = [
-        (Subject::consul(&cluster, server), "server.dc1.consul consul-0.node.dc1.consul", rest("consul-0", 11)),
+        (
+            Subject::consul(&cluster, server),
+            "server.dc1.consul consul-0.node.dc1.consul",
+            rest("consul-0", 11),
+        ),
         (
             Subject::consul(&cluster, nomad_server),
             "client.dc1.consul nomad-server-0.node.dc1.consul",
@@ -72,8 +82,14 @@ fn names_are_the_role() {
         assert_eq!(subject.names().join(" "), format!("{own} {rest}"));
         assert!(subject.server);
     }
-    assert_eq!((Subject::operator().names(), Subject::operator().server), (&["operator".to_owned()][..], false));
-    assert_eq!((Subject::lb().names(), Subject::lb().server), (&["lb".to_owned()][..], false));
+    assert_eq!(
+        (Subject::operator().names(), Subject::operator().server),
+        (&["operator".to_owned()][..], false)
+    );
+    assert_eq!(
+        (Subject::lb().names(), Subject::lb().server),
+        (&["lb".to_owned()][..], false)
+    );
 }
 
 #[test]
@@ -81,10 +97,16 @@ fn what_is_issued_says_what_was_asked_for() {
     let now = at(1_900_000_000);
     let authority = Authority::create(now).unwrap();
     let ca = describe(authority.cert_pem()).unwrap();
-    assert_eq!((ca.subject.as_str(), ca.is_ca, ca.not_before), (CA_NAME, true, 1_900_000_000 - 300));
+    assert_eq!(
+        (ca.subject.as_str(), ca.is_ca, ca.not_before),
+        (CA_NAME, true, 1_900_000_000 - 300)
+    );
     let cluster = cluster("/s".into());
     let subject = Subject::consul(&cluster, &cluster.nodes[0]);
-    let (pair, other) = (authority.issue(&subject, 365, now).unwrap(), authority.issue(&subject, 365, now).unwrap());
+    let (pair, other) = (
+        authority.issue(&subject, 365, now).unwrap(),
+        authority.issue(&subject, 365, now).unwrap(),
+    );
     let info = describe(&pair.cert).unwrap();
     assert_eq!(info.names, subject.names());
     assert_eq!(info.subject, "server.dc1.consul");
@@ -92,26 +114,51 @@ fn what_is_issued_says_what_was_asked_for() {
     assert_eq!(info.issuer_key_id, ca.key_id);
     assert_eq!(info.not_after, 1_900_000_000 + 365 * 86_400);
     assert_eq!((info.days_left(now), info.serial.len()), (365, 32));
-    assert!(belongs(&pair) && pair.key != other.key && describe(&other.cert).unwrap().serial != info.serial);
-    assert!(!belongs(&Pair { key: other.key, cert: pair.cert }));
+    assert!(
+        belongs(&pair)
+            && pair.key != other.key
+            && describe(&other.cert).unwrap().serial != info.serial
+    );
+    assert!(!belongs(&Pair {
+        key: other.key,
+        cert: pair.cert
+    }));
     // A leaf does not outlive its CA.
     let late = now + Duration::from_secs(3600 * DAY);
     let short = describe(&authority.issue(&subject, 365, late).unwrap().cert).unwrap();
     assert_eq!(short.not_after, ca.not_after);
-    assert!(authority.issue(&subject, 1, now + Duration::from_secs(3700 * DAY)).is_err());
+    assert!(
+        authority
+            .issue(&subject, 1, now + Duration::from_secs(3700 * DAY))
+            .is_err()
+    );
 }
 
 #[test]
 fn an_authority_is_taken_up_again_and_a_wrong_key_is_refused() {
     let now = at(1_900_000_000);
-    let (one, two) = (Authority::create(now).unwrap(), Authority::create(now).unwrap());
+    let (one, two) = (
+        Authority::create(now).unwrap(),
+        Authority::create(now).unwrap(),
+    );
     let again = Authority::load(one.cert_pem(), one.key_pem().reveal()).unwrap();
     let pair = again.issue(&Subject::lb(), 365, now).unwrap();
-    assert_eq!(needs_renewal(&pair.cert, one.cert_pem(), &Subject::lb(), now), None);
+    assert_eq!(
+        needs_renewal(&pair.cert, one.cert_pem(), &Subject::lb(), now),
+        None
+    );
     let error = Authority::load(one.cert_pem(), two.key_pem().reveal()).unwrap_err();
     assert!(error.to_string().contains("does not belong"), "{error}");
-    assert!(Authority::load(&pair.cert, pair.key.reveal()).unwrap_err().to_string().contains("not a CA"));
-    assert!(Authority::load("x", one.key_pem().reveal()).is_err() && Authority::load(one.cert_pem(), "x").is_err());
+    assert!(
+        Authority::load(&pair.cert, pair.key.reveal())
+            .unwrap_err()
+            .to_string()
+            .contains("not a CA")
+    );
+    assert!(
+        Authority::load("x", one.key_pem().reveal()).is_err()
+            && Authority::load(one.cert_pem(), "x").is_err()
+    );
     assert!(!format!("{one:?}").contains("PRIVATE"));
 }
 
@@ -119,8 +166,14 @@ fn an_authority_is_taken_up_again_and_a_wrong_key_is_refused() {
 fn renewal_has_a_reason() {
     let now = at(1_900_000_000);
     let later = |days: u64| now + Duration::from_secs(days * DAY);
-    let (ca, other) = (Authority::create(now).unwrap(), Authority::create(now).unwrap());
-    let (year, week) = (ca.issue(&Subject::lb(), 365, now).unwrap(), ca.issue(&Subject::lb(), 7, now).unwrap());
+    let (ca, other) = (
+        Authority::create(now).unwrap(),
+        Authority::create(now).unwrap(),
+    );
+    let (year, week) = (
+        ca.issue(&Subject::lb(), 365, now).unwrap(),
+        ca.issue(&Subject::lb(), 7, now).unwrap(),
+    );
     let cases = [
         (&year, &ca, Subject::lb(), 0, ""),
         (&year, &ca, Subject::lb(), 334, ""),
@@ -133,23 +186,33 @@ fn renewal_has_a_reason() {
         (&week, &ca, Subject::lb(), 5, "expires in 2 days"),
     ];
     for (number, (pair, ca, subject, days, expected)) in cases.into_iter().enumerate() {
-        let reason = needs_renewal(&pair.cert, ca.cert_pem(), &subject, later(days)).unwrap_or_default();
+        let reason =
+            needs_renewal(&pair.cert, ca.cert_pem(), &subject, later(days)).unwrap_or_default();
         assert_eq!(reason, expected, "case {number}");
     }
     let before = needs_renewal(&year.cert, ca.cert_pem(), &Subject::lb(), at(1_800_000_000));
     assert!(before.is_some_and(|reason| reason.starts_with("not yet valid")));
-    assert!(needs_renewal("x", ca.cert_pem(), &Subject::lb(), now).is_some_and(|it| it.starts_with("cannot be read")));
+    assert!(
+        needs_renewal("x", ca.cert_pem(), &Subject::lb(), now)
+            .is_some_and(|it| it.starts_with("cannot be read"))
+    );
 }
 
 #[test]
 fn bundles_are_split() {
     let now = at(1_900_000_000);
-    let (one, two) = (Authority::create(now).unwrap(), Authority::create(now).unwrap());
+    let (one, two) = (
+        Authority::create(now).unwrap(),
+        Authority::create(now).unwrap(),
+    );
     let bundle = format!("# old\n{}\n{}", one.cert_pem(), two.cert_pem());
     let parts = split(&bundle);
     assert_eq!(parts.len(), 2);
     for (part, authority) in parts.iter().zip([one, two]) {
-        assert_eq!(describe(part).unwrap(), describe(authority.cert_pem()).unwrap());
+        assert_eq!(
+            describe(part).unwrap(),
+            describe(authority.cert_pem()).unwrap()
+        );
     }
     assert!(split("").is_empty() && split("-----BEGIN CERTIFICATE-----\nx").is_empty());
 }
@@ -160,7 +223,9 @@ fn openssl_agrees() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::create(now).unwrap();
     let cluster = cluster("/s".into());
-    let server = authority.issue(&Subject::consul(&cluster, &cluster.nodes[0]), 365, now).unwrap();
+    let server = authority
+        .issue(&Subject::consul(&cluster, &cluster.nodes[0]), 365, now)
+        .unwrap();
     let lb = authority.issue(&Subject::lb(), 365, now).unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -168,19 +233,43 @@ fn openssl_agrees() {
         path
     };
     // Another CA of the same name stands first in the bundle: the key identifiers tell them apart.
-    let bundle = format!("{}{}", Authority::create(now).unwrap().cert_pem(), authority.cert_pem());
+    let bundle = format!(
+        "{}{}",
+        Authority::create(now).unwrap().cert_pem(),
+        authority.cert_pem()
+    );
     let ca = write("ca.pem", &bundle);
     let (server, lb) = (write("server.pem", &server.cert), write("lb.pem", &lb.cert));
     let verify = |purpose: &str, file: &PathBuf| {
         let mut command = Command::new("openssl");
-        command.args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"]).arg(&ca).arg(file);
-        command.output().expect("openssl is installed").status.success()
+        command
+            .args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"])
+            .arg(&ca)
+            .arg(file);
+        command
+            .output()
+            .expect("openssl is installed")
+            .status
+            .success()
     };
-    assert!(verify("sslserver", &server) && verify("sslclient", &server) && verify("sslclient", &lb));
-    assert!(!verify("sslserver", &lb), "lb must not be able to act as a server");
+    assert!(
+        verify("sslserver", &server) && verify("sslclient", &server) && verify("sslclient", &lb)
+    );
+    assert!(
+        !verify("sslserver", &lb),
+        "lb must not be able to act as a server"
+    );
     let text = |file: &PathBuf| {
-        let output = Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(file).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+        let output = Command::new("openssl")
+            .args(["x509", "-noout", "-text", "-in"])
+            .arg(file)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let leaf = text(&server);
     for expected in [
@@ -195,11 +284,15 @@ fn openssl_agrees() {
         "Issuer: CN = lb cluster CA",
     ] {
         let squeezed = |text: &str| text.replace(' ', "");
-        assert!(squeezed(&leaf).contains(&squeezed(expected)), "{expected} not in {leaf}");
+        assert!(
+            squeezed(&leaf).contains(&squeezed(expected)),
+            "{expected} not in {leaf}"
+        );
     }
     let own = text(&write("own.pem", authority.cert_pem()));
     assert!(
-        own.contains("critical CA:TRUE, pathlen:0") && own.contains("critical Certificate Sign, CRL Sign"),
+        own.contains("critical CA:TRUE, pathlen:0")
+            && own.contains("critical Certificate Sign, CRL Sign"),
         "{own}"
     );
 }

@@ -1,5 +1,5 @@
-//! Consul's configuration, in the form that its version reads. Unknown keys are fatal to an agent, so every form has the
-//! version at which it began.
+//! Consul's configuration, in the form that its version reads. Unknown keys are fatal to an agent,
+//! so every form has the version at which it began.
 //!
 //! Source: <https://developer.hashicorp.com/consul/docs/reference/agent/configuration-file>.
 
@@ -21,8 +21,11 @@ const GRPC_TLS: Version = Version::new(1, 14, 0);
 pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Version) -> String {
     let server = node.is_server(Product::Consul);
     let mut hcl = Hcl::file();
-    hcl.text("datacenter", &cluster.datacenter).text("domain", &cluster.domain).text("node_name", &node.name);
-    hcl.text("data_dir", &layout.consul_data).text("log_level", "INFO");
+    hcl.text("datacenter", &cluster.datacenter)
+        .text("domain", &cluster.domain)
+        .text("node_name", &node.name);
+    hcl.text("data_dir", &layout.consul_data)
+        .text("log_level", "INFO");
     if server {
         hcl.flag("server", true);
     }
@@ -41,14 +44,18 @@ pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Ve
         });
     }
     hcl.block("ports", |hcl| {
-        hcl.number("http", -1).number("https", CONSUL_HTTPS_PORT).number("dns", 8600).number("grpc", -1);
+        hcl.number("http", -1)
+            .number("https", CONSUL_HTTPS_PORT)
+            .number("dns", 8600)
+            .number("grpc", -1);
         if version >= GRPC_TLS {
             hcl.number("grpc_tls", -1);
         }
     });
 
     hcl.comment("A restart is no farewell: the node keeps its place in the catalog.");
-    hcl.flag("leave_on_terminate", false).flag("skip_leave_on_interrupt", true);
+    hcl.flag("leave_on_terminate", false)
+        .flag("skip_leave_on_interrupt", true);
     hcl.flag("disable_update_check", true);
     if server {
         hcl.comment("Timing for production: a lost leader is replaced in 3 s.");
@@ -65,7 +72,9 @@ pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Ve
     }
     if cluster.acl {
         hcl.block("acl", |hcl| {
-            hcl.flag("enabled", true).text("default_policy", "deny").text("down_policy", "extend-cache");
+            hcl.flag("enabled", true)
+                .text("default_policy", "deny")
+                .text("down_policy", "extend-cache");
             hcl.flag("enable_token_persistence", true);
         });
     }
@@ -75,10 +84,15 @@ pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Ve
 
 fn tls(hcl: &mut Hcl, layout: &Layout, version: Version) {
     let files = |hcl: &mut Hcl| {
-        for (key, file) in [("ca_file", "ca.pem"), ("cert_file", "cert.pem"), ("key_file", "key.pem")] {
+        for (key, file) in [
+            ("ca_file", "ca.pem"),
+            ("cert_file", "cert.pem"),
+            ("key_file", "key.pem"),
+        ] {
             hcl.text(key, &format!("{}/{file}", layout.consul_config));
         }
-        hcl.flag("verify_incoming", true).flag("verify_outgoing", true);
+        hcl.flag("verify_incoming", true)
+            .flag("verify_outgoing", true);
     };
     if version >= TLS_BLOCK {
         hcl.block("tls", |hcl| {
@@ -93,23 +107,26 @@ fn tls(hcl: &mut Hcl, layout: &Layout, version: Version) {
     }
 }
 
-/// `join.hcl`: whom an agent looks for when it starts. One that has found the others knows them from then on, so that a
-/// cluster can grow without a restart of what is there.
+/// `join.hcl`: whom an agent looks for when it starts. One that has found the others knows them
+/// from then on, so that a cluster can grow without a restart of what is there.
 pub(super) fn join(cluster: &Cluster, node: &Node) -> String {
     let mut hcl = Hcl::file();
     if node.is_server(Product::Consul) {
         hcl.number("bootstrap_expect", count(cluster, Product::Consul));
     }
     hcl.comment("The default of 30s makes half a minute of one missed join.");
-    hcl.list("retry_join", &join_addresses(cluster, Product::Consul)).text("retry_interval", "1s");
+    hcl.list("retry_join", &join_addresses(cluster, Product::Consul))
+        .text("retry_interval", "1s");
     hcl.finish()
 }
 
-/// `encrypt.hcl`. Read at the very first start alone: from then on the key lives in the agent's keyring, where a
-/// rotation changes it.
+/// `encrypt.hcl`. Read at the very first start alone: from then on the key lives in the agent's
+/// keyring, where a rotation changes it.
 pub(super) fn encrypt(key: &Secret) -> String {
     let mut hcl = Hcl::file();
-    hcl.text("encrypt", key.reveal()).flag("encrypt_verify_incoming", true).flag("encrypt_verify_outgoing", true);
+    hcl.text("encrypt", key.reveal())
+        .flag("encrypt_verify_incoming", true)
+        .flag("encrypt_verify_outgoing", true);
     hcl.finish()
 }
 

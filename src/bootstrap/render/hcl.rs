@@ -1,6 +1,8 @@
-//! Writes HCL as people write it: indented, equal signs in one column, as `nomad fmt` would have it.
+//! Writes HCL as people write it: indented, equal signs in one column, as `nomad fmt` would have
+//! it.
 //!
-//! Only what agents' files need: attributes, nested blocks, comments. One attribute a line, which HCL 1 wants.
+//! Only what agents' files need: attributes, nested blocks, comments. One attribute a line, which
+//! HCL 1 wants.
 
 use std::fmt::Write as _;
 
@@ -21,7 +23,12 @@ pub(super) struct Hcl {
 impl Hcl {
     /// An empty file with the usual head.
     pub(super) fn file() -> Self {
-        Self { out: HEAD.to_owned(), depth: 0, run: Vec::new(), commented: false }
+        Self {
+            out: HEAD.to_owned(),
+            depth: 0,
+            run: Vec::new(),
+            commented: false,
+        }
     }
 
     /// `key = "value"`.
@@ -51,8 +58,8 @@ impl Hcl {
         self
     }
 
-    /// `header { … }`, set off by an empty line unless it comes first in its block or has a comment. A header that ends
-    /// in `=` makes a map.
+    /// `header { … }`, set off by an empty line unless it comes first in its block or has a
+    /// comment. A header that ends in `=` makes a map.
     pub(super) fn block(&mut self, header: &str, fill: impl FnOnce(&mut Self)) -> &mut Self {
         self.flush();
         if !std::mem::take(&mut self.commented) {
@@ -93,7 +100,12 @@ impl Hcl {
     }
 
     fn flush(&mut self) {
-        let width = self.run.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+        let width = self
+            .run
+            .iter()
+            .map(|(key, _)| key.chars().count())
+            .max()
+            .unwrap_or(0);
         for (key, value) in std::mem::take(&mut self.run) {
             self.indent();
             let _ = writeln!(self.out, "{key:width$} = {value}");
@@ -111,8 +123,8 @@ impl Hcl {
     }
 }
 
-/// A string as HCL quotes it. The agents read HCL 1, which leaves `${` alone; HCL 2 readers see it escaped alike only
-/// when there is none, and there is none in names, addresses and sane paths.
+/// A string as HCL quotes it. The agents read HCL 1, which leaves `${` alone; HCL 2 readers see it
+/// escaped alike only when there is none, and there is none in names, addresses and sane paths.
 pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
@@ -140,7 +152,9 @@ mod tests {
     #[test]
     fn it_reads_well() {
         let mut hcl = Hcl::file();
-        hcl.text("name", "a").flag("enabled", true).number("port", -1);
+        hcl.text("name", "a")
+            .flag("enabled", true)
+            .number("port", -1);
         hcl.block("server", |hcl| {
             hcl.block("join", |hcl| {
                 hcl.list("retry_join", &["a".into(), "b".into()]);
@@ -153,9 +167,22 @@ mod tests {
 
     #[test]
     fn strings_come_back() {
-        for text in ["", "plain", "with \"quotes\" and \\ and \n\t\r", "ä ü 你", "\u{1}\u{7f}", "a=b}{]["] {
-            let body: hcl_edit::structure::Body = format!("a = {}\n", quoted(text)).parse().unwrap();
-            let value = body.get_attribute("a").unwrap().value.as_str().map(str::to_owned);
+        for text in [
+            "",
+            "plain",
+            "with \"quotes\" and \\ and \n\t\r",
+            "ä ü 你",
+            "\u{1}\u{7f}",
+            "a=b}{][",
+        ] {
+            let body: hcl_edit::structure::Body =
+                format!("a = {}\n", quoted(text)).parse().unwrap();
+            let value = body
+                .get_attribute("a")
+                .unwrap()
+                .value
+                .as_str()
+                .map(str::to_owned);
             assert_eq!(value.as_deref(), Some(text));
         }
     }

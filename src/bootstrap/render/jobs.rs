@@ -1,6 +1,8 @@
-//! The jobs that `up --with-sample` runs: the files of `deploy/nomad`, with this cluster's names filled in.
+//! The jobs that `up --with-sample` runs: the files of `deploy/nomad`, with this cluster's names
+//! filled in.
 //!
-//! Nomad itself turns the text into a job (`/v1/jobs/parse`), so that there is one source for people and for us.
+//! Nomad itself turns the text into a job (`/v1/jobs/parse`), so that there is one source for
+//! people and for us.
 
 use serde_json::{Value, json};
 
@@ -9,8 +11,8 @@ use crate::bootstrap::topology::Cluster;
 const HELLO: &str = include_str!("../../../deploy/nomad/hello.nomad.hcl");
 const LB: &str = include_str!("../../../deploy/nomad/lb.nomad.hcl");
 
-/// Body for `POST /v1/jobs/parse` that gives the sample service. The answer goes to `PUT /v1/jobs` as `{"Job": …}`.
-/// Source: <https://developer.hashicorp.com/nomad/api-docs/jobs#parse-job>.
+/// Body for `POST /v1/jobs/parse` that gives the sample service. The answer goes to `PUT /v1/jobs`
+/// as `{"Job": …}`. Source: <https://developer.hashicorp.com/nomad/api-docs/jobs#parse-job>.
 #[must_use]
 pub fn hello(cluster: &Cluster) -> Value {
     parse_request(HELLO, &cluster.datacenter)
@@ -36,7 +38,10 @@ mod tests {
 
     fn shipped() -> Vec<PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nomad");
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         paths.sort();
         paths
     }
@@ -45,7 +50,12 @@ mod tests {
     fn lb_has_nothing_to_say_about_the_shipped_jobs() {
         let texts: Vec<(String, String)> = shipped()
             .into_iter()
-            .map(|path| (path.display().to_string(), std::fs::read_to_string(path).unwrap()))
+            .map(|path| {
+                (
+                    path.display().to_string(),
+                    std::fs::read_to_string(path).unwrap(),
+                )
+            })
             .collect();
         assert_eq!(texts.len(), 3);
         let findings = crate::check::lints::check_jobs(&texts, "urlprefix-", None);
@@ -65,12 +75,19 @@ mod tests {
     #[test]
     fn nomad_reads_the_shipped_jobs() {
         let nomad = std::env::var_os("NOMAD_BIN").unwrap_or_else(|| "nomad".into());
-        if !Command::new(&nomad).arg("version").output().is_ok_and(|output| output.status.success()) {
+        if !Command::new(&nomad)
+            .arg("version")
+            .output()
+            .is_ok_and(|output| output.status.success())
+        {
             eprintln!("SKIPPED: no nomad on PATH");
             return;
         }
         for path in shipped() {
-            for words in [&["fmt", "-check", "-list=false"][..], &["job", "run", "-output"]] {
+            for words in [
+                &["fmt", "-check", "-list=false"][..],
+                &["job", "run", "-output"],
+            ] {
                 // No server is asked: the address leads nowhere.
                 let output = Command::new(&nomad)
                     .args(words)
@@ -79,7 +96,11 @@ mod tests {
                     .output()
                     .unwrap();
                 let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                assert!(output.status.success(), "nomad {words:?} {}: {said}", path.display());
+                assert!(
+                    output.status.success(),
+                    "nomad {words:?} {}: {said}",
+                    path.display()
+                );
                 if words[0] == "job" {
                     let job: Value = serde_json::from_slice(&output.stdout).unwrap();
                     let text = job.to_string();

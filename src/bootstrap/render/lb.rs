@@ -13,12 +13,20 @@ pub(super) const ADMIN_PORT: u16 = 9998;
 
 /// Address of the admin listener: it speaks plain HTTP, so that other machines are kept from it.
 pub(super) fn admin_address(cluster: &Cluster, node: &Node) -> IpAddr {
-    if cluster.is_local() { node.address } else { loopback_like(node.address) }
+    if cluster.is_local() {
+        node.address
+    } else {
+        loopback_like(node.address)
+    }
 }
 
 /// `lb.toml`. The files it names lie beside it.
 pub(super) fn config(cluster: &Cluster, node: &Node, with_token: bool) -> String {
-    let agent = if cluster.is_local() { node.address } else { loopback_like(node.address) };
+    let agent = if cluster.is_local() {
+        node.address
+    } else {
+        loopback_like(node.address)
+    };
     let listen: IpAddr = match (cluster.is_local(), node.address) {
         (true, own) => own,
         (false, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
@@ -26,13 +34,21 @@ pub(super) fn config(cluster: &Cluster, node: &Node, with_token: bool) -> String
     };
     // The servers stand in while the node's own agent is away.
     let agents: Vec<String> = std::iter::once(SocketAddr::new(agent, CONSUL_HTTPS_PORT))
-        .chain(cluster.servers(Product::Consul).map(|server| server.https(Product::Consul)))
+        .chain(
+            cluster
+                .servers(Product::Consul)
+                .map(|server| server.https(Product::Consul)),
+        )
         .map(|agent| format!("https://{agent}"))
         .collect();
     let agents = agents.join(",");
     let listener = SocketAddr::new(listen, LISTENER_PORT);
     let admin = SocketAddr::new(admin_address(cluster, node), ADMIN_PORT);
-    let token = if with_token { "token_file = \"token\"\n" } else { "" };
+    let token = if with_token {
+        "token_file = \"token\"\n"
+    } else {
+        ""
+    };
     format!(
         "{HEAD}\n[consul]\naddress = \"{agents}\"\nca_file = \"ca.pem\"\ncert_file = \"cert.pem\"\n\
          key_file = \"key.pem\"\n{token}\n[[listener]]\naddress = \"{listener}\"\n\n[admin]\naddress = \"{admin}\"\n\n\

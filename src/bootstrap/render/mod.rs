@@ -1,5 +1,5 @@
-//! What stands on each node: users, folders, programs, files, daemons, from the description of the cluster, its
-//! certificates and its keys. Pure: nothing is read, nothing is written.
+//! What stands on each node: users, folders, programs, files, daemons, from the description of the
+//! cluster, its certificates and its keys. Pure: nothing is read, nothing is written.
 //!
 //! ```text
 //!   consul.d/  consul.hcl join.hcl encrypt.hcl ca.pem cert.pem key.pem                                every node
@@ -7,9 +7,10 @@
 //!   lb/        lb.toml [token] ca.pem cert.pem key.pem                                       Nomad clients
 //! ```
 //!
-//! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip keys, Consul's
-//! certificates), and what counts at a start alone (whom to join), has files of its own, so that neither a rotation nor
-//! a new node looks like a reason to restart. `host` carries it out, `plan` decides when.
+//! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip
+//! keys, Consul's certificates), and what counts at a start alone (whom to join), has files of its
+//! own, so that neither a rotation nor a new node looks like a reason to restart. `host` carries it
+//! out, `plan` decides when.
 
 mod consul;
 mod hcl;
@@ -30,7 +31,8 @@ use super::secrets::{NodePairs, Pair, Shared};
 use super::spec::{DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
 use super::topology::{BinarySource, Cluster, Layout, Node, Product, Role, Runner, Scope, Target};
 
-/// All that the node shall have. With [`Scope::ConsulOnly`], and where no Nomad is known, Consul alone.
+/// All that the node shall have. With [`Scope::ConsulOnly`], and where no Nomad is known, Consul
+/// alone.
 #[must_use]
 pub fn node(
     cluster: &Cluster,
@@ -42,12 +44,24 @@ pub fn node(
 ) -> NodeSpec {
     let layout = cluster.layout(node);
     let mut spec = NodeSpec::default();
-    let mut place = Place { cluster, layout: &layout, spec: &mut spec };
+    let mut place = Place {
+        cluster,
+        layout: &layout,
+        spec: &mut spec,
+    };
     place.ground();
     place.consul(node, pairs, shared, versions);
-    let pair = pairs.nomad.as_ref().filter(|_| node.products().contains(&Product::Nomad));
-    if let (Scope::All, Some(source), Some(pair), Some(_)) = (scope, &cluster.nomad, pair, versions.nomad) {
-        let lb = versions.lb.as_ref().filter(|_| node.role == Role::NomadClient);
+    let pair = pairs
+        .nomad
+        .as_ref()
+        .filter(|_| node.products().contains(&Product::Nomad));
+    if let (Scope::All, Some(source), Some(pair), Some(_)) =
+        (scope, &cluster.nomad, pair, versions.nomad)
+    {
+        let lb = versions
+            .lb
+            .as_ref()
+            .filter(|_| node.role == Role::NomadClient);
         let lb = lb.map(|path| Program::new("lb", &BinarySource::File(path.clone()), &layout));
         place.nomad(node, source, pair, shared, versions, lb.as_ref());
         if let Some(lb) = lb {
@@ -89,12 +103,47 @@ impl Place<'_> {
         self.directory(&self.layout.consul_data, 0o750, owner);
         let program = Program::new("consul", &self.cluster.consul, self.layout);
         let text = consul::agent(self.cluster, node, self.layout, versions.consul);
-        self.file(config, "consul.hcl", text, 0o640, owner, Effect::Restart(Product::Consul));
-        self.file(config, "join.hcl", consul::join(self.cluster, node), 0o640, owner, Effect::None);
-        self.secret(config, "encrypt.hcl", consul::encrypt(&shared.consul_gossip), owner, Effect::None);
-        self.certificates(config, &shared.ca_bundle, &pairs.consul, owner, Effect::Reload(Product::Consul));
-        let command = vec![program.path.clone(), "agent".to_owned(), format!("-config-dir={config}")];
-        self.daemon(DaemonSpec { product: Product::Consul, command, user: owner, keeps_children: false });
+        self.file(
+            config,
+            "consul.hcl",
+            text,
+            0o640,
+            owner,
+            Effect::Restart(Product::Consul),
+        );
+        self.file(
+            config,
+            "join.hcl",
+            consul::join(self.cluster, node),
+            0o640,
+            owner,
+            Effect::None,
+        );
+        self.secret(
+            config,
+            "encrypt.hcl",
+            consul::encrypt(&shared.consul_gossip),
+            owner,
+            Effect::None,
+        );
+        self.certificates(
+            config,
+            &shared.ca_bundle,
+            &pairs.consul,
+            owner,
+            Effect::Reload(Product::Consul),
+        );
+        let command = vec![
+            program.path.clone(),
+            "agent".to_owned(),
+            format!("-config-dir={config}"),
+        ];
+        self.daemon(DaemonSpec {
+            product: Product::Consul,
+            command,
+            user: owner,
+            keeps_children: false,
+        });
         self.spec.binaries.push(program.into_spec());
     }
 
@@ -115,21 +164,64 @@ impl Place<'_> {
         self.directory(&self.layout.nomad_data, 0o700, owner);
         let program = Program::new("nomad", source, self.layout);
         let text = nomad::agent(self.cluster, node, self.layout, versions, lb);
-        self.file(config, "nomad.hcl", text, 0o600, owner, Effect::Restart(Product::Nomad));
-        self.file(config, "join.hcl", nomad::join(self.cluster, node), 0o600, owner, Effect::None);
+        self.file(
+            config,
+            "nomad.hcl",
+            text,
+            0o600,
+            owner,
+            Effect::Restart(Product::Nomad),
+        );
+        self.file(
+            config,
+            "join.hcl",
+            nomad::join(self.cluster, node),
+            0o600,
+            owner,
+            Effect::None,
+        );
         if !client {
-            self.secret(config, "encrypt.hcl", nomad::encrypt(&shared.nomad_gossip), owner, Effect::None);
+            self.secret(
+                config,
+                "encrypt.hcl",
+                nomad::encrypt(&shared.nomad_gossip),
+                owner,
+                Effect::None,
+            );
         }
-        if let Some(token) = shared.nomad_consul_token.as_ref().filter(|_| self.cluster.acl) {
-            self.secret(config, "consul-token.hcl", nomad::token(token), owner, Effect::Restart(Product::Nomad));
+        if let Some(token) = shared
+            .nomad_consul_token
+            .as_ref()
+            .filter(|_| self.cluster.acl)
+        {
+            self.secret(
+                config,
+                "consul-token.hcl",
+                nomad::token(token),
+                owner,
+                Effect::Restart(Product::Nomad),
+            );
         }
-        // SIGHUP renews what Nomad shows to others, but not what it talks to Consul with: its Consul client keeps CA and
-        // certificate of the start (seen with 2.0.6: `failed to verify certificate` after a CA change). Tasks outlive
-        // the restart of their agent.
-        self.certificates(config, &shared.ca_bundle, pair, owner, Effect::Restart(Product::Nomad));
+        // SIGHUP renews what Nomad shows to others, but not what it talks to Consul with: its
+        // Consul client keeps CA and certificate of the start (seen with 2.0.6: `failed to verify
+        // certificate` after a CA change). Tasks outlive the restart of their agent.
+        self.certificates(
+            config,
+            &shared.ca_bundle,
+            pair,
+            owner,
+            Effect::Restart(Product::Nomad),
+        );
         let command = ["agent", "-config", config].map(str::to_owned);
-        let command = std::iter::once(program.path.clone()).chain(command).collect();
-        self.daemon(DaemonSpec { product: Product::Nomad, command, user: owner, keeps_children: client });
+        let command = std::iter::once(program.path.clone())
+            .chain(command)
+            .collect();
+        self.daemon(DaemonSpec {
+            product: Product::Nomad,
+            command,
+            user: owner,
+            keeps_children: client,
+        });
         self.spec.binaries.push(program.into_spec());
     }
 
@@ -138,9 +230,22 @@ impl Place<'_> {
         let (owner, folder) = (Owner::Root, &self.layout.lb);
         self.directory(folder, 0o700, owner);
         let token = shared.lb_consul_token.as_ref().filter(|_| self.cluster.acl);
-        self.file(folder, "lb.toml", lb::config(self.cluster, node, token.is_some()), 0o600, owner, Effect::None);
+        self.file(
+            folder,
+            "lb.toml",
+            lb::config(self.cluster, node, token.is_some()),
+            0o600,
+            owner,
+            Effect::None,
+        );
         if let Some(token) = token {
-            self.secret(folder, "token", format!("{}\n", token.reveal()), owner, Effect::None);
+            self.secret(
+                folder,
+                "token",
+                format!("{}\n", token.reveal()),
+                owner,
+                Effect::None,
+            );
         }
         self.certificates(folder, &shared.ca_bundle, &shared.lb, owner, Effect::None);
         self.spec.binaries.push(program.into_spec());
@@ -149,15 +254,29 @@ impl Place<'_> {
     fn certificates(&mut self, folder: &str, ca: &str, pair: &Pair, owner: Owner, effect: Effect) {
         self.file(folder, "ca.pem", ca.to_owned(), 0o644, owner, effect);
         self.file(folder, "cert.pem", pair.cert.clone(), 0o644, owner, effect);
-        self.secret(folder, "key.pem", pair.key.reveal().to_owned(), owner, effect);
+        self.secret(
+            folder,
+            "key.pem",
+            pair.key.reveal().to_owned(),
+            owner,
+            effect,
+        );
     }
 
     fn daemon(&mut self, daemon: DaemonSpec) {
-        let systemd = matches!(&self.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
+        let systemd =
+            matches!(&self.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
         if let Some(folder) = self.layout.units.as_ref().filter(|_| systemd) {
             let name = format!("{}.service", daemon.product.name());
             let text = systemd::unit(&daemon, self.layout);
-            self.file(folder, &name, text, 0o644, Owner::Root, Effect::Restart(daemon.product));
+            self.file(
+                folder,
+                &name,
+                text,
+                0o644,
+                Owner::Root,
+                Effect::Restart(daemon.product),
+            );
         }
         self.spec.daemons.push(daemon);
     }
@@ -170,20 +289,48 @@ impl Place<'_> {
     }
 
     fn directory(&mut self, path: &str, mode: u32, owner: Owner) {
-        self.spec.directories.push(DirSpec { path: path.to_owned(), mode, owner });
+        self.spec.directories.push(DirSpec {
+            path: path.to_owned(),
+            mode,
+            owner,
+        });
     }
 
     fn secret(&mut self, folder: &str, name: &str, text: String, owner: Owner, effect: Effect) {
         self.push(folder, name, text, 0o600, owner, effect, true);
     }
 
-    fn file(&mut self, folder: &str, name: &str, text: String, mode: u32, owner: Owner, effect: Effect) {
+    fn file(
+        &mut self,
+        folder: &str,
+        name: &str,
+        text: String,
+        mode: u32,
+        owner: Owner,
+        effect: Effect,
+    ) {
         self.push(folder, name, text, mode, owner, effect, false);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of a file, each once")]
-    fn push(&mut self, folder: &str, name: &str, text: String, mode: u32, owner: Owner, effect: Effect, secret: bool) {
+    fn push(
+        &mut self,
+        folder: &str,
+        name: &str,
+        text: String,
+        mode: u32,
+        owner: Owner,
+        effect: Effect,
+        secret: bool,
+    ) {
         let path = format!("{folder}/{name}");
-        self.spec.files.push(FileSpec { path, content: text.into_bytes(), mode, owner, effect, secret });
+        self.spec.files.push(FileSpec {
+            path,
+            content: text.into_bytes(),
+            mode,
+            owner,
+            effect,
+            secret,
+        });
     }
 }

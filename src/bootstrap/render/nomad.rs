@@ -11,7 +11,8 @@ use super::version::{Version, Versions};
 use crate::bootstrap::secrets::Secret;
 use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Layout, Node, Product, Role};
 
-/// From here on raw_exec knows no `no_cgroups`, and does without cgroups by itself where it may not make them.
+/// From here on raw_exec knows no `no_cgroups`, and does without cgroups by itself where it may not
+/// make them.
 const NO_CGROUPS_GONE: Version = Version::new(1, 7, 0);
 
 /// `nomad.hcl`: everything but secrets.
@@ -23,16 +24,22 @@ pub(super) fn agent(
     lb: Option<&Program>,
 ) -> String {
     let mut hcl = Hcl::file();
-    hcl.text("name", &node.name).text("region", &cluster.region).text("datacenter", &cluster.datacenter);
-    hcl.text("data_dir", &layout.nomad_data).text("log_level", "INFO");
+    hcl.text("name", &node.name)
+        .text("region", &cluster.region)
+        .text("datacenter", &cluster.datacenter);
+    hcl.text("data_dir", &layout.nomad_data)
+        .text("log_level", "INFO");
     let bind = match (cluster.is_local(), node.address) {
         (true, own) => own,
         (false, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
         (false, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
     };
     hcl.text("bind_addr", &bind.to_string());
-    hcl.flag("disable_update_check", true).flag("leave_on_interrupt", false).flag("leave_on_terminate", false);
-    // Nomad refuses to guess a loopback address, and with several interfaces it may guess the wrong one.
+    hcl.flag("disable_update_check", true)
+        .flag("leave_on_interrupt", false)
+        .flag("leave_on_terminate", false);
+    // Nomad refuses to guess a loopback address, and with several interfaces it may guess the wrong
+    // one.
     hcl.block("advertise", |hcl| {
         for (key, port) in [("http", 4646), ("rpc", 4647), ("serf", 4648)] {
             hcl.text(key, &SocketAddr::new(node.address, port).to_string());
@@ -47,22 +54,34 @@ pub(super) fn agent(
             hcl.flag("enabled", true);
         });
     }
-    let agent = if cluster.is_local() { node.address } else { loopback_like(node.address) };
+    let agent = if cluster.is_local() {
+        node.address
+    } else {
+        loopback_like(node.address)
+    };
     hcl.block("consul", |hcl| {
-        hcl.text("address", &SocketAddr::new(agent, CONSUL_HTTPS_PORT).to_string());
+        hcl.text(
+            "address",
+            &SocketAddr::new(agent, CONSUL_HTTPS_PORT).to_string(),
+        );
         hcl.flag("ssl", true).flag("verify_ssl", true);
         files(hcl, layout);
     });
     hcl.block("tls", |hcl| {
         hcl.flag("http", true).flag("rpc", true);
         files(hcl, layout);
-        hcl.flag("verify_server_hostname", true).flag("verify_https_client", true);
+        hcl.flag("verify_server_hostname", true)
+            .flag("verify_https_client", true);
     });
     hcl.finish()
 }
 
 fn files(hcl: &mut Hcl, layout: &Layout) {
-    for (key, file) in [("ca_file", "ca.pem"), ("cert_file", "cert.pem"), ("key_file", "key.pem")] {
+    for (key, file) in [
+        ("ca_file", "ca.pem"),
+        ("cert_file", "cert.pem"),
+        ("key_file", "key.pem"),
+    ] {
         hcl.text(key, &format!("{}/{file}", layout.nomad_config));
     }
 }
@@ -73,7 +92,14 @@ fn server(hcl: &mut Hcl) {
     });
 }
 
-fn client(hcl: &mut Hcl, cluster: &Cluster, node: &Node, layout: &Layout, versions: &Versions, lb: Option<&Program>) {
+fn client(
+    hcl: &mut Hcl,
+    cluster: &Cluster,
+    node: &Node,
+    layout: &Layout,
+    versions: &Versions,
+    lb: Option<&Program>,
+) {
     hcl.block("client", |hcl| {
         hcl.flag("enabled", true);
         match &cluster.network_interface {
@@ -82,33 +108,47 @@ fn client(hcl: &mut Hcl, cluster: &Cluster, node: &Node, layout: &Layout, versio
             None => hcl.text("network_interface", &interface_of(node.address)),
         };
         if let Some((first, last)) = node.dynamic_ports {
-            hcl.number("min_dynamic_port", first).number("max_dynamic_port", last);
+            hcl.number("min_dynamic_port", first)
+                .number("max_dynamic_port", last);
         }
         hcl.comment("For jobs: where tasks bind, and where lb and its files are.");
         hcl.block("meta", |hcl| {
             hcl.text("bind", &node.address.to_string());
-            hcl.text("lb_admin", &super::lb::admin_address(cluster, node).to_string());
+            hcl.text(
+                "lb_admin",
+                &super::lb::admin_address(cluster, node).to_string(),
+            );
             if let Some(lb) = lb {
                 hcl.text("lb_bin", &lb.path).text("lb_dir", &layout.lb);
             }
         });
-        hcl.comment("Nobody answers these questions outside the clouds; each costs seconds at start.");
+        hcl.comment(
+            "Nobody answers these questions outside the clouds; each costs seconds at start.",
+        );
         hcl.block("options =", |hcl| {
-            hcl.text("\"fingerprint.denylist\"", "env_aws,env_gce,env_azure,env_digitalocean");
+            hcl.text(
+                "\"fingerprint.denylist\"",
+                "env_aws,env_gce,env_azure,env_digitalocean",
+            );
         });
     });
     hcl.block("plugin \"raw_exec\"", |hcl| {
         hcl.block("config", |hcl| {
             hcl.flag("enabled", true);
-            if !versions.privileged && versions.nomad.is_some_and(|version| version < NO_CGROUPS_GONE) {
+            if !versions.privileged
+                && versions
+                    .nomad
+                    .is_some_and(|version| version < NO_CGROUPS_GONE)
+            {
                 hcl.flag("no_cgroups", true);
             }
         });
     });
 }
 
-/// The interface with this address, whatever it is called on that machine. Nomad's own choice, the one of the default
-/// route, is the public one of a machine with a private network, and none where there is no such route.
+/// The interface with this address, whatever it is called on that machine. Nomad's own choice, the
+/// one of the default route, is the public one of a machine with a private network, and none where
+/// there is no such route.
 /// <https://developer.hashicorp.com/nomad/docs/configuration/client#network_interface>
 fn interface_of(address: IpAddr) -> String {
     let pattern = address.to_string().replace('.', "[.]");
@@ -124,7 +164,8 @@ pub(super) fn join(cluster: &Cluster, node: &Node) -> String {
             hcl.number("bootstrap_expect", count(cluster, Product::Nomad));
         }
         hcl.block("server_join", |hcl| {
-            hcl.list("retry_join", &join_addresses(cluster, Product::Nomad)).text("retry_interval", "1s");
+            hcl.list("retry_join", &join_addresses(cluster, Product::Nomad))
+                .text("retry_interval", "1s");
         });
     });
     hcl.finish()

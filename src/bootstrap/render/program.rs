@@ -18,10 +18,19 @@ impl Program {
             // Nothing is fetched for this machine itself; its PATH decides.
             (None, BinarySource::Release(_)) => name.to_owned(),
         };
-        Self { name, path, source: source.clone() }
+        Self {
+            name,
+            path,
+            source: source.clone(),
+        }
     }
 
     pub(super) fn into_spec(self) -> BinarySpec {
-        BinarySpec { name: self.name.to_owned(), path: self.path, source: self.source, sha256: None }
+        BinarySpec {
+            name: self.name.to_owned(),
+            path: self.path,
+            source: self.source,
+            sha256: None,
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! systemd units for the agents: as few rights as each of them can do with.
 //!
-//! `Type=exec`, not `notify`: an agent tells systemd that it is ready only once it has joined, and a first server
-//! cannot join before the others are started. That it is really up is the gates' matter.
-//! Source: systemd.exec(5), systemd.service(5).
+//! `Type=exec`, not `notify`: an agent tells systemd that it is ready only once it has joined, and
+//! a first server cannot join before the others are started. That it is really up is the gates'
+//! matter. Source: systemd.exec(5), systemd.service(5).
 
 use std::fmt::Write as _;
 
@@ -26,9 +26,18 @@ pub(super) fn unit(daemon: &DaemonSpec, layout: &Layout) -> String {
          ExecReload=/bin/kill -HUP $MAINPID\nKillSignal=SIGINT\nTimeoutStopSec=30\nRestart=on-failure\nRestartSec=2\n",
         config = layout.config(product),
         user = daemon.user.name(),
-        command = daemon.command.iter().map(|word| escaped(word)).collect::<Vec<_>>().join(" "),
+        command = daemon
+            .command
+            .iter()
+            .map(|word| escaped(word))
+            .collect::<Vec<_>>()
+            .join(" "),
     );
-    let rights = if daemon.keeps_children { CLIENT } else { CONFINED };
+    let rights = if daemon.keeps_children {
+        CLIENT
+    } else {
+        CONFINED
+    };
     unit.push_str(rights);
     if !daemon.keeps_children {
         let _ = writeln!(unit, "ReadWritePaths={}", escaped(layout.data(product)));
@@ -37,9 +46,10 @@ pub(super) fn unit(daemon: &DaemonSpec, layout: &Layout) -> String {
     unit
 }
 
-/// A Nomad client starts other people's programs as their users, in cgroups and mounts that it makes: it needs root.
-/// Tasks outlive their agent, so that an upgrade of it does not touch them. They inherit what is set here, so no umask,
-/// and no exemption from the killer of processes that use too much memory.
+/// A Nomad client starts other people's programs as their users, in cgroups and mounts that it
+/// makes: it needs root. Tasks outlive their agent, so that an upgrade of it does not touch them.
+/// They inherit what is set here, so no umask, and no exemption from the killer of processes that
+/// use too much memory.
 const CLIENT: &str = "\
 LimitNOFILE=infinity
 TasksMax=infinity
@@ -83,10 +93,13 @@ SystemCallFilter=~@privileged @resources
 SystemCallErrorNumber=EPERM
 ";
 
-/// A word of a command or path as systemd reads it: `%` and `$` mean themselves, blanks do not split.
+/// A word of a command or path as systemd reads it: `%` and `$` mean themselves, blanks do not
+/// split.
 fn escaped(word: &str) -> String {
     let text = word.replace('%', "%%").replace('$', "$$");
-    match text.contains(|character: char| character.is_whitespace() || matches!(character, '"' | '\'' | '\\' | ';')) {
+    match text.contains(|character: char| {
+        character.is_whitespace() || matches!(character, '"' | '\'' | '\\' | ';')
+    }) {
         true => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
         false => text,
     }

@@ -1,4 +1,5 @@
-//! Whole nodes against the files of `tests/fixtures/bootstrap`, and against the real programs' own validators.
+//! Whole nodes against the files of `tests/fixtures/bootstrap`, and against the real programs' own
+//! validators.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -17,8 +18,11 @@ const NOMAD: Version = Version::new(2, 0, 6);
 
 fn cluster(local: bool, acl: bool) -> Cluster {
     let network = if local { "127.0.33" } else { "10.0.0" };
-    let roles =
-        [(Role::ConsulServer, "consul"), (Role::NomadServer, "nomad-server"), (Role::NomadClient, "nomad-client")];
+    let roles = [
+        (Role::ConsulServer, "consul"),
+        (Role::NomadServer, "nomad-server"),
+        (Role::NomadClient, "nomad-client"),
+    ];
     let nodes = roles.iter().enumerate().flat_map(|(group, (role, name))| {
         (0..3u16).map(move |number| {
             let place = u16::try_from(group).unwrap() * 3 + number;
@@ -28,37 +32,64 @@ fn cluster(local: bool, acl: bool) -> Cluster {
                 role: *role,
                 address: format!("{network}.{}", 11 + place).parse().unwrap(),
                 ssh: None,
-                dynamic_ports: (local && *role == Role::NomadClient).then_some((first, first + 999)),
+                dynamic_ports: (local && *role == Role::NomadClient)
+                    .then_some((first, first + 999)),
             }
         })
     });
-    let ssh = Ssh { options: Vec::new(), sudo: true, parallel: 4, runner: Runner::Systemd };
+    let ssh = Ssh {
+        options: Vec::new(),
+        sudo: true,
+        parallel: 4,
+        runner: Runner::Systemd,
+    };
     let file = |path: &str| BinarySource::File(PathBuf::from(path));
     Cluster {
         name: "test".into(),
         datacenter: "dc1".into(),
         region: "global".into(),
         domain: "consul".into(),
-        target: if local { Target::Local } else { Target::Ssh(ssh) },
+        target: if local {
+            Target::Local
+        } else {
+            Target::Ssh(ssh)
+        },
         nodes: nodes.collect(),
         acl,
-        consul: if local { file("/usr/bin/consul") } else { BinarySource::Release("1.22.0".into()) },
-        nomad: Some(if local { file("/usr/bin/nomad") } else { BinarySource::Release("2.0.5".into()) }),
+        consul: if local {
+            file("/usr/bin/consul")
+        } else {
+            BinarySource::Release("1.22.0".into())
+        },
+        nomad: Some(if local {
+            file("/usr/bin/nomad")
+        } else {
+            BinarySource::Release("2.0.5".into())
+        }),
         network_interface: None,
         certificate_days: 365,
         release_url: "https://releases.example.com".into(),
-        release_key: ReleaseKey { fingerprint: "A".repeat(40), file: None, url: String::new() },
+        release_key: ReleaseKey {
+            fingerprint: "A".repeat(40),
+            file: None,
+            url: String::new(),
+        },
         state: "/home/op/state".into(),
     }
 }
 
 fn pair(name: &str) -> Pair {
-    Pair { cert: format!("(certificate of {name})\n"), key: Secret::new(format!("(key of {name})\n")) }
+    Pair {
+        cert: format!("(certificate of {name})\n"),
+        key: Secret::new(format!("(key of {name})\n")),
+    }
 }
 
 /// 32 bytes in base64, as the programs check.
 fn gossip(letter: &str) -> Secret {
-    Secret::new(format!("{}=", letter.repeat(43).replace(|_: char| true, "A")).replacen('A', letter, 1))
+    Secret::new(
+        format!("{}=", letter.repeat(43).replace(|_: char| true, "A")).replacen('A', letter, 1),
+    )
 }
 
 fn shared(acl: bool) -> Shared {
@@ -74,14 +105,29 @@ fn shared(acl: bool) -> Shared {
 }
 
 fn versions(consul: Version) -> Versions {
-    Versions { consul, nomad: Some(NOMAD), lb: Some("/usr/local/bin/lb".into()), privileged: true }
+    Versions {
+        consul,
+        nomad: Some(NOMAD),
+        lb: Some("/usr/local/bin/lb".into()),
+        privileged: true,
+    }
 }
 
 fn rendered(cluster: &Cluster, name: &str, consul: Version) -> NodeSpec {
     let found = cluster.nodes.iter().find(|node| node.name == name).unwrap();
     let nomad = (found.role != Role::ConsulServer).then(|| pair("nomad"));
-    let pairs = NodePairs { consul: pair("consul"), nomad };
-    node(cluster, found, &pairs, &shared(cluster.acl), &versions(consul), Scope::All)
+    let pairs = NodePairs {
+        consul: pair("consul"),
+        nomad,
+    };
+    node(
+        cluster,
+        found,
+        &pairs,
+        &shared(cluster.acl),
+        &versions(consul),
+        Scope::All,
+    )
 }
 
 /// The whole node as text.
@@ -90,18 +136,39 @@ fn picture(spec: &NodeSpec) -> String {
     let users: Vec<&str> = spec.users.iter().map(|user| user.name()).collect();
     let _ = writeln!(out, "users: {users:?}");
     for directory in &spec.directories {
-        let _ = writeln!(out, "directory: {} {:o} {}", directory.path, directory.mode, directory.owner.name());
+        let _ = writeln!(
+            out,
+            "directory: {} {:o} {}",
+            directory.path,
+            directory.mode,
+            directory.owner.name()
+        );
     }
     for binary in &spec.binaries {
-        let _ = writeln!(out, "program: {} at {} from {:?}", binary.name, binary.path, binary.source);
+        let _ = writeln!(
+            out,
+            "program: {} at {} from {:?}",
+            binary.name, binary.path, binary.source
+        );
     }
     for daemon in &spec.daemons {
         let (command, user) = (daemon.command.join(" "), daemon.user.name());
-        let _ = writeln!(out, "daemon: {command} (as {user}, keeps children: {})", daemon.keeps_children);
+        let _ = writeln!(
+            out,
+            "daemon: {command} (as {user}, keeps children: {})",
+            daemon.keeps_children
+        );
     }
     for file in &spec.files {
         let secret = if file.secret { " secret" } else { "" };
-        let _ = writeln!(out, "\n=== {} {:o} {} {:?}{secret}", file.path, file.mode, file.owner.name(), file.effect);
+        let _ = writeln!(
+            out,
+            "\n=== {} {:o} {} {:?}{secret}",
+            file.path,
+            file.mode,
+            file.owner.name(),
+            file.effect
+        );
         out.push_str(std::str::from_utf8(&file.content).unwrap());
     }
     out
@@ -117,9 +184,27 @@ fn nodes_are_as_in_the_fixtures() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bootstrap");
     for (file, local, acl, node, consul) in [
         ("ssh-consul-server-1.8", false, false, "consul-1", OLD),
-        ("ssh-nomad-server-acl-1.22", false, true, "nomad-server-0", NEW),
-        ("ssh-nomad-client-acl-1.22", false, true, "nomad-client-2", NEW),
-        ("local-consul-server-acl-1.13", true, true, "consul-0", TLS_BLOCK),
+        (
+            "ssh-nomad-server-acl-1.22",
+            false,
+            true,
+            "nomad-server-0",
+            NEW,
+        ),
+        (
+            "ssh-nomad-client-acl-1.22",
+            false,
+            true,
+            "nomad-client-2",
+            NEW,
+        ),
+        (
+            "local-consul-server-acl-1.13",
+            true,
+            true,
+            "consul-0",
+            TLS_BLOCK,
+        ),
         ("local-nomad-client-1.8", true, false, "nomad-client-2", OLD),
     ] {
         let picture = picture(&rendered(&cluster(local, acl), node, consul));
@@ -129,7 +214,8 @@ fn nodes_are_as_in_the_fixtures() {
             std::fs::write(&path, &picture).unwrap();
         }
         let expected = std::fs::read_to_string(&path).unwrap_or_default();
-        let stale = "differs: LB_TEST_WRITE=1 cargo test --lib bootstrap::render, then look at the diff";
+        let stale =
+            "differs: LB_TEST_WRITE=1 cargo test --lib bootstrap::render, then look at the diff";
         assert!(picture == expected, "{} {stale}", path.display());
     }
 }
@@ -138,12 +224,22 @@ fn nodes_are_as_in_the_fixtures() {
 fn forms_change_at_their_versions() {
     for (version, ui, tls, grpc) in [(OLD, false, false, false), (UI_BLOCK, true, false, false)]
         .into_iter()
-        .chain([(Version::new(1, 11, 99), true, false, false), (Version::new(1, 12, 0), true, true, false)])
-        .chain([(Version::new(1, 14, 0), true, true, true), (NEW, true, true, true)])
+        .chain([
+            (Version::new(1, 11, 99), true, false, false),
+            (Version::new(1, 12, 0), true, true, false),
+        ])
+        .chain([
+            (Version::new(1, 14, 0), true, true, true),
+            (NEW, true, true, true),
+        ])
     {
         let spec = rendered(&cluster(false, false), "consul-0", version);
         let text = text(&spec, "/consul.hcl").unwrap();
-        let found = (text.contains("ui_config {"), text.contains("tls {"), text.contains("grpc_tls"));
+        let found = (
+            text.contains("ui_config {"),
+            text.contains("tls {"),
+            text.contains("grpc_tls"),
+        );
         assert_eq!(found, (ui, tls, grpc), "{version}: {text}");
         assert_ne!(text.contains("\nui = true"), ui, "{version}: {text}");
         assert_ne!(text.contains("\nca_file"), tls, "{version}: {text}");
@@ -152,10 +248,17 @@ fn forms_change_at_their_versions() {
 
 #[test]
 fn a_rotation_asks_for_no_restart_but_of_nomads_certificate() {
-    for (local, name) in [(true, "consul-0"), (false, "nomad-server-1"), (false, "nomad-client-0")] {
+    for (local, name) in [
+        (true, "consul-0"),
+        (false, "nomad-server-1"),
+        (false, "nomad-client-0"),
+    ] {
         let cluster = cluster(local, true);
         let found = cluster.nodes.iter().find(|node| node.name == name).unwrap();
-        let mut pairs = NodePairs { consul: pair("consul"), nomad: Some(pair("nomad")) };
+        let mut pairs = NodePairs {
+            consul: pair("consul"),
+            nomad: Some(pair("nomad")),
+        };
         let mut shared = shared(true);
         let stamps = |pairs: &NodePairs, shared: &Shared| {
             let spec = node(&cluster, found, pairs, shared, &versions(NEW), Scope::All);
@@ -173,7 +276,11 @@ fn a_rotation_asks_for_no_restart_but_of_nomads_certificate() {
         assert_eq!(after.1, before.1, "{name}: Nomad has its own");
         pairs.nomad = Some(pair("renewed"));
         let restarted = stamps(&pairs, &shared).1.0 != after.1.0;
-        assert_eq!(restarted, name != "consul-0", "{name}: Nomad's way to Consul is renewed by a restart alone");
+        assert_eq!(
+            restarted,
+            name != "consul-0",
+            "{name}: Nomad's way to Consul is renewed by a restart alone"
+        );
     }
 }
 
@@ -183,13 +290,24 @@ fn no_secret_is_in_an_open_file() {
         for local in [true, false] {
             let spec = rendered(&cluster(local, true), name, NEW);
             let shared = shared(true);
-            let tokens = [&shared.nomad_consul_token, &shared.lb_consul_token].map(|token| token.as_ref().unwrap());
+            let tokens = [&shared.nomad_consul_token, &shared.lb_consul_token]
+                .map(|token| token.as_ref().unwrap());
             for file in &spec.files {
                 let text = std::str::from_utf8(&file.content).unwrap();
-                let known = tokens.into_iter().chain([&shared.consul_gossip, &shared.nomad_gossip]);
-                let holds = text.contains("(key of") || known.into_iter().any(|secret| text.contains(secret.reveal()));
+                let known = tokens
+                    .into_iter()
+                    .chain([&shared.consul_gossip, &shared.nomad_gossip]);
+                let holds = text.contains("(key of")
+                    || known
+                        .into_iter()
+                        .any(|secret| text.contains(secret.reveal()));
                 assert_eq!(holds, file.secret, "{}", file.path);
-                assert!(!file.secret || file.mode == 0o600, "{} {:o}", file.path, file.mode);
+                assert!(
+                    !file.secret || file.mode == 0o600,
+                    "{} {:o}",
+                    file.path,
+                    file.mode
+                );
             }
         }
     }
@@ -199,13 +317,42 @@ fn no_secret_is_in_an_open_file() {
 fn consul_alone_is_consul_alone() {
     let mut cluster = cluster(false, true);
     let found = cluster.nodes[7].clone();
-    let pairs = NodePairs { consul: pair("consul"), nomad: Some(pair("nomad")) };
-    let scoped = node(&cluster, &found, &pairs, &shared(true), &versions(NEW), Scope::ConsulOnly);
+    let pairs = NodePairs {
+        consul: pair("consul"),
+        nomad: Some(pair("nomad")),
+    };
+    let scoped = node(
+        &cluster,
+        &found,
+        &pairs,
+        &shared(true),
+        &versions(NEW),
+        Scope::ConsulOnly,
+    );
     cluster.nomad = None;
-    let without = node(&cluster, &found, &pairs, &shared(true), &versions(NEW), Scope::All);
+    let without = node(
+        &cluster,
+        &found,
+        &pairs,
+        &shared(true),
+        &versions(NEW),
+        Scope::All,
+    );
     assert_eq!(scoped, without);
-    assert!(scoped.daemons.iter().all(|daemon| daemon.product == Product::Consul) && scoped.daemons.len() == 1);
-    assert!(!scoped.files.iter().any(|file| file.path.contains("nomad") || file.path.contains("/lb")), "{scoped:?}");
+    assert!(
+        scoped
+            .daemons
+            .iter()
+            .all(|daemon| daemon.product == Product::Consul)
+            && scoped.daemons.len() == 1
+    );
+    assert!(
+        !scoped
+            .files
+            .iter()
+            .any(|file| file.path.contains("nomad") || file.path.contains("/lb")),
+        "{scoped:?}"
+    );
 }
 
 #[test]
@@ -216,11 +363,17 @@ fn addresses_of_version_six_have_brackets_where_a_port_follows() {
     }
     let spec = rendered(&cluster, "nomad-client-0", NEW);
     let join = text(&spec, "/consul.d/join.hcl").unwrap();
-    assert!(join.contains(r#"["[fd00::1]", "[fd00::2]", "[fd00::3]"]"#), "{join}");
+    assert!(
+        join.contains(r#"["[fd00::1]", "[fd00::2]", "[fd00::3]"]"#),
+        "{join}"
+    );
     let consul = text(&spec, "/consul.hcl").unwrap();
     assert!(consul.contains(r#"https = "::1 fd00::7""#), "{consul}");
     let nomad = text(&spec, "/nomad.hcl").unwrap();
-    assert!(nomad.contains(r#""[fd00::7]:4647""#) && nomad.contains(r#""[::1]:8501""#), "{nomad}");
+    assert!(
+        nomad.contains(r#""[fd00::7]:4647""#) && nomad.contains(r#""[::1]:8501""#),
+        "{nomad}"
+    );
 }
 
 #[test]
@@ -231,10 +384,28 @@ fn cgroups_are_left_alone_without_root() {
         (Version::new(2, 0, 6), false, false),
     ] {
         let cluster = cluster(true, false);
-        let pairs = NodePairs { consul: pair("consul"), nomad: Some(pair("nomad")) };
-        let versions = Versions { nomad: Some(nomad), privileged, ..versions(OLD) };
-        let spec = node(&cluster, &cluster.nodes[6], &pairs, &shared(false), &versions, Scope::All);
-        assert_eq!(text(&spec, "/nomad.hcl").unwrap().contains("no_cgroups"), expected, "{nomad} {privileged}");
+        let pairs = NodePairs {
+            consul: pair("consul"),
+            nomad: Some(pair("nomad")),
+        };
+        let versions = Versions {
+            nomad: Some(nomad),
+            privileged,
+            ..versions(OLD)
+        };
+        let spec = node(
+            &cluster,
+            &cluster.nodes[6],
+            &pairs,
+            &shared(false),
+            &versions,
+            Scope::All,
+        );
+        assert_eq!(
+            text(&spec, "/nomad.hcl").unwrap().contains("no_cgroups"),
+            expected,
+            "{nomad} {privileged}"
+        );
     }
 }
 
@@ -242,17 +413,34 @@ fn cgroups_are_left_alone_without_root() {
 fn lb_understands_its_file() {
     for local in [true, false] {
         let spec = rendered(&cluster(local, true), "nomad-client-0", NEW);
-        let file = Some((PathBuf::from("lb.toml"), text(&spec, "/lb.toml").unwrap().to_owned()));
-        let loaded = crate::config::load(&crate::config::Inputs { file, ..Default::default() }).unwrap();
+        let file = Some((
+            PathBuf::from("lb.toml"),
+            text(&spec, "/lb.toml").unwrap().to_owned(),
+        ));
+        let loaded = crate::config::load(&crate::config::Inputs {
+            file,
+            ..Default::default()
+        })
+        .unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     }
 }
 
-/// A program of the environment (`CONSUL_BIN`, `NOMAD_BIN`), or of PATH; None, loudly, when it is not there.
+/// A program of the environment (`CONSUL_BIN`, `NOMAD_BIN`), or of PATH; None, loudly, when it is
+/// not there.
 fn program(name: &str) -> Option<OsString> {
-    let named = std::env::var_os(format!("{}_BIN", name.to_uppercase())).unwrap_or_else(|| name.into());
-    let argument = if name.starts_with("systemd") { "--version" } else { "version" };
-    if Command::new(&named).arg(argument).output().is_ok_and(|output| output.status.success()) {
+    let named =
+        std::env::var_os(format!("{}_BIN", name.to_uppercase())).unwrap_or_else(|| name.into());
+    let argument = if name.starts_with("systemd") {
+        "--version"
+    } else {
+        "version"
+    };
+    if Command::new(&named)
+        .arg(argument)
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
         return Some(named);
     }
     eprintln!("SKIPPED: no {name} on PATH");
@@ -262,7 +450,11 @@ fn program(name: &str) -> Option<OsString> {
 fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| error.to_string())?;
     let said = [output.stdout, output.stderr].concat();
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&said).into_owned())
+    }
 }
 
 /// The node's files below a folder of this machine.
@@ -279,20 +471,28 @@ fn each_node(consul: Version, mut look: impl FnMut(&Cluster, &NodeSpec, &Layout)
         let cluster = cluster(local, acl);
         for number in [0, 3, 6] {
             let node = &cluster.nodes[number];
-            look(&cluster, &rendered(&cluster, &node.name, consul), &cluster.layout(node));
+            look(
+                &cluster,
+                &rendered(&cluster, &node.name, consul),
+                &cluster.layout(node),
+            );
         }
     }
 }
 
 #[test]
 fn consul_takes_its_folder() {
-    let Some(consul) = program("consul") else { return };
+    let Some(consul) = program("consul") else {
+        return;
+    };
     let output = Command::new(&consul).arg("version").output().unwrap();
     let version = Version::parse(&String::from_utf8_lossy(&output.stdout)).unwrap();
     each_node(version, |_, spec, layout| {
         let root = tempfile::tempdir().unwrap();
         write(spec, root.path());
-        let folder = root.path().join(layout.consul_config.trim_start_matches('/'));
+        let folder = root
+            .path()
+            .join(layout.consul_config.trim_start_matches('/'));
         run(Command::new(&consul).arg("validate").arg(&folder)).unwrap();
         // It would tell: a key of another version is fatal.
         std::fs::write(folder.join("wrong.hcl"), "no_such_key = true\n").unwrap();
@@ -303,18 +503,31 @@ fn consul_takes_its_folder() {
 
 #[test]
 fn nomad_takes_its_folder() {
-    let Some(nomad) = program("nomad") else { return };
+    let Some(nomad) = program("nomad") else {
+        return;
+    };
     each_node(OLD, |_, spec, layout| {
         if spec.daemon(Product::Nomad).is_none() {
             return;
         }
         let root = tempfile::tempdir().unwrap();
         write(spec, root.path());
-        let folder = root.path().join(layout.nomad_config.trim_start_matches('/'));
-        run(Command::new(&nomad).args(["config", "validate"]).arg(&folder)).unwrap();
-        run(Command::new(&nomad).args(["fmt", "-check", "-list=false"]).arg(&folder)).unwrap();
+        let folder = root
+            .path()
+            .join(layout.nomad_config.trim_start_matches('/'));
+        run(Command::new(&nomad)
+            .args(["config", "validate"])
+            .arg(&folder))
+        .unwrap();
+        run(Command::new(&nomad)
+            .args(["fmt", "-check", "-list=false"])
+            .arg(&folder))
+        .unwrap();
         std::fs::write(folder.join("wrong.hcl"), "no_such_key = true\n").unwrap();
-        let said = run(Command::new(&nomad).args(["config", "validate"]).arg(&folder)).unwrap_err();
+        let said = run(Command::new(&nomad)
+            .args(["config", "validate"])
+            .arg(&folder))
+        .unwrap_err();
         assert!(said.contains("no_such_key"), "{said}");
     });
 }
@@ -323,16 +536,32 @@ fn nomad_takes_its_folder() {
 fn complaints(systemd: &OsString, text: &str, unit: &str) -> Vec<String> {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join(unit);
-    let swap = |text: String, name: &str| text.replace(&format!("/usr/local/bin/{name}"), "/bin/true");
-    std::fs::write(&path, ["consul", "nomad", "lb"].into_iter().fold(text.to_owned(), swap)).unwrap();
-    let output = Command::new(systemd).arg("verify").arg(&path).output().unwrap();
+    let swap =
+        |text: String, name: &str| text.replace(&format!("/usr/local/bin/{name}"), "/bin/true");
+    std::fs::write(
+        &path,
+        ["consul", "nomad", "lb"]
+            .into_iter()
+            .fold(text.to_owned(), swap),
+    )
+    .unwrap();
+    let output = Command::new(systemd)
+        .arg("verify")
+        .arg(&path)
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    said.lines().filter(|line| line.contains(unit)).map(str::to_owned).collect()
+    said.lines()
+        .filter(|line| line.contains(unit))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn systemd_takes_its_units() {
-    let Some(systemd) = program("systemd-analyze") else { return };
+    let Some(systemd) = program("systemd-analyze") else {
+        return;
+    };
     for node in ["nomad-server-0", "nomad-client-0"] {
         let spec = rendered(&cluster(false, true), node, NEW);
         for unit in ["consul.service", "nomad.service"] {
@@ -350,10 +579,20 @@ fn systemd_takes_its_units() {
 #[test]
 fn words_of_a_command_stay_words() {
     let layout = Layout::system();
-    let command = ["/a b/consul", "x%h", "$HOME", "plain"].map(str::to_owned).to_vec();
-    let daemon = DaemonSpec { product: Product::Consul, command, user: Owner::Consul, keeps_children: false };
+    let command = ["/a b/consul", "x%h", "$HOME", "plain"]
+        .map(str::to_owned)
+        .to_vec();
+    let daemon = DaemonSpec {
+        product: Product::Consul,
+        command,
+        user: Owner::Consul,
+        keeps_children: false,
+    };
     let unit = systemd::unit(&daemon, &layout);
-    assert!(unit.contains("ExecStart=\"/a b/consul\" x%%h $$HOME plain\n"), "{unit}");
+    assert!(
+        unit.contains("ExecStart=\"/a b/consul\" x%%h $$HOME plain\n"),
+        "{unit}"
+    );
 }
 
 #[test]
@@ -361,14 +600,25 @@ fn a_new_server_is_no_reason_to_restart_what_is_there() {
     let before = cluster(true, false);
     let mut after = before.clone();
     for name in ["consul-3", "consul-4"] {
-        let node = Node { name: name.to_owned(), address: "127.0.33.99".parse().unwrap(), ..after.nodes[0].clone() };
+        let node = Node {
+            name: name.to_owned(),
+            address: "127.0.33.99".parse().unwrap(),
+            ..after.nodes[0].clone()
+        };
         after.nodes.insert(3, node);
     }
     for name in ["consul-0", "nomad-server-0", "nomad-client-0"] {
         let (before, after) = (rendered(&before, name, OLD), rendered(&after, name, OLD));
-        assert_ne!(text(&before, "/consul.d/join.hcl"), text(&after, "/consul.d/join.hcl"));
+        assert_ne!(
+            text(&before, "/consul.d/join.hcl"),
+            text(&after, "/consul.d/join.hcl")
+        );
         for product in Product::ALL {
-            assert_eq!(before.restart_stamp(product, ""), after.restart_stamp(product, ""), "{name} {product}");
+            assert_eq!(
+                before.restart_stamp(product, ""),
+                after.restart_stamp(product, ""),
+                "{name} {product}"
+            );
         }
     }
 }

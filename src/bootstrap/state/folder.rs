@@ -22,7 +22,8 @@ const UNFINISHED: &str = ".new";
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// Held open by the writer: the system lets go of the lock when the process ends, however it ends.
+    /// Held open by the writer: the system lets go of the lock when the process ends, however it
+    /// ends.
     lock: Option<File>,
     notes: Vec<String>,
 }
@@ -32,7 +33,9 @@ impl Folder {
     pub(super) fn open(path: &Path, writer: bool) -> Result<Option<Self>> {
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("state folder {}", path.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("state folder {}", path.display()));
+            }
             Ok(_) if !path.is_dir() => bail!("the state folder {} is not a folder", path.display()),
             Ok(_) => {}
         }
@@ -43,7 +46,11 @@ impl Folder {
                 path.display()
             );
         }
-        let mut folder = Self { path: path.to_owned(), lock: None, notes: Vec::new() };
+        let mut folder = Self {
+            path: path.to_owned(),
+            lock: None,
+            notes: Vec::new(),
+        };
         if writer {
             folder.lock = Some(folder.acquire()?);
         }
@@ -54,12 +61,17 @@ impl Folder {
     /// Opens it for writing; made when it is not there.
     pub(super) fn create(path: &Path) -> Result<Self> {
         make(path).with_context(|| format!("cannot make the state folder {}", path.display()))?;
-        Self::open(path, true)?.with_context(|| format!("the state folder {} vanished", path.display()))
+        Self::open(path, true)?
+            .with_context(|| format!("the state folder {} vanished", path.display()))
     }
 
     /// One that is not there and reads as empty.
     pub(super) fn absent(path: &Path) -> Self {
-        Self { path: path.to_owned(), lock: None, notes: Vec::new() }
+        Self {
+            path: path.to_owned(),
+            lock: None,
+            notes: Vec::new(),
+        }
     }
 
     /// Lets another command write.
@@ -91,15 +103,20 @@ impl Folder {
 
     /// The same as text.
     pub(super) fn read(&self, name: &str) -> Result<Option<String>> {
-        let Some(bytes) = self.read_bytes(name)? else { return Ok(None) };
+        let Some(bytes) = self.read_bytes(name)? else {
+            return Ok(None);
+        };
         // The error of `from_utf8` would hold the bytes.
         let text = String::from_utf8(bytes).ok();
-        text.map(Some).with_context(|| format!("{} is not text", self.place(name)))
+        text.map(Some)
+            .with_context(|| format!("{} is not text", self.place(name)))
     }
 
-    /// Puts a file in place, whole: it reaches the disk under another name first, and the name changes at a stroke.
+    /// Puts a file in place, whole: it reaches the disk under another name first, and the name
+    /// changes at a stroke.
     pub(super) fn write(&mut self, name: &str, content: &[u8]) -> Result<()> {
-        self.try_write(name, content).with_context(|| format!("cannot write {}", self.place(name)))
+        self.try_write(name, content)
+            .with_context(|| format!("cannot write {}", self.place(name)))
     }
 
     fn try_write(&mut self, name: &str, content: &[u8]) -> Result<()> {
@@ -107,10 +124,15 @@ impl Folder {
         let path = self.path.join(name);
         let parent = path.parent().unwrap_or(&self.path);
         make(parent)?;
-        // One writer at a time, so the name of the unfinished file needs no dice; a left-over is overwritten.
+        // One writer at a time, so the name of the unfinished file needs no dice; a left-over is
+        // overwritten.
         let unfinished = self.path.join(format!("{name}{UNFINISHED}"));
         remove(&unfinished)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&unfinished, &path)?;
@@ -128,7 +150,8 @@ impl Folder {
     /// Removes a file or a folder, if it is there.
     pub(super) fn remove(&mut self, name: &str) -> Result<()> {
         self.check_writer()?;
-        remove(&self.path.join(name)).with_context(|| format!("cannot remove {}", self.place(name)))?;
+        remove(&self.path.join(name))
+            .with_context(|| format!("cannot remove {}", self.place(name)))?;
         sync(&self.path)
     }
 
@@ -144,7 +167,10 @@ impl Folder {
 
     fn check_writer(&self) -> Result<()> {
         if self.lock.is_none() {
-            bail!("the state folder {} is open for reading only", self.path.display());
+            bail!(
+                "the state folder {} is open for reading only",
+                self.path.display()
+            );
         }
         Ok(())
     }
@@ -152,9 +178,16 @@ impl Folder {
     fn acquire(&self) -> Result<File> {
         let path = self.path.join(LOCK);
         // Not truncated at opening: until the lock is ours it holds the other's number.
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
         let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
-        // A program that its last holder was just starting has the file open until it runs: that passes in no time.
+        // A program that its last holder was just starting has the file open until it runs: that
+        // passes in no time.
         let mut locked = file.try_lock();
         for _ in 0..LOOKS {
             if !matches!(locked, Err(TryLockError::WouldBlock)) {
@@ -186,8 +219,8 @@ impl Folder {
         Ok(file)
     }
 
-    /// Takes from others what they may do here. `nodes/` is left alone: what lies there belongs to the daemons of the
-    /// local target, and nobody else gets that far.
+    /// Takes from others what they may do here. `nodes/` is left alone: what lies there belongs to
+    /// the daemons of the local target, and nobody else gets that far.
     fn tighten(&mut self) -> Result<()> {
         let mut pending = vec![self.path.clone()];
         while let Some(path) = pending.pop() {
@@ -204,12 +237,19 @@ impl Folder {
             if mode & 0o077 != 0 {
                 let tight = mode & 0o700;
                 fs::set_permissions(&path, Permissions::from_mode(tight)).with_context(|| {
-                    format!("{} can be read by others (mode {mode:o}) and this cannot be changed", path.display())
+                    format!(
+                        "{} can be read by others (mode {mode:o}) and this cannot be changed",
+                        path.display()
+                    )
                 })?;
-                self.notes.push(format!("{} could be read by others: mode {mode:o} is now {tight:o}", path.display()));
+                self.notes.push(format!(
+                    "{} could be read by others: mode {mode:o} is now {tight:o}",
+                    path.display()
+                ));
             }
             if path.is_dir() {
-                let entries = fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let entries = fs::read_dir(&path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
                 let below = entries.flatten().map(|entry| entry.path());
                 pending.extend(below.filter(|below| *below != self.path.join("nodes")));
             }
@@ -241,7 +281,11 @@ fn make(path: &Path) -> Result<()> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
@@ -250,7 +294,11 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Makes names last: a rename is on the disk once its folder is.
 fn sync(path: &Path) -> Result<()> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     File::open(path)?.sync_all()?;
     Ok(())
 }

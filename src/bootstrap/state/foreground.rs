@@ -1,4 +1,5 @@
-//! Which command has a local cluster in its foreground: at most one, and none after it ended, however it ended.
+//! Which command has a local cluster in its foreground: at most one, and none after it ended,
+//! however it ended.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -23,8 +24,13 @@ impl State {
     pub fn foreground(&self) -> Result<Option<Foreground>> {
         let path = self.path(FOREGROUND);
         let place = || path.display().to_string();
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).with_context(place)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(place)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Foreground { _locked: file })),
             Err(TryLockError::WouldBlock) => Ok(None),

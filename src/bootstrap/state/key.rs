@@ -1,4 +1,5 @@
-//! The CA's key on the disk: plain PKCS #8, or encrypted with a passphrase (scrypt, AES-256), as `openssl pkey` reads it.
+//! The CA's key on the disk: plain PKCS #8, or encrypted with a passphrase (scrypt, AES-256), as
+//! `openssl pkey` reads it.
 
 use std::io::IsTerminal as _;
 
@@ -23,10 +24,20 @@ pub(super) fn encrypt(pem: &Secret, passphrase: &Secret) -> Result<Secret> {
         bail!("the passphrase is empty");
     }
     // No reason is passed on in this file: it could quote what was read.
-    let (_, plain) = SecretDocument::from_pem(pem.reveal()).ok().context("the CA's key is not PEM")?;
-    let plain = PrivateKeyInfoRef::try_from(plain.as_bytes()).ok().context("the CA's key is not PKCS #8")?;
-    let encrypted = plain.encrypt(passphrase.reveal()).ok().context("the CA's key cannot be encrypted")?;
-    let text = encrypted.to_pem(ENCRYPTED, LineEnding::LF).ok().context("the CA's key cannot be written as PEM")?;
+    let (_, plain) = SecretDocument::from_pem(pem.reveal())
+        .ok()
+        .context("the CA's key is not PEM")?;
+    let plain = PrivateKeyInfoRef::try_from(plain.as_bytes())
+        .ok()
+        .context("the CA's key is not PKCS #8")?;
+    let encrypted = plain
+        .encrypt(passphrase.reveal())
+        .ok()
+        .context("the CA's key cannot be encrypted")?;
+    let text = encrypted
+        .to_pem(ENCRYPTED, LineEnding::LF)
+        .ok()
+        .context("the CA's key cannot be written as PEM")?;
     Ok(Secret::new(text.as_str()))
 }
 
@@ -41,19 +52,29 @@ pub(super) fn decrypt(pem: &Secret, passphrase: Option<&Secret>, place: &str) ->
              LB_BOOTSTRAP_PASSPHRASE"
         );
     };
-    let (_, document) = SecretDocument::from_pem(pem.reveal()).ok().with_context(|| format!("{place} is not PEM"))?;
+    let (_, document) = SecretDocument::from_pem(pem.reveal())
+        .ok()
+        .with_context(|| format!("{place} is not PEM"))?;
     let encrypted = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
         .ok()
         .with_context(|| format!("{place} is not an encrypted PKCS #8 key"))?;
     let plain = encrypted
         .decrypt(passphrase.reveal())
         .ok()
-        .with_context(|| format!("wrong passphrase for {place} (from --passphrase-file or LB_BOOTSTRAP_PASSPHRASE)"))?;
-    let text = plain.to_pem(PLAIN, LineEnding::LF).ok().context("the CA's key cannot be written as PEM")?;
+        .with_context(|| {
+            format!(
+                "wrong passphrase for {place} (from --passphrase-file or LB_BOOTSTRAP_PASSPHRASE)"
+            )
+        })?;
+    let text = plain
+        .to_pem(PLAIN, LineEnding::LF)
+        .ok()
+        .context("the CA's key cannot be written as PEM")?;
     Ok(Secret::new(text.as_str()))
 }
 
-/// Asks for the passphrase on the terminal, without showing it. None when there is no terminal to ask on.
+/// Asks for the passphrase on the terminal, without showing it. None when there is no terminal to
+/// ask on.
 ///
 /// # Errors
 /// When the terminal cannot be read, or nothing was typed.

@@ -1,5 +1,5 @@
-//! The state folder: what a cluster cannot be run without once it exists. CA, certificates, gossip keys, tokens, and
-//! notes of what was applied and of rotations that are under way.
+//! The state folder: what a cluster cannot be run without once it exists. CA, certificates, gossip
+//! keys, tokens, and notes of what was applied and of rotations that are under way.
 //!
 //! ```text
 //!   ca.pem              trusted CAs; two while the CA changes, the new one last
@@ -11,9 +11,9 @@
 //!   lock                held by the one command that may write
 //! ```
 //!
-//! The folder is 0700 and its files are 0600. Every file is written whole or not at all, and each secret is here
-//! before it is used anywhere, so a run may be killed at any instant and be taken up again. What is *done* with all
-//! this is decided elsewhere.
+//! The folder is 0700 and its files are 0600. Every file is written whole or not at all, and each
+//! secret is here before it is used anywhere, so a run may be killed at any instant and be taken up
+//! again. What is *done* with all this is decided elsewhere.
 
 use std::path::{Path, PathBuf};
 
@@ -33,8 +33,8 @@ pub use foreground::Foreground;
 pub use key::ask_passphrase;
 pub use pairs::{Issued, Made};
 pub use records::{
-    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Program, Rotation, RotationKind,
-    RotationStep, Token, Tokens,
+    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Program, Rotation,
+    RotationKind, RotationStep, Token, Tokens,
 };
 
 const CA: &str = "ca.pem";
@@ -60,8 +60,8 @@ impl State {
         Ok(Folder::open(dir, true)?.map(|folder| Self { folder }))
     }
 
-    /// Opens it for reading, if it is there: `status`, `env`, `plan`. Does not wait for a writer, and need not: every
-    /// file is whole at any time.
+    /// Opens it for reading, if it is there: `status`, `env`, `plan`. Does not wait for a writer,
+    /// and need not: every file is whole at any time.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -80,13 +80,17 @@ impl State {
     /// # Errors
     /// As [`State::open`], and when the folder cannot be made, or something else is in its place.
     pub fn create(dir: &Path) -> Result<Self> {
-        Ok(Self { folder: Folder::create(dir)? })
+        Ok(Self {
+            folder: Folder::create(dir)?,
+        })
     }
 
     /// Stands for a folder that is not there: reads as empty, cannot be written.
     #[must_use]
     pub fn absent(dir: &Path) -> Self {
-        Self { folder: Folder::absent(dir) }
+        Self {
+            folder: Folder::absent(dir),
+        }
     }
 
     /// Lets other commands write; this one only reads from now on.
@@ -99,7 +103,9 @@ impl State {
     /// # Errors
     /// When something cannot be removed.
     pub fn remove(self) -> Result<()> {
-        self.folder.remove_all().with_context(|| format!("cannot remove {}", self.dir().display()))
+        self.folder
+            .remove_all()
+            .with_context(|| format!("cannot remove {}", self.dir().display()))
     }
 
     /// Where it is.
@@ -114,7 +120,8 @@ impl State {
         self.folder.path().join(name)
     }
 
-    /// What was found amiss at opening and put right, for the operator: files that others could read.
+    /// What was found amiss at opening and put right, for the operator: files that others could
+    /// read.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         self.folder.notes()
@@ -128,8 +135,8 @@ impl State {
         self.record(CLUSTER)
     }
 
-    /// Notes what is applied. Save it before the first node is touched: from then on nothing that the cluster shares
-    /// is made a second time.
+    /// Notes what is applied. Save it before the first node is touched: from then on nothing that
+    /// the cluster shares is made a second time.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -177,7 +184,8 @@ impl State {
     /// The gossip keys; made when there are none and there is no cluster yet.
     ///
     /// # Errors
-    /// When a cluster exists and its keys are lost: others would lock every node out that is restarted.
+    /// When a cluster exists and its keys are lost: others would lock every node out that is
+    /// restarted.
     pub fn ensure_gossip(&mut self) -> Result<Gossip> {
         if let Some(found) = self.gossip()? {
             return Ok(found);
@@ -225,19 +233,27 @@ impl State {
         self.record(ROTATION)
     }
 
-    /// What all nodes share, put together from what is there: CA bundle, gossip keys, lb's pair and tokens.
+    /// What all nodes share, put together from what is there: CA bundle, gossip keys, lb's pair and
+    /// tokens.
     ///
     /// # Errors
     /// When something of it is missing or cannot be read.
     pub fn shared(&self) -> Result<Shared> {
-        let missing = |what: &str| format!("{} has no {what} yet: run `lb bootstrap up`", self.dir().display());
+        let missing = |what: &str| {
+            format!(
+                "{} has no {what} yet: run `lb bootstrap up`",
+                self.dir().display()
+            )
+        };
         let gossip = self.gossip()?.with_context(|| missing("gossip keys"))?;
         let tokens = self.tokens()?;
         Ok(Shared {
             ca_bundle: self.ca_bundle()?.with_context(|| missing("CA"))?,
             consul_gossip: gossip.consul.current,
             nomad_gossip: gossip.nomad.current,
-            lb: self.pair("certs/lb")?.with_context(|| missing("certificate for lb"))?,
+            lb: self
+                .pair("certs/lb")?
+                .with_context(|| missing("certificate for lb"))?,
             nomad_consul_token: tokens.nomad_consul.map(|token| token.secret),
             lb_consul_token: tokens.lb.map(|token| token.secret),
         })
@@ -251,8 +267,8 @@ impl State {
         self.folder.read(name)
     }
 
-    /// Writes a file of the operator's own needs (`env`, `lb.toml`), 0600; untouched when it is the same already.
-    /// Says whether it was written.
+    /// Writes a file of the operator's own needs (`env`, `lb.toml`), 0600; untouched when it is the
+    /// same already. Says whether it was written.
     ///
     /// # Errors
     /// When it cannot be written, or the state is open for reading only.
@@ -265,8 +281,12 @@ impl State {
     }
 
     fn record<T: records::Record>(&self, name: &str) -> Result<Option<T>> {
-        let Some(text) = self.folder.read(name)? else { return Ok(None) };
-        records::parse(&text).map(Some).with_context(|| self.folder.place(name))
+        let Some(text) = self.folder.read(name)? else {
+            return Ok(None);
+        };
+        records::parse(&text)
+            .map(Some)
+            .with_context(|| self.folder.place(name))
     }
 
     fn save<T: records::Record>(&mut self, name: &str, record: &T) -> Result<()> {

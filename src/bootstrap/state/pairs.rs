@@ -39,8 +39,8 @@ struct Wanted {
 }
 
 impl State {
-    /// Certificates that are missing or have to be made anew. Needs no key, so that a run in which none is due needs
-    /// no passphrase.
+    /// Certificates that are missing or have to be made anew. Needs no key, so that a run in which
+    /// none is due needs no passphrase.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -49,7 +49,10 @@ impl State {
         let mut due = Vec::new();
         for wanted in wanted(cluster) {
             if let Some(reason) = self.reason(&wanted, &signer, now)? {
-                due.push(Made { what: wanted.what, reason });
+                due.push(Made {
+                    what: wanted.what,
+                    reason,
+                });
             }
         }
         Ok(due)
@@ -67,13 +70,21 @@ impl State {
     ///
     /// # Errors
     /// When a file cannot be read or written, or a certificate cannot be made.
-    pub fn ensure_pairs(&mut self, cluster: &Cluster, authority: &Authority, now: SystemTime) -> Result<Issued> {
+    pub fn ensure_pairs(
+        &mut self,
+        cluster: &Cluster,
+        authority: &Authority,
+        now: SystemTime,
+    ) -> Result<Issued> {
         let mut made = Vec::new();
         for wanted in wanted(cluster) {
             if let Some(reason) = self.reason(&wanted, authority.cert_pem(), now)? {
                 let pair = authority.issue(&wanted.subject, cluster.certificate_days, now)?;
                 self.save_pair(&place(&wanted.what), &pair)?;
-                made.push(Made { what: wanted.what, reason });
+                made.push(Made {
+                    what: wanted.what,
+                    reason,
+                });
             }
         }
         // All are there by now; were one not, its absence would be an error of the disk.
@@ -111,21 +122,27 @@ impl State {
     }
 
     fn save_pair(&mut self, place: &str, pair: &Pair) -> Result<()> {
-        // A run killed between the two leaves a certificate that does not fit its key, which `reason` notices.
+        // A run killed between the two leaves a certificate that does not fit its key, which
+        // `reason` notices.
         let Pair { cert, key } = pair;
-        self.folder.write(&format!("{place}-key.pem"), Secret::reveal(key).as_bytes())?;
+        self.folder
+            .write(&format!("{place}-key.pem"), Secret::reveal(key).as_bytes())?;
         self.folder.write(&format!("{place}.pem"), cert.as_bytes())
     }
 
     fn reason(&self, wanted: &Wanted, signer: &str, now: SystemTime) -> Result<Option<String>> {
-        let Some(pair) = self.pair(&place(&wanted.what))? else { return Ok(Some("missing".to_owned())) };
+        let Some(pair) = self.pair(&place(&wanted.what))? else {
+            return Ok(Some("missing".to_owned()));
+        };
         if let Some(reason) = pki::needs_renewal(&pair.cert, signer, &wanted.subject, now) {
             return Ok(Some(reason));
         }
         if !pki::belongs(&pair) {
             return Ok(Some("the key is another's".to_owned()));
         }
-        let Some(rotation) = self.rotation()? else { return Ok(None) };
+        let Some(rotation) = self.rotation()? else {
+            return Ok(None);
+        };
         // During a change of the CA the signer tells old from new.
         let made_at = pki::describe(&pair.cert)?.not_before + BACKDATE.whole_seconds();
         let old = rotation.kind == super::RotationKind::Leaves && made_at < rotation.started_at;
@@ -135,7 +152,9 @@ impl State {
     fn collect(&self, cluster: &Cluster, made: Vec<Made>) -> Result<Option<Issued>> {
         let mut nodes = BTreeMap::new();
         for node in &cluster.nodes {
-            let Some(consul) = self.pair(&place(&of(node, Product::Consul)))? else { return Ok(None) };
+            let Some(consul) = self.pair(&place(&of(node, Product::Consul)))? else {
+                return Ok(None);
+            };
             let nomad = match node.products().contains(&Product::Nomad) {
                 true => match self.pair(&place(&of(node, Product::Nomad)))? {
                     None => return Ok(None),
@@ -146,7 +165,12 @@ impl State {
             nodes.insert(node.name.clone(), NodePairs { consul, nomad });
         }
         let (operator, lb) = (self.pair("certs/operator")?, self.pair("certs/lb")?);
-        Ok(operator.zip(lb).map(|(operator, lb)| Issued { nodes, operator, lb, made }))
+        Ok(operator.zip(lb).map(|(operator, lb)| Issued {
+            nodes,
+            operator,
+            lb,
+            made,
+        }))
     }
 }
 
@@ -158,11 +182,20 @@ fn wanted(cluster: &Cluster) -> Vec<Wanted> {
                 Product::Consul => Subject::consul(cluster, node),
                 Product::Nomad => Subject::nomad(cluster, node),
             };
-            list.push(Wanted { what: of(node, product), subject });
+            list.push(Wanted {
+                what: of(node, product),
+                subject,
+            });
         }
     }
-    list.push(Wanted { what: "operator".to_owned(), subject: Subject::operator() });
-    list.push(Wanted { what: "lb".to_owned(), subject: Subject::lb() });
+    list.push(Wanted {
+        what: "operator".to_owned(),
+        subject: Subject::operator(),
+    });
+    list.push(Wanted {
+        what: "lb".to_owned(),
+        subject: Subject::lb(),
+    });
     list
 }
 

@@ -1,4 +1,5 @@
-//! The JSON files: their forms, each with a version so that an older `lb` refuses what it would misread.
+//! The JSON files: their forms, each with a version so that an older `lb` refuses what it would
+//! misread.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,20 +42,28 @@ pub(super) fn parse<T: Record>(text: &str) -> Result<T> {
         version: u32,
     }
     // serde's own words may quote a value, which may be a secret: line and column say enough.
-    let place = |error: &serde_json::Error| format!("line {}, column {}", error.line(), error.column());
-    let found: Version = serde_json::from_str(text)
-        .map_err(|error| anyhow::anyhow!("not a state file of lb, or damaged ({})", place(&error)))?;
+    let place =
+        |error: &serde_json::Error| format!("line {}, column {}", error.line(), error.column());
+    let found: Version = serde_json::from_str(text).map_err(|error| {
+        anyhow::anyhow!("not a state file of lb, or damaged ({})", place(&error))
+    })?;
     if found.version > VERSION {
-        bail!("has format {}, this lb knows up to {VERSION}: a newer lb wrote it; use that one", found.version);
+        bail!(
+            "has format {}, this lb knows up to {VERSION}: a newer lb wrote it; use that one",
+            found.version
+        );
     }
-    let record: Versioned<T> =
-        serde_json::from_str(text).map_err(|error| anyhow::anyhow!("damaged ({})", place(&error)))?;
+    let record: Versioned<T> = serde_json::from_str(text)
+        .map_err(|error| anyhow::anyhow!("damaged ({})", place(&error)))?;
     Ok(record.record)
 }
 
 /// Writes one.
 pub(super) fn text<T: Record>(record: &T) -> Result<String> {
-    let mut text = serde_json::to_string_pretty(&Versioned { version: VERSION, record })?;
+    let mut text = serde_json::to_string_pretty(&Versioned {
+        version: VERSION,
+        record,
+    })?;
     text.push('\n');
     Ok(text)
 }
@@ -176,7 +185,8 @@ pub struct Program {
 }
 
 impl Applied {
-    /// The note for this description; identity and birthday are those of `before`, if there was one.
+    /// The note for this description; identity and birthday are those of `before`, if there was
+    /// one.
     #[must_use]
     pub fn of(cluster: &Cluster, scope: Scope, before: Option<&Self>, now: SystemTime) -> Self {
         let nodes = cluster.nodes.iter().map(|node| AppliedNode {
@@ -185,20 +195,30 @@ impl Applied {
             address: node.address,
         });
         Self {
-            id: before.map_or_else(|| uuid::Uuid::new_v4().to_string(), |before| before.id.clone()),
+            id: before.map_or_else(
+                || uuid::Uuid::new_v4().to_string(),
+                |before| before.id.clone(),
+            ),
             name: cluster.name.clone(),
             datacenter: cluster.datacenter.clone(),
             region: cluster.region.clone(),
             domain: cluster.domain.clone(),
             acl: cluster.acl,
             nodes: nodes.collect(),
-            versions: before.map(|before| before.versions.clone()).unwrap_or_default(),
+            versions: before
+                .map(|before| before.versions.clone())
+                .unwrap_or_default(),
             created_at: before.map_or_else(|| unix(now), |before| before.created_at),
             // A run about Consul alone takes nothing away from a cluster that has Nomad.
-            consul_only: scope == Scope::ConsulOnly && before.is_none_or(|before| before.consul_only),
+            consul_only: scope == Scope::ConsulOnly
+                && before.is_none_or(|before| before.consul_only),
             detached: before.is_some_and(|before| before.detached),
-            sources: before.map(|before| before.sources.clone()).unwrap_or_default(),
-            programs: before.map(|before| before.programs.clone()).unwrap_or_default(),
+            sources: before
+                .map(|before| before.sources.clone())
+                .unwrap_or_default(),
+            programs: before
+                .map(|before| before.programs.clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -241,15 +261,18 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The first token of a product, once the product is known to have taken it. A run that was killed between saving
-    /// and using it leaves one without an accessor, with which every request would be refused.
+    /// The first token of a product, once the product is known to have taken it. A run that was
+    /// killed between saving and using it leaves one without an accessor, with which every request
+    /// would be refused.
     #[must_use]
     pub fn management(&self, product: Product) -> Option<Secret> {
         let token = match product {
             Product::Consul => self.consul_management.as_ref(),
             Product::Nomad => self.nomad_management.as_ref(),
         };
-        token.filter(|token| !token.accessor.is_empty()).map(|token| token.secret.clone())
+        token
+            .filter(|token| !token.accessor.is_empty())
+            .map(|token| token.secret.clone())
     }
 
     /// What the operator uses with a product: the own token, else the management token.
@@ -257,7 +280,10 @@ impl Tokens {
     pub fn operator_of(&self, product: Product) -> Option<&Token> {
         match product {
             Product::Consul => self.operator.as_ref().or(self.consul_management.as_ref()),
-            Product::Nomad => self.nomad_operator.as_ref().or(self.nomad_management.as_ref()),
+            Product::Nomad => self
+                .nomad_operator
+                .as_ref()
+                .or(self.nomad_management.as_ref()),
         }
     }
 }
@@ -297,7 +323,10 @@ pub struct GossipKeys {
 
 impl GossipKeys {
     fn create() -> Result<Self> {
-        Ok(Self { current: Self::key()?, next: None })
+        Ok(Self {
+            current: Self::key()?,
+            next: None,
+        })
     }
 
     /// A new random key: base64 of 32 bytes.
@@ -322,7 +351,10 @@ pub struct Gossip {
 
 impl Gossip {
     pub(super) fn create() -> Result<Self> {
-        Ok(Self { consul: GossipKeys::create()?, nomad: GossipKeys::create()? })
+        Ok(Self {
+            consul: GossipKeys::create()?,
+            nomad: GossipKeys::create()?,
+        })
     }
 
     /// The keys of a product.
@@ -344,9 +376,22 @@ impl Gossip {
 
     /// Agents stop at once at a key of another length.
     pub(super) fn check(&self) -> Result<()> {
-        for (product, keys) in [(Product::Consul, &self.consul), (Product::Nomad, &self.nomad)] {
-            for key in [Some(&keys.current), keys.next.as_ref().map(|next| &next.key)].into_iter().flatten() {
-                let length = STANDARD.decode(key.reveal()).ok().context("a gossip key is not base64")?.len();
+        for (product, keys) in [
+            (Product::Consul, &self.consul),
+            (Product::Nomad, &self.nomad),
+        ] {
+            for key in [
+                Some(&keys.current),
+                keys.next.as_ref().map(|next| &next.key),
+            ]
+            .into_iter()
+            .flatten()
+            {
+                let length = STANDARD
+                    .decode(key.reveal())
+                    .ok()
+                    .context("a gossip key is not base64")?
+                    .len();
                 if !matches!(length, 16 | 24 | 32) {
                     bail!("a gossip key of {product} has {length} bytes: 16, 24 or 32 are needed");
                 }
@@ -370,7 +415,8 @@ pub enum RotationKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RotationStep {
-    /// The bundle with both CAs goes to all nodes; the old CA still signs. Only of [`RotationKind::Authority`].
+    /// The bundle with both CAs goes to all nodes; the old CA still signs. Only of
+    /// [`RotationKind::Authority`].
     BothTrusted,
     /// New leaves are made and go to all nodes.
     NewLeaves,
@@ -390,7 +436,9 @@ pub struct Rotation {
 }
 
 pub(super) fn unix(now: SystemTime) -> i64 {
-    now.duration_since(UNIX_EPOCH).map_or(0, |passed| i64::try_from(passed.as_secs()).unwrap_or(i64::MAX))
+    now.duration_since(UNIX_EPOCH).map_or(0, |passed| {
+        i64::try_from(passed.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 /// Secrets as plain text, here and nowhere else.
@@ -399,11 +447,16 @@ mod hidden {
 
     use crate::bootstrap::secrets::Secret;
 
-    pub(super) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        secret: &Secret,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(secret.reveal())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Secret, D::Error> {
         String::deserialize(deserializer).map(Secret::new)
     }
 }

@@ -29,7 +29,9 @@ pub(crate) fn full() -> (TempDir, State, Cluster) {
     let authority = state.ensure_authority(None, now()).unwrap();
     state.ensure_pairs(&cluster, &authority, now()).unwrap();
     state.ensure_gossip().unwrap();
-    state.save_cluster(&Applied::of(&cluster, Scope::All, None, now())).unwrap();
+    state
+        .save_cluster(&Applied::of(&cluster, Scope::All, None, now()))
+        .unwrap();
     (folder, state, cluster)
 }
 
@@ -39,8 +41,16 @@ fn a_folder_of_other_things_is_left_alone() {
     let file = folder.path().join("thesis.txt");
     fs::write(&file, "").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    for error in [State::create(folder.path()).unwrap_err(), State::open_read_only(folder.path()).unwrap_err()] {
-        assert!(error.to_string().contains("not the state folder of a cluster"), "{error}");
+    for error in [
+        State::create(folder.path()).unwrap_err(),
+        State::open_read_only(folder.path()).unwrap_err(),
+    ] {
+        assert!(
+            error
+                .to_string()
+                .contains("not the state folder of a cluster"),
+            "{error}"
+        );
     }
     assert_eq!(mode(&file), 0o644);
     fs::remove_file(&file).unwrap();
@@ -64,7 +74,13 @@ fn a_ca_that_has_expired_can_be_changed() {
     let rotation = state.begin_authority_rotation(None, later).unwrap();
     assert_eq!(rotation.step, RotationStep::NewLeaves);
     let authority = state.ensure_authority(None, later).unwrap();
-    assert!(!state.ensure_pairs(&cluster, &authority, later).unwrap().made.is_empty());
+    assert!(
+        !state
+            .ensure_pairs(&cluster, &authority, later)
+            .unwrap()
+            .made
+            .is_empty()
+    );
     assert!(state.due_pairs(&cluster, later).unwrap().is_empty());
 }
 
@@ -75,7 +91,10 @@ fn cut(text: &str, unwanted: &str) -> bool {
 #[test]
 fn the_second_run_makes_nothing() {
     let (_folder, mut state, cluster) = full();
-    let (shared, issued) = (state.shared().unwrap(), state.pairs(&cluster).unwrap().unwrap());
+    let (shared, issued) = (
+        state.shared().unwrap(),
+        state.pairs(&cluster).unwrap().unwrap(),
+    );
     assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
     let authority = state.ensure_authority(None, now()).unwrap();
     let again = state.ensure_pairs(&cluster, &authority, now()).unwrap();
@@ -84,8 +103,14 @@ fn the_second_run_makes_nothing() {
     state.ensure_gossip().unwrap();
     assert_eq!(state.shared().unwrap(), shared);
     assert_ne!(shared.consul_gossip, shared.nomad_gossip);
-    assert!(issued.nodes["consul-0"].nomad.is_none() && issued.nodes["nomad-client-0"].nomad.is_some());
-    let keys: BTreeSet<_> = issued.nodes.values().map(|pairs| pairs.consul.key.reveal()).collect();
+    assert!(
+        issued.nodes["consul-0"].nomad.is_none() && issued.nodes["nomad-client-0"].nomad.is_some()
+    );
+    let keys: BTreeSet<_> = issued
+        .nodes
+        .values()
+        .map(|pairs| pairs.consul.key.reveal())
+        .collect();
     assert_eq!(keys.len(), 3, "no key is shared");
 }
 
@@ -93,22 +118,42 @@ fn the_second_run_makes_nothing() {
 fn one_writer_whose_process_is_named_and_any_readers() {
     let (_folder, state, _) = full();
     let error = State::open(state.dir()).unwrap_err().to_string();
-    assert!(error.contains(&format!("process {} is at work", std::process::id())), "{error}");
+    assert!(
+        error.contains(&format!("process {} is at work", std::process::id())),
+        "{error}"
+    );
     let mut reader = State::open_read_only(state.dir()).unwrap().unwrap();
     assert!(reader.shared().is_ok());
-    assert!(reader.put("env", b"x").unwrap_err().chain().any(|it| it.to_string().contains("reading only")));
+    assert!(
+        reader
+            .put("env", b"x")
+            .unwrap_err()
+            .chain()
+            .any(|it| it.to_string().contains("reading only"))
+    );
     let dir = state.dir().to_owned();
     drop(state);
     assert!(State::open(&dir).unwrap().is_some());
     assert!(State::open(&dir.join("none")).unwrap().is_none());
-    assert!(State::open(&dir.join("ca.pem")).unwrap_err().to_string().contains("not a folder"));
+    assert!(
+        State::open(&dir.join("ca.pem"))
+            .unwrap_err()
+            .to_string()
+            .contains("not a folder")
+    );
 }
 
 #[test]
 fn modes_are_private_and_put_right() {
     let (_folder, state, _) = full();
-    let (dir, key) = (state.dir().to_owned(), state.path("certs/consul-0/consul-key.pem"));
-    assert_eq!((mode(&dir), mode(&dir.join("certs/consul-0")), mode(&key)), (0o700, 0o700, 0o600));
+    let (dir, key) = (
+        state.dir().to_owned(),
+        state.path("certs/consul-0/consul-key.pem"),
+    );
+    assert_eq!(
+        (mode(&dir), mode(&dir.join("certs/consul-0")), mode(&key)),
+        (0o700, 0o700, 0o600)
+    );
     for name in ["ca-key.pem", "gossip.json", "cluster.json", "lock"] {
         assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
     }
@@ -118,30 +163,53 @@ fn modes_are_private_and_put_right() {
         fs::set_permissions(path, fs::Permissions::from_mode(loose)).unwrap();
     }
     let state = State::open(&dir).unwrap().unwrap();
-    assert_eq!((mode(&dir), mode(&key), mode(&dir.join("nodes"))), (0o700, 0o600, 0o755));
+    assert_eq!(
+        (mode(&dir), mode(&key), mode(&dir.join("nodes"))),
+        (0o700, 0o600, 0o755)
+    );
     assert_eq!(state.notes().len(), 2, "{:?}", state.notes());
-    assert!(state.notes()[1].contains("consul-key.pem") && state.notes()[1].contains("644"), "{:?}", state.notes());
+    assert!(
+        state.notes()[1].contains("consul-key.pem") && state.notes()[1].contains("644"),
+        "{:?}",
+        state.notes()
+    );
 }
 
 #[test]
 fn what_a_live_cluster_lost_is_not_made_again() {
-    for (lost, expected) in [("ca-key.pem", "CA key of a live cluster"), ("ca.pem", "CA of a live cluster")] {
+    for (lost, expected) in [
+        ("ca-key.pem", "CA key of a live cluster"),
+        ("ca.pem", "CA of a live cluster"),
+    ] {
         let (_folder, mut state, cluster) = full();
         fs::remove_file(state.path(lost)).unwrap();
         let error = state.ensure_authority(None, now()).unwrap_err().to_string();
-        assert!(error.contains(expected) && error.contains("backup"), "{error}");
-        assert!(state.pairs(&cluster).unwrap().is_some(), "what needs no key goes on");
+        assert!(
+            error.contains(expected) && error.contains("backup"),
+            "{error}"
+        );
+        assert!(
+            state.pairs(&cluster).unwrap().is_some(),
+            "what needs no key goes on"
+        );
     }
     let (_folder, mut state, cluster) = full();
     fs::remove_file(state.path("ca-key.pem")).unwrap();
     assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
     fs::remove_file(state.path("gossip.json")).unwrap();
     let error = state.ensure_gossip().unwrap_err().to_string();
-    assert!(error.contains("gossip keys of a live cluster are lost"), "{error}");
+    assert!(
+        error.contains("gossip keys of a live cluster are lost"),
+        "{error}"
+    );
     // The form that the message tells to write is one that is read.
     let form = r#"{"version":1,"consul":{"current":"KEY"},"nomad":{"current":"KEY"}}"#;
     assert!(error.contains(form), "{error}");
-    fs::write(state.path("gossip.json"), form.replace("KEY", GossipKeys::key().unwrap().reveal())).unwrap();
+    fs::write(
+        state.path("gossip.json"),
+        form.replace("KEY", GossipKeys::key().unwrap().reveal()),
+    )
+    .unwrap();
     state.ensure_gossip().unwrap();
 }
 
@@ -154,12 +222,25 @@ fn a_passphrase_locks_the_key_for_good() {
     state.ensure_authority(Some(&right), now()).unwrap();
     assert_eq!(state.is_key_encrypted().unwrap(), Some(true));
     let error = state.ensure_authority(None, now()).unwrap_err().to_string();
-    assert!(error.contains("--passphrase-file") && error.contains("LB_BOOTSTRAP_PASSPHRASE"), "{error}");
-    let error = format!("{:#}", state.ensure_authority(Some(&wrong), now()).unwrap_err());
-    assert!(error.contains("wrong passphrase") && cut(&error, "other"), "{error}");
+    assert!(
+        error.contains("--passphrase-file") && error.contains("LB_BOOTSTRAP_PASSPHRASE"),
+        "{error}"
+    );
+    let error = format!(
+        "{:#}",
+        state.ensure_authority(Some(&wrong), now()).unwrap_err()
+    );
+    assert!(
+        error.contains("wrong passphrase") && cut(&error, "other"),
+        "{error}"
+    );
     let after = state.ensure_authority(Some(&right), now()).unwrap();
     assert_eq!(after.key_pem(), before.key_pem());
-    assert_eq!(state.due_pairs(&cluster, now()).unwrap(), [], "no passphrase is needed when nothing is due");
+    assert_eq!(
+        state.due_pairs(&cluster, now()).unwrap(),
+        [],
+        "no passphrase is needed when nothing is due"
+    );
     assert!(state.begin_authority_rotation(Some(&wrong), now()).is_err());
     let openssl = std::process::Command::new("openssl")
         .args(["pkey", "-noout", "-passin", "pass:correct horse", "-in"])
@@ -173,7 +254,11 @@ fn a_run_killed_between_two_files_is_taken_up() {
     // Nothing was signed with a CA key that has no certificate.
     let folder = tempfile::tempdir().unwrap();
     let mut state = State::create(folder.path()).unwrap();
-    fs::write(state.path("ca-key.pem"), Authority::create(now()).unwrap().key_pem().reveal()).unwrap();
+    fs::write(
+        state.path("ca-key.pem"),
+        Authority::create(now()).unwrap().key_pem().reveal(),
+    )
+    .unwrap();
     fs::write(state.path("ca.pem.new"), "half").unwrap();
     let authority = state.ensure_authority(None, now()).unwrap();
     let cluster = cluster(folder.path().to_owned());
@@ -183,11 +268,26 @@ fn a_run_killed_between_two_files_is_taken_up() {
     let foreign = authority.issue(&pki::Subject::lb(), 1, now()).unwrap();
     fs::write(state.path("certs/lb-key.pem"), foreign.key.reveal()).unwrap();
     fs::remove_file(state.path("certs/nomad-server-0/nomad.pem")).unwrap();
-    let made = state.ensure_pairs(&cluster, &authority, now()).unwrap().made;
-    let made: Vec<_> = made.iter().map(|made| (made.what.as_str(), made.reason.as_str())).collect();
-    assert_eq!(made, [("nomad-server-0/nomad", "missing"), ("lb", "the key is another's")]);
+    let made = state
+        .ensure_pairs(&cluster, &authority, now())
+        .unwrap()
+        .made;
+    let made: Vec<_> = made
+        .iter()
+        .map(|made| (made.what.as_str(), made.reason.as_str()))
+        .collect();
+    assert_eq!(
+        made,
+        [
+            ("nomad-server-0/nomad", "missing"),
+            ("lb", "the key is another's")
+        ]
+    );
     state.forget_node("consul-0").unwrap();
-    assert_eq!(state.due_pairs(&cluster, now()).unwrap()[0].what, "consul-0/consul");
+    assert_eq!(
+        state.due_pairs(&cluster, now()).unwrap()[0].what,
+        "consul-0/consul"
+    );
 }
 
 #[test]
@@ -197,11 +297,25 @@ fn a_leaf_rotation_renews_each_once() {
     let authority = state.ensure_authority(None, later).unwrap();
     state.begin_leaf_rotation(later).unwrap();
     assert!(state.begin_authority_rotation(None, later).is_err());
-    let reasons: Vec<_> = state.due_pairs(&cluster, later).unwrap().into_iter().map(|made| made.reason).collect();
+    let reasons: Vec<_> = state
+        .due_pairs(&cluster, later)
+        .unwrap()
+        .into_iter()
+        .map(|made| made.reason)
+        .collect();
     assert_eq!(reasons, ["rotation"; 7]);
     // Taken up by another run.
-    state.begin_leaf_rotation(later + Duration::from_secs(60)).unwrap();
-    assert_eq!(state.ensure_pairs(&cluster, &authority, later).unwrap().made.len(), 7);
+    state
+        .begin_leaf_rotation(later + Duration::from_secs(60))
+        .unwrap();
+    assert_eq!(
+        state
+            .ensure_pairs(&cluster, &authority, later)
+            .unwrap()
+            .made
+            .len(),
+        7
+    );
     assert_eq!(state.due_pairs(&cluster, later).unwrap(), []);
     assert_eq!(state.advance_rotation().unwrap(), None);
     assert_eq!(state.rotation().unwrap(), None);
@@ -218,13 +332,32 @@ fn a_change_of_the_ca_trusts_both_in_between_and_survives_a_kill_at_each_file() 
     let bundle = pki::split(&state.ca_bundle().unwrap().unwrap());
     assert_eq!((bundle.len(), &bundle[0]), (2, &old));
     assert_eq!(state.signing_cert().unwrap().as_ref(), Some(&old));
-    assert_eq!(state.due_pairs(&cluster, now()).unwrap(), [], "the old CA signs until all trust the new one");
-    assert_eq!(state.begin_authority_rotation(None, now()).unwrap().step, RotationStep::BothTrusted);
+    assert_eq!(
+        state.due_pairs(&cluster, now()).unwrap(),
+        [],
+        "the old CA signs until all trust the new one"
+    );
+    assert_eq!(
+        state.begin_authority_rotation(None, now()).unwrap().step,
+        RotationStep::BothTrusted
+    );
     state.advance_rotation().unwrap();
     let authority = state.ensure_authority(None, now()).unwrap();
-    assert_eq!(pki::describe(authority.cert_pem()).unwrap(), pki::describe(&bundle[1]).unwrap());
-    let made = state.ensure_pairs(&cluster, &authority, now()).unwrap().made;
-    assert!(made.len() == 7 && made.iter().all(|made| made.reason == "signed by another CA"), "{made:?}");
+    assert_eq!(
+        pki::describe(authority.cert_pem()).unwrap(),
+        pki::describe(&bundle[1]).unwrap()
+    );
+    let made = state
+        .ensure_pairs(&cluster, &authority, now())
+        .unwrap()
+        .made;
+    assert!(
+        made.len() == 7
+            && made
+                .iter()
+                .all(|made| made.reason == "signed by another CA"),
+        "{made:?}"
+    );
     // Killed after the key got its final name.
     fs::rename(state.path("next-ca-key.pem"), state.path("ca-key.pem")).unwrap();
     state.ensure_authority(None, now()).unwrap();
@@ -233,7 +366,10 @@ fn a_change_of_the_ca_trusts_both_in_between_and_survives_a_kill_at_each_file() 
     fs::write(state.path("ca.pem"), &bundle[1]).unwrap();
     state.ensure_authority(None, now()).unwrap();
     fs::write(state.path("ca.pem"), both).unwrap();
-    assert_eq!(state.advance_rotation().unwrap().unwrap().step, RotationStep::OldDropped);
+    assert_eq!(
+        state.advance_rotation().unwrap().unwrap().step,
+        RotationStep::OldDropped
+    );
     assert_eq!(state.ca_bundle().unwrap().unwrap(), bundle[1]);
     assert_eq!(state.advance_rotation().unwrap(), None);
     state.ensure_authority(None, now()).unwrap();
@@ -243,30 +379,68 @@ fn a_change_of_the_ca_trusts_both_in_between_and_survives_a_kill_at_each_file() 
 #[test]
 fn records_come_back_and_strange_ones_are_refused() {
     let (_folder, mut state, cluster) = full();
-    let token = |name: &str| Token { accessor: format!("{name}-id"), secret: Secret::new(format!("{name}-hush")) };
-    let mut tokens = Tokens { consul_management: Some(token("root")), lb: Some(token("lb")), ..Tokens::default() };
+    let token = |name: &str| Token {
+        accessor: format!("{name}-id"),
+        secret: Secret::new(format!("{name}-hush")),
+    };
+    let mut tokens = Tokens {
+        consul_management: Some(token("root")),
+        lb: Some(token("lb")),
+        ..Tokens::default()
+    };
     tokens.agents.insert("consul-0".to_owned(), token("agent"));
     state.save_tokens(&tokens).unwrap();
     assert_eq!(state.tokens().unwrap(), tokens);
     assert!(cut(&format!("{tokens:?}"), "hush"));
-    assert_eq!(state.shared().unwrap().lb_consul_token.unwrap().reveal(), "lb-hush");
+    assert_eq!(
+        state.shared().unwrap().lb_consul_token.unwrap().reveal(),
+        "lb-hush"
+    );
     let mut gossip = state.gossip().unwrap().unwrap();
-    gossip.nomad.next = Some(NextKey { key: GossipKeys::key().unwrap(), step: GossipStep::Use });
+    gossip.nomad.next = Some(NextKey {
+        key: GossipKeys::key().unwrap(),
+        step: GossipStep::Use,
+    });
     state.save_gossip(&gossip).unwrap();
     assert_eq!(state.gossip().unwrap().unwrap(), gossip);
     gossip.consul.current = Secret::new("c2hvcnQ=");
-    assert!(state.save_gossip(&gossip).unwrap_err().to_string().contains("16, 24 or 32"));
+    assert!(
+        state
+            .save_gossip(&gossip)
+            .unwrap_err()
+            .to_string()
+            .contains("16, 24 or 32")
+    );
     let first = state.cluster().unwrap().unwrap();
-    let again = Applied::of(&cluster, Scope::ConsulOnly, Some(&first), now() + Duration::from_secs(9));
+    let again = Applied::of(
+        &cluster,
+        Scope::ConsulOnly,
+        Some(&first),
+        now() + Duration::from_secs(9),
+    );
     assert_eq!((&again.id, again.created_at), (&first.id, first.created_at));
-    assert!(!again.consul_only, "a run about Consul alone takes no Nomad away");
+    assert!(
+        !again.consul_only,
+        "a run about Consul alone takes no Nomad away"
+    );
     let alone = Applied::of(&cluster, Scope::ConsulOnly, None, now());
-    assert!(alone.consul_only && !Applied::of(&cluster, Scope::All, Some(&alone), now()).consul_only);
+    assert!(
+        alone.consul_only && !Applied::of(&cluster, Scope::All, Some(&alone), now()).consul_only
+    );
     // Saved before it was used, by a run that was killed in between.
-    let chosen = Token { accessor: String::new(), secret: Secret::new("hush") };
-    let chosen = Tokens { nomad_management: Some(chosen), ..tokens.clone() };
+    let chosen = Token {
+        accessor: String::new(),
+        secret: Secret::new("hush"),
+    };
+    let chosen = Tokens {
+        nomad_management: Some(chosen),
+        ..tokens.clone()
+    };
     assert_eq!(chosen.management(Product::Nomad), None);
-    assert_eq!(chosen.management(Product::Consul).unwrap().reveal(), "root-hush");
+    assert_eq!(
+        chosen.management(Product::Consul).unwrap().reveal(),
+        "root-hush"
+    );
     for (text, expected) in [
         (r#"{"version": 2}"#, "a newer lb wrote it"),
         (r#"{"version": 1, "agents": "hush"}"#, "damaged"),
@@ -275,6 +449,9 @@ fn records_come_back_and_strange_ones_are_refused() {
     ] {
         fs::write(state.path("tokens.json"), text).unwrap();
         let error = format!("{:#}", state.tokens().unwrap_err());
-        assert!(error.contains(expected) && error.contains("tokens.json") && cut(&error, "hush"), "{text}: {error}");
+        assert!(
+            error.contains(expected) && error.contains("tokens.json") && cut(&error, "hush"),
+            "{text}: {error}"
+        );
     }
 }

@@ -18,7 +18,12 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// How much of an error's words is kept.
 const WORDS_MAX: usize = 300;
 /// What may stand in a path as it is.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// The server, without a token.
 #[derive(Debug)]
@@ -43,7 +48,10 @@ impl Base {
             pair: config.cert_file.as_deref().zip(config.key_file.as_deref()),
             skip_verify: config.skip_verify,
         };
-        Ok(Self { client: Client::new(trust.client_config()?, config.server_name.clone()), config: config.clone() })
+        Ok(Self {
+            client: Client::new(trust.client_config()?, config.server_name.clone()),
+            config: config.clone(),
+        })
     }
 }
 
@@ -55,26 +63,54 @@ impl Api {
     /// Reads; none where there is nothing.
     pub(super) async fn get(&self, path: &str, query: &str) -> Result<Option<Value>, SourceError> {
         match self.ask(Method::GET, path, query, None).await {
-            Err(SourceError::Vault { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(SourceError::Vault {
+                status: StatusCode::NOT_FOUND,
+                ..
+            }) => Ok(None),
             answer => answer.map(Some),
         }
     }
 
     /// Writes.
-    pub(super) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, SourceError> {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, SourceError> {
         self.ask(Method::POST, path, "", body).await
     }
 
-    async fn ask(&self, method: Method, path: &str, query: &str, body: Option<&Value>) -> Result<Value, SourceError> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, SourceError> {
         let config = &self.base.config;
-        let url = format!("{}/v1/{}{query}", config.address, utf8_percent_encode(path, PATH));
-        let content = |reason: String| SourceError::Content { url: format!("{}/v1/{path}", config.address), reason };
+        let url = format!(
+            "{}/v1/{}{query}",
+            config.address,
+            utf8_percent_encode(path, PATH)
+        );
+        let content = |reason: String| SourceError::Content {
+            url: format!("{}/v1/{path}", config.address),
+            reason,
+        };
         let mut headers = vec![
             (HeaderName::from_static("x-vault-token"), self.token.clone()),
-            // Vault refuses requests without it where it is set to do so, against forged ones of browsers.
-            (HeaderName::from_static("x-vault-request"), HeaderValue::from_static("true")),
+            // Vault refuses requests without it where it is set to do so, against forged ones of
+            // browsers.
+            (
+                HeaderName::from_static("x-vault-request"),
+                HeaderValue::from_static("true"),
+            ),
         ];
-        if let Some(namespace) = config.namespace.as_deref().and_then(|name| HeaderValue::from_str(name).ok()) {
+        if let Some(namespace) = config
+            .namespace
+            .as_deref()
+            .and_then(|name| HeaderValue::from_str(name).ok())
+        {
             headers.push((HeaderName::from_static("x-vault-namespace"), namespace));
         }
         if body.is_some() {
@@ -82,13 +118,18 @@ impl Api {
         }
         let ask = Ask {
             method,
-            url: url.parse::<Uri>().map_err(|error| content(error.to_string()))?,
+            url: url
+                .parse::<Uri>()
+                .map_err(|error| content(error.to_string()))?,
             headers,
             body: body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string())),
             // A server that is not the leader sends its clients there.
             trusts_redirects: true,
         };
-        let limits = Limits { time: config.timeout, bytes: ANSWER_BYTES_MAX };
+        let limits = Limits {
+            time: config.timeout,
+            bytes: ANSWER_BYTES_MAX,
+        };
         let answer = self.base.client.ask(ask, limits).await?;
         let status = answer.status();
         if !status.is_success() {
@@ -97,17 +138,29 @@ impl Api {
         if answer.body().is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(answer.body()).map_err(|error| content(format!("not understood: {error}")))
+        serde_json::from_slice(answer.body())
+            .map_err(|error| content(format!("not understood: {error}")))
     }
 }
 
 fn refused(path: &str, status: StatusCode, body: &[u8]) -> SourceError {
-    let words = serde_json::from_slice::<Value>(body).ok().and_then(|value| {
-        let errors = value.get("errors")?.as_array()?.iter().filter_map(Value::as_str).collect::<Vec<_>>();
-        (!errors.is_empty()).then(|| errors.join("; "))
-    });
+    let words = serde_json::from_slice::<Value>(body)
+        .ok()
+        .and_then(|value| {
+            let errors = value
+                .get("errors")?
+                .as_array()?
+                .iter()
+                .filter_map(Value::as_str)
+                .collect::<Vec<_>>();
+            (!errors.is_empty()).then(|| errors.join("; "))
+        });
     let words = words.unwrap_or_else(|| "no reason given".to_owned());
-    let errors = words.chars().take(WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let errors = words
+        .chars()
+        .take(WORDS_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let hint = match status {
         StatusCode::FORBIDDEN => {
             " (the token has no right to it, or is not valid any more; a wrapped token serves once)"
@@ -115,5 +168,10 @@ fn refused(path: &str, status: StatusCode, body: &[u8]) -> SourceError {
         StatusCode::SERVICE_UNAVAILABLE => " (sealed, or without a leader)",
         _ => "",
     };
-    SourceError::Vault { path: path.to_owned(), status, errors, hint }
+    SourceError::Vault {
+        path: path.to_owned(),
+        status,
+        errors,
+        hint,
+    }
 }

@@ -31,14 +31,18 @@ pub(in crate::certificates) async fn read(
 async fn entries(api: &Api, path: &str, fields: &[&str]) -> Result<Pems, SourceError> {
     let mount = mount(api, path).await?;
     let list = mount.path(path, "metadata");
-    let Some(answer) = api.get(&list, "?list=true").await? else { return Ok(Pems::new()) };
+    let Some(answer) = api.get(&list, "?list=true").await? else {
+        return Ok(Pems::new());
+    };
     let names = names(&answer);
     if names.len() > ENTRIES_MAX {
         let reason = format!("{} entries, more than {ENTRIES_MAX}", names.len());
         return Err(SourceError::Content { url: list, reason });
     }
     let read = stream::iter(names).map(async |name: String| {
-        let answer = api.get(&mount.path(&format!("{path}/{name}"), "data"), "").await;
+        let answer = api
+            .get(&mount.path(&format!("{path}/{name}"), "data"), "")
+            .await;
         (name, answer)
     });
     let read: Vec<_> = read.buffered(AT_A_TIME).collect().await;
@@ -48,7 +52,10 @@ async fn entries(api: &Api, path: &str, fields: &[&str]) -> Result<Pems, SourceE
         match answer {
             Ok(answer) => {
                 for field in fields {
-                    if let Some(text) = answer.as_ref().and_then(|answer| mount.field(answer, field)) {
+                    if let Some(text) = answer
+                        .as_ref()
+                        .and_then(|answer| mount.field(answer, field))
+                    {
                         pems.insert(file(field), text);
                     }
                 }
@@ -82,7 +89,11 @@ impl Mount {
 
     /// A field of an entry that was read.
     fn field(&self, answer: &Value, name: &str) -> Option<Result<Bytes, String>> {
-        let data = if self.versioned { "/data/data" } else { "/data" };
+        let data = if self.versioned {
+            "/data/data"
+        } else {
+            "/data"
+        };
         match answer.pointer(data)?.get(name)? {
             Value::Null => None,
             Value::String(text) => Some(Ok(Bytes::from(text.clone()))),
@@ -93,12 +104,18 @@ impl Mount {
 
 async fn mount(api: &Api, path: &str) -> Result<Mount, SourceError> {
     // Servers that do not know this path have no engines of version 2.
-    let answer = api.get(&format!("sys/internal/ui/mounts/{path}"), "").await?;
+    let answer = api
+        .get(&format!("sys/internal/ui/mounts/{path}"), "")
+        .await?;
     Ok(mount_of(answer.as_ref()))
 }
 
 fn mount_of(answer: Option<&Value>) -> Mount {
-    let text = |pointer: &str| answer.and_then(|answer| answer.pointer(pointer)).and_then(Value::as_str);
+    let text = |pointer: &str| {
+        answer
+            .and_then(|answer| answer.pointer(pointer))
+            .and_then(Value::as_str)
+    };
     Mount {
         at: text("/data/path").unwrap_or_default().to_owned(),
         versioned: text("/data/options/version") == Some("2"),
@@ -109,7 +126,10 @@ fn mount_of(answer: Option<&Value>) -> Mount {
 fn names(answer: &Value) -> Vec<String> {
     let keys = answer.pointer("/data/keys").and_then(Value::as_array);
     let names = keys.into_iter().flatten().filter_map(Value::as_str);
-    names.filter(|name| !name.is_empty() && !name.ends_with('/')).map(str::to_owned).collect()
+    names
+        .filter(|name| !name.is_empty() && !name.ends_with('/'))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -120,23 +140,40 @@ mod tests {
 
     #[test]
     fn both_versions_have_their_paths_and_fields() {
-        let second = mount_of(Some(&json!({ "data": { "path": "secret/", "options": { "version": "2" } } })));
+        let second = mount_of(Some(
+            &json!({ "data": { "path": "secret/", "options": { "version": "2" } } }),
+        ));
         assert_eq!(second.path("secret/lb/a", "data"), "secret/data/lb/a");
         assert_eq!(second.path("secret", "metadata"), "secret/metadata");
         let entry = json!({ "data": { "data": { "cert": "C", "key": 1, "x": null } } });
         assert_eq!(second.field(&entry, "cert"), Some(Ok(Bytes::from("C"))));
         assert!(second.field(&entry, "key").unwrap().is_err());
-        assert_eq!((second.field(&entry, "x"), second.field(&entry, "y")), (None, None));
+        assert_eq!(
+            (second.field(&entry, "x"), second.field(&entry, "y")),
+            (None, None)
+        );
 
         let first = mount_of(Some(&json!({ "data": { "path": "kv/", "options": null } })));
         assert_eq!(first.path("kv/lb/a", "data"), "kv/lb/a");
-        assert_eq!(first.field(&json!({ "data": { "cert": "C" } }), "cert"), Some(Ok(Bytes::from("C"))));
-        assert_eq!(mount_of(None), Mount { at: String::new(), versioned: false });
+        assert_eq!(
+            first.field(&json!({ "data": { "cert": "C" } }), "cert"),
+            Some(Ok(Bytes::from("C")))
+        );
+        assert_eq!(
+            mount_of(None),
+            Mount {
+                at: String::new(),
+                versioned: false
+            }
+        );
     }
 
     #[test]
     fn folders_are_no_entries() {
-        assert_eq!(names(&json!({ "data": { "keys": ["a", "b/", "c"] } })), ["a", "c"]);
+        assert_eq!(
+            names(&json!({ "data": { "keys": ["a", "b/", "c"] } })),
+            ["a", "c"]
+        );
         assert!(names(&json!({})).is_empty());
     }
 }

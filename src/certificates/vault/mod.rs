@@ -24,11 +24,20 @@ pub(super) struct Connection {
 impl Connection {
     /// `token`: the source's own, in place of `[vault]`'s.
     pub(super) fn new(around: Surroundings, token: TokenPlace) -> Self {
-        let place = if token == TokenPlace::Nowhere { around.vault.token.clone() } else { token };
-        Self { around, place, base: None }
+        let place = if token == TokenPlace::Nowhere {
+            around.vault.token.clone()
+        } else {
+            token
+        };
+        Self {
+            around,
+            place,
+            base: None,
+        }
     }
 
-    /// Reads certificates and token where that is due, and unwraps the token if it is a wrapped one.
+    /// Reads certificates and token where that is due, and unwraps the token if it is a wrapped
+    /// one.
     pub(super) async fn api(&mut self) -> Result<Api, SourceError> {
         let base = match &self.base {
             Some(base) => Arc::clone(base),

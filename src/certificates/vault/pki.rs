@@ -5,8 +5,9 @@
 //!              ▲                                                    │ refused: not asked again for a while
 //!              └── every so often: what ends soon and is used, again; what has ended, away
 //! ```
-//! Server names come from strangers. So names are asked for once at a time and a few at once; new ones are paced; what
-//! was refused is remembered; what is issued is bounded. A name beyond any bound has no certificate, and costs no request.
+//! Server names come from strangers. So names are asked for once at a time and a few at once; new
+//! ones are paced; what was refused is remembered; what is issued is bounded. A name beyond any
+//! bound has no certificate, and costs no request.
 
 mod names;
 
@@ -46,9 +47,18 @@ pub(in crate::certificates) async fn run(
     demands: Demands,
 ) {
     let mut demands = demands.lock().await;
-    let globs: Vec<Glob> = rules.names.iter().filter_map(|pattern| Glob::new(pattern).ok()).collect();
+    let globs: Vec<Glob> = rules
+        .names
+        .iter()
+        .filter_map(|pattern| Glob::new(pattern).ok())
+        .collect();
     let permitted = |name: &str| globs.is_empty() || globs.iter().any(|glob| glob.matches(name));
-    let mut names = Names::new(rules.renew_before, shelf.issued(), unix_now(), Instant::now());
+    let mut names = Names::new(
+        rules.renew_before,
+        shelf.issued(),
+        unix_now(),
+        Instant::now(),
+    );
     let mut running: JoinSet<Issued> = JoinSet::new();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -64,7 +74,8 @@ pub(in crate::certificates) async fn run(
                 }
             }
             Some(issued) = running.join_next() => {
-                // A task that panicked or was cut off has no name to tell: its name is free again at the next look.
+                // A task that panicked or was cut off has no name to tell: its name is free again
+                // at the next look.
                 let Ok((name, pem)) = issued else { continue };
                 let added = pem.map_err(|error| error.to_string()).and_then(|pem| shelf.add(&name, pem));
                 if let Err(reason) = &added {
@@ -97,7 +108,9 @@ pub(in crate::certificates) async fn run(
 }
 
 async fn issue(api: &Api, path: &str, name: &str) -> Result<Bytes, SourceError> {
-    let answer = api.post(path, Some(&json!({ "common_name": name }))).await?;
+    let answer = api
+        .post(path, Some(&json!({ "common_name": name })))
+        .await?;
     pem_of(&answer).ok_or_else(|| SourceError::Content {
         url: path.to_owned(),
         reason: "the answer holds no certificate with its private key".to_owned(),
@@ -107,7 +120,11 @@ async fn issue(api: &Api, path: &str, name: &str) -> Result<Bytes, SourceError> 
 /// Certificate, its chain, and its key, in one text.
 fn pem_of(answer: &Value) -> Option<Bytes> {
     let data = answer.get("data")?;
-    let text = |name: &str| data.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let text = |name: &str| {
+        data.get(name)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+    };
     let chain: Vec<&str> = match data.get("ca_chain").and_then(Value::as_array) {
         Some(chain) if !chain.is_empty() => chain.iter().filter_map(Value::as_str).collect(),
         _ => text("issuing_ca").into_iter().collect(),
@@ -124,10 +141,10 @@ mod tests {
 
     #[test]
     fn answers_become_one_text() {
-        let answer =
-            json!({ "data": { "certificate": "C", "issuing_ca": "I", "ca_chain": ["X", "Y"], "private_key": "K" } });
+        let answer = json!({ "data": { "certificate": "C", "issuing_ca": "I", "ca_chain": ["X", "Y"], "private_key": "K" } });
         assert_eq!(pem_of(&answer).unwrap(), "C\nX\nY\nK");
-        let answer = json!({ "data": { "certificate": "C", "issuing_ca": "I", "private_key": "K" } });
+        let answer =
+            json!({ "data": { "certificate": "C", "issuing_ca": "I", "private_key": "K" } });
         assert_eq!(pem_of(&answer).unwrap(), "C\nI\nK");
         assert_eq!(pem_of(&json!({ "data": { "certificate": "C" } })), None);
     }

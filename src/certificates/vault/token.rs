@@ -1,7 +1,7 @@
 //! Tokens: where they are, what they are wrapped in, and how they stay valid.
 //!
-//! A wrapped token can be unwrapped once. So what came out of it is kept for the life of the process, shared by all
-//! sources that use it, and renewed until it cannot be.
+//! A wrapped token can be unwrapped once. So what came out of it is kept for the life of the
+//! process, shared by all sources that use it, and renewed until it cannot be.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -49,22 +49,39 @@ impl Drop for Known {
 
 impl Tokens {
     /// The token to use now.
-    pub(super) async fn token(&self, base: &Arc<Base>, place: &TokenPlace) -> Result<HeaderValue, SourceError> {
+    pub(super) async fn token(
+        &self,
+        base: &Arc<Base>,
+        place: &TokenPlace,
+    ) -> Result<HeaderValue, SourceError> {
         let found = find(place)?;
         let config = &base.config;
-        let key = format!("{} {:?} {}", config.address, config.namespace, name_of(place, &found));
+        let key = format!(
+            "{} {:?} {}",
+            config.address,
+            config.namespace,
+            name_of(place, &found)
+        );
         let mut known = self.0.lock().await;
         if let Some(known) = known.get(&key).filter(|known| known.found == found) {
             return Ok(known.token.clone());
         }
         let token = unwrapped(base, header(&found)?).await?;
         let renewal = tokio::spawn(keep_alive(Api::new(Arc::clone(base), token.clone())));
-        known.insert(key, Known { found, token: token.clone(), renewal });
+        known.insert(
+            key,
+            Known {
+                found,
+                token: token.clone(),
+                renewal,
+            },
+        );
         Ok(token)
     }
 }
 
-/// What a token is kept under: its place, so that a new one there takes the place of the old one; or itself.
+/// What a token is kept under: its place, so that a new one there takes the place of the old one;
+/// or itself.
 fn name_of(place: &TokenPlace, found: &str) -> String {
     match place {
         TokenPlace::File(path) => format!("file {}", path.display()),
@@ -77,15 +94,15 @@ fn find(place: &TokenPlace) -> Result<String, SourceError> {
     let missing = |reason: String| SourceError::Token(reason);
     let text = match place {
         TokenPlace::Nowhere => {
-            return Err(missing("set VAULT_TOKEN, or token or token_file in [vault]".to_owned()));
+            return Err(missing(
+                "set VAULT_TOKEN, or token or token_file in [vault]".to_owned(),
+            ));
         }
         TokenPlace::Text(text) => text.reveal().to_owned(),
-        TokenPlace::File(path) => {
-            std::fs::read_to_string(path).map_err(|error| missing(format!("{}: {error}", path.display())))?
-        }
-        TokenPlace::Env(name) => {
-            std::env::var(name).map_err(|_| missing(format!("the environment variable {name} is not set")))?
-        }
+        TokenPlace::File(path) => std::fs::read_to_string(path)
+            .map_err(|error| missing(format!("{}: {error}", path.display())))?,
+        TokenPlace::Env(name) => std::env::var(name)
+            .map_err(|_| missing(format!("the environment variable {name} is not set")))?,
     };
     match text.trim() {
         "" => Err(missing("it is empty".to_owned())),
@@ -94,8 +111,9 @@ fn find(place: &TokenPlace) -> Result<String, SourceError> {
 }
 
 fn header(token: &str) -> Result<HeaderValue, SourceError> {
-    let mut value = HeaderValue::from_str(token)
-        .map_err(|_| SourceError::Token("it holds characters that cannot stand in a header".to_owned()))?;
+    let mut value = HeaderValue::from_str(token).map_err(|_| {
+        SourceError::Token("it holds characters that cannot stand in a header".to_owned())
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -111,7 +129,8 @@ async fn unwrapped(base: &Arc<Base>, token: HeaderValue) -> Result<HeaderValue, 
             }
             None => Err(SourceError::Token("what it wraps is no token".to_owned())),
         },
-        // Not a wrapped one (400), or one without the right to ask (403). If it is no good, the next request tells.
+        // Not a wrapped one (400), or one without the right to ask (403). If it is no good, the
+        // next request tells.
         Err(SourceError::Vault { status, .. }) if status.is_client_error() => Ok(token),
         Err(error) => Err(error),
     }
@@ -126,7 +145,10 @@ async fn keep_alive(api: Api) {
             Ok(answer) => match first_life(answer.as_ref().and_then(|answer| answer.get("data"))) {
                 Life::Endless => return,
                 Life::Ends(after) => {
-                    tracing::warn!(after_s = after.as_secs(), "vault: the token ends then, and cannot be renewed");
+                    tracing::warn!(
+                        after_s = after.as_secs(),
+                        "vault: the token ends then, and cannot be renewed"
+                    );
                     return;
                 }
                 Life::Renewable(life) => break life,
@@ -156,7 +178,13 @@ async fn keep_alive(api: Api) {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "vault: the token was not renewed");
-                    if matches!(error, SourceError::Vault { status: StatusCode::FORBIDDEN, .. }) {
+                    if matches!(
+                        error,
+                        SourceError::Vault {
+                            status: StatusCode::FORBIDDEN,
+                            ..
+                        }
+                    ) {
                         return;
                     }
                     sleep(backoff.failed(&mut rng).max(RENEWAL_PAUSE_MIN)).await;
@@ -184,10 +212,14 @@ struct Lease {
 /// What `lookup-self` says.
 fn first_life(data: Option<&Value>) -> Life {
     let field = |name: &str| data.and_then(|data| data.get(name));
-    let seconds = |name: &str| Duration::from_secs(field(name).and_then(Value::as_u64).unwrap_or_default());
+    let seconds =
+        |name: &str| Duration::from_secs(field(name).and_then(Value::as_u64).unwrap_or_default());
     let now = seconds("ttl");
     match field("renewable").and_then(Value::as_bool) {
-        Some(true) => Life::Renewable(Lease { now, whole: seconds("creation_ttl").max(now) }),
+        Some(true) => Life::Renewable(Lease {
+            now,
+            whole: seconds("creation_ttl").max(now),
+        }),
         _ if now.is_zero() => Life::Endless,
         _ => Life::Ends(now),
     }
@@ -208,18 +240,38 @@ mod tests {
     #[test]
     fn lives_are_read_from_answers() {
         let seconds = Duration::from_secs;
-        let lease = |now, whole| Life::Renewable(Lease { now: seconds(now), whole: seconds(whole) });
+        let lease = |now, whole| {
+            Life::Renewable(Lease {
+                now: seconds(now),
+                whole: seconds(whole),
+            })
+        };
         let cases = [
-            (json!({ "ttl": 0, "renewable": false, "expire_time": null }), Life::Endless),
-            (json!({ "ttl": 60, "renewable": false }), Life::Ends(seconds(60))),
-            (json!({ "ttl": 50, "creation_ttl": 60, "renewable": true }), lease(50, 60)),
+            (
+                json!({ "ttl": 0, "renewable": false, "expire_time": null }),
+                Life::Endless,
+            ),
+            (
+                json!({ "ttl": 60, "renewable": false }),
+                Life::Ends(seconds(60)),
+            ),
+            (
+                json!({ "ttl": 50, "creation_ttl": 60, "renewable": true }),
+                lease(50, 60),
+            ),
             (json!({}), Life::Endless),
         ];
         for (data, wanted) in cases {
             assert_eq!(first_life(Some(&data)), wanted, "{data}");
         }
-        assert_eq!(renewed(Some(&json!({ "renewable": true, "lease_duration": 7 }))), Some(seconds(7)));
-        assert_eq!(renewed(Some(&json!({ "renewable": false, "lease_duration": 7 }))), None);
+        assert_eq!(
+            renewed(Some(&json!({ "renewable": true, "lease_duration": 7 }))),
+            Some(seconds(7))
+        );
+        assert_eq!(
+            renewed(Some(&json!({ "renewable": false, "lease_duration": 7 }))),
+            None
+        );
         assert_eq!(renewed(None), None);
     }
 
@@ -228,13 +280,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let file = TokenPlace::File(path.clone());
-        assert!(find(&file).unwrap_err().to_string().contains("token: "), "names the file");
+        assert!(
+            find(&file).unwrap_err().to_string().contains("token: "),
+            "names the file"
+        );
         std::fs::write(&path, " a\n").unwrap();
         assert_eq!(find(&file).unwrap(), "a");
         std::fs::write(&path, "\n").unwrap();
-        assert!(find(&file).unwrap_err().to_string().ends_with("it is empty"));
+        assert!(
+            find(&file)
+                .unwrap_err()
+                .to_string()
+                .ends_with("it is empty")
+        );
         assert_eq!(find(&TokenPlace::Text(Secret::new("b"))).unwrap(), "b");
-        assert!(find(&TokenPlace::Nowhere).unwrap_err().to_string().contains("VAULT_TOKEN"));
-        assert!(find(&TokenPlace::Env("LB_NOT_SET".to_owned())).unwrap_err().to_string().contains("LB_NOT_SET"));
+        assert!(
+            find(&TokenPlace::Nowhere)
+                .unwrap_err()
+                .to_string()
+                .contains("VAULT_TOKEN")
+        );
+        assert!(
+            find(&TokenPlace::Env("LB_NOT_SET".to_owned()))
+                .unwrap_err()
+                .to_string()
+                .contains("LB_NOT_SET")
+        );
     }
 }

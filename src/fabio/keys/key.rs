@@ -52,7 +52,8 @@ pub struct Key {
     pub name: &'static str,
     /// What its value looks like.
     pub kind: Kind,
-    /// Its default as one would write it; [`crate::fabio::Machine`] knows those that differ between machines.
+    /// Its default as one would write it; [`crate::fabio::Machine`] knows those that differ between
+    /// machines.
     pub default: &'static str,
     /// One sentence: what it does in Fabio.
     pub doc: &'static str,
@@ -67,7 +68,13 @@ pub(super) const fn becomes(
     doc: &'static str,
     ours: &'static str,
 ) -> Key {
-    Key { name, kind, default, doc, fate: Fate::Becomes(ours) }
+    Key {
+        name,
+        kind,
+        default,
+        doc,
+        fate: Fate::Becomes(ours),
+    }
 }
 
 pub(super) const fn nothing(
@@ -77,5 +84,11 @@ pub(super) const fn nothing(
     doc: &'static str,
     why: &'static str,
 ) -> Key {
-    Key { name, kind, default, doc, fate: Fate::Nothing(why) }
+    Key {
+        name,
+        kind,
+        default,
+        doc,
+        fate: Fate::Nothing(why),
+    }
 }

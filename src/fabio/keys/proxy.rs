@@ -3,7 +3,8 @@
 use super::key::Kind::{Bool, Int, Secret, Span, Text};
 use super::key::{Key, becomes, nothing};
 
-const MESSAGES: &str = "messages pass through in pieces, whatever their size; nothing holds a whole one in memory";
+const MESSAGES: &str =
+    "messages pass through in pieces, whatever their size; nothing holds a whole one in memory";
 const FLUSH: &str = "every piece of an answer is passed on as soon as it is there";
 const HSTS: &str = "Part of Strict-Transport-Security on TLS listeners.";
 
@@ -43,11 +44,41 @@ pub(super) const KEYS: &[Key] = &[
         "auth.NAME.type, auth.NAME.file, auth.NAME.realm, auth.NAME.refresh, auth.NAME.endpoint, \
          auth.NAME.set_headers, auth.NAME.append_headers",
     ),
-    becomes("proxy.localip", Text, "", "Address for by= in Forwarded; first global address.", "proxy.local_ip"),
-    becomes("proxy.strategy", Text, "rnd", "How a target is chosen: rnd or rr.", "proxy.strategy"),
-    becomes("proxy.matcher", Text, "prefix", "How paths are compared: prefix, iprefix or glob.", "proxy.matcher"),
-    becomes("proxy.noroutestatus", Int, "404", "Status when no route matches.", "proxy.no_route_status"),
-    becomes("proxy.shutdownwait", Span, "0s", "How long running requests may take at the end.", "drain.timeout"),
+    becomes(
+        "proxy.localip",
+        Text,
+        "",
+        "Address for by= in Forwarded; first global address.",
+        "proxy.local_ip",
+    ),
+    becomes(
+        "proxy.strategy",
+        Text,
+        "rnd",
+        "How a target is chosen: rnd or rr.",
+        "proxy.strategy",
+    ),
+    becomes(
+        "proxy.matcher",
+        Text,
+        "prefix",
+        "How paths are compared: prefix, iprefix or glob.",
+        "proxy.matcher",
+    ),
+    becomes(
+        "proxy.noroutestatus",
+        Int,
+        "404",
+        "Status when no route matches.",
+        "proxy.no_route_status",
+    ),
+    becomes(
+        "proxy.shutdownwait",
+        Span,
+        "0s",
+        "How long running requests may take at the end.",
+        "drain.timeout",
+    ),
     becomes(
         "proxy.deregistergraceperiod",
         Span,
@@ -55,7 +86,13 @@ pub(super) const KEYS: &[Key] = &[
         "How long to go on serving after the registration is removed.",
         "drain.grace",
     ),
-    becomes("proxy.dialtimeout", Span, "30s", "Limit to connect to a target.", "proxy.connect_timeout"),
+    becomes(
+        "proxy.dialtimeout",
+        Span,
+        "30s",
+        "Limit to connect to a target.",
+        "proxy.connect_timeout",
+    ),
     becomes(
         "proxy.responseheadertimeout",
         Span,
@@ -63,7 +100,13 @@ pub(super) const KEYS: &[Key] = &[
         "Limit for the head of an answer; 0: none.",
         "proxy.response_timeout",
     ),
-    becomes("proxy.keepalivetimeout", Span, "0s", "TCP keep-alive of connections to targets.", "proxy.keepalive"),
+    becomes(
+        "proxy.keepalivetimeout",
+        Span,
+        "0s",
+        "TCP keep-alive of connections to targets.",
+        "proxy.keepalive",
+    ),
     becomes(
         "proxy.idleconntimeout",
         Span,
@@ -85,16 +128,76 @@ pub(super) const KEYS: &[Key] = &[
         "Limit to write an answer, for listeners without wt.",
         "proxy.request_timeout",
     ),
-    nothing("proxy.flushinterval", Span, "1s", "How often event streams are flushed.", FLUSH),
-    nothing("proxy.globalflushinterval", Span, "0s", "How often other answers are flushed.", FLUSH),
-    becomes("proxy.maxconn", Int, "10000", "Most idle connections per target.", "proxy.upstream_max_idle"),
-    becomes("proxy.header.clientip", Text, "", "Header that gets the client's address.", "proxy.client_ip_header"),
-    becomes("proxy.header.tls", Text, "", "Header that is set on TLS listeners.", "proxy.tls_header"),
-    becomes("proxy.header.tls.value", Text, "", "Value of that header.", "proxy.tls_header_value"),
-    becomes("proxy.header.requestid", Text, "", "Header that gets a fresh id.", "proxy.request_id_header"),
-    becomes("proxy.header.sts.maxage", Int, "0", HSTS, "proxy.sts_max_age"),
-    becomes("proxy.header.sts.subdomains", Bool, "false", HSTS, "proxy.sts_subdomains"),
-    becomes("proxy.header.sts.preload", Bool, "false", HSTS, "proxy.sts_preload"),
+    nothing(
+        "proxy.flushinterval",
+        Span,
+        "1s",
+        "How often event streams are flushed.",
+        FLUSH,
+    ),
+    nothing(
+        "proxy.globalflushinterval",
+        Span,
+        "0s",
+        "How often other answers are flushed.",
+        FLUSH,
+    ),
+    becomes(
+        "proxy.maxconn",
+        Int,
+        "10000",
+        "Most idle connections per target.",
+        "proxy.upstream_max_idle",
+    ),
+    becomes(
+        "proxy.header.clientip",
+        Text,
+        "",
+        "Header that gets the client's address.",
+        "proxy.client_ip_header",
+    ),
+    becomes(
+        "proxy.header.tls",
+        Text,
+        "",
+        "Header that is set on TLS listeners.",
+        "proxy.tls_header",
+    ),
+    becomes(
+        "proxy.header.tls.value",
+        Text,
+        "",
+        "Value of that header.",
+        "proxy.tls_header_value",
+    ),
+    becomes(
+        "proxy.header.requestid",
+        Text,
+        "",
+        "Header that gets a fresh id.",
+        "proxy.request_id_header",
+    ),
+    becomes(
+        "proxy.header.sts.maxage",
+        Int,
+        "0",
+        HSTS,
+        "proxy.sts_max_age",
+    ),
+    becomes(
+        "proxy.header.sts.subdomains",
+        Bool,
+        "false",
+        HSTS,
+        "proxy.sts_subdomains",
+    ),
+    becomes(
+        "proxy.header.sts.preload",
+        Bool,
+        "false",
+        HSTS,
+        "proxy.sts_preload",
+    ),
     becomes(
         "proxy.gzip.contenttype",
         Text,
@@ -102,8 +205,20 @@ pub(super) const KEYS: &[Key] = &[
         "Content types to compress, as a regular expression.",
         "proxy.compression.content_types",
     ),
-    nothing("proxy.grpcmaxrxmsgsize", Int, "4194304", "Largest gRPC message from a target, in bytes.", MESSAGES),
-    nothing("proxy.grpcmaxtxmsgsize", Int, "4194304", "Largest gRPC message to a target, in bytes.", MESSAGES),
+    nothing(
+        "proxy.grpcmaxrxmsgsize",
+        Int,
+        "4194304",
+        "Largest gRPC message from a target, in bytes.",
+        MESSAGES,
+    ),
+    nothing(
+        "proxy.grpcmaxtxmsgsize",
+        Int,
+        "4194304",
+        "Largest gRPC message to a target, in bytes.",
+        MESSAGES,
+    ),
     nothing(
         "proxy.grpcshutdowntimeout",
         Span,
@@ -111,9 +226,27 @@ pub(super) const KEYS: &[Key] = &[
         "How long calls may run on a connection whose target is gone.",
         "running calls are finished; the connection closes after the last one",
     ),
-    becomes("log.access.target", Text, "", "Access log: stdout, or nothing.", "log.access"),
-    becomes("log.access.format", Text, "common", "Form of the access log.", "log.access"),
-    becomes("log.level", Text, "INFO", "TRACE, DEBUG, INFO, WARN, ERROR or FATAL.", "log.level"),
+    becomes(
+        "log.access.target",
+        Text,
+        "",
+        "Access log: stdout, or nothing.",
+        "log.access",
+    ),
+    becomes(
+        "log.access.format",
+        Text,
+        "common",
+        "Form of the access log.",
+        "log.access",
+    ),
+    becomes(
+        "log.level",
+        Text,
+        "INFO",
+        "TRACE, DEBUG, INFO, WARN, ERROR or FATAL.",
+        "log.level",
+    ),
     nothing(
         "log.routes.format",
         Text,
@@ -135,7 +268,13 @@ pub(super) const KEYS: &[Key] = &[
         "Old name of caupgcn in proxy.cs.",
         "deprecated in Fabio, where it has no effect either",
     ),
-    becomes("glob.matching.disabled", Bool, "false", "Takes hosts of routes as plain text.", "proxy.host_patterns"),
+    becomes(
+        "glob.matching.disabled",
+        Bool,
+        "false",
+        "Takes hosts of routes as plain text.",
+        "proxy.host_patterns",
+    ),
     nothing(
         "glob.cache.size",
         Int,

@@ -17,6 +17,9 @@ impl Translator<'_> {
             }
         }
         self.word("ui.access", &["rw", "ro"]);
-        self.word("profile.mode", &["", "cpu", "mem", "mutex", "block", "trace"]);
+        self.word(
+            "profile.mode",
+            &["", "cpu", "mem", "mutex", "block", "trace"],
+        );
     }
 }

@@ -8,7 +8,16 @@ use super::Translator;
 use crate::config::PrefixTemplate;
 
 const TARGET: &str = "metrics.target";
-const TARGETS: &[&str] = &["stdout", "flat", "label", "statsd_raw", "dogstatsd", "graphite", "circonus", "prometheus"];
+const TARGETS: &[&str] = &[
+    "stdout",
+    "flat",
+    "label",
+    "statsd_raw",
+    "dogstatsd",
+    "graphite",
+    "circonus",
+    "prometheus",
+];
 /// What dashboards know the program as, whatever ours is called.
 const EXEC: &str = "fabio";
 /// How long a change may wait to be written where that costs nobody anything.
@@ -22,17 +31,33 @@ impl Translator<'_> {
     pub(super) fn metrics(&mut self) {
         let targets = self.settings.list(TARGET);
         let (mut flat, mut label, mut any, mut sent) = (false, false, false, false);
-        for target in targets.iter().map(|target| target.trim()).filter(|target| !target.is_empty()) {
+        for target in targets
+            .iter()
+            .map(|target| target.trim())
+            .filter(|target| !target.is_empty())
+        {
             any = true;
             sent |= matches!(target, "statsd_raw" | "dogstatsd" | "graphite");
             match target {
-                "prometheus" => self.document.set("metrics.fabio_names", Value::Bool(true), TARGET),
-                "statsd_raw" => self.metrics_server("metrics.statsd", "metrics.statsd.addr", target),
-                "dogstatsd" => self.metrics_server("metrics.dogstatsd", "metrics.dogstatsd.addr", target),
-                "graphite" => self.metrics_server("metrics.graphite", "metrics.graphite.addr", target),
+                "prometheus" => self
+                    .document
+                    .set("metrics.fabio_names", Value::Bool(true), TARGET),
+                "statsd_raw" => {
+                    self.metrics_server("metrics.statsd", "metrics.statsd.addr", target)
+                }
+                "dogstatsd" => {
+                    self.metrics_server("metrics.dogstatsd", "metrics.dogstatsd.addr", target)
+                }
+                "graphite" => {
+                    self.metrics_server("metrics.graphite", "metrics.graphite.addr", target)
+                }
                 "stdout" | "flat" => flat = true,
                 "label" => label = true,
-                "circonus" if CIRCONUS.iter().all(|key| self.settings.text(key).is_empty()) => {
+                "circonus"
+                    if CIRCONUS
+                        .iter()
+                        .all(|key| self.settings.text(key).is_empty()) =>
+                {
                     let text = format!("circonus needs {}", CIRCONUS.join(" or "));
                     self.refuse(TARGET, text);
                 }
@@ -40,8 +65,14 @@ impl Translator<'_> {
                     let text = "circonus is left out on purpose: let an agent of Circonus read Prometheus's form";
                     self.warn(TARGET, text);
                 }
-                "statsd" => self.refuse(TARGET, "\"statsd\" is no more, in Fabio neither; write statsd_raw"),
-                other => self.refuse(TARGET, format!("{other:?} is not one of {}", TARGETS.join(", "))),
+                "statsd" => self.refuse(
+                    TARGET,
+                    "\"statsd\" is no more, in Fabio neither; write statsd_raw",
+                ),
+                other => self.refuse(
+                    TARGET,
+                    format!("{other:?} is not one of {}", TARGETS.join(", ")),
+                ),
             }
         }
         let stdout = match (flat, label) {
@@ -61,11 +92,14 @@ impl Translator<'_> {
             match self.settings.time(key) {
                 // Lines come in the order of the report then, but as soon as Fabio's.
                 _ if (flat || label) && !sent => {
-                    self.document.set(key, Value::Time(AT_ONCE), "Fabio writes at every change");
+                    self.document
+                        .set(key, Value::Time(AT_ONCE), "Fabio writes at every change");
                 }
                 // Nobody asks for it.
                 _ if !sent => {}
-                time if time.is_zero() => self.refuse(key, "0s is no interval; write at least 100ms"),
+                time if time.is_zero() => {
+                    self.refuse(key, "0s is no interval; write at least 100ms")
+                }
                 time => self.set_time(key, time, key),
             }
         }
@@ -73,7 +107,10 @@ impl Translator<'_> {
 
     fn metrics_server(&mut self, ours: &str, key: &str, target: &str) {
         match self.settings.text(key) {
-            "" => self.warn(key, format!("it is empty, so that metrics.target={target} goes nowhere")),
+            "" => self.warn(
+                key,
+                format!("it is empty, so that metrics.target={target} goes nowhere"),
+            ),
             address if address.starts_with(':') => {
                 // Go takes a missing host for this machine.
                 let address = format!("127.0.0.1{address}");
@@ -97,18 +134,26 @@ impl Translator<'_> {
         let key = "metrics.prefix";
         let text = self.prefix();
         match text.parse::<PrefixTemplate>() {
-            Ok(template) => self.document.set(key, template.with_exec(EXEC).to_string(), key),
+            Ok(template) => self
+                .document
+                .set(key, template.with_exec(EXEC).to_string(), key),
             // The loader says what is wrong with it.
             Err(_) => self.document.set(key, text.to_owned(), key),
         }
-        self.document.set("metrics.path", self.settings.text("metrics.prometheus.path"), "metrics.prometheus.path");
+        self.document.set(
+            "metrics.path",
+            self.settings.text("metrics.prometheus.path"),
+            "metrics.prometheus.path",
+        );
         self.set_text("metrics.subsystem", "metrics.prometheus.subsystem");
         let key = "metrics.prometheus.buckets";
-        // What is no number was refused before; none at all means Go's defaults, which are Fabio's too.
+        // What is no number was refused before; none at all means Go's defaults, which are Fabio's
+        // too.
         let numbers = value::numbers(self.settings.text(key)).filter(|numbers| !numbers.is_empty());
         if let Some(numbers) = numbers {
             let texts = numbers.iter().map(ToString::to_string).collect();
-            self.document.set("metrics.buckets", Value::List(texts), key);
+            self.document
+                .set("metrics.buckets", Value::List(texts), key);
         }
     }
 }

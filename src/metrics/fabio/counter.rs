@@ -34,7 +34,10 @@ impl Counter {
     #[must_use]
     pub fn take(&self) -> Growth {
         let total = self.total();
-        Growth { total, since: total.saturating_sub(self.reported.swap(total, Relaxed)) }
+        Growth {
+            total,
+            since: total.saturating_sub(self.reported.swap(total, Relaxed)),
+        }
     }
 }
 
@@ -49,6 +52,9 @@ mod tests {
         assert_eq!(counter.take(), Growth { total: 3, since: 3 });
         assert_eq!(counter.take(), Growth { total: 3, since: 0 });
         counter.add(2);
-        assert_eq!((counter.take(), counter.total()), (Growth { total: 5, since: 2 }, 5));
+        assert_eq!(
+            (counter.take(), counter.total()),
+            (Growth { total: 5, since: 2 }, 5)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! A report as lines, in the forms of those who get it.
 //!
-//! The forms are those that a running Fabio sends, oddities included: no dot behind the prefix, and DogStatsD's
-//! histograms in seconds where they have tags.
+//! The forms are those that a running Fabio sends, oddities included: no dot behind the prefix, and
+//! DogStatsD's histograms in seconds where they have tags.
 
 use super::report::{Labels, Point, Value};
 use super::{RouteLabels, Taken, clean};
@@ -41,7 +41,12 @@ pub fn lines(form: Form, prefix: &str, points: &[Point], unix_seconds: u64) -> V
             Form::Statsd => statsd(prefix, point, &mut lines),
             Form::Dogstatsd => dogstatsd(prefix, point, &mut lines),
             Form::Graphite => graphite(prefix, point, unix_seconds, &mut lines),
-            Form::Flat => local(&format!("{prefix}.{}", dotted(point)), "", &point.value, &mut lines),
+            Form::Flat => local(
+                &format!("{prefix}.{}", dotted(point)),
+                "",
+                &point.value,
+                &mut lines,
+            ),
             Form::Label => {
                 local(
                     &format!("{prefix}.{}", point.name),
@@ -63,7 +68,12 @@ fn statsd(prefix: &str, point: &Point, lines: &mut Vec<String>) {
         Value::Gauge(value) => lines.push(format!("{name}:{value:.6}|g", value = *value as f64)),
         Value::Times(taken) => {
             let rate = rate(taken);
-            lines.extend(taken.kept.iter().map(|ns| format!("{name}:{:.6}|ms{rate}", *ns as f64 / 1e6)));
+            lines.extend(
+                taken
+                    .kept
+                    .iter()
+                    .map(|ns| format!("{name}:{:.6}|ms{rate}", *ns as f64 / 1e6)),
+            );
         }
     }
 }
@@ -78,10 +88,17 @@ fn dogstatsd(prefix: &str, point: &Point, lines: &mut Vec<String>) {
     match &point.value {
         Value::Counter(growth) if growth.since == 0 => {}
         Value::Counter(growth) => lines.push(format!("{name}:{:.6}|c{tags}", growth.since as f64)),
-        Value::Gauge(value) => lines.push(format!("{name}:{value:.6}|g{tags}", value = *value as f64)),
+        Value::Gauge(value) => {
+            lines.push(format!("{name}:{value:.6}|g{tags}", value = *value as f64))
+        }
         Value::Times(taken) => {
             let (rate, unit_ns) = (rate(taken), if point.labels.is_empty() { 1e6 } else { 1e9 });
-            lines.extend(taken.kept.iter().map(|ns| format!("{name}:{:.6}|h{rate}{tags}", *ns as f64 / unit_ns)));
+            lines.extend(
+                taken
+                    .kept
+                    .iter()
+                    .map(|ns| format!("{name}:{:.6}|h{rate}{tags}", *ns as f64 / unit_ns)),
+            );
         }
     }
 }
@@ -89,7 +106,9 @@ fn dogstatsd(prefix: &str, point: &Point, lines: &mut Vec<String>) {
 fn graphite(prefix: &str, point: &Point, unix_seconds: u64, lines: &mut Vec<String>) {
     let name = safe(&format!("{prefix}{}", dotted(point)), &[]);
     match &point.value {
-        Value::Counter(growth) => lines.push(format!("{name} {:.6} {unix_seconds}", growth.since as f64)),
+        Value::Counter(growth) => {
+            lines.push(format!("{name} {:.6} {unix_seconds}", growth.since as f64))
+        }
         Value::Gauge(value) => lines.push(format!("{name} {:.6} {unix_seconds}", *value as f64)),
         Value::Times(taken) => {
             let mut sorted = taken.kept.clone();
@@ -97,8 +116,13 @@ fn graphite(prefix: &str, point: &Point, unix_seconds: u64, lines: &mut Vec<Stri
             for (suffix, quantile) in QUANTILES {
                 // The smallest duration that at least this share does not exceed.
                 let rank = (quantile * sorted.len() as f64).ceil() as usize;
-                let Some(ns) = sorted.get(rank.saturating_sub(1)) else { continue };
-                lines.push(format!("{name}.{suffix} {:.6} {unix_seconds}", *ns as f64 / 1e6));
+                let Some(ns) = sorted.get(rank.saturating_sub(1)) else {
+                    continue;
+                };
+                lines.push(format!(
+                    "{name}.{suffix} {:.6} {unix_seconds}",
+                    *ns as f64 / 1e6
+                ));
             }
         }
     }
@@ -112,7 +136,12 @@ fn local(name: &str, tags: &str, value: &Value, lines: &mut Vec<String>) {
         Value::Gauge(value) => lines.push(format!("{name}:{value}|g{tags}")),
         Value::Times(taken) => {
             let rate = rate(taken);
-            lines.extend(taken.kept.iter().map(|ns| format!("{name}:{:.0}|ms{rate}{tags}", *ns as f64 / 1e6)));
+            lines.extend(
+                taken
+                    .kept
+                    .iter()
+                    .map(|ns| format!("{name}:{:.0}|ms{rate}{tags}", *ns as f64 / 1e6)),
+            );
         }
     }
 }
@@ -120,20 +149,35 @@ fn local(name: &str, tags: &str, value: &Value, lines: &mut Vec<String>) {
 /// Says of how many durations each that is sent stands for.
 fn rate(taken: &Taken) -> String {
     let kept = taken.kept.len() as u64;
-    if kept < taken.seen { format!("|@{:.6}", kept as f64 / taken.seen as f64) } else { String::new() }
+    if kept < taken.seen {
+        format!("|@{:.6}", kept as f64 / taken.seen as f64)
+    } else {
+        String::new()
+    }
 }
 
-/// The name with its labels: `http.status.code.200.service.web`; that of a route's metric begins with its target.
+/// The name with its labels: `http.status.code.200.service.web`; that of a route's metric begins
+/// with its target.
 fn dotted(point: &Point) -> String {
     match &point.labels {
-        Labels::Pairs(pairs) => {
-            pairs.iter().fold(point.name.to_owned(), |name, (label, value)| format!("{name}.{label}.{value}"))
-        }
-        Labels::Route(RouteLabels { service, host, path, target }) => {
+        Labels::Pairs(pairs) => pairs
+            .iter()
+            .fold(point.name.to_owned(), |name, (label, value)| {
+                format!("{name}.{label}.{value}")
+            }),
+        Labels::Route(RouteLabels {
+            service,
+            host,
+            path,
+            target,
+        }) => {
             let target = authority(target);
             let name = [service, host, path, target].map(clean).join(".");
             // `route.rx` is told by its last word.
-            point.name.rsplit_once('.').map_or(name.clone(), |(_, last)| format!("{name}.{last}"))
+            point
+                .name
+                .rsplit_once('.')
+                .map_or(name.clone(), |(_, last)| format!("{name}.{last}"))
         }
     }
 }
@@ -142,7 +186,9 @@ fn dotted(point: &Point) -> String {
 fn authority(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    rest[..end].rsplit_once('@').map_or(&rest[..end], |(_, host)| host)
+    rest[..end]
+        .rsplit_once('@')
+        .map_or(&rest[..end], |(_, host)| host)
 }
 
 /// `|#service:web,code:200`; empty without labels.
@@ -152,7 +198,11 @@ fn tags(labels: &Labels, rename: impl Fn(&'static str) -> String) -> String {
         .into_iter()
         .map(|(name, value)| format!("{}:{}", rename(name), safe(value, &['|', ','])))
         .collect();
-    if pairs.is_empty() { String::new() } else { format!("|#{}", pairs.join(",")) }
+    if pairs.is_empty() {
+        String::new()
+    } else {
+        format!("|#{}", pairs.join(","))
+    }
 }
 
 /// Names come from whoever registers a service: they must not end a line, or mean something in it.
@@ -161,7 +211,8 @@ fn safe(text: &str, special: &[char]) -> String {
     text.chars().map(|c| if bad(c) { '_' } else { c }).collect()
 }
 
-/// Lines in packets of at most `bytes_max`, each line with its line break; a longer line has a packet of its own.
+/// Lines in packets of at most `bytes_max`, each line with its line break; a longer line has a
+/// packet of its own.
 #[must_use]
 pub fn packets(lines: &[String], bytes_max: usize) -> Vec<Vec<u8>> {
     let mut packets: Vec<Vec<u8>> = Vec::new();
@@ -233,11 +284,17 @@ mod tests {
                     "vm.fabio.route:1|ms|#service:dead,host:,path:/dead,target:http://127.0.0.1:9/",
                 ],
             ),
-            (Form::Flat, &["vm.fabio.requests.service.web:4|ms", "vm.fabio.ws.conn:0|g"]),
+            (
+                Form::Flat,
+                &["vm.fabio.requests.service.web:4|ms", "vm.fabio.ws.conn:0|g"],
+            ),
         ] {
             let lines = lines(form, "vm.fabio", &points, 77);
             for line in expected {
-                assert!(lines.iter().any(|found| found == line), "{line} not in {lines:#?}");
+                assert!(
+                    lines.iter().any(|found| found == line),
+                    "{line} not in {lines:#?}"
+                );
             }
         }
     }
@@ -249,21 +306,39 @@ mod tests {
         let points = report::take(&metrics);
         assert_eq!(lines(Form::Statsd, "", &points, 0), ["ws.conn:0.000000|g"]);
         let graphite = lines(Form::Graphite, "", &points, 0);
-        assert!(graphite.contains(&"notfound 0.000000 0".to_owned()), "a counter goes on: {graphite:?}");
+        assert!(
+            graphite.contains(&"notfound 0.000000 0".to_owned()),
+            "a counter goes on: {graphite:?}"
+        );
         let mut news = report::News::default();
-        let said = |points: &[Point], news: &mut report::News| lines(Form::Label, "p", &news.of(points), 0);
+        let said = |points: &[Point], news: &mut report::News| {
+            lines(Form::Label, "p", &news.of(points), 0)
+        };
         assert_eq!(said(&points, &mut news), ["p.ws.conn:0|g"]);
         assert_eq!(said(&report::take(&metrics), &mut news), [""; 0]);
         metrics.record_redirect(301);
         let lines = lines(Form::Label, "p", &report::take(&metrics), 0);
-        assert!(lines.contains(&"p.http.redirect.count:2|c|#code:301".to_owned()), "{lines:?}");
+        assert!(
+            lines.contains(&"p.http.redirect.count:2|c|#code:301".to_owned()),
+            "{lines:?}"
+        );
     }
 
     #[test]
     fn a_sample_says_what_it_stands_for() {
-        let value = Value::Times(Taken { seen: 8, kept: vec![1_000_000, 2_000_000] });
-        let point = Point { name: "grpc.requests", labels: Labels::Pairs(vec![]), value };
-        let expected = ["grpc.requests:1.000000|ms|@0.250000", "grpc.requests:2.000000|ms|@0.250000"];
+        let value = Value::Times(Taken {
+            seen: 8,
+            kept: vec![1_000_000, 2_000_000],
+        });
+        let point = Point {
+            name: "grpc.requests",
+            labels: Labels::Pairs(vec![]),
+            value,
+        };
+        let expected = [
+            "grpc.requests:1.000000|ms|@0.250000",
+            "grpc.requests:2.000000|ms|@0.250000",
+        ];
         assert_eq!(lines(Form::Statsd, "", &[point], 0), expected);
     }
 
@@ -271,21 +346,37 @@ mod tests {
     fn names_of_strangers_break_no_line() {
         let strange = Labels::Route(labels("a b", "x\ny", "/p|q#,r", "http://u:p@h:1/?x"));
         let value = Value::Counter(Growth { total: 1, since: 1 });
-        let point = [Point { name: "route.rx", labels: strange, value }];
-        assert_eq!(lines(Form::Statsd, "", &point, 0), ["a_b.x_y./p_q_,r.h_1.rx:1.000000|c"]);
-        assert_eq!(lines(Form::Graphite, "", &point, 1), ["a_b.x_y./p|q#,r.h_1.rx 1.000000 1"]);
+        let point = [Point {
+            name: "route.rx",
+            labels: strange,
+            value,
+        }];
+        assert_eq!(
+            lines(Form::Statsd, "", &point, 0),
+            ["a_b.x_y./p_q_,r.h_1.rx:1.000000|c"]
+        );
+        assert_eq!(
+            lines(Form::Graphite, "", &point, 1),
+            ["a_b.x_y./p|q#,r.h_1.rx 1.000000 1"]
+        );
         let tagged = lines(Form::Dogstatsd, "", &point, 0);
         assert_eq!(
             tagged,
-            ["route.rx:1.000000|c|#fabio-service:a_b,fabio-host:x_y,path:/p_q#_r,target:http://u:p@h:1/?x"]
+            [
+                "route.rx:1.000000|c|#fabio-service:a_b,fabio-host:x_y,path:/p_q#_r,target:http://u:p@h:1/?x"
+            ]
         );
     }
 
     #[test]
     fn packets_are_bounded() {
-        let lines: Vec<String> = ["aaaa", "bbb", "c", "ddddddddddddd", "e"].map(str::to_owned).into();
-        let packets: Vec<String> =
-            packets(&lines, 10).into_iter().map(|packet| String::from_utf8(packet).unwrap()).collect();
+        let lines: Vec<String> = ["aaaa", "bbb", "c", "ddddddddddddd", "e"]
+            .map(str::to_owned)
+            .into();
+        let packets: Vec<String> = packets(&lines, 10)
+            .into_iter()
+            .map(|packet| String::from_utf8(packet).unwrap())
+            .collect();
         assert_eq!(packets, ["aaaa\nbbb\n", "c\n", "ddddddddddddd\n", "e\n"]);
     }
 }

@@ -1,11 +1,12 @@
-//! Counting what Fabio counts, under the names it gives, so that dashboards and alerts made for it go on working.
+//! Counting what Fabio counts, under the names it gives, so that dashboards and alerts made for it
+//! go on working.
 //!
 //! ```text
 //! table build ─► RouteSeries, once per target ─┐ workers add            ┌─► exposition: Prometheus, when asked
 //! listeners, exchanges ─► FabioMetrics ────────┴───────────────────────┴─► report ─► lines ─► send: every interval
 //! ```
-//! None of it exists unless it is configured. What a request costs then is a few relaxed increments behind pointers
-//! that were found when the table was built.
+//! None of it exists unless it is configured. What a request costs then is a few relaxed increments
+//! behind pointers that were found when the table was built.
 
 mod counter;
 mod exposition;
@@ -114,7 +115,10 @@ impl FabioMetrics {
     /// All at zero. `reports`: durations are kept for somebody who sends them on.
     #[must_use]
     pub fn new(names: Names, reports: bool) -> Self {
-        let shape = Arc::new(Shape { bounds: names.bounds.clone(), reports });
+        let shape = Arc::new(Shape {
+            bounds: names.bounds.clone(),
+            reports,
+        });
         Self {
             series: Series::new(&shape),
             not_found: Counter::default(),
@@ -171,7 +175,10 @@ impl FabioMetrics {
 
     /// A request was answered with a redirect.
     pub fn record_redirect(&self, code: u16) {
-        if let Some(counter) = code.checked_sub(300).and_then(|at| self.redirects.get(usize::from(at))) {
+        if let Some(counter) = code
+            .checked_sub(300)
+            .and_then(|at| self.redirects.get(usize::from(at)))
+        {
             counter.add(1);
         }
     }
@@ -179,34 +186,74 @@ impl FabioMetrics {
     /// A gRPC call is over, with this status (none: nobody said one).
     pub fn record_call(&self, status: Option<usize>, took: Duration) {
         self.calls.record(&self.shape.bounds, took);
-        let status = status.filter(|status| *status < GRPC_CODES.len()).unwrap_or(GRPC_UNKNOWN);
-        let timer = self.calls_by_code[status].get_or_init(|| Box::new(self.shape.timer(CALL_SAMPLES_MAX)));
+        let status = status
+            .filter(|status| *status < GRPC_CODES.len())
+            .unwrap_or(GRPC_UNKNOWN);
+        let timer =
+            self.calls_by_code[status].get_or_init(|| Box::new(self.shape.timer(CALL_SAMPLES_MAX)));
         timer.record(&self.shape.bounds, took);
     }
 
     /// Results of gRPC calls that occurred, with their durations.
     fn call_codes(&self) -> impl Iterator<Item = (&'static str, &Timer)> {
-        GRPC_CODES.iter().zip(&self.calls_by_code).filter_map(|(name, timer)| Some((*name, timer.get()?.as_ref())))
+        GRPC_CODES
+            .iter()
+            .zip(&self.calls_by_code)
+            .filter_map(|(name, timer)| Some((*name, timer.get()?.as_ref())))
     }
 
     /// Redirects that occurred, by code.
     fn redirect_codes(&self) -> impl Iterator<Item = (String, &Counter)> {
-        let coded = (300..).zip(&self.redirects).filter(|(_, counter)| counter.total() > 0);
+        let coded = (300..)
+            .zip(&self.redirects)
+            .filter(|(_, counter)| counter.total() > 0);
         coded.map(|(code, counter): (u16, _)| (code.to_string(), counter))
     }
 
     /// Counters without labels; the first is always told, the others once there was one.
     fn plain_counters(&self) -> [(&'static str, &'static str, &Counter); 9] {
         [
-            ("notfound", "Requests and connections without a route.", &self.not_found),
+            (
+                "notfound",
+                "Requests and connections without a route.",
+                &self.not_found,
+            ),
             ("tcp.conn", "TCP connections.", &self.tcp.accepted),
-            ("tcp.connfail", "TCP connections for which no target could be reached.", &self.tcp.failed),
-            ("tcp.noroute", "TCP connections without a route.", &self.tcp.no_route),
-            ("tcp_sni.conn", "TLS connections passed on by server name.", &self.sni.accepted),
-            ("tcp_sni.connfail", "Of those, without a name or a target in reach.", &self.sni.failed),
-            ("tcp_sni.noroute", "Of those, without a route.", &self.sni.no_route),
-            ("grpc.conn", "Client connections of gRPC.", &self.grpc.accepted),
-            ("grpc.noroute", "gRPC calls without a route.", &self.grpc.no_route),
+            (
+                "tcp.connfail",
+                "TCP connections for which no target could be reached.",
+                &self.tcp.failed,
+            ),
+            (
+                "tcp.noroute",
+                "TCP connections without a route.",
+                &self.tcp.no_route,
+            ),
+            (
+                "tcp_sni.conn",
+                "TLS connections passed on by server name.",
+                &self.sni.accepted,
+            ),
+            (
+                "tcp_sni.connfail",
+                "Of those, without a name or a target in reach.",
+                &self.sni.failed,
+            ),
+            (
+                "tcp_sni.noroute",
+                "Of those, without a route.",
+                &self.sni.no_route,
+            ),
+            (
+                "grpc.conn",
+                "Client connections of gRPC.",
+                &self.grpc.accepted,
+            ),
+            (
+                "grpc.noroute",
+                "gRPC calls without a route.",
+                &self.grpc.no_route,
+            ),
         ]
     }
 

@@ -29,9 +29,22 @@ impl Labels {
     #[must_use]
     pub fn pairs(&self) -> Vec<(&'static str, &str)> {
         match self {
-            Self::Pairs(pairs) => pairs.iter().map(|(name, value)| (*name, &**value)).collect(),
-            Self::Route(RouteLabels { service, host, path, target }) => {
-                vec![("service", service), ("host", host), ("path", path), ("target", target)]
+            Self::Pairs(pairs) => pairs
+                .iter()
+                .map(|(name, value)| (*name, &**value))
+                .collect(),
+            Self::Route(RouteLabels {
+                service,
+                host,
+                path,
+                target,
+            }) => {
+                vec![
+                    ("service", service),
+                    ("host", host),
+                    ("path", path),
+                    ("target", target),
+                ]
             }
         }
     }
@@ -54,7 +67,8 @@ pub enum Value {
     Times(Taken),
 }
 
-/// Takes the news of all series. Those that never had any are left out; so are durations when none came in.
+/// Takes the news of all series. Those that never had any are left out; so are durations when none
+/// came in.
 #[must_use]
 pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
     let mut points = Points(Vec::new());
@@ -62,25 +76,46 @@ pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
         points.counter(name, Labels::Pairs(Vec::new()), counter);
     }
     for (code, counter) in metrics.redirect_codes() {
-        points.counter("http.redirect.count", Labels::Pairs(vec![("code", code.into())]), counter);
+        points.counter(
+            "http.redirect.count",
+            Labels::Pairs(vec![("code", code.into())]),
+            counter,
+        );
     }
     let open = Value::Gauge(metrics.open_websockets());
-    points.0.push(Point { name: "ws.conn", labels: Labels::Pairs(Vec::new()), value: open });
+    points.0.push(Point {
+        name: "ws.conn",
+        labels: Labels::Pairs(Vec::new()),
+        value: open,
+    });
     for service in metrics.series.services() {
         points.service(&service);
     }
-    for route in metrics.series.take_departed().iter().chain(&metrics.series.routes()) {
+    for route in metrics
+        .series
+        .take_departed()
+        .iter()
+        .chain(&metrics.series.routes())
+    {
         points.route(route);
     }
-    points.times("grpc.requests", || Labels::Pairs(Vec::new()), &metrics.calls);
+    points.times(
+        "grpc.requests",
+        || Labels::Pairs(Vec::new()),
+        &metrics.calls,
+    );
     for (code, timer) in metrics.call_codes() {
-        points.times("grep.status", || Labels::Pairs(vec![("code", code.into())]), timer);
+        points.times(
+            "grep.status",
+            || Labels::Pairs(vec![("code", code.into())]),
+            timer,
+        );
     }
     points.0
 }
 
-/// What of each report says something new: for a reader who sees every line, and who would see the same ones again and
-/// again.
+/// What of each report says something new: for a reader who sees every line, and who would see the
+/// same ones again and again.
 #[derive(Debug, Default)]
 pub struct News {
     gauges: Vec<(&'static str, i64)>,
@@ -111,14 +146,22 @@ impl Points {
     fn counter(&mut self, name: &'static str, labels: Labels, counter: &Counter) {
         let growth = counter.take();
         if growth.total > 0 {
-            self.0.push(Point { name, labels, value: Value::Counter(growth) });
+            self.0.push(Point {
+                name,
+                labels,
+                value: Value::Counter(growth),
+            });
         }
     }
 
     fn times(&mut self, name: &'static str, labels: impl FnOnce() -> Labels, timer: &Timer) {
         let taken = timer.take();
         if taken.seen > 0 {
-            self.0.push(Point { name, labels: labels(), value: Value::Times(taken) });
+            self.0.push(Point {
+                name,
+                labels: labels(),
+                value: Value::Times(taken),
+            });
         }
     }
 
@@ -126,7 +169,11 @@ impl Points {
         let of = || ("service", Arc::clone(&service.name));
         self.times("requests", || Labels::Pairs(vec![of()]), &service.requests);
         for (code, timer) in service.codes() {
-            self.times("http.status", || Labels::Pairs(vec![("code", code.into()), of()]), timer);
+            self.times(
+                "http.status",
+                || Labels::Pairs(vec![("code", code.into()), of()]),
+                timer,
+            );
         }
     }
 

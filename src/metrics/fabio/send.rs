@@ -1,5 +1,6 @@
-//! Sends reports, every interval. One thread takes them, and each of those who get them has a thread of its own: a
-//! server that hangs holds up nobody, and what it did not take by the next interval is dropped.
+//! Sends reports, every interval. One thread takes them, and each of those who get them has a
+//! thread of its own: a server that hangs holds up nobody, and what it did not take by the next
+//! interval is dropped.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -50,21 +51,33 @@ impl Reporter {
     ///
     /// # Errors
     /// A thread cannot be made.
-    pub fn start(metrics: Arc<FabioMetrics>, sinks: Vec<(Form, Sink)>, interval: Duration) -> io::Result<Self> {
+    pub fn start(
+        metrics: Arc<FabioMetrics>,
+        sinks: Vec<(Form, Sink)>,
+        interval: Duration,
+    ) -> io::Result<Self> {
         let mut outlets = Vec::new();
         for (form, sink) in sinks {
             // One report may wait while another one is sent.
             let (queue, waiting) = mpsc::sync_channel(1);
-            thread::Builder::new().name("lb-metrics-out".to_owned()).spawn(move || drain(&sink, &waiting))?;
+            thread::Builder::new()
+                .name("lb-metrics-out".to_owned())
+                .spawn(move || drain(&sink, &waiting))?;
             outlets.push((form, queue));
         }
         let (running, stopped) = mpsc::sync_channel(0);
         let work = move || {
             let mut news = News::default();
             loop {
-                let last = !matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout));
+                let last = !matches!(
+                    stopped.recv_timeout(interval),
+                    Err(RecvTimeoutError::Timeout)
+                );
                 let points = report::take(&metrics);
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let now = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs();
                 let new = news.of(&points);
                 for (form, queue) in &outlets {
                     let points = if form.is_for_people() { &new } else { &points };
@@ -78,12 +91,15 @@ impl Reporter {
                 }
             }
         };
-        thread::Builder::new().name("lb-metrics".to_owned()).spawn(work)?;
+        thread::Builder::new()
+            .name("lb-metrics".to_owned())
+            .spawn(work)?;
         Ok(Self { _running: running })
     }
 }
 
-/// Sends what comes until nothing comes any more. A failure is told when it begins and when it is over.
+/// Sends what comes until nothing comes any more. A failure is told when it begins and when it is
+/// over.
 fn drain(sink: &Sink, waiting: &Receiver<Vec<String>>) {
     let mut failing = false;
     while let Ok(lines) = waiting.recv() {
@@ -103,10 +119,15 @@ fn send(sink: &Sink, lines: &[String]) -> io::Result<()> {
     match sink {
         Sink::Udp(address) => {
             let to = first(address)?;
-            let from: SocketAddr =
-                if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+            let from: SocketAddr = if to.is_ipv4() {
+                (Ipv4Addr::UNSPECIFIED, 0).into()
+            } else {
+                (Ipv6Addr::UNSPECIFIED, 0).into()
+            };
             let socket = UdpSocket::bind(from)?;
-            packets(lines, PACKET_BYTES_MAX).iter().try_for_each(|packet| socket.send_to(packet, to).map(drop))
+            packets(lines, PACKET_BYTES_MAX)
+                .iter()
+                .try_for_each(|packet| socket.send_to(packet, to).map(drop))
         }
         Sink::Tcp(address) => {
             let mut stream = TcpStream::connect_timeout(&first(address)?, TCP_TIMEOUT)?;
@@ -122,11 +143,19 @@ fn send(sink: &Sink, lines: &[String]) -> io::Result<()> {
 }
 
 fn text(lines: &[String]) -> Vec<u8> {
-    lines.iter().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().collect()
+    lines
+        .iter()
+        .flat_map(|line| [line.as_bytes(), b"\n"])
+        .flatten()
+        .copied()
+        .collect()
 }
 
 fn first(address: &str) -> io::Result<SocketAddr> {
-    address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))
+    address
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| io::Error::other("the name has no address"))
 }
 
 #[cfg(test)]
@@ -157,11 +186,17 @@ mod tests {
         let mut packet = [0; 2 * PACKET_BYTES_MAX];
         let length = udp.recv(&mut packet).unwrap();
         let packet = std::str::from_utf8(&packet[..length]).unwrap();
-        assert!(length <= PACKET_BYTES_MAX && packet.starts_with("vm.fabionotfound:2.000000|c\n"), "{packet}");
+        assert!(
+            length <= PACKET_BYTES_MAX && packet.starts_with("vm.fabionotfound:2.000000|c\n"),
+            "{packet}"
+        );
         let (mut stream, _) = tcp.accept().unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        assert!(text.starts_with("vm.fabionotfound 2.000000 ") && text.ends_with('\n'), "{text}");
+        assert!(
+            text.starts_with("vm.fabionotfound 2.000000 ") && text.ends_with('\n'),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What is counted per service and per target of a route. Handles are found when a table is built; a request only
-//! follows pointers.
+//! What is counted per service and per target of a route. Handles are found when a table is built;
+//! a request only follows pointers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -41,23 +41,42 @@ pub struct ServiceSeries {
 impl ServiceSeries {
     fn new(shape: &Shape, name: Arc<str>) -> Self {
         let requests = shape.timer(SERVICE_SAMPLES_MAX);
-        Self { name, requests, by_code: OnceLock::new() }
+        Self {
+            name,
+            requests,
+            by_code: OnceLock::new(),
+        }
     }
 
     fn record(&self, shape: &Shape, code: Option<u16>, took: Duration) {
         self.requests.record(&shape.bounds, took);
         let Some(code) = code else { return };
-        let slot = if (100..600).contains(&code) { usize::from(code) - 99 } else { 0 };
-        let rows = self.by_code.get_or_init(|| (0..CODES).map(|_| OnceLock::new()).collect());
+        let slot = if (100..600).contains(&code) {
+            usize::from(code) - 99
+        } else {
+            0
+        };
+        let rows = self
+            .by_code
+            .get_or_init(|| (0..CODES).map(|_| OnceLock::new()).collect());
         let timer = rows[slot].get_or_init(|| Box::new(shape.timer(SERVICE_SAMPLES_MAX)));
         timer.record(&shape.bounds, took);
     }
 
     /// Every code that was answered, with its durations.
     pub fn codes(&self) -> impl Iterator<Item = (String, &Timer)> {
-        let rows = self.by_code.get().into_iter().flat_map(|rows| rows.iter()).enumerate();
+        let rows = self
+            .by_code
+            .get()
+            .into_iter()
+            .flat_map(|rows| rows.iter())
+            .enumerate();
         rows.filter_map(|(slot, timer)| {
-            let code = if slot == 0 { "other".to_owned() } else { (slot + 99).to_string() };
+            let code = if slot == 0 {
+                "other".to_owned()
+            } else {
+                (slot + 99).to_string()
+            };
             Some((code, timer.get()?.as_ref()))
         })
     }
@@ -79,7 +98,8 @@ pub struct RouteSeries {
 }
 
 impl RouteSeries {
-    /// One HTTP request that was forwarded here is over. Without a code: it was no answer that ended it but a tunnel.
+    /// One HTTP request that was forwarded here is over. Without a code: it was no answer that
+    /// ended it but a tunnel.
     pub fn record_request(&self, code: Option<u16>, took: Duration) {
         self.requests.record(&self.shape.bounds, took);
         self.service.record(&self.shape, code, took);
@@ -108,7 +128,11 @@ struct Routes {
 
 impl Series {
     pub(super) fn new(shape: &Arc<Shape>) -> Self {
-        Self { shape: Arc::clone(shape), services: Mutex::default(), routes: Mutex::default() }
+        Self {
+            shape: Arc::clone(shape),
+            services: Mutex::default(),
+            routes: Mutex::default(),
+        }
     }
 
     /// The handle of a target, made at first use.
@@ -165,7 +189,12 @@ impl Series {
     pub fn routes(&self) -> Vec<Arc<RouteSeries>> {
         let mut all: Vec<_> = lock(&self.routes).present.values().cloned().collect();
         let key = |series: &RouteSeries| {
-            let RouteLabels { service, host, path, target } = &series.labels;
+            let RouteLabels {
+                service,
+                host,
+                path,
+                target,
+            } = &series.labels;
             [service, host, path, target].map(Arc::clone)
         };
         all.sort_by_cached_key(|series| key(series));

@@ -1,4 +1,5 @@
-//! The template of a prefix: what Fabio's documentation promises of Go's templates for `metrics.prefix`.
+//! The template of a prefix: what Fabio's documentation promises of Go's templates for
+//! `metrics.prefix`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,8 +32,7 @@ pub enum TemplateError {
 }
 
 /// What may stand in a template, for messages.
-pub const TEMPLATE_ADVICE: &str =
-    "write text and {{.Hostname}}, {{.Exec}}, {{clean .Hostname}} or {{clean .Exec}} (clean: lower case, . and : to _)";
+pub const TEMPLATE_ADVICE: &str = "write text and {{.Hostname}}, {{.Exec}}, {{clean .Hostname}} or {{clean .Exec}} (clean: lower case, . and : to _)";
 
 impl FromStr for PrefixTemplate {
     type Err = TemplateError;
@@ -45,14 +45,24 @@ impl FromStr for PrefixTemplate {
         while let Some((before, after)) = rest.split_once("{{") {
             let (inside, after) = after.split_once("}}").ok_or(TemplateError::Open)?;
             let before = if trim { before.trim_start() } else { before };
-            let left = inside.strip_prefix('-').filter(|rest| rest.starts_with(char::is_whitespace));
-            let before = if left.is_some() { before.trim_end() } else { before };
+            let left = inside
+                .strip_prefix('-')
+                .filter(|rest| rest.starts_with(char::is_whitespace));
+            let before = if left.is_some() {
+                before.trim_end()
+            } else {
+                before
+            };
             let action = left.unwrap_or(inside);
-            let right = action.strip_suffix('-').filter(|rest| rest.ends_with(char::is_whitespace));
+            let right = action
+                .strip_suffix('-')
+                .filter(|rest| rest.ends_with(char::is_whitespace));
             trim = right.is_some();
             push_text(&mut pieces, before);
             let action = right.unwrap_or(action);
-            pieces.push(field(action).ok_or_else(|| TemplateError::Unknown(action.trim().to_owned()))?);
+            pieces.push(
+                field(action).ok_or_else(|| TemplateError::Unknown(action.trim().to_owned()))?,
+            );
             rest = after;
         }
         push_text(&mut pieces, if trim { rest.trim_start() } else { rest });
@@ -88,9 +98,20 @@ impl PrefixTemplate {
     pub fn expand(&self, hostname: &str, exec: &str) -> String {
         let pieces = self.0.iter().map(|piece| match piece {
             Piece::Text(text) => text.clone(),
-            Piece::Field { field, clean: cleans } => {
-                let value = if *field == Field::Hostname { hostname } else { exec };
-                if *cleans { clean(value) } else { value.to_owned() }
+            Piece::Field {
+                field,
+                clean: cleans,
+            } => {
+                let value = if *field == Field::Hostname {
+                    hostname
+                } else {
+                    exec
+                };
+                if *cleans {
+                    clean(value)
+                } else {
+                    value.to_owned()
+                }
             }
         });
         pieces.collect()
@@ -100,8 +121,14 @@ impl PrefixTemplate {
     #[must_use]
     pub fn with_exec(&self, exec: &str) -> Self {
         let pieces = self.0.iter().map(|piece| match piece {
-            Piece::Field { field: Field::Exec, clean: true } => Piece::Text(clean(exec)),
-            Piece::Field { field: Field::Exec, clean: false } => Piece::Text(exec.to_owned()),
+            Piece::Field {
+                field: Field::Exec,
+                clean: true,
+            } => Piece::Text(clean(exec)),
+            Piece::Field {
+                field: Field::Exec,
+                clean: false,
+            } => Piece::Text(exec.to_owned()),
             other => other.clone(),
         });
         Self(pieces.collect())
@@ -113,7 +140,11 @@ impl fmt::Display for PrefixTemplate {
         self.0.iter().try_for_each(|piece| match piece {
             Piece::Text(text) => f.write_str(text),
             Piece::Field { field, clean } => {
-                let name = if *field == Field::Hostname { ".Hostname" } else { ".Exec" };
+                let name = if *field == Field::Hostname {
+                    ".Hostname"
+                } else {
+                    ".Exec"
+                };
                 write!(f, "{{{{{}{name}}}}}", if *clean { "clean " } else { "" })
             }
         })
@@ -123,7 +154,11 @@ impl fmt::Display for PrefixTemplate {
 /// A part of a name: lower case, without the dots and colons that part names; `_` for nothing.
 #[must_use]
 pub fn clean(text: &str) -> String {
-    if text.is_empty() { "_".to_owned() } else { text.replace(['.', ':'], "_").to_lowercase() }
+    if text.is_empty() {
+        "_".to_owned()
+    } else {
+        text.replace(['.', ':'], "_").to_lowercase()
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +168,10 @@ mod tests {
     #[test]
     fn documented_templates_are_filled_in() {
         for (template, expected) in [
-            ("{{clean .Hostname}}.{{clean .Exec}}", "test-001_something_com.fabio"),
+            (
+                "{{clean .Hostname}}.{{clean .Exec}}",
+                "test-001_something_com.fabio",
+            ),
             ("{{.Hostname}}", "Test-001.something.com"),
             ("a.{{ .Exec | clean }}.b", "a.fabio.b"),
             ("a {{- clean .Exec -}} b", "afabiob"),
@@ -142,10 +180,23 @@ mod tests {
             ("{}", "{}"),
         ] {
             let parsed: PrefixTemplate = template.parse().unwrap();
-            assert_eq!(parsed.expand("Test-001.something.com", "Fabio").replace("Fabio", "fabio"), expected);
+            assert_eq!(
+                parsed
+                    .expand("Test-001.something.com", "Fabio")
+                    .replace("Fabio", "fabio"),
+                expected
+            );
             let again: PrefixTemplate = parsed.to_string().parse().unwrap();
-            assert_eq!(again.expand("h", "e"), parsed.expand("h", "e"), "{template}");
-            assert_eq!(parsed.with_exec("E.x").expand("h", "-"), parsed.expand("h", "E.x"), "{template}");
+            assert_eq!(
+                again.expand("h", "e"),
+                parsed.expand("h", "e"),
+                "{template}"
+            );
+            assert_eq!(
+                parsed.with_exec("E.x").expand("h", "-"),
+                parsed.expand("h", "E.x"),
+                "{template}"
+            );
         }
     }
 

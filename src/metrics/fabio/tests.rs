@@ -14,7 +14,12 @@ pub(super) fn names() -> Names {
 }
 
 pub(super) fn labels(service: &str, host: &str, path: &str, target: &str) -> RouteLabels {
-    RouteLabels { service: service.into(), host: host.into(), path: path.into(), target: target.into() }
+    RouteLabels {
+        service: service.into(),
+        host: host.into(),
+        path: path.into(),
+        target: target.into(),
+    }
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -22,13 +27,19 @@ const MS: Duration = Duration::from_millis(1);
 /// What the comparison with a running Fabio was made with: the same traffic, the same names.
 pub(super) fn busy() -> FabioMetrics {
     let metrics = FabioMetrics::new(names(), true);
-    let web = metrics.series.route(labels("web", "www.a.com", "/", "http://127.0.0.1:7801/"));
+    let web = metrics
+        .series
+        .route(labels("web", "www.a.com", "/", "http://127.0.0.1:7801/"));
     web.record_request(Some(200), 4 * MS);
     web.record_request(Some(200), 50 * MS);
     web.record_request(None, 20_000 * MS);
-    let dead = metrics.series.route(labels("dead", "", "/dead", "http://127.0.0.1:9/"));
+    let dead = metrics
+        .series
+        .route(labels("dead", "", "/dead", "http://127.0.0.1:9/"));
     dead.record_request(Some(502), MS);
-    let db = metrics.series.route(labels("db", ":7811", "", "tcp://127.0.0.1:7803"));
+    let db = metrics
+        .series
+        .route(labels("db", ":7811", "", "tcp://127.0.0.1:7803"));
     db.tx.add(6);
     db.rx.add(12);
     let quiet = labels("quiet", "", "/quiet", "http://127.0.0.1:1/");
@@ -72,7 +83,10 @@ fn families_and_labels_are_fabios() {
         r#"vm_fabio_grep_status_count{code="NotFound"} 1"#,
         r#"vm_fabio_grep_status_count{code="Unknown"} 1"#,
     ] {
-        assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} not in\n{text}"
+        );
     }
     for absent in ["quiet", "tcp_connfail", r#"service="db",le"#, "lb_"] {
         assert!(!text.contains(absent), "{absent} in\n{text}");
@@ -82,9 +96,14 @@ fn families_and_labels_are_fabios() {
 #[test]
 fn both_sets_of_names_live_in_one_text() {
     let metrics = Metrics::with_fabio(busy());
-    metrics.service(&"web".into()).record_request(&http::Method::GET, 200, MS);
+    metrics
+        .service(&"web".into())
+        .record_request(&http::Method::GET, 200, MS);
     let text = text::render(&metrics, &Process::read());
-    assert!(text.contains("\nlb_http_requests_total{") && text.contains("\nvm_fabio_requests_count{"), "{text}");
+    assert!(
+        text.contains("\nlb_http_requests_total{") && text.contains("\nvm_fabio_requests_count{"),
+        "{text}"
+    );
     text::tests::check_format(&text);
     assert!(!text::render(&Metrics::default(), &Process::default()).contains("notfound"));
 }
@@ -98,11 +117,19 @@ fn targets_that_leave_take_their_series_along() {
     metrics.series.remove_service("web");
     // A request that was on its way brings nothing back.
     held.record_request(Some(200), MS);
-    let departed: Vec<_> = metrics.series.take_departed().iter().map(|series| series.labels.clone()).collect();
+    let departed: Vec<_> = metrics
+        .series
+        .take_departed()
+        .iter()
+        .map(|series| series.labels.clone())
+        .collect();
     assert_eq!(departed, std::slice::from_ref(&web));
     let all = Metrics::with_fabio(metrics);
     let text = text::render_fabio(&all, &Process::default());
-    assert!(!text.contains(r#""web""#) && text.contains(r#""dead""#), "{text}");
+    assert!(
+        !text.contains(r#""web""#) && text.contains(r#""dead""#),
+        "{text}"
+    );
     let back = all.fabio().unwrap().series.route(web);
     assert_eq!(back.requests.histogram().count(), 0);
 }
@@ -119,10 +146,24 @@ fn open_websockets_are_counted_while_they_live() {
 #[test]
 fn promtool_accepts_the_text() {
     let metrics = busy();
-    let strange = labels("a\"b\\c\nvm_fabio_fake 1", "é", "/\u{7f}", "http://[::1]:1/");
+    let strange = labels(
+        "a\"b\\c\nvm_fabio_fake 1",
+        "é",
+        "/\u{7f}",
+        "http://[::1]:1/",
+    );
     metrics.series.route(strange).record_request(Some(999), MS);
     let text = text::render_fabio(&Metrics::with_fabio(metrics), &Process::read());
     text::tests::check_format(&text);
-    assert!(!text.lines().any(|line| line.starts_with("vm_fabio_fake")), "{text}");
-    text::tests::promtool(&text, &["counter metrics should have \"_total\" suffix", "\"_count\" suffix"]);
+    assert!(
+        !text.lines().any(|line| line.starts_with("vm_fabio_fake")),
+        "{text}"
+    );
+    text::tests::promtool(
+        &text,
+        &[
+            "counter metrics should have \"_total\" suffix",
+            "\"_count\" suffix",
+        ],
+    );
 }

@@ -1,4 +1,5 @@
-//! Durations of one series: a histogram that only grows, and the durations themselves for whoever reports them.
+//! Durations of one series: a histogram that only grows, and the durations themselves for whoever
+//! reports them.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,7 +19,10 @@ impl Bounds {
     pub fn new(seconds: &[f64]) -> Self {
         Self {
             seconds: seconds.into(),
-            nanoseconds: seconds.iter().map(|bound| (bound * 1e9).round() as u64).collect(),
+            nanoseconds: seconds
+                .iter()
+                .map(|bound| (bound * 1e9).round() as u64)
+                .collect(),
         }
     }
 
@@ -64,20 +68,31 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// Without any. At most `samples_max` durations are kept between two calls of [`Timer::take`]; 0: none.
+    /// Without any. At most `samples_max` durations are kept between two calls of [`Timer::take`];
+    /// 0: none.
     #[must_use]
     pub fn new(bounds: &Bounds, samples_max: usize) -> Self {
         Self {
-            buckets: (0..=bounds.seconds.len()).map(|_| AtomicU64::new(0)).collect(),
+            buckets: (0..=bounds.seconds.len())
+                .map(|_| AtomicU64::new(0))
+                .collect(),
             sum_ns: AtomicU64::new(0),
-            samples: Samples { room: samples_max, seen: AtomicU64::new(0), kept: OnceLock::new() },
+            samples: Samples {
+                room: samples_max,
+                seen: AtomicU64::new(0),
+                kept: OnceLock::new(),
+            },
         }
     }
 
     /// Counts one. `bounds` are those it was made with.
     pub fn record(&self, bounds: &Bounds, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = bounds.nanoseconds.iter().position(|&bound| ns <= bound).unwrap_or(bounds.nanoseconds.len());
+        let bucket = bounds
+            .nanoseconds
+            .iter()
+            .position(|&bound| ns <= bound)
+            .unwrap_or(bounds.nanoseconds.len());
         if let Some(bucket) = self.buckets.get(bucket) {
             bucket.fetch_add(1, Relaxed);
         }
@@ -89,7 +104,11 @@ impl Timer {
     #[must_use]
     pub fn histogram(&self) -> Histogram {
         Histogram {
-            buckets: self.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect(),
+            buckets: self
+                .buckets
+                .iter()
+                .map(|bucket| bucket.load(Relaxed))
+                .collect(),
             sum_seconds: self.sum_ns.load(Relaxed) as f64 / 1e9,
         }
     }
@@ -101,7 +120,8 @@ impl Timer {
     }
 }
 
-/// The first durations of an interval; past `room`, a random choice of all of them (reservoir sampling, Vitter's R).
+/// The first durations of an interval; past `room`, a random choice of all of them (reservoir
+/// sampling, Vitter's R).
 #[derive(Debug)]
 struct Samples {
     room: usize,
@@ -116,20 +136,33 @@ impl Samples {
             return;
         }
         let before = self.seen.fetch_add(1, Relaxed);
-        let at = if before < self.room as u64 { before } else { scramble(before ^ ns.rotate_left(32)) % (before + 1) };
-        let kept = self.kept.get_or_init(|| (0..self.room).map(|_| AtomicU64::new(0)).collect());
+        let at = if before < self.room as u64 {
+            before
+        } else {
+            scramble(before ^ ns.rotate_left(32)) % (before + 1)
+        };
+        let kept = self
+            .kept
+            .get_or_init(|| (0..self.room).map(|_| AtomicU64::new(0)).collect());
         if let Some(slot) = usize::try_from(at).ok().and_then(|at| kept.get(at)) {
             slot.store(ns, Relaxed);
         }
     }
 
-    /// A worker in the middle of [`record`](Self::record) may leave its duration to the next interval: the counts are
-    /// right all the same.
+    /// A worker in the middle of [`record`](Self::record) may leave its duration to the next
+    /// interval: the counts are right all the same.
     fn take(&self) -> Taken {
         let seen = self.seen.swap(0, Relaxed);
         let kept = usize::try_from(seen).unwrap_or(usize::MAX).min(self.room);
         let slots = self.kept.get().map(Box::as_ref).unwrap_or_default();
-        Taken { seen, kept: slots.iter().take(kept).map(|slot| slot.load(Relaxed)).collect() }
+        Taken {
+            seen,
+            kept: slots
+                .iter()
+                .take(kept)
+                .map(|slot| slot.load(Relaxed))
+                .collect(),
+        }
     }
 }
 
@@ -152,9 +185,22 @@ mod tests {
             timer.record(&bounds, Duration::from_nanos(ns));
         }
         let histogram = timer.histogram();
-        assert_eq!((histogram.buckets.clone(), histogram.count()), (vec![2, 2, 1], 5));
-        assert!((histogram.sum_seconds - 2.010_000_002).abs() < 1e-9, "{histogram:?}");
-        assert_eq!(timer.take(), Taken { seen: 0, kept: vec![] }, "nobody asked for samples");
+        assert_eq!(
+            (histogram.buckets.clone(), histogram.count()),
+            (vec![2, 2, 1], 5)
+        );
+        assert!(
+            (histogram.sum_seconds - 2.010_000_002).abs() < 1e-9,
+            "{histogram:?}"
+        );
+        assert_eq!(
+            timer.take(),
+            Taken {
+                seen: 0,
+                kept: vec![]
+            },
+            "nobody asked for samples"
+        );
     }
 
     #[test]
@@ -164,11 +210,27 @@ mod tests {
         for ns in [7, 8, 9] {
             timer.record(&bounds, Duration::from_nanos(ns));
         }
-        assert_eq!(timer.take(), Taken { seen: 3, kept: vec![7, 8, 9] });
+        assert_eq!(
+            timer.take(),
+            Taken {
+                seen: 3,
+                kept: vec![7, 8, 9]
+            }
+        );
         assert_eq!(timer.take(), Taken::default());
         timer.record(&bounds, Duration::from_nanos(1));
-        assert_eq!(timer.take(), Taken { seen: 1, kept: vec![1] });
-        assert_eq!(timer.histogram().count(), 4, "the histogram forgets nothing");
+        assert_eq!(
+            timer.take(),
+            Taken {
+                seen: 1,
+                kept: vec![1]
+            }
+        );
+        assert_eq!(
+            timer.histogram().count(),
+            4,
+            "the histogram forgets nothing"
+        );
     }
 
     #[test]
@@ -177,7 +239,9 @@ mod tests {
         let timer = Timer::new(&bounds, 100);
         let mut sum = 0;
         for round in 0..200 {
-            (0..1000).for_each(|at| timer.record(&bounds, Duration::from_nanos((at + round * 37) % 1000)));
+            (0..1000).for_each(|at| {
+                timer.record(&bounds, Duration::from_nanos((at + round * 37) % 1000))
+            });
             let taken = timer.take();
             assert_eq!((taken.seen, taken.kept.len()), (1000, 100));
             sum += taken.kept.iter().sum::<u64>();

@@ -11,7 +11,11 @@ fn busy() -> Metrics {
     let web = metrics.service(&Arc::from("web"));
     web.record_request(&http::Method::GET, 200, Duration::from_millis(3));
     web.record_request(&http::Method::GET, 200, Duration::from_secs(30));
-    web.record_request(&http::Method::from_bytes(b"BREW").unwrap(), 418, Duration::ZERO);
+    web.record_request(
+        &http::Method::from_bytes(b"BREW").unwrap(),
+        418,
+        Duration::ZERO,
+    );
     web.record_request(&http::Method::POST, 999, Duration::from_micros(500));
     web.record_connect(ConnectResult::Tls);
     web.record_upgraded(&http::Method::GET, 101, Duration::from_secs(90));
@@ -28,17 +32,27 @@ fn busy() -> Metrics {
     metrics.access_log_dropped().store(5, Relaxed);
     metrics.log_dropped().store(6, Relaxed);
     let mut control = metrics.control();
-    control.registry_success.insert(Arc::from("web"), 1_700_000_000.25);
+    control
+        .registry_success
+        .insert(Arc::from("web"), 1_700_000_000.25);
     control.registry_errors.insert("timeout", 2);
     control.rejected_tags.insert(Arc::from("web"), 1);
     control.table_builds = 3;
     control.table_build_seconds = 0.5;
     control.table_routes = 12;
-    control.table_targets.insert((Arc::from("web"), "healthy"), 2);
-    control.certificate_errors.insert("certificates.main".to_owned(), 2);
-    control.listener_shared.insert("0.0.0.0:9999".to_owned(), true);
+    control
+        .table_targets
+        .insert((Arc::from("web"), "healthy"), 2);
+    control
+        .certificate_errors
+        .insert("certificates.main".to_owned(), 2);
+    control
+        .listener_shared
+        .insert("0.0.0.0:9999".to_owned(), true);
     control.registered = Some(false);
-    control.certificate_expiry.insert(("file".to_owned(), "main".to_owned()), 1_800_000_000.0);
+    control
+        .certificate_expiry
+        .insert(("file".to_owned(), "main".to_owned()), 1_800_000_000.0);
     drop(control);
     metrics
 }
@@ -111,9 +125,15 @@ fn samples_carry_what_was_counted() {
         "process_max_fds +Inf",
         "process_threads 3",
     ] {
-        assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} not in\n{text}"
+        );
     }
-    assert!(!text.contains(r#"http_requests_in_flight{service="db"}"#), "a TCP service has no HTTP series");
+    assert!(
+        !text.contains(r#"http_requests_in_flight{service="db"}"#),
+        "a TCP service has no HTTP series"
+    );
 }
 
 #[test]
@@ -139,19 +159,30 @@ fn a_quiet_service_has_no_traffic_series() {
 #[test]
 fn a_request_under_way_shows_before_any_is_finished() {
     let metrics = Metrics::default();
-    metrics.service(&Arc::from("slow")).in_flight.store(1, Relaxed);
+    metrics
+        .service(&Arc::from("slow"))
+        .in_flight
+        .store(1, Relaxed);
     let text = render(&metrics, &Process::default());
-    assert!(text.contains(r#"lb_http_requests_in_flight{service="slow"} 1"#), "{text}");
+    assert!(
+        text.contains(r#"lb_http_requests_in_flight{service="slow"} 1"#),
+        "{text}"
+    );
 }
 
 #[test]
 fn label_values_of_strangers_cannot_break_a_line() {
     let metrics = Metrics::default();
     let name: Arc<str> = Arc::from("a\"b\\c\nlb_fake 1\u{7f}é");
-    metrics.service(&name).record_request(&http::Method::GET, 200, Duration::ZERO);
+    metrics
+        .service(&name)
+        .record_request(&http::Method::GET, 200, Duration::ZERO);
     let text = render(&metrics, &Process::default());
     assert!(text.contains(r#"{service="a\"b\\c\nlb_fake 1"#), "{text}");
-    assert!(!text.lines().any(|line| line.starts_with("lb_fake")), "{text}");
+    assert!(
+        !text.lines().any(|line| line.starts_with("lb_fake")),
+        "{text}"
+    );
     check_format(&text);
     promtool(&text, &[]);
 }
@@ -162,8 +193,8 @@ fn promtool_accepts_the_text() {
     promtool(&render(&Metrics::default(), &Process::read()), &[]);
 }
 
-/// Prometheus's own check, where it is installed; our own rules otherwise. It also complains about names that are not
-/// to its taste: `bearable` are parts of complaints that are passed over.
+/// Prometheus's own check, where it is installed; our own rules otherwise. It also complains about
+/// names that are not to its taste: `bearable` are parts of complaints that are passed over.
 pub(in crate::metrics) fn promtool(text: &str, bearable: &[&str]) {
     let child = Command::new("promtool")
         .args(["check", "metrics"])
@@ -172,15 +203,26 @@ pub(in crate::metrics) fn promtool(text: &str, bearable: &[&str]) {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
-        eprintln!("\n*** SKIPPED: promtool is not on PATH; the text is checked by our own rules only ***\n");
+        eprintln!(
+            "\n*** SKIPPED: promtool is not on PATH; the text is checked by our own rules only ***\n"
+        );
         check_format(text);
         return;
     };
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     // 3: it could be read, but there are complaints.
-    assert!(matches!(output.status.code(), Some(0 | 3)), "{said}\nin\n{text}");
+    assert!(
+        matches!(output.status.code(), Some(0 | 3)),
+        "{said}\nin\n{text}"
+    );
     let complaints: Vec<&str> = said
         .lines()
         .filter(|line| !line.trim().is_empty() && !bearable.iter().any(|part| line.contains(part)))

@@ -11,7 +11,8 @@ use crate::proxy::http::headers::remove_lookalikes;
 pub enum Admission {
     /// It may pass, maybe with other fields.
     Granted(Option<Box<Granted>>),
-    /// It may not; the value of `WWW-Authenticate`, which no 401 may be without (RFC 9110 section 15.5.2).
+    /// It may not; the value of `WWW-Authenticate`, which no 401 may be without (RFC 9110 section
+    /// 15.5.2).
     Refused(HeaderValue),
     /// It may not, and this is what the client is told.
     Denied(Box<Denied>),
@@ -24,16 +25,18 @@ pub enum Admission {
 }
 
 impl Admission {
-    /// What the proxy itself answers to one that may not pass, with the challenge that belongs to it. (What a service told
-    /// goes to clients of HTTP as it is, and not to those of gRPC.) `bare_errors`: as Fabio answers.
+    /// What the proxy itself answers to one that may not pass, with the challenge that belongs to
+    /// it. (What a service told goes to clients of HTTP as it is, and not to those of gRPC.)
+    /// `bare_errors`: as Fabio answers.
     #[must_use]
     pub fn refusal(&self, bare_errors: bool) -> (ProxyError, Option<HeaderValue>) {
         match self {
             Self::Refused(challenge) => (ProxyError::Unauthorized, Some(challenge.clone())),
             // With a challenge, which Fabio forgets.
-            Self::Unknown if bare_errors => {
-                (ProxyError::Unauthorized, Some(HeaderValue::from_static("Basic realm=\"lb\"")))
-            }
+            Self::Unknown if bare_errors => (
+                ProxyError::Unauthorized,
+                Some(HeaderValue::from_static("Basic realm=\"lb\"")),
+            ),
             Self::Unknown => (ProxyError::AuthUnknown, None),
             Self::Busy => (ProxyError::AuthBusy, None),
             Self::Unavailable => (ProxyError::AuthUnavailable, None),
@@ -52,10 +55,16 @@ pub struct Granted {
 }
 
 impl Granted {
-    /// Changes the fields that an instance gets. What the client sent under names that could be taken for these goes.
+    /// Changes the fields that an instance gets. What the client sent under names that could be
+    /// taken for these goes.
     pub fn apply(&self, fields: &mut HeaderMap) {
         // All of them first: two of the names may be like each other.
-        for name in self.set.iter().map(|(name, _)| name).chain(self.append.iter().map(|(name, _)| name)) {
+        for name in self
+            .set
+            .iter()
+            .map(|(name, _)| name)
+            .chain(self.append.iter().map(|(name, _)| name))
+        {
             remove_lookalikes(fields, name);
         }
         for (name, value) in &self.set {
@@ -73,10 +82,19 @@ impl Granted {
 
     /// What the configuration takes over of an answer.
     pub(super) fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
-        let set = config.set_headers.iter().map(|name| (name.clone(), answer.get(name).cloned()));
+        let set = config
+            .set_headers
+            .iter()
+            .map(|name| (name.clone(), answer.get(name).cloned()));
         let values = |name: &HeaderName| answer.get_all(name).iter().cloned().collect::<Vec<_>>();
-        let append = config.append_headers.iter().map(|name| (name.clone(), values(name)));
-        Self { set: set.collect(), append: append.collect() }
+        let append = config
+            .append_headers
+            .iter()
+            .map(|name| (name.clone(), values(name)));
+        Self {
+            set: set.collect(),
+            append: append.collect(),
+        }
     }
 }
 
@@ -99,7 +117,12 @@ mod tests {
 
     #[test]
     fn fields_are_replaced_taken_away_and_added() {
-        let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect();
+        let names = |names: &[&'static str]| {
+            names
+                .iter()
+                .map(|name| HeaderName::from_static(name))
+                .collect()
+        };
         let config = ExternalAuth {
             endpoint: crate::config::Secret::new("http://h/"),
             set_headers: names(&["x-user", "x-gone"]),
@@ -113,9 +136,22 @@ mod tests {
             }
             map
         };
-        let granted = Granted::of(&config, &map(&[("x-user", "ann"), ("x-group", "b"), ("x-group", "c"), ("x", "y")]));
-        let mut fields =
-            map(&[("x-user", "forged"), ("x-gone", "forged"), ("x-group", "a"), ("x-none", "1"), ("k", "v")]);
+        let granted = Granted::of(
+            &config,
+            &map(&[
+                ("x-user", "ann"),
+                ("x-group", "b"),
+                ("x-group", "c"),
+                ("x", "y"),
+            ]),
+        );
+        let mut fields = map(&[
+            ("x-user", "forged"),
+            ("x-gone", "forged"),
+            ("x-group", "a"),
+            ("x-none", "1"),
+            ("k", "v"),
+        ]);
         for name in ["x_user", "x.user", "x_gone", "x~gone", "x_group", "x.none"] {
             fields.append(name, HeaderValue::from_static("forged"));
         }

@@ -48,7 +48,8 @@ pub struct Basic {
 struct Looked {
     at: Instant,
     stamp: Option<SystemTime>,
-    /// To be read at the next look, whatever `refresh` says: it could not be read, or was being written.
+    /// To be read at the next look, whatever `refresh` says: it could not be read, or was being
+    /// written.
     pending: Option<Pending>,
 }
 
@@ -66,9 +67,18 @@ impl Basic {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn load(name: &str, file: &Path, realm: &str, refresh: Duration) -> Result<Self, AuthError> {
+    pub fn load(
+        name: &str,
+        file: &Path,
+        realm: &str,
+        refresh: Duration,
+    ) -> Result<Self, AuthError> {
         let stamp = stamp(file);
-        let failed = |source| AuthError::File { name: name.to_owned(), path: file.to_owned(), source };
+        let failed = |source| AuthError::File {
+            name: name.to_owned(),
+            path: file.to_owned(),
+            source,
+        };
         let users = read(name, file).map_err(failed)?;
         Ok(Self::with(name, file, realm, refresh, users, stamp))
     }
@@ -85,14 +95,22 @@ impl Basic {
         }
     }
 
-    fn with(name: &str, file: &Path, realm: &str, refresh: Duration, users: Users, stamp: Option<SystemTime>) -> Self {
+    fn with(
+        name: &str,
+        file: &Path,
+        realm: &str,
+        refresh: Duration,
+        users: Users,
+        stamp: Option<SystemTime>,
+    ) -> Self {
         let challenge = format!("Basic realm=\"{realm}\"");
         Self {
             name: name.to_owned(),
             file: file.to_owned(),
             realm: realm.to_owned(),
             refresh,
-            challenge: HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Basic realm=\"lb\"")),
+            challenge: HeaderValue::try_from(challenge)
+                .unwrap_or(HeaderValue::from_static("Basic realm=\"lb\"")),
             users: ArcSwap::from_pointee(users),
             verified: Verified::default(),
             looked: Mutex::new(Looked {
@@ -108,10 +126,12 @@ impl Basic {
         self.file == file && self.realm == realm && self.refresh == refresh
     }
 
-    /// Reads the file again if its time stamp is another one than at the last look, which was `refresh` ago.
+    /// Reads the file again if its time stamp is another one than at the last look, which was
+    /// `refresh` ago.
     pub(super) fn refresh(&self, now: Instant) {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = !self.refresh.is_zero() && now.saturating_duration_since(looked.at) >= self.refresh;
+        let due =
+            !self.refresh.is_zero() && now.saturating_duration_since(looked.at) >= self.refresh;
         if !due && looked.pending.is_none() {
             return;
         }
@@ -142,7 +162,9 @@ impl Basic {
         match read(&self.name, &self.file) {
             Ok(users) if users == **self.users.load() => {}
             // Many writers truncate before they write.
-            Ok(users) if users.len() == 0 && !confirmed => looked.pending = Some(Pending::Unfinished),
+            Ok(users) if users.len() == 0 && !confirmed => {
+                looked.pending = Some(Pending::Unfinished)
+            }
             Ok(users) => {
                 tracing::info!(scheme = self.name, users = users.len(), "users read again");
                 self.users.store(Arc::new(users));
@@ -159,14 +181,24 @@ impl Basic {
         }
     }
 
-    /// Decides whether a request with these fields may pass. Cancel safe: what is being computed then is finished, and
-    /// nobody waits for it.
+    /// Decides whether a request with these fields may pass. Cancel safe: what is being computed
+    /// then is finished, and nobody waits for it.
     pub(super) async fn admit(&self, headers: &HeaderMap, turns: &Turns) -> Admission {
         let refused = || Admission::Refused(self.challenge.clone());
-        let verdict = |good: bool| if good { Admission::Granted(None) } else { refused() };
-        let Some(credentials) = Credentials::of(headers) else { return refused() };
+        let verdict = |good: bool| {
+            if good {
+                Admission::Granted(None)
+            } else {
+                refused()
+            }
+        };
+        let Some(credentials) = Credentials::of(headers) else {
+            return refused();
+        };
         let users = self.users.load_full();
-        let Some((stored, truly)) = users.find(&credentials.user) else { return refused() };
+        let Some((stored, truly)) = users.find(&credentials.user) else {
+            return refused();
+        };
         if !stored.is_slow() {
             return verdict(stored.matches(credentials.password.as_bytes()) && truly);
         }
@@ -175,7 +207,9 @@ impl Basic {
         if let Some(known) = self.verified.recall(&key) {
             return verdict(known);
         }
-        let Some(turn) = turns.next().await else { return Admission::Busy };
+        let Some(turn) = turns.next().await else {
+            return Admission::Busy;
+        };
         // Another connection of the same client may have asked the same meanwhile.
         if let Some(known) = self.verified.recall(&key) {
             return verdict(known);
@@ -186,7 +220,9 @@ impl Basic {
             stored.matches(credentials.password.as_bytes())
         });
         // A thread that panicked found nothing out.
-        let Ok(matches) = computed.await else { return refused() };
+        let Ok(matches) = computed.await else {
+            return refused();
+        };
         let good = matches && truly;
         self.verified.note(key, good);
         verdict(good)
@@ -201,7 +237,9 @@ struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -214,17 +252,25 @@ impl Credentials {
         }
         let decoded = String::from_utf8(BASE64.decode(text).ok()?).ok()?;
         let (user, password) = decoded.split_once(':')?;
-        Some(Self { user: user.to_owned(), password: password.to_owned() })
+        Some(Self {
+            user: user.to_owned(),
+            password: password.to_owned(),
+        })
     }
 }
 
 fn stamp(file: &Path) -> Option<SystemTime> {
-    std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
+    std::fs::metadata(file)
+        .and_then(|metadata| metadata.modified())
+        .ok()
 }
 
 fn read(name: &str, file: &Path) -> io::Result<Users> {
     if std::fs::metadata(file)?.len() > FILE_MAX {
-        return Err(io::Error::other(format!("it is larger than {} MiB", FILE_MAX >> 20)));
+        return Err(io::Error::other(format!(
+            "it is larger than {} MiB",
+            FILE_MAX >> 20
+        )));
     }
     let bytes = std::fs::read(file)?;
     let (users, bad) = Users::parse(&String::from_utf8_lossy(&bytes));
@@ -245,7 +291,10 @@ mod tests {
     }
 
     fn with(user: &str, password: &str) -> HeaderMap {
-        basic(&format!("Basic {}", BASE64.encode(format!("{user}:{password}"))))
+        basic(&format!(
+            "Basic {}",
+            BASE64.encode(format!("{user}:{password}"))
+        ))
     }
 
     #[test]
@@ -256,7 +305,14 @@ mod tests {
         assert_eq!(read("bASIC  YTpi "), pair("a", "b"));
         assert_eq!(read("Basic YTpiOmM="), pair("a", "b:c"));
         assert_eq!(read("Basic Og=="), pair("", ""));
-        for header in ["", "Basic", "Basic !", "Basic YWI=", "Bearer YTpi", "Basic /w=="] {
+        for header in [
+            "",
+            "Basic",
+            "Basic !",
+            "Basic YWI=",
+            "Bearer YTpi",
+            "Basic /w==",
+        ] {
             assert_eq!(read(header), None, "{header}");
         }
         let long = BASE64.encode(format!("a:{}", "x".repeat(2 * CREDENTIALS_MAX)));
@@ -265,25 +321,42 @@ mod tests {
     }
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().build().unwrap()
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
     }
 
     #[test]
     fn the_right_ones_get_in_and_others_are_asked() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("users");
-        std::fs::write(&file, format!("slow:{}\nfast:pw\n", bcrypt::hash("pw", 4).unwrap())).unwrap();
+        std::fs::write(
+            &file,
+            format!("slow:{}\nfast:pw\n", bcrypt::hash("pw", 4).unwrap()),
+        )
+        .unwrap();
         let scheme = Basic::load("main", &file, "the shop", Duration::from_secs(1)).unwrap();
         let turns = Turns::default();
         let asked = Admission::Refused(HeaderValue::from_static("Basic realm=\"the shop\""));
         runtime().block_on(async {
             // Twice: computed, then remembered.
             for _ in 0..2 {
-                assert_eq!(scheme.admit(&with("slow", "pw"), &turns).await, Admission::Granted(None));
-                assert_eq!(scheme.admit(&with("fast", "pw"), &turns).await, Admission::Granted(None));
+                assert_eq!(
+                    scheme.admit(&with("slow", "pw"), &turns).await,
+                    Admission::Granted(None)
+                );
+                assert_eq!(
+                    scheme.admit(&with("fast", "pw"), &turns).await,
+                    Admission::Granted(None)
+                );
                 // The decoy has the password `pw` too, and that helps nobody.
-                for (user, password) in [("slow", "no"), ("fast", "no"), ("nobody", "pw"), ("", "")] {
-                    assert_eq!(scheme.admit(&with(user, password), &turns).await, asked, "{user}");
+                for (user, password) in [("slow", "no"), ("fast", "no"), ("nobody", "pw"), ("", "")]
+                {
+                    assert_eq!(
+                        scheme.admit(&with(user, password), &turns).await,
+                        asked,
+                        "{user}"
+                    );
                 }
                 assert_eq!(scheme.admit(&HeaderMap::new(), &turns).await, asked);
             }
@@ -297,13 +370,19 @@ mod tests {
         let write = |text: &str, seconds: u64| {
             std::fs::write(&file, text).unwrap();
             let stamp = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            std::fs::File::options().write(true).open(&file).unwrap().set_modified(stamp).unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(&file)
+                .unwrap()
+                .set_modified(stamp)
+                .unwrap();
         };
         write("a:one", 1000);
         let scheme = Basic::load("main", &file, "r", Duration::from_secs(5)).unwrap();
         let turns = Turns::default();
         let gets_in = |user: &str, password: &str| {
-            runtime().block_on(scheme.admit(&with(user, password), &turns)) == Admission::Granted(None)
+            runtime().block_on(scheme.admit(&with(user, password), &turns))
+                == Admission::Granted(None)
         };
         let start = Instant::now();
         let look = |seconds: u64| scheme.refresh(start + Duration::from_secs(seconds));
@@ -324,7 +403,10 @@ mod tests {
         assert!(!gets_in("a", "three"));
         write("a:three", 500);
         look(24);
-        assert!(gets_in("a", "three"), "it is back, with the time stamp it had");
+        assert!(
+            gets_in("a", "three"),
+            "it is back, with the time stamp it had"
+        );
     }
 
     #[test]
@@ -333,7 +415,12 @@ mod tests {
         let file = folder.path().join("users");
         let age = |seconds: u64| {
             let stamp = SystemTime::now() - Duration::from_secs(seconds);
-            std::fs::File::options().write(true).open(&file).unwrap().set_modified(stamp).unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(&file)
+                .unwrap()
+                .set_modified(stamp)
+                .unwrap();
         };
         std::fs::write(&file, "a:one\nb:two\n").unwrap();
         // Looked at when it is due, and where that is never, after a reload.
@@ -387,7 +474,15 @@ mod tests {
         let scheme = Basic::load("main", &file, "r", Duration::ZERO).unwrap();
         std::fs::remove_file(&file).unwrap();
         scheme.refresh(Instant::now() + Duration::from_secs(1000));
-        assert_eq!(runtime().block_on(scheme.admit(&with("a", "one"), &Turns::default())), Admission::Granted(None));
-        assert!(Basic::load("main", &file, "r", Duration::ZERO).unwrap_err().to_string().contains("auth.main.file"));
+        assert_eq!(
+            runtime().block_on(scheme.admit(&with("a", "one"), &Turns::default())),
+            Admission::Granted(None)
+        );
+        assert!(
+            Basic::load("main", &file, "r", Duration::ZERO)
+                .unwrap_err()
+                .to_string()
+                .contains("auth.main.file")
+        );
     }
 }

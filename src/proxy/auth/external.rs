@@ -1,16 +1,18 @@
-//! A service that is asked about each request: it lets it in, maybe with a few header fields, or its answer is the
-//! client's.
+//! A service that is asked about each request: it lets it in, maybe with a few header fields, or
+//! its answer is the client's.
 //!
-//! It gets `GET` of one fixed URL without a body, with the client's fields; what it is told of where the request came from
-//! and what it wants (`X-Forwarded-*`, `X-Real-Ip`, `Forwarded`) is written by the proxy alone, see
-//! [`tell_decider`](crate::proxy::http::headers::tell_decider). Any 2xx lets the request in. What else it answers goes to the
-//! client (a redirect to a login page, a challenge); without an answer in time every request is refused.
+//! It gets `GET` of one fixed URL without a body, with the client's fields; what it is told of
+//! where the request came from and what it wants (`X-Forwarded-*`, `X-Real-Ip`, `Forwarded`) is
+//! written by the proxy alone, see [`tell_decider`](crate::proxy::http::headers::tell_decider). Any
+//! 2xx lets the request in. What else it answers goes to the client (a redirect to a login page, a
+//! challenge); without an answer in time every request is refused.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{StatusCode, Uri};
 
@@ -26,8 +28,9 @@ const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Connections kept for all workers together.
 const IDLE_MAX: usize = 256;
 
-/// Fields that are not sent: they tell of the connection, of a body that is not there, or of a version of what the
-/// client wants to have, which the service does not have (it could answer 304, for the instance).
+/// Fields that are not sent: they tell of the connection, of a body that is not there, or of a
+/// version of what the client wants to have, which the service does not have (it could answer 304,
+/// for the instance).
 const NOT_TOLD: [HeaderName; 14] = [
     HOST,
     CONNECTION,
@@ -57,14 +60,31 @@ pub(super) struct External {
 }
 
 impl External {
-    /// Asks the endpoint, whose certificate has to come from those CAs that upstreams' have to come from.
+    /// Asks the endpoint, whose certificate has to come from those CAs that upstreams' have to come
+    /// from.
     ///
     /// # Errors
     /// An endpoint that is no URL.
-    pub(super) fn new(name: &str, config: &ExternalAuth, tls: &UpstreamTls) -> Result<Self, AuthError> {
-        let endpoint = config.endpoint.reveal().parse().map_err(|_| AuthError::Endpoint { name: name.to_owned() })?;
+    pub(super) fn new(
+        name: &str,
+        config: &ExternalAuth,
+        tls: &UpstreamTls,
+    ) -> Result<Self, AuthError> {
+        let endpoint = config
+            .endpoint
+            .reveal()
+            .parse()
+            .map_err(|_| AuthError::Endpoint {
+                name: name.to_owned(),
+            })?;
         let client = Client::new(tls.config(false, Inside::Http1).clone(), None).keeping(IDLE_MAX);
-        Ok(Self { name: name.to_owned(), config: config.clone(), endpoint, client, lost: AtomicBool::new(false) })
+        Ok(Self {
+            name: name.to_owned(),
+            config: config.clone(),
+            endpoint,
+            client,
+            lost: AtomicBool::new(false),
+        })
     }
 
     /// Decides about a request with these fields. Cancel safe.
@@ -73,8 +93,14 @@ impl External {
             fields.remove(name);
         }
         let mut ask = Ask::get(self.endpoint.clone());
-        ask.headers = fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let limits = Limits { time: self.config.timeout, bytes: ANSWER_BYTES_MAX };
+        ask.headers = fields
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let limits = Limits {
+            time: self.config.timeout,
+            bytes: ANSWER_BYTES_MAX,
+        };
         match self.client.ask_once(ask, limits).await {
             Ok(answer) if answer.status().is_success() => {
                 self.note_reached();
@@ -85,7 +111,11 @@ impl External {
             Ok(answer) => {
                 self.note_reached();
                 let (parts, body) = answer.into_parts();
-                let mut denied = Denied { status: parts.status, headers: parts.headers, body };
+                let mut denied = Denied {
+                    status: parts.status,
+                    headers: parts.headers,
+                    body,
+                };
                 self.challenge(&mut denied);
                 Admission::Denied(Box::new(denied))
             }
@@ -101,15 +131,22 @@ impl External {
     /// Its silence is told once, and so is its end.
     fn note_reached(&self) {
         if self.lost.load(Relaxed) && self.lost.swap(false, Relaxed) {
-            tracing::info!(scheme = self.name, "the authentication service answers again");
+            tracing::info!(
+                scheme = self.name,
+                "the authentication service answers again"
+            );
         }
     }
 
-    /// A 401 has to say how to do better (RFC 9110 section 15.5.2). The scheme is one that no client knows, so that no browser
-    /// asks its user for a password that would not help.
+    /// A 401 has to say how to do better (RFC 9110 section 15.5.2). The scheme is one that no
+    /// client knows, so that no browser asks its user for a password that would not help.
     fn challenge(&self, denied: &mut Denied) {
-        if denied.status == StatusCode::UNAUTHORIZED && !denied.headers.contains_key(WWW_AUTHENTICATE) {
-            denied.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("External"));
+        if denied.status == StatusCode::UNAUTHORIZED
+            && !denied.headers.contains_key(WWW_AUTHENTICATE)
+        {
+            denied
+                .headers
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("External"));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Files of names and passwords as `htpasswd` writes them: `NAME:SECRET`, one a line.
 //!
-//! A secret is recognised by its beginning; what begins with none of them is the password itself. Lines that cannot be
-//! read are reported by number and let nobody in; the others count.
+//! A secret is recognised by its beginning; what begins with none of them is the password itself.
+//! Lines that cannot be read are reported by number and let nobody in; the others count.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,9 +25,16 @@ enum Secret {
     /// `$5$…` and `$6$…`.
     ShaCrypt,
     /// `$apr1$SALT$HASH` and `$1$SALT$HASH`.
-    Md5 { magic: &'static str, salt: Box<str>, hash: Box<str> },
+    Md5 {
+        magic: &'static str,
+        salt: Box<str>,
+        hash: Box<str>,
+    },
     /// `{SHA}…`, and `{SSHA}…` with its salt.
-    Sha1 { digest: [u8; SHA1_LEN], salt: Box<[u8]> },
+    Sha1 {
+        digest: [u8; SHA1_LEN],
+        salt: Box<[u8]>,
+    },
     /// The password.
     Plain,
 }
@@ -50,7 +57,8 @@ impl fmt::Debug for Stored {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Users {
     by_name: HashMap<Box<str>, Stored>,
-    /// What the passwords of users that do not exist are compared with, so that time does not tell who exists.
+    /// What the passwords of users that do not exist are compared with, so that time does not tell
+    /// who exists.
     decoy: Option<Stored>,
 }
 
@@ -75,10 +83,17 @@ impl Users {
                 Ok((name, stored)) => {
                     users.by_name.insert(name.into(), stored);
                 }
-                Err(reason) => bad.push(BadLine { line: at + 1, reason }),
+                Err(reason) => bad.push(BadLine {
+                    line: at + 1,
+                    reason,
+                }),
             }
         }
-        users.decoy = users.by_name.values().find(|stored| stored.is_slow()).cloned();
+        users.decoy = users
+            .by_name
+            .values()
+            .find(|stored| stored.is_slow())
+            .cloned();
         (users, bad)
     }
 
@@ -97,24 +112,41 @@ impl Users {
 }
 
 fn parse_line(line: &str) -> Result<(&str, Stored), &'static str> {
-    let (name, text) = line.split_once(':').ok_or("it has no colon between name and password")?;
+    let (name, text) = line
+        .split_once(':')
+        .ok_or("it has no colon between name and password")?;
     if name.is_empty() {
         return Err("it has no name");
     }
     if text.contains(':') {
         return Err("it has more than one colon");
     }
-    Ok((name, Stored { secret: parse_secret(text)?, text: text.into() }))
+    Ok((
+        name,
+        Stored {
+            secret: parse_secret(text)?,
+            text: text.into(),
+        },
+    ))
 }
 
 fn parse_secret(text: &str) -> Result<Secret, &'static str> {
-    if ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|prefix| text.starts_with(prefix)) {
-        return text.parse::<bcrypt::HashParts>().map(|_| Secret::Bcrypt).map_err(|_| "its bcrypt hash is broken");
+    if ["$2a$", "$2b$", "$2x$", "$2y$"]
+        .iter()
+        .any(|prefix| text.starts_with(prefix))
+    {
+        return text
+            .parse::<bcrypt::HashParts>()
+            .map(|_| Secret::Bcrypt)
+            .map_err(|_| "its bcrypt hash is broken");
     }
     if text.starts_with("$5$") || text.starts_with("$6$") {
         let mut fields: Vec<&str> = text[3..].split('$').collect();
         // Optional, in front of salt and hash.
-        if fields.first().is_some_and(|field| field.starts_with("rounds=")) {
+        if fields
+            .first()
+            .is_some_and(|field| field.starts_with("rounds="))
+        {
             fields.remove(0);
         }
         let length = if text.starts_with("$5$") { 43 } else { 86 };
@@ -125,19 +157,32 @@ fn parse_secret(text: &str) -> Result<Secret, &'static str> {
     }
     for magic in ["$apr1$", "$1$"] {
         if let Some(rest) = text.strip_prefix(magic) {
-            let (salt, hash) =
-                rest.split_once('$').filter(|(_, hash)| hash.len() == 22).ok_or("its MD5 hash is broken")?;
-            return Ok(Secret::Md5 { magic, salt: salt.into(), hash: hash.into() });
+            let (salt, hash) = rest
+                .split_once('$')
+                .filter(|(_, hash)| hash.len() == 22)
+                .ok_or("its MD5 hash is broken")?;
+            return Ok(Secret::Md5 {
+                magic,
+                salt: salt.into(),
+                hash: hash.into(),
+            });
         }
     }
     for (prefix, salted) in [("{SHA}", false), ("{SSHA}", true)] {
         if let Some(rest) = text.strip_prefix(prefix) {
-            let bytes = STANDARD.decode(rest).map_err(|_| "its SHA hash is not base64")?;
-            let (digest, salt) = bytes.split_first_chunk::<SHA1_LEN>().ok_or("its SHA hash is too short")?;
+            let bytes = STANDARD
+                .decode(rest)
+                .map_err(|_| "its SHA hash is not base64")?;
+            let (digest, salt) = bytes
+                .split_first_chunk::<SHA1_LEN>()
+                .ok_or("its SHA hash is too short")?;
             if !salted && !salt.is_empty() {
                 return Err("its SHA hash is too long");
             }
-            return Ok(Secret::Sha1 { digest: *digest, salt: salt.into() });
+            return Ok(Secret::Sha1 {
+                digest: *digest,
+                salt: salt.into(),
+            });
         }
     }
     Ok(Secret::Plain)
@@ -146,7 +191,10 @@ fn parse_secret(text: &str) -> Result<Secret, &'static str> {
 impl Stored {
     /// Whether comparing takes so long that it must not be done on a worker.
     pub(super) fn is_slow(&self) -> bool {
-        matches!(self.secret, Secret::Bcrypt | Secret::ShaCrypt | Secret::Md5 { .. })
+        matches!(
+            self.secret,
+            Secret::Bcrypt | Secret::ShaCrypt | Secret::Md5 { .. }
+        )
     }
 
     /// As it stands in the file.
@@ -158,12 +206,19 @@ impl Stored {
     pub(super) fn matches(&self, password: &[u8]) -> bool {
         match &self.secret {
             Secret::Bcrypt => bcrypt::verify(password, &self.text).unwrap_or(false),
-            Secret::ShaCrypt => ShaCrypt::default().verify_password(password, &*self.text).is_ok(),
-            Secret::Md5 { magic, salt, hash } => {
-                same(&md5_crypt(password, salt.as_bytes(), magic.as_bytes()), hash.as_bytes())
-            }
+            Secret::ShaCrypt => ShaCrypt::default()
+                .verify_password(password, &*self.text)
+                .is_ok(),
+            Secret::Md5 { magic, salt, hash } => same(
+                &md5_crypt(password, salt.as_bytes(), magic.as_bytes()),
+                hash.as_bytes(),
+            ),
             Secret::Sha1 { digest, salt } => {
-                let found: [u8; SHA1_LEN] = Sha1::new().chain_update(password).chain_update(salt).finalize().into();
+                let found: [u8; SHA1_LEN] = Sha1::new()
+                    .chain_update(password)
+                    .chain_update(salt)
+                    .finalize()
+                    .into();
                 same(&found, digest)
             }
             Secret::Plain => same(password, self.text.as_bytes()),
@@ -198,7 +253,9 @@ twice:new
 ";
 
     fn file() -> Users {
-        let bcrypt = bcrypt::hash("secret", 4).unwrap().replacen("$2b$", "$2y$", 1);
+        let bcrypt = bcrypt::hash("secret", 4)
+            .unwrap()
+            .replacen("$2b$", "$2y$", 1);
         let (users, bad) = Users::parse(&FILE.replace("$2y$04$BCRYPT", &bcrypt));
         assert_eq!(bad, []);
         users
@@ -223,7 +280,10 @@ twice:new
             assert!(truly && stored.matches(password.as_bytes()), "{name}");
             assert_eq!(stored.is_slow(), slow, "{name}");
             for wrong in ["", "Secret", "secret ", "old", stored.text()] {
-                assert!(wrong == password || !stored.matches(wrong.as_bytes()), "{name} {wrong:?}");
+                assert!(
+                    wrong == password || !stored.matches(wrong.as_bytes()),
+                    "{name} {wrong:?}"
+                );
             }
         }
         assert_eq!(users.len(), passwords.len());

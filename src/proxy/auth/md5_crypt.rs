@@ -1,5 +1,6 @@
-//! MD5-crypt as FreeBSD's `crypt` ($1$) and Apache ($apr1$) have it: what `htpasswd` writes by default. No kept crate
-//! has it; described in the comments of Apache's `apr_md5.c` and in passlib's documentation.
+//! MD5-crypt as FreeBSD's `crypt` ($1$) and Apache ($apr1$) have it: what `htpasswd` writes by
+//! default. No kept crate has it; described in the comments of Apache's `apr_md5.c` and in
+//! passlib's documentation.
 
 use md5::{Digest as _, Md5};
 
@@ -24,7 +25,11 @@ pub(super) fn md5_crypt(password: &[u8], salt: &[u8], magic: &[u8]) -> [u8; 22] 
     // One byte per bit of the length: a zero, or the first of the password.
     let mut bits = password.len();
     while bits > 0 {
-        first.update(if bits & 1 == 1 { &[0][..] } else { &password[..1] });
+        first.update(if bits & 1 == 1 {
+            &[0][..]
+        } else {
+            &password[..1]
+        });
         bits >>= 1;
     }
     let mut state: [u8; 16] = first.finalize().into();
@@ -51,7 +56,10 @@ fn encode(state: &[u8; 16]) -> [u8; 22] {
     let mut text = [0; 22];
     let places = [[0, 6, 12], [1, 7, 13], [2, 8, 14], [3, 9, 15], [4, 10, 5]];
     for (group, [a, b, c]) in text.chunks_mut(4).zip(places) {
-        put(group, u32::from(state[a]) << 16 | u32::from(state[b]) << 8 | u32::from(state[c]));
+        put(
+            group,
+            u32::from(state[a]) << 16 | u32::from(state[b]) << 8 | u32::from(state[c]),
+        );
     }
     put(&mut text[20..], u32::from(state[11]));
     text
@@ -72,14 +80,30 @@ mod tests {
     #[test]
     fn hashes_are_those_of_openssl() {
         let cases = [
-            ("myPassword", "awGUKYXYkXQ1p0y8DzbYi/", "MiXoHv4vuovfCM15AJppx0"),
+            (
+                "myPassword",
+                "awGUKYXYkXQ1p0y8DzbYi/",
+                "MiXoHv4vuovfCM15AJppx0",
+            ),
             ("", "Db9xgJxlZyUmNPIPuEnSS/", "c0pj1KOqm/By9p29YIUwS/"),
             ("a", "vrcrQnUIMyu5O/PLKe5Lw0", "il8IZlvp2C5iFTs1xi6iN0"),
-            ("exactly16bytes!!", "7qgebp22Wril77nyDReK11", "Qh4dcstxTd1qTK8pZo4P00"),
+            (
+                "exactly16bytes!!",
+                "7qgebp22Wril77nyDReK11",
+                "Qh4dcstxTd1qTK8pZo4P00",
+            ),
         ];
         for (password, apr1, md5) in cases {
-            assert_eq!(md5_crypt(password.as_bytes(), b"r31x5678", b"$apr1$"), *apr1.as_bytes(), "{password:?}");
-            assert_eq!(md5_crypt(password.as_bytes(), b"r31x5678ignored", b"$1$"), *md5.as_bytes(), "{password:?}");
+            assert_eq!(
+                md5_crypt(password.as_bytes(), b"r31x5678", b"$apr1$"),
+                *apr1.as_bytes(),
+                "{password:?}"
+            );
+            assert_eq!(
+                md5_crypt(password.as_bytes(), b"r31x5678ignored", b"$1$"),
+                *md5.as_bytes(),
+                "{password:?}"
+            );
         }
     }
 }

@@ -6,10 +6,12 @@
 //! ```
 //! Or a service is asked (`external`).
 //!
-//! A password hash is made to be slow. So none is computed on a worker, only so many at a time anywhere, and none twice
-//! for the same credentials; whoever comes while too many wait is told to come back.
+//! A password hash is made to be slow. So none is computed on a worker, only so many at a time
+//! anywhere, and none twice for the same credentials; whoever comes while too many wait is told to
+//! come back.
 //!
-//! A route that names a scheme which is not configured refuses every request; the control loop has logged that when it came.
+//! A route that names a scheme which is not configured refuses every request; the control loop has
+//! logged that when it came.
 
 mod admission;
 mod basic;
@@ -49,8 +51,9 @@ enum Scheme {
 }
 
 impl Schemes {
-    /// The schemes of a configuration. Those of `present` that did not change are taken over, with what they know. Without
-    /// `present` the process starts: a file that cannot be read then lets nobody in until it can.
+    /// The schemes of a configuration. Those of `present` that did not change are taken over, with
+    /// what they know. Without `present` the process starts: a file that cannot be read then lets
+    /// nobody in until it can.
     ///
     /// # Errors
     /// The first new scheme whose file cannot be read.
@@ -62,22 +65,37 @@ impl Schemes {
         let mut by_name = BTreeMap::new();
         for (name, scheme) in config {
             let scheme = match &scheme.kind {
-                AuthKind::Basic { file, realm, refresh } => {
+                AuthKind::Basic {
+                    file,
+                    realm,
+                    refresh,
+                } => {
                     let old = match present.and_then(|present| present.by_name.get(name)) {
-                        Some(Scheme::Basic(old)) if old.is_of(file, realm, *refresh) => Some(Arc::clone(old)),
+                        Some(Scheme::Basic(old)) if old.is_of(file, realm, *refresh) => {
+                            Some(Arc::clone(old))
+                        }
                         _ => None,
                     };
                     match old {
                         Some(old) => Scheme::Basic(old),
-                        None if present.is_none() => Scheme::Basic(Arc::new(Basic::open(name, file, realm, *refresh))),
+                        None if present.is_none() => {
+                            Scheme::Basic(Arc::new(Basic::open(name, file, realm, *refresh)))
+                        }
                         None => Scheme::Basic(Arc::new(Basic::load(name, file, realm, *refresh)?)),
                     }
                 }
-                AuthKind::External(external) => Scheme::External(Arc::new(External::new(name, external, tls)?)),
+                AuthKind::External(external) => {
+                    Scheme::External(Arc::new(External::new(name, external, tls)?))
+                }
             };
             by_name.insert(name.clone(), scheme);
         }
-        Ok(Self { by_name, turns: present.map(|present| Arc::clone(&present.turns)).unwrap_or_default() })
+        Ok(Self {
+            by_name,
+            turns: present
+                .map(|present| Arc::clone(&present.turns))
+                .unwrap_or_default(),
+        })
     }
 
     /// Reads all files again, as at a reload.
@@ -85,7 +103,8 @@ impl Schemes {
         self.basic().for_each(Basic::read_again);
     }
 
-    /// Looks at files whose time has come, and reads those that changed. To be called every second or so.
+    /// Looks at files whose time has come, and reads those that changed. To be called every second
+    /// or so.
     pub fn refresh(&self, now: Instant) {
         self.basic().for_each(|scheme| scheme.refresh(now));
     }
@@ -112,9 +131,14 @@ impl Schemes {
         })
     }
 
-    /// Decides whether a request with these fields may use a route with `auth=name`. `sent` makes those that an
-    /// instance would get. Cancel safe.
-    pub async fn admit(&self, name: &str, headers: &HeaderMap, sent: impl FnOnce() -> HeaderMap) -> Admission {
+    /// Decides whether a request with these fields may use a route with `auth=name`. `sent` makes
+    /// those that an instance would get. Cancel safe.
+    pub async fn admit(
+        &self,
+        name: &str,
+        headers: &HeaderMap,
+        sent: impl FnOnce() -> HeaderMap,
+    ) -> Admission {
         match self.by_name.get(name) {
             Some(Scheme::Basic(scheme)) => scheme.admit(headers, &self.turns).await,
             Some(Scheme::External(scheme)) => scheme.admit(sent()).await,

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Requests that may wait for a turn. At 50 ms a hash and two at a time the last of them waits six seconds.
+/// Requests that may wait for a turn. At 50 ms a hash and two at a time the last of them waits six
+/// seconds.
 const WAITING_MAX: usize = 256;
 
 /// The turns of one process.
@@ -25,7 +26,10 @@ impl Default for Turns {
 
 impl Turns {
     fn new(count: usize) -> Self {
-        Self { free: Arc::new(Semaphore::new(count)), waiting: AtomicUsize::new(0) }
+        Self {
+            free: Arc::new(Semaphore::new(count)),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// Waits for a turn, which lasts until it is dropped. None: too many wait already. Cancel safe.
@@ -66,11 +70,21 @@ mod tests {
         for wait in &mut waiting {
             assert!(wait.as_mut().now_or_never().is_none());
         }
-        assert!(turns.next().now_or_never().expect("an answer at once").is_none(), "the queue is full");
+        assert!(
+            turns
+                .next()
+                .now_or_never()
+                .expect("an answer at once")
+                .is_none(),
+            "the queue is full"
+        );
         drop(first);
         assert!(waiting[0].as_mut().now_or_never().flatten().is_some());
         waiting.clear();
         assert_eq!(turns.waiting.load(Relaxed), 0);
-        assert!(turns.next().now_or_never().flatten().is_some(), "who went away holds nothing");
+        assert!(
+            turns.next().now_or_never().flatten().is_some(),
+            "who went away holds nothing"
+        );
     }
 }

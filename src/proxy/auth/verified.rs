@@ -1,7 +1,8 @@
 //! Credentials whose slow hash was computed already, and what came out.
 //!
-//! Nothing of them is kept: the key is a hash under a secret of this process, of user, password and the line of the
-//! file. A changed line is another key, so a changed password is verified anew, and an old one counts no more.
+//! Nothing of them is kept: the key is a hash under a secret of this process, of user, password and
+//! the line of the file. A changed line is another key, so a changed password is verified anew, and
+//! an old one counts no more.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -33,7 +34,10 @@ struct Kept {
 impl Default for Verified {
     fn default() -> Self {
         let random = || *uuid::Uuid::new_v4().as_bytes();
-        Self { secret: [random(), random()], kept: Mutex::default() }
+        Self {
+            secret: [random(), random()],
+            kept: Mutex::default(),
+        }
     }
 }
 
@@ -67,12 +71,16 @@ impl Verified {
     /// Keeps what was found out.
     pub(super) fn note(&self, key: Key, good: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if good { kept.good.note(key) } else { kept.bad.note(key) }
+        if good {
+            kept.good.note(key)
+        } else {
+            kept.bad.note(key)
+        }
     }
 }
 
-/// The newest `MAX` keys at least, twice that at most: what is not used while a whole generation fills is dropped with
-/// the next one.
+/// The newest `MAX` keys at least, twice that at most: what is not used while a whole generation
+/// fills is dropped with the next one.
 #[derive(Default)]
 struct Generations<const MAX: usize> {
     young: HashSet<Key>,
@@ -115,7 +123,10 @@ mod tests {
         let key = verified.key(b"ann", b"secret", b"$2y$line");
         assert_eq!(verified.recall(&key), None);
         verified.note(key, true);
-        assert_eq!(verified.recall(&verified.key(b"ann", b"secret", b"$2y$line")), Some(true));
+        assert_eq!(
+            verified.recall(&verified.key(b"ann", b"secret", b"$2y$line")),
+            Some(true)
+        );
         // Another user, password or line; and parts that are joined the same way but cut elsewhere.
         for (user, password, stored) in [
             (&b"bob"[..], &b"secret"[..], &b"$2y$line"[..]),
@@ -125,7 +136,11 @@ mod tests {
         ] {
             assert_eq!(verified.recall(&verified.key(user, password, stored)), None);
         }
-        assert_ne!(Verified::default().key(b"ann", b"secret", b"$2y$line"), key, "each scheme has a secret of its own");
+        assert_ne!(
+            Verified::default().key(b"ann", b"secret", b"$2y$line"),
+            key,
+            "each scheme has a secret of its own"
+        );
     }
 
     #[test]

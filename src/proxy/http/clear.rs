@@ -1,5 +1,5 @@
-//! HTTP in the clear on a port where TLS is spoken: told what is wrong in words that its sender understands. A TLS alert
-//! is not; browsers show it as an empty answer.
+//! HTTP in the clear on a port where TLS is spoken: told what is wrong in words that its sender
+//! understands. A TLS alert is not; browsers show it as an empty answer.
 
 use std::io;
 
@@ -25,8 +25,8 @@ pub(crate) async fn begins(io: &mut ClientIo) -> io::Result<bool> {
     }
 }
 
-/// Whether these first bytes are those of a request: a method and a blank. A record of TLS begins with a number below all
-/// letters (RFC 8446 section 5.1). None: too few to tell.
+/// Whether these first bytes are those of a request: a method and a blank. A record of TLS begins
+/// with a number below all letters (RFC 8446 section 5.1). None: too few to tell.
 fn is_request(seen: &[u8]) -> Option<bool> {
     match seen.iter().position(|byte| !byte.is_ascii_uppercase()) {
         Some(end) => Some(end > 0 && seen[end] == b' '),
@@ -38,21 +38,32 @@ fn is_request(seen: &[u8]) -> Option<bool> {
 /// The answer to a request that begins so.
 pub(crate) fn answer(seen: &[u8]) -> Vec<u8> {
     let host = host(seen).unwrap_or("…");
-    let text = format!("This port speaks HTTPS and got a request in plain HTTP: use https://{host}/ instead.\n");
+    let text = format!(
+        "This port speaks HTTPS and got a request in plain HTTP: use https://{host}/ instead.\n"
+    );
     let head = format!(
         "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         text.len()
     );
-    let body = if seen.starts_with(b"HEAD ") { "" } else { &*text };
+    let body = if seen.starts_with(b"HEAD ") {
+        ""
+    } else {
+        &*text
+    };
     [head.as_bytes(), body.as_bytes()].concat()
 }
 
 /// The value of the Host field, if it was read and holds nothing but the signs of an authority.
 fn host(seen: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(seen).ok()?;
-    let fields = text.split("\r\n").skip(1).take_while(|line| !line.is_empty());
+    let fields = text
+        .split("\r\n")
+        .skip(1)
+        .take_while(|line| !line.is_empty());
     let is_host = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("host");
-    let (_, host) = fields.filter_map(|line| line.split_once(':')).find(is_host)?;
+    let (_, host) = fields
+        .filter_map(|line| line.split_once(':'))
+        .find(is_host)?;
     let host = host.trim();
     let plain = |sign: char| sign.is_ascii_alphanumeric() || "-._:[]".contains(sign);
     (!host.is_empty() && host.len() <= 255 && host.chars().all(plain)).then_some(host)
@@ -76,7 +87,12 @@ mod tests {
             (b" GET /", Some(false)),
             (&[b'A'; 21], Some(false)),
         ] {
-            assert_eq!(is_request(seen), wanted, "{}", String::from_utf8_lossy(seen));
+            assert_eq!(
+                is_request(seen),
+                wanted,
+                "{}",
+                String::from_utf8_lossy(seen)
+            );
         }
     }
 
@@ -84,11 +100,26 @@ mod tests {
     fn the_answer_names_the_host_if_that_is_one() {
         let text = |head: &str| String::from_utf8(answer(head.as_bytes())).unwrap();
         let answer = text("GET /a HTTP/1.1\r\nUser-Agent: x\r\nhOST: shop.test:8443\r\n\r\n");
-        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("use https://shop.test:8443/ "), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("use https://shop.test:8443/ "),
+            "{answer}"
+        );
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
-        for odd in ["", "Host: a b\r\n", "Host: <script>\r\n", "Host:\r\n", "\r\nHost: body.test\r\n"] {
-            assert!(text(&format!("GET / HTTP/1.1\r\n{odd}")).contains("use https://…/ "), "{odd}");
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "{head}"
+        );
+        for odd in [
+            "",
+            "Host: a b\r\n",
+            "Host: <script>\r\n",
+            "Host:\r\n",
+            "\r\nHost: body.test\r\n",
+        ] {
+            assert!(
+                text(&format!("GET / HTTP/1.1\r\n{odd}")).contains("use https://…/ "),
+                "{odd}"
+            );
         }
         assert!(text("HEAD / HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"));
     }

@@ -1,5 +1,5 @@
-//! A client's socket with two additions: bytes that were read to find out what the client speaks are read again, and
-//! it is known since when a read or a write has been waiting for the client.
+//! A client's socket with two additions: bytes that were read to find out what the client speaks
+//! are read again, and it is known since when a read or a write has been waiting for the client.
 
 use std::cell::Cell;
 use std::io;
@@ -73,7 +73,8 @@ impl Activity {
         self.clock.now_ms()
     }
 
-    /// Lets the connection end with RST instead of FIN, so that what was sent does not look complete.
+    /// Lets the connection end with RST instead of FIN, so that what was sent does not look
+    /// complete.
     pub fn reset_at_end(&self) {
         self.reset_at_end.set(true);
     }
@@ -96,7 +97,11 @@ impl Activity {
 
     /// Bytes go to the client past [`ClientIo`]: some were taken, or it takes none for now.
     pub fn wrote(&self, waits: bool) {
-        let polled = if waits { Poll::Pending } else { Poll::Ready(()) };
+        let polled = if waits {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        };
         self.note(&self.write_waits_since_ms, &polled);
     }
 
@@ -130,7 +135,11 @@ impl ClientIo {
     #[must_use]
     pub fn new(stream: TcpStream, clock: Clock) -> Self {
         let activity = Rc::new(Activity::new(clock));
-        Self { stream, ahead: None, activity }
+        Self {
+            stream,
+            ahead: None,
+            activity,
+        }
     }
 
     /// What the client did when.
@@ -142,7 +151,9 @@ impl ClientIo {
     /// What was read and not yet taken.
     #[must_use]
     pub fn peeked(&self) -> &[u8] {
-        self.ahead.as_ref().map_or(&[], |ahead| &ahead.bytes[ahead.taken..])
+        self.ahead
+            .as_ref()
+            .map_or(&[], |ahead| &ahead.bytes[ahead.taken..])
     }
 
     /// Reads more ahead, up to `most` bytes in all; false at the end of the stream.
@@ -151,10 +162,21 @@ impl ClientIo {
     /// Those of the socket; and a client that sent `most` bytes without saying what it speaks.
     pub async fn peek_more(&mut self, most: usize) -> io::Result<bool> {
         if self.peeked().len() >= most {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no protocol recognised"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no protocol recognised",
+            ));
         }
-        let room = || Box::new(Ahead { bytes: Vec::with_capacity(PEEK_FIRST), taken: 0 });
-        let read = self.stream.read_buf(&mut self.ahead.get_or_insert_with(room).bytes).await?;
+        let room = || {
+            Box::new(Ahead {
+                bytes: Vec::with_capacity(PEEK_FIRST),
+                taken: 0,
+            })
+        };
+        let read = self
+            .stream
+            .read_buf(&mut self.ahead.get_or_insert_with(room).bytes)
+            .await?;
         Ok(read > 0)
     }
 
@@ -176,8 +198,8 @@ pub enum ClientStream {
 }
 
 impl ClientStream {
-    /// Waits until there may be something to read, without reading. What TLS has decrypted already does not count: read
-    /// until that is pending first.
+    /// Waits until there may be something to read, without reading. What TLS has decrypted already
+    /// does not count: read until that is pending first.
     ///
     /// # Errors
     /// Those of the runtime.
@@ -186,7 +208,11 @@ impl ClientStream {
             Self::Plain(io) => io,
             Self::Tls(stream) => stream.get_ref().0,
         };
-        if io.peeked().is_empty() { io.stream.poll_read_ready(cx) } else { Poll::Ready(Ok(())) }
+        if io.peeked().is_empty() {
+            io.stream.poll_read_ready(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
     }
 
     /// Asks the kernel, whatever is still to be read before.
@@ -198,7 +224,13 @@ impl ClientStream {
         };
         let mut look = [PollFd::new(stream, PollFlags::RDHUP)];
         match poll(&mut look, Some(&Timespec::default())) {
-            Ok(1..) if look[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => HangUp::Gone,
+            Ok(1..)
+                if look[0]
+                    .revents()
+                    .intersects(PollFlags::ERR | PollFlags::HUP) =>
+            {
+                HangUp::Gone
+            }
             Ok(1..) => HangUp::Ended,
             Ok(0) | Err(_) => HangUp::No,
         }
@@ -234,7 +266,11 @@ impl Stream for ClientStream {
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -243,7 +279,11 @@ impl AsyncRead for ClientStream {
 }
 
 impl AsyncWrite for ClientStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -287,13 +327,19 @@ impl Drop for ClientIo {
     fn drop(&mut self) {
         if self.activity.reset_at_end.get() {
             // Without it the client gets a FIN, and at worst takes a part for the whole.
-            SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).ok();
+            SockRef::from(&self.stream)
+                .set_linger(Some(Duration::ZERO))
+                .ok();
         }
     }
 }
 
 impl AsyncRead for ClientIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let Some(ahead) = &mut this.ahead {
             let left = &ahead.bytes[ahead.taken..];
@@ -308,16 +354,22 @@ impl AsyncRead for ClientIo {
             }
         }
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
-        this.activity.note(&this.activity.read_waits_since_ms, &polled);
+        this.activity
+            .note(&this.activity.read_waits_since_ms, &polled);
         polled
     }
 }
 
 impl AsyncWrite for ClientIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.activity.note(&this.activity.write_waits_since_ms, &polled);
+        this.activity
+            .note(&this.activity.write_waits_since_ms, &polled);
         polled
     }
 
@@ -328,7 +380,8 @@ impl AsyncWrite for ClientIo {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.activity.note(&this.activity.write_waits_since_ms, &polled);
+        this.activity
+            .note(&this.activity.write_waits_since_ms, &polled);
         polled
     }
 

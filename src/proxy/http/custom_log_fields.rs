@@ -28,12 +28,19 @@ impl CustomLogFields {
     #[must_use]
     pub fn new(format: &AccessFormat, head: &Head<'_>, tls: bool) -> Self {
         let scheme = if format.tells(&[AccessField::RequestScheme, AccessField::RequestUrl]) {
-            let websocket = head.upgrade.as_ref().is_some_and(|upgrade| upgrade.websocket);
+            let websocket = head
+                .upgrade
+                .as_ref()
+                .is_some_and(|upgrade| upgrade.websocket);
             headers::scheme(head.fields.map(), tls, websocket)
         } else {
             ""
         };
-        let value = |name: &HeaderName| head.fields.get(name).and_then(|value| HeaderValue::from_bytes(value).ok());
+        let value = |name: &HeaderName| {
+            head.fields
+                .get(name)
+                .and_then(|value| HeaderValue::from_bytes(value).ok())
+        };
         Self {
             headers: format.headers().iter().map(value).collect(),
             scheme: scheme.to_owned(),
@@ -65,16 +72,31 @@ impl CustomLogFields {
         }
         let host = request.head.host_value();
         let context = request.context(host.as_ref(), rules, client, target);
-        self.upstream_scheme = if target.options.proto.is_tls() { "https" } else { "http" };
+        self.upstream_scheme = if target.options.proto.is_tls() {
+            "https"
+        } else {
+            "http"
+        };
         if format.tells(&[AccessField::RequestHost]) && target.options.host != HostRewrite::Keep {
             self.host_sent = Some(headers::upstream_host(&context));
         }
-        if format.tells(&[AccessField::UpstreamRequestUri, AccessField::UpstreamRequestUrl]) {
-            self.upstream_uri = request.target_for(target).ok().map(std::borrow::Cow::into_owned);
+        if format.tells(&[
+            AccessField::UpstreamRequestUri,
+            AccessField::UpstreamRequestUrl,
+        ]) {
+            self.upstream_uri = request
+                .target_for(target)
+                .ok()
+                .map(std::borrow::Cow::into_owned);
         }
         if format.headers().iter().any(|name| rules.writes(name)) {
             let sent = request.fields(&context);
-            for (name, value) in format.headers().iter().zip(&mut self.headers).filter(|(name, _)| rules.writes(name)) {
+            for (name, value) in format
+                .headers()
+                .iter()
+                .zip(&mut self.headers)
+                .filter(|(name, _)| rules.writes(name))
+            {
                 *value = sent.get(name).cloned();
             }
         }
@@ -87,7 +109,11 @@ impl CustomLogFields {
             remote_port,
             headers: &self.headers,
             scheme: &self.scheme,
-            host_sent: self.host_sent.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default(),
+            host_sent: self
+                .host_sent
+                .as_ref()
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or_default(),
             upstream_scheme: self.upstream_scheme,
             upstream_uri: self.upstream_uri.as_deref().unwrap_or(""),
         }

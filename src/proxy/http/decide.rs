@@ -1,5 +1,5 @@
-//! What becomes of a request, by its head: a response made here, or an instance that gets it. One function, whatever protocol
-//! the request came by.
+//! What becomes of a request, by its head: a response made here, or an instance that gets it. One
+//! function, whatever protocol the request came by.
 //!
 //! ```text
 //! host, fields clear? ─► path ─► route ─► pick ─► access ─► credentials ─► redirect ─► forward
@@ -95,8 +95,8 @@ impl Forward {
     }
 }
 
-/// Decides about a request, and notes in `finish` what is decided. `now_ms` is the present time on the process clock. Cancel
-/// safe.
+/// Decides about a request, and notes in `finish` what is decided. `now_ms` is the present time on
+/// the process clock. Cancel safe.
 pub async fn decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: u64) -> Decision {
     match try_decide(request, finish, now_ms).await {
         Ok(decision) => decision,
@@ -104,12 +104,25 @@ pub async fn decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: 
     }
 }
 
-async fn try_decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: u64) -> Result<Decision, ProxyError> {
-    let Incoming { worker, downstream, settings, head, .. } = *request;
+async fn try_decide(
+    request: &Incoming<'_>,
+    finish: &mut RequestRecord,
+    now_ms: u64,
+) -> Result<Decision, ProxyError> {
+    let Incoming {
+        worker,
+        downstream,
+        settings,
+        head,
+        ..
+    } = *request;
     if downstream.listener.config.protocol == ListenerProtocol::Prometheus {
         let response = scrape::response(worker, head.method, head.path()).await;
         finish.answered_here(response.status().as_u16());
-        return Ok(Decision::Respond(Own { response, close: false }));
+        return Ok(Decision::Respond(Own {
+            response,
+            close: false,
+        }));
     }
     if let Some(error) = unfit_fields(head, settings) {
         return Err(error);
@@ -117,13 +130,18 @@ async fn try_decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: 
     // RFC 9110 section 9.3.7: `OPTIONS *` asks the proxy itself.
     if *head.method == Method::OPTIONS && head.target == "*" {
         finish.answered_here(200);
-        return Ok(Decision::Respond(Own { response: Response::new(Bytes::new()), close: false }));
+        return Ok(Decision::Respond(Own {
+            response: Response::new(Bytes::new()),
+            close: false,
+        }));
     }
     if *head.method == Method::CONNECT {
         downstream.listener.no_route_of_request();
         return Err(ProxyError::NoRoute);
     }
-    let Some(path) = request.path else { return Err(ProxyError::BadRequest("the path cannot be decoded")) };
+    let Some(path) = request.path else {
+        return Err(ProxyError::BadRequest("the path cannot be decoded"));
+    };
     let route = find_route(worker, downstream, head, path).inspect_err(|error| {
         if matches!(error, ProxyError::NoRoute | ProxyError::Misdirected) {
             downstream.listener.no_route_of_request();
@@ -134,7 +152,17 @@ async fn try_decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: 
     }
     let hash = hash_of(&route.strategy, downstream, head, &path.decoded);
     let slow_start_ms = settings.health.slow_start_ms;
-    let picked = pick(worker, &route, PickContext { now_ms, tried: &[], hash, slow_start_ms }, head.may_be_doubled());
+    let picked = pick(
+        worker,
+        &route,
+        PickContext {
+            now_ms,
+            tried: &[],
+            hash,
+            slow_start_ms,
+        },
+        head.may_be_doubled(),
+    );
     let Some(first) = picked else {
         if let Some(excluded) = route.excluded.first() {
             finish.set_service(&worker.metrics.service(&excluded.service));
@@ -143,7 +171,13 @@ async fn try_decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: 
     };
     finish.set_service(&first.service);
     let first = index_of(&route, first);
-    let mut forward = Forward { route, first, hash, admitted_by: None, granted: None };
+    let mut forward = Forward {
+        route,
+        first,
+        hash,
+        admitted_by: None,
+        granted: None,
+    };
     if forward.first().options.auth.is_some()
         && let Some(own) = Box::pin(request.admit(&mut forward, finish)).await?
     {
@@ -153,7 +187,10 @@ async fn try_decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: 
         None => Ok(Decision::Forward(forward)),
         Some(Ok(response)) => {
             finish.redirected(response.status().as_u16());
-            Ok(Decision::Respond(Own { response, close: false }))
+            Ok(Decision::Respond(Own {
+                response,
+                close: false,
+            }))
         }
         Some(Err(error)) => Err(error),
     }
@@ -162,29 +199,57 @@ async fn try_decide(request: &Incoming<'_>, finish: &mut RequestRecord, now_ms: 
 /// Which of the route's targets this is.
 fn index_of(route: &Route, target: &Target) -> usize {
     // Of thousands, too, it is found at once.
-    let offset = std::ptr::from_ref(target).addr().wrapping_sub(route.targets.as_ptr().addr());
+    let offset = std::ptr::from_ref(target)
+        .addr()
+        .wrapping_sub(route.targets.as_ptr().addr());
     let at = offset / size_of::<Target>();
-    if route.targets.get(at).is_some_and(|found| std::ptr::eq(found, target)) { at } else { 0 }
+    if route
+        .targets
+        .get(at)
+        .is_some_and(|found| std::ptr::eq(found, target))
+    {
+        at
+    } else {
+        0
+    }
 }
 
 impl Incoming<'_> {
     /// The response to a request that is refused.
     pub fn refuse(&self, error: &ProxyError, finish: &mut RequestRecord) -> Own {
-        let response =
-            if self.head.grpc { error.grpc_response() } else { error.response(&error_answers(self.settings)) };
+        let response = if self.head.grpc {
+            error.grpc_response()
+        } else {
+            error.response(&error_answers(self.settings))
+        };
         finish.refused(error, response.status().as_u16());
         finish.metadata(response.headers());
-        Own { response, close: matches!(error, ProxyError::BadRequest(_)) }
+        Own {
+            response,
+            close: matches!(error, ProxyError::BadRequest(_)),
+        }
     }
 
-    /// Asks the scheme that has to let the request in before the first target may have it. Some: what the client gets instead.
-    async fn admit(&self, forward: &mut Forward, finish: &mut RequestRecord) -> Result<Option<Own>, ProxyError> {
-        let Some(name) = self.wanted_scheme(forward.first()) else { return Ok(None) };
+    /// Asks the scheme that has to let the request in before the first target may have it. Some:
+    /// what the client gets instead.
+    async fn admit(
+        &self,
+        forward: &mut Forward,
+        finish: &mut RequestRecord,
+    ) -> Result<Option<Own>, ProxyError> {
+        let Some(name) = self.wanted_scheme(forward.first()) else {
+            return Ok(None);
+        };
         if let Some(error) = unclear_credentials(self.head) {
             return Err(error);
         }
         let sent = || self.fields_for_auth(forward.first());
-        match self.settings.auth.admit(name, self.head.fields.map(), sent).await {
+        match self
+            .settings
+            .auth
+            .admit(name, self.head.fields.map(), sent)
+            .await
+        {
             Admission::Granted(granted) => {
                 let name = name.to_owned();
                 (forward.admitted_by, forward.granted) = (Some(name), granted);
@@ -192,31 +257,45 @@ impl Incoming<'_> {
             }
             Admission::Denied(denied) if !self.head.grpc => {
                 finish.refused(&ProxyError::Unauthorized, denied.status.as_u16());
-                Ok(Some(Own { response: self.answer_of_auth(*denied), close: false }))
+                Ok(Some(Own {
+                    response: self.answer_of_auth(*denied),
+                    close: false,
+                }))
             }
             refused => {
                 let (error, challenge) = refused.refusal(self.settings.proxy.bare_errors);
                 let mut own = self.refuse(&error, finish);
-                challenge.map(|challenge| own.response.headers_mut().insert(WWW_AUTHENTICATE, challenge));
+                challenge.map(|challenge| {
+                    own.response
+                        .headers_mut()
+                        .insert(WWW_AUTHENTICATE, challenge)
+                });
                 Ok(Some(own))
             }
         }
     }
 
-    /// The authentication scheme that has to let the request in before `target` may have it; none for a request that
-    /// the access rules refuse anyway.
+    /// The authentication scheme that has to let the request in before `target` may have it; none
+    /// for a request that the access rules refuse anyway.
     #[must_use]
     pub fn wanted_scheme<'t>(&self, target: &'t Target) -> Option<&'t str> {
         let name = target.options.auth.as_deref()?;
         permits(&target.options.access, self.downstream, self.head).then_some(name)
     }
 
-    /// What a service is told that decides about the request. The path is the one that was routed: the client's own may
-    /// have led elsewhere (`/public/../admin`) before it was cleaned.
+    /// What a service is told that decides about the request. The path is the one that was routed:
+    /// the client's own may have led elsewhere (`/public/../admin`) before it was cleaned.
     fn fields_for_auth(&self, target: &Target) -> HeaderMap {
         let (head, rules) = (self.head, &self.settings.header_rules);
-        let Some(path) = self.path else { return HeaderMap::new() };
-        let outbound = Outbound { head, path, id: self.id, granted: None };
+        let Some(path) = self.path else {
+            return HeaderMap::new();
+        };
+        let outbound = Outbound {
+            head,
+            path,
+            id: self.id,
+            granted: None,
+        };
         let host = head.host_value();
         let context = outbound.context(host.as_ref(), rules, &self.downstream.client, target);
         let mut fields = outbound.fields(&context);
@@ -227,7 +306,11 @@ impl Incoming<'_> {
         }
         let routed = routed_host(self.downstream, head).ok().flatten();
         let routed = routed.and_then(|host| HeaderValue::from_bytes(host).ok());
-        let wanted = Wanted { method: head.method, host: routed.as_ref(), uri: &uri };
+        let wanted = Wanted {
+            method: head.method,
+            host: routed.as_ref(),
+            uri: &uri,
+        };
         headers::tell_decider(&mut fields, &context, &wanted);
         fields
     }
@@ -238,13 +321,19 @@ impl Incoming<'_> {
         *response.status_mut() = denied.status;
         *response.headers_mut() = denied.headers;
         let rules = &self.settings.header_rules;
-        headers::prepare_response(response.headers_mut(), &self.downstream.client, rules, false);
+        headers::prepare_response(
+            response.headers_mut(),
+            &self.downstream.client,
+            rules,
+            false,
+        );
         // The body is framed anew.
         response.headers_mut().remove(CONTENT_LENGTH);
         response
     }
 
-    /// What the options of `target` decide without asking it. `admitted_by`: the scheme that let the request in.
+    /// What the options of `target` decide without asking it. `admitted_by`: the scheme that let
+    /// the request in.
     #[must_use]
     pub fn answer_here(
         &self,
@@ -259,11 +348,14 @@ impl Incoming<'_> {
             return Some(Err(ProxyError::Unauthorized));
         }
         let redirect = options.redirect.as_ref()?;
-        let location =
-            self.path.and_then(|path| redirect::location(&redirect.url, &redirect_source(self.head, path, options)));
+        let location = self.path.and_then(|path| {
+            redirect::location(&redirect.url, &redirect_source(self.head, path, options))
+        });
         // Never passed on instead: what is redirected is not the instance's to see.
         let Some(location) = location else {
-            return Some(Err(ProxyError::BadRequest("the redirect that it gets cannot be written as a field")));
+            return Some(Err(ProxyError::BadRequest(
+                "the redirect that it gets cannot be written as a field",
+            )));
         };
         let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
         Some(Ok(redirect::answer(code, location, self.head.method)))
@@ -285,7 +377,8 @@ pub(crate) fn unfit_fields(head: &Head<'_>, settings: &Settings) -> Option<Proxy
         return Some(ProxyError::BadRequest("more than one Content-Type field"));
     }
     // In HTTP/1 the parser counts; what HTTP/2 sends, the library has bounded by size alone.
-    let several = head.version == Version::HTTP_2 && head.fields.count_joined() > settings.proxy.max_headers;
+    let several =
+        head.version == Version::HTTP_2 && head.fields.count_joined() > settings.proxy.max_headers;
     several.then_some(ProxyError::TooManyHeaders)
 }
 
@@ -296,8 +389,12 @@ pub(crate) fn unclear_credentials(head: &Head<'_>) -> Option<ProxyError> {
 }
 
 /// The host by which the route is looked for.
-fn routed_host<'h>(downstream: &Downstream, head: &'h Head<'_>) -> Result<Option<&'h [u8]>, ProxyError> {
-    // A gRPC client says in its metadata which host it means, as for Fabio, if its `:authority` names something else.
+fn routed_host<'h>(
+    downstream: &Downstream,
+    head: &'h Head<'_>,
+) -> Result<Option<&'h [u8]>, ProxyError> {
+    // A gRPC client says in its metadata which host it means, as for Fabio, if its `:authority`
+    // names something else.
     if downstream.listener.config.protocol.is_grpc() {
         if head.fields.is_repeated(&DSTHOST) {
             return Err(ProxyError::BadRequest("more than one dsthost field"));
@@ -316,7 +413,9 @@ pub(crate) fn find_route(
     head: &Head<'_>,
     path: &NormalPath<'_>,
 ) -> Result<Arc<Route>, ProxyError> {
-    let host = routed_host(downstream, head)?.and_then(|host| std::str::from_utf8(host).ok()).unwrap_or("");
+    let host = routed_host(downstream, head)?
+        .and_then(|host| std::str::from_utf8(host).ok())
+        .unwrap_or("");
     let mut table = worker.table.borrow_mut();
     let table = table.load();
     if downstream.is_elsewhere(host.as_bytes()) {
@@ -327,23 +426,42 @@ pub(crate) fn find_route(
     }
     let mut unclear = false;
     let accept = |route: &Route| {
-        let redirecting =
-            route.targets.first().and_then(|target| target.options.redirect.as_ref().map(|to| (target, to)));
-        let Some((target, redirect)) = redirecting else { return true };
+        let redirecting = route
+            .targets
+            .first()
+            .and_then(|target| target.options.redirect.as_ref().map(|to| (target, to)));
+        let Some((target, redirect)) = redirecting else {
+            return true;
+        };
         unclear |= head.fields.is_repeated(&X_FORWARDED_PROTO);
-        let websocket = head.upgrade.as_ref().is_some_and(|upgrade| upgrade.websocket);
+        let websocket = head
+            .upgrade
+            .as_ref()
+            .is_some_and(|upgrade| upgrade.websocket);
         let fields = head.fields.map();
         let scheme = headers::scheme(fields, downstream.client.is_tls(), websocket);
-        !redirect::is_self_redirect(&redirect.url, scheme, &redirect_source(head, path, &target.options))
+        !redirect::is_self_redirect(
+            &redirect.url,
+            scheme,
+            &redirect_source(head, path, &target.options),
+        )
     };
-    let route = table.lookup(downstream.scheme, host, &path.decoded, accept).cloned();
+    let route = table
+        .lookup(downstream.scheme, host, &path.decoded, accept)
+        .cloned();
     if unclear {
-        return Err(ProxyError::BadRequest("more than one X-Forwarded-Proto field"));
+        return Err(ProxyError::BadRequest(
+            "more than one X-Forwarded-Proto field",
+        ));
     }
     route.ok_or(ProxyError::NoRoute)
 }
 
-fn redirect_source<'a>(head: &'a Head<'_>, path: &'a NormalPath<'a>, options: &'a RouteOptions) -> RedirectSource<'a> {
+fn redirect_source<'a>(
+    head: &'a Head<'_>,
+    path: &'a NormalPath<'a>,
+    options: &'a RouteOptions,
+) -> RedirectSource<'a> {
     RedirectSource {
         path,
         query: head.query(),
@@ -353,9 +471,9 @@ fn redirect_source<'a>(head: &'a Head<'_>, path: &'a NormalPath<'a>, options: &'
     }
 }
 
-/// The peer and every hop that the request claims to have come through must pass: a client cannot hide behind a header,
-/// and a proxy in front cannot hide a client. A hop that cannot be read does not pass: it may be an
-/// address that the rule shuts out.
+/// The peer and every hop that the request claims to have come through must pass: a client cannot
+/// hide behind a header, and a proxy in front cannot hide a client. A hop that cannot be read does
+/// not pass: it may be an address that the rule shuts out.
 fn permits(access: &Access, downstream: &Downstream, head: &Head<'_>) -> bool {
     if *access == Access::Open {
         return true;
@@ -371,16 +489,27 @@ fn permits(access: &Access, downstream: &Downstream, head: &Head<'_>) -> bool {
 }
 
 /// The number by which routes with a hash strategy choose; 0 for others.
-pub(crate) fn hash_of(strategy: &Strategy, downstream: &Downstream, head: &Head<'_>, path: &str) -> u64 {
+pub(crate) fn hash_of(
+    strategy: &Strategy,
+    downstream: &Downstream,
+    head: &Head<'_>,
+    path: &str,
+) -> u64 {
     use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
-    let Strategy::Hash(key) = strategy else { return 0 };
+    let Strategy::Hash(key) = strategy else {
+        return 0;
+    };
     // A fixed seed: all workers, and all instances of the balancer, agree.
     let mut hasher = foldhash::quality::FixedState::with_seed(0x6c62).build_hasher();
     match key {
         HashKey::Ip => downstream.client.ip().hash(&mut hasher),
         HashKey::Path => path.hash(&mut hasher),
         HashKey::Header(name) => {
-            match HeaderName::from_bytes(name.as_bytes()).ok().as_ref().and_then(|name| head.fields.get(name)) {
+            match HeaderName::from_bytes(name.as_bytes())
+                .ok()
+                .as_ref()
+                .and_then(|name| head.fields.get(name))
+            {
                 Some(value) => hasher.write(value),
                 None => downstream.client.ip().hash(&mut hasher),
             }

@@ -1,5 +1,5 @@
-//! What would become of a request, decided by the very functions that decide about real ones, without asking an
-//! instance.
+//! What would become of a request, decided by the very functions that decide about real ones,
+//! without asking an instance.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,7 +25,11 @@ use crate::table::explain::{AskedRequest, Decision, Fate, Refusal};
 use crate::table::{Route, Target};
 
 /// Decides about a request that came to `listener`. The worker is one without clients.
-pub async fn decide(worker: &Rc<Worker>, listener: &Rc<Listener>, asked: &AskedRequest) -> Decision {
+pub async fn decide(
+    worker: &Rc<Worker>,
+    listener: &Rc<Listener>,
+    asked: &AskedRequest,
+) -> Decision {
     let mut decision = Decision::default();
     if let Err(refusal) = look(worker, listener, asked, &mut decision).await {
         decision.refused = Some(refusal);
@@ -42,30 +46,64 @@ async fn look(
 ) -> Result<(), Refusal> {
     let settings = worker.settings();
     let activity = Rc::new(Activity::new(worker.clock));
-    let tls = asked.tls.then_some(TlsDetails { version: "tls13", cipher: 0x1301 });
-    let downstream = downstream(listener, Rc::default(), SocketAddr::new(asked.from, 0), tls, None, activity);
-    let refused =
-        |error: ProxyError| Refusal { status: error.status(settings.no_route_status).as_u16(), why: error.to_string() };
+    let tls = asked.tls.then_some(TlsDetails {
+        version: "tls13",
+        cipher: 0x1301,
+    });
+    let downstream = downstream(
+        listener,
+        Rc::default(),
+        SocketAddr::new(asked.from, 0),
+        tls,
+        None,
+        activity,
+    );
+    let refused = |error: ProxyError| Refusal {
+        status: error.status(settings.no_route_status).as_u16(),
+        why: error.to_string(),
+    };
     let bad_request = |reason| refused(ProxyError::BadRequest(reason));
-    let uri = asked.target.parse::<Uri>().map_err(|_| bad_request("the target is not one that a request may have"))?;
+    let uri = asked
+        .target
+        .parse::<Uri>()
+        .map_err(|_| bad_request("the target is not one that a request may have"))?;
     let host = headers::received_host(&uri, &asked.headers, Version::HTTP_11);
     let host = host.map_err(|_| bad_request("the host is not clear"))?;
-    decision.host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
-    let target = uri.path_and_query().map_or(uri.path(), http::uri::PathAndQuery::as_str);
+    decision.host = host
+        .as_ref()
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    let target = uri
+        .path_and_query()
+        .map_or(uri.path(), http::uri::PathAndQuery::as_str);
     let content = Content::Whole(b"");
-    let head = Head::of_map(&asked.method, Version::HTTP_11, target, Some(&host), &asked.headers, content);
+    let head = Head::of_map(
+        &asked.method,
+        Version::HTTP_11,
+        target,
+        Some(&host),
+        &asked.headers,
+        content,
+    );
     if let Some(error) = unfit_fields(&head, &settings) {
         return Err(refused(error));
     }
     if asked.method == Method::OPTIONS && uri.path() == "*" {
-        return Err(Refusal { status: 200, why: "OPTIONS * asks the proxy itself".to_owned() });
+        return Err(Refusal {
+            status: 200,
+            why: "OPTIONS * asks the proxy itself".to_owned(),
+        });
     }
     if asked.method == Method::CONNECT {
         return Err(refused(ProxyError::NoRoute));
     }
     let path = path::normalise(head.path(), settings.proxy.merge_slashes).map_err(|error| {
         let Refusal { status, why } = bad_request("the path cannot be decoded");
-        Refusal { status, why: format!("{why}: {error}") }
+        Refusal {
+            status,
+            why: format!("{why}: {error}"),
+        }
     })?;
     decision.path = path.decoded.clone().into_owned();
     let route = find_route(worker, &downstream, &head, &path).map_err(refused)?;
@@ -74,8 +112,14 @@ async fn look(
     if route.targets.is_empty() {
         decision.refused = Some(refused(ProxyError::NoInstance));
     }
-    let incoming =
-        Incoming { worker, downstream: &downstream, settings: &settings, head: &head, path: Some(&path), id: None };
+    let incoming = Incoming {
+        worker,
+        downstream: &downstream,
+        settings: &settings,
+        head: &head,
+        path: Some(&path),
+        id: None,
+    };
     for target in &route.targets {
         let scheme = incoming.wanted_scheme(target);
         let admission = match scheme {
@@ -83,7 +127,10 @@ async fn look(
             None => Ok(None),
         };
         decision.fates.push(match admission {
-            Ok(note) => Fate { note, ..fate(&incoming, target, scheme) },
+            Ok(note) => Fate {
+                note,
+                ..fate(&incoming, target, scheme)
+            },
             Err(refusal) => refusal,
         });
     }
@@ -91,21 +138,31 @@ async fn look(
     Ok(())
 }
 
-/// What the scheme of this name says of a request: under which condition it may pass, if there is one, or what becomes of
-/// it.
+/// What the scheme of this name says of a request: under which condition it may pass, if there is
+/// one, or what becomes of it.
 async fn admission(request: &Incoming<'_>, name: &str) -> Result<Option<String>, Fate> {
     let (settings, head) = (request.settings, request.head);
     let status = |error: &ProxyError| error.status(settings.no_route_status);
     if let Some(error) = unclear_credentials(head) {
         let why = Some(error.to_string());
-        return Err(Fate { status: Some(status(&error).as_u16()), why, ..Fate::default() });
+        return Err(Fate {
+            status: Some(status(&error).as_u16()),
+            why,
+            ..Fate::default()
+        });
     }
     let kind = settings.auth.kind(name);
     // If the service were asked, it would see a request that no client made.
     if let Some(kind @ "external") = kind {
-        return Ok(Some(format!("if the service of [auth.{name}] ({kind}) lets it in, which is not asked here")));
+        return Ok(Some(format!(
+            "if the service of [auth.{name}] ({kind}) lets it in, which is not asked here"
+        )));
     }
-    match settings.auth.admit(name, head.fields.map(), http::HeaderMap::new).await {
+    match settings
+        .auth
+        .admit(name, head.fields.map(), http::HeaderMap::new)
+        .await
+    {
         Admission::Granted(_) => Ok(Some(format!("its credentials are good for [auth.{name}]"))),
         Admission::Denied(denied) => Err(unauthorised(name, kind, denied.status, None)),
         refused => {
@@ -120,10 +177,16 @@ fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> F
     let (head, options) = (request.head, &*target.options);
     match request.answer_here(target, admitted_by) {
         Some(Ok(response)) => {
-            let location =
-                response.headers().get(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
+            let location = response
+                .headers()
+                .get(LOCATION)
+                .map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
             let status = response.status().as_u16();
-            Fate { status: Some(status), location, ..Fate::default() }
+            Fate {
+                status: Some(status),
+                location,
+                ..Fate::default()
+            }
         }
         Some(Err(error)) => {
             let status = error.status(request.settings.no_route_status).as_u16();
@@ -134,24 +197,41 @@ fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> F
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
             let from = request.downstream.client.ip();
-            let forwarded =
-                head.fields.map().get("x-forwarded-for").map_or("", |_| ", or an address in X-Forwarded-For,");
+            let forwarded = head
+                .fields
+                .map()
+                .get("x-forwarded-for")
+                .map_or("", |_| ", or an address in X-Forwarded-For,");
             let why = match error {
-                ProxyError::AccessDenied => format!("{from}{forwarded} may not pass by {}", rules.join(" ")),
+                ProxyError::AccessDenied => {
+                    format!("{from}{forwarded} may not pass by {}", rules.join(" "))
+                }
                 other => other.to_string(),
             };
-            Fate { status: Some(status), why: Some(why), ..Fate::default() }
+            Fate {
+                status: Some(status),
+                why: Some(why),
+                ..Fate::default()
+            }
         }
         None => match upstream_request(request, target) {
             Some((uri, host)) => Fate {
-                upstream: Some(format!("{}://{}{uri}", options.proto.scheme(), target.state.addr)),
+                upstream: Some(format!(
+                    "{}://{}{uri}",
+                    options.proto.scheme(),
+                    target.state.addr
+                )),
                 upstream_path: Some(uri),
                 upstream_host: Some(host),
                 ..Fate::default()
             },
             None => {
                 let why = "what strip= and prepend= make of the path cannot be sent".to_owned();
-                Fate { status: Some(StatusCode::BAD_GATEWAY.as_u16()), why: Some(why), ..Fate::default() }
+                Fate {
+                    status: Some(StatusCode::BAD_GATEWAY.as_u16()),
+                    why: Some(why),
+                    ..Fate::default()
+                }
             }
         },
     }
@@ -159,26 +239,49 @@ fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> F
 
 /// Path and query, and the host, that the target would get.
 fn upstream_request(request: &Incoming<'_>, target: &Target) -> Option<(String, String)> {
-    let outbound = Outbound { head: request.head, path: request.path?, id: None, granted: None };
+    let outbound = Outbound {
+        head: request.head,
+        path: request.path?,
+        id: None,
+        granted: None,
+    };
     let uri = outbound.target_for(target).ok()?.into_owned();
     let host = request.head.host_value();
     let rules = &request.settings.header_rules;
     let context = outbound.context(host.as_ref(), rules, &request.downstream.client, target);
-    Some((uri, String::from_utf8_lossy(headers::upstream_host(&context).as_bytes()).into_owned()))
+    Some((
+        uri,
+        String::from_utf8_lossy(headers::upstream_host(&context).as_bytes()).into_owned(),
+    ))
 }
 
 /// A request that a scheme does not let in.
-fn unauthorised(name: &str, kind: Option<&str>, status: StatusCode, challenge: Option<&HeaderValue>) -> Fate {
+fn unauthorised(
+    name: &str,
+    kind: Option<&str>,
+    status: StatusCode,
+    challenge: Option<&HeaderValue>,
+) -> Fate {
     let why = match (kind, challenge) {
-        (None, _) => format!("{} for everybody: no [auth.{name}] is configured", status.as_u16()),
+        (None, _) => format!(
+            "{} for everybody: no [auth.{name}] is configured",
+            status.as_u16()
+        ),
         (Some(kind), Some(challenge)) => format!(
             "{} unless it has credentials that [auth.{name}] ({kind}) takes ({WWW_AUTHENTICATE}: {})",
             status.as_u16(),
             String::from_utf8_lossy(challenge.as_bytes())
         ),
-        (Some(kind), None) => format!("{} unless [auth.{name}] ({kind}) lets it in", status.as_u16()),
+        (Some(kind), None) => format!(
+            "{} unless [auth.{name}] ({kind}) lets it in",
+            status.as_u16()
+        ),
     };
-    Fate { status: Some(status.as_u16()), why: Some(why), ..Fate::default() }
+    Fate {
+        status: Some(status.as_u16()),
+        why: Some(why),
+        ..Fate::default()
+    }
 }
 
 /// Decides about a TCP connection to `local`, or, by its server name, to a host of the table.
@@ -191,16 +294,28 @@ pub fn decide_connection(
     let table = worker.table.borrow_mut().load().clone();
     let by_port = table.lookup_tcp(local);
     let route = by_port.or_else(|| server_name.and_then(|name| table.lookup_server_name(name)));
-    let mut decision = Decision { host: server_name.unwrap_or_default().to_owned(), ..Decision::default() };
+    let mut decision = Decision {
+        host: server_name.unwrap_or_default().to_owned(),
+        ..Decision::default()
+    };
     let Some(route) = route else { return decision };
     decision.chosen = chosen(worker, route, hash_of_peer(from));
     for target in &route.targets {
-        decision.fates.push(if target.options.access.permits(from.ip()) {
-            Fate { upstream: Some(format!("tcp://{}", target.state.addr)), ..Fate::default() }
-        } else {
-            let why = format!("{} may not pass by {}", from.ip(), target.options_text());
-            Fate { closed: true, why: Some(why), ..Fate::default() }
-        });
+        decision
+            .fates
+            .push(if target.options.access.permits(from.ip()) {
+                Fate {
+                    upstream: Some(format!("tcp://{}", target.state.addr)),
+                    ..Fate::default()
+                }
+            } else {
+                let why = format!("{} may not pass by {}", from.ip(), target.options_text());
+                Fate {
+                    closed: true,
+                    why: Some(why),
+                    ..Fate::default()
+                }
+            });
     }
     decision.route = Some(Arc::clone(route));
     decision
@@ -209,7 +324,15 @@ pub fn decide_connection(
 /// Which target a hash strategy picks now.
 fn chosen(worker: &Worker, route: &Arc<Route>, hash: u64) -> Option<usize> {
     let slow_start_ms = worker.settings().health.slow_start_ms;
-    let context = PickContext { now_ms: worker.clock.now_ms(), tried: &[], hash, slow_start_ms };
+    let context = PickContext {
+        now_ms: worker.clock.now_ms(),
+        tried: &[],
+        hash,
+        slow_start_ms,
+    };
     let target = choice_by_hash(route, &context)?;
-    route.targets.iter().position(|other| std::ptr::eq(other, target))
+    route
+        .targets
+        .iter()
+        .position(|other| std::ptr::eq(other, target))
 }

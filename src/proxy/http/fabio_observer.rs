@@ -1,4 +1,5 @@
-//! What an exchange counts under Fabio's names. Without them it is two empty options, looked at when it ends.
+//! What an exchange counts under Fabio's names. Without them it is two empty options, looked at
+//! when it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,13 @@ impl FabioObserver {
     #[must_use]
     pub fn new(listener: &Listener) -> Self {
         let metrics = listener.fabio.as_ref().filter(|_| listener.is_grpc());
-        Self { series: None, call: metrics.map(|metrics| Call { metrics: Arc::clone(metrics), status: None }) }
+        Self {
+            series: None,
+            call: metrics.map(|metrics| Call {
+                metrics: Arc::clone(metrics),
+                status: None,
+            }),
+        }
     }
 
     /// It is sent to `target`.
@@ -49,7 +56,8 @@ impl FabioObserver {
     pub fn end(&self, status: u16, took: Duration) {
         if let Some(call) = &self.call {
             const CANCELED: usize = 1;
-            call.metrics.record_call(call.status.or((status == 499).then_some(CANCELED)), took);
+            call.metrics
+                .record_call(call.status.or((status == 499).then_some(CANCELED)), took);
             if let Some(series) = &self.series {
                 series.record_call(took);
             }

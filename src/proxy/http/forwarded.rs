@@ -1,7 +1,8 @@
-//! Which addresses a request claims to have come through: `X-Forwarded-For`, and the `for=` of `Forwarded` (RFC 7239).
+//! Which addresses a request claims to have come through: `X-Forwarded-For`, and the `for=` of
+//! `Forwarded` (RFC 7239).
 //!
-//! Pure. The one parser of these fields: a decision that is made from them has to know what it could not read, so every
-//! element that is there comes out, as an address or as [`Hop::Unknown`].
+//! Pure. The one parser of these fields: a decision that is made from them has to know what it
+//! could not read, so every element that is there comes out, as an address or as [`Hop::Unknown`].
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -21,7 +22,10 @@ pub enum Hop {
 /// Every hop that the fields of a request name, those of `X-Forwarded-For` first.
 pub fn hops(headers: &HeaderMap) -> impl Iterator<Item = Hop> {
     let listed = headers.get_all(&X_FORWARDED_FOR).iter().flat_map(|value| {
-        let elements = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        let elements = value
+            .as_bytes()
+            .split(|&byte| byte == b',')
+            .map(<[u8]>::trim_ascii);
         // A list may hold empty elements, which are to be ignored (RFC 9110 section 5.6.1).
         elements.filter(|element| !element.is_empty()).map(hop)
     });
@@ -30,11 +34,17 @@ pub fn hops(headers: &HeaderMap) -> impl Iterator<Item = Hop> {
 
 /// `ADDRESS`, `ADDRESS:PORT`, `[IPV6]` or `[IPV6]:PORT`, with or without quotes and zone.
 fn hop(element: &[u8]) -> Hop {
-    std::str::from_utf8(element).ok().map(unquoted).and_then(address).map_or(Hop::Unknown, Hop::Address)
+    std::str::from_utf8(element)
+        .ok()
+        .map(unquoted)
+        .and_then(address)
+        .map_or(Hop::Unknown, Hop::Address)
 }
 
 fn unquoted(text: &str) -> &str {
-    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).map_or(text, str::trim)
+    text.strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+        .map_or(text, str::trim)
 }
 
 fn address(text: &str) -> Option<IpAddr> {
@@ -50,17 +60,29 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// A zone (`%eth0`) says on which link of the sender's machine the address is: nothing that another machine can compare.
+/// A zone (`%eth0`) says on which link of the sender's machine the address is: nothing that another
+/// machine can compare.
 fn ipv6(text: &str) -> Option<IpAddr> {
-    let text = text.split_once('%').map_or(text, |(address, _zone)| address);
-    text.parse().ok().map(|address: Ipv6Addr| IpAddr::V6(address).to_canonical())
+    let text = text
+        .split_once('%')
+        .map_or(text, |(address, _zone)| address);
+    text.parse()
+        .ok()
+        .map(|address: Ipv6Addr| IpAddr::V6(address).to_canonical())
 }
 
 /// `:` and digits, or an obfuscated port (RFC 7239 section 6.3).
 fn is_port_or_nothing(text: &str) -> bool {
-    let Some(port) = text.strip_prefix(':') else { return text.is_empty() };
+    let Some(port) = text.strip_prefix(':') else {
+        return text.is_empty();
+    };
     match port.strip_prefix('_') {
-        Some(hidden) => !hidden.is_empty() && hidden.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)),
+        Some(hidden) => {
+            !hidden.is_empty()
+                && hidden
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        }
         None => (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit()),
     }
 }
@@ -99,10 +121,19 @@ fn forwarded_hops(value: &HeaderValue) -> Vec<Hop> {
 /// `NAME=VALUE` at the start of `bytes`: name, value without its quotes, and what comes behind.
 fn pair(bytes: &[u8]) -> Option<(&[u8], Vec<u8>, &[u8])> {
     let ends_name = |byte: &u8| matches!(byte, b'=' | b',' | b';');
-    let equals = bytes.iter().position(ends_name).filter(|at| *at > 0 && bytes[*at] == b'=')?;
-    let (name, value) = (bytes[..equals].trim_ascii(), bytes[equals + 1..].trim_ascii_start());
+    let equals = bytes
+        .iter()
+        .position(ends_name)
+        .filter(|at| *at > 0 && bytes[*at] == b'=')?;
+    let (name, value) = (
+        bytes[..equals].trim_ascii(),
+        bytes[equals + 1..].trim_ascii_start(),
+    );
     let [b'"', quoted @ ..] = value else {
-        let end = value.iter().position(|byte| matches!(byte, b',' | b';')).unwrap_or(value.len());
+        let end = value
+            .iter()
+            .position(|byte| matches!(byte, b',' | b';'))
+            .unwrap_or(value.len());
         return Some((name, value[..end].trim_ascii_end().to_vec(), &value[end..]));
     };
     let (mut text, mut at) = (Vec::new(), 0);
@@ -151,14 +182,60 @@ mod tests {
             (&["[2001:db8::1]"], &["2001:db8::1"]),
             (&["[2001:db8::1]:443"], &["2001:db8::1"]),
             (&["\"[2001:db8::1]:443\""], &["2001:db8::1"]),
-            (&["fe80::1%eth0", "[fe80::1%25eth0]:1"], &["fe80::1", "fe80::1"]),
-            (&["::ffff:203.0.113.9", "[::ffff:203.0.113.9]:80", "::ffff:cb00:7109"], &["203.0.113.9"; 3]),
-            (&[" 192.0.2.1 ,\t192.0.2.2:1", "192.0.2.3"], &["192.0.2.1", "192.0.2.2", "192.0.2.3"]),
+            (
+                &["fe80::1%eth0", "[fe80::1%25eth0]:1"],
+                &["fe80::1", "fe80::1"],
+            ),
+            (
+                &[
+                    "::ffff:203.0.113.9",
+                    "[::ffff:203.0.113.9]:80",
+                    "::ffff:cb00:7109",
+                ],
+                &["203.0.113.9"; 3],
+            ),
+            (
+                &[" 192.0.2.1 ,\t192.0.2.2:1", "192.0.2.3"],
+                &["192.0.2.1", "192.0.2.2", "192.0.2.3"],
+            ),
             (&["", " , ,,", "192.0.2.1,"], &["192.0.2.1"]),
-            (&["unknown", "_x", "-", "localhost", "192.0.2", "192.0.2.1.5", "0192.0.2.1"], &["?"; 7]),
-            (&["192.0.2.1:", "192.0.2.1:x", "192.0.2.1:123456", "192.0.2.1:-1", "192.0.2.1 x"], &["?"; 5]),
-            (&["[2001:db8::1", "2001:db8::1]", "[]", "[192.0.2.1]", "[2001:db8::1]x", "1::2::3"], &["?"; 6]),
-            (&["\u{e4}", "192.0.2.1;192.0.2.2", "for=192.0.2.1"], &["?"; 3]),
+            (
+                &[
+                    "unknown",
+                    "_x",
+                    "-",
+                    "localhost",
+                    "192.0.2",
+                    "192.0.2.1.5",
+                    "0192.0.2.1",
+                ],
+                &["?"; 7],
+            ),
+            (
+                &[
+                    "192.0.2.1:",
+                    "192.0.2.1:x",
+                    "192.0.2.1:123456",
+                    "192.0.2.1:-1",
+                    "192.0.2.1 x",
+                ],
+                &["?"; 5],
+            ),
+            (
+                &[
+                    "[2001:db8::1",
+                    "2001:db8::1]",
+                    "[]",
+                    "[192.0.2.1]",
+                    "[2001:db8::1]x",
+                    "1::2::3",
+                ],
+                &["?"; 6],
+            ),
+            (
+                &["\u{e4}", "192.0.2.1;192.0.2.2", "for=192.0.2.1"],
+                &["?"; 3],
+            ),
         ];
         for (values, wanted) in cases {
             assert_eq!(of("x-forwarded-for", values), *wanted, "{values:?}");
@@ -171,11 +248,23 @@ mod tests {
             (&["for=192.0.2.1"], &["192.0.2.1"]),
             (&["For=192.0.2.1; proto=http; by=192.0.2.9"], &["192.0.2.1"]),
             (&["proto=https;for=\"192.0.2.1:4711\""], &["192.0.2.1"]),
-            (&["for=\"[2001:db8::1]:443\", for=192.0.2.2"], &["2001:db8::1", "192.0.2.2"]),
-            (&["for=\"[2001:db8::1]\"", "FOR = 192.0.2.2"], &["2001:db8::1", "192.0.2.2"]),
-            (&["host=\"a,b;for=192.0.2.1\";for=192.0.2.2"], &["192.0.2.2"]),
+            (
+                &["for=\"[2001:db8::1]:443\", for=192.0.2.2"],
+                &["2001:db8::1", "192.0.2.2"],
+            ),
+            (
+                &["for=\"[2001:db8::1]\"", "FOR = 192.0.2.2"],
+                &["2001:db8::1", "192.0.2.2"],
+            ),
+            (
+                &["host=\"a,b;for=192.0.2.1\";for=192.0.2.2"],
+                &["192.0.2.2"],
+            ),
             (&["for=\"192\\.0.2.1\""], &["192.0.2.1"]),
-            (&["for=unknown", "for=_hidden", "for=", "for=\"\""], &["?"; 4]),
+            (
+                &["for=unknown", "for=_hidden", "for=", "for=\"\""],
+                &["?"; 4],
+            ),
             (&["proto=https", "", " , ;", "by=192.0.2.1"], &[]),
             (&["for=192.0.2.1, for=\"192.0.2.2"], &["192.0.2.1", "?"]),
             (&["192.0.2.1"], &["?"]),

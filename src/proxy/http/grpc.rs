@@ -1,7 +1,7 @@
 //! How a call of gRPC went, as its client sees it.
 //!
-//! Pure. The status stands in `grpc-status`, in the trailers or (where nothing else is sent) in the header of an answer whose
-//! HTTP status is 200. Without it a client makes one up
+//! Pure. The status stands in `grpc-status`, in the trailers or (where nothing else is sent) in the
+//! header of an answer whose HTTP status is 200. Without it a client makes one up
 //! (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>), and so does this.
 
 use std::time::Duration;
@@ -21,7 +21,13 @@ const UNAUTHENTICATED: u32 = 16;
 #[must_use]
 pub fn status_in(fields: &HeaderMap) -> Option<u32> {
     let value = fields.get("grpc-status")?;
-    Some(value.to_str().ok().and_then(|text| text.trim().parse().ok()).unwrap_or(UNKNOWN))
+    Some(
+        value
+            .to_str()
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(UNKNOWN),
+    )
 }
 
 /// How long a call may take, as its `grpc-timeout` says: up to eight digits and a unit
@@ -44,8 +50,8 @@ pub fn timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// The status of a call that is over. `told`: what its fields said; `http`: the status of the answer; `error`: why it ended
-/// early, in the words of the access log.
+/// The status of a call that is over. `told`: what its fields said; `http`: the status of the
+/// answer; `error`: why it ended early, in the words of the access log.
 #[must_use]
 pub fn status_of(told: Option<u32>, http: u16, error: Option<&str>) -> u32 {
     match (told, error) {
@@ -94,9 +100,19 @@ mod tests {
     #[test]
     fn the_status_is_what_the_client_sees() {
         let fields = |value: &'static str| {
-            HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static(value))])
+            HeaderMap::from_iter([(
+                "grpc-status".parse().unwrap(),
+                HeaderValue::from_static(value),
+            )])
         };
-        for (value, status) in [("0", 0), ("14", 14), ("99", 99), ("", 2), ("x", 2), ("-1", 2)] {
+        for (value, status) in [
+            ("0", 0),
+            ("14", 14),
+            ("99", 99),
+            ("", 2),
+            ("x", 2),
+            ("-1", 2),
+        ] {
             assert_eq!(status_in(&fields(value)), Some(status), "{value}");
         }
         assert_eq!(status_in(&HeaderMap::new()), None);
@@ -112,7 +128,11 @@ mod tests {
             (None, 404, None, 12),
             (None, 302, None, 2),
         ] {
-            assert_eq!(status_of(told, http, error), status, "{told:?} {http} {error:?}");
+            assert_eq!(
+                status_of(told, http, error),
+                status,
+                "{told:?} {http} {error:?}"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
-//! A request's head, whichever reader it comes from: all that decides about a request looks at this.
+//! A request's head, whichever reader it comes from: all that decides about a request looks at
+//! this.
 //!
-//! HTTP/1 leaves the fields where they were read and points at them; HTTP/2 brings a map of them. Rules that need a map get one
-//! from either ([`Fields::map`]); a usual request never needs it.
+//! HTTP/1 leaves the fields where they were read and points at them; HTTP/2 brings a map of them.
+//! Rules that need a map get one from either ([`Fields::map`]); a usual request never needs it.
 
 use std::cell::OnceCell;
 
@@ -58,9 +59,22 @@ pub enum Content<'a> {
 impl<'a> Head<'a> {
     /// A head of HTTP/1 in `bytes`, which begin with it.
     #[must_use]
-    pub fn of_lines(bytes: &'a [u8], head: &'a RequestHead, fields: &'a [Field], content: Content<'a>) -> Self {
-        let fields = Fields::Lines { bytes, fields, map: OnceCell::new() };
-        let upgrade = if head.upgrade { headers::upgrade_of(fields.map()) } else { None };
+    pub fn of_lines(
+        bytes: &'a [u8],
+        head: &'a RequestHead,
+        fields: &'a [Field],
+        content: Content<'a>,
+    ) -> Self {
+        let fields = Fields::Lines {
+            bytes,
+            fields,
+            map: OnceCell::new(),
+        };
+        let upgrade = if head.upgrade {
+            headers::upgrade_of(fields.map())
+        } else {
+            None
+        };
         Self {
             method: &head.method,
             version: head.version,
@@ -88,7 +102,11 @@ impl<'a> Head<'a> {
         fields: &'a HeaderMap,
         content: Content<'a>,
     ) -> Self {
-        let upgrade = if version == Version::HTTP_11 { headers::upgrade_of(fields) } else { None };
+        let upgrade = if version == Version::HTTP_11 {
+            headers::upgrade_of(fields)
+        } else {
+            None
+        };
         // The first says what it is; where another one says otherwise, it means two things.
         let says_grpc = |value: &HeaderValue| singletons::is_grpc(value.as_bytes());
         let grpc = fields.get(CONTENT_TYPE).is_some_and(says_grpc);
@@ -128,19 +146,25 @@ impl<'a> Head<'a> {
     /// The host as text; empty if there is none.
     #[must_use]
     pub fn host_text(&self) -> &'a str {
-        self.host.and_then(|host| std::str::from_utf8(host).ok()).unwrap_or("")
+        self.host
+            .and_then(|host| std::str::from_utf8(host).ok())
+            .unwrap_or("")
     }
 
     /// The host as the value of a field.
     #[must_use]
     pub fn host_value(&self) -> Option<HeaderValue> {
-        self.host.and_then(|host| HeaderValue::from_bytes(host).ok())
+        self.host
+            .and_then(|host| HeaderValue::from_bytes(host).ok())
     }
 
-    /// Whether it may be sent to two instances at the same time. Other safe methods are too rare to take part.
+    /// Whether it may be sent to two instances at the same time. Other safe methods are too rare to
+    /// take part.
     #[must_use]
     pub fn may_be_doubled(&self) -> bool {
-        self.is_bodiless() && self.upgrade.is_none() && matches!(*self.method, Method::GET | Method::HEAD)
+        self.is_bodiless()
+            && self.upgrade.is_none()
+            && matches!(*self.method, Method::GET | Method::HEAD)
     }
 
     /// Whether sending it twice does no harm (RFC 9110 section 9.2.2), and it has no body.
@@ -149,8 +173,8 @@ impl<'a> Head<'a> {
         self.is_bodiless() && is_idempotent(self.method)
     }
 
-    /// Whether the request can still be sent to an instance of a newer table, which may have other ones, after this. `kept`: what
-    /// was taken of a body that is still coming can be sent again.
+    /// Whether the request can still be sent to an instance of a newer table, which may have other
+    /// ones, after this. `kept`: what was taken of a body that is still coming can be sent again.
     #[must_use]
     pub fn may_go_elsewhere(&self, error: &ProxyError, kept: bool) -> bool {
         let at_hand = kept || matches!(self.content, Content::Whole(_));
@@ -185,16 +209,16 @@ pub enum Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// Whether a value begins or ends with a blank, which HTTP/2 forbids (RFC 9113 section 8.2.1) and HTTP/1 takes away: others
-    /// would read it as what we took it not to be.
+    /// Whether a value begins or ends with a blank, which HTTP/2 forbids (RFC 9113 section 8.2.1)
+    /// and HTTP/1 takes away: others would read it as what we took it not to be.
     #[must_use]
     pub fn have_blanks_around(&self) -> bool {
         let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
         match self {
             Self::Lines { .. } => false,
-            Self::Map(map) => {
-                map.values().any(|value| blank(value.as_bytes().first()) || blank(value.as_bytes().last()))
-            }
+            Self::Map(map) => map
+                .values()
+                .any(|value| blank(value.as_bytes().first()) || blank(value.as_bytes().last())),
         }
     }
 
@@ -202,7 +226,9 @@ impl Fields<'_> {
     #[must_use]
     pub fn map(&self) -> &HeaderMap {
         match self {
-            Self::Lines { bytes, fields, map } => map.get_or_init(|| Box::new(map_of(bytes, fields))),
+            Self::Lines { bytes, fields, map } => {
+                map.get_or_init(|| Box::new(map_of(bytes, fields)))
+            }
             Self::Map(map) => map,
         }
     }
@@ -214,10 +240,22 @@ impl Fields<'_> {
             Self::Map(map) => (None, Some(map)),
         };
         let lines = lines.into_iter().flat_map(move |(bytes, fields)| {
-            let named = move |field: &&Field| field.name.of(bytes).eq_ignore_ascii_case(name.as_str().as_bytes());
-            fields.iter().filter(named).map(move |field| field.value.of(bytes))
+            let named = move |field: &&Field| {
+                field
+                    .name
+                    .of(bytes)
+                    .eq_ignore_ascii_case(name.as_str().as_bytes())
+            };
+            fields
+                .iter()
+                .filter(named)
+                .map(move |field| field.value.of(bytes))
         });
-        lines.chain(map.into_iter().flat_map(move |map| map.get_all(name)).map(HeaderValue::as_bytes))
+        lines.chain(
+            map.into_iter()
+                .flat_map(move |map| map.get_all(name))
+                .map(HeaderValue::as_bytes),
+        )
     }
 
     /// The value of the first field of this name.
@@ -247,7 +285,8 @@ impl Fields<'_> {
         self.len() == 0
     }
 
-    /// How many there are, where several fields that are one count once (cookies: RFC 9113 section 8.2.3).
+    /// How many there are, where several fields that are one count once (cookies: RFC 9113 section
+    /// 8.2.3).
     #[must_use]
     pub fn count_joined(&self) -> usize {
         let cookies = self.all(&COOKIE).count();
@@ -267,7 +306,10 @@ impl Fields<'_> {
 /// RFC 9110 section 9.2.2.
 #[must_use]
 pub fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
 
 /// The fields that pass, as a map.
@@ -276,9 +318,10 @@ pub fn map_of(bytes: &[u8], fields: &[Field]) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len() + 8);
     for field in fields.iter().filter(|field| field.kind != Kind::Dropped) {
         // Both were looked at when the head was: names are tokens, values hold no control bytes.
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(field.name.of(bytes)), HeaderValue::from_bytes(field.value.of(bytes)))
-        {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(field.name.of(bytes)),
+            HeaderValue::from_bytes(field.value.of(bytes)),
+        ) {
             map.append(name, value);
         }
     }

@@ -1,16 +1,18 @@
 //! Which header fields change on their way through: forwarding fields in, hop-by-hop fields out.
 //!
-//! Pure: maps of fields in, maps of fields out. What a connection always says the same way (the client's address,
-//! its `Forwarded` element) is formatted once, in [`ClientContext`]; a usual request then costs a few reference
-//! counts. Bodies, framing and the request target are left to others: `Transfer-Encoding` goes, because the HTTP
-//! library frames the body anew on the other side.
+//! Pure: maps of fields in, maps of fields out. What a connection always says the same way (the
+//! client's address, its `Forwarded` element) is formatted once, in [`ClientContext`]; a usual
+//! request then costs a few reference counts. Bodies, framing and the request target are left to
+//! others: `Transfer-Encoding` goes, because the HTTP library frames the body anew on the other
+//! side.
 //!
 //! Where this departs from Fabio, on purpose:
-//! - `X-Forwarded-Host` and `-Port` tell the host the client asked for, not the one `host=` put in its place (unless
-//!   `proxy.forwarded_host` says otherwise, as for `lb fabio`);
+//! - `X-Forwarded-Host` and `-Port` tell the host the client asked for, not the one `host=` put in
+//!   its place (unless `proxy.forwarded_host` says otherwise, as for `lb fabio`);
 //! - IPv6 addresses in `Forwarded` are bracketed and quoted, as RFC 7239 section 6 demands;
 //! - `Trailer` passes, because trailers do, both ways;
-//! - `Connection` cannot name `Host` or `Content-Length`, besides the forwarding fields Fabio protects;
+//! - `Connection` cannot name `Host` or `Content-Length`, besides the forwarding fields Fabio
+//!   protects;
 //! - fields of a client whose names are only [`alike`] those that are written here are dropped.
 
 mod decider;
@@ -21,8 +23,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Uri, Version};
 use smallvec::SmallVec;
@@ -44,7 +46,8 @@ static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// What `[proxy]` says about header fields, in the form they are sent. Made once per worker and configuration.
+/// What `[proxy]` says about header fields, in the form they are sent. Made once per worker and
+/// configuration.
 #[derive(Clone, Debug)]
 pub struct HeaderRules {
     /// Gets the client address, overwritten.
@@ -56,8 +59,8 @@ pub struct HeaderRules {
     /// X-Forwarded-Host and -Port are those of the host that the upstream gets.
     forwarded_host_sent: bool,
     by: Option<String>,
-    /// A configured name is one of ours, or of another configured field: which of them is sent is for the rules to say, one
-    /// after another.
+    /// A configured name is one of ours, or of another configured field: which of them is sent is
+    /// for the rules to say, one after another.
     collide: bool,
 }
 
@@ -66,17 +69,29 @@ impl HeaderRules {
     #[must_use]
     pub fn new(config: &ProxyConfig) -> Self {
         // Fabio ignores a client ip header that would overwrite the two it writes anyway.
-        let client_ip_header =
-            config.client_ip_header.clone().filter(|name| *name != X_FORWARDED_FOR && *name != X_REAL_IP);
+        let client_ip_header = config
+            .client_ip_header
+            .clone()
+            .filter(|name| *name != X_FORWARDED_FOR && *name != X_REAL_IP);
         let tls_header = config.tls_header.clone().map(|name| {
-            (name, HeaderValue::from_str(&config.tls_header_value).unwrap_or(HeaderValue::from_static("")))
+            (
+                name,
+                HeaderValue::from_str(&config.tls_header_value)
+                    .unwrap_or(HeaderValue::from_static("")),
+            )
         });
-        let strict_transport_security =
-            strict_transport_security(config.sts_max_age, config.sts_subdomains, config.sts_preload);
-        let by = config.local_ip.as_ref().map(|text| match text.parse::<IpAddr>() {
-            Ok(ip) => forwarded_node(ip),
-            Err(_) => text.clone(),
-        });
+        let strict_transport_security = strict_transport_security(
+            config.sts_max_age,
+            config.sts_subdomains,
+            config.sts_preload,
+        );
+        let by = config
+            .local_ip
+            .as_ref()
+            .map(|text| match text.parse::<IpAddr>() {
+                Ok(ip) => forwarded_node(ip),
+                Err(_) => text.clone(),
+            });
         let mut rules = Self {
             client_ip_header,
             request_id_header: config.request_id_header.clone(),
@@ -88,8 +103,13 @@ impl HeaderRules {
         };
         let configured = rules.configured();
         let [first, second, third] = configured;
-        let twice = [(first, second), (first, third), (second, third)].iter().any(|(a, b)| a.is_some() && a == b);
-        let ours = configured.iter().flatten().any(|name| is_ours(name.as_str().as_bytes()));
+        let twice = [(first, second), (first, third), (second, third)]
+            .iter()
+            .any(|(a, b)| a.is_some() && a == b);
+        let ours = configured
+            .iter()
+            .flatten()
+            .any(|name| is_ours(name.as_str().as_bytes()));
         rules.collide = twice || ours;
         rules
     }
@@ -100,8 +120,9 @@ impl HeaderRules {
         self.forwarded_host_sent && *rewrite != HostRewrite::Keep
     }
 
-    /// Whether one of these fields of a client has a name that is written here (or is like one), or some that are have the
-    /// same name. What resembles a name that is written whatever is configured is for [`resembles_ours`] to say.
+    /// Whether one of these fields of a client has a name that is written here (or is like one), or
+    /// some that are have the same name. What resembles a name that is written whatever is
+    /// configured is for [`resembles_ours`] to say.
     pub fn overwrite_any<'a>(&self, mut names: impl Iterator<Item = &'a [u8]>) -> bool {
         if self.collide {
             return true;
@@ -110,15 +131,22 @@ impl HeaderRules {
         if configured.iter().all(Option::is_none) {
             return false;
         }
-        names.any(|name| configured.iter().flatten().any(|configured| alike(name, configured.as_str().as_bytes())))
+        names.any(|name| {
+            configured
+                .iter()
+                .flatten()
+                .any(|configured| alike(name, configured.as_str().as_bytes()))
+        })
     }
 
-    /// Whether a program could take this field of a client for one that is written here, and it is not that one.
+    /// Whether a program could take this field of a client for one that is written here, and it is
+    /// not that one.
     fn is_lookalike(&self, name: &HeaderName) -> bool {
         let resembles = |configured: &&HeaderName| {
             *configured != name && alike(name.as_str().as_bytes(), configured.as_str().as_bytes())
         };
-        resembles_ours(name.as_str().as_bytes()) || self.configured().iter().flatten().any(resembles)
+        resembles_ours(name.as_str().as_bytes())
+            || self.configured().iter().flatten().any(resembles)
     }
 
     fn configured(&self) -> [Option<&HeaderName>; 3] {
@@ -129,21 +157,32 @@ impl HeaderRules {
         ]
     }
 
-    /// Whether a field is made here, from what came in or anew. `X-Forwarded-For` is extended, which its reader knows.
+    /// Whether a field is made here, from what came in or anew. `X-Forwarded-For` is extended,
+    /// which its reader knows.
     #[must_use]
     pub fn writes(&self, name: &HeaderName) -> bool {
-        let fixed =
-            [&FORWARDED, &X_REAL_IP, &X_FORWARDED_PROTO, &X_FORWARDED_PORT, &X_FORWARDED_HOST, &X_FORWARDED_PREFIX];
+        let fixed = [
+            &FORWARDED,
+            &X_REAL_IP,
+            &X_FORWARDED_PROTO,
+            &X_FORWARDED_PORT,
+            &X_FORWARDED_HOST,
+            &X_FORWARDED_PREFIX,
+        ];
         fixed.contains(&name) || self.configured().contains(&Some(name))
     }
 
     /// Fields that `Connection` of a client may not take away.
     fn protects(&self, token: &[u8]) -> bool {
         let configured = self.configured();
-        // Nor those that frame the message, let it in or say what its content is: that would change what it means.
+        // Nor those that frame the message, let it in or say what its content is: that would change
+        // what it means.
         is_ours(token)
             || !may_trail(token)
-            || configured.iter().flatten().any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
+            || configured
+                .iter()
+                .flatten()
+                .any(|name| token.eq_ignore_ascii_case(name.as_str().as_bytes()))
     }
 }
 
@@ -161,26 +200,37 @@ const FIXED: [&str; 9] = [
 ];
 
 fn is_ours(name: &[u8]) -> bool {
-    FIXED.iter().any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes()))
+    FIXED
+        .iter()
+        .any(|fixed| name.eq_ignore_ascii_case(fixed.as_bytes()))
 }
 
-/// Whether a name of a client's field is like one of those that are written whatever is configured, or that frame a
-/// message, and is not that name itself.
+/// Whether a name of a client's field is like one of those that are written whatever is configured,
+/// or that frame a message, and is not that name itself.
 #[must_use]
 pub fn resembles_ours(name: &[u8]) -> bool {
     // Lengths first: most names have another one.
     matches!(name.len(), 4 | 9 | 14..=18)
         && is_odd(name)
-        && FIXED.iter().chain(&["transfer-encoding"]).any(|fixed| alike(name, fixed.as_bytes()))
+        && FIXED
+            .iter()
+            .chain(&["transfer-encoding"])
+            .any(|fixed| alike(name, fixed.as_bytes()))
 }
 
 /// Takes away the fields whose names are like `name` but not the same.
 pub fn remove_lookalikes(headers: &mut HeaderMap, name: &HeaderName) {
-    remove_where(headers, |present| present != name && alike(present.as_str().as_bytes(), name.as_str().as_bytes()));
+    remove_where(headers, |present| {
+        present != name && alike(present.as_str().as_bytes(), name.as_str().as_bytes())
+    });
 }
 
 fn remove_where(headers: &mut HeaderMap, condemned: impl Fn(&HeaderName) -> bool) {
-    let names: SmallVec<[HeaderName; 2]> = headers.keys().filter(|name| condemned(name)).cloned().collect();
+    let names: SmallVec<[HeaderName; 2]> = headers
+        .keys()
+        .filter(|name| condemned(name))
+        .cloned()
+        .collect();
     for name in names {
         headers.remove(name);
     }
@@ -211,7 +261,11 @@ impl TlsDetails {
     /// The version as the access log writes it.
     #[must_use]
     pub fn version_name(self) -> &'static str {
-        if self.version == "tls12" { "TLSv1.2" } else { "TLSv1.3" }
+        if self.version == "tls12" {
+            "TLSv1.2"
+        } else {
+            "TLSv1.3"
+        }
     }
 }
 
@@ -229,7 +283,11 @@ impl ClientContext {
     pub fn new(peer: IpAddr, tls: Option<TlsDetails>) -> Self {
         // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d, which no upstream expects.
         let ip = peer.to_canonical();
-        Self { ip, tls, made: RefCell::new(None) }
+        Self {
+            ip,
+            tls,
+            made: RefCell::new(None),
+        }
     }
 
     /// The client's address.
@@ -257,11 +315,15 @@ impl ClientContext {
 
     fn ip_value(&self) -> HeaderValue {
         let mut made = self.made.borrow_mut();
-        made.get_or_insert_default().ip.get_or_insert_with(|| ascii_value(self.ip.to_string())).clone()
+        made.get_or_insert_default()
+            .ip
+            .get_or_insert_with(|| ascii_value(self.ip.to_string()))
+            .clone()
     }
 }
 
-/// Values that many requests of a client get. Boxed, and made for the first that needs them: most connections are idle.
+/// Values that many requests of a client get. Boxed, and made for the first that needs them: most
+/// connections are idle.
 #[derive(Debug, Default)]
 struct Made {
     ip: Option<HeaderValue>,
@@ -288,7 +350,8 @@ pub struct RequestContext<'a> {
     pub rewrite: &'a HostRewrite,
     /// Address of the target.
     pub target: SocketAddr,
-    /// The upstream speaks HTTP/2: the host travels as `:authority` (from [`upstream_host`]), not as a field.
+    /// The upstream speaks HTTP/2: the host travels as `:authority` (from [`upstream_host`]), not
+    /// as a field.
     pub upstream_h2: bool,
 }
 
@@ -320,12 +383,16 @@ pub enum HostError {
     Malformed(String),
 }
 
-/// The host a request asks for: the authority of the target (`:authority` of HTTP/2, absolute form of HTTP/1.1,
-/// RFC 9112 section 3.2.2) before the `Host` field. None: neither is there (HTTP/1.0).
+/// The host a request asks for: the authority of the target (`:authority` of HTTP/2, absolute form
+/// of HTTP/1.1, RFC 9112 section 3.2.2) before the `Host` field. None: neither is there (HTTP/1.0).
 ///
 /// # Errors
 /// A request whose host is not clear; answer 400.
-pub fn received_host(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<Option<HeaderValue>, HostError> {
+pub fn received_host(
+    uri: &Uri,
+    headers: &HeaderMap,
+    version: Version,
+) -> Result<Option<HeaderValue>, HostError> {
     let mut fields = headers.get_all(HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -342,15 +409,21 @@ pub fn received_host(uri: &Uri, headers: &HeaderMap, version: Version) -> Result
         return Err(HostError::Malformed(text.to_owned()));
     }
     match field {
-        Some(host) if host.as_bytes().eq_ignore_ascii_case(text.as_bytes()) => Ok(Some(host.clone())),
-        Some(host) if version == Version::HTTP_2 => {
-            Err(HostError::Differ { authority: text.to_owned(), host: lossy(host) })
+        Some(host) if host.as_bytes().eq_ignore_ascii_case(text.as_bytes()) => {
+            Ok(Some(host.clone()))
         }
-        _ => HeaderValue::from_str(text).map(Some).map_err(|_| HostError::Malformed(text.to_owned())),
+        Some(host) if version == Version::HTTP_2 => Err(HostError::Differ {
+            authority: text.to_owned(),
+            host: lossy(host),
+        }),
+        _ => HeaderValue::from_str(text)
+            .map(Some)
+            .map_err(|_| HostError::Malformed(text.to_owned())),
     }
 }
 
-/// Bytes of `uri-host [":" port]` (RFC 3986 section 3.2.2); an empty one is allowed (RFC 9112 section 3.2).
+/// Bytes of `uri-host [":" port]` (RFC 3986 section 3.2.2); an empty one is allowed (RFC 9112
+/// section 3.2).
 pub(crate) fn is_host(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| HOST_BYTE[usize::from(byte)])
 }
@@ -361,19 +434,25 @@ static HOST_BYTE: [bool; 256] = {
     let mut byte = 0u8;
     while byte < 128 {
         table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'!' | b'$'..=b'.' | b':' | b';' | b'=' | b'[' | b']' | b'_' | b'~');
+            || matches!(
+                byte,
+                b'!' | b'$'..=b'.' | b':' | b';' | b'=' | b'[' | b']' | b'_' | b'~'
+            );
         byte += 1;
     }
     table
 };
 
-/// The upgrade a request asks for: `Upgrade` that `Connection` lists. `h2c` is never passed on: upstream would then
-/// see requests that nobody routed.
+/// The upgrade a request asks for: `Upgrade` that `Connection` lists. `h2c` is never passed on:
+/// upstream would then see requests that nobody routed.
 #[must_use]
 pub fn upgrade_of(headers: &HeaderMap) -> Option<Upgrade> {
     let protocols = headers.get(UPGRADE)?;
-    let listed =
-        headers.get_all(CONNECTION).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    let listed = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let several = headers.get_all(UPGRADE).iter().nth(1).is_some();
     let refused = tokens(protocols).any(|token| {
         let name = token.split(|&byte| byte == b'/').next().unwrap_or(token);
@@ -383,24 +462,32 @@ pub fn upgrade_of(headers: &HeaderMap) -> Option<Upgrade> {
         return None;
     }
     let websocket = protocols.as_bytes().eq_ignore_ascii_case(b"websocket");
-    Some(Upgrade { protocols: protocols.clone(), websocket })
+    Some(Upgrade {
+        protocols: protocols.clone(),
+        websocket,
+    })
 }
 
-/// Scheme of the request: told by `X-Forwarded-Proto` or `Forwarded`, or by both if they agree; else seen here.
+/// Scheme of the request: told by `X-Forwarded-Proto` or `Forwarded`, or by both if they agree;
+/// else seen here.
 #[must_use]
 pub fn scheme(headers: &HeaderMap, tls: bool, websocket: bool) -> &str {
     let told = match (headers.get(&X_FORWARDED_PROTO), headers.get(&FORWARDED)) {
         (Some(value), None) => value.to_str().ok().map(str::trim),
         (None, Some(value)) => value.to_str().ok().and_then(forwarded_proto),
-        // As a proxy like this one in front of us sends them; where they contradict each other neither counts.
+        // As a proxy like this one in front of us sends them; where they contradict each other
+        // neither counts.
         (Some(value), Some(forwarded)) => value.to_str().ok().map(str::trim).filter(|word| {
             let other = forwarded.to_str().ok().and_then(forwarded_proto);
             other.is_some_and(|other| other.eq_ignore_ascii_case(word))
         }),
         (None, None) => None,
     };
-    // The word is copied into other fields: anything but a plain word could forge their other parts.
-    match told.filter(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
+    // The word is copied into other fields: anything but a plain word could forge their other
+    // parts.
+    match told
+        .filter(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    {
         Some(word) => word,
         None => seen_scheme(tls, websocket),
     }
@@ -417,7 +504,9 @@ fn seen_scheme(tls: bool, websocket: bool) -> &'static str {
 
 fn forwarded_proto(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("proto=")?;
-    rest.split([';', ',']).next().map(|word| word.trim().trim_matches('"'))
+    rest.split([';', ','])
+        .next()
+        .map(|word| word.trim().trim_matches('"'))
 }
 
 /// The value of `Host`, or of `:authority`, that the upstream gets.
@@ -455,18 +544,28 @@ pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
     }
 }
 
-/// Whether [`prepare_request`] would leave a request's fields as they are, but for Host, and put ours beside them. Which
-/// fields the rules write is for [`HeaderRules::overwrite_any`] to say.
+/// Whether [`prepare_request`] would leave a request's fields as they are, but for Host, and put
+/// ours beside them. Which fields the rules write is for [`HeaderRules::overwrite_any`] to say.
 #[must_use]
 pub fn pass_as_they_came(headers: &HeaderMap) -> bool {
     let Seen(seen) = Seen::scan(headers);
     seen & !Seen::COOKIE == 0 && !headers.contains_key(&X_FORWARDED_PREFIX)
 }
 
-/// Makes the fields of an answer those that the client gets. `switching`: it is a 101 whose tunnel will be made.
-pub fn prepare_response(headers: &mut HeaderMap, client: &ClientContext, rules: &HeaderRules, switching: bool) {
+/// Makes the fields of an answer those that the client gets. `switching`: it is a 101 whose tunnel
+/// will be made.
+pub fn prepare_response(
+    headers: &mut HeaderMap,
+    client: &ClientContext,
+    rules: &HeaderRules,
+    switching: bool,
+) {
     let seen = Seen::scan(headers);
-    let protocols = if switching { headers.get(UPGRADE).cloned() } else { None };
+    let protocols = if switching {
+        headers.get(UPGRADE).cloned()
+    } else {
+        None
+    };
     drop_hop_by_hop(headers, rules, seen);
     if let Some(protocols) = protocols {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -475,20 +574,29 @@ pub fn prepare_response(headers: &mut HeaderMap, client: &ClientContext, rules: 
     secure_transport(headers, client, rules);
 }
 
-/// Tells the client to use TLS from now on, if it did. Errors say so too, so that one does not end it.
+/// Tells the client to use TLS from now on, if it did. Errors say so too, so that one does not end
+/// it.
 pub fn secure_transport(headers: &mut HeaderMap, client: &ClientContext, rules: &HeaderRules) {
     if let Some(value) = strict_transport_security_for(client, rules) {
         headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());
     }
 }
 
-/// The `Strict-Transport-Security` that a client gets, whatever the upstream says; none where none is set.
+/// The `Strict-Transport-Security` that a client gets, whatever the upstream says; none where none
+/// is set.
 #[must_use]
-pub fn strict_transport_security_for<'r>(client: &ClientContext, rules: &'r HeaderRules) -> Option<&'r HeaderValue> {
-    rules.strict_transport_security.as_ref().filter(|_| client.is_tls())
+pub fn strict_transport_security_for<'r>(
+    client: &ClientContext,
+    rules: &'r HeaderRules,
+) -> Option<&'r HeaderValue> {
+    rules
+        .strict_transport_security
+        .as_ref()
+        .filter(|_| client.is_tls())
 }
 
-/// Which of the fields that matter here a map holds: one pass over the names is cheaper than a look-up for each.
+/// Which of the fields that matter here a map holds: one pass over the names is cheaper than a
+/// look-up for each.
 #[derive(Clone, Copy)]
 struct Seen(u16);
 
@@ -521,7 +629,10 @@ impl Seen {
                 "forwarded" => Self::FORWARDED,
                 "cookie" if seen & Self::COOKIE != 0 => Self::COOKIES,
                 "cookie" => Self::COOKIE,
-                "keep-alive" | "proxy-connection" | "proxy-authenticate" | "proxy-authorization" => Self::HOP,
+                "keep-alive"
+                | "proxy-connection"
+                | "proxy-authenticate"
+                | "proxy-authorization" => Self::HOP,
                 "transfer-encoding" | "upgrade" => Self::HOP,
                 other if resembles_ours(other.as_bytes()) => Self::LOOKALIKE,
                 _ => 0,
@@ -538,8 +649,10 @@ impl Seen {
 /// RFC 9110 section 7.6.1.
 fn drop_hop_by_hop(headers: &mut HeaderMap, rules: &HeaderRules, seen: Seen) {
     if seen.has(Seen::CONNECTION) {
-        // Most say keep-alive, close or upgrade and are gone after this; others name fields to take along.
-        let lists: SmallVec<[HeaderValue; 2]> = headers.get_all(CONNECTION).iter().cloned().collect();
+        // Most say keep-alive, close or upgrade and are gone after this; others name fields to take
+        // along.
+        let lists: SmallVec<[HeaderValue; 2]> =
+            headers.get_all(CONNECTION).iter().cloned().collect();
         headers.remove(CONNECTION);
         for token in lists.iter().flat_map(tokens) {
             let usual = [&b"keep-alive"[..], b"close", b"upgrade", b"te"];
@@ -555,7 +668,12 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, rules: &HeaderRules, seen: Seen) {
         for name in [&KEEP_ALIVE, &PROXY_CONNECTION] {
             headers.remove(name);
         }
-        for name in [PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE] {
+        for name in [
+            PROXY_AUTHENTICATE,
+            PROXY_AUTHORIZATION,
+            TRANSFER_ENCODING,
+            UPGRADE,
+        ] {
             headers.remove(name);
         }
     }
@@ -566,21 +684,30 @@ fn keep_trailers(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) 
     if !seen.has(Seen::TE) {
         return;
     }
-    let wanted = headers.get_all(TE).iter().flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    let wanted = headers
+        .get_all(TE)
+        .iter()
+        .flat_map(tokens)
+        .any(|token| token.eq_ignore_ascii_case(b"trailers"));
     if !wanted || ctx.upgrade.is_some() {
         headers.remove(TE);
         return;
     }
     headers.insert(TE, HeaderValue::from_static("trailers"));
     if !ctx.upstream_h2 {
-        // RFC 9110 section 10.1.4: TE is listed in Connection, so that an old hop does not pass it on unread.
+        // RFC 9110 section 10.1.4: TE is listed in Connection, so that an old hop does not pass it
+        // on unread.
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
 }
 
 fn forward_client(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
     let ip = &ctx.client.ip_value();
-    let chain = if seen.has(Seen::FOR) { appended(headers, ip) } else { ip.clone() };
+    let chain = if seen.has(Seen::FOR) {
+        appended(headers, ip)
+    } else {
+        ip.clone()
+    };
     headers.insert(&X_FORWARDED_FOR, chain);
     if !seen.has(Seen::REAL_IP) {
         headers.insert(&X_REAL_IP, ip.clone());
@@ -600,13 +727,17 @@ fn appended(headers: &HeaderMap, ip: &HeaderValue) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(chain)).unwrap_or_else(|_| ip.clone())
 }
 
-/// `X-Forwarded-Proto` and `Forwarded`: both depend on what came in for the other, so they are made together.
+/// `X-Forwarded-Proto` and `Forwarded`: both depend on what came in for the other, so they are made
+/// together.
 fn forward_scheme(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
     let tls = ctx.client.is_tls();
     let websocket = ctx.upgrade.is_some_and(|upgrade| upgrade.websocket);
     if !seen.has(Seen::PROTO) && !seen.has(Seen::FORWARDED) {
         let here = seen_scheme(tls, websocket);
-        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(plain_scheme(here)));
+        headers.insert(
+            &X_FORWARDED_PROTO,
+            HeaderValue::from_static(plain_scheme(here)),
+        );
         headers.insert(&FORWARDED, cached_forwarded(ctx, here));
         return;
     }
@@ -650,8 +781,8 @@ fn cached_forwarded(ctx: &RequestContext<'_>, scheme: &'static str) -> HeaderVal
 fn extended_forwarded(headers: &HeaderMap, ctx: &RequestContext<'_>, scheme: &str) -> HeaderValue {
     let mut text = String::with_capacity(160);
     for value in headers.get_all(&FORWARDED) {
-        // Values that are no text could not be joined with ours without changing them; such a field is no
-        // `Forwarded` anyway.
+        // Values that are no text could not be joined with ours without changing them; such a field
+        // is no `Forwarded` anyway.
         if let Ok(part) = value.to_str()
             && !part.is_empty()
         {
@@ -659,7 +790,11 @@ fn extended_forwarded(headers: &HeaderMap, ctx: &RequestContext<'_>, scheme: &st
         }
     }
     if text.is_empty() {
-        let _ = write!(text, "for={}; proto={scheme}", forwarded_node(ctx.client.ip));
+        let _ = write!(
+            text,
+            "for={}; proto={scheme}",
+            forwarded_node(ctx.client.ip)
+        );
     }
     push_hop(&mut text, ctx);
     ascii_value(text)
@@ -676,7 +811,11 @@ fn push_hop(text: &mut String, ctx: &RequestContext<'_>) {
         _ => "; httpproto=http/1.1",
     });
     if let Some(tls) = &ctx.client.tls {
-        let _ = write!(text, "; tlsver={}; tlscipher=0x{:04x}", tls.version, tls.cipher);
+        let _ = write!(
+            text,
+            "; tlsver={}; tlscipher=0x{:04x}",
+            tls.version, tls.cipher
+        );
     }
 }
 
@@ -689,7 +828,8 @@ fn forwarded_node(ip: IpAddr) -> String {
 }
 
 fn forward_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
-    let sent = (ctx.rules.forwarded_host_sent && *ctx.rewrite != HostRewrite::Keep).then(|| upstream_host(ctx));
+    let sent = (ctx.rules.forwarded_host_sent && *ctx.rewrite != HostRewrite::Keep)
+        .then(|| upstream_host(ctx));
     let host = sent.as_ref().or(ctx.host);
     if !seen.has(Seen::PORT) {
         let text = host.and_then(|host| port_of(host.as_bytes()));
@@ -742,7 +882,8 @@ fn set_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
         headers.remove(HOST);
         return;
     }
-    let untouched = *ctx.rewrite == HostRewrite::Keep && ctx.host.is_some() && headers.get(HOST) == ctx.host;
+    let untouched =
+        *ctx.rewrite == HostRewrite::Keep && ctx.host.is_some() && headers.get(HOST) == ctx.host;
     if !untouched {
         headers.insert(HOST, upstream_host(ctx));
     }

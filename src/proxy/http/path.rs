@@ -1,15 +1,17 @@
 //! Request paths: the form routes are compared with, and the form that is sent on.
 //!
-//! Pure. A path is decoded **once**: Fabio decodes it twice and cuts it at the `?` or `#` that appear, so that
-//! `%252F` and `%3F` can lead to another route than the upstream believes it serves.
+//! Pure. A path is decoded **once**: Fabio decodes it twice and cuts it at the `?` or `#` that
+//! appear, so that `%252F` and `%3F` can lead to another route than the upstream believes it
+//! serves.
 //!
-//! Routes are compared with the folded form: decoded, without `//`, `.` and `..`. In the wire form `%2F` and `//` are data
-//! of the client (RFC 3986 section 2.2: a queue may be called `/`, a key may hold two slashes), and stay. Dot segments
-//! do not: `/public/../admin` would be judged as one path and served as another. Instances read them in two ways. RFC 3986
-//! section 5.2.4 takes a segment back for each `..`, also an empty one or one with a `%2F` inside; Go and its like decode
-//! and fold first. Where both lead to the same place, that place is sent, and the rest as it came; where they do
-//! not, all of the folded form. The wire form never has a dot segment, encoded or between encoded slashes, so every reader
-//! ends where the route was looked up.
+//! Routes are compared with the folded form: decoded, without `//`, `.` and `..`. In the wire form
+//! `%2F` and `//` are data of the client (RFC 3986 section 2.2: a queue may be called `/`, a key
+//! may hold two slashes), and stay. Dot segments do not: `/public/../admin` would be judged as one
+//! path and served as another. Instances read them in two ways. RFC 3986 section 5.2.4 takes a
+//! segment back for each `..`, also an empty one or one with a `%2F` inside; Go and its like decode
+//! and fold first. Where both lead to the same place, that place is sent, and the rest as it came;
+//! where they do not, all of the folded form. The wire form never has a dot segment, encoded or
+//! between encoded slashes, so every reader ends where the route was looked up.
 
 use std::borrow::Cow;
 
@@ -30,7 +32,9 @@ pub enum PathError {
     #[error("request path {0:?} holds an encoded NUL")]
     Nul(String),
     /// The target built from the route's options cannot be sent.
-    #[error("rewritten target {0:?} is not a valid request target: look at strip=, prepend= and the target's query")]
+    #[error(
+        "rewritten target {0:?} is not a valid request target: look at strip=, prepend= and the target's query"
+    )]
     Rewritten(String),
 }
 
@@ -47,19 +51,26 @@ impl<'a> NormalPath<'a> {
     /// A path of which [`normalise`] has found that it stays as it is.
     #[must_use]
     pub fn as_it_came(path: &'a str) -> Self {
-        Self { decoded: Cow::Borrowed(path), wire: Cow::Borrowed(path) }
+        Self {
+            decoded: Cow::Borrowed(path),
+            wire: Cow::Borrowed(path),
+        }
     }
 
     /// Whether both forms are what came.
     #[must_use]
     pub fn is_as_it_came(&self) -> bool {
-        matches!((&self.decoded, &self.wire), (Cow::Borrowed(_), Cow::Borrowed(_)))
+        matches!(
+            (&self.decoded, &self.wire),
+            (Cow::Borrowed(_), Cow::Borrowed(_))
+        )
     }
 }
 
-/// Both forms of `path`. The one for look-up is decoded once, without `.`, `..` and `//`; a trailing slash stays. The wire
-/// form loses its dot segments alone, or with `merge_slashes` (`proxy.merge_slashes`) becomes the other one encoded again
-/// whenever that lost anything. Allocates only if something changes.
+/// Both forms of `path`. The one for look-up is decoded once, without `.`, `..` and `//`; a
+/// trailing slash stays. The wire form loses its dot segments alone, or with `merge_slashes`
+/// (`proxy.merge_slashes`) becomes the other one encoded again whenever that lost anything.
+/// Allocates only if something changes.
 ///
 /// # Errors
 /// A path that does not begin with `/`, a bad percent encoding, or an encoded NUL.
@@ -72,9 +83,16 @@ pub fn normalise(path: &str, merge_slashes: bool) -> Result<NormalPath<'_>, Path
     if !encoded && is_clean(bytes) {
         return Ok(NormalPath::as_it_came(path));
     }
-    let decoded = if encoded { Cow::Owned(decode(path)?) } else { Cow::Borrowed(bytes) };
+    let decoded = if encoded {
+        Cow::Owned(decode(path)?)
+    } else {
+        Cow::Borrowed(bytes)
+    };
     if is_clean(&decoded) {
-        return Ok(NormalPath { decoded: Cow::Owned(text(&decoded)), wire: Cow::Borrowed(path) });
+        return Ok(NormalPath {
+            decoded: Cow::Owned(text(&decoded)),
+            wire: Cow::Borrowed(path),
+        });
     }
     let cleaned = clean(&decoded);
     let wire = if merge_slashes {
@@ -82,11 +100,18 @@ pub fn normalise(path: &str, merge_slashes: bool) -> Result<NormalPath<'_>, Path
     } else if has_dots(&decoded) {
         // A dot segment at the end leaves a slash behind (`/a//.`), or not.
         let leads_there = |wire: &String| decode(wire).is_ok_and(|wire| clean(&wire) == cleaned);
-        Cow::Owned(without_dots(path).filter(leads_there).unwrap_or_else(|| encode(&cleaned)))
+        Cow::Owned(
+            without_dots(path)
+                .filter(leads_there)
+                .unwrap_or_else(|| encode(&cleaned)),
+        )
     } else {
         Cow::Borrowed(path)
     };
-    Ok(NormalPath { decoded: Cow::Owned(text(&cleaned)), wire })
+    Ok(NormalPath {
+        decoded: Cow::Owned(text(&cleaned)),
+        wire,
+    })
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -98,7 +123,8 @@ fn decode(path: &str) -> Result<Vec<u8>, PathError> {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let (byte, width) = decoded_byte(&bytes[at..]).ok_or_else(|| PathError::BadPercent(path.to_owned()))?;
+        let (byte, width) =
+            decoded_byte(&bytes[at..]).ok_or_else(|| PathError::BadPercent(path.to_owned()))?;
         if byte == 0 {
             return Err(PathError::Nul(path.to_owned()));
         }
@@ -125,7 +151,10 @@ fn decoded_byte(wire: &[u8]) -> Option<(u8, usize)> {
 fn is_clean(path: &[u8]) -> bool {
     let mut rest = path;
     while let [b'/', tail @ ..] = rest {
-        if matches!(tail, [b'/', ..] | [b'.'] | [b'.', b'.'] | [b'.', b'/', ..] | [b'.', b'.', b'/', ..]) {
+        if matches!(
+            tail,
+            [b'/', ..] | [b'.'] | [b'.', b'.'] | [b'.', b'/', ..] | [b'.', b'.', b'/', ..]
+        ) {
             return false;
         }
         match memchr::memchr(b'/', tail) {
@@ -138,10 +167,12 @@ fn is_clean(path: &[u8]) -> bool {
 
 /// A segment is `.` or `..`.
 fn has_dots(path: &[u8]) -> bool {
-    path.split(|&byte| byte == b'/').any(|segment| matches!(segment, b"." | b".."))
+    path.split(|&byte| byte == b'/')
+        .any(|segment| matches!(segment, b"." | b".."))
 }
 
-/// A wire form without its dot segments, else as it is. None where it depends on the reader where it leads.
+/// A wire form without its dot segments, else as it is. None where it depends on the reader where
+/// it leads.
 fn without_dots(path: &str) -> Option<String> {
     let mut kept = String::with_capacity(path.len());
     for segment in path.split('/').skip(1) {
@@ -150,8 +181,8 @@ fn without_dots(path: &str) -> Option<String> {
             b"." => {}
             b".." => {
                 let start = kept.rfind('/').unwrap_or(0);
-                // One reader takes this segment back. The other one folds first: of it, an empty one is not there, and
-                // one with a slash inside is two.
+                // One reader takes this segment back. The other one folds first: of it, an empty
+                // one is not there, and one with a slash inside is two.
                 let taken = &kept[start..];
                 if taken == "/" || taken.contains("%2F") || taken.contains("%2f") {
                     return None;
@@ -169,8 +200,8 @@ fn without_dots(path: &str) -> Option<String> {
     if kept.is_empty() {
         kept.push('/');
     }
-    // What follows two slashes in front is a host to readers of references (RFC 3986 section 4.2). A client may send that,
-    // but it is not made of what it sent.
+    // What follows two slashes in front is a host to readers of references (RFC 3986 section 4.2).
+    // A client may send that, but it is not made of what it sent.
     (!kept.starts_with("//")).then_some(kept)
 }
 
@@ -216,8 +247,8 @@ fn push_encoded(wire: &mut String, bytes: &[u8], stays: impl Fn(u8) -> bool) {
 /// What the options of a target do to the path and query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathEdit<'a> {
-    /// `strip=`: text cut from the start of the path as routes are compared with it, where it is found; may end inside a
-    /// segment.
+    /// `strip=`: text cut from the start of the path as routes are compared with it, where it is
+    /// found; may end inside a segment.
     pub strip: Option<&'a str>,
     /// `prepend=`: text put before what is left, in wire form.
     pub prepend: Option<&'a str>,
@@ -227,17 +258,33 @@ pub struct PathEdit<'a> {
 
 /// The path that is sent on, after `strip` and `prepend`. The query is not its business.
 #[must_use]
-pub fn edited<'p>(path: &'p NormalPath<'_>, strip: Option<&str>, prepend: Option<&str>) -> Cow<'p, str> {
-    let cut = strip.and_then(|prefix| stripped_len(&path.wire, prefix)).unwrap_or(0);
+pub fn edited<'p>(
+    path: &'p NormalPath<'_>,
+    strip: Option<&str>,
+    prepend: Option<&str>,
+) -> Cow<'p, str> {
+    let cut = strip
+        .and_then(|prefix| stripped_len(&path.wire, prefix))
+        .unwrap_or(0);
     prepended(after_cut(&path.wire, cut), prepend)
 }
 
-/// The same for a place inside a URL, where nothing may be left: a path that `strip` cuts whole is empty there, and not `/`
-/// (as Fabio does since 1.6.0).
+/// The same for a place inside a URL, where nothing may be left: a path that `strip` cuts whole is
+/// empty there, and not `/` (as Fabio does since 1.6.0).
 #[must_use]
-pub fn edited_inside<'p>(path: &'p NormalPath<'_>, strip: Option<&str>, prepend: Option<&str>) -> Cow<'p, str> {
-    let cut = strip.and_then(|prefix| stripped_len(&path.wire, prefix)).unwrap_or(0);
-    let rest = if cut == path.wire.len() { Cow::Borrowed("") } else { after_cut(&path.wire, cut) };
+pub fn edited_inside<'p>(
+    path: &'p NormalPath<'_>,
+    strip: Option<&str>,
+    prepend: Option<&str>,
+) -> Cow<'p, str> {
+    let cut = strip
+        .and_then(|prefix| stripped_len(&path.wire, prefix))
+        .unwrap_or(0);
+    let rest = if cut == path.wire.len() {
+        Cow::Borrowed("")
+    } else {
+        after_cut(&path.wire, cut)
+    };
     prepended(rest, prepend)
 }
 
@@ -249,36 +296,46 @@ fn prepended<'p>(rest: Cow<'p, str>, prepend: Option<&str>) -> Cow<'p, str> {
     if !prepend.starts_with('/') {
         wire.push('/');
     }
-    push_encoded(&mut wire, prepend.as_bytes(), |byte| is_path_byte(byte) || byte == b'%');
+    push_encoded(&mut wire, prepend.as_bytes(), |byte| {
+        is_path_byte(byte) || byte == b'%'
+    });
     wire.push_str(&rest);
     Cow::Owned(wire)
 }
 
-/// What is left of a wire form, beginning with `/`. A cut inside a segment can lay bare `..` (`/a../x` without `/a`):
-/// it is cleaned again, so that nobody climbs out of the stripped prefix.
+/// What is left of a wire form, beginning with `/`. A cut inside a segment can lay bare `..`
+/// (`/a../x` without `/a`): it is cleaned again, so that nobody climbs out of the stripped prefix.
 fn after_cut(wire: &str, cut: usize) -> Cow<'_, str> {
     let (gone, rest) = wire.split_at(cut);
     if gone.is_empty() {
         return Cow::Borrowed(rest);
     }
     // Where the slash was cut off that a path begins with, what follows is data, be it another one.
-    let slash_gone = ["/", "%2F", "%2f"].iter().any(|slash| gone.ends_with(slash));
+    let slash_gone = ["/", "%2F", "%2f"]
+        .iter()
+        .any(|slash| gone.ends_with(slash));
     if rest.starts_with('/') && !slash_gone {
         return normalise(rest, false).map_or(Cow::Borrowed(rest), |path| path.wire);
     }
     let rooted = match decoded_byte(rest.as_bytes()) {
         // It becomes the one that a path begins with, but never one of two.
-        Some((b'/', width)) if !slash_gone && !rest[width..].starts_with('/') => format!("/{}", &rest[width..]),
+        Some((b'/', width)) if !slash_gone && !rest[width..].starts_with('/') => {
+            format!("/{}", &rest[width..])
+        }
         _ => format!("/{rest}"),
     };
     let cleaned = match normalise(&rooted, false) {
-        Ok(NormalPath { wire: Cow::Owned(cleaned), .. }) => Some(cleaned),
+        Ok(NormalPath {
+            wire: Cow::Owned(cleaned),
+            ..
+        }) => Some(cleaned),
         _ => None,
     };
     Cow::Owned(cleaned.unwrap_or(rooted))
 }
 
-/// How many bytes of the wire form spell `prefix`, where several slashes count as one; none if it does not begin with it.
+/// How many bytes of the wire form spell `prefix`, where several slashes count as one; none if it
+/// does not begin with it.
 fn stripped_len(wire: &str, prefix: &str) -> Option<usize> {
     let wire = wire.as_bytes();
     let mut at = 0;
@@ -303,15 +360,22 @@ fn stripped_len(wire: &str, prefix: &str) -> Option<usize> {
 ///
 /// # Errors
 /// [`PathError::Rewritten`] when the options make something that cannot be sent.
-pub fn rewrite(original: &PathAndQuery, path: &NormalPath<'_>, edit: &PathEdit<'_>) -> Result<PathAndQuery, PathError> {
+pub fn rewrite(
+    original: &PathAndQuery,
+    path: &NormalPath<'_>,
+    edit: &PathEdit<'_>,
+) -> Result<PathAndQuery, PathError> {
     match rewrite_text(original.as_str(), path, edit)? {
         Cow::Borrowed(_) => Ok(original.clone()),
-        Cow::Owned(target) => PathAndQuery::try_from(target.as_str()).map_err(|_| PathError::Rewritten(target)),
+        Cow::Owned(target) => {
+            PathAndQuery::try_from(target.as_str()).map_err(|_| PathError::Rewritten(target))
+        }
     }
 }
 
-/// The same on text: `target` is what came, in its legal form, and `path` its path. Borrowed when nothing changes; what
-/// changes is put into its legal form again (the query of a target's URL may hold anything).
+/// The same on text: `target` is what came, in its legal form, and `path` its path. Borrowed when
+/// nothing changes; what changes is put into its legal form again (the query of a target's URL may
+/// hold anything).
 ///
 /// # Errors
 /// [`PathError::Rewritten`] when the options make something that cannot be sent.
@@ -382,9 +446,19 @@ mod tests {
             ("/a%2Fb", "/a/b", "/a%2Fb", None),
             ("/%2F", "/", "/%2F", Some("/")),
             ("/a%2F%2fb", "/a/b", "/a%2F%2fb", Some("/a/b")),
-            ("/api/queues/%2F/x", "/api/queues/x", "/api/queues/%2F/x", Some("/api/queues/x")),
+            (
+                "/api/queues/%2F/x",
+                "/api/queues/x",
+                "/api/queues/%2F/x",
+                Some("/api/queues/x"),
+            ),
             // Without its dots, a path stays as it came.
-            ("/a%2Fb/./c//%41{", "/a/b/c/A{", "/a%2Fb/c//%41{", Some("/a/b/c/A%7B")),
+            (
+                "/a%2Fb/./c//%41{",
+                "/a/b/c/A{",
+                "/a%2Fb/c//%41{",
+                Some("/a/b/c/A%7B"),
+            ),
             ("/a%2Fb/c/../d//", "/a/b/d/", "/a%2Fb/d//", Some("/a/b/d/")),
             ("/a//b/../c", "/a/c", "/a//c", Some("/a/c")),
             ("/a//./b", "/a/b", "/a//b", Some("/a/b")),
@@ -419,7 +493,11 @@ mod tests {
             let normal = normalise(path, false).unwrap();
             assert_eq!((&*normal.decoded, &*normal.wire), (decoded, wire), "{path}");
             let normal = normalise(path, true).unwrap();
-            assert_eq!((&*normal.decoded, &*normal.wire), (decoded, merged.unwrap_or(wire)), "{path} merged");
+            assert_eq!(
+                (&*normal.decoded, &*normal.wire),
+                (decoded, merged.unwrap_or(wire)),
+                "{path} merged"
+            );
         }
     }
 
@@ -434,17 +512,31 @@ mod tests {
     #[test]
     fn refuses_impossible_paths() {
         for path in ["/%", "/%2", "/%zz", "/%+1", "/a%2"] {
-            assert_eq!(normalise(path, false), Err(PathError::BadPercent(path.into())), "{path}");
+            assert_eq!(
+                normalise(path, false),
+                Err(PathError::BadPercent(path.into())),
+                "{path}"
+            );
         }
-        assert_eq!(normalise("/a%00b", false), Err(PathError::Nul("/a%00b".into())));
+        assert_eq!(
+            normalise("/a%00b", false),
+            Err(PathError::Nul("/a%00b".into()))
+        );
         for path in ["", "*", "a/b"] {
-            assert_eq!(normalise(path, false), Err(PathError::NotAbsolute(path.into())));
+            assert_eq!(
+                normalise(path, false),
+                Err(PathError::NotAbsolute(path.into()))
+            );
         }
     }
 
     #[test]
     fn rewrites() {
-        let edit = |strip, prepend, query| PathEdit { strip, prepend, query };
+        let edit = |strip, prepend, query| PathEdit {
+            strip,
+            prepend,
+            query,
+        };
         let cases = [
             ("/a/b?x=1", edit(None, None, None), "/a/b?x=1"),
             ("/a/b", edit(Some("/a"), None, None), "/b"),
@@ -452,10 +544,18 @@ mod tests {
             ("/abc/d", edit(Some("/ab"), None, None), "/c/d"),
             ("/A/b", edit(Some("/a"), None, None), "/A/b"),
             ("/x/a", edit(Some("/a"), None, None), "/x/a"),
-            ("/a/x%2Fb%20c?q", edit(Some("/a/"), None, None), "/x%2Fb%20c?q"),
+            (
+                "/a/x%2Fb%20c?q",
+                edit(Some("/a/"), None, None),
+                "/x%2Fb%20c?q",
+            ),
             // A cut inside a segment must not make a way up.
             ("/a../secret", edit(Some("/a"), None, None), "/secret"),
-            ("/a%2E%2e/secret", edit(Some("/a"), Some("/p/q"), None), "/p/q/secret"),
+            (
+                "/a%2E%2e/secret",
+                edit(Some("/a"), Some("/p/q"), None),
+                "/p/q/secret",
+            ),
             ("/a%2Fb", edit(Some("/a/"), None, None), "/b"),
             ("/%61/b", edit(Some("/a"), None, None), "/b"),
             ("/b", edit(None, Some("/p"), None), "/p/b"),
@@ -464,7 +564,11 @@ mod tests {
             ("/a//b/../c", edit(Some("/a"), None, None), "//c"),
             ("/a//../c", edit(Some("/a"), None, None), "/c"),
             // Found in what the route was found by; what is left stays as it came.
-            ("/a//b%2F/x%2F//y", edit(Some("/a/b"), None, None), "/%2F/x%2F//y"),
+            (
+                "/a//b%2F/x%2F//y",
+                edit(Some("/a/b"), None, None),
+                "/%2F/x%2F//y",
+            ),
             ("/a//b/x", edit(Some("/a/b/"), None, None), "/x"),
             ("/a//b//x", edit(Some("/a/b/"), None, None), "//x"),
             ("/a/%2F/x", edit(Some("/a/"), None, None), "/%2F/x"),
@@ -478,7 +582,11 @@ mod tests {
             ("/a//b", edit(Some("/a//b"), None, None), "/a//b"),
             ("/a..%2Fx", edit(Some("/a"), None, None), "/x"),
             ("/a../x%2F//y", edit(Some("/a"), None, None), "/x%2F//y"),
-            ("/api/queues/%2F/x", edit(Some("/api"), Some("/v1"), None), "/v1/queues/%2F/x"),
+            (
+                "/api/queues/%2F/x",
+                edit(Some("/api"), Some("/v1"), None),
+                "/v1/queues/%2F/x",
+            ),
             ("/b", edit(None, None, Some("k=v")), "/b?k=v"),
             ("/b?", edit(None, None, Some("k=v")), "/b?k=v"),
             ("/b?x=1", edit(None, None, Some("k=v")), "/b?k=v&x=1"),
@@ -488,17 +596,32 @@ mod tests {
         for (target, edit, wanted) in cases {
             let original = PathAndQuery::from_static(target);
             let path = normalise(original.path(), false).unwrap();
-            assert_eq!(rewrite(&original, &path, &edit).unwrap().as_str(), wanted, "{target} {edit:?}");
+            assert_eq!(
+                rewrite(&original, &path, &edit).unwrap().as_str(),
+                wanted,
+                "{target} {edit:?}"
+            );
             let text = rewrite_text(target, &path, &edit).unwrap();
-            assert_eq!((&*text, matches!(text, Cow::Borrowed(_))), (wanted, target == wanted), "{target} {edit:?}");
+            assert_eq!(
+                (&*text, matches!(text, Cow::Borrowed(_))),
+                (wanted, target == wanted),
+                "{target} {edit:?}"
+            );
         }
     }
 
     #[test]
     fn what_options_add_is_made_legal() {
         let path = normalise("/a", false).unwrap();
-        let edit = PathEdit { strip: None, prepend: Some("/ö<"), query: Some("<é>") };
-        assert_eq!(rewrite_text("/a?b", &path, &edit).unwrap(), "/%C3%B6%3C/a?%3C%C3%A9%3E&b");
+        let edit = PathEdit {
+            strip: None,
+            prepend: Some("/ö<"),
+            query: Some("<é>"),
+        };
+        assert_eq!(
+            rewrite_text("/a?b", &path, &edit).unwrap(),
+            "/%C3%B6%3C/a?%3C%C3%A9%3E&b"
+        );
     }
 
     #[test]
@@ -506,9 +629,24 @@ mod tests {
         let original = PathAndQuery::from_static("/a");
         let path = normalise("/a", false).unwrap();
         for query in ["a b", "a\n", "a#b"] {
-            let edit = PathEdit { query: Some(query), ..PathEdit::default() };
-            assert!(matches!(rewrite(&original, &path, &edit), Err(PathError::Rewritten(_))), "{query:?}");
-            assert!(matches!(rewrite_text("/a", &path, &edit), Err(PathError::Rewritten(_))), "{query:?}");
+            let edit = PathEdit {
+                query: Some(query),
+                ..PathEdit::default()
+            };
+            assert!(
+                matches!(
+                    rewrite(&original, &path, &edit),
+                    Err(PathError::Rewritten(_))
+                ),
+                "{query:?}"
+            );
+            assert!(
+                matches!(
+                    rewrite_text("/a", &path, &edit),
+                    Err(PathError::Rewritten(_))
+                ),
+                "{query:?}"
+            );
         }
     }
 
@@ -527,10 +665,12 @@ mod tests {
         rejoined(&way)
     }
 
-    /// RFC 3986 section 5.2.4, on a wire form whose unreserved characters are decoded (section 6.2.2.2), and decoded and
-    /// folded after that.
+    /// RFC 3986 section 5.2.4, on a wire form whose unreserved characters are decoded (section
+    /// 6.2.2.2), and decoded and folded after that.
     fn rfc_reader(wire: &str) -> Vec<u8> {
-        let input = ["%2e", "%2E"].iter().fold(wire.to_owned(), |text, dot| text.replace(dot, "."));
+        let input = ["%2e", "%2E"]
+            .iter()
+            .fold(wire.to_owned(), |text, dot| text.replace(dot, "."));
         let (mut input, mut output) = (input.as_str(), String::new());
         while !input.is_empty() {
             if let Some(rest) = input.strip_prefix("/./") {
@@ -555,7 +695,10 @@ mod tests {
     }
 
     fn rejoined(way: &[&[u8]]) -> Vec<u8> {
-        way.iter().flat_map(|segment| [b"/", *segment].concat()).chain(way.is_empty().then_some(b'/')).collect()
+        way.iter()
+            .flat_map(|segment| [b"/", *segment].concat())
+            .chain(way.is_empty().then_some(b'/'))
+            .collect()
     }
 
     #[test]
@@ -568,12 +711,17 @@ mod tests {
             ("/../a/", "/a/", "/a/"),
         ] {
             let read = |bytes| String::from_utf8(bytes).unwrap();
-            assert_eq!((read(folding_reader(path)), read(rfc_reader(path))), (folding.into(), rfc.into()), "{path}");
+            assert_eq!(
+                (read(folding_reader(path)), read(rfc_reader(path))),
+                (folding.into(), rfc.into()),
+                "{path}"
+            );
         }
     }
 
     /// Paths with much in them that readers see in different ways.
-    const INTRICATE: &str = r"/(/|//|[a-c.{]|\.\.|/\.\./|/\./|%2[eEfF]|%2F\.\.|%C3%A4|%252[eF]|%25){0,16}";
+    const INTRICATE: &str =
+        r"/(/|//|[a-c.{]|\.\.|/\.\./|/\./|%2[eEfF]|%2F\.\.|%C3%A4|%252[eF]|%25){0,16}";
 
     proptest! {
         #[test]
@@ -583,7 +731,8 @@ mod tests {
             let again = normalise(&normal.wire, merge_slashes).unwrap();
             prop_assert_eq!(&again.decoded, &normal.decoded);
             prop_assert_eq!(&again.wire, &normal.wire);
-            // No reader has a dot segment to remove, and where none were to fold, all read the same.
+            // No reader has a dot segment to remove, and where none were to fold, all read the
+            // same.
             prop_assert!(!has_dots(&decode(&normal.wire).unwrap()), "{}", normal.wire);
             prop_assert_eq!(text(&folding_reader(&normal.wire)), &*normal.decoded);
             prop_assert_eq!(text(&rfc_reader(&normal.wire)), &*normal.decoded);

@@ -1,4 +1,5 @@
-//! Which instance a request goes to: the strategy of its route, and the two reasons to ask another one than that says.
+//! Which instance a request goes to: the strategy of its route, and the two reasons to ask another
+//! one than that says.
 
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use crate::proxy::worker::Worker;
 use crate::table::balancer::PickContext;
 use crate::table::{Route, Target};
 
-/// A target for a request, picked by the route's strategy. `doublable`: it may be sent to an instance of which it is not known
-/// whether it answers.
+/// A target for a request, picked by the route's strategy. `doublable`: it may be sent to an
+/// instance of which it is not known whether it answers.
 pub(crate) fn pick<'r>(
     worker: &Worker,
     route: &'r Arc<Route>,
@@ -25,18 +26,41 @@ pub(crate) fn pick<'r>(
     Some(picked)
 }
 
-/// Where instances of HTTP and of TCP share a place, as while a tag changes: none of the latter gets a request.
+/// Where instances of HTTP and of TCP share a place, as while a tag changes: none of the latter
+/// gets a request.
 #[cold]
-fn pick_for_requests<'r>(worker: &Worker, route: &'r Arc<Route>, context: PickContext<'_>) -> Option<&'r Target> {
+fn pick_for_requests<'r>(
+    worker: &Worker,
+    route: &'r Arc<Route>,
+    context: PickContext<'_>,
+) -> Option<&'r Target> {
     let takes_bytes = |target: &&Target| target.options.proto == Proto::Tcp;
     let mut tried = context.tried.to_vec();
-    tried.extend(route.targets.iter().filter(takes_bytes).map(|target| target.state.key));
-    let picked = worker.picker.borrow_mut().pick(route, PickContext { tried: &tried, ..context })?;
+    tried.extend(
+        route
+            .targets
+            .iter()
+            .filter(takes_bytes)
+            .map(|target| target.state.key),
+    );
+    let picked = worker.picker.borrow_mut().pick(
+        route,
+        PickContext {
+            tried: &tried,
+            ..context
+        },
+    )?;
     (picked.options.proto != Proto::Tcp).then_some(picked)
 }
 
-/// The instance of which it is to be found out whether it answers, if that is one of the route's; else `picked`.
-fn or_probe<'r>(worker: &Worker, route: &'r Arc<Route>, picked: &'r Target, now_ms: u64) -> &'r Target {
+/// The instance of which it is to be found out whether it answers, if that is one of the route's;
+/// else `picked`.
+fn or_probe<'r>(
+    worker: &Worker,
+    route: &'r Arc<Route>,
+    picked: &'r Target,
+    now_ms: u64,
+) -> &'r Target {
     let wanted = worker.probe.wanted();
     let fits = |target: &Target| {
         target.state.key == wanted
@@ -49,5 +73,7 @@ fn or_probe<'r>(worker: &Worker, route: &'r Arc<Route>, picked: &'r Target, now_
         Strategy::Hash(_) => Some(picked).filter(|picked| fits(picked)),
         _ => route.targets.iter().find(|target| fits(target)),
     };
-    found.filter(|target| worker.probe.take(&target.state, now_ms)).unwrap_or(picked)
+    found
+        .filter(|target| worker.probe.take(&target.state, now_ms))
+        .unwrap_or(picked)
 }

@@ -21,18 +21,30 @@ impl<T> Prefixed<T> {
     /// `ahead` is read before anything of `io`.
     #[must_use]
     pub fn new(ahead: Vec<u8>, io: T) -> Self {
-        Self { ahead, taken: 0, io }
+        Self {
+            ahead,
+            taken: 0,
+            io,
+        }
     }
 }
 
 impl<T: Stream> Stream for Prefixed<T> {
     fn plain(&self) -> Option<&TcpStream> {
-        if self.ahead.is_empty() { self.io.plain() } else { None }
+        if self.ahead.is_empty() {
+            self.io.plain()
+        } else {
+            None
+        }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let ahead = &this.ahead[this.taken..];
         if ahead.is_empty() {
@@ -50,7 +62,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 

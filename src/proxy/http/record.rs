@@ -1,5 +1,5 @@
-//! The end of an exchange: whatever happens to a request, exactly one [`RequestRecord`] counts it, logs it and gives its
-//! connection back.
+//! The end of an exchange: whatever happens to a request, exactly one [`RequestRecord`] counts it,
+//! logs it and gives its connection back.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -26,7 +26,8 @@ use crate::proxy::pool::StreamGuard;
 use crate::proxy::worker::Worker;
 use crate::table::{InFlight, Route, Target, TargetState};
 
-/// What the access log wants to know of the request; made only when the log is on, because it copies.
+/// What the access log wants to know of the request; made only when the log is on, because it
+/// copies.
 #[derive(Debug)]
 pub struct RequestNote {
     /// The pieces of text, one behind the other: in one allocation.
@@ -46,9 +47,15 @@ pub struct RequestNote {
 impl RequestNote {
     /// Copies what was asked for: host, path and query; and by whom, if they say so.
     #[must_use]
-    pub fn new(host: &[u8], uri: &[u8], user_agent: Option<&[u8]>, referer: Option<&[u8]>) -> Box<Self> {
+    pub fn new(
+        host: &[u8],
+        uri: &[u8],
+        user_agent: Option<&[u8]>,
+        referer: Option<&[u8]>,
+    ) -> Box<Self> {
         let length = |piece: Option<&[u8]>| piece.map_or(0, <[u8]>::len);
-        let mut text = Vec::with_capacity(host.len() + uri.len() + length(user_agent) + length(referer));
+        let mut text =
+            Vec::with_capacity(host.len() + uri.len() + length(user_agent) + length(referer));
         let mut put = |piece: &[u8]| {
             let start = text.len();
             text.extend_from_slice(piece);
@@ -56,14 +63,28 @@ impl RequestNote {
         };
         let (host, uri) = (put(host), put(uri));
         let (user_agent, referer) = (user_agent.map(&mut put), referer.map(&mut put));
-        Box::new(Self { text, host, uri, user_agent, referer, request_id: None, route: None, custom: None })
+        Box::new(Self {
+            text,
+            host,
+            uri,
+            user_agent,
+            referer,
+            request_id: None,
+            route: None,
+            custom: None,
+        })
     }
 
     /// The same of a request with this head.
     #[must_use]
     pub fn of(head: &Head<'_>) -> Box<Self> {
         let (user_agent, referer) = (head.fields.get(&USER_AGENT), head.fields.get(&REFERER));
-        Self::new(head.host.unwrap_or(b""), head.target.as_bytes(), user_agent, referer)
+        Self::new(
+            head.host.unwrap_or(b""),
+            head.target.as_bytes(),
+            user_agent,
+            referer,
+        )
     }
 
     /// Empty, if it is no text.
@@ -76,8 +97,8 @@ impl RequestNote {
     }
 }
 
-/// Everything that ends with an exchange. Complete it when the answer is through; dropping it earlier means that
-/// the client went away or the upstream broke off.
+/// Everything that ends with an exchange. Complete it when the answer is through; dropping it
+/// earlier means that the client went away or the upstream broke off.
 #[derive(Debug)]
 pub struct RequestRecord {
     worker: Rc<Worker>,
@@ -114,10 +135,18 @@ impl RequestRecord {
         version: Version,
         note: Option<Box<RequestNote>>,
     ) -> Box<Self> {
-        Box::new(Self::new(Instant::now(), worker, downstream, method, version, note))
+        Box::new(Self::new(
+            Instant::now(),
+            worker,
+            downstream,
+            method,
+            version,
+            note,
+        ))
     }
 
-    /// Opens the record of a request whose head was there at `started`; it ends as 499 unless it learns better.
+    /// Opens the record of a request whose head was there at `started`; it ends as 499 unless it
+    /// learns better.
     #[must_use]
     pub fn new(
         started: Instant,
@@ -235,7 +264,10 @@ impl RequestRecord {
     }
 
     fn outcomes(&self) -> &Outcomes {
-        self.service.as_ref().map_or_else(|| self.worker.metrics.unrouted(), |service| &service.outcomes)
+        self.service.as_ref().map_or_else(
+            || self.worker.metrics.unrouted(),
+            |service| &service.outcomes,
+        )
     }
 
     /// The proxy answers by itself, and that is what was asked for (redirects, `OPTIONS *`).
@@ -262,7 +294,8 @@ impl RequestRecord {
     }
 
     fn grpc_status(&self) -> Option<u32> {
-        self.call.map(|told| grpc::status_of(told, self.status, self.error))
+        self.call
+            .map(|told| grpc::status_of(told, self.status, self.error))
     }
 
     /// Counts body bytes towards the client.
@@ -276,8 +309,11 @@ impl RequestRecord {
 
     /// From now on it may take `limit`.
     pub fn limit(&mut self, limit: Duration) {
-        self.deadline =
-            Some(RequestDeadline::new(self.downstream.watch.deadlines(), limit, self.worker.clock.now_ms()));
+        self.deadline = Some(RequestDeadline::new(
+            self.downstream.watch.deadlines(),
+            limit,
+            self.worker.clock.now_ms(),
+        ));
     }
 
     /// From now on it may take as long as it likes.
@@ -293,13 +329,16 @@ impl RequestRecord {
 
     /// Whether it takes longer than it may. The task is woken when it begins to.
     pub fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|deadline| deadline.is_past(cx))
+        self.deadline
+            .as_mut()
+            .is_some_and(|deadline| deadline.is_past(cx))
     }
 
     /// The answer broke off inside the body: the client's connection will be cut.
     pub fn abort(&mut self, class: &'static str, error: &dyn std::fmt::Display) {
         self.error = Some(class);
-        // The end of the connection is the end of the answer for such a client: it has to see a broken one.
+        // The end of the connection is the end of the answer for such a client: it has to see a
+        // broken one.
         if self.version == Version::HTTP_10 {
             self.downstream.watch.reset_at_end();
         }
@@ -380,7 +419,10 @@ impl RequestRecord {
             tls: self.downstream.tls_version(),
             grpc_status: self.grpc_status(),
             tcp: None,
-            more: note.custom.as_ref().map(|fields| fields.more(self.downstream.port)),
+            more: note
+                .custom
+                .as_ref()
+                .map(|fields| fields.more(self.downstream.port)),
         });
     }
 }

@@ -1,5 +1,5 @@
-//! Bodies of requests on their way to instances: no buffering beyond a first piece; back-pressure is that of the two
-//! connections.
+//! Bodies of requests on their way to instances: no buffering beyond a first piece; back-pressure
+//! is that of the two connections.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -44,7 +44,8 @@ pub enum IncomingError {
     Again,
 }
 
-/// How far the upload of a request body is; shared between the body and the exchange that watches the clock.
+/// How far the upload of a request body is; shared between the body and the exchange that watches
+/// the clock.
 #[derive(Debug, Default)]
 pub struct UploadProgress {
     /// Process clock (ms) of the last piece taken from the client.
@@ -65,13 +66,21 @@ impl UploadProgress {
     /// Of a request all of which is there.
     #[must_use]
     pub fn over() -> Self {
-        Self { done: Cell::new(true), ..Self::default() }
+        Self {
+            done: Cell::new(true),
+            ..Self::default()
+        }
     }
 
-    /// What the client is to be told that broke off inside its body, whatever else happened then. None: it did not.
+    /// What the client is to be told that broke off inside its body, whatever else happened then.
+    /// None: it did not.
     #[must_use]
     pub fn blame(&self) -> Option<ProxyError> {
-        let broken = || self.malformed.get().map_or(ProxyError::ClientClosed, ProxyError::BadRequest);
+        let broken = || {
+            self.malformed
+                .get()
+                .map_or(ProxyError::ClientClosed, ProxyError::BadRequest)
+        };
         self.broken.get().then(broken)
     }
 }
@@ -79,7 +88,8 @@ impl UploadProgress {
 /// The body of a request on its way to an instance.
 #[derive(Debug, Default)]
 pub enum RequestBody {
-    /// It lies in memory, or there is none: it can be sent as often as wanted, which is what makes a retry possible.
+    /// It lies in memory, or there is none: it can be sent as often as wanted, which is what makes
+    /// a retry possible.
     #[default]
     AtHand,
     /// It is still coming.
@@ -118,9 +128,24 @@ struct Kept {
 impl Upload {
     /// The upload of `body`.
     #[must_use]
-    pub fn new(body: IncomingBody, length: Option<u64>, progress: &Rc<UploadProgress>, clock: Clock) -> Self {
+    pub fn new(
+        body: IncomingBody,
+        length: Option<u64>,
+        progress: &Rc<UploadProgress>,
+        clock: Clock,
+    ) -> Self {
         let (body, kept, progress) = (RefCell::new(body), RefCell::default(), Rc::clone(progress));
-        Self { source: Rc::new(Source { body, kept, length, progress, clock }), position: 0, ended: false }
+        Self {
+            source: Rc::new(Source {
+                body,
+                kept,
+                length,
+                progress,
+                clock,
+            }),
+            position: 0,
+            ended: false,
+        }
     }
 
     /// Its length, if that is known.
@@ -133,7 +158,11 @@ impl Upload {
     #[must_use]
     pub fn rewound(&self) -> Option<Self> {
         let can = !self.source.kept.borrow().lost && !self.source.progress.broken.get();
-        can.then(|| Self { source: Rc::clone(&self.source), position: 0, ended: false })
+        can.then(|| Self {
+            source: Rc::clone(&self.source),
+            position: 0,
+            ended: false,
+        })
     }
 
     /// The instance takes no more for now, so that the client is not waited for.
@@ -148,8 +177,17 @@ impl Upload {
     ///
     /// # Errors
     /// The client broke off.
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, IncomingError>>> {
-        let Source { body, kept, progress, clock, .. } = &*self.source;
+    pub fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, IncomingError>>> {
+        let Source {
+            body,
+            kept,
+            progress,
+            clock,
+            ..
+        } = &*self.source;
         let mut kept = kept.borrow_mut();
         if let Some(piece) = kept.pieces.get(self.position) {
             self.position += 1;
@@ -174,7 +212,10 @@ impl Upload {
                     self.position += 1;
                 } else if !kept.lost {
                     // From here on nothing is kept, and positions say nothing.
-                    *kept = Kept { lost: true, ..Kept::default() };
+                    *kept = Kept {
+                        lost: true,
+                        ..Kept::default()
+                    };
                     self.position = 0;
                 }
                 if body.borrow().is_over() {
@@ -226,10 +267,12 @@ impl IncomingBody {
         match self {
             Self::H1(body) => {
                 let mut data = BytesMut::new();
-                Poll::Ready(match ready!(body.poll_into(cx, |bytes| data.extend_from_slice(bytes)))? {
-                    Step::Data => Ok(Next::Data(data.freeze())),
-                    Step::End(trailers) => Ok(Next::End(trailers)),
-                })
+                Poll::Ready(
+                    match ready!(body.poll_into(cx, |bytes| data.extend_from_slice(bytes)))? {
+                        Step::Data => Ok(Next::Data(data.freeze())),
+                        Step::End(trailers) => Ok(Next::End(trailers)),
+                    },
+                )
             }
             Self::Stream(body) => loop {
                 match ready!(body.poll_next(cx)).transpose()? {
@@ -237,7 +280,9 @@ impl IncomingBody {
                     Some(frame) => match frame.into_data() {
                         Ok(data) if data.is_empty() && !body.is_over() => {}
                         Ok(data) => return Poll::Ready(Ok(Next::Data(data))),
-                        Err(frame) => return Poll::Ready(Ok(Next::End(frame.into_trailers().ok()))),
+                        Err(frame) => {
+                            return Poll::Ready(Ok(Next::End(frame.into_trailers().ok())));
+                        }
                     },
                 }
             },
@@ -266,7 +311,10 @@ impl Body for StreamedRequest {
     type Data = Bytes;
     type Error = IncomingError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IncomingError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, IncomingError>>> {
         match self.get_mut() {
             Self::AtHand(data) => {
                 let data = std::mem::take(data);
@@ -275,7 +323,11 @@ impl Body for StreamedRequest {
             Self::Upload(upload) if upload.ended => Poll::Ready(None),
             Self::Upload(upload) => match ready!(upload.poll_data(cx)) {
                 Some(data) => Poll::Ready(Some(data.map(Frame::data))),
-                None => Poll::Ready(upload.trailers().map(|trailers| Ok(Frame::trailers(trailers)))),
+                None => Poll::Ready(
+                    upload
+                        .trailers()
+                        .map(|trailers| Ok(Frame::trailers(trailers))),
+                ),
             },
         }
     }
@@ -290,7 +342,9 @@ impl Body for StreamedRequest {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::AtHand(data) => SizeHint::with_exact(data.len() as u64),
-            Self::Upload(upload) => upload.length().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Self::Upload(upload) => upload
+                .length()
+                .map_or_else(SizeHint::new, SizeHint::with_exact),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! When a request has to be over (`proxy.request_timeout`): one timer for each, and the list of all of a connection.
+//! When a request has to be over (`proxy.request_timeout`): one timer for each, and the list of all
+//! of a connection.
 //!
-//! The timer ends an answer that goes on for too long; whoever writes the body asks it. A client that takes nothing is
-//! not written to, so nobody asks there: that is what the watchdog of the connection has the list for.
+//! The timer ends an answer that goes on for too long; whoever writes the body asks it. A client
+//! that takes nothing is not written to, so nobody asks there: that is what the watchdog of the
+//! connection has the list for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -23,11 +25,14 @@ pub struct OpenDeadlines {
 }
 
 impl OpenDeadlines {
-    /// Since when (ms) all `running` requests of the connection should have been over; none: one of them may go on.
+    /// Since when (ms) all `running` requests of the connection should have been over; none: one of
+    /// them may go on.
     #[must_use]
     pub fn all_overdue_since_ms(&self, running: usize) -> Option<u64> {
         let open = self.open.borrow();
-        open.last().filter(|_| open.len() >= running).map(|(at_ms, _)| *at_ms)
+        open.last()
+            .filter(|_| open.len() >= running)
+            .map(|(at_ms, _)| *at_ms)
     }
 
     fn add(&self, at_ms: u64) -> (u64, u64) {
@@ -52,7 +57,12 @@ impl RequestDeadline {
     #[must_use]
     pub fn new(open: &Rc<OpenDeadlines>, limit: Duration, now_ms: u64) -> Self {
         let key = open.add(now_ms.saturating_add(ms(limit)));
-        Self { open: Rc::clone(open), key, at: Instant::now() + limit, sleep: None }
+        Self {
+            open: Rc::clone(open),
+            key,
+            at: Instant::now() + limit,
+            sleep: None,
+        }
     }
 
     /// The moment.
@@ -64,7 +74,11 @@ impl RequestDeadline {
     /// Whether it is past. The task is woken when it comes.
     pub fn is_past(&mut self, cx: &mut Context<'_>) -> bool {
         let at = self.at;
-        self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at))).as_mut().poll(cx).is_ready()
+        self.sleep
+            .get_or_insert_with(|| Box::pin(sleep_until(at)))
+            .as_mut()
+            .poll(cx)
+            .is_ready()
     }
 }
 
@@ -85,8 +99,20 @@ mod tests {
         let first = limited.add(20);
         limited.add(10);
         limited.add(10);
-        assert_eq!((limited.all_overdue_since_ms(3), limited.all_overdue_since_ms(4)), (Some(20), None));
+        assert_eq!(
+            (
+                limited.all_overdue_since_ms(3),
+                limited.all_overdue_since_ms(4)
+            ),
+            (Some(20), None)
+        );
         limited.open.borrow_mut().remove(&first);
-        assert_eq!((limited.all_overdue_since_ms(2), limited.all_overdue_since_ms(3)), (Some(10), None));
+        assert_eq!(
+            (
+                limited.all_overdue_since_ms(2),
+                limited.all_overdue_since_ms(3)
+            ),
+            (Some(10), None)
+        );
     }
 }

@@ -37,13 +37,19 @@ impl UpstreamBody {
     /// One in HTTP/1 whose instance may pause for `quiet_max` (none: without end).
     #[must_use]
     pub fn h1(body: Box<H1ResponseBody>, quiet_max: Option<Duration>) -> Self {
-        Self { source: Source::H1(body), quiet: quiet_max.map(QuietClock::new) }
+        Self {
+            source: Source::H1(body),
+            quiet: quiet_max.map(QuietClock::new),
+        }
     }
 
     /// The same on a stream of HTTP/2.
     #[must_use]
     pub fn stream(body: StreamBody, quiet_max: Option<Duration>) -> Self {
-        Self { source: Source::Stream(body), quiet: quiet_max.map(QuietClock::new) }
+        Self {
+            source: Source::Stream(body),
+            quiet: quiet_max.map(QuietClock::new),
+        }
     }
 }
 
@@ -65,18 +71,29 @@ impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = UpstreamBodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
         let Self { source, quiet } = self.get_mut();
         let (polled, (uploads, sent)) = match source {
-            Source::H1(body) => (body.poll_next(cx).map_err(UpstreamBodyError::H1), body.uploads()),
-            Source::Stream(body) => (body.poll_next(cx).map_err(UpstreamBodyError::Stream), (body.uploads(), 0)),
+            Source::H1(body) => (
+                body.poll_next(cx).map_err(UpstreamBodyError::H1),
+                body.uploads(),
+            ),
+            Source::Stream(body) => (
+                body.poll_next(cx).map_err(UpstreamBodyError::Stream),
+                (body.uploads(), 0),
+            ),
         };
         let Some(quiet) = quiet else { return polled };
         if polled.is_ready() || uploads {
             quiet.stop();
             return polled;
         }
-        quiet.poll_waiting(sent, cx).map(|()| Some(Err(UpstreamBodyError::Silent)))
+        quiet
+            .poll_waiting(sent, cx)
+            .map(|()| Some(Err(UpstreamBodyError::Silent)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -111,7 +128,8 @@ pub enum ResponseBody {
         first: Option<Frame<Bytes>>,
         /// What the upstream sends.
         body: UpstreamBody,
-        /// Gives the connection back, counts and logs: at the end of the body, or when it is dropped before.
+        /// Gives the connection back, counts and logs: at the end of the body, or when it is
+        /// dropped before.
         finish: Box<RequestRecord>,
     },
     /// The upstream's, compressed.
@@ -124,14 +142,18 @@ pub enum ResponseBody {
 }
 
 impl ResponseBody {
-    /// Ends the record of a response that its client does not take, or in the middle of whose upload it has stopped.
+    /// Ends the record of a response that its client does not take, or in the middle of whose
+    /// upload it has stopped.
     pub fn stalled(self) {
         let finish = match self {
             Self::Own { finish, .. } => finish,
             Self::Upstream { finish, .. } | Self::Compressed { finish, .. } => Some(finish),
         };
         if let Some(mut finish) = finish {
-            finish.abort(ProxyError::ClientStalled.class(), &ProxyError::ClientStalled);
+            finish.abort(
+                ProxyError::ClientStalled.class(),
+                &ProxyError::ClientStalled,
+            );
         }
     }
 
@@ -168,7 +190,10 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
         if let Self::Upstream { finish, .. } | Self::Compressed { finish, .. } = this
             && finish.is_overdue(cx)
@@ -186,7 +211,11 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready((!frame.is_empty()).then(|| Ok(Frame::data(frame))))
             }
-            Self::Upstream { first, body, finish } => {
+            Self::Upstream {
+                first,
+                body,
+                finish,
+            } => {
                 let polled = match first.take() {
                     Some(first) => Poll::Ready(Some(Ok(first))),
                     None => Pin::new(&mut *body).poll_frame(cx),
@@ -224,7 +253,10 @@ impl Body for ResponseBody {
         match self {
             Self::Own { data, .. } => SizeHint::with_exact(data.len() as u64),
             Self::Upstream { first, body, .. } => {
-                let taken = first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+                let taken = first
+                    .as_ref()
+                    .and_then(Frame::data_ref)
+                    .map_or(0, Bytes::len) as u64;
                 let rest = body.size_hint();
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower() + taken);

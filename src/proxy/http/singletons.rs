@@ -1,8 +1,9 @@
-//! Fields that decide something here and are not lists: a request that repeats one of them means two things.
+//! Fields that decide something here and are not lists: a request that repeats one of them means
+//! two things.
 //!
-//! Pure. RFC 9110 section 5.3 forbids senders to repeat such a field, and says nothing of which one counts; we would look at
-//! the first and the instance maybe at the last. Such a request is refused with 400, but only where the field decides: others
-//! have always passed, and do no harm.
+//! Pure. RFC 9110 section 5.3 forbids senders to repeat such a field, and says nothing of which one
+//! counts; we would look at the first and the instance maybe at the last. Such a request is refused
+//! with 400, but only where the field decides: others have always passed, and do no harm.
 //!
 //! | field | decides |
 //! |---|---|
@@ -34,7 +35,10 @@ pub fn repeated_anywhere(headers: &HeaderMap) -> Option<&'static str> {
         return Some("more than one Content-Length field");
     }
     let unclear = is_repeated(headers, &CONTENT_TYPE)
-        && headers.get_all(CONTENT_TYPE).iter().any(|value| is_grpc(value.as_bytes()));
+        && headers
+            .get_all(CONTENT_TYPE)
+            .iter()
+            .any(|value| is_grpc(value.as_bytes()));
     unclear.then_some("more than one Content-Type field")
 }
 
@@ -53,13 +57,40 @@ mod tests {
             }
             repeated_anywhere(&headers)
         };
-        assert_eq!(of(&[("content-length", "1"), ("content-type", "application/grpc"), ("accept", "a")]), None);
+        assert_eq!(
+            of(&[
+                ("content-length", "1"),
+                ("content-type", "application/grpc"),
+                ("accept", "a")
+            ]),
+            None
+        );
         assert!(of(&[("content-length", "1"), ("content-length", "1")]).is_some());
         assert!(of(&[("content-length", "1"), ("content-length", "2")]).is_some());
-        assert_eq!(of(&[("content-type", "a/b"), ("content-type", "a/c"), ("accept", "a"), ("accept", "b")]), None);
+        assert_eq!(
+            of(&[
+                ("content-type", "a/b"),
+                ("content-type", "a/c"),
+                ("accept", "a"),
+                ("accept", "b")
+            ]),
+            None
+        );
         for other in ["text/plain", "application/grpc"] {
-            assert!(of(&[("content-type", "application/grpc+proto"), ("content-type", other)]).is_some());
-            assert!(of(&[("content-type", other), ("content-type", "application/grpc+proto")]).is_some());
+            assert!(
+                of(&[
+                    ("content-type", "application/grpc+proto"),
+                    ("content-type", other)
+                ])
+                .is_some()
+            );
+            assert!(
+                of(&[
+                    ("content-type", other),
+                    ("content-type", "application/grpc+proto")
+                ])
+                .is_some()
+            );
         }
     }
 }

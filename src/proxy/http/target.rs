@@ -1,8 +1,10 @@
-//! Request targets that clients send although they may not: what can only be meant in one way is put into its legal form.
+//! Request targets that clients send although they may not: what can only be meant in one way is
+//! put into its legal form.
 //!
-//! Pure. Browsers and older clients leave `<`, `"` or text beyond ASCII in a target as it is (RFC 9112 section 3.2 wants
-//! such bytes percent-encoded). Encoding them changes nothing that they could mean, and is done before anything else
-//! looks at the target: what is routed is then what is sent. A byte that could end the target, or the line, is an error.
+//! Pure. Browsers and older clients leave `<`, `"` or text beyond ASCII in a target as it is (RFC
+//! 9112 section 3.2 wants such bytes percent-encoded). Encoding them changes nothing that they
+//! could mean, and is done before anything else looks at the target: what is routed is then what is
+//! sent. A byte that could end the target, or the line, is an error.
 
 use std::borrow::Cow;
 
@@ -49,10 +51,11 @@ const CLASSES: [u8; 256] = {
     }
 };
 
-/// The target with everything percent-encoded that has to be; borrowed when that is nothing. `http::uri::PathAndQuery`
-/// takes what comes out.
+/// The target with everything percent-encoded that has to be; borrowed when that is nothing.
+/// `http::uri::PathAndQuery` takes what comes out.
 ///
-/// `%` and what follows it stays as it is, whatever it is: that is the business of [`super::path::normalise`].
+/// `%` and what follows it stays as it is, whatever it is: that is the business of
+/// [`super::path::normalise`].
 ///
 /// # Errors
 /// Neither `/…` nor `*`; a byte that no encoding can be meant for; too long.
@@ -120,8 +123,11 @@ mod tests {
     fn decoded(mut bytes: &[u8]) -> Vec<u8> {
         let mut decoded = Vec::new();
         while let [byte, rest @ ..] = bytes {
-            let pair = rest.get(..2).filter(|pair| *byte == b'%' && pair.iter().all(u8::is_ascii_hexdigit));
-            match pair.and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()) {
+            let pair = rest
+                .get(..2)
+                .filter(|pair| *byte == b'%' && pair.iter().all(u8::is_ascii_hexdigit));
+            match pair.and_then(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            {
                 Some(value) => {
                     decoded.push(value);
                     bytes = &rest[2..];
@@ -160,7 +166,11 @@ mod tests {
         for (target, wanted) in cases {
             let text = legal(target).unwrap();
             assert_eq!(text, wanted);
-            assert_eq!(matches!(text, Cow::Borrowed(_)), target == wanted.as_bytes(), "{wanted}");
+            assert_eq!(
+                matches!(text, Cow::Borrowed(_)),
+                target == wanted.as_bytes(),
+                "{wanted}"
+            );
         }
     }
 
@@ -169,10 +179,24 @@ mod tests {
         for byte in (0..=b' ').chain([b'#', 0x7f]) {
             for start in ["/a", "/a?b", "/<", "/a?<"] {
                 let target = [start.as_bytes(), &[byte], b"c"].concat();
-                assert_eq!(legal(&target), Err(TargetError::Forbidden(byte)), "{start} {byte:#x}");
+                assert_eq!(
+                    legal(&target),
+                    Err(TargetError::Forbidden(byte)),
+                    "{start} {byte:#x}"
+                );
             }
         }
-        for target in [&b""[..], b"a", b"?a", b"**", b"*?a", b"http://a/", b"a:443", b"\xff", b"#"] {
+        for target in [
+            &b""[..],
+            b"a",
+            b"?a",
+            b"**",
+            b"*?a",
+            b"http://a/",
+            b"a:443",
+            b"\xff",
+            b"#",
+        ] {
             assert_eq!(legal(target), Err(TargetError::NotAbsolute));
         }
     }
@@ -182,10 +206,18 @@ mod tests {
         let of = |length: usize, byte: &str| format!("/{}", byte.repeat(length - 1));
         assert!(PathAndQuery::try_from(&*legal(of(LENGTH_MAX, "a").as_bytes()).unwrap()).is_ok());
         assert!(PathAndQuery::try_from(of(LENGTH_MAX + 1, "a")).is_err());
-        assert_eq!(legal(of(LENGTH_MAX + 1, "a").as_bytes()), Err(TargetError::TooLong));
+        assert_eq!(
+            legal(of(LENGTH_MAX + 1, "a").as_bytes()),
+            Err(TargetError::TooLong)
+        );
         // One `/` and n times three bytes.
-        assert!(PathAndQuery::try_from(&*legal(of(LENGTH_MAX / 3, "<").as_bytes()).unwrap()).is_ok());
-        assert_eq!(legal(of(LENGTH_MAX / 3 + 2, "<").as_bytes()), Err(TargetError::TooLong));
+        assert!(
+            PathAndQuery::try_from(&*legal(of(LENGTH_MAX / 3, "<").as_bytes()).unwrap()).is_ok()
+        );
+        assert_eq!(
+            legal(of(LENGTH_MAX / 3 + 2, "<").as_bytes()),
+            Err(TargetError::TooLong)
+        );
     }
 
     /// The table says of each byte what `PathAndQuery` says, but that nothing beyond ASCII stays.
@@ -196,7 +228,8 @@ mod tests {
                 let target = [start.as_bytes(), &[byte]].concat();
                 let stays = matches!(legal(&target), Ok(Cow::Borrowed(_)));
                 // It cuts a fragment off without a word.
-                let taken = PathAndQuery::try_from(&*target).is_ok_and(|taken| *taken.as_str().as_bytes() == *target);
+                let taken = PathAndQuery::try_from(&*target)
+                    .is_ok_and(|taken| *taken.as_str().as_bytes() == *target);
                 assert_eq!(stays, taken && byte.is_ascii(), "{start} {byte:#x}");
             }
         }

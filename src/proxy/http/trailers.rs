@@ -1,8 +1,9 @@
-//! Which fields may stand behind a body (RFC 9110 section 6.5.1): none that frames the message, leads it elsewhere, lets it
-//! in, or says what its content is. A program that merges trailers into the header would take them for fields that were
-//! checked, or written, by us.
+//! Which fields may stand behind a body (RFC 9110 section 6.5.1): none that frames the message,
+//! leads it elsewhere, lets it in, or says what its content is. A program that merges trailers into
+//! the header would take them for fields that were checked, or written, by us.
 //!
-//! The same list says what a 103 (Early Hints) may not carry, and which fields `Connection` may not take away.
+//! The same list says what a 103 (Early Hints) may not carry, and which fields `Connection` may not
+//! take away.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -59,16 +60,27 @@ const FAMILIES: [&str; 2] = ["x-forwarded-", "x-original-"];
 /// Whether a field of this name may stand behind a body.
 #[must_use]
 pub fn may_trail(name: &[u8]) -> bool {
-    let begins = |family: &str| name.get(..family.len()).is_some_and(|start| alike(start, family.as_bytes()));
-    !NAMES.iter().any(|known| alike(name, known.as_bytes())) && !FAMILIES.iter().any(|family| begins(family))
+    let begins = |family: &str| {
+        name.get(..family.len())
+            .is_some_and(|start| alike(start, family.as_bytes()))
+    };
+    !NAMES.iter().any(|known| alike(name, known.as_bytes()))
+        && !FAMILIES.iter().any(|family| begins(family))
 }
 
 /// Takes away what may not stand behind a body.
 pub fn keep_trailing(fields: &mut HeaderMap) {
-    if fields.keys().all(|name| may_trail(name.as_str().as_bytes())) {
+    if fields
+        .keys()
+        .all(|name| may_trail(name.as_str().as_bytes()))
+    {
         return;
     }
-    let names: Vec<HeaderName> = fields.keys().filter(|name| !may_trail(name.as_str().as_bytes())).cloned().collect();
+    let names: Vec<HeaderName> = fields
+        .keys()
+        .filter(|name| !may_trail(name.as_str().as_bytes()))
+        .cloned()
+        .collect();
     for name in names {
         fields.remove(name);
     }
@@ -84,7 +96,10 @@ pub fn parse(section: &[u8], fields_max: usize) -> Result<Vec<Field>, Violation>
         scan::End::At(_) => {}
         scan::End::Partial => return Err(Violation::bad("trailers without an end")),
         scan::End::TooMany => {
-            return Err(Violation { status: 431, reason: "more trailer fields than proxy.max_headers" });
+            return Err(Violation {
+                status: 431,
+                reason: "more trailer fields than proxy.max_headers",
+            });
         }
         scan::End::Bad(reason) => return Err(Violation::bad(reason)),
     }
@@ -137,16 +152,28 @@ mod tests {
         ] {
             assert!(!may_trail(name.as_bytes()), "{name}");
         }
-        for name in ["Grpc-Status", "grpc-message", "X-Checksum", "Digest", "Content-Digest", "Server-Timing", "ETag"] {
+        for name in [
+            "Grpc-Status",
+            "grpc-message",
+            "X-Checksum",
+            "Digest",
+            "Content-Digest",
+            "Server-Timing",
+            "ETag",
+        ] {
             assert!(may_trail(name.as_bytes()), "{name}");
         }
     }
 
     #[test]
     fn a_section_is_read_without_them() {
-        let section = b"Grpc-Status: 0\r\nContent-Length: 5\r\nX: a\r\nX: b\r\nConnection: x\r\n\r\n";
+        let section =
+            b"Grpc-Status: 0\r\nContent-Length: 5\r\nX: a\r\nX: b\r\nConnection: x\r\n\r\n";
         let map = map(section, 10).unwrap().unwrap();
-        let pairs: Vec<_> = map.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let pairs: Vec<_> = map
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
         assert_eq!(pairs, [("grpc-status", "0"), ("x", "a"), ("x", "b")]);
         assert_eq!(super::map(b"Host: a\r\n\r\n", 10), Ok(None));
         assert_eq!(super::map(section, 4).unwrap_err().status, 431);

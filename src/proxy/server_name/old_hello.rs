@@ -1,7 +1,8 @@
-//! The server name of a ClientHello from before TLS 1.2. rustls reads such a hello and then refuses it, because it could
-//! not serve that client; whoever the client is passed on to may.
+//! The server name of a ClientHello from before TLS 1.2. rustls reads such a hello and then refuses
+//! it, because it could not serve that client; whoever the client is passed on to may.
 //!
-//! Only for what rustls has read as a whole hello: everything here ends in none where a length does not fit.
+//! Only for what rustls has read as a whole hello: everything here ends in none where a length does
+//! not fit.
 
 use rustls::pki_types::DnsName;
 
@@ -10,8 +11,9 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: [u8; 2] = [0, 0];
 const HOST_NAME: u8 = 0;
 
-/// The name in lower case; none when there is none, or one that is no DNS name. `records`: from the first byte of the
-/// connection, in records of any size (RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3).
+/// The name in lower case; none when there is none, or one that is no DNS name. `records`: from the
+/// first byte of the connection, in records of any size (RFC 8446 sections 4.1.2 and 5.1, RFC 6066
+/// section 3).
 pub(super) fn server_name(records: &[u8]) -> Option<String> {
     let message = joined(records);
     let mut rest = message.as_slice();
@@ -30,7 +32,9 @@ pub(super) fn server_name(records: &[u8]) -> Option<String> {
         if kind == SERVER_NAME {
             let mut names = prefixed(&mut content, 2)?;
             let is_host = take(&mut names, 1)? == [HOST_NAME];
-            let name = DnsName::try_from(prefixed(&mut names, 2)?).ok().filter(|_| is_host)?;
+            let name = DnsName::try_from(prefixed(&mut names, 2)?)
+                .ok()
+                .filter(|_| is_host)?;
             return Some(name.as_ref().to_ascii_lowercase());
         }
     }
@@ -41,7 +45,9 @@ pub(super) fn server_name(records: &[u8]) -> Option<String> {
 fn joined(mut records: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(records.len());
     while let Some([HANDSHAKE_RECORD, _, _]) = take(&mut records, 3) {
-        let Some(payload) = prefixed(&mut records, 2) else { break };
+        let Some(payload) = prefixed(&mut records, 2) else {
+            break;
+        };
         message.extend_from_slice(payload);
     }
     message
@@ -56,7 +62,9 @@ fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
 
 /// What follows a length of `width` bytes, taken off with it.
 fn prefixed<'a>(rest: &mut &'a [u8], width: usize) -> Option<&'a [u8]> {
-    let length = take(rest, width)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    let length = take(rest, width)?
+        .iter()
+        .fold(0, |length, byte| length << 8 | usize::from(*byte));
     take(rest, length)
 }
 
@@ -74,11 +82,24 @@ pub(super) mod tests {
 
     /// A hello of TLS 1.1 in one record; without extensions when there is no name.
     pub(in crate::proxy::server_name) fn old(name: Option<&str>) -> Vec<u8> {
-        let mut body = [&[3, 2][..], &[7; 32], &[0], &with_length(2, &[0xc0, 0x14, 0, 0x35]), &[1, 0]].concat();
+        let mut body = [
+            &[3, 2][..],
+            &[7; 32],
+            &[0],
+            &with_length(2, &[0xc0, 0x14, 0, 0x35]),
+            &[1, 0],
+        ]
+        .concat();
         if let Some(name) = name {
-            let names = with_length(2, &[&[HOST_NAME][..], &with_length(2, name.as_bytes())].concat());
+            let names = with_length(
+                2,
+                &[&[HOST_NAME][..], &with_length(2, name.as_bytes())].concat(),
+            );
             let groups = [&[0, 10][..], &with_length(2, &[0, 2, 0, 23])].concat();
-            body.extend(with_length(2, &[&groups[..], &SERVER_NAME, &with_length(2, &names)].concat()));
+            body.extend(with_length(
+                2,
+                &[&groups[..], &SERVER_NAME, &with_length(2, &names)].concat(),
+            ));
         }
         let message = [&[CLIENT_HELLO][..], &with_length(3, &body)].concat();
         [&[HANDSHAKE_RECORD, 3, 1][..], &with_length(2, &message)].concat()

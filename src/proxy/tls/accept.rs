@@ -9,8 +9,8 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::proxy::tls::store::{CertStore, ServerUse};
 
-/// Shakes hands with a client. Where certificates are made on demand, the client waits for the one it names; nobody
-/// else does.
+/// Shakes hands with a client. Where certificates are made on demand, the client waits for the one
+/// it names; nobody else does.
 ///
 /// # Errors
 /// What went wrong, on either side.
@@ -24,7 +24,10 @@ where
     }
     let begun = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
     // A client without a name is refused below, as one is whose certificate could not be had.
-    let name = begun.client_hello().server_name().map(str::to_ascii_lowercase);
+    let name = begun
+        .client_hello()
+        .server_name()
+        .map(str::to_ascii_lowercase);
     if let Some(name) = name {
         store.provide(&name).await;
     }

@@ -1,8 +1,9 @@
 //! Which client certificates are taken.
 //!
-//! A certificate among the configured ones is taken as it is. Others need an issuer among them, and only what says that
-//! it is a CA may be one: the holder of a mere client certificate must not make more of them. `client_ca_upgrade_cn`
-//! names issuers whose certificates are CAs although they do not say so.
+//! A certificate among the configured ones is taken as it is. Others need an issuer among them, and
+//! only what says that it is a CA may be one: the holder of a mere client certificate must not make
+//! more of them. `client_ca_upgrade_cn` names issuers whose certificates are CAs although they do
+//! not say so.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
 };
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
@@ -31,12 +33,23 @@ pub(super) struct ClientCas {
 }
 
 impl ClientCas {
-    /// Those of a file, or of all `*.pem` in a folder. What cannot be used is added to `problems` and costs itself alone:
-    /// fewer CAs let fewer clients in.
-    pub(super) fn read(path: &Path, upgrade_cn: Option<&str>, problems: &mut Problems) -> Result<Self, TlsError> {
-        let mut cas = Self { known: Vec::new(), anchors: Vec::new() };
+    /// Those of a file, or of all `*.pem` in a folder. What cannot be used is added to `problems`
+    /// and costs itself alone: fewer CAs let fewer clients in.
+    pub(super) fn read(
+        path: &Path,
+        upgrade_cn: Option<&str>,
+        problems: &mut Problems,
+    ) -> Result<Self, TlsError> {
+        let mut cas = Self {
+            known: Vec::new(),
+            anchors: Vec::new(),
+        };
         let is_folder = path.is_dir();
-        let files = if is_folder { pem_files(path, &mut problems.errors)? } else { vec![path.to_owned()] };
+        let files = if is_folder {
+            pem_files(path, &mut problems.errors)?
+        } else {
+            vec![path.to_owned()]
+        };
         for file in files {
             match read_pem(&file) {
                 Ok(text) => cas.add(&file, &text, upgrade_cn, problems),
@@ -47,10 +60,20 @@ impl ClientCas {
     }
 
     /// Those of a remote source. One that could not be had leaves all of them as they were.
-    pub(super) fn given(pems: &Pems, upgrade_cn: Option<&str>, problems: &mut Problems) -> Result<Self, TlsError> {
-        let mut cas = Self { known: Vec::new(), anchors: Vec::new() };
+    pub(super) fn given(
+        pems: &Pems,
+        upgrade_cn: Option<&str>,
+        problems: &mut Problems,
+    ) -> Result<Self, TlsError> {
+        let mut cas = Self {
+            known: Vec::new(),
+            anchors: Vec::new(),
+        };
         for (path, text) in pems {
-            let failed = |reason: &String| TlsError::Fetch { path: path.clone(), reason: reason.clone() };
+            let failed = |reason: &String| TlsError::Fetch {
+                path: path.clone(),
+                reason: reason.clone(),
+            };
             cas.add(path, text.as_ref().map_err(failed)?, upgrade_cn, problems);
         }
         cas.not_empty(Path::new("the source of client CAs"), problems)
@@ -61,13 +84,18 @@ impl ClientCas {
             return Ok(self);
         }
         // The reason, if one was found, says more.
-        let missing = || TlsError::Missing { path: path.to_owned(), what: "certificate" };
+        let missing = || TlsError::Missing {
+            path: path.to_owned(),
+            what: "certificate",
+        };
         Err(problems.errors.pop().unwrap_or_else(missing))
     }
 
     fn add(&mut self, path: &Path, text: &[u8], upgrade_cn: Option<&str>, problems: &mut Problems) {
         for certificate in authorities(path, text, problems) {
-            let Ok((_, read)) = X509Certificate::from_der(&certificate) else { continue };
+            let Ok((_, read)) = X509Certificate::from_der(&certificate) else {
+                continue;
+            };
             let anchor = is_ca(&read) || upgrade_cn.is_some_and(|wanted| issuer_is(&read, wanted));
             if anchor {
                 self.anchors.push(certificate.clone());
@@ -87,8 +115,13 @@ impl ClientCas {
         let of_cas: Option<Arc<dyn ClientCertVerifier>> = match anchors.is_empty() {
             true => None,
             false => {
-                let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), provider());
-                Some(builder.build().map_err(|error| Error::General(error.to_string()))?)
+                let builder =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), provider());
+                Some(
+                    builder
+                        .build()
+                        .map_err(|error| Error::General(error.to_string()))?,
+                )
             }
         };
         Ok(Arc::new(Verifier {
@@ -109,7 +142,8 @@ fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Erro
     Ok(roots)
 }
 
-/// Certificates of version 1 have no way to say it, and nobody makes them for anything else any more.
+/// Certificates of version 1 have no way to say it, and nobody makes them for anything else any
+/// more.
 fn is_ca(certificate: &X509Certificate<'_>) -> bool {
     match certificate.basic_constraints() {
         Ok(Some(constraints)) => constraints.value.ca,
@@ -119,7 +153,10 @@ fn is_ca(certificate: &X509Certificate<'_>) -> bool {
 }
 
 fn issuer_is(certificate: &X509Certificate<'_>, name: &str) -> bool {
-    certificate.issuer().iter_common_name().any(|found| found.as_str() == Ok(name))
+    certificate
+        .issuer()
+        .iter_common_name()
+        .any(|found| found.as_str() == Ok(name))
 }
 
 #[derive(Debug)]

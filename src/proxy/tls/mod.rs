@@ -1,6 +1,7 @@
 //! TLS on both sides: certificates for clients ([`store`]), trust in upstreams ([`upstream`]).
 //!
-//! rustls with aws-lc-rs, TLS 1.2 and 1.3. Handshakes and their deadlines are the listener's and `connect`'s.
+//! rustls with aws-lc-rs, TLS 1.2 and 1.3. Handshakes and their deadlines are the listener's and
+//! `connect`'s.
 
 mod accept;
 mod authorities;
@@ -27,6 +28,8 @@ pub fn details(connection: &rustls::ServerConnection) -> TlsDetails {
         Some(rustls::ProtocolVersion::TLSv1_2) => "tls12",
         _ => "tls13",
     };
-    let cipher = connection.negotiated_cipher_suite().map_or(0, |suite| u16::from(suite.suite()));
+    let cipher = connection
+        .negotiated_cipher_suite()
+        .map_or(0, |suite| u16::from(suite.suite()));
     TlsDetails { version, cipher }
 }

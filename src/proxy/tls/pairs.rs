@@ -1,7 +1,8 @@
 //! Certificates with their keys, read from files or from what a remote source told.
 //!
-//! A pair counts only whole: the key must be the certificate's, and the certificate must be readable. A bad pair
-//! concerns nobody but itself; what replaces it is decided in [`store`](crate::proxy::tls::store).
+//! A pair counts only whole: the key must be the certificate's, and the certificate must be
+//! readable. A bad pair concerns nobody but itself; what replaces it is decided in
+//! [`store`](crate::proxy::tls::store).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -30,7 +31,8 @@ const ENTRIES_MAX: usize = 10_000;
 /// One certificate with its key.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// File (or name at the source) of the certificate: what identifies the pair from one reading to the next.
+    /// File (or name at the source) of the certificate: what identifies the pair from one reading
+    /// to the next.
     pub path: PathBuf,
     /// Lower-case names it is good for: DNS names and common name, wildcards included.
     pub names: Vec<String>,
@@ -49,7 +51,8 @@ pub(super) struct PairFiles {
     pub(super) key: PathBuf,
 }
 
-/// PEM texts of a remote source by their names, which follow the rules of files; the reason where one could not be had.
+/// PEM texts of a remote source by their names, which follow the rules of files; the reason where
+/// one could not be had.
 pub type Pems = BTreeMap<PathBuf, Result<Bytes, String>>;
 
 /// Where texts are read.
@@ -63,45 +66,72 @@ pub(super) enum Texts<'a> {
 
 impl<'a> Texts<'a> {
     fn read(self, path: &Path) -> Result<Cow<'a, [u8]>, TlsError> {
-        let Self::Given(pems) = self else { return read_pem(path).map(Cow::Owned) };
+        let Self::Given(pems) = self else {
+            return read_pem(path).map(Cow::Owned);
+        };
         match pems.get(path) {
-            Some(Ok(text)) if text.len() as u64 > FILE_BYTES_MAX => Err(TlsError::TooLarge { path: path.to_owned() }),
+            Some(Ok(text)) if text.len() as u64 > FILE_BYTES_MAX => Err(TlsError::TooLarge {
+                path: path.to_owned(),
+            }),
             Some(Ok(text)) => Ok(Cow::Borrowed(text)),
-            Some(Err(reason)) => Err(TlsError::Fetch { path: path.to_owned(), reason: reason.clone() }),
-            None => Err(TlsError::Absent { path: path.to_owned() }),
+            Some(Err(reason)) => Err(TlsError::Fetch {
+                path: path.to_owned(),
+                reason: reason.clone(),
+            }),
+            None => Err(TlsError::Absent {
+                path: path.to_owned(),
+            }),
         }
     }
 }
 
-/// Which pairs a source has, in order of their names: the first is the default. What of a folder cannot be read is added to
-/// `errors` and costs itself.
+/// Which pairs a source has, in order of their names: the first is the default. What of a folder
+/// cannot be read is added to `errors` and costs itself.
 pub(super) fn list(
     source: &CertificateSource,
     texts: Texts<'_>,
     errors: &mut Vec<TlsError>,
 ) -> Result<Vec<PairFiles>, TlsError> {
     match (source, texts) {
-        (CertificateSource::File { cert_file, key_file }, _) => {
-            Ok(vec![PairFiles { cert: cert_file.clone(), key: key_file.clone() }])
-        }
+        (
+            CertificateSource::File {
+                cert_file,
+                key_file,
+            },
+            _,
+        ) => Ok(vec![PairFiles {
+            cert: cert_file.clone(),
+            key: key_file.clone(),
+        }]),
         (CertificateSource::Path { path }, _) => {
             let pairs = in_pairs(&pem_files(path, errors)?);
             if pairs.is_empty() {
-                return Err(TlsError::Directory { path: path.clone(), reason: "holds no `*.pem` with a certificate" });
+                return Err(TlsError::Directory {
+                    path: path.clone(),
+                    reason: "holds no `*.pem` with a certificate",
+                });
             }
             Ok(pairs)
         }
         (_, Texts::Given(pems)) => {
             let files: Vec<PathBuf> = pems.keys().filter(|path| is_pem(path)).cloned().collect();
             let pairs = in_pairs(&files);
-            if pairs.is_empty() { Err(TlsError::Empty) } else { Ok(pairs) }
+            if pairs.is_empty() {
+                Err(TlsError::Empty)
+            } else {
+                Ok(pairs)
+            }
         }
         (_, Texts::Files) => Ok(Vec::new()),
     }
 }
 
-/// All `*.pem` below a folder, in order. A folder below it that cannot be read is added to `errors`.
-pub(super) fn pem_files(folder: &Path, errors: &mut Vec<TlsError>) -> Result<Vec<PathBuf>, TlsError> {
+/// All `*.pem` below a folder, in order. A folder below it that cannot be read is added to
+/// `errors`.
+pub(super) fn pem_files(
+    folder: &Path,
+    errors: &mut Vec<TlsError>,
+) -> Result<Vec<PathBuf>, TlsError> {
     let mut files = Vec::new();
     walk(folder, 0, &mut files, errors)?;
     files.sort_unstable();
@@ -109,12 +139,22 @@ pub(super) fn pem_files(folder: &Path, errors: &mut Vec<TlsError>) -> Result<Vec
 }
 
 fn is_pem(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let hidden = path
+        .file_name()
+        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     !hidden && path.extension().is_some_and(|extension| extension == "pem")
 }
 
-fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>, errors: &mut Vec<TlsError>) -> Result<(), TlsError> {
-    let failed = |source| TlsError::Read { path: dir.to_owned(), source };
+fn walk(
+    dir: &Path,
+    depth: usize,
+    files: &mut Vec<PathBuf>,
+    errors: &mut Vec<TlsError>,
+) -> Result<(), TlsError> {
+    let failed = |source| TlsError::Read {
+        path: dir.to_owned(),
+        source,
+    };
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
@@ -122,10 +162,15 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>, errors: &mut Vec<Tls
         }
         let path = entry.path();
         // Links are followed; the depth bounds a circle. What vanished meanwhile is not there.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let Ok(metadata) = fs::metadata(&path) else {
+            continue;
+        };
         if metadata.is_dir() {
             let walked = match depth {
-                DEPTH_MAX => Err(TlsError::Directory { path, reason: "is nested too deep" }),
+                DEPTH_MAX => Err(TlsError::Directory {
+                    path,
+                    reason: "is nested too deep",
+                }),
                 _ => walk(&path, depth + 1, files, errors),
             };
             errors.extend(walked.err());
@@ -133,7 +178,10 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>, errors: &mut Vec<Tls
             files.push(path);
         }
         if files.len() > ENTRIES_MAX {
-            return Err(TlsError::Directory { path: dir.to_owned(), reason: "holds more than 10000 files" });
+            return Err(TlsError::Directory {
+                path: dir.to_owned(),
+                reason: "holds more than 10000 files",
+            });
         }
     }
     Ok(())
@@ -141,7 +189,12 @@ fn walk(dir: &Path, depth: usize, files: &mut Vec<PathBuf>, errors: &mut Vec<Tls
 
 /// `X-cert.pem` with `X-key.pem`; any other `X.pem` holds both.
 fn in_pairs(files: &[PathBuf]) -> Vec<PairFiles> {
-    let stem = |file: &PathBuf| file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+    let stem = |file: &PathBuf| {
+        file.file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let mut pairs = Vec::new();
     for cert in files {
         let stem = stem(cert);
@@ -152,38 +205,75 @@ fn in_pairs(files: &[PathBuf]) -> Vec<PairFiles> {
             Some(name) => cert.with_file_name(format!("{name}-key.pem")),
             None => cert.clone(),
         };
-        pairs.push(PairFiles { cert: cert.clone(), key });
+        pairs.push(PairFiles {
+            cert: cert.clone(),
+            key,
+        });
     }
     pairs
 }
 
 /// Reads one pair and checks that key and certificate belong together.
-pub(super) fn load(files: &PairFiles, texts: Texts<'_>, provider: &CryptoProvider) -> Result<Pair, TlsError> {
+pub(super) fn load(
+    files: &PairFiles,
+    texts: Texts<'_>,
+    provider: &CryptoProvider,
+) -> Result<Pair, TlsError> {
     let path = files.cert.clone();
-    let malformed = |path: &Path, reason: String| TlsError::Malformed { path: path.to_owned(), reason };
+    let malformed = |path: &Path, reason: String| TlsError::Malformed {
+        path: path.to_owned(),
+        reason,
+    };
     let text = texts.read(&path)?;
     let chain = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| malformed(&path, error.to_string()))?;
-    let Some(leaf) = chain.first() else { return Err(malformed(&path, bundle::nothing_in(&text).to_owned())) };
-    let Leaf { names, not_before, not_after } = read_leaf(leaf).map_err(|reason| malformed(&path, reason))?;
+    let Some(leaf) = chain.first() else {
+        return Err(malformed(&path, bundle::nothing_in(&text).to_owned()));
+    };
+    let Leaf {
+        names,
+        not_before,
+        not_after,
+    } = read_leaf(leaf).map_err(|reason| malformed(&path, reason))?;
     let key = match PrivateKeyDer::from_pem_slice(&texts.read(&files.key)?) {
         Ok(key) => key,
         Err(rustls::pki_types::pem::Error::NoItemsFound) => {
-            return Err(TlsError::Missing { path: files.key.clone(), what: "private key" });
+            return Err(TlsError::Missing {
+                path: files.key.clone(),
+                what: "private key",
+            });
         }
         // What it says may quote what it read.
-        Err(_) => return Err(malformed(&files.key, "the private key is not valid PEM".to_owned())),
+        Err(_) => {
+            return Err(malformed(
+                &files.key,
+                "the private key is not valid PEM".to_owned(),
+            ));
+        }
     };
-    let key =
-        CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Pair { path: path.clone(), source })?;
-    Ok(Pair { path, names, not_before, not_after, key: Arc::new(key) })
+    let key = CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Pair {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Pair {
+        path,
+        names,
+        not_before,
+        not_after,
+        key: Arc::new(key),
+    })
 }
 
 pub(super) fn read_pem(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let failed = |source| TlsError::Read { path: path.to_owned(), source };
+    let failed = |source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    };
     if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
-        return Err(TlsError::TooLarge { path: path.to_owned() });
+        return Err(TlsError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     fs::read(path).map_err(failed)
 }
@@ -217,5 +307,9 @@ fn read_leaf(der: &CertificateDer<'_>) -> Result<Leaf, String> {
         }
     }
     let validity = certificate.validity();
-    Ok(Leaf { names, not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() })
+    Ok(Leaf {
+        names,
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+    })
 }

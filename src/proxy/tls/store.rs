@@ -1,9 +1,9 @@
 //! The certificates of one `[certificates.NAME]`, ready for handshakes and replaceable under way.
 //!
 //! A reload reads everything again, keeps the previous form of whatever turned bad, and swaps whole
-//! [`ServerConfig`]s: handshakes that began use the one they have, open connections notice nothing. Who calls for a
-//! reload (a signal, a watched file) is left to others; [`paths`] says what to watch and
-//! [`CertStore::changed`] whether something did change.
+//! [`ServerConfig`]s: handshakes that began use the one they have, open connections notice nothing.
+//! Who calls for a reload (a signal, a watched file) is left to others; [`paths`] says what to
+//! watch and [`CertStore::changed`] whether something did change.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -29,14 +29,16 @@ use crate::proxy::tls::pairs::{self, Pair, PairFiles, Pems, Texts};
 use crate::system::unix_now;
 use crate::trust::bundle;
 
-/// Largest record sent, in bytes. Half of what the protocol allows: the memory allocator deals out blocks of this size from
-/// so few pages that they are still in the cache when they come round again, and clients can decrypt sooner.
+/// Largest record sent, in bytes. Half of what the protocol allows: the memory allocator deals out
+/// blocks of this size from so few pages that they are still in the cache when they come round
+/// again, and clients can decrypt sooner.
 const RECORD_BYTES: usize = 8 << 10;
 
 /// What a listener does with a handshake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerUse {
-    /// Refuse a name without certificate (and a client without name) instead of showing the first certificate.
+    /// Refuse a name without certificate (and a client without name) instead of showing the first
+    /// certificate.
     pub strict: bool,
     /// Offer `h2` and `http/1.1` by ALPN; a TCP listener offers nothing.
     pub http: bool,
@@ -53,7 +55,8 @@ pub struct Material {
     pub client_cas: Option<Pems>,
 }
 
-/// Somebody wants a certificate for this name (in lower case), and hears when it was added or cannot be had.
+/// Somebody wants a certificate for this name (in lower case), and hears when it was added or
+/// cannot be had.
 pub type Demand = (String, oneshot::Sender<()>);
 
 /// Certificates by name. Shared by all workers.
@@ -105,8 +108,9 @@ impl CertStore {
         }
     }
 
-    /// As [`CertStore::load`], but where nothing can be used the store is empty: [`CertStore::problem`] tells. For the
-    /// start of the process, where a bad file must not keep everything else from being served.
+    /// As [`CertStore::load`], but where nothing can be used the store is empty:
+    /// [`CertStore::problem`] tells. For the start of the process, where a bad file must not keep
+    /// everything else from being served.
     ///
     /// # Errors
     /// The TLS library refuses its own settings.
@@ -119,9 +123,10 @@ impl CertStore {
         Ok((Self::with(config, current, None), problems))
     }
 
-    /// The store of a remote source. Handshakes are refused until [`CertStore::take`] brought something, unless there is
-    /// a store that this one replaces: its pairs serve until then. `demands` is asked where certificates are made on
-    /// demand. Client CAs in files that cannot be used are added to `problems`: nobody is let in until they can.
+    /// The store of a remote source. Handshakes are refused until [`CertStore::take`] brought
+    /// something, unless there is a store that this one replaces: its pairs serve until then.
+    /// `demands` is asked where certificates are made on demand. Client CAs in files that cannot be
+    /// used are added to `problems`: nobody is let in until they can.
     ///
     /// # Errors
     /// The TLS library refuses its own settings.
@@ -138,28 +143,45 @@ impl CertStore {
         let client_cas = match client_cas_or(&config, None, problems) {
             Some(cas) => Some(cas),
             // Those of before are better than none, and none at all lets nobody in.
-            None if config.source.has_client_cas() => before.as_ref().and_then(|current| current.client_cas.clone()),
+            None if config.source.has_client_cas() => before
+                .as_ref()
+                .and_then(|current| current.client_cas.clone()),
             None => None,
         };
-        let pairs = before.map(|current| current.pairs.clone()).unwrap_or_default();
+        let pairs = before
+            .map(|current| current.pairs.clone())
+            .unwrap_or_default();
         let current = Current::new(&config, pairs, client_cas, None, stamps)?;
-        let on_demand = demands.map(|demands| OnDemand { demands, used: Mutex::default() });
+        let on_demand = demands.map(|demands| OnDemand {
+            demands,
+            used: Mutex::default(),
+        });
         Ok(Self::with(config, current, on_demand))
     }
 
     fn with(config: CertificateConfig, current: Current, on_demand: Option<OnDemand>) -> Self {
-        Self { config, current: ArcSwap::from_pointee(current), reloading: Mutex::new(()), on_demand }
+        Self {
+            config,
+            current: ArcSwap::from_pointee(current),
+            reloading: Mutex::new(()),
+            on_demand,
+        }
     }
 
-    /// Reads all files again. A bad pair keeps its previous form, bad client CAs keep theirs; a pair whose files left
-    /// the directory is gone, unless it was the last one. Blocks on files: not for workers.
+    /// Reads all files again. A bad pair keeps its previous form, bad client CAs keep theirs; a
+    /// pair whose files left the directory is gone, unless it was the last one. Blocks on files:
+    /// not for workers.
     pub fn reload(&self) -> Problems {
         self.take(&Material::default())
     }
 
-    /// Takes what a remote source has, by the same rules, and reads the files that there are beside it.
+    /// Takes what a remote source has, by the same rules, and reads the files that there are beside
+    /// it.
     pub fn take(&self, material: &Material) -> Problems {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let before = self.current.load_full();
         let mut problems = Problems::default();
         // Taken before reading: a change in between is seen as one next time.
@@ -205,7 +227,8 @@ impl CertStore {
             (None, None) => true,
             _ => false,
         };
-        // A ticket lets a client skip the check of its certificate: those of other CAs must end here.
+        // A ticket lets a client skip the check of its certificate: those of other CAs must end
+        // here.
         let tickets = same.then(|| Arc::clone(&before.tickets));
         match Current::new(&self.config, pairs, client_cas, tickets, stamps) {
             Ok(current) => self.current.store(Arc::new(current)),
@@ -220,7 +243,10 @@ impl CertStore {
     pub fn add(&self, name: &str, pem: Bytes) -> Result<i64, TlsError> {
         let path = PathBuf::from(name);
         let pems = Pems::from([(path.clone(), Ok(pem))]);
-        let files = PairFiles { cert: path.clone(), key: path.clone() };
+        let files = PairFiles {
+            cert: path.clone(),
+            key: path.clone(),
+        };
         let mut pair = pairs::load(&files, Texts::Given(&pems), &provider())?;
         // Else it would be made again for each client that names it.
         if !pair.names.iter().any(|known| known == name) {
@@ -236,18 +262,31 @@ impl CertStore {
 
     /// Takes pairs away that were made for names.
     pub fn remove(&self, names: &[String]) {
-        let gone = |pair: &Pair| names.iter().any(|name| pair.path.as_os_str() == name.as_str());
+        let gone = |pair: &Pair| {
+            names
+                .iter()
+                .any(|name| pair.path.as_os_str() == name.as_str())
+        };
         // Fewer pairs cannot be worse than more.
         self.change(|pairs| pairs.retain(|pair| !gone(pair))).ok();
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Pair>)) -> Result<(), TlsError> {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let before = self.current.load_full();
         let mut pairs = before.pairs.clone();
         change(&mut pairs);
         let mut errors = Vec::new();
-        self.replace(&before, pairs, before.client_cas.clone(), before.stamps.clone(), &mut errors);
+        self.replace(
+            &before,
+            pairs,
+            before.client_cas.clone(),
+            before.stamps.clone(),
+            &mut errors,
+        );
         errors.pop().map_or(Ok(()), Err)
     }
 
@@ -257,16 +296,27 @@ impl CertStore {
         self.on_demand.is_some()
     }
 
-    /// Sees to it that there is a certificate for this name (in lower case), if that is possible: asks for one and waits.
+    /// Sees to it that there is a certificate for this name (in lower case), if that is possible:
+    /// asks for one and waits.
     pub async fn provide(&self, name: &str) {
-        let Some(on_demand) = &self.on_demand else { return };
+        let Some(on_demand) = &self.on_demand else {
+            return;
+        };
         if find(&self.current.load().names, name).next().is_some() {
-            on_demand.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+            on_demand
+                .used
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(name.to_owned());
             return;
         }
         let (answer, answered) = oneshot::channel();
         // Too many ask already: this one is refused, as if there were none.
-        if on_demand.demands.try_send((name.to_owned(), answer)).is_ok() {
+        if on_demand
+            .demands
+            .try_send((name.to_owned(), answer))
+            .is_ok()
+        {
             answered.await.ok();
         }
     }
@@ -274,8 +324,15 @@ impl CertStore {
     /// Names that have a certificate and were asked for since this was called last.
     #[must_use]
     pub fn take_used(&self) -> HashSet<String> {
-        let Some(on_demand) = &self.on_demand else { return HashSet::new() };
-        std::mem::take(&mut *on_demand.used.lock().unwrap_or_else(PoisonError::into_inner))
+        let Some(on_demand) = &self.on_demand else {
+            return HashSet::new();
+        };
+        std::mem::take(
+            &mut *on_demand
+                .used
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// Whether this is the store of `config`.
@@ -287,14 +344,17 @@ impl CertStore {
     /// The settings for the next handshake.
     ///
     /// # Errors
-    /// Limits that leave nothing to choose: whoever asked for the same before gets no error any more. And nothing to
-    /// show, because a remote source has not answered yet.
+    /// Limits that leave nothing to choose: whoever asked for the same before gets no error any
+    /// more. And nothing to show, because a remote source has not answered yet.
     pub fn server_config(&self, used: &ServerUse) -> Result<Arc<ServerConfig>, TlsError> {
         let current = self.current.load();
         current.readiness(&self.config)?;
         if self.on_demand.is_some() && !used.strict {
             // The first one that was made is nobody's default.
-            return current.config(&ServerUse { strict: true, ..used.clone() });
+            return current.config(&ServerUse {
+                strict: true,
+                ..used.clone()
+            });
         }
         current.config(used)
     }
@@ -305,7 +365,8 @@ impl CertStore {
         self.current.load().readiness(&self.config).is_ok()
     }
 
-    /// Why no handshake can succeed until files are mended. What is still to come from a remote source is not a problem.
+    /// Why no handshake can succeed until files are mended. What is still to come from a remote
+    /// source is not a problem.
     #[must_use]
     pub fn problem(&self) -> Option<TlsError> {
         let current = self.current.load();
@@ -326,10 +387,15 @@ impl CertStore {
     #[must_use]
     pub fn expiries(&self) -> Vec<(String, i64)> {
         let current = self.current.load();
-        current.pairs.iter().map(|pair| (pair.path.display().to_string(), pair.not_after)).collect()
+        current
+            .pairs
+            .iter()
+            .map(|pair| (pair.path.display().to_string(), pair.not_after))
+            .collect()
     }
 
-    /// Whether a file came, went, or has another size or time than when it was last read. For polling.
+    /// Whether a file came, went, or has another size or time than when it was last read. For
+    /// polling.
     #[must_use]
     pub fn changed(&self) -> bool {
         stamps_of(&self.config) != self.current.load().stamps
@@ -340,7 +406,10 @@ impl CertStore {
 #[must_use]
 pub fn paths(config: &CertificateConfig) -> Vec<PathBuf> {
     let mut paths = match &config.source {
-        CertificateSource::File { cert_file, key_file } => vec![cert_file.clone(), key_file.clone()],
+        CertificateSource::File {
+            cert_file,
+            key_file,
+        } => vec![cert_file.clone(), key_file.clone()],
         CertificateSource::Path { path } => vec![path.clone()],
         _ => Vec::new(),
     };
@@ -360,18 +429,31 @@ impl Current {
             Some(tickets) => tickets,
             None => aws_lc_rs::Ticketer::new()?,
         };
-        let verifier = client_cas.as_ref().map(|cas| cas.verifier(config.client_auth_optional)).transpose()?;
+        let verifier = client_cas
+            .as_ref()
+            .map(|cas| cas.verifier(config.client_auth_optional))
+            .transpose()?;
         let names = Arc::new(by_name(&pairs));
-        let current = Self { pairs, client_cas, tickets, verifier, names, configs: ArcSwap::default(), stamps };
+        let current = Self {
+            pairs,
+            client_cas,
+            tickets,
+            verifier,
+            names,
+            configs: ArcSwap::default(),
+            stamps,
+        };
         // What cannot be used at all is found out now.
         current.config(&ServerUse::default())?;
         Ok(current)
     }
 
-    /// Whether there is what handshakes need. Without it nobody is let in: not to meet a server without certificate, and
-    /// not without being asked for the client's.
+    /// Whether there is what handshakes need. Without it nobody is let in: not to meet a server
+    /// without certificate, and not without being asked for the client's.
     fn readiness(&self, config: &CertificateConfig) -> Result<(), TlsError> {
-        if self.client_cas.is_none() && (config.source.has_client_cas() || config.client_ca_file.is_some()) {
+        if self.client_cas.is_none()
+            && (config.source.has_client_cas() || config.client_ca_file.is_some())
+        {
             return Err(TlsError::NotLoaded("client CAs"));
         }
         let on_demand = matches!(config.source, CertificateSource::VaultPki { .. });
@@ -385,9 +467,21 @@ impl Current {
         if let Some((_, config)) = self.configs.load().iter().find(|(known, _)| known == used) {
             return Ok(Arc::clone(config));
         }
-        let defaults = if used.strict { Defaults::default() } else { Defaults::of(&self.pairs) };
-        let resolver = Arc::new(Resolver { names: Arc::clone(&self.names), defaults });
-        let config = server_config(self.verifier.clone(), resolver, Arc::clone(&self.tickets), used)?;
+        let defaults = if used.strict {
+            Defaults::default()
+        } else {
+            Defaults::of(&self.pairs)
+        };
+        let resolver = Arc::new(Resolver {
+            names: Arc::clone(&self.names),
+            defaults,
+        });
+        let config = server_config(
+            self.verifier.clone(),
+            resolver,
+            Arc::clone(&self.tickets),
+            used,
+        )?;
         self.configs.rcu(|configs| {
             let mut configs = Vec::clone(configs);
             // Two workers may come to it at the same time.
@@ -409,14 +503,26 @@ fn server_config(
     let limits = &used.limits;
     let mut provider = aws_lc_rs::default_provider();
     if !limits.ciphers.is_empty() {
-        provider.cipher_suites.retain(|suite| limits.ciphers.contains(&suite.suite().into()));
+        provider
+            .cipher_suites
+            .retain(|suite| limits.ciphers.contains(&suite.suite().into()));
     }
-    let served = [(TlsVersion::V1_3, &rustls::version::TLS13), (TlsVersion::V1_2, &rustls::version::TLS12)];
-    let versions: Vec<_> =
-        served.iter().filter(|(version, _)| (limits.min..=limits.max).contains(version)).map(|(_, it)| *it).collect();
-    // The suites say which kinds of keys a client takes: those of a version that is not served must not count.
-    provider.cipher_suites.retain(|suite| versions.contains(&suite.version()));
-    let builder = ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&versions)?;
+    let served = [
+        (TlsVersion::V1_3, &rustls::version::TLS13),
+        (TlsVersion::V1_2, &rustls::version::TLS12),
+    ];
+    let versions: Vec<_> = served
+        .iter()
+        .filter(|(version, _)| (limits.min..=limits.max).contains(version))
+        .map(|(_, it)| *it)
+        .collect();
+    // The suites say which kinds of keys a client takes: those of a version that is not served must
+    // not count.
+    provider
+        .cipher_suites
+        .retain(|suite| versions.contains(&suite.version()));
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&versions)?;
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
@@ -449,7 +555,12 @@ fn client_cas_or(
 }
 
 /// Every pair of the source, the previous form of those that are bad now.
-fn read_pairs(source: &CertificateSource, texts: Texts<'_>, before: &[Pair], problems: &mut Problems) -> Vec<Pair> {
+fn read_pairs(
+    source: &CertificateSource,
+    texts: Texts<'_>,
+    before: &[Pair],
+    problems: &mut Problems,
+) -> Vec<Pair> {
     let listed = match pairs::list(source, texts, &mut problems.errors) {
         Ok(listed) => listed,
         Err(error) => {
@@ -462,8 +573,15 @@ fn read_pairs(source: &CertificateSource, texts: Texts<'_>, before: &[Pair], pro
     for files in &listed {
         match pairs::load(files, texts, &provider) {
             Ok(pair) => {
-                let reason = pair.key.cert.first().and_then(|leaf| bundle::validity(leaf, now));
-                let out_of_date = |reason| TlsError::OutOfDate { path: pair.path.clone(), reason };
+                let reason = pair
+                    .key
+                    .cert
+                    .first()
+                    .and_then(|leaf| bundle::validity(leaf, now));
+                let out_of_date = |reason| TlsError::OutOfDate {
+                    path: pair.path.clone(),
+                    reason,
+                };
                 problems.out_of_date.extend(reason.map(out_of_date));
                 good.push(pair);
             }
@@ -478,7 +596,10 @@ fn read_pairs(source: &CertificateSource, texts: Texts<'_>, before: &[Pair], pro
 
 fn stamps_of(config: &CertificateConfig) -> Stamps {
     let mut files: Vec<PathBuf> = match pairs::list(&config.source, Texts::Files, &mut Vec::new()) {
-        Ok(listed) => listed.into_iter().flat_map(|files| [files.cert, files.key]).collect(),
+        Ok(listed) => listed
+            .into_iter()
+            .flat_map(|files| [files.cert, files.key])
+            .collect(),
         Err(_) => Vec::new(),
     };
     files.extend(config.client_ca_file.clone());
@@ -486,14 +607,20 @@ fn stamps_of(config: &CertificateConfig) -> Stamps {
         let metadata = fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     };
-    files.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
+    files
+        .into_iter()
+        .map(|path| (path.clone(), stamp(&path)))
+        .collect()
 }
 
 fn by_name(pairs: &[Pair]) -> Names {
     let mut names = Names::new();
     for pair in pairs {
         for name in &pair.names {
-            names.entry(name.clone()).or_default().push(Choice::of(pair));
+            names
+                .entry(name.clone())
+                .or_default()
+                .push(Choice::of(pair));
         }
     }
     names

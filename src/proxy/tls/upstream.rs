@@ -1,7 +1,7 @@
 //! Whom to trust behind the proxy: settings for TLS connections to instances.
 //!
-//! Made once per configuration and shared: sessions are resumed from a cache inside. The name that is verified is the
-//! route's (`host=NAME`, `grpcservername=`) or else the target's address.
+//! Made once per configuration and shared: sessions are resumed from a cache inside. The name that
+//! is verified is the route's (`host=NAME`, `grpcservername=`) or else the target's address.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -46,8 +46,8 @@ impl UpstreamTls {
     /// Trusts the CAs of `ca_file`, or those of the system.
     ///
     /// # Errors
-    /// When not one certificate of the file can be used. A system without CAs is not an error: every verified handshake
-    /// fails then, and [`has_system_roots`] can say so beforehand.
+    /// When not one certificate of the file can be used. A system without CAs is not an error:
+    /// every verified handshake fails then, and [`has_system_roots`] can say so beforehand.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, TlsError> {
         Self::load(ca_file, &mut Problems::default())
     }
@@ -57,7 +57,9 @@ impl UpstreamTls {
     /// # Errors
     /// As [`UpstreamTls::new`].
     pub fn load(ca_file: Option<&Path>, problems: &mut Problems) -> Result<Self, TlsError> {
-        let Some(path) = ca_file else { return Self::trusting(system_roots()) };
+        let Some(path) = ca_file else {
+            return Self::trusting(system_roots());
+        };
         let mut roots = RootCertStore::empty();
         for certificate in authorities(path, &pairs::read_pem(path)?, problems) {
             roots.add(certificate)?;
@@ -79,21 +81,35 @@ impl UpstreamTls {
     fn trusting(roots: RootCertStore) -> Result<Self, TlsError> {
         let roots = Arc::new(roots);
         let verified = PerProtocol::new(|| {
-            let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-            Ok(builder.with_root_certificates(Arc::clone(&roots)).with_no_client_auth())
+            let builder = ClientConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()?;
+            Ok(builder
+                .with_root_certificates(Arc::clone(&roots))
+                .with_no_client_auth())
         })?;
         let unverified = PerProtocol::new(|| {
             let verifier = Arc::new(AcceptAny::new(provider()));
-            let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-            Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+            let builder = ClientConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()?;
+            Ok(builder
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth())
         })?;
-        Ok(Self { verified, unverified })
+        Ok(Self {
+            verified,
+            unverified,
+        })
     }
 
     /// The settings for one connection. `skip_verify` is the route's `tlsskipverify=true`.
     #[must_use]
     pub fn config(&self, skip_verify: bool, inside: Inside) -> &Arc<ClientConfig> {
-        let settings = if skip_verify { &self.unverified } else { &self.verified };
+        let settings = if skip_verify {
+            &self.unverified
+        } else {
+            &self.verified
+        };
         match inside {
             Inside::Http1 => &settings.h1,
             Inside::Http2 => &settings.h2,
@@ -114,9 +130,13 @@ pub fn server_name(target: &Target) -> Option<ServerName<'static>> {
     let options = &target.options;
     let name = match (&options.grpc_server_name, &options.host) {
         (Some(name), _) | (None, HostRewrite::Name(name)) => name,
-        (None, HostRewrite::Keep | HostRewrite::Target) => return Some(target.state.addr.ip().into()),
+        (None, HostRewrite::Keep | HostRewrite::Target) => {
+            return Some(target.state.addr.ip().into());
+        }
     };
-    let host = name.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let host = name
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let host = host.map_or(&**name, |(host, _)| host);
     ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()
 }
@@ -135,6 +155,10 @@ impl PerProtocol {
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
             Ok(Arc::new(config))
         };
-        Ok(Self { h1: with(&[b"http/1.1"])?, h2: with(&[b"h2"])?, plain: with(&[])? })
+        Ok(Self {
+            h1: with(&[b"http/1.1"])?,
+            h2: with(&[b"h2"])?,
+            plain: with(&[])?,
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! The rules of blocking queries, as pure functions: no socket, no clock, no randomness of its own.
 //!
-//! A blocking query names the index of the last answer and is held by Consul until something newer exists or `wait`
-//! has passed (Consul's "Blocking Queries" page). What that page asks of a client, and what experience adds:
+//! A blocking query names the index of the last answer and is held by Consul until something newer
+//! exists or `wait` has passed (Consul's "Blocking Queries" page). What that page asks of a client,
+//! and what experience adds:
 //!
 //! ```text
 //! answer's index   previous     next read
@@ -41,8 +42,8 @@ pub struct Position {
 pub enum Next {
     /// Read again.
     Now,
-    /// Read again, but the index had not moved, or moved back: an agent that answers like this every time must not be
-    /// polled in a loop.
+    /// Read again, but the index had not moved, or moved back: an agent that answers like this
+    /// every time must not be polled in a loop.
     Stuck,
     /// Ask again after this long.
     After(Duration),
@@ -78,14 +79,15 @@ impl Position {
     }
 }
 
-/// When to give up on a query that Consul may hold for `wait` (it adds up to a sixteenth of its own).
+/// When to give up on a query that Consul may hold for `wait` (it adds up to a sixteenth of its
+/// own).
 #[must_use]
 pub fn client_deadline(wait: Duration) -> Duration {
     wait + wait / 16 + DEADLINE_MARGIN
 }
 
-/// Whether a blocked answer came before its `wait` was over. Consul only ever adds to the wait, so this holds up to its
-/// very end, less a twentieth for clocks that differ.
+/// Whether a blocked answer came before its `wait` was over. Consul only ever adds to the wait, so
+/// this holds up to its very end, less a twentieth for clocks that differ.
 #[must_use]
 pub fn came_early(elapsed: Duration, wait: Duration) -> bool {
     elapsed < wait - wait / 20
@@ -98,7 +100,8 @@ pub fn jittered_wait(wait: Duration, random: f64) -> Duration {
     wait - (wait / 8).mul_f64(random)
 }
 
-/// Time from one full resync to the next: three quarters to five quarters of `resync`. `random` is in `0.0..1.0`.
+/// Time from one full resync to the next: three quarters to five quarters of `resync`. `random` is
+/// in `0.0..1.0`.
 #[must_use]
 pub fn resync_after(resync: Duration, random: f64) -> Duration {
     resync * 3 / 4 + (resync / 2).mul_f64(random)
@@ -106,33 +109,43 @@ pub fn resync_after(resync: Duration, random: f64) -> Duration {
 
 /// How long a query may be held when `watches` share room for `slots` at once.
 ///
-/// With room for all (and `SPARE` for confirming reads) each keeps its full `wait`. Otherwise they take turns, first
-/// come first served, and each turn is so short that all have had theirs within about five seconds: that bounds how old
-/// any of them can be, at the price of `watches / 5` requests a second.
+/// With room for all (and `SPARE` for confirming reads) each keeps its full `wait`. Otherwise they
+/// take turns, first come first served, and each turn is so short that all have had theirs within
+/// about five seconds: that bounds how old any of them can be, at the price of `watches / 5`
+/// requests a second.
 #[must_use]
 pub fn turn_wait(wait: Duration, watches: usize, slots: usize) -> Duration {
     if watches + SPARE <= slots {
         return wait;
     }
     let share = slots as f64 / watches.max(1) as f64;
-    TURN_CYCLE.mul_f64(share.min(1.0)).max(TURN_WAIT_MIN).min(wait)
+    TURN_CYCLE
+        .mul_f64(share.min(1.0))
+        .max(TURN_WAIT_MIN)
+        .min(wait)
 }
 
-/// Whether a stale answer is too old to be taken without asking the leader, by `X-Consul-LastContact` and
-/// `X-Consul-KnownLeader`.
+/// Whether a stale answer is too old to be taken without asking the leader, by
+/// `X-Consul-LastContact` and `X-Consul-KnownLeader`.
 #[must_use]
-pub fn too_stale(last_contact: Option<Duration>, known_leader: Option<bool>, max_stale: Duration) -> bool {
+pub fn too_stale(
+    last_contact: Option<Duration>,
+    known_leader: Option<bool>,
+    max_stale: Duration,
+) -> bool {
     known_leader == Some(false) || last_contact.is_some_and(|age| age > max_stale)
 }
 
-/// `Retry-After` in its form of seconds (RFC 9110 section 10.2.3), bounded. The date form is not used by Consul.
+/// `Retry-After` in its form of seconds (RFC 9110 section 10.2.3), bounded. The date form is not
+/// used by Consul.
 #[must_use]
 pub fn retry_after(value: &str) -> Option<Duration> {
     let seconds: u64 = value.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-/// Lets a burst through at once and a steady rate after it. A fixed pause between reads would delay good changes too.
+/// Lets a burst through at once and a steady rate after it. A fixed pause between reads would delay
+/// good changes too.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     burst: f64,
@@ -145,7 +158,12 @@ impl TokenBucket {
     /// A full bucket. `per_second` must be above 0.
     #[must_use]
     pub fn new(burst: u32, per_second: f64, now: Instant) -> Self {
-        Self { burst: f64::from(burst), per_second, tokens: f64::from(burst), filled_at: now }
+        Self {
+            burst: f64::from(burst),
+            per_second,
+            tokens: f64::from(burst),
+            filled_at: now,
+        }
     }
 
     /// Takes one token; returns how long to wait before using it (zero while the bucket has some).
@@ -153,8 +171,13 @@ impl TokenBucket {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * self.per_second).min(self.burst) - 1.0;
         self.filled_at = now;
-        // A debt is paid by waiting: the next taker waits longer, so that the rate holds for any number of takers.
-        if self.tokens >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.tokens / self.per_second) }
+        // A debt is paid by waiting: the next taker waits longer, so that the rate holds for any
+        // number of takers.
+        if self.tokens >= 0.0 {
+            Duration::ZERO
+        } else {
+            Duration::from_secs_f64(-self.tokens / self.per_second)
+        }
     }
 }
 
@@ -182,7 +205,11 @@ mod tests {
         ];
         for (previous, answered, early, index, next) in cases {
             let mut position = Position { index: previous };
-            assert_eq!(position.advance(answered, early), next, "{previous:?} {answered:?} {early}");
+            assert_eq!(
+                position.advance(answered, early),
+                next,
+                "{previous:?} {answered:?} {early}"
+            );
             assert_eq!(position.index(), index, "{previous:?} {answered:?} {early}");
         }
     }
@@ -203,7 +230,14 @@ mod tests {
     #[test]
     fn an_answer_is_early_up_to_the_end_of_its_wait() {
         let wait = SECOND * 40;
-        for (elapsed, early) in [(0, true), (21, true), (37, true), (38, false), (40, false), (43, false)] {
+        for (elapsed, early) in [
+            (0, true),
+            (21, true),
+            (37, true),
+            (38, false),
+            (40, false),
+            (43, false),
+        ] {
             assert_eq!(came_early(SECOND * elapsed, wait), early, "{elapsed} s");
         }
         assert!(!came_early(Duration::ZERO, Duration::ZERO));
@@ -241,7 +275,11 @@ mod tests {
             (Some(Duration::ZERO), Some(false), true),
         ];
         for (contact, leader, expected) in cases {
-            assert_eq!(too_stale(contact, leader, max), expected, "{contact:?} {leader:?}");
+            assert_eq!(
+                too_stale(contact, leader, max),
+                expected,
+                "{contact:?} {leader:?}"
+            );
         }
     }
 
@@ -250,7 +288,13 @@ mod tests {
         assert_eq!(retry_after("2"), Some(SECOND * 2));
         assert_eq!(retry_after(" 0 "), Some(Duration::ZERO));
         assert_eq!(retry_after("86400"), Some(RETRY_AFTER_MAX));
-        for bad in ["", "-1", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "99999999999999999999999"] {
+        for bad in [
+            "",
+            "-1",
+            "soon",
+            "Wed, 21 Oct 2015 07:28:00 GMT",
+            "99999999999999999999999",
+        ] {
             assert_eq!(retry_after(bad), None, "{bad}");
         }
     }

@@ -1,5 +1,6 @@
-//! From Consul's health answers to the catalog's own types, in one canonical form: two answers that mean the same for
-//! routing give equal snapshots, whatever their order, check output or modify indexes.
+//! From Consul's health answers to the catalog's own types, in one canonical form: two answers that
+//! mean the same for routing give equal snapshots, whatever their order, check output or modify
+//! indexes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use super::mesh::not_a_target;
 use super::wire::{self, HealthEntry};
 use crate::catalog::{
-    Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceName, ServiceSnapshot, Weights,
+    Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceName,
+    ServiceSnapshot, Weights,
 };
 use crate::journal::CheckKey;
 
@@ -23,25 +25,33 @@ pub struct Rejected {
     pub reason: String,
 }
 
-/// Leaves only the instances of the service of this very name. Consul keeps names in their letter case but looks them up
-/// without regard to it, so that the answer for `Shop` holds the instances of `shop` too. An entry without a name is
-/// taken to be right.
+/// Leaves only the instances of the service of this very name. Consul keeps names in their letter
+/// case but looks them up without regard to it, so that the answer for `Shop` holds the instances
+/// of `shop` too. An entry without a name is taken to be right.
 pub fn retain_own(name: &ServiceName, entries: &mut Vec<HealthEntry>) {
     entries.retain(|entry| entry.service.service.is_empty() || entry.service.service == **name);
 }
 
-/// Makes the snapshot of one service. Instances that cannot be dialled are left out and reported; those that are parts of
-/// the service mesh stay, as what they are.
+/// Makes the snapshot of one service. Instances that cannot be dialled are left out and reported;
+/// those that are parts of the service mesh stay, as what they are.
 #[must_use]
 pub fn snapshot(name: &ServiceName, entries: &[HealthEntry]) -> (ServiceSnapshot, Vec<Rejected>) {
     let mut instances = Vec::with_capacity(entries.len());
     let mut rejected = Vec::new();
     for entry in entries {
-        let id = InstanceId { node: entry.node.node.as_str().into(), id: entry.service.id.as_str().into() };
+        let id = InstanceId {
+            node: entry.node.node.as_str().into(),
+            id: entry.service.id.as_str().into(),
+        };
         if let Some(reason) = not_a_target(&entry.service) {
             let reason: Arc<str> = reason.into();
             let endpoint = undialled(entry, &reason);
-            instances.push(instance(id, endpoint, Registration::NotATarget { reason }, entry));
+            instances.push(instance(
+                id,
+                endpoint,
+                Registration::NotATarget { reason },
+                entry,
+            ));
             continue;
         }
         match endpoint(entry) {
@@ -54,37 +64,87 @@ pub fn snapshot(name: &ServiceName, entries: &[HealthEntry]) -> (ServiceSnapshot
     instances.dedup_by(|second, first| {
         let twice = first.id == second.id;
         if twice {
-            rejected.push(Rejected { id: second.id.clone(), reason: "registered twice in one answer".to_owned() });
+            rejected.push(Rejected {
+                id: second.id.clone(),
+                reason: "registered twice in one answer".to_owned(),
+            });
         }
         twice
     });
     rejected.sort_by(|a, b| a.id.cmp(&b.id));
-    let datacenter = entries.iter().map(|entry| entry.node.datacenter.as_str()).find(|name| !name.is_empty());
-    (ServiceSnapshot { name: name.clone(), datacenter: datacenter.map(Arc::from), instances }, rejected)
+    let datacenter = entries
+        .iter()
+        .map(|entry| entry.node.datacenter.as_str())
+        .find(|name| !name.is_empty());
+    (
+        ServiceSnapshot {
+            name: name.clone(),
+            datacenter: datacenter.map(Arc::from),
+            instances,
+        },
+        rejected,
+    )
 }
 
-fn instance(id: InstanceId, endpoint: Endpoint, registration: Registration, entry: &HealthEntry) -> Instance {
-    let mut checks: Vec<Check> =
-        entry.checks.iter().filter(|check| concerns(check, &entry.service.id)).map(check).collect();
+fn instance(
+    id: InstanceId,
+    endpoint: Endpoint,
+    registration: Registration,
+    entry: &HealthEntry,
+) -> Instance {
+    let mut checks: Vec<Check> = entry
+        .checks
+        .iter()
+        .filter(|check| concerns(check, &entry.service.id))
+        .map(check)
+        .collect();
     checks.sort_by(|a, b| (&a.id, a.scope).cmp(&(&b.id, b.scope)));
-    let tags = entry.service.tags.iter().map(|tag| Arc::from(tag.as_str())).collect();
-    Instance { id, endpoint, tags, checks, weights: weights(entry.service.weights), registration }
+    let tags = entry
+        .service
+        .tags
+        .iter()
+        .map(|tag| Arc::from(tag.as_str()))
+        .collect();
+    Instance {
+        id,
+        endpoint,
+        tags,
+        checks,
+        weights: weights(entry.service.weights),
+        registration,
+    }
 }
 
 /// What the checks that do not pass say of themselves: for reasons, and not part of the snapshot.
 pub(super) fn outputs(entries: &[HealthEntry]) -> impl Iterator<Item = (CheckKey, String)> {
     entries.iter().flat_map(|entry| {
         let says = |check: &wire::Check| {
-            let maintained = matches!(scope(check), CheckScope::NodeMaintenance | CheckScope::ServiceMaintenance);
-            let text = if maintained || check.output.trim().is_empty() { &check.notes } else { &check.output };
+            let maintained = matches!(
+                scope(check),
+                CheckScope::NodeMaintenance | CheckScope::ServiceMaintenance
+            );
+            let text = if maintained || check.output.trim().is_empty() {
+                &check.notes
+            } else {
+                &check.output
+            };
             (!text.trim().is_empty()).then(|| text.clone())
         };
         let of = |check: &wire::Check| {
-            (entry.node.node.as_str().into(), entry.service.id.as_str().into(), check.id.as_str().into())
+            (
+                entry.node.node.as_str().into(),
+                entry.service.id.as_str().into(),
+                check.id.as_str().into(),
+            )
         };
-        let failing =
-            |check: &&wire::Check| concerns(check, &entry.service.id) && status(&check.status) != CheckStatus::Passing;
-        entry.checks.iter().filter(failing).filter_map(move |check| Some((of(check), says(check)?)))
+        let failing = |check: &&wire::Check| {
+            concerns(check, &entry.service.id) && status(&check.status) != CheckStatus::Passing
+        };
+        entry
+            .checks
+            .iter()
+            .filter(failing)
+            .filter_map(move |check| Some((of(check), says(check)?)))
     })
 }
 
@@ -94,7 +154,11 @@ fn concerns(check: &wire::Check, service_id: &str) -> bool {
 }
 
 fn check(check: &wire::Check) -> Check {
-    Check { id: check.id.as_str().into(), scope: scope(check), status: status(&check.status) }
+    Check {
+        id: check.id.as_str().into(),
+        scope: scope(check),
+        status: status(&check.status),
+    }
 }
 
 fn scope(check: &wire::Check) -> CheckScope {
@@ -122,12 +186,20 @@ fn status(word: &str) -> CheckStatus {
 fn weights(weights: Option<wire::Weights>) -> Weights {
     let weights = weights.unwrap_or_default();
     let bounded = |weight: i64| u32::try_from(weight.max(0)).unwrap_or(u32::MAX);
-    Weights { passing: bounded(weights.passing), warning: bounded(weights.warning) }
+    Weights {
+        passing: bounded(weights.passing),
+        warning: bounded(weights.warning),
+    }
 }
 
-/// Where an instance listens that is never dialled: its name is not worth a lookup, and it may have no port.
+/// Where an instance listens that is never dialled: its name is not worth a lookup, and it may have
+/// no port.
 fn undialled(entry: &HealthEntry, reason: &Arc<str>) -> Endpoint {
-    let nowhere = |host: &str, port| Endpoint::Unresolved { host: host.into(), port, reason: Arc::clone(reason) };
+    let nowhere = |host: &str, port| Endpoint::Unresolved {
+        host: host.into(),
+        port,
+        reason: Arc::clone(reason),
+    };
     match endpoint(entry) {
         Ok(Endpoint::Name { host, port }) => nowhere(&host, port),
         Ok(endpoint) => endpoint,
@@ -146,20 +218,36 @@ fn endpoint(entry: &HealthEntry) -> Result<Endpoint, String> {
         Err(_) => return Err(format!("port {}: outside 1 to 65535", entry.service.port)),
     };
     let own = entry.service.address.trim();
-    let host = if own.is_empty() { entry.node.address.trim() } else { own };
+    let host = if own.is_empty() {
+        entry.node.address.trim()
+    } else {
+        own
+    };
     if host.is_empty() {
         return Err("no address, and its node has none either".to_owned());
     }
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
     match bare.parse::<IpAddr>() {
-        Ok(ip) if ip.is_unspecified() => Err(format!("address {ip}: means every address, none can be dialled")),
+        Ok(ip) if ip.is_unspecified() => Err(format!(
+            "address {ip}: means every address, none can be dialled"
+        )),
         Ok(ip) => Ok(Endpoint::Addr(SocketAddr::new(ip, port))),
-        Err(_) if is_dns_name(host) => Ok(Endpoint::Name { host: host.to_ascii_lowercase().into(), port }),
-        Err(_) => Err(format!("address `{}`: neither an IP address nor a DNS name", host.escape_debug())),
+        Err(_) if is_dns_name(host) => Ok(Endpoint::Name {
+            host: host.to_ascii_lowercase().into(),
+            port,
+        }),
+        Err(_) => Err(format!(
+            "address `{}`: neither an IP address nor a DNS name",
+            host.escape_debug()
+        )),
     }
 }
 
-/// Loose on purpose (underscores are common in service names); strict enough to keep text out of resolver and log.
+/// Loose on purpose (underscores are common in service names); strict enough to keep text out of
+/// resolver and log.
 fn is_dns_name(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     host.len() <= NAME_MAX
@@ -178,7 +266,10 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> (ServiceSnapshot, Vec<Rejected>) {
-        snapshot(&"web".into(), &serde_json::from_str::<Vec<HealthEntry>>(text).unwrap())
+        snapshot(
+            &"web".into(),
+            &serde_json::from_str::<Vec<HealthEntry>>(text).unwrap(),
+        )
     }
 
     fn entry(id: &str, service: &str, port: i64, node: &str) -> String {
@@ -190,7 +281,12 @@ mod tests {
     #[test]
     fn endpoints() {
         let addr = |text: &str| Ok(Endpoint::Addr(text.parse().unwrap()));
-        let name = |host: &str| Ok(Endpoint::Name { host: host.into(), port: 80 });
+        let name = |host: &str| {
+            Ok(Endpoint::Name {
+                host: host.into(),
+                port: 80,
+            })
+        };
         let cases: [(&str, i64, &str, Result<Endpoint, &str>); 17] = [
             ("10.0.0.1", 80, "10.0.0.9", addr("10.0.0.1:80")),
             ("", 80, "10.0.0.9", addr("10.0.0.9:80")),
@@ -214,12 +310,19 @@ mod tests {
             let (snapshot, rejected) = parse(&format!("[{}]", entry("a", service, port, node)));
             match expected {
                 Ok(endpoint) => {
-                    assert_eq!(snapshot.instances[0].endpoint, endpoint, "{service} {port} {node}");
+                    assert_eq!(
+                        snapshot.instances[0].endpoint, endpoint,
+                        "{service} {port} {node}"
+                    );
                     assert!(rejected.is_empty());
                 }
                 Err(part) => {
                     assert!(snapshot.instances.is_empty(), "{service} {port} {node}");
-                    assert!(rejected[0].reason.contains(part), "{} lacks {part}", rejected[0].reason);
+                    assert!(
+                        rejected[0].reason.contains(part),
+                        "{} lacks {part}",
+                        rejected[0].reason
+                    );
                 }
             }
         }
@@ -227,7 +330,11 @@ mod tests {
 
     #[test]
     fn one_bad_instance_costs_no_other() {
-        let text = format!("[{},{}]", entry("bad", "0.0.0.0", 80, ""), entry("good", "10.0.0.1", 80, ""));
+        let text = format!(
+            "[{},{}]",
+            entry("bad", "0.0.0.0", 80, ""),
+            entry("good", "10.0.0.1", 80, "")
+        );
         let (snapshot, rejected) = parse(&text);
         assert_eq!(snapshot.instances.len(), 1);
         assert_eq!(rejected.len(), 1);
@@ -237,7 +344,8 @@ mod tests {
     #[test]
     fn parts_of_the_mesh_stay_as_what_they_are_wherever_they_say_they_listen() {
         let of = |kind: &str, address: &str, port: i64| {
-            let entry = entry("a", address, port, "10.0.0.9").replace(r#""ID""#, &format!(r#"{kind},"ID""#));
+            let entry = entry("a", address, port, "10.0.0.9")
+                .replace(r#""ID""#, &format!(r#"{kind},"ID""#));
             let (snapshot, rejected) = parse(&format!("[{entry}]"));
             assert!(rejected.is_empty(), "{rejected:?}");
             snapshot.instances[0].clone()
@@ -254,7 +362,9 @@ mod tests {
             ("10.0.0.1", 0, "10.0.0.1:0"),
         ] {
             let instance = of(sidecar, address, port);
-            let Registration::NotATarget { reason } = &instance.registration else { panic!("{instance:?}") };
+            let Registration::NotATarget { reason } = &instance.registration else {
+                panic!("{instance:?}")
+            };
             assert!(reason.starts_with("Connect proxy (sidecar)"), "{reason}");
             assert_eq!(instance.endpoint.to_string(), shown);
             assert!(!matches!(instance.endpoint, Endpoint::Name { .. }));
@@ -263,12 +373,22 @@ mod tests {
 
     #[test]
     fn only_instances_under_the_very_name_are_the_services_own() {
-        let entry = |name: &str, id: &str| format!(r#"{{"Service":{{"ID":"{id}","Service":"{name}","Port":1}}}}"#);
-        let text = format!("[{},{},{}]", entry("Shop", "a"), entry("shop", "b"), entry("", "c"));
+        let entry = |name: &str, id: &str| {
+            format!(r#"{{"Service":{{"ID":"{id}","Service":"{name}","Port":1}}}}"#)
+        };
+        let text = format!(
+            "[{},{},{}]",
+            entry("Shop", "a"),
+            entry("shop", "b"),
+            entry("", "c")
+        );
         for (name, expected) in [("Shop", ["a", "c"]), ("shop", ["b", "c"])] {
             let mut entries: Vec<HealthEntry> = serde_json::from_str(&text).unwrap();
             retain_own(&name.into(), &mut entries);
-            let ids: Vec<_> = entries.iter().map(|entry| entry.service.id.as_str()).collect();
+            let ids: Vec<_> = entries
+                .iter()
+                .map(|entry| entry.service.id.as_str())
+                .collect();
             assert_eq!(ids, expected, "{name}");
         }
     }
@@ -286,18 +406,36 @@ mod tests {
               {"CheckID":"new","Status":"dancing","ServiceID":"a"}]}]"#,
         );
         let instance = &snapshot.instances[0];
-        let checks: Vec<_> = instance.checks.iter().map(|check| (&*check.id, check.scope, check.status)).collect();
+        let checks: Vec<_> = instance
+            .checks
+            .iter()
+            .map(|check| (&*check.id, check.scope, check.status))
+            .collect();
         assert_eq!(
             checks,
             [
-                ("_node_maintenance", CheckScope::NodeMaintenance, CheckStatus::Critical),
-                ("_service_maintenance:a", CheckScope::ServiceMaintenance, CheckStatus::Critical),
+                (
+                    "_node_maintenance",
+                    CheckScope::NodeMaintenance,
+                    CheckStatus::Critical
+                ),
+                (
+                    "_service_maintenance:a",
+                    CheckScope::ServiceMaintenance,
+                    CheckStatus::Critical
+                ),
                 ("new", CheckScope::Service, CheckStatus::Critical),
                 ("serfHealth", CheckScope::Node, CheckStatus::Passing),
                 ("service:a", CheckScope::Service, CheckStatus::Warning),
             ]
         );
-        assert_eq!(instance.weights, Weights { passing: 9, warning: 0 });
+        assert_eq!(
+            instance.weights,
+            Weights {
+                passing: 9,
+                warning: 0
+            }
+        );
     }
 
     #[test]
@@ -307,9 +445,15 @@ mod tests {
         let same = r#"{"Node":{"Node":"n","Address":"10.0.0.1"},"Service":{"ID":"a","Port":1,"ModifyIndex":9},
             "Checks":[{"CheckID":"serfHealth","Status":"passing"},{"CheckID":"x","Status":"passing","ServiceID":"a","Output":"took 9 ms"}]}"#;
         let other = entry("b", "10.0.0.2", 2, "");
-        assert_eq!(parse(&format!("[{one},{other}]")), parse(&format!("[{other},{same}]")));
+        assert_eq!(
+            parse(&format!("[{one},{other}]")),
+            parse(&format!("[{other},{same}]"))
+        );
         let moved = entry("b", "10.0.0.2", 3, "");
-        assert_ne!(parse(&format!("[{one},{other}]")), parse(&format!("[{one},{moved}]")));
+        assert_ne!(
+            parse(&format!("[{one},{other}]")),
+            parse(&format!("[{one},{moved}]"))
+        );
     }
 
     #[test]
@@ -323,7 +467,9 @@ mod tests {
             {"CheckID":"_node_maintenance","Status":"critical","Output":"","Notes":"new disk"},
             {"CheckID":"_service_maintenance:a","Status":"critical","ServiceID":"a","Output":"no","Notes":"why"}]}]"#;
         let entries: Vec<HealthEntry> = serde_json::from_str(text).unwrap();
-        let told: Vec<_> = outputs(&entries).map(|((_, _, check), text)| format!("{check}: {text}")).collect();
+        let told: Vec<_> = outputs(&entries)
+            .map(|((_, _, check), text)| format!("{check}: {text}"))
+            .collect();
         let expected = [
             "x: connection refused",
             "serfHealth: Agent not live or unreachable",
@@ -335,10 +481,17 @@ mod tests {
 
     #[test]
     fn the_first_of_two_with_one_id_stays() {
-        let text = format!("[{},{}]", entry("a", "10.0.0.1", 80, ""), entry("a", "10.0.0.2", 80, ""));
+        let text = format!(
+            "[{},{}]",
+            entry("a", "10.0.0.1", 80, ""),
+            entry("a", "10.0.0.2", 80, "")
+        );
         let (snapshot, rejected) = parse(&text);
         assert_eq!(snapshot.instances.len(), 1);
-        assert_eq!(snapshot.instances[0].endpoint, Endpoint::Addr("10.0.0.1:80".parse().unwrap()));
+        assert_eq!(
+            snapshot.instances[0].endpoint,
+            Endpoint::Addr("10.0.0.1:80".parse().unwrap())
+        );
         assert_eq!(rejected.len(), 1);
     }
 

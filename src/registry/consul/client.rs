@@ -24,15 +24,16 @@ use crate::metrics::Metrics;
 const BODY_MAX: usize = 128 << 20;
 /// How much of the body of an error is kept for messages.
 const ERROR_TEXT_MAX: usize = 200;
-/// Limit for a read that does not block, in stale mode: the agent answers from memory, or asks one server.
+/// Limit for a read that does not block, in stale mode: the agent answers from memory, or asks one
+/// server.
 const STALE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same in default mode: agents need up to 20 s to find out that the leader froze.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Limit for a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections in a row that the agent may close before it answered anything, until the read fails: each time fewer are
-/// opened.
+/// Connections in a row that the agent may close before it answered anything, until the read fails:
+/// each time fewer are opened.
 const REFUSALS_MAX: usize = 16;
 
 /// Where the KV store begins.
@@ -43,7 +44,8 @@ pub struct Client {
     pool: Pool,
 }
 
-/// Consistency of a read. The third mode, `consistent`, costs a round of the quorum and is never used.
+/// Consistency of a read. The third mode, `consistent`, costs a round of the quorum and is never
+/// used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Any server may answer.
@@ -80,8 +82,8 @@ pub struct Answer {
     pub known_leader: Option<bool>,
     /// `X-Consul-LastContact`.
     pub last_contact: Option<Duration>,
-    /// `X-Consul-Results-Filtered-By-ACLs: true`: the token may not see all that belongs to the answer. Sent by Consul 1.11
-    /// and later, and only for requests with a token.
+    /// `X-Consul-Results-Filtered-By-ACLs: true`: the token may not see all that belongs to the
+    /// answer. Sent by Consul 1.11 and later, and only for requests with a token.
     pub filtered: bool,
     /// It blocked, and came before its wait was over: something woke it.
     pub early: bool,
@@ -104,13 +106,23 @@ impl Client {
     /// # Errors
     /// A file or an address that cannot be used.
     pub fn new(config: &ConsulConfig) -> Result<Self, ConsulError> {
-        Ok(Self::with_settings(Settings::load(config)?, config.max_connections, Metrics::default()))
+        Ok(Self::with_settings(
+            Settings::load(config)?,
+            config.max_connections,
+            Metrics::default(),
+        ))
     }
 
-    /// The same with settings that were read before. Connections that fail are counted in `metrics`, each once, however
-    /// many requests waited for it.
-    pub(super) fn with_settings(settings: Settings, max_connections: usize, metrics: Metrics) -> Self {
-        Self { pool: Pool::new(settings, max_connections, metrics) }
+    /// The same with settings that were read before. Connections that fail are counted in
+    /// `metrics`, each once, however many requests waited for it.
+    pub(super) fn with_settings(
+        settings: Settings,
+        max_connections: usize,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            pool: Pool::new(settings, max_connections, metrics),
+        }
     }
 
     /// Uses these settings for new requests; those under way finish on the old connections.
@@ -153,25 +165,34 @@ impl Client {
         self.pool.room().slots()
     }
 
-    /// Reads `path` (percent-encoded already; what is common to all requests is added to its query). Keys that do not
-    /// exist are an empty list.
+    /// Reads `path` (percent-encoded already; what is common to all requests is added to its
+    /// query). Keys that do not exist are an empty list.
     ///
     /// Cancel safe: dropping the future ends the request and gives its room back.
     ///
     /// # Errors
     /// Anything but a 200 that was read to its end within the deadline.
-    pub async fn get(&self, path: &str, mode: Mode, block: Option<Block>) -> Result<Answer, ConsulError> {
+    pub async fn get(
+        &self,
+        path: &str,
+        mode: Mode,
+        block: Option<Block>,
+    ) -> Result<Answer, ConsulError> {
         self.read(path, mode, block, None).await
     }
 
-    /// Asks the leader, and gives up after `limit` (from when the request could be sent): for a second opinion, which is
-    /// not worth the 20 s that agents wait for a leader that froze.
+    /// Asks the leader, and gives up after `limit` (from when the request could be sent): for a
+    /// second opinion, which is not worth the 20 s that agents wait for a leader that froze.
     ///
     /// Cancel safe, as [`Client::get`].
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub(super) async fn ask_leader(&self, path: &str, limit: Duration) -> Result<Answer, ConsulError> {
+    pub(super) async fn ask_leader(
+        &self,
+        path: &str,
+        limit: Duration,
+    ) -> Result<Answer, ConsulError> {
         self.read(path, Mode::Default, None, Some(limit)).await
     }
 
@@ -201,7 +222,10 @@ impl Client {
         limit: Option<Duration>,
     ) -> Result<Answer, Failure> {
         // Only now is it known how many requests fit at once.
-        let block = block.map(|block| Block { wait: self.turn(block.wait), ..block });
+        let block = block.map(|block| Block {
+            wait: self.turn(block.wait),
+            ..block
+        });
         let deadline = limit.unwrap_or(match (block, mode) {
             (Some(block), _) => client_deadline(block.wait),
             (None, Mode::Stale) => STALE_TIMEOUT,
@@ -209,10 +233,17 @@ impl Client {
         });
         let consistency = if mode == Mode::Stale { "stale" } else { "" };
         let query = match block {
-            Some(Block { index, wait }) => format!("{consistency}&index={index}&wait={}ms", wait.as_millis()),
+            Some(Block { index, wait }) => {
+                format!("{consistency}&index={index}&wait={}ms", wait.as_millis())
+            }
             None => consistency.to_owned(),
         };
-        let ask = Ask { method: Method::GET, path, query, body: Bytes::new() };
+        let ask = Ask {
+            method: Method::GET,
+            path,
+            query,
+            body: Bytes::new(),
+        };
         let asked = Instant::now();
         // A short limit shows nothing about this agent: it may be the leader that does not answer.
         let mut answer = self.send(lease, ask, deadline, limit.is_none()).await?;
@@ -222,14 +253,22 @@ impl Client {
 
     /// Writes: sends `body` to `path` (as for [`Client::get`]) with these parameters.
     ///
-    /// Cancel safe, as [`Client::get`]; whether a write that was cut short has taken place is not known.
+    /// Cancel safe, as [`Client::get`]; whether a write that was cut short has taken place is not
+    /// known.
     ///
     /// # Errors
     /// Anything but a 200 that was read to its end within the deadline.
     pub async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Answer, ConsulError> {
         let lease = self.pool.acquire().await?;
-        let ask = Ask { method: Method::PUT, path, query: query.to_owned(), body };
-        self.send(lease, ask, WRITE_TIMEOUT, true).await.map_err(|failure| failure.error)
+        let ask = Ask {
+            method: Method::PUT,
+            path,
+            query: query.to_owned(),
+            body,
+        };
+        self.send(lease, ask, WRITE_TIMEOUT, true)
+            .await
+            .map_err(|failure| failure.error)
     }
 
     /// `blames`: whether silence until the deadline means that the agent froze.
@@ -242,14 +281,24 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let name = format!("{} {}", ask.method, ask.path);
         let may_lack = ask.method == Method::GET && ask.path.starts_with(KEYS);
-        let request = request(&lease, ask).map_err(|error| Failure { error, refused: false })?;
-        let Ok(result) = timeout(deadline, exchange(&mut lease, &name, may_lack, request)).await else {
+        let request = request(&lease, ask).map_err(|error| Failure {
+            error,
+            refused: false,
+        })?;
+        let Ok(result) = timeout(deadline, exchange(&mut lease, &name, may_lack, request)).await
+        else {
             if !lease.is_multiplexed() && blames {
                 // Nothing else would notice that this agent froze; HTTP/2 has its pings.
                 self.pool.leave(&lease);
             }
             let what = format!("{}: {name}", lease.agent().name);
-            return Err(Failure { error: ConsulError::Timeout { what, after: deadline }, refused: false });
+            return Err(Failure {
+                error: ConsulError::Timeout {
+                    what,
+                    after: deadline,
+                },
+                refused: false,
+            });
         };
         let answer = match result {
             Ok(answer) => answer,
@@ -272,13 +321,24 @@ impl Client {
     }
 }
 
-/// Builds the request. The token goes into its header only, never into the target, which may be logged.
+/// Builds the request. The token goes into its header only, never into the target, which may be
+/// logged.
 fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ConsulError> {
     let settings = lease.settings();
     let (scheme, authority) = lease.agent().authority();
     let joint = if ask.path.contains('?') { '&' } else { '?' };
-    let target = format!("{}{}{joint}{}{}", lease.agent().prefix, ask.path, ask.query, settings.scope);
-    let target = if lease.is_multiplexed() { format!("{scheme}://{authority}{target}") } else { target };
+    let target = format!(
+        "{}{}{joint}{}{}",
+        lease.agent().prefix,
+        ask.path,
+        ask.query,
+        settings.scope
+    );
+    let target = if lease.is_multiplexed() {
+        format!("{scheme}://{authority}{target}")
+    } else {
+        target
+    };
     let mut request = Request::builder().method(ask.method).uri(target);
     if !lease.is_multiplexed() {
         request = request.header(HOST, authority);
@@ -289,11 +349,13 @@ fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Cons
     if let Some(token) = &settings.token {
         request = request.header("x-consul-token", token.clone());
     }
-    request.body(Full::new(ask.body)).map_err(|error| ConsulError::Value {
-        key: "address",
-        value: lease.agent().name.clone(),
-        reason: error.to_string(),
-    })
+    request
+        .body(Full::new(ask.body))
+        .map_err(|error| ConsulError::Value {
+            key: "address",
+            value: lease.agent().name.clone(),
+            reason: error.to_string(),
+        })
 }
 
 /// Sends, and reads the whole answer. `may_lack`: that nothing is there is an answer, too.
@@ -327,7 +389,8 @@ async fn exchange(
     };
     Ok(Answer {
         index,
-        known_leader: text(&parts.headers, "x-consul-knownleader").and_then(|text| text.parse().ok()),
+        known_leader: text(&parts.headers, "x-consul-knownleader")
+            .and_then(|text| text.parse().ok()),
         last_contact: number(&parts.headers, "x-consul-lastcontact").map(Duration::from_millis),
         filtered: text(&parts.headers, "x-consul-results-filtered-by-acls") == Some("true"),
         early: false,
@@ -336,21 +399,43 @@ async fn exchange(
     })
 }
 
-/// The connection broke: its own end says more than the request's, yet is noted a moment later by its task.
+/// The connection broke: its own end says more than the request's, yet is noted a moment later by
+/// its task.
 async fn lost(lease: &Lease<'_>, reason: String, alert: Option<AlertDescription>) -> ConsulError {
     tokio::task::yield_now().await;
     let agent = lease.agent().name.clone();
     match lease.fate() {
-        Some(fate) => ConsulError::Transport { agent, reason: chain(&*fate), alert: self::alert(&*fate) },
-        None => ConsulError::Transport { agent, reason, alert },
+        Some(fate) => ConsulError::Transport {
+            agent,
+            reason: chain(&*fate),
+            alert: self::alert(&*fate),
+        },
+        None => ConsulError::Transport {
+            agent,
+            reason,
+            alert,
+        },
     }
 }
 
-fn refused(lease: &Lease<'_>, name: &str, status: StatusCode, headers: &HeaderMap, body: &Bytes) -> ConsulError {
+fn refused(
+    lease: &Lease<'_>,
+    name: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> ConsulError {
     let text_lossy = String::from_utf8_lossy(body);
-    let text: String =
-        text_lossy.trim().chars().take(ERROR_TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let wait = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);
+    let text: String = text_lossy
+        .trim()
+        .chars()
+        .take(ERROR_TEXT_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let wait = headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(retry_after);
     ConsulError::Status {
         agent: lease.agent().name.clone(),
         request: name.to_owned(),

@@ -1,5 +1,5 @@
-//! One connection to one agent: resolve, connect, TLS, HTTP. Each step is a function of its own, so that `lb check
-//! --live` can name the one that fails; pooling is left to `client`.
+//! One connection to one agent: resolve, connect, TLS, HTTP. Each step is a function of its own, so
+//! that `lb check --live` can name the one that fails; pooling is left to `client`.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -30,12 +30,15 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Addresses of one agent that are tried.
 const ADDRESSES_MAX: usize = 8;
-/// Idle time before the kernel probes a connection, and between probes: below the minute after which middleboxes forget.
+/// Idle time before the kernel probes a connection, and between probes: below the minute after
+/// which middleboxes forget.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Time between HTTP/2 pings, and for their answer: finds an agent that froze, which no socket error would tell.
+/// Time between HTTP/2 pings, and for their answer: finds an agent that froze, which no socket
+/// error would tell.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams used on one connection at once, until the agent says it takes fewer. Consul (Go) takes 250.
+/// Streams used on one connection at once, until the agent says it takes fewer. Consul (Go) takes
+/// 250.
 pub(super) const STREAMS_MAX: usize = 200;
 /// HTTP/2 windows: an answer with thousands of instances should not wait for round trips.
 const WINDOW: u32 = 1 << 20;
@@ -51,7 +54,8 @@ pub(super) enum Connection {
 /// Streams that the agent grants at present.
 pub(super) type Granted = Arc<AtomicUsize>;
 
-/// Why the connection ended, once it has: the real reason, where a request on it often sees only "closed".
+/// Why the connection ended, once it has: the real reason, where a request on it often sees only
+/// "closed".
 pub(super) type Fate = Arc<OnceLock<Arc<hyper::Error>>>;
 
 /// Opens a connection to this agent.
@@ -81,32 +85,50 @@ pub(super) async fn dial(settings: &Settings, agent: &Agent) -> Result<Connectio
 
 /// All addresses of the agent's host.
 pub(super) async fn resolve(agent: &Agent) -> Result<Vec<SocketAddr>, ConsulError> {
-    let Transport::Tcp { host, port, .. } = &agent.transport else { return Ok(Vec::new()) };
-    let failed = |reason: String| ConsulError::Resolve { agent: agent.name.clone(), reason };
+    let Transport::Tcp { host, port, .. } = &agent.transport else {
+        return Ok(Vec::new());
+    };
+    let failed = |reason: String| ConsulError::Resolve {
+        agent: agent.name.clone(),
+        reason,
+    };
     let found = timeout(RESOLVE_TIMEOUT, lookup_host((host.as_str(), *port)))
         .await
         .map_err(|_| failed(format!("no answer within {RESOLVE_TIMEOUT:?}")))?
         .map_err(|error| exhausted(agent, &error).unwrap_or_else(|| failed(error.to_string())))?;
     let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
-    if addresses.is_empty() { Err(failed("the name has no address".to_owned())) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        Err(failed("the name has no address".to_owned()))
+    } else {
+        Ok(addresses)
+    }
 }
 
 /// A TCP connection to the first address that takes one.
-pub(super) async fn connect(agent: &Agent, addresses: &[SocketAddr]) -> Result<TcpStream, ConsulError> {
+pub(super) async fn connect(
+    agent: &Agent,
+    addresses: &[SocketAddr],
+) -> Result<TcpStream, ConsulError> {
     let mut last = None;
     for &address in addresses {
         match within(agent, TcpStream::connect(address)).await {
             Ok(stream) => {
-                // Neither is needed for correct answers, so a system that refuses them is no reason to fail.
+                // Neither is needed for correct answers, so a system that refuses them is no reason
+                // to fail.
                 let _ = stream.set_nodelay(true);
-                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+                let keepalive = TcpKeepalive::new()
+                    .with_time(KEEPALIVE)
+                    .with_interval(KEEPALIVE);
                 let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
                 return Ok(stream);
             }
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or_else(|| ConsulError::Connect { agent: agent.name.clone(), reason: "no address".to_owned() }))
+    Err(last.unwrap_or_else(|| ConsulError::Connect {
+        agent: agent.name.clone(),
+        reason: "no address".to_owned(),
+    }))
 }
 
 /// TLS on a fresh connection.
@@ -115,22 +137,40 @@ pub(super) async fn handshake(
     agent: &Agent,
     stream: TcpStream,
 ) -> Result<TlsStream<TcpStream>, ConsulError> {
-    let failed = |reason: String, alert| ConsulError::Tls { agent: agent.name.clone(), reason, alert };
+    let failed = |reason: String, alert| ConsulError::Tls {
+        agent: agent.name.clone(),
+        reason,
+        alert,
+    };
     let Transport::Tcp { host, .. } = &agent.transport else {
         return Err(failed("a unix socket has no TLS".to_owned(), None));
     };
-    let Some(tls) = &settings.tls else { return Err(failed("no TLS settings".to_owned(), None)) };
+    let Some(tls) = &settings.tls else {
+        return Err(failed("no TLS settings".to_owned(), None));
+    };
     let name = settings.server_name.as_ref().unwrap_or(host);
-    let name = ServerName::try_from(name.clone()).map_err(|error| failed(format!("name `{name}`: {error}"), None))?;
-    match timeout(CONNECT_TIMEOUT, TlsConnector::from(tls.clone()).connect(name, stream)).await {
+    let name = ServerName::try_from(name.clone())
+        .map_err(|error| failed(format!("name `{name}`: {error}"), None))?;
+    match timeout(
+        CONNECT_TIMEOUT,
+        TlsConnector::from(tls.clone()).connect(name, stream),
+    )
+    .await
+    {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(chain(&error), alert(&error))),
-        Err(_) => Err(failed(format!("no answer within {CONNECT_TIMEOUT:?}"), None)),
+        Err(_) => Err(failed(
+            format!("no answer within {CONNECT_TIMEOUT:?}"),
+            None,
+        )),
     }
 }
 
 /// HTTP/2 when the agent chose it in the handshake, else HTTP/1.1.
-pub(super) async fn http(agent: &Agent, stream: TlsStream<TcpStream>) -> Result<Connection, ConsulError> {
+pub(super) async fn http(
+    agent: &Agent,
+    stream: TlsStream<TcpStream>,
+) -> Result<Connection, ConsulError> {
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2(agent, stream).await
     } else {
@@ -150,12 +190,15 @@ async fn http2(agent: &Agent, stream: TlsStream<TcpStream>) -> Result<Connection
     let (sender, mut connection) = preface(agent, builder.handshake(TokioIo::new(stream))).await?;
     let (fate, granted) = (Fate::default(), Arc::new(AtomicUsize::new(STREAMS_MAX)));
     let (end, grant) = (fate.clone(), granted.clone());
-    // Only the connection itself knows what the agent's SETTINGS say, so it is asked whenever it moves. It ends by
-    // itself: when the agent closes, or when every sender and stream is gone.
+    // Only the connection itself knows what the agent's SETTINGS say, so it is asked whenever it
+    // moves. It ends by itself: when the agent closes, or when every sender and stream is gone.
     let drive = poll_fn(move |context| {
         let moved = Pin::new(&mut connection).poll(context);
         if moved.is_pending() {
-            grant.store(connection.current_max_send_streams().clamp(1, STREAMS_MAX), Relaxed);
+            grant.store(
+                connection.current_max_send_streams().clamp(1, STREAMS_MAX),
+                Relaxed,
+            );
         }
         moved
     });
@@ -178,25 +221,47 @@ where
     Ok(Connection::Http1(sender, fate))
 }
 
-async fn preface<T>(agent: &Agent, handshake: impl Future<Output = hyper::Result<T>>) -> Result<T, ConsulError> {
-    let broken = |reason, alert| ConsulError::Transport { agent: agent.name.clone(), reason, alert };
+async fn preface<T>(
+    agent: &Agent,
+    handshake: impl Future<Output = hyper::Result<T>>,
+) -> Result<T, ConsulError> {
+    let broken = |reason, alert| ConsulError::Transport {
+        agent: agent.name.clone(),
+        reason,
+        alert,
+    };
     match timeout(CONNECT_TIMEOUT, handshake).await {
         Ok(Ok(ready)) => Ok(ready),
         Ok(Err(error)) => Err(broken(chain(&error), alert(&error))),
-        Err(_) => Err(broken(format!("no HTTP preface within {CONNECT_TIMEOUT:?}"), None)),
+        Err(_) => Err(broken(
+            format!("no HTTP preface within {CONNECT_TIMEOUT:?}"),
+            None,
+        )),
     }
 }
 
-/// The error of a process or machine that lacks something, if this is one: it says nothing of the agent.
+/// The error of a process or machine that lacks something, if this is one: it says nothing of the
+/// agent.
 fn exhausted(agent: &Agent, error: &std::io::Error) -> Option<ConsulError> {
-    is_exhaustion(error).then(|| ConsulError::Exhausted { agent: agent.name.clone(), reason: error.to_string() })
+    is_exhaustion(error).then(|| ConsulError::Exhausted {
+        agent: agent.name.clone(),
+        reason: error.to_string(),
+    })
 }
 
-async fn within<T>(agent: &Agent, connect: impl Future<Output = std::io::Result<T>>) -> Result<T, ConsulError> {
-    let failed = |reason| ConsulError::Connect { agent: agent.name.clone(), reason };
+async fn within<T>(
+    agent: &Agent,
+    connect: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, ConsulError> {
+    let failed = |reason| ConsulError::Connect {
+        agent: agent.name.clone(),
+        reason,
+    };
     match timeout(CONNECT_TIMEOUT, connect).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(exhausted(agent, &error).unwrap_or_else(|| failed(error.to_string()))),
+        Ok(Err(error)) => {
+            Err(exhausted(agent, &error).unwrap_or_else(|| failed(error.to_string())))
+        }
         Err(_) => Err(failed(format!("no answer within {CONNECT_TIMEOUT:?}"))),
     }
 }

@@ -50,12 +50,21 @@ impl KeyEditor {
         let answer = self.get(&path).await?;
         let found: Vec<Wire> = decode(&path, &answer)?;
         let Some(wire) = found.into_iter().next() else {
-            return Ok(Value { text: String::new(), version: answer.index.unwrap_or(0) });
+            return Ok(Value {
+                text: String::new(),
+                version: answer.index.unwrap_or(0),
+            });
         };
         let bytes = BASE64_STANDARD
             .decode(wire.value.unwrap_or_default())
-            .map_err(|error| ConsulError::Decode { path, reason: error.to_string() })?;
-        Ok(Value { text: String::from_utf8_lossy(&bytes).trim().to_owned(), version: wire.modify_index })
+            .map_err(|error| ConsulError::Decode {
+                path,
+                reason: error.to_string(),
+            })?;
+        Ok(Value {
+            text: String::from_utf8_lossy(&bytes).trim().to_owned(),
+            version: wire.modify_index,
+        })
     }
 
     /// Changes a key whose last change is `version`; 0: one that does not exist. Whether it was so.
@@ -65,7 +74,11 @@ impl KeyEditor {
     pub async fn write(&self, key: &str, text: &str, version: u64) -> Result<bool, ConsulError> {
         let path = keys::of(key);
         let body = Bytes::copy_from_slice(text.as_bytes());
-        let answer = self.shared.client.put(&path, &format!("cas={version}"), body).await;
+        let answer = self
+            .shared
+            .client
+            .put(&path, &format!("cas={version}"), body)
+            .await;
         let answer = answer.inspect_err(|error| self.shared.count(error))?;
         decode(&path, &answer)
     }
@@ -88,6 +101,9 @@ impl KeyEditor {
 }
 
 fn decode<T: DeserializeOwned>(path: &str, answer: &Answer) -> Result<T, ConsulError> {
-    let failed = |error: serde_json::Error| ConsulError::Decode { path: path.to_owned(), reason: error.to_string() };
+    let failed = |error: serde_json::Error| ConsulError::Decode {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
     serde_json::from_slice(&answer.body).map_err(failed)
 }

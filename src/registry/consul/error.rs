@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustls::AlertDescription;
 
-/// A failure, with where it happened and what to do. Cheap enough to share with everybody who waited for the same
-/// connection; holds no token.
+/// A failure, with where it happened and what to do. Cheap enough to share with everybody who
+/// waited for the same connection; holds no token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConsulError {
     /// A file of `[consul]` cannot be used.
@@ -38,7 +38,8 @@ pub enum ConsulError {
         /// The resolver's words.
         reason: String,
     },
-    /// Not dialled: this process or machine has no descriptor, port or memory left. Says nothing about the agent.
+    /// Not dialled: this process or machine has no descriptor, port or memory left. Says nothing
+    /// about the agent.
     #[error("{agent}: not dialled, this side has nothing left to connect with: {reason}")]
     Exhausted {
         /// The agent, as configured.
@@ -79,7 +80,8 @@ pub enum ConsulError {
         agent: String,
         /// What happened.
         reason: String,
-        /// The TLS alert that ended it, if one did: with TLS 1.3 a refused client certificate is seen only here.
+        /// The TLS alert that ended it, if one did: with TLS 1.3 a refused client certificate is
+        /// seen only here.
         alert: Option<AlertDescription>,
     },
     /// An answer that is not 200.
@@ -105,13 +107,17 @@ pub enum ConsulError {
         reason: String,
     },
     /// A 200 that shows too little for the token to have rights.
-    #[error("the token may not read {what}; what was known is kept. It needs service_prefix and node_prefix read")]
+    #[error(
+        "the token may not read {what}; what was known is kept. It needs service_prefix and node_prefix read"
+    )]
     Rights {
         /// What is missing.
         what: String,
     },
     /// Keys that were there and that the token may not read any more.
-    #[error("the token may not read the keys at {path} any more; what was known is kept. It needs key_prefix read")]
+    #[error(
+        "the token may not read the keys at {path} any more; what was known is kept. It needs key_prefix read"
+    )]
     KeyRights {
         /// Where.
         path: String,
@@ -163,7 +169,11 @@ impl ConsulError {
             Self::Tls { .. } | Self::Transport { alert: Some(_), .. } => "tls",
             Self::Timeout { .. } => "timeout",
             Self::Transport { .. } => "transport",
-            Self::Status { code: 401 | 403, .. } | Self::Rights { .. } | Self::KeyRights { .. } => "token",
+            Self::Status {
+                code: 401 | 403, ..
+            }
+            | Self::Rights { .. }
+            | Self::KeyRights { .. } => "token",
             Self::Status { .. } => "status",
             Self::Decode { .. } => "decode",
             Self::Unconfirmed { .. } => "unconfirmed",
@@ -171,21 +181,36 @@ impl ConsulError {
         }
     }
 
-    /// Whether an agent may have closed the connection because it grants no more of them: without a word (Consul up to
-    /// 1.8), or with a 429 that says so.
+    /// Whether an agent may have closed the connection because it grants no more of them: without a
+    /// word (Consul up to 1.8), or with a 429 that says so.
     pub(super) fn is_refused_connection(&self) -> bool {
         match self {
             Self::Transport { alert: None, .. } => true,
-            Self::Status { code: 429, text, .. } => text.contains("connections"),
+            Self::Status {
+                code: 429, text, ..
+            } => text.contains("connections"),
             _ => false,
         }
     }
 
-    /// The same for a connection that broke before it could carry a request: there is no connection, which is what counts.
+    /// The same for a connection that broke before it could carry a request: there is no
+    /// connection, which is what counts.
     pub(super) fn of_dial(self) -> Self {
         match self {
-            Self::Transport { agent, reason, alert: None } => Self::Connect { agent, reason },
-            Self::Transport { agent, reason, alert } => Self::Tls { agent, reason, alert },
+            Self::Transport {
+                agent,
+                reason,
+                alert: None,
+            } => Self::Connect { agent, reason },
+            Self::Transport {
+                agent,
+                reason,
+                alert,
+            } => Self::Tls {
+                agent,
+                reason,
+                alert,
+            },
             other => other,
         }
     }
@@ -193,7 +218,10 @@ impl ConsulError {
     /// Whether no connection could be made, which the pool paces for everybody.
     #[must_use]
     pub fn is_dial(&self) -> bool {
-        matches!(self, Self::Resolve { .. } | Self::Connect { .. } | Self::Exhausted { .. } | Self::Tls { .. })
+        matches!(
+            self,
+            Self::Resolve { .. } | Self::Connect { .. } | Self::Exhausted { .. } | Self::Tls { .. }
+        )
     }
 
     /// How long the agent asks to be left alone.
@@ -225,9 +253,14 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        // An `io::Error` made of another error shows that one's source as its own, so the inner one is looked at first.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let rustls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
+        // An `io::Error` made of another error shows that one's source as its own, so the inner one
+        // is looked at first.
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        let rustls = inner
+            .and_then(|inner| inner.downcast_ref())
+            .or_else(|| error.downcast_ref::<rustls::Error>());
         if let Some(rustls::Error::AlertReceived(alert)) = rustls {
             return Some(*alert);
         }
@@ -258,8 +291,17 @@ mod tests {
             text: String::new(),
             retry_after: Some(Duration::from_secs(3)),
         };
-        let transport = |alert| ConsulError::Transport { agent: String::new(), reason: String::new(), alert };
-        for error in [status(403), status(500), transport(None), transport(Some(AlertDescription::UnknownCA))] {
+        let transport = |alert| ConsulError::Transport {
+            agent: String::new(),
+            reason: String::new(),
+            alert,
+        };
+        for error in [
+            status(403),
+            status(500),
+            transport(None),
+            transport(Some(AlertDescription::UnknownCA)),
+        ] {
             assert!(KINDS.contains(&error.kind()), "{error}");
         }
         assert_eq!(status(403).kind(), "token");

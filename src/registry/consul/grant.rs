@@ -1,8 +1,9 @@
-//! How many HTTP/1.1 connections an agent grants: learned from those that it closes before anything was answered on
-//! them, and tried again later.
+//! How many HTTP/1.1 connections an agent grants: learned from those that it closes before anything
+//! was answered on them, and tried again later.
 //!
-//! An agent grants a number of connections to an address (`limits.http_max_conns_per_client`, 200), which on a Nomad
-//! client all programs of the host share. What was granted to us is used less a few, so that others find room. Pure.
+//! An agent grants a number of connections to an address (`limits.http_max_conns_per_client`, 200),
+//! which on a Nomad client all programs of the host share. What was granted to us is used less a
+//! few, so that others find room. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 const LEFT_TO_OTHERS: usize = 2;
 /// As many are kept all the same.
 const LEAST: usize = 4;
-/// Pause before more are tried: the first one, doubled each time that more were refused, and the longest.
+/// Pause before more are tried: the first one, doubled each time that more were refused, and the
+/// longest.
 const TRY_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(120));
 /// Pause between two steps upward.
 const STEP: Duration = Duration::from_secs(1);
@@ -31,7 +33,14 @@ pub(super) struct Grant {
 impl Grant {
     /// `most`: connections that the configuration allows.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, limit: most, grow_at: None, pause: TRY_AGAIN.0, grew: false, told: None }
+        Self {
+            most,
+            limit: most,
+            grow_at: None,
+            pause: TRY_AGAIN.0,
+            grew: false,
+            told: None,
+        }
     }
 
     /// Connections that may be open at once.
@@ -39,12 +48,16 @@ impl Grant {
         self.limit
     }
 
-    /// A new connection was closed while `open` others were open. Returns whether that is worth telling.
+    /// A new connection was closed while `open` others were open. Returns whether that is worth
+    /// telling.
     pub(super) fn refused(&mut self, open: usize, now: Instant) -> bool {
         if std::mem::take(&mut self.grew) {
             self.pause = (self.pause * 2).min(TRY_AGAIN.1);
         }
-        self.limit = self.limit.min(open.saturating_sub(LEFT_TO_OTHERS).max(open.min(LEAST))).max(1);
+        self.limit = self
+            .limit
+            .min(open.saturating_sub(LEFT_TO_OTHERS).max(open.min(LEAST)))
+            .max(1);
         self.grow_at = Some(now + self.pause);
         let news = self.told.is_none_or(|told| self.limit < told / 2);
         if news {
@@ -78,7 +91,16 @@ mod tests {
     #[test]
     fn what_is_refused_bounds_what_is_used() {
         // open beside the one refused -> limit
-        for (open, limit) in [(99, 97), (10, 8), (6, 4), (5, 4), (4, 4), (3, 3), (1, 1), (0, 1)] {
+        for (open, limit) in [
+            (99, 97),
+            (10, 8),
+            (6, 4),
+            (5, 4),
+            (4, 4),
+            (3, 3),
+            (1, 1),
+            (0, 1),
+        ] {
             let mut grant = Grant::new(100);
             grant.refused(open, Instant::now());
             assert_eq!(grant.limit(), limit, "{open}");
@@ -89,8 +111,15 @@ mod tests {
     fn many_refusals_in_a_row_are_told_once() {
         let now = Instant::now();
         let mut grant = Grant::new(100);
-        let told: Vec<_> = (8..40).rev().filter(|&open| grant.refused(open, now)).collect();
-        assert_eq!((told, grant.limit()), (vec![39, 19, 9], 6), "the first, and what is less than half of the last");
+        let told: Vec<_> = (8..40)
+            .rev()
+            .filter(|&open| grant.refused(open, now))
+            .collect();
+        assert_eq!(
+            (told, grant.limit()),
+            (vec![39, 19, 9], 6),
+            "the first, and what is less than half of the last"
+        );
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! When an answer is too bad to be believed at once.
 //!
-//! Consul can answer 200 with too little: around leader elections, and to a token without rights (its answers are
-//! filtered, not refused). So an answer that empties a service, or takes a large share of everything that is known,
-//! has to be confirmed by a second read in default mode; and emptiness is compared with the catalog, which lists the
-//! service `consul` for every token that may read it. What the token may read is asked where that is in doubt (`rights`).
+//! Consul can answer 200 with too little: around leader elections, and to a token without rights
+//! (its answers are filtered, not refused). So an answer that empties a service, or takes a large
+//! share of everything that is known, has to be confirmed by a second read in default mode; and
+//! emptiness is compared with the catalog, which lists the service `consul` for every token that
+//! may read it. What the token may read is asked where that is in doubt (`rights`).
 //!
 //! Pure: what is read, and when, is the caller's business.
 
@@ -16,7 +17,8 @@ use crate::catalog::{Instance, ServiceName};
 /// Registered by every Consul cluster that works, in the default namespace.
 pub(super) const CONSUL: &str = "consul";
 
-/// Fewer instances than this are no mass, whatever their share: in a small catalog every one is a large part.
+/// Fewer instances than this are no mass, whatever their share: in a small catalog every one is a
+/// large part.
 const MASS_MIN: usize = 3;
 
 /// Counts of what is believed, to judge what comes.
@@ -45,21 +47,31 @@ pub enum Verdict {
 }
 
 impl Guard {
-    /// Judges an answer of one service against what is believed of it. `confirm_percent`: see `[consul]`.
+    /// Judges an answer of one service against what is believed of it. `confirm_percent`: see
+    /// `[consul]`.
     #[must_use]
     pub fn judge(&self, before: &[Instance], after: &[Instance], confirm_percent: u32) -> Verdict {
         if !before.is_empty() && after.is_empty() {
             return Verdict::ConfirmEmpty;
         }
         // Both are sorted by id.
-        let vanished = before.iter().filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err()).count();
-        if vanished >= MASS_MIN && vanished as u128 * 100 > u128::from(confirm_percent) * self.total as u128 {
-            return Verdict::ConfirmLoss { vanished, of: self.total };
+        let vanished = before
+            .iter()
+            .filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err())
+            .count();
+        if vanished >= MASS_MIN
+            && vanished as u128 * 100 > u128::from(confirm_percent) * self.total as u128
+        {
+            return Verdict::ConfirmLoss {
+                vanished,
+                of: self.total,
+            };
         }
         Verdict::Believe
     }
 
-    /// Judges a list answer in which these services are missing: any that still has instances needs a second look.
+    /// Judges a list answer in which these services are missing: any that still has instances needs
+    /// a second look.
     #[must_use]
     pub fn judge_missing<'a>(&self, mut missing: impl Iterator<Item = &'a ServiceName>) -> Verdict {
         if missing.any(|name| self.counts.get(name).is_some_and(|&count| count > 0)) {
@@ -96,11 +108,13 @@ impl Guard {
     }
 }
 
-/// What an answer says beyond dispute while a loss is being confirmed: all that it holds, and what it lacks is kept. Both
-/// must be sorted by id, and so is the result.
+/// What an answer says beyond dispute while a loss is being confirmed: all that it holds, and what
+/// it lacks is kept. Both must be sorted by id, and so is the result.
 #[must_use]
 pub fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
-    let missing = before.iter().filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err());
+    let missing = before
+        .iter()
+        .filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err());
     let mut all: Vec<_> = after.iter().chain(missing).cloned().collect();
     all.sort_by(|one, other| one.id.cmp(&other.id));
     all
@@ -129,11 +143,16 @@ pub fn sight(list: &ServiceList) -> Sight {
     }
 }
 
-/// Names of the services that carry a routing tag: one that starts with `tag_prefix` after spaces are trimmed.
+/// Names of the services that carry a routing tag: one that starts with `tag_prefix` after spaces
+/// are trimmed.
 #[must_use]
 pub fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
     list.iter()
-        .filter(|(_, tags)| tags.iter().flatten().any(|tag| tag.trim().starts_with(tag_prefix)))
+        .filter(|(_, tags)| {
+            tags.iter()
+                .flatten()
+                .any(|tag| tag.trim().starts_with(tag_prefix))
+        })
         .map(|(name, _)| ServiceName::from(name.as_str()))
         .collect()
 }
@@ -146,7 +165,10 @@ mod tests {
     fn instances(ids: &[&str]) -> Vec<Instance> {
         ids.iter()
             .map(|&id| Instance {
-                id: InstanceId { node: "n".into(), id: id.into() },
+                id: InstanceId {
+                    node: "n".into(),
+                    id: id.into(),
+                },
                 endpoint: Endpoint::Addr(([127, 0, 0, 1], 80).into()),
                 tags: Vec::new(),
                 checks: Vec::new(),
@@ -170,9 +192,25 @@ mod tests {
             (&before, &before, 20, Verdict::Believe),
             (&before, &["1", "2", "3"], 20, Verdict::Believe),
             (&before, &["1", "2"], 20, Verdict::Believe),
-            (&before, &["1"], 20, Verdict::ConfirmLoss { vanished: 3, of: 10 }),
+            (
+                &before,
+                &["1"],
+                20,
+                Verdict::ConfirmLoss {
+                    vanished: 3,
+                    of: 10,
+                },
+            ),
             // Replaced is vanished too.
-            (&before, &["5", "6", "7", "8"], 20, Verdict::ConfirmLoss { vanished: 4, of: 10 }),
+            (
+                &before,
+                &["5", "6", "7", "8"],
+                20,
+                Verdict::ConfirmLoss {
+                    vanished: 4,
+                    of: 10,
+                },
+            ),
             (&before, &[], 100, Verdict::ConfirmEmpty),
             (&[], &[], 20, Verdict::Believe),
             (&[], &["1"], 0, Verdict::Believe),
@@ -187,12 +225,24 @@ mod tests {
     fn single_removals_are_no_mass_in_a_small_catalog() {
         let mut guard = Guard::default();
         guard.believe(&"a".into(), 3);
-        assert_eq!(guard.judge(&instances(&["1", "2", "3"]), &instances(&["1", "2"]), 20), Verdict::Believe);
-        assert_eq!(guard.judge(&instances(&["1", "2", "3"]), &instances(&["1"]), 0), Verdict::Believe);
+        assert_eq!(
+            guard.judge(&instances(&["1", "2", "3"]), &instances(&["1", "2"]), 20),
+            Verdict::Believe
+        );
+        assert_eq!(
+            guard.judge(&instances(&["1", "2", "3"]), &instances(&["1"]), 0),
+            Verdict::Believe
+        );
         let all = Verdict::ConfirmLoss { vanished: 3, of: 3 };
-        assert_eq!(guard.judge(&instances(&["1", "2", "3"]), &instances(&["4"]), 20), all);
+        assert_eq!(
+            guard.judge(&instances(&["1", "2", "3"]), &instances(&["4"]), 20),
+            all
+        );
         // The last one: rarely urgent, and what a token without rights would show.
-        assert_eq!(guard.judge(&instances(&["1"]), &[], 20), Verdict::ConfirmEmpty);
+        assert_eq!(
+            guard.judge(&instances(&["1"]), &[], 20),
+            Verdict::ConfirmEmpty
+        );
     }
 
     #[test]
@@ -201,7 +251,10 @@ mod tests {
         let mut after = instances(&["2", "3", "6"]);
         after[1].tags = vec!["changed".into()];
         let all = undisputed(&before, &after);
-        let ids: Vec<_> = all.iter().map(|instance| instance.id.id.to_string()).collect();
+        let ids: Vec<_> = all
+            .iter()
+            .map(|instance| instance.id.id.to_string())
+            .collect();
         assert_eq!(ids, ["1", "2", "3", "5", "6"]);
         assert_eq!(all[2].tags, after[1].tags, "the newer one counts");
         assert_eq!(undisputed(&before, &[]), before);
@@ -224,8 +277,14 @@ mod tests {
         let mut guard = Guard::default();
         guard.believe(&"full".into(), 1);
         guard.believe(&"empty".into(), 0);
-        assert_eq!(guard.judge_missing([&"empty".into(), &"unknown".into()].into_iter()), Verdict::Believe);
-        assert_eq!(guard.judge_missing([&"empty".into(), &"full".into()].into_iter()), Verdict::ConfirmEmpty);
+        assert_eq!(
+            guard.judge_missing([&"empty".into(), &"unknown".into()].into_iter()),
+            Verdict::Believe
+        );
+        assert_eq!(
+            guard.judge_missing([&"empty".into(), &"full".into()].into_iter()),
+            Verdict::ConfirmEmpty
+        );
     }
 
     #[test]
@@ -233,13 +292,17 @@ mod tests {
         let whole = sight(&list(r#"{"consul":[],"web":["x"]}"#));
         let part = sight(&list(r#"{"web":["x"]}"#));
         let nothing = sight(&list("{}"));
-        assert_eq!((whole, part, nothing), (Sight::Whole, Sight::Part, Sight::Nothing));
+        assert_eq!(
+            (whole, part, nothing),
+            (Sight::Whole, Sight::Part, Sight::Nothing)
+        );
     }
 
     #[test]
     fn routed_services_carry_the_prefix_after_trimming() {
-        let list =
-            list(r#"{"a":["urlprefix-/a"],"b":["x","  urlprefix-/b "],"c":["my-urlprefix-/c"],"d":null,"e":[]}"#);
+        let list = list(
+            r#"{"a":["urlprefix-/a"],"b":["x","  urlprefix-/b "],"c":["my-urlprefix-/c"],"d":null,"e":[]}"#,
+        );
         let names: Vec<_> = routed(&list, "urlprefix-").into_iter().collect();
         assert_eq!(names, ["a".into(), "b".into()]);
     }

@@ -59,14 +59,35 @@ fn handshake_hint(reason: &str) -> Option<String> {
             "InvalidContentType",
             "this port speaks plain HTTP: write http://, or use the HTTPS port (ports.https, often 8501)",
         ),
-        ("BadSignature", "signed by another CA of the same name: set consul.ca_file to the cluster's present CA"),
-        ("UnknownIssuer", "the agent's certificate is signed by another CA: set consul.ca_file to the cluster's CA"),
-        ("not valid for name", "the agent's certificate is for other names: set consul.server_name to one of them"),
-        ("NotValidForName", "the agent's certificate is for other names: set consul.server_name to one of them"),
-        ("expired", "the agent's certificate has expired, or this machine's clock is wrong"),
-        ("Expired", "the agent's certificate has expired, or this machine's clock is wrong"),
+        (
+            "BadSignature",
+            "signed by another CA of the same name: set consul.ca_file to the cluster's present CA",
+        ),
+        (
+            "UnknownIssuer",
+            "the agent's certificate is signed by another CA: set consul.ca_file to the cluster's CA",
+        ),
+        (
+            "not valid for name",
+            "the agent's certificate is for other names: set consul.server_name to one of them",
+        ),
+        (
+            "NotValidForName",
+            "the agent's certificate is for other names: set consul.server_name to one of them",
+        ),
+        (
+            "expired",
+            "the agent's certificate has expired, or this machine's clock is wrong",
+        ),
+        (
+            "Expired",
+            "the agent's certificate has expired, or this machine's clock is wrong",
+        ),
     ];
-    hints.iter().find(|(part, _)| reason.contains(part)).map(|(_, hint)| (*hint).to_owned())
+    hints
+        .iter()
+        .find(|(part, _)| reason.contains(part))
+        .map(|(_, hint)| (*hint).to_owned())
 }
 
 fn demanded() -> String {
@@ -79,7 +100,11 @@ mod tests {
 
     #[test]
     fn a_refused_certificate_is_told_from_a_missing_one() {
-        let error = |alert| ConsulError::Transport { agent: String::new(), reason: String::new(), alert: Some(alert) };
+        let error = |alert| ConsulError::Transport {
+            agent: String::new(),
+            reason: String::new(),
+            alert: Some(alert),
+        };
         let cases = [
             (AlertDescription::CertificateRequired, false, "demands"),
             (AlertDescription::BadCertificate, false, "demands"),
@@ -96,7 +121,11 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_gets_no_hint() {
-        let error = ConsulError::Tls { agent: String::new(), reason: "odd".to_owned(), alert: None };
+        let error = ConsulError::Tls {
+            agent: String::new(),
+            reason: "odd".to_owned(),
+            alert: None,
+        };
         assert_eq!(hint(&error, true), None);
     }
 }

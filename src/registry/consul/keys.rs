@@ -13,13 +13,19 @@ use crate::catalog::command::CommandError;
 use crate::catalog::command_list::{CommandList, CommandText};
 
 /// Characters that may stand in the path of a key as they are.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
 
 /// One key with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) key: String,
-    /// Without the white space around it. What is no UTF-8 is replaced: it makes a line that is refused, and no more.
+    /// Without the white space around it. What is no UTF-8 is replaced: it makes a line that is
+    /// refused, and no more.
     pub(super) text: String,
 }
 
@@ -59,19 +65,31 @@ pub fn values(body: &[u8]) -> Result<Vec<KeyValue>, serde_json::Error> {
 /// Reads an answer as text: all keys, in the order of their names.
 pub(super) fn decode(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
     let entry = |(key, bytes): KeyValue| {
-        let bytes = bytes.map_err(|error| serde::de::Error::custom(format!("the value of {key}: {error}")))?;
-        Ok(Entry { key, text: text(bytes) })
+        let bytes = bytes
+            .map_err(|error| serde::de::Error::custom(format!("the value of {key}: {error}")))?;
+        Ok(Entry {
+            key,
+            text: text(bytes),
+        })
     };
-    let mut entries = values(body)?.into_iter().map(entry).collect::<Result<Vec<_>, serde_json::Error>>()?;
+    let mut entries = values(body)?
+        .into_iter()
+        .map(entry)
+        .collect::<Result<Vec<_>, serde_json::Error>>()?;
     entries.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(entries)
 }
 
 /// A value as text without the white space around it. Most are right as they come, and large.
 fn text(bytes: Vec<u8>) -> String {
-    let text = String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    let text = String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
     let trimmed = text.trim();
-    if trimmed.len() == text.len() { text } else { trimmed.to_owned() }
+    if trimmed.len() == text.len() {
+        text
+    } else {
+        trimmed.to_owned()
+    }
 }
 
 /// Commands, and the lines that make none.
@@ -93,7 +111,10 @@ impl Parsed {
             }
             let name: Arc<str> = key.as_str().into();
             commands.extend(part.commands().cloned());
-            errors.extend(part.errors().map(|error| CommandError { part: Some(Arc::clone(&name)), ..error }));
+            errors.extend(part.errors().map(|error| CommandError {
+                part: Some(Arc::clone(&name)),
+                ..error
+            }));
             self.0.insert(key, part);
         }
         (commands.into_iter().collect(), errors.into())
@@ -106,7 +127,10 @@ mod tests {
     use crate::catalog::command::Command;
 
     fn entry(key: &str, text: &str) -> Entry {
-        Entry { key: key.to_owned(), text: text.to_owned() }
+        Entry {
+            key: key.to_owned(),
+            text: text.to_owned(),
+        }
     }
 
     #[test]
@@ -118,8 +142,17 @@ mod tests {
     #[test]
     fn values_are_trimmed_and_keys_in_order() {
         let body = r#"[{"Key":"b","Value":"IHggCg==","Flags":0},{"Key":"a/","Value":null},{"Key":"a","Value":"/w=="}]"#;
-        assert_eq!(decode(body.as_bytes()).unwrap(), [entry("a", "\u{fffd}"), entry("a/", ""), entry("b", "x")]);
-        for wrong in ["", "{}", r#"[{"Key":"a"}]x"#, r#"[{"Key":"a","Value":"?"}]"#, r#"[{"Value":"/w=="}]"#] {
+        assert_eq!(
+            decode(body.as_bytes()).unwrap(),
+            [entry("a", "\u{fffd}"), entry("a/", ""), entry("b", "x")]
+        );
+        for wrong in [
+            "",
+            "{}",
+            r#"[{"Key":"a"}]x"#,
+            r#"[{"Key":"a","Value":"?"}]"#,
+            r#"[{"Value":"/w=="}]"#,
+        ] {
             assert!(decode(wrong.as_bytes()).is_err(), "{wrong}");
         }
         assert_eq!(decode(b"[]").unwrap(), []);
@@ -136,14 +169,20 @@ mod tests {
             };
             commands.iter().map(name).collect::<Vec<_>>()
         };
-        let two = vec![entry("c", &add("one")), entry("c-2", &format!("# text\n\nnonsense\n{}", add("two")))];
+        let two = vec![
+            entry("c", &add("one")),
+            entry("c-2", &format!("# text\n\nnonsense\n{}", add("two"))),
+        ];
         let (commands, errors) = parsed.take(two.clone());
         assert_eq!(names(&commands), ["one", "two"]);
         let places: Vec<_> = errors.iter().map(CommandError::place).collect();
         assert_eq!(places, ["c-2, line 3"]);
         // Another text of one key; the other key stays, and one is new.
-        let (commands, errors) =
-            parsed.take(vec![entry("b", "route del one"), entry("c", &add("three")), two[1].clone()]);
+        let (commands, errors) = parsed.take(vec![
+            entry("b", "route del one"),
+            entry("c", &add("three")),
+            two[1].clone(),
+        ]);
         assert_eq!(names(&commands), ["route del one", "three", "two"]);
         assert_eq!(errors.len(), 1);
         assert_eq!(parsed.take(Vec::new()).0.len(), 0);

@@ -1,5 +1,5 @@
-//! The watch of the list of services: starts a service watch for every name that carries a routing tag, and ends it
-//! when the name has left the list.
+//! The watch of the list of services: starts a service watch for every name that carries a routing
+//! tag, and ends it when the name has left the list.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -67,12 +67,16 @@ impl ListWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
         let list = self.poller.next(decode_services).await;
         let seen_at = self.poller.seen_at();
-        let Some(names) = self.names(&list).await else { return Ok(()) };
+        let Some(names) = self.names(&list).await else {
+            return Ok(());
+        };
         self.tell(&names, &list, seen_at);
-        // Before anything is taken away, which may need a second look: what is new should not wait for that.
+        // Before anything is taken away, which may need a second look: what is new should not wait
+        // for that.
         self.shared.listed(names.iter().cloned()).await?;
         let mut useful = self.start(&names, seen_at);
-        self.patience.get_or_insert_with(|| Running(tokio::spawn(end_patience(self.shared.clone()))));
+        self.patience
+            .get_or_insert_with(|| Running(tokio::spawn(end_patience(self.shared.clone()))));
         if let Some((names, hidden)) = self.confirmed(names).await {
             useful |= self.end_all_but(&names, seen_at).await?;
             useful |= self.start(&names, seen_at);
@@ -84,20 +88,36 @@ impl ListWatch {
         Ok(())
     }
 
-    /// Tells the watches of services whose tags differ from those of the list before. Their instances may have changed
-    /// without that.
+    /// Tells the watches of services whose tags differ from those of the list before. Their
+    /// instances may have changed without that.
     fn tell(&mut self, names: &BTreeSet<ServiceName>, list: &ServiceList, seen_at: Instant) {
-        let tags = |name: &ServiceName| list.get(&**name).and_then(|tags| tags.clone()).unwrap_or_default();
-        let now: HashMap<_, _> = names.iter().map(|name| (name.clone(), tags(name))).collect();
-        let differs = |name: &&ServiceName| self.tags.get(*name).is_some_and(|before| Some(before) != now.get(*name));
-        self.shared.notices.tell(names.iter().filter(differs), seen_at);
+        let tags = |name: &ServiceName| {
+            list.get(&**name)
+                .and_then(|tags| tags.clone())
+                .unwrap_or_default()
+        };
+        let now: HashMap<_, _> = names
+            .iter()
+            .map(|name| (name.clone(), tags(name)))
+            .collect();
+        let differs = |name: &&ServiceName| {
+            self.tags
+                .get(*name)
+                .is_some_and(|before| Some(before) != now.get(*name))
+        };
+        self.shared
+            .notices
+            .tell(names.iter().filter(differs), seen_at);
         self.tags = now;
     }
 
     /// The routed names, unless the list cannot be what there is for this token.
     async fn names(&mut self, list: &ServiceList) -> Option<BTreeSet<ServiceName>> {
         let sight = sight(list);
-        let seen_whole = self.shared.guard().note_sight(sight, self.shared.client.reader());
+        let seen_whole = self
+            .shared
+            .guard()
+            .note_sight(sight, self.shared.client.reader());
         match rights::accept_list(&self.shared, sight, seen_whole, !self.watches.is_empty()).await {
             Ok(()) => {}
             Err(error @ ConsulError::Rights { .. }) => {
@@ -105,7 +125,9 @@ impl ListWatch {
                 return None;
             }
             Err(error) => {
-                self.poller.unconfirmed("what the list of services lacks".to_owned(), &error).await;
+                self.poller
+                    .unconfirmed("what the list of services lacks".to_owned(), &error)
+                    .await;
                 return None;
             }
         }
@@ -118,20 +140,28 @@ impl ListWatch {
     /// Says once which services are left out.
     fn report(&mut self, unreadable: BTreeSet<ServiceName>) {
         for name in unreadable.difference(&self.unreadable) {
-            let error = ConsulError::Name { name: name.to_string() };
+            let error = ConsulError::Name {
+                name: name.to_string(),
+            };
             self.shared.count(&error);
             warn!(%error, "Consul: service left out");
         }
         self.unreadable = unreadable;
     }
 
-    /// The names, once more from the leader when services with instances are missing, with those that are merely hidden from
-    /// the token, and the error that says so; none when they are not believed.
+    /// The names, once more from the leader when services with instances are missing, with those
+    /// that are merely hidden from the token, and the error that says so; none when they are not
+    /// believed.
     async fn confirmed(
         &mut self,
         names: BTreeSet<ServiceName>,
     ) -> Option<(BTreeSet<ServiceName>, Option<ConsulError>)> {
-        let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        let missing: Vec<_> = self
+            .watches
+            .keys()
+            .filter(|name| !names.contains(*name))
+            .cloned()
+            .collect();
         if self.shared.guard().judge_missing(missing.iter()) == Verdict::Believe {
             return Some((names, None));
         }
@@ -142,25 +172,40 @@ impl ListWatch {
                 Some((names, hidden))
             }
             Err(error) => {
-                let what = format!("{} of {} services leaving the list", missing.len(), self.watches.len());
+                let what = format!(
+                    "{} of {} services leaving the list",
+                    missing.len(),
+                    self.watches.len()
+                );
                 self.poller.unconfirmed(what, &error).await;
                 None
             }
         }
     }
 
-    /// Adds to `names` what is missing in the list but not known to be gone, and says what the token may not read; none
-    /// when the leader could not be asked.
+    /// Adds to `names` what is missing in the list but not known to be gone, and says what the
+    /// token may not read; none when the leader could not be asked.
     async fn keep_hidden(
         &mut self,
         list: &ServiceList,
         names: &mut BTreeSet<ServiceName>,
     ) -> Option<Option<ConsulError>> {
         let sight = sight(list);
-        let seen_whole = self.shared.guard().note_sight(sight, self.shared.client.reader());
-        let evidence = Evidence { sight, seen_whole, list_filtered: self.poller.filtered(), health_filtered: None };
+        let seen_whole = self
+            .shared
+            .guard()
+            .note_sight(sight, self.shared.client.reader());
+        let evidence = Evidence {
+            sight,
+            seen_whole,
+            list_filtered: self.poller.filtered(),
+            health_filtered: None,
+        };
         // What is listed without a routing tag is not routed any more.
-        let missing = self.watches.keys().filter(|name| !names.contains(*name) && !list.contains_key(&***name));
+        let missing = self
+            .watches
+            .keys()
+            .filter(|name| !names.contains(*name) && !list.contains_key(&***name));
         let missing: Vec<ServiceName> = missing.cloned().collect();
         let (mut hidden, mut unproven) = (Vec::new(), Vec::new());
         for name in missing {
@@ -178,17 +223,24 @@ impl ListWatch {
                     names.insert(name);
                 }
                 Err(error) => {
-                    self.poller.unconfirmed(format!("{name}, which leaves the list"), &error).await;
+                    self.poller
+                        .unconfirmed(format!("{name}, which leaves the list"), &error)
+                        .await;
                     return None;
                 }
             }
         }
         hidden.dedup();
         Some(match (hidden.is_empty(), unproven.is_empty()) {
-            (false, _) => Some(ConsulError::Rights { what: few(&hidden, SHOWN_MAX) }),
+            (false, _) => Some(ConsulError::Rights {
+                what: few(&hidden, SHOWN_MAX),
+            }),
             (true, false) => {
                 let reason = "Consul does not say whether the token may see them".to_owned();
-                Some(ConsulError::Unconfirmed { what: few(&unproven, SHOWN_MAX), reason })
+                Some(ConsulError::Unconfirmed {
+                    what: few(&unproven, SHOWN_MAX),
+                    reason,
+                })
             }
             (true, true) => None,
         })
@@ -199,7 +251,11 @@ impl ListWatch {
     fn start(&mut self, names: &BTreeSet<ServiceName>, since: Instant) -> bool {
         let mut started = false;
         for name in names {
-            if self.watches.get(name).is_none_or(|running| running.0.is_finished()) {
+            if self
+                .watches
+                .get(name)
+                .is_none_or(|running| running.0.is_finished())
+            {
                 let (shared, watched) = (self.shared.clone(), name.clone());
                 let watch = move || watch::run(shared.clone(), watched.clone(), since);
                 let task = tokio::spawn(vital::again("the watch of a service", watch));
@@ -211,12 +267,22 @@ impl ListWatch {
     }
 
     /// Returns whether there was one to end.
-    async fn end_all_but(&mut self, names: &BTreeSet<ServiceName>, seen_at: Instant) -> Result<bool, Closed> {
-        let missing: Vec<_> = self.watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
+    async fn end_all_but(
+        &mut self,
+        names: &BTreeSet<ServiceName>,
+        seen_at: Instant,
+    ) -> Result<bool, Closed> {
+        let missing: Vec<_> = self
+            .watches
+            .keys()
+            .filter(|name| !names.contains(*name))
+            .cloned()
+            .collect();
         let some = !missing.is_empty();
         for name in missing {
             if let Some(mut running) = self.watches.remove(&name) {
-                // Waited for, else its last update could overtake the news that the service is gone.
+                // Waited for, else its last update could overtake the news that the service is
+                // gone.
                 running.0.abort();
                 let _ = (&mut running.0).await;
             }

@@ -1,8 +1,10 @@
-//! Registrations that are parts of Consul's service mesh (Connect) and no targets for requests in the clear. Pure.
+//! Registrations that are parts of Consul's service mesh (Connect) and no targets for requests in
+//! the clear. Pure.
 //!
-//! Consul and Nomad copy the tags of a service to its sidecar proxy, routing tags included. The proxy's port takes
-//! connections of the mesh alone: mutual TLS with certificates that Consul issues (Consul's page "Service Mesh Proxy
-//! Overview"; the kinds are those of the page "Register Agent Service").
+//! Consul and Nomad copy the tags of a service to its sidecar proxy, routing tags included. The
+//! proxy's port takes connections of the mesh alone: mutual TLS with certificates that Consul
+//! issues (Consul's page "Service Mesh Proxy Overview"; the kinds are those of the page "Register
+//! Agent Service").
 
 use super::wire::Service;
 
@@ -11,21 +13,39 @@ const SHOWN_MAX: usize = 60;
 
 /// Why no plain request or connection can be sent to this registration; none for a usual instance.
 pub(super) fn not_a_target(service: &Service) -> Option<String> {
-    let proxies = [&service.proxy.destination_service_name, &service.proxy_destination];
+    let proxies = [
+        &service.proxy.destination_service_name,
+        &service.proxy_destination,
+    ];
     let reason = match service.kind.as_str() {
-        "connect-proxy" => "Connect proxy (sidecar): it takes only mutual TLS of the service mesh".to_owned(),
-        "mesh-gateway" => "Connect mesh gateway: it takes only mutual TLS of the service mesh".to_owned(),
-        "terminating-gateway" => "Connect terminating gateway: it takes only mutual TLS of the service mesh".to_owned(),
-        "ingress-gateway" => "Connect ingress gateway: it is configured in the mesh, not by tags".to_owned(),
-        "api-gateway" => "Connect API gateway: it is configured in the mesh, not by tags".to_owned(),
+        "connect-proxy" => {
+            "Connect proxy (sidecar): it takes only mutual TLS of the service mesh".to_owned()
+        }
+        "mesh-gateway" => {
+            "Connect mesh gateway: it takes only mutual TLS of the service mesh".to_owned()
+        }
+        "terminating-gateway" => {
+            "Connect terminating gateway: it takes only mutual TLS of the service mesh".to_owned()
+        }
+        "ingress-gateway" => {
+            "Connect ingress gateway: it is configured in the mesh, not by tags".to_owned()
+        }
+        "api-gateway" => {
+            "Connect API gateway: it is configured in the mesh, not by tags".to_owned()
+        }
         "" if proxies.iter().any(|name| !name.is_empty()) => {
             "Connect proxy: it takes only mutual TLS of the service mesh".to_owned()
         }
-        "" if service.connect.native => "Connect native: it takes only mutual TLS of the service mesh".to_owned(),
+        "" if service.connect.native => {
+            "Connect native: it takes only mutual TLS of the service mesh".to_owned()
+        }
         "" => return None,
         other => {
             let kind: String = other.chars().take(SHOWN_MAX).collect();
-            format!("Kind `{}`: not a usual instance, so it may take no plain requests", kind.escape_debug())
+            format!(
+                "Kind `{}`: not a usual instance, so it may take no plain requests",
+                kind.escape_debug()
+            )
         }
     };
     Some(reason)
@@ -60,9 +80,18 @@ mod tests {
         }
         assert!(!is_of_mesh("check Connect is critical"));
         let cases = [
-            (r#","Kind":"connect-proxy","Proxy":{"DestinationServiceName":"web"}"#, "Connect proxy (sidecar)"),
-            (r#","Kind":"connect-proxy","ProxyDestination":"web""#, "Connect proxy (sidecar)"),
-            (r#","Proxy":{"DestinationServiceName":"web"}"#, "Connect proxy"),
+            (
+                r#","Kind":"connect-proxy","Proxy":{"DestinationServiceName":"web"}"#,
+                "Connect proxy (sidecar)",
+            ),
+            (
+                r#","Kind":"connect-proxy","ProxyDestination":"web""#,
+                "Connect proxy (sidecar)",
+            ),
+            (
+                r#","Proxy":{"DestinationServiceName":"web"}"#,
+                "Connect proxy",
+            ),
             (r#","ProxyDestination":"web""#, "Connect proxy"),
             (r#","Kind":"mesh-gateway""#, "mesh gateway"),
             (r#","Kind":"terminating-gateway""#, "terminating gateway"),
@@ -75,7 +104,10 @@ mod tests {
         ];
         for (fields, part) in cases {
             let reason = reason(fields).unwrap_or_default();
-            assert!(reason.contains(part) && is_of_mesh(&reason), "{fields}: {reason}");
+            assert!(
+                reason.contains(part) && is_of_mesh(&reason),
+                "{fields}: {reason}"
+            );
         }
     }
 }

@@ -11,8 +11,9 @@
 //! ```
 //! `register` writes what the others read: the registration of `lb` itself.
 //!
-//! An error is never an empty answer: every service keeps its last good instances for as long as Consul cannot be read,
-//! and one service's failure touches no other. `blocking`, `guard`, `wire`, `catalog` and `keys` are pure.
+//! An error is never an empty answer: every service keeps its last good instances for as long as
+//! Consul cannot be read, and one service's failure touches no other. `blocking`, `guard`, `wire`,
+//! `catalog` and `keys` are pure.
 
 pub mod blocking;
 pub mod catalog;
@@ -70,12 +71,13 @@ pub struct ConsulSource {
     _tasks: Vec<SourceTask>,
 }
 
-/// Starts to watch Consul; updates go to `updates`, which may be bounded (a full channel holds the watches back).
-/// Must be called inside a Tokio runtime, of any kind.
+/// Starts to watch Consul; updates go to `updates`, which may be bounded (a full channel holds the
+/// watches back). Must be called inside a Tokio runtime, of any kind.
 ///
 /// # Errors
-/// An address makes no sense. That Consul cannot be reached is not an error: it is tried until it can. Nor is a file that
-/// cannot be used: nothing is dialled until a [`ConsulSource::reload`] finds it mended.
+/// An address makes no sense. That Consul cannot be reached is not an error: it is tried until it
+/// can. Nor is a file that cannot be used: nothing is dialled until a [`ConsulSource::reload`]
+/// finds it mended.
 pub fn spawn(
     config: ConsulConfig,
     metrics: Metrics,
@@ -88,11 +90,18 @@ pub fn spawn(
     let (kv_path, page_path) = (config.kv_path.clone(), config.no_route_kv_path.clone());
     let shared = Arc::new(shared::Shared::new(client, config, metrics, updates));
     // The service watches are owned by the list's task and end with it.
-    let mut tasks = vec![SourceTask::spawn(list::run(shared.clone())), SourceTask::spawn(feed::run(shared.clone()))];
+    let mut tasks = vec![
+        SourceTask::spawn(list::run(shared.clone())),
+        SourceTask::spawn(feed::run(shared.clone())),
+    ];
     tasks.extend(kv_path.map(|path| SourceTask::spawn(overrides::run(shared.clone(), path))));
     let (found, page) = page::channel();
     tasks.extend(page_path.map(|path| SourceTask::spawn(page::run(shared.clone(), path, found))));
-    Ok(ConsulSource { shared, page, _tasks: tasks })
+    Ok(ConsulSource {
+        shared,
+        page,
+        _tasks: tasks,
+    })
 }
 
 /// Says what is wrong with the files of `[consul]`, and sets the metrics of its certificates.
@@ -102,12 +111,19 @@ fn report(settings: &settings::Settings, metrics: &Metrics) {
         tracing::error!(%error, "Consul is not dialled until this file is mended");
     } else if !settings.problems.is_empty() {
         let problems = settings.problems.join("; ");
-        tracing::warn!(problems, "certificates towards Consul: what cannot be used is left out");
+        tracing::warn!(
+            problems,
+            "certificates towards Consul: what cannot be used is left out"
+        );
     }
-    metrics.control().certificate_errors.insert(CONSUL.to_owned(), settings.problems.len() as u64);
+    metrics
+        .control()
+        .certificate_errors
+        .insert(CONSUL.to_owned(), settings.problems.len() as u64);
 }
 
-/// Shows every kind of error from the start: what appears with a count of 1 never rose, to those who watch the rise.
+/// Shows every kind of error from the start: what appears with a count of 1 never rose, to those
+/// who watch the rise.
 fn init_errors(metrics: &Metrics) {
     let mut control = metrics.control();
     for kind in error::KINDS {
@@ -128,14 +144,16 @@ impl ConsulSource {
         KeyEditor::new(self.shared.clone())
     }
 
-    /// The page for requests without a route, as `consul.no_route_kv_path` has it; ends at once where that is not set.
+    /// The page for requests without a route, as `consul.no_route_kv_path` has it; ends at once
+    /// where that is not set.
     #[must_use]
     pub fn no_route_page(&self) -> PageReceiver {
         self.page.clone()
     }
 
-    /// Takes a new configuration: certificates, token, addresses and rules are used from the next request on, and every
-    /// watch reads at once with them. What is known stays meanwhile. `max_connections`, `kv_path` and `no_route_kv_path` need a restart.
+    /// Takes a new configuration: certificates, token, addresses and rules are used from the next
+    /// request on, and every watch reads at once with them. What is known stays meanwhile.
+    /// `max_connections`, `kv_path` and `no_route_kv_path` need a restart.
     ///
     /// # Errors
     /// As [`spawn`]; then the old configuration stays in force.
@@ -146,8 +164,8 @@ impl ConsulSource {
     /// The same with files that were read already: blocks nothing.
     ///
     /// # Errors
-    /// A file cannot be used, and those in force can; then these stay. What was broken before may be so again: that is
-    /// not a reason to refuse the rest of a configuration.
+    /// A file cannot be used, and those in force can; then these stay. What was broken before may
+    /// be so again: that is not a reason to refuse the rest of a configuration.
     pub fn take_over(&self, Prepared { config, settings }: Prepared) -> Result<(), ConsulError> {
         if let Some(error) = &settings.broken
             && !self.shared.client.is_broken()
@@ -159,7 +177,11 @@ impl ConsulSource {
         // The paths need a restart: their watches run on as they are.
         let before = self.shared.config();
         let (kv_path, no_route_kv_path) = (before.kv_path.clone(), before.no_route_kv_path.clone());
-        self.shared.reload(ConsulConfig { kv_path, no_route_kv_path, ..config });
+        self.shared.reload(ConsulConfig {
+            kv_path,
+            no_route_kv_path,
+            ..config
+        });
         Ok(())
     }
 }
@@ -171,10 +193,12 @@ pub struct Prepared {
     settings: settings::Settings,
 }
 
-/// Reads the files that `config` names. Blocks as long as they do: not for the thread on which the source lives.
+/// Reads the files that `config` names. Blocks as long as they do: not for the thread on which the
+/// source lives.
 ///
 /// # Errors
-/// An address that makes no sense. A file that cannot be used is an error of [`ConsulSource::take_over`].
+/// An address that makes no sense. A file that cannot be used is an error of
+/// [`ConsulSource::take_over`].
 pub fn prepare(config: ConsulConfig) -> Result<Prepared, ConsulError> {
     let settings = settings::Settings::load_or_wait(&config)?;
     Ok(Prepared { config, settings })
@@ -187,9 +211,16 @@ mod tests {
     #[tokio::test]
     async fn every_kind_of_error_has_a_series_before_the_first_error() {
         let metrics = Metrics::default();
-        *metrics.control().registry_errors.entry("connect").or_default() = 3;
+        *metrics
+            .control()
+            .registry_errors
+            .entry("connect")
+            .or_default() = 3;
         init_errors(&metrics);
         let errors = metrics.control().registry_errors.clone();
-        assert_eq!((errors["connect"], errors["token"], errors.len()), (3, 0, error::KINDS.len()));
+        assert_eq!(
+            (errors["connect"], errors["token"], errors.len()),
+            (3, 0, error::KINDS.len())
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Where the watches of services wait to hear that their service changed, while there are too few connections for a
-//! blocking query each. `feed` finds out what changed.
+//! Where the watches of services wait to hear that their service changed, while there are too few
+//! connections for a blocking query each. `feed` finds out what changed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +9,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::catalog::ServiceName;
 
-/// Up to this many services named together are each sure to have changed; more are read without waiting, as one
-/// cause (a node that went) may concern services in which nothing changes.
+/// Up to this many services named together are each sure to have changed; more are read without
+/// waiting, as one cause (a node that went) may concern services in which nothing changes.
 const CERTAIN_MAX: usize = 16;
 
 /// All services that are watched.
@@ -50,20 +50,32 @@ impl Notices {
     pub(super) fn subscribe(self: &Arc<Self>, name: &ServiceName) -> Subscription {
         let notice = Arc::new(Notice::default());
         lock(&self.by_name).insert(name.clone(), notice.clone());
-        Subscription { notices: self.clone(), name: name.clone(), notice }
+        Subscription {
+            notices: self.clone(),
+            name: name.clone(),
+            notice,
+        }
     }
 
-    /// These services changed, as was seen at this moment. Names that are not watched are passed over.
+    /// These services changed, as was seen at this moment. Names that are not watched are passed
+    /// over.
     pub(super) fn tell<'a>(&self, names: impl Iterator<Item = &'a ServiceName>, seen_at: Instant) {
         let by_name = lock(&self.by_name);
         let notices: Vec<_> = names.filter_map(|name| by_name.get(name)).collect();
         let certain = notices.len() <= CERTAIN_MAX;
-        notices.iter().for_each(|notice| notice.tell(Change { seen_at, certain }));
+        notices
+            .iter()
+            .for_each(|notice| notice.tell(Change { seen_at, certain }));
     }
 
     /// Every service may have changed since this moment.
     pub(super) fn tell_all(&self, seen_at: Instant) {
-        lock(&self.by_name).values().for_each(|notice| notice.tell(Change { seen_at, certain: false }));
+        lock(&self.by_name).values().for_each(|notice| {
+            notice.tell(Change {
+                seen_at,
+                certain: false,
+            })
+        });
     }
 
     /// The blocking query for the list of services was woken.
@@ -81,9 +93,10 @@ impl Notice {
     fn tell(&self, change: Change) {
         let mut pending = lock(&self.change);
         *pending = Some(match *pending {
-            Some(before) => {
-                Change { seen_at: before.seen_at.min(change.seen_at), certain: before.certain || change.certain }
-            }
+            Some(before) => Change {
+                seen_at: before.seen_at.min(change.seen_at),
+                certain: before.certain || change.certain,
+            },
             None => change,
         });
         self.bell.notify_one();
@@ -110,7 +123,10 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut by_name = lock(&self.notices.by_name);
-        if by_name.get(&self.name).is_some_and(|notice| Arc::ptr_eq(notice, &self.notice)) {
+        if by_name
+            .get(&self.name)
+            .is_some_and(|notice| Arc::ptr_eq(notice, &self.notice))
+        {
             by_name.remove(&self.name);
         }
     }
@@ -137,20 +153,39 @@ mod tests {
         let start = Instant::now();
         notices.tell_all(start + Duration::from_secs(1));
         notices.tell([&web, &"unknown".into()].into_iter(), start);
-        assert_eq!(web_place.take(), Some(Change { seen_at: start, certain: true }));
+        assert_eq!(
+            web_place.take(),
+            Some(Change {
+                seen_at: start,
+                certain: true
+            })
+        );
         assert_eq!(web_place.take(), None);
-        let maybe = Change { seen_at: start + Duration::from_secs(1), certain: false };
+        let maybe = Change {
+            seen_at: start + Duration::from_secs(1),
+            certain: false,
+        };
         assert_eq!(other_place.changed().now_or_never(), Some(maybe));
-        assert_eq!(other_place.changed().now_or_never(), None, "the bell of what was taken tells nothing");
+        assert_eq!(
+            other_place.changed().now_or_never(),
+            None,
+            "the bell of what was taken tells nothing"
+        );
     }
 
     #[test]
     fn of_many_services_named_at_once_none_is_certain() {
         let notices = Arc::new(Notices::default());
-        let names: Vec<_> = (0..=CERTAIN_MAX).map(|number| ServiceName::from(format!("s{number}").as_str())).collect();
+        let names: Vec<_> = (0..=CERTAIN_MAX)
+            .map(|number| ServiceName::from(format!("s{number}").as_str()))
+            .collect();
         let places: Vec<_> = names.iter().map(|name| notices.subscribe(name)).collect();
         notices.tell(names.iter(), Instant::now());
-        assert!(places.iter().all(|place| place.take().is_some_and(|change| !change.certain)));
+        assert!(
+            places
+                .iter()
+                .all(|place| place.take().is_some_and(|change| !change.certain))
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The watch of the route commands in the KV store: a source of its own, on the connections of the catalog's.
+//! The watch of the route commands in the KV store: a source of its own, on the connections of the
+//! catalog's.
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use super::poll::Poller;
 use super::rights::{self, Rights};
 use super::shared::{Closed, Shared};
 
-/// Failed first reads (but for those without a connection) after which nobody waits for the commands any more: routes
-/// of the catalog without them are what Fabio serves then, too.
+/// Failed first reads (but for those without a connection) after which nobody waits for the
+/// commands any more: routes of the catalog without them are what Fabio serves then, too.
 const FAILURES_MAX: u32 = 3;
 
 /// What is known of the commands.
@@ -30,7 +31,11 @@ struct Overrides {
 
 /// Watches until aborted, or until nobody takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>, path: String) {
-    let poller = Poller::new(shared.clone(), keys::path(&path), format!("kv:{path}").into());
+    let poller = Poller::new(
+        shared.clone(),
+        keys::path(&path),
+        format!("kv:{path}").into(),
+    );
     let mut overrides = Overrides {
         shared,
         path,
@@ -54,17 +59,21 @@ impl Overrides {
         }
     }
 
-    /// Keys that are gone all at once are asked for a second time: a server that is behind may not have them yet, and a
-    /// token that lost its rights sees none.
+    /// Keys that are gone all at once are asked for a second time: a server that is behind may not
+    /// have them yet, and a token that lost its rights sees none.
     async fn confirm(&mut self) -> Result<(), Closed> {
         match self.second_look().await {
             Ok(Some(entries)) => self.take(entries).await,
             Ok(None) => {
-                self.poller.held(&ConsulError::KeyRights { path: self.path.clone() });
+                self.poller.held(&ConsulError::KeyRights {
+                    path: self.path.clone(),
+                });
                 Ok(())
             }
             Err(error) => {
-                self.poller.unconfirmed(format!("{}: the loss of every key", self.path), &error).await;
+                self.poller
+                    .unconfirmed(format!("{}: the loss of every key", self.path), &error)
+                    .await;
                 Ok(())
             }
         }
@@ -73,8 +82,11 @@ impl Overrides {
     /// What the leader says; none when the token may not see the keys.
     async fn second_look(&mut self) -> Result<Option<Vec<Entry>>, ConsulError> {
         let entries = self.poller.confirm(None, keys::decode).await?;
-        let Some(key) = self.some.as_ref().filter(|_| entries.is_empty()) else { return Ok(Some(entries)) };
-        let hidden = self.poller.filtered() || rights::to_key(&self.shared, key).await? == Rights::Denied;
+        let Some(key) = self.some.as_ref().filter(|_| entries.is_empty()) else {
+            return Ok(Some(entries));
+        };
+        let hidden =
+            self.poller.filtered() || rights::to_key(&self.shared, key).await? == Rights::Denied;
         Ok((!hidden).then_some(entries))
     }
 
@@ -91,10 +103,15 @@ impl Overrides {
                     "Consul: no keys there; no route commands (a token without key_prefix read sees none either)"
                 );
             } else {
-                info!(path, keys, commands, rejected, "Consul: route commands read");
+                info!(
+                    path,
+                    keys, commands, rejected, "Consul: route commands read"
+                );
             }
             self.known = Some(now.clone());
-            self.shared.commands(now.0, now.1, self.poller.seen_at()).await?;
+            self.shared
+                .commands(now.0, now.1, self.poller.seen_at())
+                .await?;
         }
         self.sync().await
     }
@@ -110,6 +127,10 @@ impl Overrides {
     }
 
     async fn sync(&mut self) -> Result<(), Closed> {
-        if std::mem::replace(&mut self.synced, true) { Ok(()) } else { self.shared.commands_synced().await }
+        if std::mem::replace(&mut self.synced, true) {
+            Ok(())
+        } else {
+            self.shared.commands_synced().await
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! How soon a watch reads again: a change is never put off for long, and an agent is never polled in a tight loop.
+//! How soon a watch reads again: a change is never put off for long, and an agent is never polled
+//! in a tight loop.
 //!
 //! ```text
 //! the last read                                  the next one, counted from its response
@@ -6,9 +7,9 @@
 //! woke us for something that is not ours         after 20 ms, more for a large response (up to 200 ms)
 //! woke us although the index had not moved       as above, and it costs a token: 10 at once, then 2 a second
 //! ```
-//! The first two pauses collect what changes in the same moment; they grow with the size of the response because its
-//! size is what a read costs the agent. Tokens are for an agent that answers every blocking query at once: it would be
-//! polled without end. Pure: time is an argument.
+//! The first two pauses collect what changes in the same moment; they grow with the size of the
+//! response because its size is what a read costs the agent. Tokens are for an agent that answers
+//! every blocking query at once: it would be polled without end. Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,8 @@ pub(super) enum Outcome {
     Useful,
     /// Something changed that does not.
     Useless,
-    /// Nothing changed: the index is the one that was asked for, and the query did not wait for its time.
+    /// Nothing changed: the index is the one that was asked for, and the query did not wait for its
+    /// time.
     Stuck,
 }
 
@@ -50,10 +52,14 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { tokens: TokenBucket::new(STUCK.0, STUCK.1, now), last: None }
+        Self {
+            tokens: TokenBucket::new(STUCK.0, STUCK.1, now),
+            last: None,
+        }
     }
 
-    /// A response of this many bytes is complete; what it brought is said later by [`Pace::judged`] and is nothing until then.
+    /// A response of this many bytes is complete; what it brought is said later by [`Pace::judged`]
+    /// and is nothing until then.
     pub(super) fn received(&mut self, now: Instant, bytes: usize) {
         self.last = Some((now, bytes, Outcome::Useless));
     }
@@ -75,11 +81,18 @@ impl Pace {
         self.last = None;
     }
 
-    /// How long to wait before the next read. Takes a token where the last read costs one: call it once for each read.
+    /// How long to wait before the next read. Takes a token where the last read costs one: call it
+    /// once for each read.
     pub(super) fn next(&mut self, now: Instant) -> Duration {
-        let Some((at, bytes, outcome)) = self.last else { return Duration::ZERO };
+        let Some((at, bytes, outcome)) = self.last else {
+            return Duration::ZERO;
+        };
         let rest = gap(outcome, bytes).saturating_sub(now.saturating_duration_since(at));
-        if outcome == Outcome::Stuck { rest.max(self.tokens.take(now)) } else { rest }
+        if outcome == Outcome::Stuck {
+            rest.max(self.tokens.take(now))
+        } else {
+            rest
+        }
     }
 }
 
@@ -117,7 +130,11 @@ mod tests {
             pace.received(now, bytes);
             pace.judged(outcome);
             assert_eq!(pace.next(now).as_millis(), ms, "{outcome:?} {bytes}");
-            assert_eq!(pace.next(now + 500 * MS), Duration::ZERO, "time that has passed already counts");
+            assert_eq!(
+                pace.next(now + 500 * MS),
+                Duration::ZERO,
+                "time that has passed already counts"
+            );
         }
     }
 
@@ -145,7 +162,10 @@ mod tests {
             now += pace.next(now);
         }
         let took = now - start;
-        assert!((Duration::from_secs(19)..Duration::from_secs(21)).contains(&took), "{took:?}");
+        assert!(
+            (Duration::from_secs(19)..Duration::from_secs(21)).contains(&took),
+            "{took:?}"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The watch of the no-route page in the KV store. No source of routes: nobody waits for it, and what it finds is a page
-//! or that there is none.
+//! The watch of the no-route page in the KV store. No source of routes: nobody waits for it, and
+//! what it finds is a page or that there is none.
 
 use std::sync::Arc;
 
@@ -37,8 +37,17 @@ struct PageWatch {
 
 /// Watches until aborted, or until nobody wants the page any more.
 pub(super) async fn run(shared: Arc<Shared>, path: String, page: watch::Sender<Page>) {
-    let poller = Poller::new(shared.clone(), keys::path(&path), format!("kv:{path}").into());
-    let mut watch = PageWatch { shared, path, poller, page };
+    let poller = Poller::new(
+        shared.clone(),
+        keys::path(&path),
+        format!("kv:{path}").into(),
+    );
+    let mut watch = PageWatch {
+        shared,
+        path,
+        poller,
+        page,
+    };
     while !watch.page.is_closed() {
         watch.turn().await;
     }
@@ -48,15 +57,22 @@ impl PageWatch {
     async fn turn(&mut self) {
         let page = match self.poller.next(decode).await {
             // Keys that are gone are asked for a second time, as those of route commands are.
-            Ok(None) if self.page.borrow().is_some() => match self.poller.confirm(None, decode).await {
-                Ok(Ok(None)) if self.is_hidden().await => {
-                    return self.poller.held(&ConsulError::KeyRights { path: self.path.clone() });
+            Ok(None) if self.page.borrow().is_some() => {
+                match self.poller.confirm(None, decode).await {
+                    Ok(Ok(None)) if self.is_hidden().await => {
+                        return self.poller.held(&ConsulError::KeyRights {
+                            path: self.path.clone(),
+                        });
+                    }
+                    Ok(page) => page,
+                    Err(error) => {
+                        return self
+                            .poller
+                            .unconfirmed(format!("{}: the loss of the page", self.path), &error)
+                            .await;
+                    }
                 }
-                Ok(page) => page,
-                Err(error) => {
-                    return self.poller.unconfirmed(format!("{}: the loss of the page", self.path), &error).await;
-                }
-            },
+            }
             page => page,
         };
         match page {
@@ -64,14 +80,21 @@ impl PageWatch {
             Err(bytes) => self.poller.held(&ConsulError::Value {
                 key: "no_route_kv_path",
                 value: self.path.clone(),
-                reason: format!("the page there has {bytes} bytes, more than {PAGE_BYTES_MAX}; it is not taken"),
+                reason: format!(
+                    "the page there has {bytes} bytes, more than {PAGE_BYTES_MAX}; it is not taken"
+                ),
             }),
         }
     }
 
-    /// Whether the token may not read the page, by what the leader says. No page is worth no more questions than this one.
+    /// Whether the token may not read the page, by what the leader says. No page is worth no more
+    /// questions than this one.
     async fn is_hidden(&self) -> bool {
-        self.poller.filtered() || matches!(rights::to_key(&self.shared, &self.path).await, Ok(Rights::Denied))
+        self.poller.filtered()
+            || matches!(
+                rights::to_key(&self.shared, &self.path).await,
+                Ok(Rights::Denied)
+            )
     }
 
     fn take(&mut self, page: Page) {
@@ -91,8 +114,8 @@ impl PageWatch {
     }
 }
 
-/// The page, or how long it is if that is too long: the values of all keys, each without the white space around it, with
-/// a blank line between two, as Fabio puts them together.
+/// The page, or how long it is if that is too long: the values of all keys, each without the white
+/// space around it, with a blank line between two, as Fabio puts them together.
 type Found = Result<Page, usize>;
 
 fn decode(body: &[u8]) -> Result<Found, serde_json::Error> {
@@ -103,13 +126,18 @@ fn decode(body: &[u8]) -> Result<Found, serde_json::Error> {
     values.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut page = Vec::new();
     for (at, (key, value)) in values.into_iter().enumerate() {
-        let value = value.map_err(|error| serde::de::Error::custom(format!("the value of {key}: {error}")))?;
+        let value = value
+            .map_err(|error| serde::de::Error::custom(format!("the value of {key}: {error}")))?;
         if at > 0 {
             page.extend_from_slice(b"\n\n");
         }
         page.extend_from_slice(value.trim_ascii());
     }
-    Ok(if page.len() > PAGE_BYTES_MAX { Err(page.len()) } else { Ok(Some(page.into())) })
+    Ok(if page.len() > PAGE_BYTES_MAX {
+        Err(page.len())
+    } else {
+        Ok(Some(page.into()))
+    })
 }
 
 #[cfg(test)]
@@ -120,18 +148,42 @@ mod tests {
     use super::*;
 
     fn body(values: &[(&str, &[u8])]) -> Vec<u8> {
-        let entry =
-            |(key, value): &(&str, &[u8])| format!(r#"{{"Key":"{key}","Value":"{}"}}"#, BASE64_STANDARD.encode(value));
-        format!("[{}]", values.iter().map(entry).collect::<Vec<_>>().join(",")).into_bytes()
+        let entry = |(key, value): &(&str, &[u8])| {
+            format!(
+                r#"{{"Key":"{key}","Value":"{}"}}"#,
+                BASE64_STANDARD.encode(value)
+            )
+        };
+        format!(
+            "[{}]",
+            values.iter().map(entry).collect::<Vec<_>>().join(",")
+        )
+        .into_bytes()
     }
 
     #[test]
     fn a_page_is_all_values_in_the_order_of_their_keys() {
-        let found = |values: &[(&str, &[u8])]| decode(&body(values)).unwrap().unwrap().map(|page| page.to_vec());
+        let found = |values: &[(&str, &[u8])]| {
+            decode(&body(values))
+                .unwrap()
+                .unwrap()
+                .map(|page| page.to_vec())
+        };
         assert_eq!(found(&[]), None);
-        assert_eq!(found(&[("a", b"")]).as_deref(), Some(&b""[..]), "an empty page is a page");
-        assert_eq!(found(&[("a", b" <p>\xff </p>\n")]).as_deref(), Some(&b"<p>\xff </p>"[..]), "whatever its charset");
-        assert_eq!(found(&[("b", b"2\n"), ("a", b"1")]).as_deref(), Some(&b"1\n\n2"[..]));
+        assert_eq!(
+            found(&[("a", b"")]).as_deref(),
+            Some(&b""[..]),
+            "an empty page is a page"
+        );
+        assert_eq!(
+            found(&[("a", b" <p>\xff </p>\n")]).as_deref(),
+            Some(&b"<p>\xff </p>"[..]),
+            "whatever its charset"
+        );
+        assert_eq!(
+            found(&[("b", b"2\n"), ("a", b"1")]).as_deref(),
+            Some(&b"1\n\n2"[..])
+        );
         assert!(decode(br#"[{"Key":"a","Value":"?"}]"#).is_err());
     }
 
@@ -139,6 +191,9 @@ mod tests {
     fn a_page_has_a_largest_size() {
         let largest = vec![b'x'; PAGE_BYTES_MAX];
         assert!(decode(&body(&[("a", &largest)])).unwrap().is_ok());
-        assert_eq!(decode(&body(&[("a", &largest), ("b", b"y")])).unwrap(), Err(PAGE_BYTES_MAX + 3));
+        assert_eq!(
+            decode(&body(&[("a", &largest), ("b", b"y")])).unwrap(),
+            Err(PAGE_BYTES_MAX + 3)
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! One blocking query, repeated: paces reads, keeps the position, bounds staleness, and tries again after failures
-//! until it has an answer that can be decoded. The rules are `blocking`'s; whether to believe the answer is the
-//! caller's, who then says [`Poller::believed`] or [`Poller::held`].
+//! One blocking query, repeated: paces reads, keeps the position, bounds staleness, and tries again
+//! after failures until it has an answer that can be decoded. The rules are `blocking`'s; whether
+//! to believe the answer is the caller's, who then says [`Poller::believed`] or [`Poller::held`].
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -21,22 +21,30 @@ use crate::registry::backoff::{Backoff, CAP};
 
 /// First bound of the pause after a failed read.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
-/// Longest pause of the list watch after a failed read, and longest wait of any watch while an answer is not believed:
-/// rights that come back wake no query, and all watches go on when the first one can.
+/// Longest pause of the list watch after a failed read, and longest wait of any watch while an
+/// answer is not believed: rights that come back wake no query, and all watches go on when the
+/// first one can.
 const SENTINEL: Duration = Duration::from_millis(700);
-/// Added to that for each watch that cannot read: all of them together look 50 times a second at most.
+/// Added to that for each watch that cannot read: all of them together look 50 times a second at
+/// most.
 const SENTINEL_EACH: Duration = Duration::from_millis(20);
 /// Longest pause between reads of which none could be confirmed.
 const DOUBT_MAX: Duration = Duration::from_secs(5);
-/// Longest wait of a read for which there is a reason: the server that answers may be a little behind the one that
-/// told of the change.
+/// Longest wait of a read for which there is a reason: the server that answers may be a little
+/// behind the one that told of the change.
 const CERTAIN_WAIT: Duration = Duration::from_millis(200);
-/// A service that changed is looked at again after these times, whatever is told: it may have changed twice before a
-/// watch that tells of changes saw it once.
-const LOOKS_AFTER_CHANGE: [Duration; 3] = [Duration::from_millis(150), Duration::from_secs(1), Duration::from_secs(4)];
-/// A blocked query that was held for less than this found a change that was there before it was sent.
+/// A service that changed is looked at again after these times, whatever is told: it may have
+/// changed twice before a watch that tells of changes saw it once.
+const LOOKS_AFTER_CHANGE: [Duration; 3] = [
+    Duration::from_millis(150),
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+];
+/// A blocked query that was held for less than this found a change that was there before it was
+/// sent.
 const HELD_MIN: Duration = Duration::from_millis(3);
-/// Limit for the read that confirms an answer: the next try follows with news of what else has changed meanwhile.
+/// Limit for the read that confirms an answer: the next try follows with news of what else has
+/// changed meanwhile.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(3);
 /// Limit for asking the leader instead of a server that lags.
 const FRESH_LIMIT: Duration = Duration::from_secs(2);
@@ -57,7 +65,8 @@ pub(super) struct Poller {
     position: Position,
     pace: Pace,
     backoff: Backoff,
-    /// Paces answers that could not be confirmed: the reads in between succeed, and end the other backoff.
+    /// Paces answers that could not be confirmed: the reads in between succeed, and end the other
+    /// backoff.
     doubts: Backoff,
     generation: watch::Receiver<u64>,
     recovered: watch::Receiver<u64>,
@@ -110,7 +119,12 @@ impl Poller {
         Self::with_place(shared, path, label, Some(place))
     }
 
-    fn with_place(shared: Arc<Shared>, path: String, label: ServiceName, place: Option<Place>) -> Self {
+    fn with_place(
+        shared: Arc<Shared>,
+        path: String,
+        label: ServiceName,
+        place: Option<Place>,
+    ) -> Self {
         let now = Instant::now();
         let mut rng = fastrand::Rng::new();
         let resync_at = now + resync_after(shared.config().resync, rng.f64());
@@ -142,9 +156,14 @@ impl Poller {
         }
     }
 
-    /// A watch of the instances of a service. While blocking queries are scarce, it reads when it is told to.
-    /// `since`: when the service was seen to be there.
-    pub(super) fn of_service(shared: Arc<Shared>, path: String, name: ServiceName, since: Instant) -> Self {
+    /// A watch of the instances of a service. While blocking queries are scarce, it reads when it
+    /// is told to. `since`: when the service was seen to be there.
+    pub(super) fn of_service(
+        shared: Arc<Shared>,
+        path: String,
+        name: ServiceName,
+        since: Instant,
+    ) -> Self {
         let place = shared.client.watching(Purpose::Service);
         let notice = shared.notices.subscribe(&name);
         let mut poller = Self::with_place(shared, path, name, Some(place));
@@ -162,14 +181,16 @@ impl Poller {
         poller
     }
 
-    /// When the change that the answer under judgement shows could first be seen: when a blocked query was answered, or a
-    /// notice came. Where neither tells, since the change fell between two reads, when the earlier one was answered.
+    /// When the change that the answer under judgement shows could first be seen: when a blocked
+    /// query was answered, or a notice came. Where neither tells, since the change fell between two
+    /// reads, when the earlier one was answered.
     pub(super) fn seen_at(&self) -> Instant {
         self.seen_at
     }
 
-    /// Waits for the next answer that is not, byte for byte, the one believed last. Most are, while nothing happens:
-    /// a thousand watches that come back each minute should not cost a thousand decoded answers.
+    /// Waits for the next answer that is not, byte for byte, the one believed last. Most are, while
+    /// nothing happens: a thousand watches that come back each minute should not cost a thousand
+    /// decoded answers.
     pub(super) async fn next<T>(&mut self, decode: Decode<T>) -> T {
         loop {
             match self.attempt(decode).await {
@@ -180,7 +201,8 @@ impl Poller {
         }
     }
 
-    /// One read, for a caller who minds failures too, and then calls [`Poller::failed`]. None: it told nothing new.
+    /// One read, for a caller who minds failures too, and then calls [`Poller::failed`]. None: it
+    /// told nothing new.
     pub(super) async fn attempt<T>(&mut self, decode: Decode<T>) -> Result<Option<T>, ConsulError> {
         self.pace().await;
         let turn = self.turn().await;
@@ -194,16 +216,22 @@ impl Poller {
     }
 
     /// Reads the same path once more, from the leader, to confirm an answer.
-    pub(super) async fn confirm<T>(&mut self, path: Option<&str>, decode: Decode<T>) -> Result<T, ConsulError> {
+    pub(super) async fn confirm<T>(
+        &mut self,
+        path: Option<&str>,
+        decode: Decode<T>,
+    ) -> Result<T, ConsulError> {
         let path = path.unwrap_or(&self.path);
         let answer = self.shared.client.ask_leader(path, CONFIRM_LIMIT).await?;
         self.filtered = answer.filtered;
-        // What is believed next is not the answer under judgement: that one is to be judged again if it comes again.
+        // What is believed next is not the answer under judgement: that one is to be judged again
+        // if it comes again.
         self.judged = None;
         decoded(path, &answer, decode)
     }
 
-    /// Whether Consul left something out of the last answer, confirming ones included, because of ACLs.
+    /// Whether Consul left something out of the last answer, confirming ones included, because of
+    /// ACLs.
     pub(super) fn filtered(&self) -> bool {
         self.filtered
     }
@@ -227,10 +255,14 @@ impl Poller {
         self.shared.failed(&self.label, error);
     }
 
-    /// What the answer said could not be confirmed: waits a little, and makes the next read an unconditional one, so that
-    /// the watch sees what else changes while there is nobody to confirm the loss.
+    /// What the answer said could not be confirmed: waits a little, and makes the next read an
+    /// unconditional one, so that the watch sees what else changes while there is nobody to confirm
+    /// the loss.
     pub(super) async fn unconfirmed(&mut self, what: String, error: &ConsulError) {
-        let error = ConsulError::Unconfirmed { what, reason: error.to_string() };
+        let error = ConsulError::Unconfirmed {
+            what,
+            reason: error.to_string(),
+        };
         self.shared.failed(&self.label, &error);
         // When nobody takes updates any more, the next one that is sent tells.
         let _ = self.shared.roll_call(|roll| roll.failed(&self.label)).await;
@@ -243,7 +275,8 @@ impl Poller {
     pub(super) async fn failed(&mut self, error: &ConsulError) {
         self.shared.failed(&self.label, error);
         self.forget();
-        // Neither delayed for each watch nor charged to the reads that follow once there is a connection again.
+        // Neither delayed for each watch nor charged to the reads that follow once there is a
+        // connection again.
         self.pace.forget();
         if error.is_dial() {
             // The next dial is held back for all watches together.
@@ -265,14 +298,18 @@ impl Poller {
         }
     }
 
-    /// How often a watch that cannot read looks again: the list at least once a second, the others as often as all of
-    /// them together may.
+    /// How often a watch that cannot read looks again: the list at least once a second, the others
+    /// as often as all of them together may.
     fn sentinel(&self) -> Duration {
-        if self.label.is_empty() { SENTINEL } else { SENTINEL + SENTINEL_EACH * self.shared.failing() }
+        if self.label.is_empty() {
+            SENTINEL
+        } else {
+            SENTINEL + SENTINEL_EACH * self.shared.failing()
+        }
     }
 
-    /// Rests, but no longer than until Consul answers again, or another watch reads again: what made this watch fail
-    /// so often may have gone with it.
+    /// Rests, but no longer than until Consul answers again, or another watch reads again: what
+    /// made this watch fail so often may have gone with it.
     async fn rest_until_recovery(&mut self, pause: Duration) {
         let mut reachable = self.shared.client.recovered();
         let again = tokio::select! {
@@ -297,25 +334,31 @@ impl Poller {
             None | Some(Outcome::Useful) => Duration::ZERO,
             Some(Outcome::Useless | Outcome::Stuck) => self.shared.take_budget(now),
         };
-        let pause = std::mem::take(&mut self.pause).max(self.pace.next(now)).max(budget);
+        let pause = std::mem::take(&mut self.pause)
+            .max(self.pace.next(now))
+            .max(budget);
         self.rest(pause).await;
         if Instant::now() >= self.resync_at {
             self.forget();
-            self.resync_at = Instant::now() + resync_after(self.shared.config().resync, self.rng.f64());
+            self.resync_at =
+                Instant::now() + resync_after(self.shared.config().resync, self.rng.f64());
         }
     }
 
     /// Waits until there is a reason to read. With room for a blocking query that is the reason.
     async fn turn(&mut self) -> Turn {
         loop {
-            let Some(notice) = &self.notice else { return Turn::Block };
+            let Some(notice) = &self.notice else {
+                return Turn::Block;
+            };
             if !*self.scarce.borrow_and_update() || self.position.index().is_none() {
                 // The read that follows sees all that was told so far.
                 notice.take();
                 return Turn::Block;
             }
             if self.held {
-                // It looks again often, and must not keep a connection meanwhile: there may be many like it.
+                // It looks again often, and must not keep a connection meanwhile: there may be many
+                // like it.
                 let look_at = self.answered_at + self.sentinel();
                 tokio::select! {
                     change = notice.changed() => return Turn::Look { seen_at: Some(change.seen_at) },
@@ -326,7 +369,10 @@ impl Poller {
                 }
                 continue;
             }
-            let look_after = LOOKS_AFTER_CHANGE.get(self.looks).copied().unwrap_or_else(|| self.shared.look_every());
+            let look_after = LOOKS_AFTER_CHANGE
+                .get(self.looks)
+                .copied()
+                .unwrap_or_else(|| self.shared.look_every());
             let look_at = self.answered_at + look_after.mul_f64(0.75 + self.rng.f64() / 2.0);
             tokio::select! {
                 change = notice.changed() => {
@@ -370,8 +416,16 @@ impl Poller {
     /// One read. None: a reload ended it, or it told nothing new.
     async fn read<T>(&mut self, turn: Turn, decode: Decode<T>) -> Result<Option<T>, ConsulError> {
         let config = self.shared.config();
-        let mode = if config.stale { Mode::Stale } else { Mode::Default };
-        let longest = if self.held { config.wait.min(self.sentinel()) } else { config.wait };
+        let mode = if config.stale {
+            Mode::Stale
+        } else {
+            Mode::Default
+        };
+        let longest = if self.held {
+            config.wait.min(self.sentinel())
+        } else {
+            config.wait
+        };
         let wait = match turn {
             Turn::Block => Some(jittered_wait(longest, self.rng.f64())),
             Turn::Soon { .. } => Some(CERTAIN_WAIT.min(longest)),
@@ -393,7 +447,10 @@ impl Poller {
         };
         let now = Instant::now();
         self.seen_at = match turn {
-            Turn::Soon { seen_at } | Turn::Look { seen_at: Some(seen_at) } => seen_at,
+            Turn::Soon { seen_at }
+            | Turn::Look {
+                seen_at: Some(seen_at),
+            } => seen_at,
             Turn::Block if answer.early && answer.held > HELD_MIN => now,
             Turn::Block | Turn::Look { seen_at: None } => self.answered_at,
         };
@@ -406,7 +463,11 @@ impl Poller {
         let answer = self.bound_staleness(answer, mode, config.max_stale).await;
         self.filtered = answer.filtered;
         let digest = Some(self.digest.hash_one(&answer.body));
-        let value = if digest == self.believed { None } else { Some(decoded(&self.path, &answer, decode)?) };
+        let value = if digest == self.believed {
+            None
+        } else {
+            Some(decoded(&self.path, &answer, decode)?)
+        };
         self.judged = digest;
         self.backoff.succeeded();
         match self.position.advance(answer.index, answer.early) {
@@ -420,9 +481,11 @@ impl Poller {
         Ok(value)
     }
 
-    /// An answer that is too old is replaced by the leader's, if there is a leader; else it is the best there is.
+    /// An answer that is too old is replaced by the leader's, if there is a leader; else it is the
+    /// best there is.
     async fn bound_staleness(&self, answer: Answer, mode: Mode, max_stale: Duration) -> Answer {
-        let stale = mode == Mode::Stale && too_stale(answer.last_contact, answer.known_leader, max_stale);
+        let stale =
+            mode == Mode::Stale && too_stale(answer.last_contact, answer.known_leader, max_stale);
         if !stale || self.shared.is_leaderless(Instant::now()) {
             return answer;
         }
@@ -445,7 +508,8 @@ impl Drop for Poller {
     }
 }
 
-/// Waits until another watch reads again, and for a moment more: what woke that one may have woken this one too.
+/// Waits until another watch reads again, and for a moment more: what woke that one may have woken
+/// this one too.
 async fn recovery(recovered: &mut watch::Receiver<u64>) {
     if recovered.changed().await.is_err() {
         std::future::pending::<()>().await;
@@ -454,12 +518,24 @@ async fn recovery(recovered: &mut watch::Receiver<u64>) {
 }
 
 /// Reads; unconditional reads only so many at once.
-async fn fetch(shared: &Shared, path: &str, mode: Mode, block: Option<Block>) -> Result<Answer, ConsulError> {
+async fn fetch(
+    shared: &Shared,
+    path: &str,
+    mode: Mode,
+    block: Option<Block>,
+) -> Result<Answer, ConsulError> {
     // The semaphore is never closed; without a permit there would merely be no bound.
-    let _permit = if block.is_none() { shared.first_reads.acquire().await.ok() } else { None };
+    let _permit = if block.is_none() {
+        shared.first_reads.acquire().await.ok()
+    } else {
+        None
+    };
     shared.client.get(path, mode, block).await
 }
 
 fn decoded<T>(path: &str, answer: &Answer, decode: Decode<T>) -> Result<T, ConsulError> {
-    decode(&answer.body).map_err(|error| ConsulError::Decode { path: path.to_owned(), reason: error.to_string() })
+    decode(&answer.body).map_err(|error| ConsulError::Decode {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }

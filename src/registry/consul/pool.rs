@@ -4,13 +4,14 @@
 //! acquire ── permit (room in all connections together; first come, first served)
 //!         └─ a connection with room ── else dial one, one dial at a time
 //! ```
-//! Because only one dial runs at a time and whoever waited for it looks again before dialling, a thousand watches that
-//! start together open exactly as many connections as their streams need. A failed dial is the answer to everybody who
-//! waited for it, and the next one is held back by one backoff shared by all.
+//! Because only one dial runs at a time and whoever waited for it looks again before dialling, a
+//! thousand watches that start together open exactly as many connections as their streams need. A
+//! failed dial is the answer to everybody who waited for it, and the next one is held back by one
+//! backoff shared by all.
 //!
-//! How many requests fit is known once an agent has chosen the protocol: `max_connections` over HTTP/1.1,
-//! [`STREAMS_MAX`] times that over HTTP/2. Until then the scheme of the address is the guess. An agent that closes new
-//! HTTP/1.1 connections grants fewer (`grant`).
+//! How many requests fit is known once an agent has chosen the protocol: `max_connections` over
+//! HTTP/1.1, [`STREAMS_MAX`] times that over HTTP/2. Until then the scheme of the address is the
+//! guess. An agent that closes new HTTP/1.1 connections grants fewer (`grant`).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,8 +34,8 @@ use super::settings::{Agent, Reader, Settings};
 use crate::metrics::Metrics;
 use crate::registry::backoff::Backoff;
 
-/// Bounds of the pause between dials that fail. The upper one is small because a single dial serves every watch, and
-/// because an agent that was restarted must be found again within about a second.
+/// Bounds of the pause between dials that fail. The upper one is small because a single dial serves
+/// every watch, and because an agent that was restarted must be found again within about a second.
 const DIAL_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The connections to Consul.
@@ -54,13 +55,15 @@ pub(super) struct Pool {
     metrics: Metrics,
 }
 
-/// Consul closes a connection that it does not grant as soon as it has accepted it. One that breaks later breaks for
-/// another reason.
+/// Consul closes a connection that it does not grant as soon as it has accepted it. One that breaks
+/// later breaks for another reason.
 const FRESH: Duration = Duration::from_secs(1);
-/// Pause of a request that finds as many connections open as the agent grants, and none of them free.
+/// Pause of a request that finds as many connections open as the agent grants, and none of them
+/// free.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
-/// Idle HTTP/1.1 connections are closed after this long: what an agent grants is shared by all programs of a host.
+/// Idle HTTP/1.1 connections are closed after this long: what an agent grants is shared by all
+/// programs of a host.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// Looks for a connection with room before a request gives up: others may be faster each time.
@@ -119,14 +122,15 @@ struct Link {
 }
 
 impl Link {
-    /// Whether it may be one that the agent does not grant: just opened, and nothing was answered on it.
+    /// Whether it may be one that the agent does not grant: just opened, and nothing was answered
+    /// on it.
     fn is_fresh(&self) -> bool {
         !self.proven.load(Relaxed) && self.opened_at.elapsed() < FRESH
     }
 }
 
-/// The right to send one request. Dropping it gives the room back; an HTTP/1.1 connection that was not handed back by
-/// [`Lease::finish`] is closed.
+/// The right to send one request. Dropping it gives the room back; an HTTP/1.1 connection that was
+/// not handed back by [`Lease::finish`] is closed.
 pub(super) struct Lease<'a> {
     pool: &'a Pool,
     link: Link,
@@ -143,7 +147,11 @@ impl Pool {
     pub(super) fn new(settings: Settings, max_connections: usize, metrics: Metrics) -> Self {
         let max_connections = max_connections.max(1);
         let guess = settings.agents.first().is_some_and(Agent::is_tls);
-        let slots = if guess { max_connections * STREAMS_MAX } else { max_connections };
+        let slots = if guess {
+            max_connections * STREAMS_MAX
+        } else {
+            max_connections
+        };
         let state = State {
             settings: Arc::new(settings),
             generation: 0,
@@ -163,7 +171,8 @@ impl Pool {
                 backoff: Backoff::new(DIAL_BACKOFF.0, DIAL_BACKOFF.1),
                 not_before: None,
             }),
-            rooms: [max_connections, max_connections * STREAMS_MAX].map(|room| Arc::new(Semaphore::new(room))),
+            rooms: [max_connections, max_connections * STREAMS_MAX]
+                .map(|room| Arc::new(Semaphore::new(room))),
             surplus: AtomicUsize::new(0),
             room: Room::new(slots),
             multiplexed: AtomicBool::new(guess),
@@ -179,7 +188,8 @@ impl Pool {
         &self.room
     }
 
-    /// Uses these settings for every request from now on; what is under way finishes on the old ones.
+    /// Uses these settings for every request from now on; what is under way finishes on the old
+    /// ones.
     pub(super) fn reload(&self, settings: Settings) {
         let mut state = self.state();
         state.settings = Arc::new(settings);
@@ -197,8 +207,9 @@ impl Pool {
         self.state().settings.reader()
     }
 
-    /// Goes on with the next agent, where there is one, unless somebody else did since this lease was taken: many
-    /// requests fail together when an agent freezes, and the second must not lead back to it.
+    /// Goes on with the next agent, where there is one, unless somebody else did since this lease
+    /// was taken: many requests fail together when an agent freezes, and the second must not lead
+    /// back to it.
     pub(super) fn leave(&self, lease: &Lease<'_>) {
         self.leave_if(|state| state.generation == lease.link.generation);
     }
@@ -216,8 +227,8 @@ impl Pool {
         }
     }
 
-    /// Something was answered. Only an answer shows that an agent is back: one that takes connections just to end them
-    /// must not make every watch start over with each.
+    /// Something was answered. Only an answer shows that an agent is back: one that takes
+    /// connections just to end them must not make every watch start over with each.
     pub(super) fn answered(&self, lease: &Lease<'_>) {
         if self.unreachable.load(Relaxed) && self.unreachable.swap(false, Relaxed) {
             self.recovered.send_modify(|times| *times += 1);
@@ -235,10 +246,12 @@ impl Pool {
         }
     }
 
-    /// Whether this lease failed because the agent grants no more connections: it was closed before anything was answered
-    /// on it, while others are open. Then fewer are used from now on, and the request may be sent again.
+    /// Whether this lease failed because the agent grants no more connections: it was closed before
+    /// anything was answered on it, while others are open. Then fewer are used from now on, and the
+    /// request may be sent again.
     pub(super) fn is_refusal(&self, lease: &Lease<'_>, error: &ConsulError) -> bool {
-        let refused = !lease.is_multiplexed() && lease.link.is_fresh() && error.is_refused_connection();
+        let refused =
+            !lease.is_multiplexed() && lease.link.is_fresh() && error.is_refused_connection();
         let others = {
             let state = self.state();
             if lease.link.generation != state.generation {
@@ -251,10 +264,16 @@ impl Pool {
 
     /// A fresh connection was closed while `others` are open. Returns whether there are any.
     fn refused(&self, agent: &Agent, others: usize) -> bool {
-        *self.metrics.control().registry_errors.entry("refused").or_default() += 1;
+        *self
+            .metrics
+            .control()
+            .registry_errors
+            .entry("refused")
+            .or_default() += 1;
         let mut state = self.state();
         if others == 0 {
-            state.not_before = Some(Instant::now() + state.refusals.failed(&mut fastrand::Rng::new()));
+            state.not_before =
+                Some(Instant::now() + state.refusals.failed(&mut fastrand::Rng::new()));
             return false;
         }
         let before = state.grant.limit();
@@ -276,13 +295,22 @@ impl Pool {
     /// Counts a connection that broke, once for all requests that it carried.
     pub(super) fn lost(&self, lease: &Lease<'_>, error: &ConsulError) {
         if matches!(error, ConsulError::Transport { .. }) && !lease.link.lost.swap(true, Relaxed) {
-            *self.metrics.control().registry_errors.entry(error.kind()).or_default() += 1;
+            *self
+                .metrics
+                .control()
+                .registry_errors
+                .entry(error.kind())
+                .or_default() += 1;
         }
     }
 
     fn add_room(&self, more: usize) {
-        let kept =
-            self.surplus.fetch_update(Relaxed, Relaxed, |surplus| Some(surplus.saturating_sub(more))).unwrap_or(0);
+        let kept = self
+            .surplus
+            .fetch_update(Relaxed, Relaxed, |surplus| {
+                Some(surplus.saturating_sub(more))
+            })
+            .unwrap_or(0);
         self.rooms[0].add_permits(more.saturating_sub(kept));
         self.slots_changed();
     }
@@ -296,7 +324,11 @@ impl Pool {
     fn slots_changed(&self) {
         let limit = self.state().grant.limit();
         let multiplexed = self.multiplexed.load(Relaxed);
-        self.room.set_slots(if multiplexed { self.max_connections * STREAMS_MAX } else { limit });
+        self.room.set_slots(if multiplexed {
+            self.max_connections * STREAMS_MAX
+        } else {
+            limit
+        });
     }
 
     /// Changes with the first answer after dials that failed.
@@ -312,8 +344,15 @@ impl Pool {
         let began = Instant::now();
         'room: loop {
             let multiplexed = self.multiplexed.load(Relaxed);
-            let Ok(room) = self.rooms[usize::from(multiplexed)].clone().acquire_owned().await else {
-                return Err(ConsulError::Connect { agent: "pool".to_owned(), reason: "closed".to_owned() });
+            let Ok(room) = self.rooms[usize::from(multiplexed)]
+                .clone()
+                .acquire_owned()
+                .await
+            else {
+                return Err(ConsulError::Connect {
+                    agent: "pool".to_owned(),
+                    reason: "closed".to_owned(),
+                });
             };
             for _ in 0..DIALS_MAX {
                 // When a dial shows another protocol than was guessed, the room is another one too.
@@ -321,7 +360,12 @@ impl Pool {
                     continue 'room;
                 }
                 if let Some((wire, link)) = self.take() {
-                    return Ok(Lease { pool: self, link, wire, room: Some(room) });
+                    return Ok(Lease {
+                        pool: self,
+                        link,
+                        wire,
+                        room: Some(room),
+                    });
                 }
                 if !multiplexed && self.is_full() {
                     self.give_back(room);
@@ -332,14 +376,20 @@ impl Pool {
             }
             let agent = self.state().settings.agents[0].name.clone();
             let reason = "closed as soon as it was open, again and again".to_owned();
-            return Err(ConsulError::Transport { agent, reason, alert: None });
+            return Err(ConsulError::Transport {
+                agent,
+                reason,
+                alert: None,
+            });
         }
     }
 
     /// Dials, unless somebody else did while this one waited for its turn.
     async fn open_one(&self, began: Instant, multiplexed: bool) -> Result<(), ConsulError> {
         let mut dialer = self.dialer.lock().await;
-        if self.multiplexed.load(Relaxed) != multiplexed || self.state().has_room(self.max_connections) {
+        if self.multiplexed.load(Relaxed) != multiplexed
+            || self.state().has_room(self.max_connections)
+        {
             return Ok(());
         }
         if !multiplexed && self.is_full() {
@@ -371,12 +421,17 @@ impl Pool {
 
     /// Gives room back, or throws it away where there is too much.
     fn give_back(&self, permit: OwnedSemaphorePermit) {
-        if self.surplus.fetch_update(Relaxed, Relaxed, |surplus| surplus.checked_sub(1)).is_ok() {
+        if self
+            .surplus
+            .fetch_update(Relaxed, Relaxed, |surplus| surplus.checked_sub(1))
+            .is_ok()
+        {
             permit.forget();
         }
     }
 
-    /// Tries the agents in turn, beginning with the present one, and adds the connection to what is open.
+    /// Tries the agents in turn, beginning with the present one, and adds the connection to what is
+    /// open.
     async fn dial(&self, dialer: &mut Dialer) -> Result<(), ConsulError> {
         let not_before = dialer.not_before.max(self.state().not_before);
         if let Some(pause) = not_before.and_then(|at| at.checked_duration_since(Instant::now())) {
@@ -395,7 +450,8 @@ impl Pool {
                     dialer.backoff.succeeded();
                     dialer.not_before = None;
                     let mut state = self.state();
-                    // Made with settings that a reload has replaced meanwhile: dropped, the caller dials again.
+                    // Made with settings that a reload has replaced meanwhile: dropped, the caller
+                    // dials again.
                     if state.generation == generation {
                         state.agent = number;
                         let multiplexed = state.add(connection, agent.clone());
@@ -408,7 +464,12 @@ impl Pool {
                 }
                 Err(error) => {
                     let error = error.of_dial();
-                    *self.metrics.control().registry_errors.entry(error.kind()).or_default() += 1;
+                    *self
+                        .metrics
+                        .control()
+                        .registry_errors
+                        .entry(error.kind())
+                        .or_default() += 1;
                     last = Some(error);
                 }
             }
@@ -437,21 +498,31 @@ impl State {
         self.idle.clear();
     }
 
-    /// A connection with room; the fullest comes first, so that a quiet one can be closed by the agent.
+    /// A connection with room; the fullest comes first, so that a quiet one can be closed by the
+    /// agent.
     fn take(&mut self, max_connections: usize) -> Option<(Wire, Link)> {
         self.http2.retain(|open| !open.sender.is_closed());
         for open in &self.http2 {
             if open.has_room() {
                 open.streams.fetch_add(1, Relaxed);
-                return Some((Wire::Http2(open.sender.clone(), open.streams.clone()), open.link.clone()));
+                return Some((
+                    Wire::Http2(open.sender.clone(), open.streams.clone()),
+                    open.link.clone(),
+                ));
             }
         }
-        // An agent that grants fewer streams than expected: more on the last connection wait inside it, which is
-        // better than more connections.
+        // An agent that grants fewer streams than expected: more on the last connection wait inside
+        // it, which is better than more connections.
         if self.http2.len() >= max_connections {
-            let open = self.http2.iter().min_by_key(|open| open.streams.load(Relaxed))?;
+            let open = self
+                .http2
+                .iter()
+                .min_by_key(|open| open.streams.load(Relaxed))?;
             open.streams.fetch_add(1, Relaxed);
-            return Some((Wire::Http2(open.sender.clone(), open.streams.clone()), open.link.clone()));
+            return Some((
+                Wire::Http2(open.sender.clone(), open.streams.clone()),
+                open.link.clone(),
+            ));
         }
         while let Some(single) = self.idle.pop() {
             if single.sender.is_ready() {
@@ -488,11 +559,20 @@ impl State {
         };
         match connection {
             Connection::Http2(sender, granted, fate) => {
-                self.http2.push(Multiplexed { sender, streams: Arc::default(), granted, link: link(fate) });
+                self.http2.push(Multiplexed {
+                    sender,
+                    streams: Arc::default(),
+                    granted,
+                    link: link(fate),
+                });
                 true
             }
             Connection::Http1(sender, fate) => {
-                self.idle.push(Single { sender, link: link(fate), since: Instant::now() });
+                self.idle.push(Single {
+                    sender,
+                    link: link(fate),
+                    since: Instant::now(),
+                });
                 self.http1_open += 1;
                 false
             }
@@ -501,13 +581,20 @@ impl State {
 
     /// Closes what was not used for long.
     fn close_idle(&mut self, now: Instant) {
-        let old = self.idle.iter().take_while(|single| now.saturating_duration_since(single.since) > IDLE_MAX).count();
+        let old = self
+            .idle
+            .iter()
+            .take_while(|single| now.saturating_duration_since(single.since) > IDLE_MAX)
+            .count();
         self.idle.drain(..old);
         self.http1_open -= old;
     }
 
     fn failed_since(&self, began: Instant) -> Option<ConsulError> {
-        self.failed.as_ref().filter(|(at, _)| *at >= began).map(|(_, error)| error.clone())
+        self.failed
+            .as_ref()
+            .filter(|(at, _)| *at >= began)
+            .map(|(_, error)| error.clone())
     }
 }
 
@@ -539,7 +626,10 @@ impl Lease<'_> {
     }
 
     /// Sends the request and waits for the head of the answer.
-    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<Response<Incoming>> {
         match &mut self.wire {
             Wire::Http2(sender, _) => sender.send_request(request).await,
             Wire::Http1(Some(sender)) => sender.send_request(request).await,
@@ -550,7 +640,9 @@ impl Lease<'_> {
 
     /// The answer was read to its end: an HTTP/1.1 connection may carry the next request.
     pub(super) async fn finish(mut self) {
-        let Wire::Http1(sender) = &mut self.wire else { return };
+        let Wire::Http1(sender) = &mut self.wire else {
+            return;
+        };
         let Some(open) = sender else { return };
         let usable = open.ready().await.is_ok();
         // Only now: a lease that is dropped in between still counts its connection.
@@ -558,8 +650,15 @@ impl Lease<'_> {
         let mut state = self.pool.state();
         let now = Instant::now();
         state.close_idle(now);
-        if usable && self.link.generation == state.generation && state.http1_open <= state.grant.limit() {
-            state.idle.push(Single { sender: open, link: self.link.clone(), since: now });
+        if usable
+            && self.link.generation == state.generation
+            && state.http1_open <= state.grant.limit()
+        {
+            state.idle.push(Single {
+                sender: open,
+                link: self.link.clone(),
+                since: now,
+            });
         } else {
             state.http1_open -= 1;
         }
@@ -591,14 +690,23 @@ mod tests {
     use crate::config::ConsulConfig;
 
     fn pool(addresses: Vec<String>) -> Pool {
-        let settings = Settings::load(&ConsulConfig { addresses, ..ConsulConfig::default() }).unwrap();
+        let settings = Settings::load(&ConsulConfig {
+            addresses,
+            ..ConsulConfig::default()
+        })
+        .unwrap();
         Pool::new(settings, 4, Metrics::default())
     }
 
     #[tokio::test]
     async fn requests_that_fail_together_leave_an_agent_once() {
-        let agents = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
-        let names = agents.each_ref().map(|agent| format!("http://{}", agent.local_addr().unwrap()));
+        let agents = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let names = agents
+            .each_ref()
+            .map(|agent| format!("http://{}", agent.local_addr().unwrap()));
         let pool = pool(names.to_vec());
         let (one, other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
         pool.leave(&one);
@@ -608,7 +716,8 @@ mod tests {
             [one.agent(), other.agent(), next.agent()].map(|agent| &agent.name),
             [&names[0], &names[0], &names[1]]
         );
-        // The second is no better: back to the first, where the old leases have nothing more to say.
+        // The second is no better: back to the first, where the old leases have nothing more to
+        // say.
         pool.leave(&next);
         pool.leave(&one);
         assert_eq!(pool.acquire().await.unwrap().agent().name, names[0]);

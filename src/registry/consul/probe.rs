@@ -1,4 +1,5 @@
-//! `lb check --live`: one attempt to read Consul, step by step, so that the step that fails has a name and a hint.
+//! `lb check --live`: one attempt to read Consul, step by step, so that the step that fails has a
+//! name and a hint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,15 +27,18 @@ use crate::config::ConsulConfig;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most routed services whose instances are looked at.
 const SERVICES_MAX: usize = 1000;
-/// Asks for the parts of the service mesh alone: `Service.Kind != "" or Service.Connect.Native == true`.
-const MESH_ONLY: &str = "filter=Service.Kind%20!%3D%20%22%22%20or%20Service.Connect.Native%20%3D%3D%20true";
+/// Asks for the parts of the service mesh alone: `Service.Kind != "" or Service.Connect.Native ==
+/// true`.
+const MESH_ONLY: &str =
+    "filter=Service.Kind%20!%3D%20%22%22%20or%20Service.Connect.Native%20%3D%3D%20true";
 /// How long an agent may take to refuse a client certificate after the handshake.
 const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 /// One step, and how it went. The steps after one that failed are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeStep {
-    /// `config`, `resolve`, `connect`, `tls`, `token`, `first read`, or `targets` where some instances are none.
+    /// `config`, `resolve`, `connect`, `tls`, `token`, `first read`, or `targets` where some
+    /// instances are none.
     pub name: &'static str,
     /// Whether it went well.
     pub ok: bool,
@@ -46,11 +50,21 @@ pub struct ProbeStep {
 
 impl ProbeStep {
     fn good(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { name, ok: true, detail: detail.into(), hint: None }
+        Self {
+            name,
+            ok: true,
+            detail: detail.into(),
+            hint: None,
+        }
     }
 
     fn bad(name: &'static str, error: &ConsulError, certificate: bool) -> Self {
-        Self { name, ok: false, detail: error.to_string(), hint: hint(error, certificate) }
+        Self {
+            name,
+            ok: false,
+            detail: error.to_string(),
+            hint: hint(error, certificate),
+        }
     }
 }
 
@@ -67,7 +81,8 @@ impl Steps {
     }
 
     fn bad(&mut self, name: &'static str, error: &ConsulError) {
-        self.list.push(ProbeStep::bad(name, error, self.certificate));
+        self.list
+            .push(ProbeStep::bad(name, error, self.certificate));
     }
 
     /// Adds a failed step, or passes the value on.
@@ -76,18 +91,28 @@ impl Steps {
     }
 }
 
-/// Tries every configured agent in turn until one can be read; returns the steps of all that were tried.
+/// Tries every configured agent in turn until one can be read; returns the steps of all that were
+/// tried.
 pub async fn probe(config: &ConsulConfig) -> Vec<ProbeStep> {
     let certificate = config.has_certificate();
     let settings = match Settings::load(config) {
         Ok(settings) => settings,
         Err(error) => return vec![ProbeStep::bad("config", &error, certificate)],
     };
-    let mut steps = Steps { list: Vec::new(), certificate };
+    let mut steps = Steps {
+        list: Vec::new(),
+        certificate,
+    };
     for (agent, address) in settings.agents.iter().zip(&config.addresses) {
-        let only = ConsulConfig { addresses: vec![address.clone()], ..config.clone() };
+        let only = ConsulConfig {
+            addresses: vec![address.clone()],
+            ..config.clone()
+        };
         let attempt = attempt(&settings, agent, &only, &mut steps);
-        if timeout(ATTEMPT_TIMEOUT, attempt).await.is_ok_and(|done| done.is_some()) {
+        if timeout(ATTEMPT_TIMEOUT, attempt)
+            .await
+            .is_ok_and(|done| done.is_some())
+        {
             break;
         }
     }
@@ -95,13 +120,25 @@ pub async fn probe(config: &ConsulConfig) -> Vec<ProbeStep> {
 }
 
 /// None after a step that failed.
-async fn attempt(settings: &Settings, agent: &Agent, config: &ConsulConfig, steps: &mut Steps) -> Option<()> {
+async fn attempt(
+    settings: &Settings,
+    agent: &Agent,
+    config: &ConsulConfig,
+    steps: &mut Steps,
+) -> Option<()> {
     reach(settings, agent, steps).await?;
     let client = steps.note("config", Client::new(config))?;
     // Needs no rights.
-    let leader = client.get("/v1/status/leader", Mode::Stale, None).await.map_err(misnamed_scheme);
+    let leader = client
+        .get("/v1/status/leader", Mode::Stale, None)
+        .await
+        .map_err(misnamed_scheme);
     let name = match &leader {
-        Err(ConsulError::Transport { .. } | ConsulError::Status { code: 400, .. }) if !agent.is_tls() => "connect",
+        Err(ConsulError::Transport { .. } | ConsulError::Status { code: 400, .. })
+            if !agent.is_tls() =>
+        {
+            "connect"
+        }
         Err(ConsulError::Transport { .. }) => "tls",
         _ => "first read",
     };
@@ -121,19 +158,28 @@ async fn attempt(settings: &Settings, agent: &Agent, config: &ConsulConfig, step
 /// Resolve, connect, and the handshake itself.
 async fn reach(settings: &Settings, agent: &Agent, steps: &mut Steps) -> Option<()> {
     let Transport::Tcp { host, tls, .. } = &agent.transport else {
-        let Transport::Unix(path) = &agent.transport else { return None };
+        let Transport::Unix(path) = &agent.transport else {
+            return None;
+        };
         let opened = tokio::net::UnixStream::connect(path).await;
-        let opened =
-            opened.map_err(|error| ConsulError::Connect { agent: agent.name.clone(), reason: error.to_string() });
+        let opened = opened.map_err(|error| ConsulError::Connect {
+            agent: agent.name.clone(),
+            reason: error.to_string(),
+        });
         steps.note("connect", opened)?;
         steps.good("connect", agent.name.clone());
         return Some(());
     };
     let addresses = steps.note("resolve", resolve(agent).await)?;
-    let shown: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    let shown: Vec<_> = addresses
+        .iter()
+        .map(|address| address.ip().to_string())
+        .collect();
     steps.good("resolve", format!("{host}: {}", shown.join(", ")));
     let stream = steps.note("connect", connect(agent, &addresses).await)?;
-    let peer = stream.peer_addr().map_or_else(|_| agent.name.clone(), |address| address.to_string());
+    let peer = stream
+        .peer_addr()
+        .map_or_else(|_| agent.name.clone(), |address| address.to_string());
     steps.good("connect", peer);
     if *tls {
         let stream = steps.note("tls", handshake(settings, agent, stream).await)?;
@@ -142,11 +188,15 @@ async fn reach(settings: &Settings, agent: &Agent, steps: &mut Steps) -> Option<
     Some(())
 }
 
-/// With TLS 1.3 the agent judges the client certificate after the client's side of the handshake is done. Whoever writes
-/// first may lose the alert to a broken pipe, so this only reads: over HTTP/2 the agent speaks first, and silence is
-/// what an HTTP/1.1 server does that is content.
+/// With TLS 1.3 the agent judges the client certificate after the client's side of the handshake is
+/// done. Whoever writes first may lose the alert to a broken pipe, so this only reads: over HTTP/2
+/// the agent speaks first, and silence is what an HTTP/1.1 server does that is content.
 async fn first_byte(agent: &Agent, mut stream: TlsStream<TcpStream>) -> Result<(), ConsulError> {
-    let broken = |reason, alert| ConsulError::Transport { agent: agent.name.clone(), reason, alert };
+    let broken = |reason, alert| ConsulError::Transport {
+        agent: agent.name.clone(),
+        reason,
+        alert,
+    };
     match timeout(FIRST_BYTE, stream.read_u8()).await {
         Ok(Err(error)) => Err(broken(chain(&error), alert(&error))),
         Ok(Ok(_)) | Err(_) => Ok(()),
@@ -154,25 +204,43 @@ async fn first_byte(agent: &Agent, mut stream: TlsStream<TcpStream>) -> Result<(
 }
 
 /// None after a failure; else whether something is granted to the token.
-async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, steps: &mut Steps) -> Option<bool> {
+async fn token(
+    client: &Client,
+    settings: &Settings,
+    config: &ConsulConfig,
+    steps: &mut Steps,
+) -> Option<bool> {
     if settings.token.is_none() {
-        steps.good("token", "none configured: reading with the rights of the anonymous token");
+        steps.good(
+            "token",
+            "none configured: reading with the rights of the anonymous token",
+        );
         return Some(false);
     }
-    let answer = client.get("/v1/acl/token/self", Mode::Default, None).await.map(|answer| answer.body);
+    let answer = client
+        .get("/v1/acl/token/self", Mode::Default, None)
+        .await
+        .map(|answer| answer.body);
     let has_policies = matches!(of_token(answer.clone()), Ok(Token::Useful));
     let step = match answer {
         Ok(_) if has_policies => ProbeStep::good("token", "known to Consul"),
         Ok(_) => ProbeStep::good("token", "known to Consul, without any policy or role"),
-        Err(ConsulError::Status { code: 401, text, .. }) if text.contains("ACL support disabled") => {
+        Err(ConsulError::Status {
+            code: 401, text, ..
+        }) if text.contains("ACL support disabled") => {
             ProbeStep::good("token", "not needed: ACLs are off")
         }
         Err(error) => {
             let mut step = ProbeStep::bad("token", &error, steps.certificate);
             if let ConsulError::Status { code: 403, .. } = error {
-                let file = config.token_file.as_ref().map(|path| format!(" ({})", path.display())).unwrap_or_default();
-                step.hint =
-                    Some(format!("Consul does not know this token{file}: deleted, expired, or of another cluster"));
+                let file = config
+                    .token_file
+                    .as_ref()
+                    .map(|path| format!(" ({})", path.display()))
+                    .unwrap_or_default();
+                step.hint = Some(format!(
+                    "Consul does not know this token{file}: deleted, expired, or of another cluster"
+                ));
             }
             step
         }
@@ -182,11 +250,18 @@ async fn token(client: &Client, settings: &Settings, config: &ConsulConfig, step
     ok.then_some(has_policies)
 }
 
-async fn first_read(client: &Client, config: &ConsulConfig, has_policies: bool, steps: &mut Steps) -> Option<()> {
+async fn first_read(
+    client: &Client,
+    config: &ConsulConfig,
+    has_policies: bool,
+    steps: &mut Steps,
+) -> Option<()> {
     let read = client.get(SERVICES, Mode::Stale, None).await;
     let list = read.and_then(|answer| {
-        decode_services(&answer.body)
-            .map_err(|error| ConsulError::Decode { path: SERVICES.to_owned(), reason: error.to_string() })
+        decode_services(&answer.body).map_err(|error| ConsulError::Decode {
+            path: SERVICES.to_owned(),
+            reason: error.to_string(),
+        })
     });
     let list = steps.note("first read", list)?;
     let routed = routed(&list, &config.tag_prefix);
@@ -202,20 +277,38 @@ async fn first_read(client: &Client, config: &ConsulConfig, has_policies: bool, 
         return None;
     }
     // Rights on services without rights on nodes give a full list and empty answers.
-    if let Some(name) = routed.first().cloned().or_else(|| list.keys().next().map(|name| name.as_str().into())) {
+    if let Some(name) = routed
+        .first()
+        .cloned()
+        .or_else(|| list.keys().next().map(|name| name.as_str().into()))
+    {
         let path = watch::path(&name);
-        let read = client.get(&path, Mode::Stale, None).await.and_then(|answer| {
-            watch::decode(&answer.body)
-                .map_err(|error| ConsulError::Decode { path: path.clone(), reason: error.to_string() })
-        });
+        let read = client
+            .get(&path, Mode::Stale, None)
+            .await
+            .and_then(|answer| {
+                watch::decode(&answer.body).map_err(|error| ConsulError::Decode {
+                    path: path.clone(),
+                    reason: error.to_string(),
+                })
+            });
         if steps.note("first read", read)?.is_empty() {
             let what = format!("the instances of `{name}`, which is listed");
             steps.bad("first read", &ConsulError::Rights { what });
             return None;
         }
     }
-    let part = if sight(&list) == Sight::Part { "; the token sees some services only" } else { "" };
-    let detail = format!("{} services, {} with a `{}` tag{part}", list.len(), routed.len(), config.tag_prefix);
+    let part = if sight(&list) == Sight::Part {
+        "; the token sees some services only"
+    } else {
+        ""
+    };
+    let detail = format!(
+        "{} services, {} with a `{}` tag{part}",
+        list.len(),
+        routed.len(),
+        config.tag_prefix
+    );
     steps.good("first read", detail);
     if let Some(detail) = left_out(client, routed).await {
         steps.good("targets", detail);
@@ -223,36 +316,67 @@ async fn first_read(client: &Client, config: &ConsulConfig, has_policies: bool, 
     Some(())
 }
 
-/// Which registrations of routed services get no traffic because they are parts of the service mesh; none: there are no
-/// such. Services that cannot be read are passed over: that is the business of the steps before.
+/// Which registrations of routed services get no traffic because they are parts of the service
+/// mesh; none: there are no such. Services that cannot be read are passed over: that is the
+/// business of the steps before.
 async fn left_out(client: &Client, routed: BTreeSet<ServiceName>) -> Option<String> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for name in routed.iter().filter(|name| watch::is_readable(name)).take(SERVICES_MAX) {
+    for name in routed
+        .iter()
+        .filter(|name| watch::is_readable(name))
+        .take(SERVICES_MAX)
+    {
         let path = format!("{}?{MESH_ONLY}", watch::path(name));
-        let Ok(answer) = client.get(&path, Mode::Stale, None).await else { continue };
-        let Ok(mut entries) = watch::decode(&answer.body) else { continue };
+        let Ok(answer) = client.get(&path, Mode::Stale, None).await else {
+            continue;
+        };
+        let Ok(mut entries) = watch::decode(&answer.body) else {
+            continue;
+        };
         retain_own(name, &mut entries);
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for reason in entries.iter().filter_map(|entry| not_a_target(&entry.service)) {
+        for reason in entries
+            .iter()
+            .filter_map(|entry| not_a_target(&entry.service))
+        {
             *counts.entry(reason).or_default() += 1;
         }
         for (reason, count) in counts {
-            found.entry(reason).or_default().push(format!("{count} of {name}"));
+            found
+                .entry(reason)
+                .or_default()
+                .push(format!("{count} of {name}"));
         }
     }
-    let of_reason = |(reason, services): (&String, &Vec<String>)| format!("{} ({reason})", services.join(", "));
+    let of_reason =
+        |(reason, services): (&String, &Vec<String>)| format!("{} ({reason})", services.join(", "));
     let all: Vec<_> = found.iter().map(of_reason).collect();
-    let more = if routed.len() > SERVICES_MAX { "; more services were not looked at" } else { "" };
-    (!all.is_empty()).then(|| format!("left out, although a routing tag is on them: {}{more}", all.join("; ")))
+    let more = if routed.len() > SERVICES_MAX {
+        "; more services were not looked at"
+    } else {
+        ""
+    };
+    (!all.is_empty()).then(|| {
+        format!(
+            "left out, although a routing tag is on them: {}{more}",
+            all.join("; ")
+        )
+    })
 }
 
 /// Older agents answer plain HTTP on a TLS port with a TLS alert, which no HTTP parser understands.
 fn misnamed_scheme(error: ConsulError) -> ConsulError {
     match error {
-        ConsulError::Transport { agent, reason, alert }
-            if agent.starts_with("http://") && reason.contains("invalid HTTP") =>
-        {
-            ConsulError::Transport { agent, reason: format!("{reason}: the answer is not HTTP (a TLS port?)"), alert }
+        ConsulError::Transport {
+            agent,
+            reason,
+            alert,
+        } if agent.starts_with("http://") && reason.contains("invalid HTTP") => {
+            ConsulError::Transport {
+                agent,
+                reason: format!("{reason}: the answer is not HTTP (a TLS port?)"),
+                alert,
+            }
         }
         other => other,
     }

@@ -1,12 +1,14 @@
-//! Registration of `lb` itself: put where it is wanted, put back where it was lost, taken away when it is no longer wanted.
+//! Registration of `lb` itself: put where it is wanted, put back where it was lost, taken away when
+//! it is no longer wanted.
 //!
 //! ```text
 //! wanted ──► keeper ──► what is registered
 //!              ├─ every LOOK_EVERY: is it still there, and still ours?
 //!              └─ every REPORT_EVERY: we live
 //! ```
-//! Each process marks its registrations. A process that starts under the same id takes the registration over by
-//! registering; the one before sees another's mark, and neither writes over it nor removes it.
+//! Each process marks its registrations. A process that starts under the same id takes the
+//! registration over by registering; the one before sees another's mark, and neither writes over it
+//! nor removes it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +34,8 @@ use crate::system::vital;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often a registration is told that we live.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// After how long without a report the agent calls us critical (`TTL`), and then removes the registration.
+/// After how long without a report the agent calls us critical (`TTL`), and then removes the
+/// registration.
 const REPORT_LIMIT: &str = "15s";
 const REMOVED_AFTER: &str = "1m";
 /// Bounds of the pause after a request that failed.
@@ -89,7 +92,11 @@ impl Registration {
                 },
             ],
         });
-        Self { id, name: name.to_owned(), body }
+        Self {
+            id,
+            name: name.to_owned(),
+            body,
+        }
     }
 
     /// The name it is found under in the catalog.
@@ -124,7 +131,11 @@ impl Registrar {
             backoff: Backoff::new(PAUSE.0, PAUSE.1),
             failing: None,
         };
-        Self { wanted, held, task: tokio::spawn(vital::task("the registration", keeper.run(watched))) }
+        Self {
+            wanted,
+            held,
+            task: tokio::spawn(vital::task("the registration", keeper.run(watched))),
+        }
     }
 
     /// These are wanted from now on, and no others.
@@ -194,8 +205,13 @@ impl Keeper {
             let now: Arc<[Registration]> = wanted.borrow_and_update().clone();
             let outcome = self.turn(&now).await;
             if !now.is_empty() {
-                let held = |wanted: &Registration| self.held.get(&wanted.id).is_some_and(|held| !held.lost_to_another);
-                self.shared.metrics().control().registered = Some(outcome.is_ok() && now.iter().all(held));
+                let held = |wanted: &Registration| {
+                    self.held
+                        .get(&wanted.id)
+                        .is_some_and(|held| !held.lost_to_another)
+                };
+                self.shared.metrics().control().registered =
+                    Some(outcome.is_ok() && now.iter().all(held));
             }
             let pause = match outcome {
                 Ok(()) => self.well(),
@@ -211,7 +227,8 @@ impl Keeper {
         }
     }
 
-    /// Goes through all that is wanted and all that is held. One that fails does not keep the others from their turn.
+    /// Goes through all that is wanted and all that is held. One that fails does not keep the
+    /// others from their turn.
     async fn turn(&mut self, wanted: &[Registration]) -> Result<(), ConsulError> {
         let mut outcome = Ok(());
         let unwanted = |id: &&String| !wanted.iter().any(|registration| registration.id == **id);
@@ -235,8 +252,12 @@ impl Keeper {
 
     async fn keep(&mut self, registration: &Registration) -> Result<(), ConsulError> {
         let id = &registration.id;
-        // Only a process that starts takes a registration over; one that lost it must not take it back.
-        let standing = self.held.get(id).filter(|held| held.lost_to_another || held.registration == *registration);
+        // Only a process that starts takes a registration over; one that lost it must not take it
+        // back.
+        let standing = self
+            .held
+            .get(id)
+            .filter(|held| held.lost_to_another || held.registration == *registration);
         let Some(held) = standing else {
             self.register(registration).await?;
             info!(name = registration.name, id, "registered in Consul");
@@ -246,11 +267,17 @@ impl Keeper {
         match self.owner(id).await? {
             Owner::Nobody => {
                 self.register(registration).await?;
-                info!(name = registration.name, id, "registered in Consul again: the agent had forgotten it");
+                info!(
+                    name = registration.name,
+                    id, "registered in Consul again: the agent had forgotten it"
+                );
             }
             Owner::Another => {
                 if !was_lost {
-                    info!(name = registration.name, id, "another process took the registration over");
+                    info!(
+                        name = registration.name,
+                        id, "another process took the registration over"
+                    );
                 }
                 self.note(id, |held| held.lost_to_another = true);
             }
@@ -268,8 +295,19 @@ impl Keeper {
         let mut body = registration.body.clone();
         body["Meta"] = json!({ MARK: self.mark });
         let body = Bytes::from(body.to_string());
-        self.shared.client.put("/v1/agent/service/register", "replace-existing-checks=true", body).await?;
-        let held = Held { registration: registration.clone(), reported: Instant::now(), lost_to_another: false };
+        self.shared
+            .client
+            .put(
+                "/v1/agent/service/register",
+                "replace-existing-checks=true",
+                body,
+            )
+            .await?;
+        let held = Held {
+            registration: registration.clone(),
+            reported: Instant::now(),
+            lost_to_another: false,
+        };
         self.held.insert(registration.id.clone(), held);
         self.count.send_replace(self.held.len());
         // At once, so that the checks of the agent are all that is left to wait for.
@@ -286,7 +324,10 @@ impl Keeper {
     async fn remove(&self, id: &str) -> Result<(), ConsulError> {
         match self.owner(id).await? {
             Owner::Nobody => debug!(id, "the registration in Consul is gone already"),
-            Owner::Another => info!(id, "the registration in Consul is another process's and stays"),
+            Owner::Another => info!(
+                id,
+                "the registration in Consul is another process's and stays"
+            ),
             Owner::Us => {
                 let path = format!("/v1/agent/service/deregister/{}", encoded(id));
                 self.shared.client.put(&path, "", Bytes::new()).await?;
@@ -303,10 +344,17 @@ impl Keeper {
             Err(ConsulError::Status { code: 404, .. }) => return Ok(Owner::Nobody),
             Err(error) => return Err(error),
         };
-        let found: Found = serde_json::from_slice(&answer.body)
-            .map_err(|error| ConsulError::Decode { path, reason: error.to_string() })?;
+        let found: Found =
+            serde_json::from_slice(&answer.body).map_err(|error| ConsulError::Decode {
+                path,
+                reason: error.to_string(),
+            })?;
         let mark = found.meta.and_then(|mut meta| meta.remove(MARK));
-        Ok(if mark.as_deref() == Some(&*self.mark) { Owner::Us } else { Owner::Another })
+        Ok(if mark.as_deref() == Some(&*self.mark) {
+            Owner::Us
+        } else {
+            Owner::Another
+        })
     }
 
     fn note(&mut self, id: &str, change: impl FnOnce(&mut Held)) {
@@ -344,7 +392,11 @@ mod tests {
     use super::*;
 
     fn at(address: &str, scheme: &'static str) -> Whereabouts {
-        Whereabouts { address: address.parse().unwrap(), scheme, hostname: "box".to_owned() }
+        Whereabouts {
+            address: address.parse().unwrap(),
+            scheme,
+            hostname: "box".to_owned(),
+        }
     }
 
     #[test]
@@ -356,23 +408,42 @@ mod tests {
             ..RegisterConfig::default()
         };
         let registration = Registration::new("fabio", &config, &at("10.0.0.1:9998", "http"));
-        assert_eq!((&*registration.id, registration.name()), ("fabio-box-9998", "fabio"));
+        assert_eq!(
+            (&*registration.id, registration.name()),
+            ("fabio-box-9998", "fabio")
+        );
         let body = &registration.body;
-        assert_eq!((&body["Address"], &body["Port"]), (&json!("10.0.0.1"), &json!(9998)));
+        assert_eq!(
+            (&body["Address"], &body["Port"]),
+            (&json!("10.0.0.1"), &json!(9998))
+        );
         assert_eq!(body["Tags"], json!(["a"]));
         assert_eq!(body["Checks"][0]["CheckID"], "fabio-box-9998-ttl");
         assert_eq!(body["Checks"][0]["TTL"], "15s");
         assert_eq!(body["Checks"][0]["DeregisterCriticalServiceAfter"], "1m");
         let http = &body["Checks"][1];
-        assert_eq!((&http["HTTP"], &http["Interval"]), (&json!("http://10.0.0.1:9998/health"), &json!("1500ms")));
-        assert_eq!((&http["Timeout"], &http["TLSSkipVerify"]), (&json!("3000ms"), &json!(true)));
+        assert_eq!(
+            (&http["HTTP"], &http["Interval"]),
+            (&json!("http://10.0.0.1:9998/health"), &json!("1500ms"))
+        );
+        assert_eq!(
+            (&http["Timeout"], &http["TLSSkipVerify"]),
+            (&json!("3000ms"), &json!(true))
+        );
     }
 
     #[test]
     fn ipv6_has_brackets_in_the_url_alone() {
-        let registration = Registration::new("lb", &RegisterConfig::default(), &at("[fd00::1]:1", "https"));
+        let registration = Registration::new(
+            "lb",
+            &RegisterConfig::default(),
+            &at("[fd00::1]:1", "https"),
+        );
         assert_eq!(registration.body["Address"], "fd00::1");
-        assert_eq!(registration.body["Checks"][1]["HTTP"], "https://[fd00::1]:1/health");
+        assert_eq!(
+            registration.body["Checks"][1]["HTTP"],
+            "https://[fd00::1]:1/health"
+        );
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! What tells a token that may not see a service from a service that is not registered.
 //!
-//! Consul answers both with 200 and less than there is. These tell them apart, each asked of the leader:
+//! Consul answers both with 200 and less than there is. These tell them apart, each asked of the
+//! leader:
 //!
-//! - `X-Consul-Results-Filtered-By-ACLs: true` (Consul 1.11, for requests with a token): entries were left out of the
-//!   answer. Absent it means nothing, unless it is known that it would be sent.
-//! - `/v1/config/service-defaults/NAME` (Consul 1.5) needs `service:read` on the name, and says 403 without it, 404 where
-//!   there is no such entry. `/v1/coordinate/node/NODE` does the same for `node:read`.
-//! - `/v1/kv/KEY` without `recurse` says 403 without `key:read`, where a read by prefix leaves keys out.
-//! - `/v1/acl/token/self`: 403 when the token is unknown. That it exists does not say what it may read.
+//! - `X-Consul-Results-Filtered-By-ACLs: true` (Consul 1.11, for requests with a token): entries
+//!   were left out of the answer. Absent it means nothing, unless it is known that it would be
+//!   sent.
+//! - `/v1/config/service-defaults/NAME` (Consul 1.5) needs `service:read` on the name, and says 403
+//!   without it, 404 where there is no such entry. `/v1/coordinate/node/NODE` does the same for
+//!   `node:read`.
+//! - `/v1/kv/KEY` without `recurse` says 403 without `key:read`, where a read by prefix leaves keys
+//!   out.
+//! - `/v1/acl/token/self`: 403 when the token is unknown. That it exists does not say what it may
+//!   read.
 //!
 //! The judgements are pure; below them stands what is asked, and in which order.
 
@@ -67,7 +72,9 @@ impl Evidence {
     /// What the evidence alone decides.
     fn verdict(self, name: &str) -> Option<Absence> {
         match self.health_filtered {
-            Some(true) => Some(Absence::Hidden(format!("the instances of `{name}`, which Consul leaves out for it"))),
+            Some(true) => Some(Absence::Hidden(format!(
+                "the instances of `{name}`, which Consul leaves out for it"
+            ))),
             // It says so where it leaves something out, and has left out none of these.
             Some(false) if self.list_filtered => Some(Absence::Gone),
             _ => None,
@@ -85,15 +92,17 @@ fn of_service(answer: Result<Bytes, ConsulError>) -> Result<Rights, ConsulError>
     match answer {
         Ok(body) => {
             let entry = serde_json::from_slice::<Entry>(&body);
-            Ok(if entry.is_ok_and(|entry| entry.kind == "service-defaults") {
-                Rights::Granted
-            } else {
-                Rights::Unknown
-            })
+            Ok(
+                if entry.is_ok_and(|entry| entry.kind == "service-defaults") {
+                    Rights::Granted
+                } else {
+                    Rights::Unknown
+                },
+            )
         }
-        Err(ConsulError::Status { code: 404, text, .. }) if text.contains("onfig entry not found") => {
-            Ok(Rights::Granted)
-        }
+        Err(ConsulError::Status {
+            code: 404, text, ..
+        }) if text.contains("onfig entry not found") => Ok(Rights::Granted),
         Err(error) => refused(error),
     }
 }
@@ -101,19 +110,28 @@ fn of_service(answer: Result<Bytes, ConsulError>) -> Result<Rights, ConsulError>
 /// Whether the answer about a node's coordinates shows the right to read the node.
 fn of_node(answer: Result<Bytes, ConsulError>) -> Result<Rights, ConsulError> {
     match answer {
-        // Those of a node that is not known are not found, with an empty body; with another, it is not Consul that says so.
-        Err(ConsulError::Status { code: 404, text, .. }) if text.is_empty() => Ok(Rights::Granted),
+        // Those of a node that is not known are not found, with an empty body; with another, it is
+        // not Consul that says so.
+        Err(ConsulError::Status {
+            code: 404, text, ..
+        }) if text.is_empty() => Ok(Rights::Granted),
         Ok(body) if body.trim_ascii_start().starts_with(b"[") => Ok(Rights::Granted),
         Ok(_) => Ok(Rights::Unknown),
         Err(error) => refused(error),
     }
 }
 
-/// A 403 of Consul's own is a no. Other refusals say nothing of rights, and what else went wrong may go right later.
+/// A 403 of Consul's own is a no. Other refusals say nothing of rights, and what else went wrong
+/// may go right later.
 fn refused(error: ConsulError) -> Result<Rights, ConsulError> {
     match error {
-        ConsulError::Status { code: 403, text, .. } if is_acl_refusal(&text) => Ok(Rights::Denied),
-        ConsulError::Status { code: 300..=428 | 430..=499 | 501, .. } => Ok(Rights::Unknown),
+        ConsulError::Status {
+            code: 403, text, ..
+        } if is_acl_refusal(&text) => Ok(Rights::Denied),
+        ConsulError::Status {
+            code: 300..=428 | 430..=499 | 501,
+            ..
+        } => Ok(Rights::Unknown),
         other => Err(other),
     }
 }
@@ -168,12 +186,19 @@ pub(super) fn of_token(answer: Result<Bytes, ConsulError>) -> Result<Token, Cons
                     &token.node_identities,
                     &token.templated_policies,
                 ];
-                let useful = grants.iter().any(|list| !list.is_empty()) || !token.rules.trim().is_empty();
-                if useful { Token::Useful } else { Token::Useless }
+                let useful =
+                    grants.iter().any(|list| !list.is_empty()) || !token.rules.trim().is_empty();
+                if useful {
+                    Token::Useful
+                } else {
+                    Token::Useless
+                }
             }
             Err(_) => Token::Unknown,
         }),
-        Err(ConsulError::Status { code: 401, text, .. }) if text.contains("ACL support disabled") => Ok(Token::AclsOff),
+        Err(ConsulError::Status {
+            code: 401, text, ..
+        }) if text.contains("ACL support disabled") => Ok(Token::AclsOff),
         Err(error) => Ok(match refused(error)? {
             Rights::Denied => Token::Useless,
             Rights::Granted | Rights::Unknown => Token::Unknown,
@@ -189,17 +214,36 @@ async fn ask(shared: &Shared, path: &str) -> Result<Bytes, ConsulError> {
 
 /// Whether the token may read the service of this name.
 pub(super) async fn to_service(shared: &Shared, name: &str) -> Result<Rights, ConsulError> {
-    of_service(ask(shared, &format!("/v1/config/service-defaults/{}", utf8_percent_encode(name, SEGMENT))).await)
+    of_service(
+        ask(
+            shared,
+            &format!(
+                "/v1/config/service-defaults/{}",
+                utf8_percent_encode(name, SEGMENT)
+            ),
+        )
+        .await,
+    )
 }
 
 /// Whether the token may read the node of this name.
 pub(super) async fn to_node(shared: &Shared, name: &str) -> Result<Rights, ConsulError> {
-    of_node(ask(shared, &format!("/v1/coordinate/node/{}", utf8_percent_encode(name, SEGMENT))).await)
+    of_node(
+        ask(
+            shared,
+            &format!("/v1/coordinate/node/{}", utf8_percent_encode(name, SEGMENT)),
+        )
+        .await,
+    )
 }
 
-/// Whether the token may read the key of this name: a read of a single key is refused and not filtered.
+/// Whether the token may read the key of this name: a read of a single key is refused and not
+/// filtered.
 pub(super) async fn to_key(shared: &Shared, key: &str) -> Result<Rights, ConsulError> {
-    ask(shared, &keys::of(key)).await.map(|_| Rights::Granted).or_else(refused)
+    ask(shared, &keys::of(key))
+        .await
+        .map(|_| Rights::Granted)
+        .or_else(refused)
 }
 
 /// What Consul knows of the token itself.
@@ -215,12 +259,18 @@ async fn without_consul(shared: &Shared, seen_whole: bool) -> Result<Rights, Con
     }
     let rights = to_service(shared, CONSUL).await?;
     // Had it been there and nothing explains that it is not, the list is not to be believed.
-    Ok(if rights == Rights::Unknown && seen_whole { Rights::Granted } else { rights })
+    Ok(if rights == Rights::Unknown && seen_whole {
+        Rights::Granted
+    } else {
+        rights
+    })
 }
 
 /// The error of a list that nothing explains.
 fn unexplained() -> ConsulError {
-    ConsulError::Rights { what: "the catalog (`consul`, which every cluster has, is not listed)".to_owned() }
+    ConsulError::Rights {
+        what: "the catalog (`consul`, which every cluster has, is not listed)".to_owned(),
+    }
 }
 
 /// Whether a list can be what there is for this token. `known`: services were listed before.
@@ -239,7 +289,8 @@ pub(super) async fn accept_list(
         return Err(unexplained());
     }
     if sight == Sight::Nothing && !known {
-        // Nothing to ask about by name: is it a token for services that are not registered yet, or one for nothing?
+        // Nothing to ask about by name: is it a token for services that are not registered yet, or
+        // one for nothing?
         let scoped = shared.config().is_scoped();
         match token(shared).await? {
             Token::Useful => {}
@@ -251,13 +302,21 @@ pub(super) async fn accept_list(
 }
 
 /// What became of a service that is neither listed nor has instances.
-pub(super) async fn absence(shared: &Shared, name: &str, evidence: Evidence) -> Result<Absence, ConsulError> {
+pub(super) async fn absence(
+    shared: &Shared,
+    name: &str,
+    evidence: Evidence,
+) -> Result<Absence, ConsulError> {
     if let Some(verdict) = evidence.verdict(name) {
         return Ok(verdict);
     }
-    let Evidence { sight, seen_whole, .. } = evidence;
+    let Evidence {
+        sight, seen_whole, ..
+    } = evidence;
     if sight != Sight::Whole && without_consul(shared, seen_whole).await? == Rights::Granted {
-        return Ok(Absence::Hidden("the catalog (`consul` is not listed)".to_owned()));
+        return Ok(Absence::Hidden(
+            "the catalog (`consul` is not listed)".to_owned(),
+        ));
     }
     let hidden = || Absence::Hidden(format!("the service `{name}`"));
     Ok(match to_service(shared, name).await? {
@@ -268,7 +327,9 @@ pub(super) async fn absence(shared: &Shared, name: &str, evidence: Evidence) -> 
         Rights::Unknown => match token(shared).await? {
             Token::Useless => hidden(),
             Token::AclsOff => Absence::Gone,
-            Token::Useful | Token::Unknown => Absence::Unknown(format!("{name}: the loss of every instance")),
+            Token::Useful | Token::Unknown => {
+                Absence::Unknown(format!("{name}: the loss of every instance"))
+            }
         },
     })
 }
@@ -279,7 +340,13 @@ mod tests {
 
     fn status(code: u16, text: &str) -> Result<Bytes, ConsulError> {
         let (agent, request) = (String::new(), String::new());
-        Err(ConsulError::Status { agent, request, code, text: text.to_owned(), retry_after: None })
+        Err(ConsulError::Status {
+            agent,
+            request,
+            code,
+            text: text.to_owned(),
+            retry_after: None,
+        })
     }
 
     fn body(text: &'static str) -> Result<Bytes, ConsulError> {
@@ -288,12 +355,30 @@ mod tests {
 
     #[test]
     fn rights_to_a_service_are_read_from_what_consul_says_of_its_entry() {
-        let timeout = Err(ConsulError::Timeout { what: String::new(), after: LIMIT });
+        let timeout = Err(ConsulError::Timeout {
+            what: String::new(),
+            after: LIMIT,
+        });
         let cases = [
-            (body(r#"{"Kind":"service-defaults","Name":"web"}"#), Some(Rights::Granted)),
-            (status(404, r#"Config entry not found for "service-defaults" / "web""#), Some(Rights::Granted)),
+            (
+                body(r#"{"Kind":"service-defaults","Name":"web"}"#),
+                Some(Rights::Granted),
+            ),
+            (
+                status(
+                    404,
+                    r#"Config entry not found for "service-defaults" / "web""#,
+                ),
+                Some(Rights::Granted),
+            ),
             (status(403, "Permission denied"), Some(Rights::Denied)),
-            (status(403, "rpc error making call: Permission denied: token lacks service:read"), Some(Rights::Denied)),
+            (
+                status(
+                    403,
+                    "rpc error making call: Permission denied: token lacks service:read",
+                ),
+                Some(Rights::Denied),
+            ),
             (status(403, "ACL not found"), Some(Rights::Denied)),
             // Something in between, or a Consul that has no such entries.
             (status(403, "Forbidden"), Some(Rights::Unknown)),
@@ -320,7 +405,10 @@ mod tests {
             (status(404, ""), Some(Rights::Granted)),
             (status(404, "404 page not found"), Some(Rights::Unknown)),
             (status(403, "Permission denied"), Some(Rights::Denied)),
-            (status(401, "Coordinate support disabled"), Some(Rights::Unknown)),
+            (
+                status(401, "Coordinate support disabled"),
+                Some(Rights::Unknown),
+            ),
             (body("{}"), Some(Rights::Unknown)),
             (status(500, "No cluster leader"), None),
         ];
@@ -333,11 +421,26 @@ mod tests {
     #[test]
     fn a_token_is_useful_when_something_is_granted_to_it() {
         let cases = [
-            (body(r#"{"AccessorID":"a","Policies":[{"ID":"p","Name":"web"}]}"#), Some(Token::Useful)),
-            (body(r#"{"AccessorID":"a","Policies":null,"Roles":[{"ID":"r"}]}"#), Some(Token::Useful)),
-            (body(r#"{"AccessorID":"a","ServiceIdentities":[{"ServiceName":"web"}]}"#), Some(Token::Useful)),
-            (body(r#"{"AccessorID":"a","Rules":"service \"web\" {}"}"#), Some(Token::Useful)),
-            (body(r#"{"AccessorID":"a","Policies":[],"Rules":""}"#), Some(Token::Useless)),
+            (
+                body(r#"{"AccessorID":"a","Policies":[{"ID":"p","Name":"web"}]}"#),
+                Some(Token::Useful),
+            ),
+            (
+                body(r#"{"AccessorID":"a","Policies":null,"Roles":[{"ID":"r"}]}"#),
+                Some(Token::Useful),
+            ),
+            (
+                body(r#"{"AccessorID":"a","ServiceIdentities":[{"ServiceName":"web"}]}"#),
+                Some(Token::Useful),
+            ),
+            (
+                body(r#"{"AccessorID":"a","Rules":"service \"web\" {}"}"#),
+                Some(Token::Useful),
+            ),
+            (
+                body(r#"{"AccessorID":"a","Policies":[],"Rules":""}"#),
+                Some(Token::Useless),
+            ),
             (status(403, "ACL not found"), Some(Token::Useless)),
             (status(401, "ACL support disabled"), Some(Token::AclsOff)),
             (status(404, ""), Some(Token::Unknown)),
@@ -369,7 +472,11 @@ mod tests {
             (false, None, None),
         ] {
             let verdict = evidence(list, health).verdict("web");
-            assert_eq!(verdict.map(|verdict| verdict == Absence::Gone), expected, "{list} {health:?}");
+            assert_eq!(
+                verdict.map(|verdict| verdict == Absence::Gone),
+                expected,
+                "{list} {health:?}"
+            );
         }
     }
 
@@ -377,8 +484,12 @@ mod tests {
     fn scopes_without_the_service_consul_are_known() {
         let scoped = |namespace: Option<&str>, partition: Option<&str>| {
             let own = |text: Option<&str>| text.map(str::to_owned);
-            crate::config::ConsulConfig { namespace: own(namespace), partition: own(partition), ..Default::default() }
-                .is_scoped()
+            crate::config::ConsulConfig {
+                namespace: own(namespace),
+                partition: own(partition),
+                ..Default::default()
+            }
+            .is_scoped()
         };
         for (namespace, partition, expected) in [
             (None, None, false),
@@ -387,7 +498,11 @@ mod tests {
             (Some("team"), None, true),
             (None, Some("billing"), true),
         ] {
-            assert_eq!(scoped(namespace, partition), expected, "{namespace:?} {partition:?}");
+            assert_eq!(
+                scoped(namespace, partition),
+                expected,
+                "{namespace:?} {partition:?}"
+            );
         }
     }
 }

@@ -1,8 +1,10 @@
-//! Who has to answer before the source counts as synced, and when to go on without those who cannot.
+//! Who has to answer before the source counts as synced, and when to go on without those who
+//! cannot.
 //!
-//! A table that is complete but for one broken service is worth serving; one that lacks most services is not. So a
-//! service whose first reads fail is excused, but never are more excused than answered; and what a token may not read
-//! is excused only once something else has instances, else nothing at all may be readable. Pure.
+//! A table that is complete but for one broken service is worth serving; one that lacks most
+//! services is not. So a service whose first reads fail is excused, but never are more excused than
+//! answered; and what a token may not read is excused only once something else has instances, else
+//! nothing at all may be readable. Pure.
 
 use std::collections::HashMap;
 
@@ -47,7 +49,9 @@ impl Roll {
     pub(super) fn failed(&mut self, name: &ServiceName) {
         if let Some(state @ State::Pending(_)) = self.0.get_mut(name) {
             *state = match *state {
-                State::Pending(failures) if failures + 1 < FAILURES_MAX => State::Pending(failures + 1),
+                State::Pending(failures) if failures + 1 < FAILURES_MAX => {
+                    State::Pending(failures + 1)
+                }
                 _ => State::Excused,
             };
         }
@@ -55,7 +59,11 @@ impl Roll {
 
     /// Its answers show too little for the token to have rights.
     pub(super) fn lacks_rights(&mut self, name: &ServiceName) {
-        if self.0.get(name).is_some_and(|state| *state != State::Answered) {
+        if self
+            .0
+            .get(name)
+            .is_some_and(|state| *state != State::Answered)
+        {
             self.set(name, State::NoRights);
         }
     }
@@ -72,7 +80,11 @@ impl Roll {
     /// Whether what has answered may be served. `instances`: known of all services together.
     pub(super) fn is_over(&self, instances: usize) -> bool {
         let count = |wanted| self.0.values().filter(|state| **state == wanted).count();
-        let (answered, excused, rightless) = (count(State::Answered), count(State::Excused), count(State::NoRights));
+        let (answered, excused, rightless) = (
+            count(State::Answered),
+            count(State::Excused),
+            count(State::NoRights),
+        );
         let settled = answered + excused + rightless == self.0.len();
         settled && excused <= answered && (excused + rightless == 0 || instances > 0)
     }
@@ -138,7 +150,11 @@ mod tests {
             let mut roll = roll(events);
             assert_eq!(roll.is_over(instances), now, "case {number}: {roll:?}");
             roll.overdue();
-            assert_eq!(roll.is_over(instances), later, "case {number} when time is up: {roll:?}");
+            assert_eq!(
+                roll.is_over(instances),
+                later,
+                "case {number} when time is up: {roll:?}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! Whether there is room for a blocking query per watched service, or only for a few that tell what changed.
+//! Whether there is room for a blocking query per watched service, or only for a few that tell what
+//! changed.
 //!
 //! ```text
 //! slots (requests that fit at once)
@@ -6,9 +7,9 @@
 //! ├── not enough, but FEED_MIN or more            few watches tell which services changed, which are then read (`feed`)
 //! └── fewer than FEED_MIN                         watches take turns (`blocking::turn_wait`)
 //! ```
-//! Over HTTP/2 hundreds of requests share a connection, so the first case is the rule there. Over plain HTTP each
-//! blocking query has a connection to itself, of which an agent grants 200 to all programs of a host together
-//! (`limits.http_max_conns_per_client`).
+//! Over HTTP/2 hundreds of requests share a connection, so the first case is the rule there. Over
+//! plain HTTP each blocking query has a connection to itself, of which an agent grants 200 to all
+//! programs of a host together (`limits.http_max_conns_per_client`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +17,8 @@ use tokio::sync::watch;
 
 /// Slots kept free for reads that confirm an answer, and for the registration.
 pub(super) const SPARE: usize = 4;
-/// Fewest slots with which telling what changed works: four watches, one for a node, and some for reads.
+/// Fewest slots with which telling what changed works: four watches, one for a node, and some for
+/// reads.
 const FEED_MIN: usize = 8;
 /// Watches of services have to fit with this much to spare before they get blocking queries again.
 const HYSTERESIS: usize = 8;
@@ -34,7 +36,8 @@ struct Counts {
     services: usize,
     /// All others: they block in every case.
     others: usize,
-    /// Watches that tell which services changed: they come and go with the scarcity, and must not decide about it.
+    /// Watches that tell which services changed: they come and go with the scarcity, and must not
+    /// decide about it.
     feed: usize,
     slots: usize,
 }
@@ -59,8 +62,14 @@ pub(super) struct Place {
 
 impl Room {
     pub(super) fn new(slots: usize) -> Arc<Self> {
-        let counts = Counts { slots, ..Counts::default() };
-        Arc::new(Self { counts: Mutex::new(counts), scarce: watch::Sender::new(false) })
+        let counts = Counts {
+            slots,
+            ..Counts::default()
+        };
+        Arc::new(Self {
+            counts: Mutex::new(counts),
+            scarce: watch::Sender::new(false),
+        })
     }
 
     /// How many requests fit at once has changed.
@@ -76,7 +85,10 @@ impl Room {
     /// Counts a watch until the place is dropped.
     pub(super) fn enter(self: &Arc<Self>, purpose: Purpose) -> Place {
         self.change(|counts| *counts.of(purpose) += 1);
-        Place { room: self.clone(), purpose }
+        Place {
+            room: self.clone(),
+            purpose,
+        }
     }
 
     /// Whether services have to wait until they are told of a change; changes with the counts.
@@ -86,8 +98,17 @@ impl Room {
 
     /// Watches that block in the present case.
     pub(super) fn blocking(&self) -> usize {
-        let Counts { services, others, feed, .. } = self.counts();
-        if *self.scarce.borrow() { others + feed } else { services + others }
+        let Counts {
+            services,
+            others,
+            feed,
+            ..
+        } = self.counts();
+        if *self.scarce.borrow() {
+            others + feed
+        } else {
+            services + others
+        }
     }
 
     fn counts(&self) -> Counts {
@@ -156,7 +177,12 @@ mod tests {
         ];
         for (before, services, others, slots, expected) in cases {
             // What tells of changes has no say, else the scarcity would end by its own end.
-            let counts = Counts { services, others, feed: 80, slots };
+            let counts = Counts {
+                services,
+                others,
+                feed: 80,
+                slots,
+            };
             assert_eq!(is_scarce(before, counts), expected, "{before} {counts:?}");
         }
     }
@@ -169,7 +195,11 @@ mod tests {
         let mut services: Vec<_> = (0..6).map(|_| room.enter(Purpose::Service)).collect();
         assert_eq!((*scarce.borrow(), room.blocking()), (true, 1));
         services.truncate(1);
-        assert_eq!((*scarce.borrow(), room.blocking()), (true, 1), "it is not given up for the first one that leaves");
+        assert_eq!(
+            (*scarce.borrow(), room.blocking()),
+            (true, 1),
+            "it is not given up for the first one that leaves"
+        );
         room.set_slots(20);
         assert_eq!((*scarce.borrow(), room.blocking()), (false, 2));
         drop(list);

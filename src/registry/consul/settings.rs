@@ -1,6 +1,7 @@
 //! `[consul]` made ready for dialling: agents parsed, certificates and token read.
 //!
-//! Made anew at every reload. Files are read here and nowhere else, so a reload that fails leaves the old settings whole.
+//! Made anew at every reload. Files are read here and nowhere else, so a reload that fails leaves
+//! the old settings whole.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,7 +49,8 @@ pub(super) struct Agent {
     pub(super) name: String,
     /// How to get there.
     pub(super) transport: Transport,
-    /// What stands before the paths of the API, for an agent behind a proxy that takes it away again; empty, or `/…`.
+    /// What stands before the paths of the API, for an agent behind a proxy that takes it away
+    /// again; empty, or `/…`.
     pub(super) prefix: String,
 }
 
@@ -72,16 +74,28 @@ impl Settings {
     /// Reads what the configuration names.
     ///
     /// # Errors
-    /// [`ConsulError::Value`] for an address, [`ConsulError::File`] for a file that cannot be read or understood.
+    /// [`ConsulError::Value`] for an address, [`ConsulError::File`] for a file that cannot be read
+    /// or understood.
     pub(super) fn load(config: &ConsulConfig) -> Result<Self, ConsulError> {
-        let agents = config.addresses.iter().map(|address| Agent::parse(address)).collect::<Result<Vec<_>, _>>()?;
+        let agents = config
+            .addresses
+            .iter()
+            .map(|address| Agent::parse(address))
+            .collect::<Result<Vec<_>, _>>()?;
         if agents.is_empty() {
             let reason = "no agent given: write for example https://127.0.0.1:8501".to_owned();
-            return Err(ConsulError::Value { key: "address", value: String::new(), reason });
+            return Err(ConsulError::Value {
+                key: "address",
+                value: String::new(),
+                reason,
+            });
         }
         let needs_tls = agents.iter().any(Agent::is_tls);
         let mut problems = Vec::new();
-        let (tls, certificates) = match needs_tls.then(|| tls::client_config(config, &mut problems)).transpose()? {
+        let (tls, certificates) = match needs_tls
+            .then(|| tls::client_config(config, &mut problems))
+            .transpose()?
+        {
             Some((tls, certificates)) => (Some(Arc::new(tls)), certificates),
             None => (None, Vec::new()),
         };
@@ -90,7 +104,11 @@ impl Settings {
             tls,
             certificates,
             server_name: config.server_name.clone(),
-            auth: config.http_auth.as_deref().filter(|auth| !auth.is_empty()).map(basic),
+            auth: config
+                .http_auth
+                .as_deref()
+                .filter(|auth| !auth.is_empty())
+                .map(basic),
             token: token(config)?,
             scope: scope(config),
             problems,
@@ -98,15 +116,20 @@ impl Settings {
         })
     }
 
-    /// As [`Settings::load`]; where a file cannot be used, settings with which no agent is dialled: nothing may be sent to
-    /// one that is not verified, or without the token. They are replaced when the file changes.
+    /// As [`Settings::load`]; where a file cannot be used, settings with which no agent is dialled:
+    /// nothing may be sent to one that is not verified, or without the token. They are replaced
+    /// when the file changes.
     ///
     /// # Errors
     /// [`ConsulError::Value`], which no file can mend.
     pub(super) fn load_or_wait(config: &ConsulConfig) -> Result<Self, ConsulError> {
         match Self::load(config) {
             Err(error @ ConsulError::File { .. }) => Ok(Self {
-                agents: config.addresses.iter().map(|address| Agent::parse(address)).collect::<Result<_, _>>()?,
+                agents: config
+                    .addresses
+                    .iter()
+                    .map(|address| Agent::parse(address))
+                    .collect::<Result<_, _>>()?,
                 tls: None,
                 certificates: Vec::new(),
                 server_name: None,
@@ -121,8 +144,8 @@ impl Settings {
     }
 }
 
-/// Who reads, and from where: what was seen of the catalog holds as long as this stays the same. Its debug form hides
-/// the token.
+/// Who reads, and from where: what was seen of the catalog holds as long as this stays the same.
+/// Its debug form hides the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reader {
     auth: Option<HeaderValue>,
@@ -144,14 +167,24 @@ impl Settings {
 }
 
 impl Agent {
-    /// Parses `http://`, `https://` and `unix://`; a bare `host:port` means `http://`, as Consul's own tools read it. So
-    /// does a path behind the port.
+    /// Parses `http://`, `https://` and `unix://`; a bare `host:port` means `http://`, as Consul's
+    /// own tools read it. So does a path behind the port.
     pub(super) fn parse(address: &str) -> Result<Self, ConsulError> {
         // Credentials in it are no business of a log.
-        let shown = if address.contains('@') { "(hidden)" } else { address };
-        let bad =
-            |reason: &str| ConsulError::Value { key: "address", value: shown.to_owned(), reason: reason.to_owned() };
-        let (scheme, rest) = address.trim().split_once("://").unwrap_or(("http", address.trim()));
+        let shown = if address.contains('@') {
+            "(hidden)"
+        } else {
+            address
+        };
+        let bad = |reason: &str| ConsulError::Value {
+            key: "address",
+            value: shown.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let (scheme, rest) = address
+            .trim()
+            .split_once("://")
+            .unwrap_or(("http", address.trim()));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let mut prefix = path.trim_end_matches('/').to_owned();
         let transport = match scheme.to_ascii_lowercase().as_str() {
@@ -164,11 +197,18 @@ impl Agent {
             "https" => tcp(authority, true).ok_or_else(|| bad("expected https://HOST:PORT"))?,
             _ => return Err(bad("unknown scheme: http, https or unix")),
         };
-        let is_path = |text: &str| text.parse().is_ok_and(|path: PathAndQuery| path.query().is_none());
+        let is_path = |text: &str| {
+            text.parse()
+                .is_ok_and(|path: PathAndQuery| path.query().is_none())
+        };
         if !prefix.is_empty() && !is_path(&prefix) {
             return Err(bad("the path behind the port is not one of a URL"));
         }
-        Ok(Self { name: address.trim().to_owned(), transport, prefix })
+        Ok(Self {
+            name: address.trim().to_owned(),
+            transport,
+            prefix,
+        })
     }
 
     /// Whether TLS is spoken.
@@ -181,7 +221,11 @@ impl Agent {
         match &self.transport {
             Transport::Tcp { host, port, tls } => {
                 let scheme = if *tls { "https" } else { "http" };
-                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                let host = if host.contains(':') {
+                    format!("[{host}]")
+                } else {
+                    host.clone()
+                };
                 (scheme, format!("{host}:{port}"))
             }
             Transport::Unix(_) => ("http", "localhost".to_owned()),
@@ -205,13 +249,28 @@ fn tcp(rest: &str, tls: bool) -> Option<Transport> {
         None => return None,
     };
     let host = authority.host();
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if host.is_empty() { None } else { Some(Transport::Tcp { host: host.to_owned(), port, tls }) }
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    if host.is_empty() {
+        None
+    } else {
+        Some(Transport::Tcp {
+            host: host.to_owned(),
+            port,
+            tls,
+        })
+    }
 }
 
 /// `USER:PASSWORD` as HTTP sends it (RFC 7617); without a colon, all of it is the user's name.
 fn basic(auth: &str) -> HeaderValue {
-    let text = if auth.contains(':') { auth.to_owned() } else { format!("{auth}:") };
+    let text = if auth.contains(':') {
+        auth.to_owned()
+    } else {
+        format!("{auth}:")
+    };
     // Base64 has no character that a header may not have.
     let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(text)))
         .unwrap_or_else(|_| HeaderValue::from_static(""));
@@ -221,25 +280,37 @@ fn basic(auth: &str) -> HeaderValue {
 
 fn token(config: &ConsulConfig) -> Result<Option<HeaderValue>, ConsulError> {
     let text = match (&config.token_file, &config.token) {
-        (Some(path), _) => read("token_file", path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())?,
+        (Some(path), _) => {
+            read("token_file", path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())?
+        }
         (None, Some(token)) => token.clone(),
         (None, None) => return Ok(None),
     };
     let text = text.trim();
     if text.is_empty() {
         return match &config.token_file {
-            // Being rewritten, most likely. Going on with the rights of the anonymous token would be a guess.
+            // Being rewritten, most likely. Going on with the rights of the anonymous token would
+            // be a guess.
             Some(path) => {
                 let reason = "is empty: write the token into it, or leave the key out".to_owned();
-                Err(ConsulError::File { key: "token_file", path: path.clone(), reason })
+                Err(ConsulError::File {
+                    key: "token_file",
+                    path: path.clone(),
+                    reason,
+                })
             }
             None => Ok(None),
         };
     }
     let mut value = HeaderValue::from_str(text).map_err(|_| ConsulError::Value {
-        key: if config.token_file.is_some() { "token_file" } else { "token" },
+        key: if config.token_file.is_some() {
+            "token_file"
+        } else {
+            "token"
+        },
         value: "(hidden)".to_owned(),
-        reason: "holds characters that cannot stand in a header; a token is a UUID on one line".to_owned(),
+        reason: "holds characters that cannot stand in a header; a token is a UUID on one line"
+            .to_owned(),
     })?;
     value.set_sensitive(true);
     Ok(Some(value))
@@ -247,9 +318,16 @@ fn token(config: &ConsulConfig) -> Result<Option<HeaderValue>, ConsulError> {
 
 fn scope(config: &ConsulConfig) -> String {
     let mut scope = String::new();
-    for (key, value) in [("ns", &config.namespace), ("partition", &config.partition), ("dc", &config.datacenter)] {
+    for (key, value) in [
+        ("ns", &config.namespace),
+        ("partition", &config.partition),
+        ("dc", &config.datacenter),
+    ] {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
-            scope.push_str(&format!("&{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+            scope.push_str(&format!(
+                "&{key}={}",
+                utf8_percent_encode(value, NON_ALPHANUMERIC)
+            ));
         }
     }
     scope
@@ -262,19 +340,29 @@ mod tests {
     use super::*;
 
     fn tcp(host: &str, port: u16, tls: bool) -> Option<Transport> {
-        Some(Transport::Tcp { host: host.to_owned(), port, tls })
+        Some(Transport::Tcp {
+            host: host.to_owned(),
+            port,
+            tls,
+        })
     }
 
     #[test]
     fn addresses() {
         let cases = [
             ("https://127.0.0.1:8501", tcp("127.0.0.1", 8501, true)),
-            ("HTTP://consul.example:80/", tcp("consul.example", 80, false)),
+            (
+                "HTTP://consul.example:80/",
+                tcp("consul.example", 80, false),
+            ),
             ("https://[::1]:8501", tcp("::1", 8501, true)),
             ("10.0.0.1:8500", tcp("10.0.0.1", 8500, false)),
             ("https://consul", tcp("consul", 8501, true)),
             ("consul", tcp("consul", 8500, false)),
-            ("unix:///run/consul.sock", Some(Transport::Unix("/run/consul.sock".into()))),
+            (
+                "unix:///run/consul.sock",
+                Some(Transport::Unix("/run/consul.sock".into())),
+            ),
             ("unix://", None),
             ("ftp://x", None),
             ("http://", None),
@@ -288,9 +376,15 @@ mod tests {
             ("http://a:1/x y", None),
         ];
         for (address, expected) in cases {
-            assert_eq!(Agent::parse(address).ok().map(|agent| agent.transport), expected, "{address}");
+            assert_eq!(
+                Agent::parse(address).ok().map(|agent| agent.transport),
+                expected,
+                "{address}"
+            );
         }
-        let error = Agent::parse("http://user:secret@host:80").unwrap_err().to_string();
+        let error = Agent::parse("http://user:secret@host:80")
+            .unwrap_err()
+            .to_string();
         assert!(!error.contains("secret"), "{error}");
     }
 
@@ -316,8 +410,14 @@ mod tests {
             ("user:a:b", "Basic dXNlcjphOmI="),
             (":p", "Basic OnA="),
         ] {
-            let config = ConsulConfig { http_auth: Some(auth.to_owned()), ..ConsulConfig::default() };
-            let config = ConsulConfig { addresses: vec!["http://a:1".into()], ..config };
+            let config = ConsulConfig {
+                http_auth: Some(auth.to_owned()),
+                ..ConsulConfig::default()
+            };
+            let config = ConsulConfig {
+                addresses: vec!["http://a:1".into()],
+                ..config
+            };
             let settings = Settings::load(&config).unwrap();
             assert_eq!(settings.auth.as_ref().unwrap(), expected, "{auth}");
             assert!(!format!("{settings:?}").contains("Basic"), "{settings:?}");
@@ -328,21 +428,43 @@ mod tests {
     fn an_empty_token_file_is_an_error_and_not_the_anonymous_token() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let config = ConsulConfig { token_file: Some(path.clone()), ..ConsulConfig::default() };
+        let config = ConsulConfig {
+            token_file: Some(path.clone()),
+            ..ConsulConfig::default()
+        };
         for empty in ["", "\n", " \t\r\n"] {
             fs::write(&path, empty).unwrap();
             let error = token(&config).unwrap_err();
-            assert!(matches!(error, ConsulError::File { key: "token_file", .. }), "{empty:?}: {error}");
+            assert!(
+                matches!(
+                    error,
+                    ConsulError::File {
+                        key: "token_file",
+                        ..
+                    }
+                ),
+                "{empty:?}: {error}"
+            );
         }
         fs::write(&path, " abc\n").unwrap();
         assert_eq!(token(&config).unwrap().unwrap(), "abc");
-        assert_eq!(token(&ConsulConfig { token: Some(String::new()), ..ConsulConfig::default() }).unwrap(), None);
+        assert_eq!(
+            token(&ConsulConfig {
+                token: Some(String::new()),
+                ..ConsulConfig::default()
+            })
+            .unwrap(),
+            None
+        );
     }
 
     #[test]
     fn only_what_can_change_the_sight_of_the_catalog_makes_another_reader() {
         let load = |change: fn(&mut ConsulConfig)| {
-            let mut config = ConsulConfig { addresses: vec!["http://a:1".into()], ..ConsulConfig::default() };
+            let mut config = ConsulConfig {
+                addresses: vec!["http://a:1".into()],
+                ..ConsulConfig::default()
+            };
             config.token = Some("one".into());
             change(&mut config);
             Settings::load(&config).unwrap().reader()
@@ -351,12 +473,21 @@ mod tests {
         assert_eq!(before, load(|config| config.max_connections += 1));
         assert_ne!(before, load(|config| config.token = Some("two".into())));
         assert_ne!(before, load(|config| config.token = None));
-        assert_ne!(before, load(|config| config.namespace = Some("team".into())));
-        assert_ne!(before, load(|config| config.addresses = vec!["http://b:1".into()]));
+        assert_ne!(
+            before,
+            load(|config| config.namespace = Some("team".into()))
+        );
+        assert_ne!(
+            before,
+            load(|config| config.addresses = vec!["http://b:1".into()])
+        );
     }
 
     #[test]
     fn ipv6_keeps_its_brackets_in_the_authority() {
-        assert_eq!(Agent::parse("https://[::1]:8501").unwrap().authority(), ("https", "[::1]:8501".to_owned()));
+        assert_eq!(
+            Agent::parse("https://[::1]:8501").unwrap().authority(),
+            ("https", "[::1]:8501".to_owned())
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What all watches of one source share: the client, what is believed, budgets, and what is wrong at present.
+//! What all watches of one source share: the client, what is believed, budgets, and what is wrong
+//! at present.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,8 @@ use crate::registry::Update;
 
 /// Name of the page for requests without a route that the KV store holds, among the sources.
 const PAGE_SOURCE: &str = "no_route_page";
-/// Unconditional reads under way at once: enough to fill a round trip, few enough not to flood an agent at the start.
+/// Unconditional reads under way at once: enough to fill a round trip, few enough not to flood an
+/// agent at the start.
 const FIRST_READS_MAX: usize = 64;
 /// Reads of all watches together: a burst, and a rate (1/s).
 const BUDGET: (u32, f64) = (1000, 500.0);
@@ -39,7 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY_CHECKS: Duration = Duration::from_secs(10);
 /// The same while some changes are not told of.
 const LOOK_EVERY_BLIND: Duration = Duration::from_secs(5);
-/// After a default read failed for want of a leader, stale answers are taken as they are for this long.
+/// After a default read failed for want of a leader, stale answers are taken as they are for this
+/// long.
 const LEADERLESS: Duration = Duration::from_secs(10);
 
 /// Shared by the list watch and all service watches.
@@ -77,7 +80,12 @@ enum Waiting {
 }
 
 impl Shared {
-    pub(super) fn new(client: Client, config: ConsulConfig, metrics: Metrics, updates: mpsc::Sender<Update>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        config: ConsulConfig,
+        metrics: Metrics,
+        updates: mpsc::Sender<Update>,
+    ) -> Self {
         expect_sources(&metrics, &config);
         Self {
             client: Arc::new(client),
@@ -140,7 +148,11 @@ impl Shared {
             // A check that is added and passes at once is not told of, and decides only here.
             true => {
                 let config = self.config();
-                if config.require_check || !config.checks_required_all { LOOK_EVERY_CHECKS } else { LOOK_EVERY }
+                if config.require_check || !config.checks_required_all {
+                    LOOK_EVERY_CHECKS
+                } else {
+                    LOOK_EVERY
+                }
             }
         }
     }
@@ -162,26 +174,44 @@ impl Shared {
         *lock(&self.leaderless_until) = Some(now + LEADERLESS);
     }
 
-    /// The watch of `label` (empty: the list) read something that is believed. `listed`: the metrics have a series for it.
+    /// The watch of `label` (empty: the list) read something that is believed. `listed`: the
+    /// metrics have a series for it.
     pub(super) fn succeeded(&self, label: &ServiceName, listed: bool) {
         if listed {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-            self.metrics.control().registry_success.insert(label.clone(), now);
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs_f64();
+            self.metrics
+                .control()
+                .registry_success
+                .insert(label.clone(), now);
         }
-        self.metrics.journal().source_read(self.source_of(label), label);
+        self.metrics
+            .journal()
+            .source_read(self.source_of(label), label);
         self.note_end(label);
     }
 
     /// An instance is registered that cannot be dialled.
     pub(super) fn tell_left_out(&self, service: &ServiceName, id: &InstanceId, reason: &str) {
-        let event = Draft::new(Kind::Instance).of(service).states("new", "excluded").because(reason);
-        let event = Draft { instance: Some(id.to_string()), ..event };
+        let event = Draft::new(Kind::Instance)
+            .of(service)
+            .states("new", "excluded")
+            .because(reason);
+        let event = Draft {
+            instance: Some(id.to_string()),
+            ..event
+        };
         self.metrics.journal().events().push(event);
     }
 
     /// Keeps what the checks of a service say, for reasons.
     pub(super) fn note_outputs(&self, service: &ServiceName, entries: &[HealthEntry]) {
-        self.metrics.journal().outputs().set(service, outputs(entries));
+        self.metrics
+            .journal()
+            .outputs()
+            .set(service, outputs(entries));
     }
 
     /// The source that a watch belongs to.
@@ -196,9 +226,15 @@ impl Shared {
     /// The watch of `label` failed, or read something that is not believed.
     pub(super) fn failed(&self, label: &ServiceName, error: &ConsulError) {
         self.count(error);
-        self.metrics.journal().source_failed(self.source_of(label), label, &error.to_string());
+        self.metrics
+            .journal()
+            .source_failed(self.source_of(label), label, &error.to_string());
         let kind = error.kind();
-        let watch = if label.is_empty() { "list of services" } else { label };
+        let watch = if label.is_empty() {
+            "list of services"
+        } else {
+            label
+        };
         if lock(&self.trouble).failed(label, kind, Instant::now()) {
             warn!(watch, kind, %error, "Consul: cannot read; what is known is kept");
         } else {
@@ -233,19 +269,34 @@ impl Shared {
         }
     }
 
-    /// Counts an error that has no consequence for its watch. Connections that could not be made, or broke, are counted
-    /// by the pool: once, and not for each request that waited for them.
+    /// Counts an error that has no consequence for its watch. Connections that could not be made,
+    /// or broke, are counted by the pool: once, and not for each request that waited for them.
     pub(super) fn count(&self, error: &ConsulError) {
         if error.is_dial() || matches!(error, ConsulError::Transport { .. }) {
             return;
         }
-        *self.metrics.control().registry_errors.entry(error.kind()).or_default() += 1;
+        *self
+            .metrics
+            .control()
+            .registry_errors
+            .entry(error.kind())
+            .or_default() += 1;
     }
 
     /// Passes on the present state of a service.
-    pub(super) async fn publish(&self, snapshot: Arc<ServiceSnapshot>, seen_at: Instant) -> Result<(), Closed> {
-        self.guard().believe(&snapshot.name, snapshot.instances.len());
-        self.send(Update::Service { source: CONSUL, snapshot, seen_at }).await
+    pub(super) async fn publish(
+        &self,
+        snapshot: Arc<ServiceSnapshot>,
+        seen_at: Instant,
+    ) -> Result<(), Closed> {
+        self.guard()
+            .believe(&snapshot.name, snapshot.instances.len());
+        self.send(Update::Service {
+            source: CONSUL,
+            snapshot,
+            seen_at,
+        })
+        .await
     }
 
     /// Passes on that a service left. Its watch must have ended.
@@ -253,12 +304,20 @@ impl Shared {
         self.guard().forget(&service);
         self.ended(&service);
         self.metrics.control().registry_success.remove(&service);
-        self.send(Update::Gone { source: CONSUL, service: service.clone(), seen_at }).await?;
+        self.send(Update::Gone {
+            source: CONSUL,
+            service: service.clone(),
+            seen_at,
+        })
+        .await?;
         self.roll_call(|roll| roll.gone(&service)).await
     }
 
     /// The first list is known: these watches have to answer. Later lists change nothing.
-    pub(super) async fn listed(&self, names: impl Iterator<Item = ServiceName>) -> Result<(), Closed> {
+    pub(super) async fn listed(
+        &self,
+        names: impl Iterator<Item = ServiceName>,
+    ) -> Result<(), Closed> {
         {
             let mut waiting = lock(&self.waiting);
             if matches!(*waiting, Waiting::List) {
@@ -268,7 +327,8 @@ impl Shared {
         self.roll_call(|_| ()).await
     }
 
-    /// Notes news of the services of the first list; the source is synced as soon as that is enough.
+    /// Notes news of the services of the first list; the source is synced as soon as that is
+    /// enough.
     pub(super) async fn roll_call(&self, note: impl FnOnce(&mut Roll)) -> Result<(), Closed> {
         let instances = self.guard().instances();
         let over = {
@@ -285,7 +345,11 @@ impl Shared {
             }
             over
         };
-        if over { self.send(Update::Synced { source: CONSUL }).await } else { Ok(()) }
+        if over {
+            self.send(Update::Synced { source: CONSUL }).await
+        } else {
+            Ok(())
+        }
     }
 
     /// Passes on the route commands of the KV store.
@@ -295,7 +359,13 @@ impl Shared {
         errors: Arc<[CommandError]>,
         seen_at: Instant,
     ) -> Result<(), Closed> {
-        self.send(Update::Commands { source: OVERRIDES, commands, errors, seen_at }).await
+        self.send(Update::Commands {
+            source: OVERRIDES,
+            commands,
+            errors,
+            seen_at,
+        })
+        .await
     }
 
     /// Passes on that the commands of the KV store are known, or that nobody shall wait for them.
@@ -311,8 +381,16 @@ impl Shared {
 /// Makes the sources known before they have answered.
 fn expect_sources(metrics: &Metrics, config: &ConsulConfig) {
     let sources = metrics.journal().sources();
-    let transport =
-        || Some(config.addresses.iter().map(|address| without_user(address)).collect::<Vec<_>>().join(", "));
+    let transport = || {
+        Some(
+            config
+                .addresses
+                .iter()
+                .map(|address| without_user(address))
+                .collect::<Vec<_>>()
+                .join(", "),
+        )
+    };
     sources.expect(CONSUL, transport());
     if config.kv_path.is_some() {
         sources.expect(OVERRIDES, transport());
@@ -326,9 +404,15 @@ fn expect_sources(metrics: &Metrics, config: &ConsulConfig) {
 
 /// An address without what stands before an `@`: that may be a password.
 fn without_user(address: &str) -> String {
-    let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
+    let (scheme, rest) = address
+        .split_once("://")
+        .map_or(("", address), |(scheme, rest)| (scheme, rest));
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
-    if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
+    if scheme.is_empty() {
+        rest.to_owned()
+    } else {
+        format!("{scheme}://{rest}")
+    }
 }
 
 /// Whatever panicked left these small values whole.

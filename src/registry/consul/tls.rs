@@ -16,11 +16,13 @@ use crate::config::ConsulConfig;
 use crate::system::unix_now;
 use crate::trust::{AcceptAny, bundle, files_below};
 
-/// Builds the client side of TLS from the files or texts that `[consul]` gives, and says when these certificates end.
-/// Single CAs that cannot be used, and certificates outside their validity period, are added to `problems`.
+/// Builds the client side of TLS from the files or texts that `[consul]` gives, and says when these
+/// certificates end. Single CAs that cannot be used, and certificates outside their validity
+/// period, are added to `problems`.
 ///
 /// # Errors
-/// [`ConsulError::File`] with the key and the file that cannot be used, [`ConsulError::Value`] for a text.
+/// [`ConsulError::File`] with the key and the file that cannot be used, [`ConsulError::Value`] for
+/// a text.
 pub(super) fn client_config(
     config: &ConsulConfig,
     problems: &mut Vec<String>,
@@ -31,24 +33,50 @@ pub(super) fn client_config(
         .with_safe_default_protocol_versions()
         .map_err(|error| value("address", "https", &error))?;
     let builder = if config.skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny::new(provider)))
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAny::new(provider)))
     } else {
         builder.with_root_certificates(roots(config, &mut expiries, problems)?)
     };
-    let cert = Pem::given("cert_file", config.cert_file.as_deref(), "cert_pem", config.cert_pem.as_deref());
-    let key = Pem::given("key_file", config.key_file.as_deref(), "key_pem", config.key_pem.as_deref());
+    let cert = Pem::given(
+        "cert_file",
+        config.cert_file.as_deref(),
+        "cert_pem",
+        config.cert_pem.as_deref(),
+    );
+    let key = Pem::given(
+        "key_file",
+        config.key_file.as_deref(),
+        "key_pem",
+        config.key_pem.as_deref(),
+    );
     let mut tls = match (cert, key) {
         (Some(cert), Some(key)) => {
             let (chain, private) = (cert.certificates()?, key.private_key()?);
             // The first is the own one; those above it are the CA's business.
-            expiries.extend(Expiry::earliest(&cert.name(), chain.get(..1).unwrap_or_default()));
-            let validity = chain.first().and_then(|own| bundle::validity(own, unix_now()));
-            problems.extend(validity.map(|problem| cert.error(&format!("the certificate {problem}")).to_string()));
+            expiries.extend(Expiry::earliest(
+                &cert.name(),
+                chain.get(..1).unwrap_or_default(),
+            ));
+            let validity = chain
+                .first()
+                .and_then(|own| bundle::validity(own, unix_now()));
+            problems.extend(validity.map(|problem| {
+                cert.error(&format!("the certificate {problem}"))
+                    .to_string()
+            }));
             // Fails when the key does not belong to the certificate.
-            builder.with_client_auth_cert(chain, private).map_err(|error| cert.error(&error))?
+            builder
+                .with_client_auth_cert(chain, private)
+                .map_err(|error| cert.error(&error))?
         }
-        (Some(cert), None) => return Err(cert.error(&"needs consul.key_file or consul.key_pem beside it")),
-        (None, Some(key)) => return Err(key.error(&"needs consul.cert_file or consul.cert_pem beside it")),
+        (Some(cert), None) => {
+            return Err(cert.error(&"needs consul.key_file or consul.key_pem beside it"));
+        }
+        (None, Some(key)) => {
+            return Err(key.error(&"needs consul.cert_file or consul.cert_pem beside it"));
+        }
         (None, None) => builder.with_no_client_auth(),
     };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -62,9 +90,17 @@ fn roots(
     problems: &mut Vec<String>,
 ) -> Result<RootCertStore, ConsulError> {
     let mut roots = RootCertStore::empty();
-    let given = Pem::given("ca_file", config.ca_file.as_deref(), "ca_pem", config.ca_pem.as_deref());
+    let given = Pem::given(
+        "ca_file",
+        config.ca_file.as_deref(),
+        "ca_pem",
+        config.ca_pem.as_deref(),
+    );
     if let Some(pem) = given {
-        expiries.extend(Expiry::earliest(&pem.name(), &add(&mut roots, pem, problems)?));
+        expiries.extend(Expiry::earliest(
+            &pem.name(),
+            &add(&mut roots, pem, problems)?,
+        ));
     }
     if let Some(directory) = &config.ca_path {
         let before = roots.len();
@@ -74,11 +110,16 @@ fn roots(
             problems.extend(added.err().map(|error| error.to_string()));
         }
         if roots.len() == before {
-            return Err(file("ca_path", directory, &"no file in it holds a CA certificate (PEM, BEGIN CERTIFICATE)"));
+            return Err(file(
+                "ca_path",
+                directory,
+                &"no file in it holds a CA certificate (PEM, BEGIN CERTIFICATE)",
+            ));
         }
     }
     if given.is_none() && config.ca_path.is_none() {
-        // Certificates of the system that cannot be read are no fault of ours; without any, verifying fails and says so.
+        // Certificates of the system that cannot be read are no fault of ours; without any,
+        // verifying fails and says so.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     Ok(roots)
@@ -98,7 +139,9 @@ fn add(
     let all = found.left_out.iter().chain(&found.out_of_date);
     problems.extend(all.map(|problem| pem.error(problem).to_string()));
     for certificate in &found.certificates {
-        roots.add(certificate.clone()).map_err(|error| pem.error(&error))?;
+        roots
+            .add(certificate.clone())
+            .map_err(|error| pem.error(&error))?;
     }
     Ok(found.certificates)
 }
@@ -119,7 +162,8 @@ impl<'a> Pem<'a> {
         text_key: &'static str,
         text: Option<&'a str>,
     ) -> Option<Self> {
-        file.map(|path| Self::File(file_key, path)).or_else(|| text.map(|text| Self::Text(text_key, text)))
+        file.map(|path| Self::File(file_key, path))
+            .or_else(|| text.map(|text| Self::Text(text_key, text)))
     }
 
     /// What the expiry is reported under.
@@ -151,7 +195,9 @@ impl<'a> Pem<'a> {
         PrivateKeyDer::from_pem_slice(&self.bytes()?).map_err(|error| match self {
             Self::File(..) => self.error(&error),
             // What it says may quote what it read.
-            Self::Text(..) => self.error(&"no private key in it (PEM, BEGIN PRIVATE KEY, not encrypted)"),
+            Self::Text(..) => {
+                self.error(&"no private key in it (PEM, BEGIN PRIVATE KEY, not encrypted)")
+            }
         })
     }
 
@@ -164,9 +210,17 @@ impl<'a> Pem<'a> {
 }
 
 fn file(key: &'static str, path: &Path, reason: &dyn std::fmt::Display) -> ConsulError {
-    ConsulError::File { key, path: path.to_owned(), reason: reason.to_string() }
+    ConsulError::File {
+        key,
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
 }
 
 fn value(key: &'static str, value: &str, reason: &dyn std::fmt::Display) -> ConsulError {
-    ConsulError::Value { key, value: value.to_owned(), reason: reason.to_string() }
+    ConsulError::Value {
+        key,
+        value: value.to_owned(),
+        reason: reason.to_string(),
+    }
 }

@@ -1,6 +1,6 @@
-//! What is wrong with the watches at present, so that the log tells of changes: one line when Consul cannot be read any
-//! more, one when every watch can read again. A thousand watches that lose one agent make one line. Pure: time is an
-//! argument, the lines are written by `shared`.
+//! What is wrong with the watches at present, so that the log tells of changes: one line when
+//! Consul cannot be read any more, one when every watch can read again. A thousand watches that
+//! lose one agent make one line. Pure: time is an argument, the lines are written by `shared`.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -18,8 +18,9 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// A watch failed in this way. Returns whether that is worth a line: a fault of its own that was not told of in this
-    /// outage. A lost connection that cannot be made again is one fault, whatever the kinds of its errors.
+    /// A watch failed in this way. Returns whether that is worth a line: a fault of its own that
+    /// was not told of in this outage. A lost connection that cannot be made again is one fault,
+    /// whatever the kinds of its errors.
     pub(super) fn failed(&mut self, label: &ServiceName, kind: &'static str, now: Instant) -> bool {
         self.since.get_or_insert(now);
         self.kinds.insert(label.clone(), kind);
@@ -36,14 +37,17 @@ impl Trouble {
         self.kinds.contains_key(label)
     }
 
-    /// A watch reads again, or is gone. Returns how long it took until this was true of all that failed, if it is now.
+    /// A watch reads again, or is gone. Returns how long it took until this was true of all that
+    /// failed, if it is now.
     pub(super) fn ended(&mut self, label: &ServiceName, now: Instant) -> Option<Duration> {
         self.kinds.remove(label)?;
         if !self.kinds.is_empty() {
             return None;
         }
         self.told.clear();
-        self.since.take().map(|since| now.saturating_duration_since(since))
+        self.since
+            .take()
+            .map(|since| now.saturating_duration_since(since))
     }
 }
 
@@ -78,7 +82,10 @@ mod tests {
         assert_eq!(trouble.ended(&list, after(5)), None);
         assert_eq!(trouble.ended(&list, after(5)), None);
         assert_eq!(trouble.ended(&web, after(7)), Some(Duration::from_secs(7)));
-        assert!(trouble.failed(&web, "connect", after(9)), "the next outage is told again");
+        assert!(
+            trouble.failed(&web, "connect", after(9)),
+            "the next outage is told again"
+        );
         assert_eq!(trouble.ended(&web, after(10)), Some(Duration::from_secs(1)));
     }
 }

@@ -16,7 +16,8 @@ use super::shared::{Closed, Shared};
 use super::wire::{HealthEntry, SEGMENT, SERVICES, decode_services};
 use crate::catalog::{Instance, InstanceId, Registration, ServiceName, ServiceSnapshot};
 
-/// How long instances are kept that Consul shows no longer, when nothing tells whether the token may see them.
+/// How long instances are kept that Consul shows no longer, when nothing tells whether the token
+/// may see them.
 const UNPROVEN_MAX: Duration = Duration::from_secs(30);
 /// Most nodes that are asked about for one answer.
 const NODES_MAX: usize = 8;
@@ -27,8 +28,8 @@ struct ServiceWatch {
     name: ServiceName,
     poller: Poller,
     known: Option<Arc<ServiceSnapshot>>,
-    /// Kept although an answer lacks them, until that is confirmed. What was added meanwhile makes their share smaller,
-    /// but not their loss more credible.
+    /// Kept although an answer lacks them, until that is confirmed. What was added meanwhile makes
+    /// their share smaller, but not their loss more credible.
     kept: Vec<InstanceId>,
     rejected: Vec<Rejected>,
     /// Since when Consul shows no instance, and nothing tells whether that is true.
@@ -53,7 +54,8 @@ pub(super) async fn run(shared: Arc<Shared>, name: ServiceName, since: Instant) 
 
 /// What a second look shows.
 enum Look {
-    /// These are the instances; none of those that are missing is hidden but the ones on these nodes.
+    /// These are the instances; none of those that are missing is hidden but the ones on these
+    /// nodes.
     Believed(Vec<HealthEntry>, BTreeSet<Arc<str>>),
     /// The token may not see what is missing.
     Hidden(ConsulError),
@@ -69,7 +71,9 @@ impl ServiceWatch {
             Err(error) => return self.failed(&error).await,
         };
         retain_own(&self.name, &mut entries);
-        let Some(what) = self.doubt(&entries) else { return self.believe(&entries, &BTreeSet::new()).await };
+        let Some(what) = self.doubt(&entries) else {
+            return self.believe(&entries, &BTreeSet::new()).await;
+        };
         // What is new should not wait until somebody has confirmed what is gone.
         self.take_undisputed(&entries).await?;
         match self.second_look().await {
@@ -78,12 +82,16 @@ impl ServiceWatch {
                 self.unproven_since = None;
                 self.mark_kept(&error, true).await?;
                 self.poller.held(&error);
-                self.shared.roll_call(|roll| roll.lacks_rights(&self.name)).await
+                self.shared
+                    .roll_call(|roll| roll.lacks_rights(&self.name))
+                    .await
             }
             Ok(Look::Unproven(error)) => {
                 self.mark_kept(&error, false).await?;
                 self.poller.held(&error);
-                self.shared.roll_call(|roll| roll.lacks_rights(&self.name)).await
+                self.shared
+                    .roll_call(|roll| roll.lacks_rights(&self.name))
+                    .await
             }
             Err(error) => {
                 self.unproven_since = None;
@@ -99,7 +107,11 @@ impl ServiceWatch {
         if error.kind() == "token"
             && let Some(known) = &self.known
         {
-            self.kept = known.instances.iter().map(|instance| instance.id.clone()).collect();
+            self.kept = known
+                .instances
+                .iter()
+                .map(|instance| instance.id.clone())
+                .collect();
             self.mark_kept(error, true).await?;
         }
         self.poller.failed(error).await;
@@ -110,24 +122,43 @@ impl ServiceWatch {
     fn doubt(&self, entries: &[HealthEntry]) -> Option<String> {
         let (fresh, _) = snapshot(&self.name, entries);
         let before = self.known.as_ref().map(|known| known.instances.as_slice());
-        let lacks = |id: &&InstanceId| fresh.instances.binary_search_by(|new| new.id.cmp(id)).is_err();
+        let lacks = |id: &&InstanceId| {
+            fresh
+                .instances
+                .binary_search_by(|new| new.id.cmp(id))
+                .is_err()
+        };
         let missing = self.kept.iter().filter(lacks).count();
         if missing > 0 {
-            return Some(format!("{}: the loss of {missing} known instances", self.name));
+            return Some(format!(
+                "{}: the loss of {missing} known instances",
+                self.name
+            ));
         }
         let percent = self.shared.config().confirm_percent;
-        match self.shared.guard().judge(before.unwrap_or_default(), &fresh.instances, percent) {
-            Verdict::ConfirmLoss { vanished, of } => {
-                Some(format!("{}: the loss of {vanished} of {of} known instances", self.name))
-            }
+        match self
+            .shared
+            .guard()
+            .judge(before.unwrap_or_default(), &fresh.instances, percent)
+        {
+            Verdict::ConfirmLoss { vanished, of } => Some(format!(
+                "{}: the loss of {vanished} of {of} known instances",
+                self.name
+            )),
             Verdict::ConfirmEmpty => Some(format!("{}: the loss of every instance", self.name)),
-            // The list names the service, so somebody is registered: nothing at first sight is as odd as nothing left.
+            // The list names the service, so somebody is registered: nothing at first sight is as
+            // odd as nothing left.
             Verdict::Believe if entries.is_empty() && before.is_none() => {
                 Some(format!("{}: no instance of a listed service", self.name))
             }
             // What is missing may be what was left out.
-            Verdict::Believe if self.poller.filtered() && !self.missing(&fresh.instances).is_empty() => {
-                Some(format!("{}: the loss of known instances, in an answer that is not whole", self.name))
+            Verdict::Believe
+                if self.poller.filtered() && !self.missing(&fresh.instances).is_empty() =>
+            {
+                Some(format!(
+                    "{}: the loss of known instances, in an answer that is not whole",
+                    self.name
+                ))
             }
             Verdict::Believe => None,
         }
@@ -135,8 +166,14 @@ impl ServiceWatch {
 
     /// Known instances that are not among these.
     fn missing(&self, fresh: &[Instance]) -> Vec<&Instance> {
-        let known = self.known.as_ref().map_or(&[][..], |known| &known.instances);
-        known.iter().filter(|old| fresh.binary_search_by(|new| new.id.cmp(&old.id)).is_err()).collect()
+        let known = self
+            .known
+            .as_ref()
+            .map_or(&[][..], |known| &known.instances);
+        known
+            .iter()
+            .filter(|old| fresh.binary_search_by(|new| new.id.cmp(&old.id)).is_err())
+            .collect()
     }
 
     /// Reads from the leader, and asks whether the token may see what is missing.
@@ -154,8 +191,16 @@ impl ServiceWatch {
             return Ok(Look::Hidden(ConsulError::Rights { what }));
         }
         let sight = sight(&list);
-        let seen_whole = self.shared.guard().note_sight(sight, self.shared.client.reader());
-        let evidence = Evidence { sight, seen_whole, list_filtered: self.poller.filtered(), health_filtered };
+        let seen_whole = self
+            .shared
+            .guard()
+            .note_sight(sight, self.shared.client.reader());
+        let evidence = Evidence {
+            sight,
+            seen_whole,
+            list_filtered: self.poller.filtered(),
+            health_filtered,
+        };
         match rights::absence(&self.shared, &self.name, evidence).await? {
             Absence::Gone => Ok(Look::Believed(entries, BTreeSet::new())),
             Absence::Hidden(what) => Ok(Look::Hidden(ConsulError::Rights { what })),
@@ -175,14 +220,27 @@ impl ServiceWatch {
         }
     }
 
-    /// Nodes of missing instances that the token may not read, so that their instances are left out of every answer.
-    async fn hidden_nodes(&self, entries: &[HealthEntry]) -> Result<BTreeSet<Arc<str>>, ConsulError> {
+    /// Nodes of missing instances that the token may not read, so that their instances are left out
+    /// of every answer.
+    async fn hidden_nodes(
+        &self,
+        entries: &[HealthEntry],
+    ) -> Result<BTreeSet<Arc<str>>, ConsulError> {
         let (fresh, _) = snapshot(&self.name, entries);
         let missing = self.missing(&fresh.instances);
-        let is_visible = |node: &str| fresh.instances.iter().any(|instance| *instance.id.node == *node);
+        let is_visible = |node: &str| {
+            fresh
+                .instances
+                .iter()
+                .any(|instance| *instance.id.node == *node)
+        };
         let nodes: BTreeSet<&Arc<str>> = missing.iter().map(|instance| &instance.id.node).collect();
         let mut hidden = BTreeSet::new();
-        for node in nodes.into_iter().filter(|node| !is_visible(node)).take(NODES_MAX) {
+        for node in nodes
+            .into_iter()
+            .filter(|node| !is_visible(node))
+            .take(NODES_MAX)
+        {
             if rights::to_node(&self.shared, node).await? == Rights::Denied {
                 hidden.insert(Arc::clone(node));
             }
@@ -191,51 +249,85 @@ impl ServiceWatch {
     }
 
     /// Takes all of the answer, and keeps what is on nodes that may not be read.
-    async fn believe(&mut self, entries: &[HealthEntry], hidden: &BTreeSet<Arc<str>>) -> Result<(), Closed> {
+    async fn believe(
+        &mut self,
+        entries: &[HealthEntry],
+        hidden: &BTreeSet<Arc<str>>,
+    ) -> Result<(), Closed> {
         let (mut fresh, rejected) = snapshot(&self.name, entries);
         self.unproven_since = None;
         self.shared.note_outputs(&self.name, entries);
         if rejected != self.rejected {
             for Rejected { id, reason } in &rejected {
                 warn!(service = &*self.name, instance = %id, reason, "Consul: instance cannot be dialled and is left out");
-                if !self.rejected.iter().any(|known| known.id == *id && known.reason == *reason) {
+                if !self
+                    .rejected
+                    .iter()
+                    .any(|known| known.id == *id && known.reason == *reason)
+                {
                     self.shared.tell_left_out(&self.name, id, reason);
                 }
             }
             self.rejected = rejected;
         }
-        let kept: Vec<Instance> =
-            self.missing(&fresh.instances).into_iter().filter(|old| hidden.contains(&old.id.node)).cloned().collect();
+        let kept: Vec<Instance> = self
+            .missing(&fresh.instances)
+            .into_iter()
+            .filter(|old| hidden.contains(&old.id.node))
+            .cloned()
+            .collect();
         self.kept = kept.iter().map(|instance| instance.id.clone()).collect();
         let useful = self.known.as_deref() != Some(&fresh);
         if self.kept.is_empty() {
             self.poller.believed(useful);
         } else {
             let names: Vec<&str> = hidden.iter().map(|node| &**node).collect();
-            let error = ConsulError::Rights { what: format!("the nodes {}", names.join(", ")) };
+            let error = ConsulError::Rights {
+                what: format!("the nodes {}", names.join(", ")),
+            };
             fresh.instances = undisputed(&kept, &fresh.instances);
-            mark(&mut fresh.instances, &self.kept, &error.to_string().into(), true);
+            mark(
+                &mut fresh.instances,
+                &self.kept,
+                &error.to_string().into(),
+                true,
+            );
             self.poller.held(&error);
         }
         self.publish(fresh).await?;
-        self.shared.roll_call(|roll| roll.answered(&self.name)).await
+        self.shared
+            .roll_call(|roll| roll.answered(&self.name))
+            .await
     }
 
     /// Takes what the answer adds and changes. Nothing, while nothing is known.
     async fn take_undisputed(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
-        let Some(known) = &self.known else { return Ok(()) };
+        let Some(known) = &self.known else {
+            return Ok(());
+        };
         self.shared.note_outputs(&self.name, entries);
         let (mut fresh, _) = snapshot(&self.name, entries);
-        self.kept = self.missing(&fresh.instances).into_iter().map(|old| old.id.clone()).collect();
+        self.kept = self
+            .missing(&fresh.instances)
+            .into_iter()
+            .map(|old| old.id.clone())
+            .collect();
         fresh.instances = undisputed(&known.instances, &fresh.instances);
         self.publish(fresh).await
     }
 
     /// Passes on that what is kept is not confirmed, and why.
     async fn mark_kept(&mut self, error: &ConsulError, rights_lost: bool) -> Result<(), Closed> {
-        let Some(known) = &self.known else { return Ok(()) };
+        let Some(known) = &self.known else {
+            return Ok(());
+        };
         let mut marked = ServiceSnapshot::clone(known);
-        mark(&mut marked.instances, &self.kept, &error.to_string().into(), rights_lost);
+        mark(
+            &mut marked.instances,
+            &self.kept,
+            &error.to_string().into(),
+            rights_lost,
+        );
         self.publish(marked).await
     }
 
@@ -251,9 +343,15 @@ impl ServiceWatch {
 
 /// Marks these instances as not confirmed. What is not a target stays that.
 fn mark(instances: &mut [Instance], kept: &[InstanceId], reason: &Arc<str>, rights_lost: bool) {
-    for instance in instances.iter_mut().filter(|instance| kept.contains(&instance.id)) {
+    for instance in instances
+        .iter_mut()
+        .filter(|instance| kept.contains(&instance.id))
+    {
         if !matches!(instance.registration, Registration::NotATarget { .. }) {
-            instance.registration = Registration::Unconfirmed { reason: Arc::clone(reason), rights_lost };
+            instance.registration = Registration::Unconfirmed {
+                reason: Arc::clone(reason),
+                rights_lost,
+            };
         }
     }
 }
@@ -263,12 +361,13 @@ pub(super) fn path(name: &str) -> String {
     format!("/v1/health/service/{}", utf8_percent_encode(name, SEGMENT))
 }
 
-/// Whether the instances of a service of this name can be asked for. The agent's server (Go's `http.ServeMux`) cleans
-/// the decoded path, and redirects to another one for `.`, `..` and empty segments; only the last may be empty. Consul
-/// takes such names at registration nevertheless.
+/// Whether the instances of a service of this name can be asked for. The agent's server (Go's
+/// `http.ServeMux`) cleans the decoded path, and redirects to another one for `.`, `..` and empty
+/// segments; only the last may be empty. Consul takes such names at registration nevertheless.
 pub(super) fn is_readable(name: &str) -> bool {
     let name = name.strip_suffix('/').unwrap_or(name);
-    name.split('/').all(|segment| !matches!(segment, "" | "." | ".."))
+    name.split('/')
+        .all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
 /// Reads the answer.
@@ -282,18 +381,26 @@ mod tests {
 
     #[test]
     fn names_that_the_agents_server_would_redirect_are_told_from_all_others() {
-        for good in ["web", "a.b", "...", ".a", "a..", "a/b", "a/", "a b", "%2e%2e", "ä?#", "-"] {
+        for good in [
+            "web", "a.b", "...", ".a", "a..", "a/b", "a/", "a b", "%2e%2e", "ä?#", "-",
+        ] {
             assert!(is_readable(good), "{good}");
         }
-        for bad in ["", ".", "..", "/", "//", "/a", "a//b", "a//", "a/./b", "a/..", "../a", "./"] {
+        for bad in [
+            "", ".", "..", "/", "//", "/a", "a//b", "a//", "a/./b", "a/..", "../a", "./",
+        ] {
             assert!(!is_readable(bad), "{bad}");
         }
     }
 
     #[test]
     fn names_are_encoded() {
-        let cases =
-            [("web-1.x_y~", "web-1.x_y~"), ("a/b", "a%2Fb"), ("a b?c#d%e", "a%20b%3Fc%23d%25e"), ("ä", "%C3%A4")];
+        let cases = [
+            ("web-1.x_y~", "web-1.x_y~"),
+            ("a/b", "a%2Fb"),
+            ("a b?c#d%e", "a%20b%3Fc%23d%25e"),
+            ("ä", "%C3%A4"),
+        ];
         for (name, encoded) in cases {
             assert_eq!(path(name), format!("/v1/health/service/{encoded}"));
         }

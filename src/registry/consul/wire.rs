@@ -1,5 +1,5 @@
-//! Consul's JSON, as far as routing needs it. Unknown fields are skipped, and `null` reads as the empty value: Go
-//! writes a nil slice or map that way.
+//! Consul's JSON, as far as routing needs it. Unknown fields are skipped, and `null` reads as the
+//! empty value: Go writes a nil slice or map that way.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,13 @@ use crate::catalog::definitions::null_is_default;
 /// Where the list of services is read.
 pub(super) const SERVICES: &str = "/v1/catalog/services";
 
-/// Characters that may stand in a segment of a path as they are; a slash may not, though the agent's server decodes it
-/// again before it judges the path (see `watch::is_readable`).
-pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Characters that may stand in a segment of a path as they are; a slash may not, though the
+/// agent's server decodes it again before it judges the path (see `watch::is_readable`).
+pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// `/v1/catalog/services`: names, and all tags that any instance of it carries.
 pub type ServiceList = BTreeMap<String, Option<Vec<String>>>;
@@ -63,7 +67,8 @@ pub struct Service {
     /// Name of the service, in its own letter case; Consul looks names up without regard to case.
     #[serde(deserialize_with = "null_is_default")]
     pub service: String,
-    /// What it is in the service mesh: `connect-proxy`, `mesh-gateway` and the like; empty: a usual instance.
+    /// What it is in the service mesh: `connect-proxy`, `mesh-gateway` and the like; empty: a usual
+    /// instance.
     #[serde(deserialize_with = "null_is_default")]
     pub kind: String,
     /// Whether it takes part in the mesh without a proxy.
@@ -118,12 +123,15 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { passing: 1, warning: 1 }
+        Self {
+            passing: 1,
+            warning: 1,
+        }
     }
 }
 
-/// A health check. Its output and notes are for reasons only (the snapshot leaves them out): a change of them builds no
-/// table.
+/// A health check. Its output and notes are for reasons only (the snapshot leaves them out): a
+/// change of them builds no table.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Check {
@@ -160,8 +168,17 @@ mod tests {
 
     #[test]
     fn a_cut_or_wrong_answer_is_an_error() {
-        for text in ["", "[{\"Node\":{", "{}", "\"rpc error\"", "[{\"Service\":{\"Port\":\"80\"}}]"] {
-            assert!(serde_json::from_str::<Vec<HealthEntry>>(text).is_err(), "{text}");
+        for text in [
+            "",
+            "[{\"Node\":{",
+            "{}",
+            "\"rpc error\"",
+            "[{\"Service\":{\"Port\":\"80\"}}]",
+        ] {
+            assert!(
+                serde_json::from_str::<Vec<HealthEntry>>(text).is_err(),
+                "{text}"
+            );
         }
         assert!(serde_json::from_str::<ServiceList>("[]").is_err());
     }

@@ -1,8 +1,9 @@
 //! What the system says about names: `hosts` and `resolv.conf`, as they are now.
 //!
-//! Both files may be replaced while the process runs (DHCP, VPNs, container managers, people), so they are looked at
-//! again before each question: the metadata alone, and the text when that differs. A file that cannot be read, or a
-//! `resolv.conf` without servers (one that is just being written, for example), leaves what was known.
+//! Both files may be replaced while the process runs (DHCP, VPNs, container managers, people), so
+//! they are looked at again before each question: the metadata alone, and the text when that
+//! differs. A file that cannot be read, or a `resolv.conf` without servers (one that is just being
+//! written, for example), leaves what was known.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,8 +17,8 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 
 /// Largest file that is read, in bytes: block lists in `hosts` are long.
 const BYTES_MAX: u64 = 64 << 20;
-/// A file that was written shorter than this before it was read may be written again without a visible difference in its
-/// metadata: it is read once more.
+/// A file that was written shorter than this before it was read may be written again without a
+/// visible difference in its metadata: it is read once more.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// Where the files are.
@@ -33,7 +34,11 @@ pub struct Files {
 
 impl Default for Files {
     fn default() -> Self {
-        Self { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into(), port: 53 }
+        Self {
+            resolv_conf: "/etc/resolv.conf".into(),
+            hosts: "/etc/hosts".into(),
+            port: 53,
+        }
     }
 }
 
@@ -49,7 +54,9 @@ impl Hosts {
         for line in text.lines() {
             let line = line.split('#').next().unwrap_or("");
             let mut words = line.split_ascii_whitespace();
-            let Some(address) = words.next().and_then(|word| word.parse().ok()) else { continue };
+            let Some(address) = words.next().and_then(|word| word.parse().ok()) else {
+                continue;
+            };
             for name in words {
                 let all = names.entry(canonical(name)).or_default();
                 if !all.contains(&address) {
@@ -60,8 +67,9 @@ impl Hosts {
         Self(names)
     }
 
-    /// The addresses of a name: its IPv4 ones, or if there are none its IPv6 ones; nothing for a name that is not there.
-    /// `localhost` and what ends with it is this machine in any case (RFC 6761 section 6.3).
+    /// The addresses of a name: its IPv4 ones, or if there are none its IPv6 ones; nothing for a
+    /// name that is not there. `localhost` and what ends with it is this machine in any case (RFC
+    /// 6761 section 6.3).
     #[must_use]
     pub fn addresses(&self, name: &str) -> Vec<IpAddr> {
         let name = canonical(name);
@@ -69,7 +77,11 @@ impl Hosts {
             let v4: Vec<IpAddr> = all.iter().copied().filter(IpAddr::is_ipv4).collect();
             return if v4.is_empty() { all.clone() } else { v4 };
         }
-        if name == "localhost" || name.ends_with(".localhost") { vec![[127, 0, 0, 1].into()] } else { Vec::new() }
+        if name == "localhost" || name.ends_with(".localhost") {
+            vec![[127, 0, 0, 1].into()]
+        } else {
+            Vec::new()
+        }
     }
 }
 
@@ -97,8 +109,13 @@ impl ResolvConf {
     pub fn parse(text: &str) -> Result<Self, String> {
         let (config, options) = parse_resolv_conf(text).map_err(|error| error.to_string())?;
         let search = Some(config.search()).filter(|search| !search.is_empty());
-        let search = search.map_or_else(|| config.domain().into_iter().cloned().collect(), <[_]>::to_vec);
-        let search = search.iter().map(|domain| domain.to_string().trim_end_matches('.').to_owned());
+        let search = search.map_or_else(
+            || config.domain().into_iter().cloned().collect(),
+            <[_]>::to_vec,
+        );
+        let search = search
+            .iter()
+            .map(|domain| domain.to_string().trim_end_matches('.').to_owned());
         Ok(Self {
             servers: config.name_servers().to_vec(),
             search: search.filter(|domain| !domain.is_empty()).collect(),
@@ -110,18 +127,26 @@ impl ResolvConf {
     #[must_use]
     pub fn to_config(&self, port: u16) -> ResolverConfig {
         let mut servers = self.servers.clone();
-        servers.iter_mut().flat_map(|server| &mut server.connections).for_each(|connection| connection.port = port);
+        servers
+            .iter_mut()
+            .flat_map(|server| &mut server.connections)
+            .for_each(|connection| connection.port = port);
         ResolverConfig::from_parts(None, Vec::new(), servers)
     }
 
-    /// The full names that a name can mean, in the order in which they are asked for (resolv.conf(5)): one with a dot at its
-    /// end is that very name; one with fewer dots than `ndots` is looked for in the search list first.
+    /// The full names that a name can mean, in the order in which they are asked for
+    /// (resolv.conf(5)): one with a dot at its end is that very name; one with fewer dots than
+    /// `ndots` is looked for in the search list first.
     #[must_use]
     pub fn candidates(&self, name: &str) -> Vec<String> {
         if name.ends_with('.') {
             return vec![name.to_owned()];
         }
-        let mut all: Vec<String> = self.search.iter().map(|domain| format!("{name}.{domain}.")).collect();
+        let mut all: Vec<String> = self
+            .search
+            .iter()
+            .map(|domain| format!("{name}.{domain}."))
+            .collect();
         let dots = name.bytes().filter(|byte| *byte == b'.').count();
         let at = if dots >= self.ndots { 0 } else { all.len() };
         all.insert(at, format!("{name}."));
@@ -152,11 +177,14 @@ impl Watched {
     /// A file that was not read yet.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), ..Self::default() }
+        Self {
+            path: path.to_owned(),
+            ..Self::default()
+        }
     }
 
-    /// The text, if it is another one than last time. What cannot be read changes nothing, and is logged once. A file that is
-    /// not there is empty, if `optional`.
+    /// The text, if it is another one than last time. What cannot be read changes nothing, and is
+    /// logged once. A file that is not there is empty, if `optional`.
     pub async fn look(&mut self, optional: bool) -> Option<&str> {
         match self.read(optional).await {
             Ok(changed) => {
@@ -196,7 +224,10 @@ impl Watched {
             return Err(io::Error::other(format!("larger than {BYTES_MAX} bytes")));
         }
         let bytes = tokio::fs::read(&self.path).await?;
-        let age = metadata.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        let age = metadata
+            .modified()
+            .ok()
+            .and_then(|modified| SystemTime::now().duration_since(modified).ok());
         self.stamp = age.filter(|age| *age >= SETTLED).map(|_| stamp);
         Ok(self.replace(String::from_utf8_lossy(&bytes).into_owned()))
     }
@@ -242,22 +273,50 @@ mod tests {
             ("line", &[]),
             ("corp.test", &[]),
         ] {
-            let found: Vec<String> = hosts.addresses(name).iter().map(IpAddr::to_string).collect();
+            let found: Vec<String> = hosts
+                .addresses(name)
+                .iter()
+                .map(IpAddr::to_string)
+                .collect();
             assert_eq!(found, expected, "{name}");
         }
-        assert_eq!(Hosts::default().addresses("LOCALHOST."), [IpAddr::from([127, 0, 0, 1])]);
+        assert_eq!(
+            Hosts::default().addresses("LOCALHOST."),
+            [IpAddr::from([127, 0, 0, 1])]
+        );
     }
 
     #[test]
     fn names_go_through_the_search_list() {
-        let conf = |text: &str| ResolvConf::parse(&format!("nameserver 192.0.2.1\n{text}\n")).unwrap();
+        let conf =
+            |text: &str| ResolvConf::parse(&format!("nameserver 192.0.2.1\n{text}\n")).unwrap();
         for (text, name, expected) in [
-            ("search a.test b.test", "db", &["db.a.test.", "db.b.test.", "db."][..]),
-            ("search a.test b.test", "db.x", &["db.x.", "db.x.a.test.", "db.x.b.test."]),
+            (
+                "search a.test b.test",
+                "db",
+                &["db.a.test.", "db.b.test.", "db."][..],
+            ),
+            (
+                "search a.test b.test",
+                "db.x",
+                &["db.x.", "db.x.a.test.", "db.x.b.test."],
+            ),
             ("search a.test b.test", "db.", &["db."]),
-            ("search a.test\noptions ndots:2", "db.x", &["db.x.a.test.", "db.x."]),
-            ("search a.test\noptions ndots:5", "a.b.c.d.e", &["a.b.c.d.e.a.test.", "a.b.c.d.e."]),
-            ("search old.test\nsearch a.test", "db", &["db.a.test.", "db."]),
+            (
+                "search a.test\noptions ndots:2",
+                "db.x",
+                &["db.x.a.test.", "db.x."],
+            ),
+            (
+                "search a.test\noptions ndots:5",
+                "a.b.c.d.e",
+                &["a.b.c.d.e.a.test.", "a.b.c.d.e."],
+            ),
+            (
+                "search old.test\nsearch a.test",
+                "db",
+                &["db.a.test.", "db."],
+            ),
             ("domain corp.test", "db", &["db.corp.test.", "db."]),
             ("search .", "db.x", &["db.x."]),
         ] {
@@ -277,7 +336,11 @@ mod tests {
         assert_eq!(file.look(true).await, Some(""));
         for text in ["one", "two", "longer"] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(file.look(true).await, Some(text), "also of the same size at the same time");
+            assert_eq!(
+                file.look(true).await,
+                Some(text),
+                "also of the same size at the same time"
+            );
             assert_eq!(file.look(true).await, None);
         }
         // Replaced, as most programs do it.
@@ -286,7 +349,12 @@ mod tests {
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(file.look(true).await, Some("renamed"));
         let old = SystemTime::now() - 10 * SETTLED;
-        std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
         assert_eq!(file.look(true).await, None, "the text is the same");
         assert!(file.stamp.is_some());
         std::fs::remove_file(&path).unwrap();

@@ -1,10 +1,13 @@
-//! What is known of each name, what to believe of an answer, and when to ask again. Pure: time is an argument.
+//! What is known of each name, what to believe of an answer, and when to ask again. Pure: time is
+//! an argument.
 //!
-//! - An answer replaces the one before and is asked for again after its TTL, within the configured bounds.
-//! - A failure (timeout, refusal, SERVFAIL) changes nothing: the last good answer stays for as long as it takes,
-//!   asked for again after a growing pause.
-//! - "No such name" is an answer, but also what a DNS server in trouble says (Consul's, for one, while it starts or
-//!   sees no healthy instance). It is believed when [`ABSENT_CONFIRMED`] questions in a row were answered so.
+//! - An answer replaces the one before and is asked for again after its TTL, within the configured
+//!   bounds.
+//! - A failure (timeout, refusal, SERVFAIL) changes nothing: the last good answer stays for as long
+//!   as it takes, asked for again after a growing pause.
+//! - "No such name" is an answer, but also what a DNS server in trouble says (Consul's, for one,
+//!   while it starts or sees no healthy instance). It is believed when [`ABSENT_CONFIRMED`]
+//!   questions in a row were answered so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,7 +54,8 @@ struct State {
 /// What an answer changes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// The addresses differ, or this was the first answer, or there are none for another reason than before.
+    /// The addresses differ, or this was the first answer, or there are none for another reason
+    /// than before.
     pub(super) changed: bool,
     /// A change between good and bad that is worth a line in the log.
     pub(super) news: Option<News>,
@@ -70,11 +74,16 @@ pub(super) enum News {
 
 impl Names {
     pub(super) fn new(ttl_min: Duration, ttl_max: Duration) -> Self {
-        Self { ttl_min, ttl_max: ttl_max.max(ttl_min), known: BTreeMap::new(), schedule: BTreeSet::new() }
+        Self {
+            ttl_min,
+            ttl_max: ttl_max.max(ttl_min),
+            known: BTreeMap::new(),
+            schedule: BTreeSet::new(),
+        }
     }
 
-    /// Notes that `slot`, which used the names of `before`, uses those of `questions` now. New names are due at
-    /// once, those nobody uses any more are forgotten.
+    /// Notes that `slot`, which used the names of `before`, uses those of `questions` now. New
+    /// names are due at once, those nobody uses any more are forgotten.
     pub(super) fn set_used(
         &mut self,
         slot: &SlotKey,
@@ -90,7 +99,9 @@ impl Names {
             state.users.insert(slot.clone());
         }
         for question in before.difference(questions) {
-            let Some(state) = self.known.get_mut(question) else { continue };
+            let Some(state) = self.known.get_mut(question) else {
+                continue;
+            };
             state.users.remove(slot);
             if !state.users.is_empty() {
                 continue;
@@ -119,7 +130,10 @@ impl Names {
 
     /// Who uses a name.
     pub(super) fn users(&self, question: &Question) -> impl Iterator<Item = &SlotKey> {
-        self.known.get(question).into_iter().flat_map(|state| &state.users)
+        self.known
+            .get(question)
+            .into_iter()
+            .flat_map(|state| &state.users)
     }
 
     /// When the next question is due.
@@ -141,7 +155,11 @@ impl Names {
 
     /// All names are due at once, those under way too: answers to these are not to be recorded.
     pub(super) fn ask_again(&mut self, now: Instant) {
-        self.schedule = self.known.keys().map(|question| (now, question.clone())).collect();
+        self.schedule = self
+            .known
+            .keys()
+            .map(|question| (now, question.clone()))
+            .collect();
         for state in self.known.values_mut() {
             state.due = Some(now);
             (state.failures, state.absences) = (0, 0);
@@ -155,8 +173,13 @@ impl Names {
         result: Result<Answer, ResolveError>,
         now: Instant,
     ) -> Outcome {
-        // Nobody may need the name any more; or somebody does again, and then it is in the schedule.
-        let Some(state) = self.known.get_mut(question).filter(|state| state.due.is_none()) else {
+        // Nobody may need the name any more; or somebody does again, and then it is in the
+        // schedule.
+        let Some(state) = self
+            .known
+            .get_mut(question)
+            .filter(|state| state.due.is_none())
+        else {
             return Outcome::default();
         };
         let first = !std::mem::replace(&mut state.settled, true);
@@ -185,10 +208,24 @@ impl State {
         }
     }
 
-    fn believe(&mut self, answer: Answer, ttl_min: Duration, ttl_max: Duration) -> (Outcome, Duration) {
-        let Answer { mut found, failed_targets, ttl } = answer;
+    fn believe(
+        &mut self,
+        answer: Answer,
+        ttl_min: Duration,
+        ttl_max: Duration,
+    ) -> (Outcome, Duration) {
+        let Answer {
+            mut found,
+            failed_targets,
+            ttl,
+        } = answer;
         // Targets that could not be asked for keep what they had.
-        found.extend(self.found.iter().filter(|old| failed_targets.contains(&old.target)).cloned());
+        found.extend(
+            self.found
+                .iter()
+                .filter(|old| failed_targets.contains(&old.target))
+                .cloned(),
+        );
         found.sort();
         found.dedup();
         let changed = self.found != found;
@@ -209,14 +246,23 @@ impl State {
             self.found.clear();
         }
         let reason = error.to_string();
-        let told = self.trouble.replace(reason.clone()).is_some_and(|before| before == reason);
+        let told = self
+            .trouble
+            .replace(reason.clone())
+            .is_some_and(|before| before == reason);
         let news = match (gone, told) {
             (true, _) => Some(News::Gone),
-            (false, false) => Some(News::Failing { reason, kept: self.found.len() }),
+            (false, false) => Some(News::Failing {
+                reason,
+                kept: self.found.len(),
+            }),
             (false, true) => None,
         };
         // The first questions after an absence come quickly, to confirm it.
-        let rounds = self.failures.max(self.absences.saturating_sub(ABSENT_CONFIRMED - 1)).saturating_sub(1);
+        let rounds = self
+            .failures
+            .max(self.absences.saturating_sub(ABSENT_CONFIRMED - 1))
+            .saturating_sub(1);
         let pause = RETRY_MIN.saturating_mul(1 << rounds.min(5)).min(RETRY_MAX);
         // Whoever has no address is shown with the reason.
         let changed = gone || (!told && self.found.is_empty());
@@ -229,7 +275,10 @@ mod tests {
     use super::*;
 
     fn question(name: &str) -> Question {
-        Question { name: name.into(), srv: false }
+        Question {
+            name: name.into(),
+            srv: false,
+        }
     }
 
     fn slot(service: &str) -> SlotKey {
@@ -237,11 +286,20 @@ mod tests {
     }
 
     fn found(target: &str, last: u8) -> Found {
-        Found { target: target.into(), addr: [10, 0, 0, last].into(), port: 0, weight: 0 }
+        Found {
+            target: target.into(),
+            addr: [10, 0, 0, last].into(),
+            port: 0,
+            weight: 0,
+        }
     }
 
     fn answer(found: &[Found], ttl_s: u64) -> Result<Answer, ResolveError> {
-        Ok(Answer { found: found.to_vec(), failed_targets: Vec::new(), ttl: Duration::from_secs(ttl_s) })
+        Ok(Answer {
+            found: found.to_vec(),
+            failed_targets: Vec::new(),
+            ttl: Duration::from_secs(ttl_s),
+        })
     }
 
     fn failed() -> Result<Answer, ResolveError> {
@@ -257,17 +315,27 @@ mod tests {
         fn new() -> Self {
             let mut names = Names::new(Duration::from_secs(2), Duration::from_secs(60));
             let now = Instant::now();
-            names.set_used(&slot("s"), &BTreeSet::new(), &BTreeSet::from([question("a")]), now);
+            names.set_used(
+                &slot("s"),
+                &BTreeSet::new(),
+                &BTreeSet::from([question("a")]),
+                now,
+            );
             Self { names, now }
         }
 
-        /// Lets time pass until the question is due, answers it, and returns the outcome and how long it took.
+        /// Lets time pass until the question is due, answers it, and returns the outcome and how
+        /// long it took.
         fn answer(&mut self, result: Result<Answer, ResolveError>) -> (Outcome, u64) {
             let due = self.names.next_due().expect("something is due");
             let waited = due.saturating_duration_since(self.now).as_secs();
             self.now = self.now.max(due);
             assert_eq!(self.names.take_due(self.now), Some(question("a")));
-            assert_eq!(self.names.next_due(), None, "a name is not asked for twice at a time");
+            assert_eq!(
+                self.names.next_due(),
+                None,
+                "a name is not asked for twice at a time"
+            );
             (self.names.record(&question("a"), result, self.now), waited)
         }
 
@@ -280,11 +348,29 @@ mod tests {
     fn answers_are_asked_for_again_after_their_clamped_ttl() {
         let mut fixture = Fixture::new();
         let one = [found("a", 1)];
-        assert_eq!(fixture.answer(answer(&one, 0)), (Outcome { changed: true, news: None }, 0));
+        assert_eq!(
+            fixture.answer(answer(&one, 0)),
+            (
+                Outcome {
+                    changed: true,
+                    news: None
+                },
+                0
+            )
+        );
         assert_eq!(fixture.answer(answer(&one, 5)), (Outcome::default(), 2));
         assert_eq!(fixture.answer(answer(&one, 3600)), (Outcome::default(), 5));
         let two = [found("a", 1), found("a", 2)];
-        assert_eq!(fixture.answer(answer(&two, 1)), (Outcome { changed: true, news: None }, 60));
+        assert_eq!(
+            fixture.answer(answer(&two, 1)),
+            (
+                Outcome {
+                    changed: true,
+                    news: None
+                },
+                60
+            )
+        );
         assert_eq!(fixture.found(), two);
     }
 
@@ -293,14 +379,36 @@ mod tests {
         let mut fixture = Fixture::new();
         let one = [found("a", 1)];
         fixture.answer(answer(&one, 2));
-        let news = Some(News::Failing { reason: "timeout".to_owned(), kept: 1 });
-        assert_eq!(fixture.answer(failed()), (Outcome { changed: false, news }, 2));
+        let news = Some(News::Failing {
+            reason: "timeout".to_owned(),
+            kept: 1,
+        });
+        assert_eq!(
+            fixture.answer(failed()),
+            (
+                Outcome {
+                    changed: false,
+                    news
+                },
+                2
+            )
+        );
         for pause in [1, 2, 4, 8, 16, 30, 30, 30] {
-            assert_eq!(fixture.answer(failed()), (Outcome::default(), pause), "told once, asked for ever more slowly");
+            assert_eq!(
+                fixture.answer(failed()),
+                (Outcome::default(), pause),
+                "told once, asked for ever more slowly"
+            );
             assert_eq!(fixture.found(), one);
         }
         let (outcome, _) = fixture.answer(answer(&one, 2));
-        assert_eq!(outcome, Outcome { changed: false, news: Some(News::Recovered) });
+        assert_eq!(
+            outcome,
+            Outcome {
+                changed: false,
+                news: Some(News::Recovered)
+            }
+        );
     }
 
     #[test]
@@ -315,7 +423,13 @@ mod tests {
             let (outcome, pause) = fixture.answer(absent());
             assert!(!outcome.changed && pause == 1 && !fixture.found().is_empty());
         }
-        assert_eq!(fixture.answer(absent()).0, Outcome { changed: true, news: Some(News::Gone) });
+        assert_eq!(
+            fixture.answer(absent()).0,
+            Outcome {
+                changed: true,
+                news: Some(News::Gone)
+            }
+        );
         assert!(fixture.found().is_empty());
         assert!(!fixture.answer(absent()).0.changed);
         assert!(fixture.answer(answer(&[found("a", 1)], 2)).0.changed);
@@ -329,7 +443,10 @@ mod tests {
         assert!(fixture.names.is_settled(&question("a")) && fixture.found().is_empty());
         assert_eq!(fixture.names.trouble(&question("a")), Some("timeout"));
         assert!(!fixture.answer(failed()).0.changed);
-        assert!(fixture.answer(Err(ResolveError::Absent)).0.changed, "another reason to show");
+        assert!(
+            fixture.answer(Err(ResolveError::Absent)).0.changed,
+            "another reason to show"
+        );
         assert_eq!(fixture.names.trouble(&question("a")), Some("no such name"));
         fixture.answer(answer(&[found("a", 1)], 2));
         assert_eq!(fixture.names.trouble(&question("a")), None);
@@ -339,8 +456,11 @@ mod tests {
     fn targets_that_fail_keep_what_they_had() {
         let mut fixture = Fixture::new();
         fixture.answer(answer(&[found("x", 1), found("y", 2), found("z", 3)], 2));
-        let partial =
-            Answer { found: vec![found("x", 9)], failed_targets: vec!["y".into()], ttl: Duration::from_secs(2) };
+        let partial = Answer {
+            found: vec![found("x", 9)],
+            failed_targets: vec!["y".into()],
+            ttl: Duration::from_secs(2),
+        };
         assert!(fixture.answer(Ok(partial)).0.changed);
         assert_eq!(fixture.found(), [found("x", 9), found("y", 2)]);
     }
@@ -352,12 +472,19 @@ mod tests {
         fixture.names.set_used(&slot("t"), &none, &a, fixture.now);
         fixture.answer(answer(&[found("a", 1)], 2));
         fixture.names.set_used(&slot("s"), &a, &none, fixture.now);
-        assert_eq!(fixture.names.users(&question("a")).collect::<Vec<_>>(), [&slot("t")]);
+        assert_eq!(
+            fixture.names.users(&question("a")).collect::<Vec<_>>(),
+            [&slot("t")]
+        );
         fixture.names.set_used(&slot("t"), &a, &none, fixture.now);
         assert!(fixture.names.next_due().is_none() && fixture.found().is_empty());
-        // An answer that comes too late, after the name was forgotten and wanted again, is not taken for a new one.
+        // An answer that comes too late, after the name was forgotten and wanted again, is not
+        // taken for a new one.
         fixture.names.set_used(&slot("s"), &none, &a, fixture.now);
-        assert_eq!(fixture.names.record(&question("a"), failed(), fixture.now), Outcome::default());
+        assert_eq!(
+            fixture.names.record(&question("a"), failed(), fixture.now),
+            Outcome::default()
+        );
         assert!(!fixture.names.is_settled(&question("a")));
     }
 }

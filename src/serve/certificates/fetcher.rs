@@ -22,10 +22,15 @@ pub(super) struct Fetcher(mpsc::UnboundedSender<Vec<Job>>);
 impl Fetcher {
     /// Starts the thread.
     pub(super) fn start() -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("certificates")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("certificates")?;
         let (sender, received) = mpsc::unbounded_channel();
         let run = move || LocalSet::new().block_on(&runtime, obey(received));
-        thread::Builder::new().name("lb-certificates".to_owned()).spawn(run)?;
+        thread::Builder::new()
+            .name("lb-certificates".to_owned())
+            .spawn(run)?;
         Ok(Self(sender))
     }
 
@@ -45,7 +50,12 @@ async fn obey(mut received: mpsc::UnboundedReceiver<Vec<Job>>) {
         let spawned = jobs.into_iter().map(|(config, around, shelf, demands)| {
             let shelf = Arc::new(shelf);
             tokio::task::spawn_local(vital::again("a source of certificates", move || {
-                certificates::run(config.clone(), around.clone(), shelf.clone(), demands.clone())
+                certificates::run(
+                    config.clone(),
+                    around.clone(),
+                    shelf.clone(),
+                    demands.clone(),
+                )
             }))
         });
         tasks.extend(spawned);

@@ -28,11 +28,15 @@ pub(super) struct Present {
 }
 
 impl Present {
-    /// Replaces the series of these sources; others (Consul's own pair) report theirs to the same map.
+    /// Replaces the series of these sources; others (Consul's own pair) report theirs to the same
+    /// map.
     pub(super) fn report_expiry(&self) {
         let stores = self.stores.load();
         let expiries = stores.iter().flat_map(|(source, store)| {
-            store.expiries().into_iter().map(|(name, not_after)| ((source.clone(), name), not_after as f64))
+            store
+                .expiries()
+                .into_iter()
+                .map(|(name, not_after)| ((source.clone(), name), not_after as f64))
         });
         let now: BTreeMap<_, _> = expiries.collect();
         let mut before = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,12 +64,26 @@ impl Present {
     }
 
     /// Says what is wrong with a source, and sets its gauge.
-    pub(super) fn report(&self, source: &str, Problems { errors, out_of_date }: &Problems) {
+    pub(super) fn report(
+        &self,
+        source: &str,
+        Problems {
+            errors,
+            out_of_date,
+        }: &Problems,
+    ) {
         let wrong = errors.len() + out_of_date.len();
-        self.metrics.control().certificate_errors.insert(label(source), wrong as u64);
+        self.metrics
+            .control()
+            .certificate_errors
+            .insert(label(source), wrong as u64);
         if !errors.is_empty() {
             self.count(errors.len());
-            self.tell(source, "refused", &format!("what was there before stays: {}", joined(errors)));
+            self.tell(
+                source,
+                "refused",
+                &format!("what was there before stays: {}", joined(errors)),
+            );
             tracing::warn!(
                 source,
                 errors = joined(errors),
@@ -74,7 +92,11 @@ impl Present {
         }
         if !out_of_date.is_empty() {
             let certificates = joined(out_of_date);
-            tracing::warn!(source, certificates, "certificates outside their validity period; used all the same");
+            tracing::warn!(
+                source,
+                certificates,
+                "certificates outside their validity period; used all the same"
+            );
         }
     }
 
@@ -84,5 +106,9 @@ impl Present {
 }
 
 pub(super) fn joined(errors: &[TlsError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }

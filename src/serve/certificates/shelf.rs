@@ -30,8 +30,18 @@ struct Said {
 
 impl StoreShelf {
     pub(super) fn new(source: &str, store: Arc<CertStore>, present: Arc<Present>) -> Self {
-        let shelf = Self { source: source.to_owned(), store, present, said: Mutex::default() };
-        shelf.present.metrics.journal().sources().expect(&shelf.name(), None);
+        let shelf = Self {
+            source: source.to_owned(),
+            store,
+            present,
+            said: Mutex::default(),
+        };
+        shelf
+            .present
+            .metrics
+            .journal()
+            .sources()
+            .expect(&shelf.name(), None);
         shelf
     }
 
@@ -43,23 +53,39 @@ impl StoreShelf {
 
 impl Shelf for StoreShelf {
     fn take(&self, told: &Told) {
-        let material = Material { pairs: told.pairs.clone(), client_cas: told.client_cas.clone() };
+        let material = Material {
+            pairs: told.pairs.clone(),
+            client_cas: told.client_cas.clone(),
+        };
         let before = self.store.expiries();
-        self.present.report(&self.source, &self.store.take(&material));
+        self.present
+            .report(&self.source, &self.store.take(&material));
         self.present.report_expiry();
         self.present.metrics.journal().source_read(&self.name(), "");
-        self.present.metrics.journal().sources().synced(&self.name());
-        self.present.tell_renewal(&self.source, &before, &self.store);
+        self.present
+            .metrics
+            .journal()
+            .sources()
+            .synced(&self.name());
+        self.present
+            .tell_renewal(&self.source, &before, &self.store);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.failure = None;
-        tracing::info!(source = self.source, pairs = self.store.pairs().len(), "certificates loaded");
+        tracing::info!(
+            source = self.source,
+            pairs = self.store.pairs().len(),
+            "certificates loaded"
+        );
     }
 
     fn failed(&self, error: &SourceError) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if matches!(error, SourceError::Issue { .. }) {
-            if said.issue.is_none_or(|at| now.duration_since(at) >= ISSUE_SAY) {
+            if said
+                .issue
+                .is_none_or(|at| now.duration_since(at) >= ISSUE_SAY)
+            {
                 said.issue = Some(now);
                 tracing::warn!(source = self.source, %error, "certificate not issued");
             } else {
@@ -69,7 +95,10 @@ impl Shelf for StoreShelf {
         }
         self.present.count(1);
         let text = error.to_string();
-        self.present.metrics.journal().source_failed(&self.name(), "", &text);
+        self.present
+            .metrics
+            .journal()
+            .source_failed(&self.name(), "", &text);
         // That it goes on is said for all sources together.
         if said.failure.as_ref() != Some(&text) {
             tracing::error!(
@@ -82,7 +111,10 @@ impl Shelf for StoreShelf {
     }
 
     fn add(&self, name: &str, pem: Bytes) -> Result<i64, String> {
-        let not_after = self.store.add(name, pem).map_err(|error| joined(&[error]))?;
+        let not_after = self
+            .store
+            .add(name, pem)
+            .map_err(|error| joined(&[error]))?;
         tracing::info!(source = self.source, name, "certificate issued");
         self.present.tell(&self.source, "issued", name);
         self.present.report_expiry();

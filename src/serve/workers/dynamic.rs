@@ -1,11 +1,12 @@
-//! `tcp-dynamic`: listeners that are opened and closed with the routes of the table, while everything else goes on.
+//! `tcp-dynamic`: listeners that are opened and closed with the routes of the table, while
+//! everything else goes on.
 //!
 //! ```text
 //! every `refresh`, after a reload:  table ─► plan (which ports) ─► bind and open what is new ─► orders to the workers
 //!                                                              └─► close what no route asks for any more
 //! ```
-//! A closed port takes no new connections; those it had go on. What cannot be opened is reported once, tried again each
-//! time, and is nobody else's trouble.
+//! A closed port takes no new connections; those it had go on. What cannot be opened is reported
+//! once, tried again each time, and is nobody else's trouble.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -23,7 +24,8 @@ use crate::proxy::thread::Order;
 use crate::proxy::tls::CertStore;
 use crate::table::{RouteTable, SharedTable};
 
-/// Most ports that one listener has open at a time: each is a socket per worker, and a process has only so many.
+/// Most ports that one listener has open at a time: each is a socket per worker, and a process has
+/// only so many.
 const PORTS_OPEN_MAX: usize = 1000;
 
 /// One `tcp-dynamic` listener of the configuration.
@@ -39,7 +41,12 @@ pub(super) struct Dynamic {
 impl Dynamic {
     /// One that has nothing open.
     pub(super) fn new(asked: ListenerConfig, store: Option<Arc<CertStore>>) -> Self {
-        Self { asked, store, open: BTreeMap::new(), reported: BTreeMap::new() }
+        Self {
+            asked,
+            store,
+            open: BTreeMap::new(),
+            reported: BTreeMap::new(),
+        }
     }
 
     /// The ports that it has open.
@@ -58,8 +65,8 @@ impl Dynamic {
 }
 
 impl State {
-    /// Takes over dynamic listeners of a new configuration. Ports of those that changed stay until their successors are
-    /// open.
+    /// Takes over dynamic listeners of a new configuration. Ports of those that changed stay until
+    /// their successors are open.
     pub(super) fn replace_dynamic(&mut self, next: Vec<Dynamic>) {
         let mut old = std::mem::take(&mut self.dynamic);
         for new in next {
@@ -68,19 +75,33 @@ impl State {
                 None => self.dynamic.push(new),
             }
         }
-        self.leaving.extend(old.into_iter().flat_map(|gone| gone.open.into_values()));
+        self.leaving
+            .extend(old.into_iter().flat_map(|gone| gone.open.into_values()));
     }
 
     fn plan(&self, table: &RouteTable, admin: SocketAddr) -> Plan {
-        let listeners: Vec<&ListenerConfig> = self.dynamic.iter().map(|dynamic| &dynamic.asked).collect();
+        let listeners: Vec<&ListenerConfig> =
+            self.dynamic.iter().map(|dynamic| &dynamic.asked).collect();
         let configured = self.listeners.iter().map(|bound| &bound.listener.config);
-        let configured = configured.map(|config| Taken { address: config.address, protocol: Some(config.protocol) });
-        let taken: Vec<Taken> = configured.chain([Taken { address: admin, protocol: None }]).collect();
+        let configured = configured.map(|config| Taken {
+            address: config.address,
+            protocol: Some(config.protocol),
+        });
+        let taken: Vec<Taken> = configured
+            .chain([Taken {
+                address: admin,
+                protocol: None,
+            }])
+            .collect();
         plan(table, &listeners, &taken)
     }
 
     fn has(&self, address: SocketAddr) -> bool {
-        let mut all = self.listeners.iter().chain(self.dynamic.iter().flat_map(|dynamic| dynamic.open.values()));
+        let mut all = self.listeners.iter().chain(
+            self.dynamic
+                .iter()
+                .flat_map(|dynamic| dynamic.open.values()),
+        );
         all.any(|bound| bound.listener.config.address == address)
     }
 
@@ -98,10 +119,18 @@ impl State {
         let mut all = std::mem::take(&mut self.dynamic);
         let mut closed = std::mem::take(&mut self.leaving);
         for (dynamic, wanted) in all.iter_mut().zip(&plan.ports) {
-            let gone = dynamic.open.extract_if(.., |port, _| !wanted.contains(port));
+            let gone = dynamic
+                .open
+                .extract_if(.., |port, _| !wanted.contains(port));
             closed.extend(gone.map(|(_, bound)| bound));
             dynamic.open_missing(wanted, orders, |dynamic, address| {
-                self.bind(&dynamic.asked, address, dynamic.store.clone(), (workers, metrics), &own)
+                self.bind(
+                    &dynamic.asked,
+                    address,
+                    dynamic.store.clone(),
+                    (workers, metrics),
+                    &own,
+                )
             });
         }
         self.dynamic = all;
@@ -125,7 +154,11 @@ impl Dynamic {
         mut bind: impl FnMut(&Self, SocketAddr) -> anyhow::Result<Bound>,
     ) {
         let mut failed = BTreeMap::new();
-        let missing: Vec<u16> = wanted.iter().filter(|port| !self.open.contains_key(port)).copied().collect();
+        let missing: Vec<u16> = wanted
+            .iter()
+            .filter(|port| !self.open.contains_key(port))
+            .copied()
+            .collect();
         for port in missing {
             let room = self.open.len() < PORTS_OPEN_MAX;
             let problem = self.store.as_ref().and_then(|store| store.problem());
@@ -149,7 +182,10 @@ impl Dynamic {
                 }
             }
         }
-        for (port, error) in failed.iter().filter(|(port, error)| self.reported.get(port) != Some(error)) {
+        for (port, error) in failed
+            .iter()
+            .filter(|(port, error)| self.reported.get(port) != Some(error))
+        {
             tracing::warn!(target: "lb::serve", port, error, "a route's TCP port cannot be opened; trying again");
         }
         self.reported = failed;
@@ -179,7 +215,15 @@ impl Workers {
         phase: PhaseReceiver,
     ) -> Follower {
         let workers = self.clone();
-        Follower { workers, table, metrics, admin, phase, reloaded: Arc::default(), refused: Arc::default() }
+        Follower {
+            workers,
+            table,
+            metrics,
+            admin,
+            phase,
+            reloaded: Arc::default(),
+            refused: Arc::default(),
+        }
     }
 }
 
@@ -189,7 +233,11 @@ impl Follower {
         let mut phase = self.phase.clone();
         let follow = async {
             loop {
-                let refresh = lock(&self.workers.state).dynamic.iter().map(|dynamic| dynamic.asked.refresh).min();
+                let refresh = lock(&self.workers.state)
+                    .dynamic
+                    .iter()
+                    .map(|dynamic| dynamic.asked.refresh)
+                    .min();
                 tokio::select! {
                     () = tokio::time::sleep(refresh.unwrap_or(Duration::MAX)) => self.follow().await,
                     () = self.reloaded.notified() => {}
@@ -230,8 +278,14 @@ impl Follower {
     }
 
     fn report(&self, refused: BTreeMap<u16, Refusal>) {
-        let mut reported = self.refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (port, reason) in refused.iter().filter(|(port, reason)| reported.get(port) != Some(reason)) {
+        let mut reported = self
+            .refused
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (port, reason) in refused
+            .iter()
+            .filter(|(port, reason)| reported.get(port) != Some(reason))
+        {
             tracing::warn!(target: "lb::serve", port, %reason, "a route's TCP port is not served");
         }
         *reported = refused;

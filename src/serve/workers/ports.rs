@@ -1,4 +1,5 @@
-//! Which ports the `tcp-dynamic` listeners shall have open: decided from the table alone, without opening any.
+//! Which ports the `tcp-dynamic` listeners shall have open: decided from the table alone, without
+//! opening any.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -36,7 +37,10 @@ pub(super) struct Plan {
 
 /// Decides. A route counts while it has targets and all of them are TCP.
 pub(super) fn plan(table: &RouteTable, listeners: &[&ListenerConfig], taken: &[Taken]) -> Plan {
-    let mut plan = Plan { ports: vec![BTreeSet::new(); listeners.len()], ..Plan::default() };
+    let mut plan = Plan {
+        ports: vec![BTreeSet::new(); listeners.len()],
+        ..Plan::default()
+    };
     // Then nobody expects ports to be opened.
     if listeners.is_empty() {
         return plan;
@@ -53,12 +57,17 @@ pub(super) fn plan(table: &RouteTable, listeners: &[&ListenerConfig], taken: &[T
         }
     }
     // A second route for the same port, of another address, may be served.
-    plan.refused.retain(|port, _| !plan.ports.iter().any(|ports| ports.contains(port)));
+    plan.refused
+        .retain(|port, _| !plan.ports.iter().any(|ports| ports.contains(port)));
     plan
 }
 
 fn is_tcp(route: &Route) -> bool {
-    !route.targets.is_empty() && route.targets.iter().all(|target| target.options.proto == Proto::Tcp)
+    !route.targets.is_empty()
+        && route
+            .targets
+            .iter()
+            .all(|target| target.options.proto == Proto::Tcp)
 }
 
 /// Which of the listeners opens the port; none when a TCP listener of the configuration has it.
@@ -70,16 +79,23 @@ fn place(
 ) -> Result<Option<usize>, Refusal> {
     let serves = |at: IpAddr| ip.is_none_or(|ip| overlap(ip, at));
     let tcp = Some(ListenerProtocol::Tcp);
-    if taken.iter().any(|other| other.protocol == tcp && other.address.port() == port && serves(other.address.ip())) {
+    if taken.iter().any(|other| {
+        other.protocol == tcp && other.address.port() == port && serves(other.address.ip())
+    }) {
         return Ok(None);
     }
-    let found = listeners.iter().position(|listener| listener.ports.contains(port) && serves(listener.address.ip()));
+    let found = listeners
+        .iter()
+        .position(|listener| listener.ports.contains(port) && serves(listener.address.ip()));
     let at = found.ok_or(Refusal::NotAllowed)?;
-    let has = |other: &&Taken| other.address.port() == port && overlap(other.address.ip(), listeners[at].address.ip());
+    let has = |other: &&Taken| {
+        other.address.port() == port && overlap(other.address.ip(), listeners[at].address.ip())
+    };
     match taken.iter().find(has) {
-        Some(Taken { address, protocol }) => {
-            Err(Refusal::Taken(*address, protocol.map_or("admin", ListenerProtocol::as_str)))
-        }
+        Some(Taken { address, protocol }) => Err(Refusal::Taken(
+            *address,
+            protocol.map_or("admin", ListenerProtocol::as_str),
+        )),
         None => Ok(Some(at)),
     }
 }
@@ -110,7 +126,10 @@ mod tests {
     }
 
     fn taken(address: &str, protocol: ListenerProtocol) -> Taken {
-        Taken { address: address.parse().unwrap(), protocol: Some(protocol) }
+        Taken {
+            address: address.parse().unwrap(),
+            protocol: Some(protocol),
+        }
     }
 
     #[test]
@@ -129,15 +148,24 @@ mod tests {
              route add a :3000 tcp://10.0.0.1:1\n\
              route add a www/ tcp://10.0.0.1:1\n",
         );
-        let listeners = [dynamic("127.0.0.1", "1000-1999"), dynamic("0.0.0.0", "2000")];
+        let listeners = [
+            dynamic("127.0.0.1", "1000-1999"),
+            dynamic("0.0.0.0", "2000"),
+        ];
         let others = [
             taken("0.0.0.0:1005", ListenerProtocol::Tcp),
             taken("0.0.0.0:1006", ListenerProtocol::Http),
             taken("127.0.0.2:1000", ListenerProtocol::Http),
-            Taken { address: "127.0.0.1:1007".parse().unwrap(), protocol: None },
+            Taken {
+                address: "127.0.0.1:1007".parse().unwrap(),
+                protocol: None,
+            },
         ];
         let plan = plan(&table, &listeners.each_ref(), &others);
-        assert_eq!(plan.ports, [BTreeSet::from([1000, 1003]), BTreeSet::from([2000])]);
+        assert_eq!(
+            plan.ports,
+            [BTreeSet::from([1000, 1003]), BTreeSet::from([2000])]
+        );
         let at = |address: &str, what| Refusal::Taken(address.parse().unwrap(), what);
         let refused = [
             (1004, Refusal::NotAllowed),
@@ -151,8 +179,16 @@ mod tests {
 
     #[test]
     fn a_port_with_routes_of_two_addresses_is_served_if_one_of_them_is() {
-        let table = table("route add a 10.0.0.9:1000 tcp://10.0.0.1:1\nroute add a :1000 tcp://10.0.0.1:1\n");
+        let table = table(
+            "route add a 10.0.0.9:1000 tcp://10.0.0.1:1\nroute add a :1000 tcp://10.0.0.1:1\n",
+        );
         let plan = plan(&table, &[&dynamic("127.0.0.1", "1000")], &[]);
-        assert_eq!(plan, Plan { ports: vec![BTreeSet::from([1000])], refused: BTreeMap::new() });
+        assert_eq!(
+            plan,
+            Plan {
+                ports: vec![BTreeSet::from([1000])],
+                refused: BTreeMap::new()
+            }
+        );
     }
 }

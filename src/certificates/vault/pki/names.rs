@@ -1,5 +1,5 @@
-//! What is known of each name, and what is to be done about it. Pure: times come in as arguments, requests go out as
-//! names in a queue.
+//! What is known of each name, and what is to be done about it. Pure: times come in as arguments,
+//! requests go out as names in a queue.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -80,7 +80,12 @@ impl Allowance {
 
 impl Names {
     /// `issued`: names that have a certificate from before, with their ends. `now`: unix time, s.
-    pub(super) fn new(renew_before: Duration, issued: Vec<(String, i64)>, now: i64, at: Instant) -> Self {
+    pub(super) fn new(
+        renew_before: Duration,
+        issued: Vec<(String, i64)>,
+        now: i64,
+        at: Instant,
+    ) -> Self {
         let renew_before = i64::try_from(renew_before.as_secs()).unwrap_or(i64::MAX);
         let mut names = Self {
             renew_before,
@@ -94,14 +99,27 @@ impl Names {
         for (name, ends_at) in issued {
             // When it was issued is not known any more; its end is.
             let renew_at = ends_at.saturating_sub(renew_before).max(now);
-            names.states.insert(name, State::Issued { renew_at, ends_at, used: true, renewing: false });
+            names.states.insert(
+                name,
+                State::Issued {
+                    renew_at,
+                    ends_at,
+                    used: true,
+                    renewing: false,
+                },
+            );
             names.issued += 1;
         }
         names
     }
 
     /// Somebody wants a certificate for `name`. Dropping the waiter is the answer.
-    pub(super) fn demand(&mut self, name: &str, waiter: oneshot::Sender<()>, at: Instant) -> Verdict {
+    pub(super) fn demand(
+        &mut self,
+        name: &str,
+        waiter: oneshot::Sender<()>,
+        at: Instant,
+    ) -> Verdict {
         match self.states.get_mut(name) {
             Some(State::Asked(waiters)) => {
                 if waiters.len() < WAITERS_MAX {
@@ -122,7 +140,8 @@ impl Names {
         if full || !self.allowance.take(at) {
             return Verdict::TooMany;
         }
-        self.states.insert(name.to_owned(), State::Asked(vec![waiter]));
+        self.states
+            .insert(name.to_owned(), State::Asked(vec![waiter]));
         self.queue.push_back(name.to_owned());
         Verdict::Settled
     }
@@ -147,11 +166,19 @@ impl Names {
                     self.issued += 1;
                 }
                 let renew_at = renew_at(now, ends_at, self.renew_before);
-                State::Issued { renew_at, ends_at, used: false, renewing: false }
+                State::Issued {
+                    renew_at,
+                    ends_at,
+                    used: false,
+                    renewing: false,
+                }
             }
-            (None, Some(State::Issued { ends_at, used, .. })) => {
-                State::Issued { renew_at: now.saturating_add(RENEWAL_PAUSE), ends_at, used, renewing: false }
-            }
+            (None, Some(State::Issued { ends_at, used, .. })) => State::Issued {
+                renew_at: now.saturating_add(RENEWAL_PAUSE),
+                ends_at,
+                used,
+                renewing: false,
+            },
             (None, _) => {
                 if self.refused >= REFUSED_MAX {
                     self.forget_refused(at);
@@ -160,20 +187,35 @@ impl Names {
                     return;
                 }
                 self.refused += 1;
-                State::Refused { until: at + REFUSED_FOR }
+                State::Refused {
+                    until: at + REFUSED_FOR,
+                }
             }
         };
         self.states.insert(name.to_owned(), state);
     }
 
-    /// Queues what is to be issued anew; returns what has ended. `used`: names that clients asked for since the last
-    /// look.
-    pub(super) fn look(&mut self, used_now: &HashSet<String>, now: i64, at: Instant) -> Vec<String> {
+    /// Queues what is to be issued anew; returns what has ended. `used`: names that clients asked
+    /// for since the last look.
+    pub(super) fn look(
+        &mut self,
+        used_now: &HashSet<String>,
+        now: i64,
+        at: Instant,
+    ) -> Vec<String> {
         self.forget_refused(at);
         let mut gone = Vec::new();
         let mut due = Vec::new();
         for (name, state) in &mut self.states {
-            let State::Issued { renew_at, ends_at, used, renewing } = state else { continue };
+            let State::Issued {
+                renew_at,
+                ends_at,
+                used,
+                renewing,
+            } = state
+            else {
+                continue;
+            };
             *used |= used_now.contains(name);
             if *ends_at <= now {
                 if !*renewing {
@@ -193,15 +235,23 @@ impl Names {
     }
 
     fn forget_refused(&mut self, at: Instant) {
-        self.states.retain(|_, state| !matches!(state, State::Refused { until } if *until <= at));
-        self.refused = self.states.values().filter(|state| matches!(state, State::Refused { .. })).count();
+        self.states
+            .retain(|_, state| !matches!(state, State::Refused { until } if *until <= at));
+        self.refused = self
+            .states
+            .values()
+            .filter(|state| matches!(state, State::Refused { .. }))
+            .count();
     }
 }
 
-/// `renew_before` its end; but not before two thirds of its life have passed, or a short one would never be used.
+/// `renew_before` its end; but not before two thirds of its life have passed, or a short one would
+/// never be used.
 fn renew_at(now: i64, ends_at: i64, renew_before: i64) -> i64 {
     let life = ends_at.saturating_sub(now).max(0);
-    ends_at.saturating_sub(renew_before).max(now.saturating_add(life / 3 * 2))
+    ends_at
+        .saturating_sub(renew_before)
+        .max(now.saturating_add(life / 3 * 2))
 }
 
 #[cfg(test)]
@@ -211,7 +261,10 @@ mod tests {
     const HOUR: i64 = 3600;
 
     fn names(issued: &[(&str, i64)], at: Instant) -> Names {
-        let issued = issued.iter().map(|(name, end)| ((*name).to_owned(), *end)).collect();
+        let issued = issued
+            .iter()
+            .map(|(name, end)| ((*name).to_owned(), *end))
+            .collect();
         Names::new(Duration::from_secs(3600), issued, 0, at)
     }
 
@@ -264,7 +317,9 @@ mod tests {
         assert_eq!(requests, NEW.0 as usize);
         // A second later, two more.
         let later = at + Duration::from_secs(1);
-        let granted = (0..10).filter(|at| ask(&mut names, &format!("{at}.more"), later).0 == Verdict::Settled).count();
+        let granted = (0..10)
+            .filter(|at| ask(&mut names, &format!("{at}.more"), later).0 == Verdict::Settled)
+            .count();
         assert_eq!(granted, NEW.1 as usize);
     }
 
@@ -305,7 +360,10 @@ mod tests {
         let used = HashSet::from(["used".to_owned()]);
         assert!(names.look(&used, 98 * HOUR, at).is_empty() && names.next().is_none());
         assert!(names.look(&HashSet::new(), 99 * HOUR, at).is_empty());
-        assert_eq!((names.next().as_deref(), names.next()), (Some("used"), None));
+        assert_eq!(
+            (names.next().as_deref(), names.next()),
+            (Some("used"), None)
+        );
         // It fails, is left alone for a minute, and then tried again.
         names.issued("used", None, 99 * HOUR, at);
         names.look(&HashSet::new(), 99 * HOUR + RENEWAL_PAUSE - 1, at);
@@ -319,7 +377,12 @@ mod tests {
 
     #[test]
     fn short_lives_are_used_for_two_thirds() {
-        for (ends_at, wanted) in [(72 * HOUR, 71 * HOUR), (1800, 1200), (2 * HOUR, 2 * HOUR / 3 * 2), (0, 0)] {
+        for (ends_at, wanted) in [
+            (72 * HOUR, 71 * HOUR),
+            (1800, 1200),
+            (2 * HOUR, 2 * HOUR / 3 * 2),
+            (0, 0),
+        ] {
             assert_eq!(renew_at(0, ends_at, HOUR), wanted, "{ends_at}");
         }
     }

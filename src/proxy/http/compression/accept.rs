@@ -8,17 +8,24 @@ use crate::config::Coding;
 /// Weight of something that is mentioned without one, in thousandths.
 const FULL: u16 = 1000;
 
-/// The coding of `offered` that the client gives the most weight, the first of them where it likes several equally.
-/// None: it takes none of them, or would rather have the answer as it is.
+/// The coding of `offered` that the client gives the most weight, the first of them where it likes
+/// several equally. None: it takes none of them, or would rather have the answer as it is.
 #[must_use]
 pub(crate) fn preferred(headers: &HeaderMap, offered: &[Coding]) -> Option<Coding> {
     let mut best = None;
-    let mut best_weight = headers.contains_key(ACCEPT_ENCODING).then(|| weight(headers, "identity"))?.unwrap_or(0);
+    let mut best_weight = headers
+        .contains_key(ACCEPT_ENCODING)
+        .then(|| weight(headers, "identity"))?
+        .unwrap_or(0);
     let any = weight(headers, "*").unwrap_or(0);
     for &coding in offered {
         let named = weight(headers, coding.as_str());
         // RFC 9110 section 8.4.1.3: an old name of the same.
-        let named = if coding == Coding::Gzip { named.or_else(|| weight(headers, "x-gzip")) } else { named };
+        let named = if coding == Coding::Gzip {
+            named.or_else(|| weight(headers, "x-gzip"))
+        } else {
+            named
+        };
         let weight = named.unwrap_or(any);
         // As it is costs us nothing, but the client said that it likes both: then the shorter one.
         if weight > best_weight || (weight == best_weight && weight > 0 && best.is_none()) {
@@ -30,19 +37,29 @@ pub(crate) fn preferred(headers: &HeaderMap, offered: &[Coding]) -> Option<Codin
 
 /// The weight of a name, if it is mentioned.
 fn weight(headers: &HeaderMap, name: &str) -> Option<u16> {
-    headers.get_all(ACCEPT_ENCODING).iter().flat_map(elements).find(|(known, _)| known.eq_ignore_ascii_case(name))?.1
+    headers
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .flat_map(elements)
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))?
+        .1
 }
 
-/// Names and weights of one field. A weight that is none counts as zero: what cannot be read is not consent.
+/// Names and weights of one field. A weight that is none counts as zero: what cannot be read is not
+/// consent.
 fn elements(value: &HeaderValue) -> impl Iterator<Item = (&str, Option<u16>)> {
-    value.to_str().unwrap_or_default().split(',').map(|element| {
-        let (name, parameter) = element.split_once(';').unwrap_or((element, ""));
-        let weight = match parameter.trim() {
-            "" => FULL,
-            text => qvalue(text).unwrap_or(0),
-        };
-        (name.trim(), Some(weight))
-    })
+    value
+        .to_str()
+        .unwrap_or_default()
+        .split(',')
+        .map(|element| {
+            let (name, parameter) = element.split_once(';').unwrap_or((element, ""));
+            let weight = match parameter.trim() {
+                "" => FULL,
+                text => qvalue(text).unwrap_or(0),
+            };
+            (name.trim(), Some(weight))
+        })
 }
 
 /// `q=0.5` as thousandths: at most three decimals, at most 1.
@@ -69,7 +86,10 @@ mod tests {
     const ALL: [Coding; 3] = [Coding::Zstd, Coding::Brotli, Coding::Gzip];
 
     fn headers(fields: &[&str]) -> HeaderMap {
-        fields.iter().map(|field| (ACCEPT_ENCODING, HeaderValue::from_str(field).unwrap())).collect()
+        fields
+            .iter()
+            .map(|field| (ACCEPT_ENCODING, HeaderValue::from_str(field).unwrap()))
+            .collect()
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! A body that is compressed as it passes.
 //!
-//! Nothing is gathered beyond what the encoder needs: a piece is taken from the instance only when the client's side
-//! asks for one, and when the instance pauses, all it has sent so far goes out. A pause is one turn of the event loop
-//! in which nothing came: pieces that follow each other at once are compressed as one.
+//! Nothing is gathered beyond what the encoder needs: a piece is taken from the instance only when
+//! the client's side asks for one, and when the instance pauses, all it has sent so far goes out. A
+//! pause is one turn of the event loop in which nothing came: pieces that follow each other at once
+//! are compressed as one.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -136,7 +137,11 @@ where
                     }
                 }
                 State::Finished => {
-                    return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+                    return Poll::Ready(
+                        self.trailers
+                            .take()
+                            .map(|trailers| Ok(Frame::trailers(trailers))),
+                    );
                 }
             }
             let polled = match self.first.take() {
@@ -149,7 +154,9 @@ where
                     self.take(frame);
                 }
                 Poll::Ready(None) => self.state = State::Ended,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Failed::Source(error)))),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Some(Err(Failed::Source(error))));
+                }
                 Poll::Pending => {
                     self.turn_bytes = 0;
                     if !self.held {
@@ -179,8 +186,8 @@ where
     }
 }
 
-/// Has the task woken after the runtime has looked for what came in from the network. One that wakes itself goes first: the
-/// runtime looks at the network only once in dozens of such turns.
+/// Has the task woken after the runtime has looked for what came in from the network. One that
+/// wakes itself goes first: the runtime looks at the network only once in dozens of such turns.
 fn yield_to_io(cx: &mut Context<'_>) {
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
@@ -203,7 +210,10 @@ mod tests {
         type Data = Bytes;
         type Error = Infallible;
 
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             match self.0.pop_front() {
                 Some(Some(frame)) => Poll::Ready(Some(Ok(frame))),
                 Some(None) => Poll::Pending,
@@ -216,21 +226,34 @@ mod tests {
         Some(Frame::data(Bytes::from(text.to_owned())))
     }
 
-    fn body(coding: Coding, frames: impl IntoIterator<Item = Option<Frame<Bytes>>>) -> Compressed<Scripted> {
+    fn body(
+        coding: Coding,
+        frames: impl IntoIterator<Item = Option<Frame<Bytes>>>,
+    ) -> Compressed<Scripted> {
         let encoder = Encoder::new(coding, &Memory::default(), usize::MAX).unwrap();
         Compressed::new(None, Scripted(frames.into_iter().collect()), encoder)
     }
 
     fn poll(body: &mut Compressed<Scripted>) -> Poll<Option<Frame<Bytes>>> {
-        body.poll_next(&mut Context::from_waker(Waker::noop())).map(|next| next.map(|frame| frame.unwrap()))
+        body.poll_next(&mut Context::from_waker(Waker::noop()))
+            .map(|next| next.map(|frame| frame.unwrap()))
     }
 
     #[test]
     fn all_of_it_arrives_with_its_trailers() {
         for coding in [Coding::Gzip, Coding::Brotli, Coding::Zstd] {
             let long = "0123456789".repeat(60_000);
-            let trailers = HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("x"))]);
-            let mut body = body(coding, [data("one"), data(""), data(&long), Some(Frame::trailers(trailers.clone()))]);
+            let trailers =
+                HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("x"))]);
+            let mut body = body(
+                coding,
+                [
+                    data("one"),
+                    data(""),
+                    data(&long),
+                    Some(Frame::trailers(trailers.clone())),
+                ],
+            );
             let (mut packed, mut turns, mut last) = (Vec::new(), 0, None);
             loop {
                 match poll(&mut body) {
@@ -242,9 +265,15 @@ mod tests {
                     },
                 }
             }
-            assert!(unpacked(coding, &packed) == format!("one{long}").into_bytes(), "{coding:?}");
+            assert!(
+                unpacked(coding, &packed) == format!("one{long}").into_bytes(),
+                "{coding:?}"
+            );
             assert_eq!(last, Some(trailers));
-            assert!(turns >= 600_000 / TURN_BYTES - 1, "{coding:?}: others got {turns} turns");
+            assert!(
+                turns >= 600_000 / TURN_BYTES - 1,
+                "{coding:?}: others got {turns} turns"
+            );
             assert!(body.is_over());
         }
     }
@@ -253,8 +282,18 @@ mod tests {
     fn a_pause_sends_what_is_there_and_a_moment_does_not() {
         for coding in [Coding::Gzip, Coding::Brotli, Coding::Zstd] {
             // A moment, then a pause: two turns without anything.
-            let mut body =
-                body(coding, [data("data: 1\n\n"), None, data("data: 2\n\n"), None, None, None, data("end")]);
+            let mut body = body(
+                coding,
+                [
+                    data("data: 1\n\n"),
+                    None,
+                    data("data: 2\n\n"),
+                    None,
+                    None,
+                    None,
+                    data("end"),
+                ],
+            );
             let mut packed = Vec::new();
             let mut grow = |polled: Poll<Option<Frame<Bytes>>>| match polled {
                 Poll::Ready(Some(frame)) => {
@@ -272,16 +311,29 @@ mod tests {
                     None => pending += 1,
                 }
             };
-            assert_eq!(pending, 2, "{coding:?}: one for the moment, one for the first turn of the pause");
+            assert_eq!(
+                pending, 2,
+                "{coding:?}: one for the moment, one for the first turn of the pause"
+            );
             let mut decoded = [0; 18];
             use std::io::Read as _;
             match coding {
-                Coding::Gzip => flate2::read::GzDecoder::new(&*flushed).read_exact(&mut decoded).unwrap(),
-                Coding::Brotli => brotli::Decompressor::new(&*flushed, 64).read_exact(&mut decoded).unwrap(),
-                Coding::Zstd => zstd::Decoder::new(&*flushed).unwrap().read_exact(&mut decoded).unwrap(),
+                Coding::Gzip => flate2::read::GzDecoder::new(&*flushed)
+                    .read_exact(&mut decoded)
+                    .unwrap(),
+                Coding::Brotli => brotli::Decompressor::new(&*flushed, 64)
+                    .read_exact(&mut decoded)
+                    .unwrap(),
+                Coding::Zstd => zstd::Decoder::new(&*flushed)
+                    .unwrap()
+                    .read_exact(&mut decoded)
+                    .unwrap(),
             }
             assert_eq!(&decoded, b"data: 1\n\ndata: 2\n\n", "{coding:?}");
-            assert!(poll(&mut body).is_pending(), "nothing is sent again for the same pause");
+            assert!(
+                poll(&mut body).is_pending(),
+                "nothing is sent again for the same pause"
+            );
         }
     }
 }

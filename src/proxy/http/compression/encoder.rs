@@ -9,11 +9,13 @@ use flate2::write::GzEncoder;
 
 use crate::config::Coding;
 
-/// Levels for answers that are made for one client each: the last few percent cost several times the time.
+/// Levels for answers that are made for one client each: the last few percent cost several times
+/// the time.
 const GZIP_LEVEL: u32 = 5;
 const BROTLI_LEVEL: u32 = 4;
 const ZSTD_LEVEL: i32 = 3;
-/// Brotli and Zstandard look back this far (2^18 bytes): more helps few answers and costs memory with every one.
+/// Brotli and Zstandard look back this far (2^18 bytes): more helps few answers and costs memory
+/// with every one.
 const WINDOW_LOG: u32 = 18;
 /// What Brotli gathers before it passes something on.
 const BROTLI_BUFFER_BYTES: usize = 16 << 10;
@@ -43,7 +45,10 @@ impl Memory {
         let after = self.0.get() + memory_of(coding);
         (after <= most).then(|| {
             self.0.set(after);
-            Taken { of: self.clone(), bytes: memory_of(coding) }
+            Taken {
+                of: self.clone(),
+                bytes: memory_of(coding),
+            }
         })
     }
 }
@@ -85,7 +90,10 @@ impl Encoder {
     pub(crate) fn new(coding: Coding, memory: &Memory, most: usize) -> Option<Self> {
         let taken = memory.take(coding, most)?;
         let kind = match coding {
-            Coding::Gzip => Kind::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL))),
+            Coding::Gzip => Kind::Gzip(GzEncoder::new(
+                Vec::new(),
+                flate2::Compression::new(GZIP_LEVEL),
+            )),
             Coding::Brotli => Kind::Brotli(Some(Box::new(brotli::CompressorWriter::new(
                 Vec::new(),
                 BROTLI_BUFFER_BYTES,
@@ -98,14 +106,19 @@ impl Encoder {
                 Kind::Zstd(encoder)
             }
         };
-        Some(Self { kind, _taken: taken })
+        Some(Self {
+            kind,
+            _taken: taken,
+        })
     }
 
     /// Takes a piece. What comes of it may be held back.
     pub(crate) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         match &mut self.kind {
             Kind::Gzip(encoder) => encoder.write_all(piece),
-            Kind::Brotli(encoder) => encoder.as_mut().map_or(Ok(()), |encoder| encoder.write_all(piece)),
+            Kind::Brotli(encoder) => encoder
+                .as_mut()
+                .map_or(Ok(()), |encoder| encoder.write_all(piece)),
             Kind::Zstd(encoder) => encoder.write_all(piece),
         }
     }
@@ -166,7 +179,9 @@ pub(crate) mod tests {
 
     #[test]
     fn what_goes_in_comes_out() {
-        let text: Vec<u8> = (0..50_000_u32).flat_map(|number| number.to_string().into_bytes()).collect();
+        let text: Vec<u8> = (0..50_000_u32)
+            .flat_map(|number| number.to_string().into_bytes())
+            .collect();
         for coding in ALL {
             let memory = Memory::default();
             let mut encoder = Encoder::new(coding, &memory, usize::MAX).unwrap();
@@ -176,7 +191,11 @@ pub(crate) mod tests {
                 packed.extend_from_slice(&encoder.take());
             }
             packed.extend_from_slice(&encoder.finish().unwrap());
-            assert!(packed.len() < text.len() / 2, "{coding:?}: {}", packed.len());
+            assert!(
+                packed.len() < text.len() / 2,
+                "{coding:?}: {}",
+                packed.len()
+            );
             assert!(unpacked(coding, &packed) == text, "{coding:?}");
         }
     }
@@ -190,9 +209,16 @@ pub(crate) mod tests {
             let first = encoder.take();
             let mut plain = [0; 9];
             match coding {
-                Coding::Gzip => flate2::read::GzDecoder::new(&*first).read_exact(&mut plain).unwrap(),
-                Coding::Brotli => brotli::Decompressor::new(&*first, 4096).read_exact(&mut plain).unwrap(),
-                Coding::Zstd => zstd::Decoder::new(&*first).unwrap().read_exact(&mut plain).unwrap(),
+                Coding::Gzip => flate2::read::GzDecoder::new(&*first)
+                    .read_exact(&mut plain)
+                    .unwrap(),
+                Coding::Brotli => brotli::Decompressor::new(&*first, 4096)
+                    .read_exact(&mut plain)
+                    .unwrap(),
+                Coding::Zstd => zstd::Decoder::new(&*first)
+                    .unwrap()
+                    .read_exact(&mut plain)
+                    .unwrap(),
             }
             assert_eq!(&plain, b"data: 1\n\n", "{coding:?}");
         }

@@ -6,17 +6,17 @@
 //!                          ▼
 //!                  does the client take it? ─► is there memory? ─► head edited, body through an encoder
 //! ```
-//! Where this departs from Fabio, on purpose: weights in `Accept-Encoding` count (`gzip;q=0` is a no), what forbids it
-//! is left alone (`Cache-Control: no-transform`, parts, digests of the body), and `Vary` goes with what could be
-//! compressed, not with every image.
+//! Where this departs from Fabio, on purpose: weights in `Accept-Encoding` count (`gzip;q=0` is a
+//! no), what forbids it is left alone (`Cache-Control: no-transform`, parts, digests of the body),
+//! and `Vary` goes with what could be compressed, not with every image.
 
 mod accept;
 mod body;
 mod encoder;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, ETAG, VARY,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_RANGE, CONTENT_TYPE, ETAG, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
@@ -27,7 +27,8 @@ pub use encoder::Memory;
 
 use crate::config::{Coding, CompressionConfig, ContentTypes};
 
-/// What a digest of the body is told in (RFC 9530, and what came before it): it would be wrong afterwards.
+/// What a digest of the body is told in (RFC 9530, and what came before it): it would be wrong
+/// afterwards.
 const DIGESTS: [HeaderName; 4] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("repr-digest"),
@@ -59,12 +60,14 @@ impl Compression {
     /// Whether an encoding may have something to do for such a response.
     #[must_use]
     pub fn may_concern(&self, status: u16, content_type: Option<&[u8]>) -> bool {
-        let kind = content_type.and_then(|kind| std::str::from_utf8(kind).ok()).unwrap_or_default();
+        let kind = content_type
+            .and_then(|kind| std::str::from_utf8(kind).ok())
+            .unwrap_or_default();
         status == StatusCode::NOT_MODIFIED.as_u16() || self.content_types.hold(kind)
     }
 
-    /// Decides, and edits the answer's head. `request` is that of the client. An answer to HEAD gets the head of the
-    /// answer to GET; there is nothing to be encoded then.
+    /// Decides, and edits the answer's head. `request` is that of the client. An answer to HEAD
+    /// gets the head of the answer to GET; there is nothing to be encoded then.
     pub(crate) fn prepare(
         &self,
         request: &HeaderMap,
@@ -72,7 +75,8 @@ impl Compression {
         answer: &mut HeaderMap,
         memory: &Memory,
     ) -> Option<Compressing> {
-        // RFC 9110 section 15.4.5: it says what the whole answer would say, and does not tell its type.
+        // RFC 9110 section 15.4.5: it says what the whole answer would say, and does not tell its
+        // type.
         if status == StatusCode::NOT_MODIFIED && !answer.contains_key(CONTENT_TYPE) {
             vary(answer);
             return None;
@@ -81,7 +85,10 @@ impl Compression {
             return None;
         }
         vary(answer);
-        let wants_events = request.get_all(ACCEPT).iter().any(|value| contains(value, "text/event-stream"));
+        let wants_events = request
+            .get_all(ACCEPT)
+            .iter()
+            .any(|value| contains(value, "text/event-stream"));
         if wants_events || self.is_short(answer) {
             return None;
         }
@@ -98,21 +105,31 @@ impl Compression {
     /// Whether such an answer could be compressed, whoever asks.
     fn may(&self, status: StatusCode, answer: &HeaderMap) -> bool {
         let empty = status.is_informational()
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+            || matches!(
+                status,
+                StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+            );
         let is_part = status == StatusCode::PARTIAL_CONTENT || answer.contains_key(CONTENT_RANGE);
-        let kind = answer.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = answer
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         !empty
             && !is_part
             && self.content_types.hold(kind)
             && !kind.starts_with("application/grpc")
-            && answer.get(CONTENT_ENCODING).is_none_or(HeaderValue::is_empty)
+            && answer
+                .get(CONTENT_ENCODING)
+                .is_none_or(HeaderValue::is_empty)
             && !forbids(answer)
             && !DIGESTS.iter().any(|name| answer.contains_key(name))
     }
 
     /// Whether its length is known, and not worth it. An empty answer never is.
     fn is_short(&self, answer: &HeaderMap) -> bool {
-        let length = answer.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let length = answer
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         length.is_some_and(|length| length < self.min_bytes.max(1))
     }
 }
@@ -133,12 +150,18 @@ impl Compressing {
 
 /// RFC 9111 sections 5.2.1.6 and 5.2.2.6.
 fn forbids(headers: &HeaderMap) -> bool {
-    headers.get_all(CACHE_CONTROL).iter().any(|value| contains(value, "no-transform"))
+    headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .any(|value| contains(value, "no-transform"))
 }
 
 /// Caches have to keep answers for those who take a coding apart from those for others.
 fn vary(answer: &mut HeaderMap) {
-    let told = answer.get_all(VARY).iter().any(|value| contains(value, ACCEPT_ENCODING.as_str()) || value == "*");
+    let told = answer
+        .get_all(VARY)
+        .iter()
+        .any(|value| contains(value, ACCEPT_ENCODING.as_str()) || value == "*");
     if !told {
         answer.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
@@ -146,8 +169,12 @@ fn vary(answer: &mut HeaderMap) {
 
 /// RFC 9110 section 8.8.1: a strong validator stands for these very bytes, which are others now.
 fn weaken(answer: &mut HeaderMap) {
-    if let Some(strong) = answer.get(ETAG).filter(|value| value.as_bytes().starts_with(b"\"")) {
-        let weak = HeaderValue::from_maybe_shared(bytes::Bytes::from([b"W/", strong.as_bytes()].concat()));
+    if let Some(strong) = answer
+        .get(ETAG)
+        .filter(|value| value.as_bytes().starts_with(b"\""))
+    {
+        let weak =
+            HeaderValue::from_maybe_shared(bytes::Bytes::from([b"W/", strong.as_bytes()].concat()));
         match weak {
             Ok(weak) => answer.insert(ETAG, weak),
             Err(_) => answer.remove(ETAG),
@@ -157,8 +184,14 @@ fn weaken(answer: &mut HeaderMap) {
 
 /// Whether a list holds an element that begins with `word`, whatever its case.
 fn contains(value: &HeaderValue, word: &str) -> bool {
-    let elements = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-    elements.into_iter().any(|it| it.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word.as_bytes())))
+    let elements = value
+        .as_bytes()
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii);
+    elements.into_iter().any(|it| {
+        it.get(..word.len())
+            .is_some_and(|head| head.eq_ignore_ascii_case(word.as_bytes()))
+    })
 }
 
 #[cfg(test)]
@@ -176,7 +209,15 @@ mod tests {
     }
 
     fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
     }
 
     /// What becomes of an answer: its head, if it is compressed or not.
@@ -197,17 +238,37 @@ mod tests {
 
     #[test]
     fn the_head_says_what_the_body_is() {
-        let answer =
-            [TEXT, ("content-length", "5000"), ("etag", "\"a\""), ("accept-ranges", "bytes"), ("vary", "Origin")];
+        let answer = [
+            TEXT,
+            ("content-length", "5000"),
+            ("etag", "\"a\""),
+            ("accept-ranges", "bytes"),
+            ("vary", "Origin"),
+        ];
         let (done, head) = prepared(&rules(1024), &[GZIP], 200, &answer);
         assert!(done);
-        let mut expected = fields(&[TEXT, ("content-encoding", "gzip"), ("etag", "W/\"a\""), ("vary", "Origin")]);
+        let mut expected = fields(&[
+            TEXT,
+            ("content-encoding", "gzip"),
+            ("etag", "W/\"a\""),
+            ("vary", "Origin"),
+        ]);
         expected.append(VARY, HeaderValue::from_static("Accept-Encoding"));
         assert_eq!(head, expected);
-        let (_, head) = prepared(&rules(1), &[GZIP], 404, &[TEXT, ("etag", "W/\"a\""), ("vary", "accept-encoding")]);
+        let (_, head) = prepared(
+            &rules(1),
+            &[GZIP],
+            404,
+            &[TEXT, ("etag", "W/\"a\""), ("vary", "accept-encoding")],
+        );
         assert_eq!(
             head,
-            fields(&[TEXT, ("etag", "W/\"a\""), ("vary", "accept-encoding"), ("content-encoding", "gzip")])
+            fields(&[
+                TEXT,
+                ("etag", "W/\"a\""),
+                ("vary", "accept-encoding"),
+                ("content-encoding", "gzip")
+            ])
         );
         let (_, head) = prepared(&rules(1), &[("accept-encoding", "br, gzip")], 200, &[TEXT]);
         assert_eq!(head[CONTENT_ENCODING], "br");
@@ -226,28 +287,47 @@ mod tests {
         ];
         for (status, field) in cases {
             let answer = [TEXT, *field];
-            assert_eq!(prepared(&rules(0), &[GZIP], *status, &answer), (false, fields(&answer)), "{status} {field:?}");
+            assert_eq!(
+                prepared(&rules(0), &[GZIP], *status, &answer),
+                (false, fields(&answer)),
+                "{status} {field:?}"
+            );
         }
         for kind in ["image/png", "application/grpc", "application/grpc+proto"] {
             let answer = [("content-type", kind)];
-            assert_eq!(prepared(&rules(0), &[GZIP], 200, &answer), (false, fields(&answer)), "{kind}");
+            assert_eq!(
+                prepared(&rules(0), &[GZIP], 200, &answer),
+                (false, fields(&answer)),
+                "{kind}"
+            );
         }
-        let (done, head) = prepared(&rules(0), &[GZIP, ("cache-control", "no-transform")], 200, &[TEXT]);
+        let (done, head) = prepared(
+            &rules(0),
+            &[GZIP, ("cache-control", "no-transform")],
+            200,
+            &[TEXT],
+        );
         assert!(!done && head == fields(&[TEXT]));
     }
 
     #[test]
     fn what_could_be_compressed_varies_whoever_asks() {
-        let varied = |request: &[(&'static str, &'static str)], answer: &[(&'static str, &'static str)]| {
+        let varied = |request: &[(&'static str, &'static str)],
+                      answer: &[(&'static str, &'static str)]| {
             let (done, head) = prepared(&rules(1024), request, 200, answer);
             !done
-                && head.get(VARY).is_some_and(|value| value == "Accept-Encoding")
+                && head
+                    .get(VARY)
+                    .is_some_and(|value| value == "Accept-Encoding")
                 && !head.contains_key(CONTENT_ENCODING)
         };
         assert!(varied(&[], &[TEXT]));
         assert!(varied(&[("accept-encoding", "gzip;q=0")], &[TEXT]));
         assert!(varied(&[GZIP], &[TEXT, ("content-length", "1023")]));
-        assert!(varied(&[GZIP, ("accept", "text/html, text/event-stream")], &[TEXT]));
+        assert!(varied(
+            &[GZIP, ("accept", "text/html, text/event-stream")],
+            &[TEXT]
+        ));
         let (done, head) = prepared(&rules(0), &[GZIP], 304, &[("etag", "\"a\"")]);
         assert!(!done && head[VARY] == "Accept-Encoding" && head[ETAG] == "\"a\"");
         assert!(!prepared(&rules(0), &[GZIP], 200, &[TEXT, ("content-length", "0")]).0);
@@ -258,12 +338,26 @@ mod tests {
     fn without_memory_answers_pass_as_they_are() {
         let (rules, memory) = (rules(0), Memory::default());
         let mut kept = Vec::new();
-        while let Some(one) = rules.prepare(&fields(&[GZIP]), StatusCode::OK, &mut fields(&[TEXT]), &memory) {
+        while let Some(one) = rules.prepare(
+            &fields(&[GZIP]),
+            StatusCode::OK,
+            &mut fields(&[TEXT]),
+            &memory,
+        ) {
             kept.push(one);
         }
-        assert!(kept.len() > 10 && memory.bytes() <= 16 << 20, "{} {}", kept.len(), memory.bytes());
+        assert!(
+            kept.len() > 10 && memory.bytes() <= 16 << 20,
+            "{} {}",
+            kept.len(),
+            memory.bytes()
+        );
         let mut head = fields(&[TEXT]);
-        assert!(rules.prepare(&fields(&[GZIP]), StatusCode::OK, &mut head, &memory).is_none());
+        assert!(
+            rules
+                .prepare(&fields(&[GZIP]), StatusCode::OK, &mut head, &memory)
+                .is_none()
+        );
         assert_eq!(head, fields(&[TEXT, ("vary", "Accept-Encoding")]));
     }
 }

@@ -1,7 +1,7 @@
 //! Buffers that a connection has only while bytes lie in them.
 //!
-//! A client that idles and a request that waits for its upstream hold none of the large ones: they wait until the socket
-//! can be read, and borrow one then.
+//! A client that idles and a request that waits for its upstream hold none of the large ones: they
+//! wait until the socket can be read, and borrow one then.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,13 +13,15 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::proxy::http::h1::scan::Field;
 
-/// Room for what a client sends: a usual request whole, with a short body. In bytes; it grows for longer ones.
+/// Room for what a client sends: a usual request whole, with a short body. In bytes; it grows for
+/// longer ones.
 const REQUEST_BYTES: usize = 16 << 10;
 /// Room for what an upstream sends, in bytes.
 const ANSWER_BYTES: usize = 64 << 10;
 /// Least room for one more read of a head, in bytes.
 pub const READ_MIN: usize = 4 << 10;
-/// Most idle small buffers of a kind that a worker keeps: as many as requests may wait at the same time, usually.
+/// Most idle small buffers of a kind that a worker keeps: as many as requests may wait at the same
+/// time, usually.
 const SMALL_KEPT_MAX: usize = 512;
 /// Most idle large ones: they are needed while bytes lie in them alone.
 const LARGE_KEPT_MAX: usize = 64;
@@ -36,7 +38,11 @@ pub struct Buffer {
 
 impl Buffer {
     fn new(size: usize) -> Self {
-        Self { bytes: vec![0; size], start: 0, end: 0 }
+        Self {
+            bytes: vec![0; size],
+            start: 0,
+            end: 0,
+        }
     }
 
     /// A buffer for what a client sends that holds `bytes`.
@@ -85,7 +91,11 @@ impl Buffer {
     ///
     /// # Errors
     /// Those of the stream.
-    pub fn poll_read<T: AsyncRead + Unpin>(&mut self, io: &mut T, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub fn poll_read<T: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let mut room = ReadBuf::new(&mut self.bytes[self.end..]);
         ready!(Pin::new(io).poll_read(cx, &mut room))?;
         let read = room.filled().len();
@@ -110,16 +120,25 @@ impl Buffers {
     /// An empty one for what a client sends.
     #[must_use]
     pub fn for_request(&self) -> Buffer {
-        self.0.requests.borrow_mut().pop().unwrap_or_else(|| Buffer::new(REQUEST_BYTES))
+        self.0
+            .requests
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Buffer::new(REQUEST_BYTES))
     }
 
     /// An empty one for what an upstream sends.
     #[must_use]
     pub fn for_answer(&self) -> Buffer {
-        self.0.answers.borrow_mut().pop().unwrap_or_else(|| Buffer::new(ANSWER_BYTES))
+        self.0
+            .answers
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Buffer::new(ANSWER_BYTES))
     }
 
-    /// Room for `more` bytes in `buffer`, behind those that are there: in a large one of those that idle, if need be.
+    /// Room for `more` bytes in `buffer`, behind those that are there: in a large one of those that
+    /// idle, if need be.
     pub fn make_room(&self, buffer: &mut Buffer, more: usize) {
         let whole = buffer.filled().len() + more;
         if buffer.bytes.len() < whole && whole <= ANSWER_BYTES {
@@ -195,12 +214,21 @@ mod tests {
         let buffers = Buffers::default();
         let mut buffer = Buffer::holding(b"abc");
         buffers.make_room(&mut buffer, REQUEST_BYTES - 3);
-        assert_eq!((buffer.bytes.len(), buffers.0.requests.borrow().len()), (REQUEST_BYTES, 0));
+        assert_eq!(
+            (buffer.bytes.len(), buffers.0.requests.borrow().len()),
+            (REQUEST_BYTES, 0)
+        );
         buffers.make_room(&mut buffer, REQUEST_BYTES);
-        assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"abc"[..], ANSWER_BYTES));
+        assert_eq!(
+            (buffer.filled(), buffer.bytes.len()),
+            (&b"abc"[..], ANSWER_BYTES)
+        );
         assert_eq!(buffers.0.requests.borrow().len(), 1);
         buffers.make_room(&mut buffer, ANSWER_BYTES);
-        assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"abc"[..], ANSWER_BYTES + 3));
+        assert_eq!(
+            (buffer.filled(), buffer.bytes.len()),
+            (&b"abc"[..], ANSWER_BYTES + 3)
+        );
     }
 
     #[test]

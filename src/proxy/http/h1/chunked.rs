@@ -1,4 +1,5 @@
-//! Chunked bodies (RFC 9112 section 7.1): where they end, what of them is data, and whether they are ones.
+//! Chunked bodies (RFC 9112 section 7.1): where they end, what of them is data, and whether they
+//! are ones.
 
 use std::io::Write as _;
 
@@ -7,7 +8,8 @@ use http::HeaderMap;
 use super::syntax::{Limits, Violation};
 use crate::proxy::http::trailers;
 
-/// Most bytes of a chunk's extensions in a request. Nobody needs them; slow streams of them are an attack.
+/// Most bytes of a chunk's extensions in a request. Nobody needs them; slow streams of them are an
+/// attack.
 const CHUNK_LINE_MAX: usize = 256;
 /// Most bytes of chunk extensions of a response, and of its trailers, each.
 const EXTRA_MAX: usize = 64 << 10;
@@ -88,11 +90,22 @@ impl Chunks {
     /// Of a response.
     #[must_use]
     pub fn of_response() -> Self {
-        Self::new(Bounds { lenient: true, line_max: EXTRA_MAX, trailers_max: EXTRA_MAX, fields_max: TRAILERS_MAX })
+        Self::new(Bounds {
+            lenient: true,
+            line_max: EXTRA_MAX,
+            trailers_max: EXTRA_MAX,
+            fields_max: TRAILERS_MAX,
+        })
     }
 
     fn new(bounds: Bounds) -> Self {
-        Self { state: State::Size { digits: 0 }, left: 0, bounds, extra: 0, trailers: Vec::new() }
+        Self {
+            state: State::Size { digits: 0 },
+            left: 0,
+            bounds,
+            extra: 0,
+            trailers: Vec::new(),
+        }
     }
 
     /// The body has ended.
@@ -107,12 +120,17 @@ impl Chunks {
         !self.trailers.is_empty()
     }
 
-    /// The fields behind a body that has ended, but for those that may not stand there; none: there are none.
+    /// The fields behind a body that has ended, but for those that may not stand there; none: there
+    /// are none.
     ///
     /// # Errors
     /// Lines that are no fields, or too many.
     pub fn trailers(&self) -> Result<Option<HeaderMap>, Violation> {
-        if self.trailers.is_empty() { Ok(None) } else { trailers::map(&self.trailers, self.bounds.fields_max) }
+        if self.trailers.is_empty() {
+            Ok(None)
+        } else {
+            trailers::map(&self.trailers, self.bounds.fields_max)
+        }
     }
 
     /// Writes the same as lines, and the empty one behind them.
@@ -150,10 +168,15 @@ impl Chunks {
                 }
             }
         }
-        Ok(Piece { length: at, passes, data })
+        Ok(Piece {
+            length: at,
+            passes,
+            data,
+        })
     }
 
-    /// Takes the next bytes up to the end of one run of data: how many are none, and how many of data come behind them.
+    /// Takes the next bytes up to the end of one run of data: how many are none, and how many of
+    /// data come behind them.
     ///
     /// # Errors
     /// As [`Self::feed`].
@@ -163,7 +186,11 @@ impl Chunks {
             self.step(bytes[at])?;
             at += 1;
         }
-        let here = if self.state == State::Data { self.run_of_data(bytes.len() - at) } else { 0 };
+        let here = if self.state == State::Data {
+            self.run_of_data(bytes.len() - at)
+        } else {
+            0
+        };
         Ok((at, here))
     }
 
@@ -177,7 +204,10 @@ impl Chunks {
     }
 
     fn is_in_trailers(&self) -> bool {
-        matches!(self.state, State::Line | State::Trailer | State::TrailerEnd | State::LastLf)
+        matches!(
+            self.state,
+            State::Line | State::Trailer | State::TrailerEnd | State::LastLf
+        )
     }
 
     /// Takes one byte that is no data; those of the trailer section are kept, unless it is empty.
@@ -191,7 +221,10 @@ impl Chunks {
         self.state = self.next(byte)?;
         if kept {
             if self.trailers.len() >= self.bounds.trailers_max {
-                return Err(Violation { status: 431, reason: "trailers larger than proxy.max_header_bytes" });
+                return Err(Violation {
+                    status: 431,
+                    reason: "trailers larger than proxy.max_header_bytes",
+                });
             }
             self.trailers.push(byte);
         }
@@ -210,7 +243,9 @@ impl Chunks {
             }
             (State::Size { digits: 1.. }, b'\r') => Ok(State::SizeEnd),
             (State::Size { digits: 1.. }, b';') => Ok(State::Extension),
-            (State::Size { digits: 1.. }, b' ' | b'\t') if self.bounds.lenient => Ok(State::Extension),
+            (State::Size { digits: 1.. }, b' ' | b'\t') if self.bounds.lenient => {
+                Ok(State::Extension)
+            }
             (State::Extension, b'\r') => Ok(State::SizeEnd),
             (State::Extension, byte) if is_text(byte) => self.spend(),
             (State::SizeEnd, b'\n') if self.left == 0 => Ok(State::Line),
@@ -262,10 +297,24 @@ mod tests {
     fn finds_the_end_and_counts_the_data() {
         let mut chunks = Chunks::of_response();
         let more = [BODY, b"HTTP/1.1"].concat();
-        assert_eq!(chunks.feed(&more), Ok(Piece { length: BODY.len(), passes: BODY.len() - 8, data: 31 }));
+        assert_eq!(
+            chunks.feed(&more),
+            Ok(Piece {
+                length: BODY.len(),
+                passes: BODY.len() - 8,
+                data: 31
+            })
+        );
         assert!(chunks.is_done());
         let mut chunks = Chunks::of_response();
-        assert_eq!(chunks.feed(b"0\r\n\r\n"), Ok(Piece { length: 5, passes: 3, data: 0 }));
+        assert_eq!(
+            chunks.feed(b"0\r\n\r\n"),
+            Ok(Piece {
+                length: 5,
+                passes: 3,
+                data: 0
+            })
+        );
         assert!(chunks.is_done());
     }
 
@@ -285,7 +334,11 @@ mod tests {
         for body in bad {
             assert!(Chunks::of_response().feed(body).is_err(), "{body:?}");
         }
-        assert!(Chunks::of_response().feed(&[b"1;", &b"a".repeat(EXTRA_MAX + 1)[..]].concat()).is_err());
+        assert!(
+            Chunks::of_response()
+                .feed(&[b"1;", &b"a".repeat(EXTRA_MAX + 1)[..]].concat())
+                .is_err()
+        );
     }
 
     proptest! {

@@ -38,11 +38,20 @@ struct Recent {
 impl Lines {
     /// The lines for a client that speaks `version`.
     #[must_use]
-    pub fn of(&self, settings: &Arc<Settings>, client: &ClientContext, version: Version) -> Rc<ClientLines> {
+    pub fn of(
+        &self,
+        settings: &Arc<Settings>,
+        client: &ClientContext,
+        version: Version,
+    ) -> Rc<ClientLines> {
         let (ip, tls) = (client.ip(), client.tls());
         let mut remembered = self.0.borrow_mut();
-        let current = remembered.take().filter(|remembered| Arc::ptr_eq(&remembered.settings, settings));
-        let places = &mut remembered.insert(current.unwrap_or_else(|| Remembered::of(settings))).places;
+        let current = remembered
+            .take()
+            .filter(|remembered| Arc::ptr_eq(&remembered.settings, settings));
+        let places = &mut remembered
+            .insert(current.unwrap_or_else(|| Remembered::of(settings)))
+            .places;
         #[expect(clippy::cast_possible_truncation, reason = "the remainder is small")]
         let at = (FixedState::default().hash_one((ip, version)) % CLIENTS_MAX as u64) as usize;
         if let Some(recent) = &places[at]
@@ -51,13 +60,21 @@ impl Lines {
             return Rc::clone(&recent.lines);
         }
         let lines = Rc::new(ClientLines::new(settings, client, version));
-        places[at] = Some(Recent { ip, tls, version, lines: Rc::clone(&lines) });
+        places[at] = Some(Recent {
+            ip,
+            tls,
+            version,
+            lines: Rc::clone(&lines),
+        });
         lines
     }
 }
 
 impl Remembered {
     fn of(settings: &Arc<Settings>) -> Self {
-        Self { settings: Arc::clone(settings), places: (0..CLIENTS_MAX).map(|_| None).collect() }
+        Self {
+            settings: Arc::clone(settings),
+            places: (0..CLIENTS_MAX).map(|_| None).collect(),
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! The head of a request, and how its body is framed (RFC 9112 sections 3 to 6). As strict as [`syntax`](super::syntax) says.
+//! The head of a request, and how its body is framed (RFC 9112 sections 3 to 6). As strict as
+//! [`syntax`](super::syntax) says.
 //!
-//! An absolute-form target whose host differs from `Host` passes: RFC 9112 section 3.2.2 says which one counts.
+//! An absolute-form target whose host differs from `Host` passes: RFC 9112 section 3.2.2 says which
+//! one counts.
 
 use std::borrow::Cow;
 
@@ -35,7 +37,8 @@ pub struct RequestHead {
     legal: Option<Box<str>>,
     /// Bytes of it before the query.
     path: usize,
-    /// The host it asks for: of the target, where that has one, else of `Host`. None: HTTP/1.0 without.
+    /// The host it asks for: of the target, where that has one, else of `Host`. None: HTTP/1.0
+    /// without.
     pub host: Option<Span>,
     /// How its body is framed.
     pub body: BodyFraming,
@@ -83,7 +86,8 @@ pub enum Parsed {
     Whole(RequestHead),
     /// The beginning of one.
     Partial,
-    /// An empty line, which may stand once before a head (RFC 9112 section 2.2): take it away and look again.
+    /// An empty line, which may stand once before a head (RFC 9112 section 2.2): take it away and
+    /// look again.
     Blank,
     /// No request that may be answered otherwise.
     Bad(Violation),
@@ -107,7 +111,11 @@ const LARGE_HEAD: &str = "head larger than proxy.max_header_bytes";
 fn try_parse(bytes: &[u8], limits: Limits, fields: &mut Vec<Field>) -> Result<Parsed, Violation> {
     let most = limits.head_bytes_max;
     let Some((line, at)) = scan::first_line(bytes, LineEnd::Strict).map_err(Violation::bad)? else {
-        return if bytes.len() > most { Err(too_long(LONG_LINE, 414)) } else { Ok(Parsed::Partial) };
+        return if bytes.len() > most {
+            Err(too_long(LONG_LINE, 414))
+        } else {
+            Ok(Parsed::Partial)
+        };
     };
     if line.is_empty() {
         return Ok(Parsed::Blank);
@@ -223,12 +231,18 @@ impl RequestHead {
             return Err(Violation::bad("HTTP/1.1 without Host"));
         }
         if said.chunked && said.length.is_some() {
-            return Err(Violation::bad("Transfer-Encoding together with Content-Length"));
+            return Err(Violation::bad(
+                "Transfer-Encoding together with Content-Length",
+            ));
         }
         if said.chunked && !http11 {
             return Err(Violation::bad("Transfer-Encoding in HTTP/1.0"));
         }
-        self.body = if said.chunked { BodyFraming::Chunked } else { BodyFraming::Length(said.length.unwrap_or(0)) };
+        self.body = if said.chunked {
+            BodyFraming::Chunked
+        } else {
+            BodyFraming::Length(said.length.unwrap_or(0))
+        };
         self.expects &= http11 && self.body != BodyFraming::Length(0);
         self.unclear_type = said.grpc && said.content_types > 1;
         self.keep = !said.close && (http11 || said.keep_alive);
@@ -236,7 +250,9 @@ impl RequestHead {
         match (self.host, said.host) {
             (None, field) => self.host = field,
             // As the client wrote it in the field, if that says the same.
-            (Some(authority), Some(field)) if authority.of(bytes).eq_ignore_ascii_case(field.of(bytes)) => {
+            (Some(authority), Some(field))
+                if authority.of(bytes).eq_ignore_ascii_case(field.of(bytes)) =>
+            {
                 self.host = Some(field);
             }
             (Some(_), _) => {}
@@ -250,9 +266,14 @@ fn content_length(value: &[u8]) -> Result<u64, Violation> {
         return Err(Violation::bad("Content-Length is not a number"));
     }
     // A larger number than i64 holds would be negative, or nothing, elsewhere.
-    let length = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
+    let length = std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| text.parse::<i64>().ok());
     let length = length.and_then(|length| u64::try_from(length).ok());
-    length.ok_or(Violation { status: 413, reason: "Content-Length too large" })
+    length.ok_or(Violation {
+        status: 413,
+        reason: "Content-Length too large",
+    })
 }
 
 fn is_chunked(value: &[u8]) -> Result<(), Violation> {
@@ -262,7 +283,10 @@ fn is_chunked(value: &[u8]) -> Result<(), Violation> {
     if value.is_empty() || tokens_of(value).any(<[u8]>::is_empty) {
         return Err(Violation::bad("empty Transfer-Encoding"));
     }
-    Err(Violation { status: 501, reason: "Transfer-Encoding other than chunked" })
+    Err(Violation {
+        status: 501,
+        reason: "Transfer-Encoding other than chunked",
+    })
 }
 
 struct RequestLine {
@@ -281,7 +305,9 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
     let blanks = |at: usize| memchr::memchr(b' ', &line[at..]).map(|blank| at + blank);
     let both = blanks(0).and_then(|first| Some((first, blanks(first + 1)?)));
     let Some((first, second)) = both.filter(|(_, second)| blanks(second + 1).is_none()) else {
-        return Err(Violation::bad("request line is not `METHOD TARGET VERSION`"));
+        return Err(Violation::bad(
+            "request line is not `METHOD TARGET VERSION`",
+        ));
     };
     let method = method(&line[..first])?;
     let (target, version) = (&line[first + 1..second], &line[second + 1..]);
@@ -293,8 +319,13 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
     let version = match version {
         b"HTTP/1.1" => Version::HTTP_11,
         b"HTTP/1.0" => Version::HTTP_10,
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-            return Err(Violation { status: 505, reason: "HTTP version other than 1.0 and 1.1" });
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            return Err(Violation {
+                status: 505,
+                reason: "HTTP version other than 1.0 and 1.1",
+            });
         }
         _ => return Err(Violation::bad("malformed HTTP version")),
     };
@@ -302,7 +333,11 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
     let legal = match origin.of(line) {
         _ if method == Method::CONNECT => None,
         // Of an absolute form without a path.
-        target @ ([] | [b'?', ..]) => Some(legal(&[b"/", target].concat()).map_err(illegal)?.into_owned()),
+        target @ ([] | [b'?', ..]) => Some(
+            legal(&[b"/", target].concat())
+                .map_err(illegal)?
+                .into_owned(),
+        ),
         target => match legal(target).map_err(illegal)? {
             Cow::Borrowed(_) => None,
             Cow::Owned(text) => Some(text),
@@ -310,14 +345,28 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Violation> {
     };
     let sent = legal.as_ref().map_or(origin.of(line), String::as_bytes);
     let path = memchr::memchr(b'?', sent).unwrap_or(sent.len());
-    Ok(RequestLine { method, version, target: origin, path, legal: legal.map(String::into_boxed_str), authority })
+    Ok(RequestLine {
+        method,
+        version,
+        target: origin,
+        path,
+        legal: legal.map(String::into_boxed_str),
+        authority,
+    })
 }
 
 fn illegal(error: TargetError) -> Violation {
     match error {
-        TargetError::TooLong => Violation { status: 414, reason: "request target too long" },
-        TargetError::Forbidden(_) => Violation::bad("control byte, blank or # in the request target"),
-        TargetError::NotAbsolute => Violation::bad("request target is neither path, URL, authority nor `*`"),
+        TargetError::TooLong => Violation {
+            status: 414,
+            reason: "request target too long",
+        },
+        TargetError::Forbidden(_) => {
+            Violation::bad("control byte, blank or # in the request target")
+        }
+        TargetError::NotAbsolute => {
+            Violation::bad("request target is neither path, URL, authority nor `*`")
+        }
     }
 }
 
@@ -335,23 +384,41 @@ fn method(token: &[u8]) -> Result<Method, Violation> {
     }
 }
 
-/// The other three forms of RFC 9112 section 3.2: where the path begins, and the authority of absolute form.
-fn other_form(method: &Method, target: &[u8], start: usize) -> Result<(usize, Option<Span>), Violation> {
-    const NONE: Violation = Violation::bad("request target is neither path, URL, authority nor `*`");
+/// The other three forms of RFC 9112 section 3.2: where the path begins, and the authority of
+/// absolute form.
+fn other_form(
+    method: &Method,
+    target: &[u8],
+    start: usize,
+) -> Result<(usize, Option<Span>), Violation> {
+    const NONE: Violation =
+        Violation::bad("request target is neither path, URL, authority nor `*`");
     if *method == Method::CONNECT {
-        return if !target.is_empty() && is_host(target) { Ok((start, None)) } else { Err(NONE) };
+        return if !target.is_empty() && is_host(target) {
+            Ok((start, None))
+        } else {
+            Err(NONE)
+        };
     }
     if target == b"*" {
-        return if *method == Method::OPTIONS { Ok((start, None)) } else { Err(NONE) };
+        return if *method == Method::OPTIONS {
+            Ok((start, None))
+        } else {
+            Err(NONE)
+        };
     }
     let scheme = memchr::memchr(b':', target).unwrap_or(target.len());
-    let known = target[..scheme].eq_ignore_ascii_case(b"http") || target[..scheme].eq_ignore_ascii_case(b"https");
+    let known = target[..scheme].eq_ignore_ascii_case(b"http")
+        || target[..scheme].eq_ignore_ascii_case(b"https");
     if !known || !target[scheme..].starts_with(b"://") {
         return Err(NONE);
     }
     let rest = scheme + 3;
     let ends = |byte: &u8| matches!(byte, b'/' | b'?' | b'#');
-    let end = target[rest..].iter().position(ends).map_or(target.len(), |end| rest + end);
+    let end = target[rest..]
+        .iter()
+        .position(ends)
+        .map_or(target.len(), |end| rest + end);
     if end == rest {
         return Err(NONE);
     }

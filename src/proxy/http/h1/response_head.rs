@@ -37,7 +37,8 @@ pub struct ResponseHead {
     pub framing: Framing,
     /// The connection may serve another request.
     pub keep: bool,
-    /// For how many seconds the instance keeps the connection open, if it says so (`Keep-Alive: timeout=5`).
+    /// For how many seconds the instance keeps the connection open, if it says so (`Keep-Alive:
+    /// timeout=5`).
     pub keeps_s: Option<u64>,
     /// It has a Date.
     pub dated: bool,
@@ -64,7 +65,8 @@ pub enum Parsed {
     Bad(&'static str),
 }
 
-/// Looks at the bytes read so far of the answer to a request with `method`. The fields found lie in `fields`.
+/// Looks at the bytes read so far of the answer to a request with `method`. The fields found lie in
+/// `fields`.
 pub fn parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Parsed {
     match try_parse(bytes, method, fields) {
         Ok(Some(head)) => Parsed::Whole(head),
@@ -74,8 +76,14 @@ pub fn parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Parsed {
     }
 }
 
-fn try_parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Result<Option<ResponseHead>, &'static str> {
-    let Some((line, at)) = scan::first_line(bytes, LineEnd::Lenient)? else { return Ok(None) };
+fn try_parse(
+    bytes: &[u8],
+    method: &Method,
+    fields: &mut Vec<Field>,
+) -> Result<Option<ResponseHead>, &'static str> {
+    let Some((line, at)) = scan::first_line(bytes, LineEnd::Lenient)? else {
+        return Ok(None);
+    };
     let (http11, status, reason) = status_line(line)?;
     let length = match scan::fields(bytes, at, LineEnd::Lenient, FIELDS_MAX, fields) {
         End::At(end) => end,
@@ -83,7 +91,10 @@ fn try_parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Result<O
         End::TooMany => return Err("too many fields"),
         End::Bad(reason) => return Err(reason),
     };
-    let mut said = Said { keep: http11, ..Said::default() };
+    let mut said = Said {
+        keep: http11,
+        ..Said::default()
+    };
     for field in fields.iter_mut() {
         said.take(field, bytes)?;
     }
@@ -165,10 +176,17 @@ impl Said {
                     }
                 }
             }
-            Kind::Hop if self.keeps_s.is_none() && field.name.of(bytes).eq_ignore_ascii_case(b"keep-alive") => {
+            Kind::Hop
+                if self.keeps_s.is_none()
+                    && field.name.of(bytes).eq_ignore_ascii_case(b"keep-alive") =>
+            {
                 let timeout = |parameter: &[u8]| {
                     let (name, value) = parameter.split_at_checked(b"timeout=".len())?;
-                    if name.eq_ignore_ascii_case(b"timeout=") { scan::number(value) } else { None }
+                    if name.eq_ignore_ascii_case(b"timeout=") {
+                        scan::number(value)
+                    } else {
+                        None
+                    }
                 };
                 self.keeps_s = tokens_of(value).find_map(timeout);
             }
@@ -188,11 +206,18 @@ fn status_line(line: &[u8]) -> Result<(bool, u16, Span), &'static str> {
         Some(b"HTTP/1.0 ") => false,
         _ => return Err("not an answer in HTTP/1"),
     };
-    let status = line.get(9..SHORTEST).and_then(scan::number).and_then(|status| u16::try_from(status).ok());
-    let status = status.filter(|status| *status >= 100).ok_or("status is not a number of three digits")?;
+    let status = line
+        .get(9..SHORTEST)
+        .and_then(scan::number)
+        .and_then(|status| u16::try_from(status).ok());
+    let status = status
+        .filter(|status| *status >= 100)
+        .ok_or("status is not a number of three digits")?;
     match line.get(SHORTEST) {
         None => Ok((http11, status, Span::new(SHORTEST, SHORTEST))),
-        Some(b' ') if !has_control(&line[SHORTEST..]) => Ok((http11, status, Span::new(SHORTEST + 1, line.len()))),
+        Some(b' ') if !has_control(&line[SHORTEST..]) => {
+            Ok((http11, status, Span::new(SHORTEST + 1, line.len())))
+        }
         _ => Err("malformed status line"),
     }
 }
@@ -214,25 +239,70 @@ mod tests {
         let cases = [
             ("200 OK", "Content-Length: 5", Framing::Length(5), true),
             ("200 OK", "Content-Length: 0", Framing::Empty, true),
-            ("200 OK", "Transfer-Encoding: Chunked", Framing::Chunked, true),
-            ("200 OK", "Transfer-Encoding: chunked\r\nContent-Length: 5", Framing::Chunked, true),
-            ("200 OK", "Content-Length: 5\r\nContent-Length: 5", Framing::Length(5), true),
+            (
+                "200 OK",
+                "Transfer-Encoding: Chunked",
+                Framing::Chunked,
+                true,
+            ),
+            (
+                "200 OK",
+                "Transfer-Encoding: chunked\r\nContent-Length: 5",
+                Framing::Chunked,
+                true,
+            ),
+            (
+                "200 OK",
+                "Content-Length: 5\r\nContent-Length: 5",
+                Framing::Length(5),
+                true,
+            ),
             ("200 OK", "A: b", Framing::UntilClose, false),
-            ("200 OK", "Content-Length: 5\r\nConnection: close", Framing::Length(5), false),
-            ("200 OK", "Content-Length: 5\r\nConnection: close, keep-alive", Framing::Length(5), false),
+            (
+                "200 OK",
+                "Content-Length: 5\r\nConnection: close",
+                Framing::Length(5),
+                false,
+            ),
+            (
+                "200 OK",
+                "Content-Length: 5\r\nConnection: close, keep-alive",
+                Framing::Length(5),
+                false,
+            ),
             ("204 No Content", "A: b", Framing::Empty, true),
-            ("304 Not Modified", "Content-Length: 5", Framing::Empty, true),
+            (
+                "304 Not Modified",
+                "Content-Length: 5",
+                Framing::Empty,
+                true,
+            ),
             ("200", "Content-Length: 5", Framing::Length(5), true),
             ("200 ", "Content-Length: 5", Framing::Length(5), true),
         ];
         for (status, field, framing, keep) in cases {
-            let head = parsed(&format!("HTTP/1.1 {status}\r\n{field}\r\n\r\n"), &Method::GET).unwrap();
-            assert_eq!((head.framing, head.keep), (framing, keep), "{status} {field}");
+            let head = parsed(
+                &format!("HTTP/1.1 {status}\r\n{field}\r\n\r\n"),
+                &Method::GET,
+            )
+            .unwrap();
+            assert_eq!(
+                (head.framing, head.keep),
+                (framing, keep),
+                "{status} {field}"
+            );
         }
-        let head = parsed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", &Method::HEAD).unwrap();
+        let head = parsed(
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            &Method::HEAD,
+        )
+        .unwrap();
         assert_eq!(head.framing, Framing::Empty);
-        let head =
-            parsed("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n", &Method::GET).unwrap();
+        let head = parsed(
+            "HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n",
+            &Method::GET,
+        )
+        .unwrap();
         assert!(head.keep);
     }
 
@@ -252,22 +322,35 @@ mod tests {
             "HTTP/1.1 200 OK\r\n folded\r\n\r\n",
         ];
         for text in bad {
-            assert!(parsed(text, &Method::GET).is_err_and(|reason| reason != "partial"), "{text:?}");
+            assert!(
+                parsed(text, &Method::GET).is_err_and(|reason| reason != "partial"),
+                "{text:?}"
+            );
         }
     }
 
     #[test]
     fn a_line_feed_alone_is_enough_of_a_server() {
-        assert_eq!(parsed("HTTP/1.1 200 OK\nContent-Length: 5\n\n", &Method::GET).unwrap().framing, Framing::Length(5));
+        assert_eq!(
+            parsed("HTTP/1.1 200 OK\nContent-Length: 5\n\n", &Method::GET)
+                .unwrap()
+                .framing,
+            Framing::Length(5)
+        );
     }
 
     #[test]
     fn fields_of_the_hop_are_marked() {
         let text = "HTTP/1.1 200 OK\r\nConnection: x-private\r\nUpgrade: h2c\r\nKeep-Alive: 5\r\nX: y\r\n\r\n";
         let mut fields = Vec::new();
-        let Parsed::Whole(head) = parse(text.as_bytes(), &Method::GET, &mut fields) else { panic!("a head") };
+        let Parsed::Whole(head) = parse(text.as_bytes(), &Method::GET, &mut fields) else {
+            panic!("a head")
+        };
         assert!(head.mapped);
         let kinds: Vec<Kind> = fields.iter().map(|field| field.kind).collect();
-        assert_eq!(kinds, [Kind::Dropped, Kind::Dropped, Kind::Hop, Kind::Other]);
+        assert_eq!(
+            kinds,
+            [Kind::Dropped, Kind::Dropped, Kind::Hop, Kind::Other]
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! Lines of a message head: where each field's name and value lie, and which of them matter to a proxy.
+//! Lines of a message head: where each field's name and value lie, and which of them matter to a
+//! proxy.
 //!
-//! Pure, without copies: spans into the bytes that were read. Nothing here decides what becomes of a message; whatever is
-//! out of the ordinary is an error to the caller, who has others for it.
+//! Pure, without copies: spans into the bytes that were read. Nothing here decides what becomes of
+//! a message; whatever is out of the ordinary is an error to the caller, who has others for it.
 
 use super::syntax::{has_control, is_token};
 
@@ -16,13 +17,18 @@ impl Span {
     /// From `start` up to `end`. Heads are far smaller than 4 GiB: their size is bounded before.
     #[must_use]
     pub fn new(start: usize, end: usize) -> Self {
-        Self { start: u32::try_from(start).unwrap_or(u32::MAX), end: u32::try_from(end).unwrap_or(u32::MAX) }
+        Self {
+            start: u32::try_from(start).unwrap_or(u32::MAX),
+            end: u32::try_from(end).unwrap_or(u32::MAX),
+        }
     }
 
     /// What it points at.
     #[must_use]
     pub fn of(self, bytes: &[u8]) -> &[u8] {
-        bytes.get(self.start as usize..self.end as usize).unwrap_or(&[])
+        bytes
+            .get(self.start as usize..self.end as usize)
+            .unwrap_or(&[])
     }
 
     /// The same as text; empty if it is none.
@@ -116,12 +122,15 @@ pub enum LineEnd {
     Lenient,
 }
 
-/// Takes the first line of `bytes`, without its end; also where the next one begins. None: not whole yet.
+/// Takes the first line of `bytes`, without its end; also where the next one begins. None: not
+/// whole yet.
 ///
 /// # Errors
 /// A line end that does not count.
 pub fn first_line(bytes: &[u8], ends: LineEnd) -> Result<Option<(&[u8], usize)>, &'static str> {
-    let Some(lf) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
+    let Some(lf) = memchr::memchr(b'\n', bytes) else {
+        return Ok(None);
+    };
     match &bytes[..lf] {
         [text @ .., b'\r'] => Ok(Some((text, lf + 1))),
         text if ends == LineEnd::Lenient => Ok(Some((text, lf + 1))),
@@ -130,7 +139,13 @@ pub fn first_line(bytes: &[u8], ends: LineEnd) -> Result<Option<(&[u8], usize)>,
 }
 
 /// Takes field lines from `at` on into `fields`, up to the empty line.
-pub fn fields(bytes: &[u8], mut at: usize, ends: LineEnd, most: usize, fields: &mut Vec<Field>) -> End {
+pub fn fields(
+    bytes: &[u8],
+    mut at: usize,
+    ends: LineEnd,
+    most: usize,
+    fields: &mut Vec<Field>,
+) -> End {
     fields.clear();
     loop {
         let rest = &bytes[at..];
@@ -208,7 +223,11 @@ fn kind(name: &[u8]) -> Kind {
 #[must_use]
 pub fn number(value: &[u8]) -> Option<u64> {
     let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
-    digits.then(|| value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+    digits.then(|| {
+        value
+            .iter()
+            .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+    })
 }
 
 #[cfg(test)]
@@ -219,7 +238,13 @@ mod tests {
         let mut found = Vec::new();
         let end = fields(text.as_bytes(), 0, ends, 4, &mut found);
         let shown = |span: Span| span.text(text.as_bytes()).to_owned();
-        (end, found.iter().map(|field| (shown(field.name), shown(field.value), field.kind)).collect())
+        (
+            end,
+            found
+                .iter()
+                .map(|field| (shown(field.name), shown(field.value), field.kind))
+                .collect(),
+        )
     }
 
     #[test]
@@ -227,20 +252,44 @@ mod tests {
         let (end, found) = scan("Host:a\r\nX:  b \t\r\nE:\r\n\r\nrest", LineEnd::Strict);
         assert_eq!(end, End::At(23));
         let plain = |name: &str, value: &str, kind| (name.to_owned(), value.to_owned(), kind);
-        assert_eq!(found, [plain("Host", "a", Kind::Host), plain("X", "b", Kind::Other), plain("E", "", Kind::Other)]);
+        assert_eq!(
+            found,
+            [
+                plain("Host", "a", Kind::Host),
+                plain("X", "b", Kind::Other),
+                plain("E", "", Kind::Other)
+            ]
+        );
     }
 
     #[test]
     fn what_is_no_field_is_refused() {
-        for bad in
-            [" a: b\r\n", "a b: c\r\n", "a\r\n", ": b\r\n", "a: \x01\r\n", "a: b\r\r\n", "a\0: b\r\n", "a : b\r\n"]
-        {
+        for bad in [
+            " a: b\r\n",
+            "a b: c\r\n",
+            "a\r\n",
+            ": b\r\n",
+            "a: \x01\r\n",
+            "a: b\r\r\n",
+            "a\0: b\r\n",
+            "a : b\r\n",
+        ] {
             let (end, _) = scan(&format!("{bad}\r\n"), LineEnd::Strict);
             assert!(matches!(end, End::Bad(_)), "{bad:?}: {end:?}");
         }
-        assert_eq!(scan("a: b\n\n", LineEnd::Strict).0, End::Bad("line ends with LF alone"));
+        assert_eq!(
+            scan("a: b\n\n", LineEnd::Strict).0,
+            End::Bad("line ends with LF alone")
+        );
         assert_eq!(scan("a: b\n\n", LineEnd::Lenient).0, End::At(6));
-        assert_eq!(scan("a: b\r\na: b\r\na: b\r\na: b\r\na: b\r\n\r\n", LineEnd::Strict).0, End::TooMany);
+        assert_eq!(
+            scan(
+                "a: b\r\na: b\r\na: b\r\na: b\r\na: b\r\n\r\n",
+                LineEnd::Strict
+            )
+            .0,
+            End::TooMany
+        );
     }
 
     #[test]
@@ -255,7 +304,15 @@ mod tests {
     fn numbers_are_digits_alone() {
         assert_eq!(number(b"0"), Some(0));
         assert_eq!(number(b"0012"), Some(12));
-        for bad in [&b""[..], b"+1", b"-1", b"1 ", b"0x1", b"1,1", b"1234567890123456789"] {
+        for bad in [
+            &b""[..],
+            b"+1",
+            b"-1",
+            b"1 ",
+            b"0x1",
+            b"1,1",
+            b"1234567890123456789",
+        ] {
             assert_eq!(number(bad), None, "{bad:?}");
         }
     }

@@ -1,7 +1,9 @@
-//! How a head was spelled: the names of its fields and its reason phrase, for a head that is made anew of a map.
+//! How a head was spelled: the names of its fields and its reason phrase, for a head that is made
+//! anew of a map.
 //!
-//! Both carry no meaning (RFC 9110 section 5.1, RFC 9112 section 4), but there are clients and instances that compare them,
-//! and what they get must not depend on what a proxy has to do with a message.
+//! Both carry no meaning (RFC 9110 section 5.1, RFC 9112 section 4), but there are clients and
+//! instances that compare them, and what they get must not depend on what a proxy has to do with a
+//! message.
 
 use super::response_head::ResponseHead;
 use super::scan::Field;
@@ -19,8 +21,17 @@ impl Spelling {
     #[must_use]
     pub fn of(bytes: &[u8], head: &ResponseHead, fields: &[Field]) -> Self {
         let is_upper = |name: &&[u8]| name.iter().any(u8::is_ascii_uppercase);
-        let names = fields.iter().map(|field| field.name.of(bytes)).filter(is_upper).map(Box::from).collect();
-        Self { status: head.status, reason: head.reason.of(bytes).into(), names }
+        let names = fields
+            .iter()
+            .map(|field| field.name.of(bytes))
+            .filter(is_upper)
+            .map(Box::from)
+            .collect();
+        Self {
+            status: head.status,
+            reason: head.reason.of(bytes).into(),
+            names,
+        }
     }
 
     /// The reason phrase that came with `status`. None: another status came.
@@ -36,10 +47,13 @@ impl Spelling {
     }
 }
 
-/// `name`, in lower case, as the first of `names` spells it that is the same; as it is where there is none.
+/// `name`, in lower case, as the first of `names` spells it that is the same; as it is where there
+/// is none.
 #[must_use]
 pub fn spelled<'a>(mut names: impl Iterator<Item = &'a [u8]>, name: &'a str) -> &'a [u8] {
-    names.find(|spelling| spelling.eq_ignore_ascii_case(name.as_bytes())).unwrap_or(name.as_bytes())
+    names
+        .find(|spelling| spelling.eq_ignore_ascii_case(name.as_bytes()))
+        .unwrap_or(name.as_bytes())
 }
 
 #[cfg(test)]
@@ -51,13 +65,21 @@ mod tests {
     fn names_and_reasons_are_those_that_came() {
         let bytes = b"HTTP/1.1 200 Alles gut\r\nETag: \"1\"\r\nx-lower: 1\r\nX-Twice: 1\r\nx-twice: 2\r\n\r\n";
         let mut fields = Vec::new();
-        let Parsed::Whole(head) = parse(bytes, &http::Method::GET, &mut fields) else { panic!("no head") };
+        let Parsed::Whole(head) = parse(bytes, &http::Method::GET, &mut fields) else {
+            panic!("no head")
+        };
         let spelling = Spelling::of(bytes, &head, &fields);
-        for (name, expected) in
-            [("etag", "ETag"), ("x-lower", "x-lower"), ("x-twice", "X-Twice"), ("content-encoding", "content-encoding")]
-        {
+        for (name, expected) in [
+            ("etag", "ETag"),
+            ("x-lower", "x-lower"),
+            ("x-twice", "X-Twice"),
+            ("content-encoding", "content-encoding"),
+        ] {
             assert_eq!(spelling.name(name), expected.as_bytes());
         }
-        assert_eq!((spelling.reason(200), spelling.reason(304)), (Some(&b"Alles gut"[..]), None));
+        assert_eq!(
+            (spelling.reason(200), spelling.reason(304)),
+            (Some(&b"Alles gut"[..]), None)
+        );
     }
 }

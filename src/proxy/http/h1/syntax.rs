@@ -1,8 +1,10 @@
-//! Bytes that HTTP/1 allows where, the bounds of a head, and how a request is refused that breaks either.
+//! Bytes that HTTP/1 allows where, the bounds of a head, and how a request is refused that breaks
+//! either.
 //!
-//! Requests are held to the strict form: what two programs could read in two ways is refused before either does, because
-//! request smuggling lives from a proxy and the server behind it reading one message differently. RFC 9112 allows a recipient
-//! to repair many malformed heads; every repair is a guess that the next parser may make differently.
+//! Requests are held to the strict form: what two programs could read in two ways is refused before
+//! either does, because request smuggling lives from a proxy and the server behind it reading one
+//! message differently. RFC 9112 allows a recipient to repair many malformed heads; every repair is
+//! a guess that the next parser may make differently.
 
 use crate::config::ProxyConfig;
 
@@ -19,7 +21,10 @@ impl Limits {
     /// Those of the configuration.
     #[must_use]
     pub fn new(config: &ProxyConfig) -> Self {
-        Self { head_bytes_max: config.max_header_bytes, fields_max: config.max_headers }
+        Self {
+            head_bytes_max: config.max_header_bytes,
+            fields_max: config.max_headers,
+        }
     }
 }
 
@@ -37,7 +42,10 @@ impl Violation {
     /// A malformed request.
     #[must_use]
     pub const fn bad(reason: &'static str) -> Self {
-        Self { status: 400, reason }
+        Self {
+            status: 400,
+            reason,
+        }
     }
 
     /// The whole response, ready to be written; the connection is closed after it.
@@ -73,12 +81,14 @@ static TOKEN: [bool; 256] = {
 
 /// Anything below blank but the tab, and DEL.
 ///
-/// Every byte of every value is looked at here: in pieces of a width that the compiler turns into a few instructions each,
-/// the last of which begins before the end of the one before it.
+/// Every byte of every value is looked at here: in pieces of a width that the compiler turns into a
+/// few instructions each, the last of which begins before the end of the one before it.
 pub(crate) fn has_control(bytes: &[u8]) -> bool {
     if let Some(last) = bytes.last_chunk::<16>() {
         let (pieces, _) = bytes.as_chunks::<16>();
-        return pieces.iter().fold(is_control_in(last), |found, piece| found | is_control_in(piece));
+        return pieces.iter().fold(is_control_in(last), |found, piece| {
+            found | is_control_in(piece)
+        });
     }
     match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
         (Some(first), Some(last)) => is_control_in(first) | is_control_in(last),
@@ -90,7 +100,10 @@ pub(crate) fn has_control(bytes: &[u8]) -> bool {
 #[inline]
 fn is_control_in<B: AsRef<[u8]> + ?Sized>(bytes: &B) -> bool {
     let is_control = |byte: u8| ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f);
-    bytes.as_ref().iter().fold(false, |found, &byte| found | is_control(byte))
+    bytes
+        .as_ref()
+        .iter()
+        .fold(false, |found, &byte| found | is_control(byte))
 }
 
 #[cfg(test)]

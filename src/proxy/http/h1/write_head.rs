@@ -1,8 +1,8 @@
 //! Heads as they are sent on: to the instance, and to the client.
 //!
-//! Usually a head is its lines as they came, without those of the hop, and with ours behind them. Where fields decide
-//! about others (a chain of proxies before us, `Connection` that names fields), the rules of
-//! [`headers`] do it, on a map of the fields.
+//! Usually a head is its lines as they came, without those of the hop, and with ours behind them.
+//! Where fields decide about others (a chain of proxies before us, `Connection` that names fields),
+//! the rules of [`headers`] do it, on a map of the fields.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -37,7 +37,8 @@ pub struct Outbound<'a> {
 }
 
 impl Outbound<'_> {
-    /// What the rules for header fields have to know of it, sent to `target`. `host` is that of its head.
+    /// What the rules for header fields have to know of it, sent to `target`. `host` is that of its
+    /// head.
     #[must_use]
     pub fn context<'c>(
         &'c self,
@@ -86,14 +87,17 @@ impl Outbound<'_> {
             prepend: options.prepend.as_deref(),
             query: target.query.as_deref(),
         };
-        if edit == PathEdit::default() && (self.path.is_as_it_came() || *self.path.wire == *self.head.path()) {
+        if edit == PathEdit::default()
+            && (self.path.is_as_it_came() || *self.path.wire == *self.head.path())
+        {
             return Ok(Cow::Borrowed(self.head.target));
         }
         path::rewrite_text(self.head.target, self.path, &edit)
     }
 }
 
-/// The fields of a response, as a map for the header rules: with `Connection`, if it names fields that they have to take away.
+/// The fields of a response, as a map for the header rules: with `Connection`, if it names fields
+/// that they have to take away.
 #[must_use]
 pub fn response_map(bytes: &[u8], head: &ResponseHead, fields: &[Field]) -> HeaderMap {
     let mut map = map_of(bytes, fields);
@@ -157,7 +161,10 @@ impl ClientLines {
         let mut lines = Vec::with_capacity(256);
         put_map(&mut lines, &map);
         lines.shrink_to_fit();
-        Self { settings: Arc::clone(settings), lines }
+        Self {
+            settings: Arc::clone(settings),
+            lines,
+        }
     }
 
     /// Whether they were made from these settings.
@@ -189,8 +196,10 @@ pub fn put_request(
         Fields::Lines { bytes, fields, .. } if passes_as_it_came(request, rules, rewrite) => {
             let kept = *rewrite == HostRewrite::Keep && head.host.is_some();
             put_lines(out, bytes, fields, |kind| {
-                matches!(kind, Kind::Hop | Kind::Connection | Kind::Dropped | Kind::TransferEncoding)
-                    || (!kept && kind == Kind::Host)
+                matches!(
+                    kind,
+                    Kind::Hop | Kind::Connection | Kind::Dropped | Kind::TransferEncoding
+                ) || (!kept && kind == Kind::Host)
             });
             if !kept {
                 let context = request.context(None, rules, client, target);
@@ -216,15 +225,25 @@ pub fn put_request(
             let host = head.host_value();
             let fields = request.fields(&request.context(host.as_ref(), rules, client, target));
             match &head.fields {
-                Fields::Lines { bytes, fields: came, .. } => put_map_spelled(out, &fields, bytes, came),
+                Fields::Lines {
+                    bytes,
+                    fields: came,
+                    ..
+                } => put_map_spelled(out, &fields, bytes, came),
                 Fields::Map(_) => put_map(out, &fields),
             }
             fields.contains_key(CONTENT_LENGTH)
         }
     };
     match head.content {
-        Content::Whole(content) if !says_length && (!content.is_empty() || expects_content(head.method)) => {
-            put(out, CONTENT_LENGTH.as_str(), content.len().to_string().as_bytes());
+        Content::Whole(content)
+            if !says_length && (!content.is_empty() || expects_content(head.method)) =>
+        {
+            put(
+                out,
+                CONTENT_LENGTH.as_str(),
+                content.len().to_string().as_bytes(),
+            );
         }
         Content::Streamed(None) => put(out, TRANSFER_ENCODING.as_str(), b"chunked"),
         Content::Streamed(Some(length)) if !says_length => {
@@ -236,7 +255,8 @@ pub fn put_request(
     Ok(())
 }
 
-/// Whether its fields can be sent as they came, with ours behind them: none of them decides about others.
+/// Whether its fields can be sent as they came, with ours behind them: none of them decides about
+/// others.
 fn passes_as_it_came(request: &Outbound<'_>, rules: &HeaderRules, rewrite: &HostRewrite) -> bool {
     !request.head.mapped
         && request.granted.is_none()
@@ -245,11 +265,14 @@ fn passes_as_it_came(request: &Outbound<'_>, rules: &HeaderRules, rewrite: &Host
             Fields::Lines { bytes, fields, .. } => {
                 !rules.overwrite_any(fields.iter().map(|field| field.name.of(bytes)))
             }
-            Fields::Map(fields) => !rules.overwrite_any(fields.keys().map(|name| name.as_str().as_bytes())),
+            Fields::Map(fields) => {
+                !rules.overwrite_any(fields.keys().map(|name| name.as_str().as_bytes()))
+            }
         }
 }
 
-/// Whether a request without content has to say so: some servers answer 411 to a POST that does not (RFC 9110 section 8.6).
+/// Whether a request without content has to say so: some servers answer 411 to a POST that does not
+/// (RFC 9110 section 8.6).
 #[must_use]
 pub fn expects_content(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
@@ -267,7 +290,11 @@ fn put_ours(
 ) {
     out.extend_from_slice(&lines.lines);
     let default: &[u8] = if client.is_tls() { b"443" } else { b"80" };
-    put(out, "x-forwarded-port", host.and_then(port_of).unwrap_or(default));
+    put(
+        out,
+        "x-forwarded-port",
+        host.and_then(port_of).unwrap_or(default),
+    );
     if let Some(host) = host {
         put(out, "x-forwarded-host", host);
     }
@@ -334,20 +361,33 @@ fn put_fate(out: &mut Vec<u8>, fate: Fate) {
 }
 
 /// Writes the head of an instance's response as the client gets it.
-pub fn put_response(out: &mut Vec<u8>, bytes: &[u8], head: &ResponseHead, fields: &[Field], telling: &Telling<'_>) {
+pub fn put_response(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    head: &ResponseHead,
+    fields: &[Field],
+    telling: &Telling<'_>,
+) {
     out.extend_from_slice(b"HTTP/1.1 ");
     put_status(out, head.status);
     out.push(b' ');
     out.extend_from_slice(head.reason.of(bytes));
     out.extend_from_slice(b"\r\n");
-    let sts = headers::strict_transport_security_for(telling.client, &telling.settings.header_rules);
+    let sts =
+        headers::strict_transport_security_for(telling.client, &telling.settings.header_rules);
     if head.mapped {
         let mut map = response_map(bytes, head, fields);
-        headers::prepare_response(&mut map, telling.client, &telling.settings.header_rules, false);
+        headers::prepare_response(
+            &mut map,
+            telling.client,
+            &telling.settings.header_rules,
+            false,
+        );
         put_map_spelled(out, &map, bytes, fields);
     } else {
         put_lines_lenient(out, bytes, fields, |kind| {
-            matches!(kind, Kind::Hop | Kind::Dropped) || (kind == Kind::StrictTransportSecurity && sts.is_some())
+            matches!(kind, Kind::Hop | Kind::Dropped)
+                || (kind == Kind::StrictTransportSecurity && sts.is_some())
         });
         if let Some(value) = sts {
             put(out, "strict-transport-security", value.as_bytes());
@@ -364,8 +404,15 @@ pub fn put_response(out: &mut Vec<u8>, bytes: &[u8], head: &ResponseHead, fields
 }
 
 /// As [`put_lines`], and every line ends with CRLF whatever it ended with.
-fn put_lines_lenient(out: &mut Vec<u8>, bytes: &[u8], fields: &[Field], skip: impl Fn(Kind) -> bool) {
-    let usual = fields.iter().all(|field| field.line.of(bytes).ends_with(b"\r\n"));
+fn put_lines_lenient(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    fields: &[Field],
+    skip: impl Fn(Kind) -> bool,
+) {
+    let usual = fields
+        .iter()
+        .all(|field| field.line.of(bytes).ends_with(b"\r\n"));
     if usual {
         return put_lines(out, bytes, fields, skip);
     }
@@ -377,7 +424,8 @@ fn put_lines_lenient(out: &mut Vec<u8>, bytes: &[u8], fields: &[Field], skip: im
     }
 }
 
-/// An interim response as the client gets it; nothing of `100 Continue`: the client gets that from here.
+/// An interim response as the client gets it; nothing of `100 Continue`: the client gets that from
+/// here.
 pub fn put_interim(out: &mut Vec<u8>, bytes: &[u8], head: &ResponseHead, fields: &[Field]) {
     if head.status == 100 {
         return;
@@ -387,8 +435,12 @@ pub fn put_interim(out: &mut Vec<u8>, bytes: &[u8], head: &ResponseHead, fields:
     out.push(b' ');
     out.extend_from_slice(head.reason.of(bytes));
     out.extend_from_slice(b"\r\n");
-    for field in fields.iter().filter(|field| !matches!(field.kind, Kind::Hop | Kind::Dropped | Kind::ContentLength)) {
-        // What may not stand behind a body may not stand before the head either; it says nothing of this hop or this client.
+    for field in fields
+        .iter()
+        .filter(|field| !matches!(field.kind, Kind::Hop | Kind::Dropped | Kind::ContentLength))
+    {
+        // What may not stand behind a body may not stand before the head either; it says nothing of
+        // this hop or this client.
         if may_precede(field.name.of(bytes)) {
             out.extend_from_slice(field.name.of(bytes));
             out.extend_from_slice(b": ");
@@ -399,7 +451,8 @@ pub fn put_interim(out: &mut Vec<u8>, bytes: &[u8], head: &ResponseHead, fields:
     out.extend_from_slice(b"\r\n");
 }
 
-/// Fields of an interim response that pass: those of RFC 8297, and others that no program takes for those of the response.
+/// Fields of an interim response that pass: those of RFC 8297, and others that no program takes for
+/// those of the response.
 fn may_precede(name: &[u8]) -> bool {
     may_trail(name) || name.eq_ignore_ascii_case(b"content-security-policy")
 }
@@ -407,7 +460,10 @@ fn may_precede(name: &[u8]) -> bool {
 /// Writes the lines of a trailer section, and the empty one behind them.
 pub fn put_trailers(out: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
     if let Some(trailers) = trailers {
-        for (name, value) in trailers.iter().filter(|(name, _)| may_trail(name.as_str().as_bytes())) {
+        for (name, value) in trailers
+            .iter()
+            .filter(|(name, _)| may_trail(name.as_str().as_bytes()))
+        {
             put(out, name.as_str(), value.as_bytes());
         }
     }
@@ -427,7 +483,8 @@ pub enum Framed {
     UntilClose,
 }
 
-/// Writes the head of a response with a map of fields; `date` for one that has none, `spelling` where it came in HTTP/1.
+/// Writes the head of a response with a map of fields; `date` for one that has none, `spelling`
+/// where it came in HTTP/1.
 pub fn put_made(
     out: &mut Vec<u8>,
     (status, fields): (StatusCode, &HeaderMap),
@@ -440,12 +497,21 @@ pub fn put_made(
     put_status(out, status.as_u16());
     out.push(b' ');
     let reason = spelling.and_then(|spelling| spelling.reason(status.as_u16()));
-    out.extend_from_slice(reason.unwrap_or_else(|| status.canonical_reason().unwrap_or("").as_bytes()));
+    out.extend_from_slice(
+        reason.unwrap_or_else(|| status.canonical_reason().unwrap_or("").as_bytes()),
+    );
     out.extend_from_slice(b"\r\n");
     let framing = framed != Framed::Bodiless;
-    for (name, value) in fields.iter().filter(|(name, _)| !framing || *name != CONTENT_LENGTH) {
+    for (name, value) in fields
+        .iter()
+        .filter(|(name, _)| !framing || *name != CONTENT_LENGTH)
+    {
         let name = name.as_str();
-        put(out, spelling.map_or(name.as_bytes(), |spelling| spelling.name(name)), value.as_bytes());
+        put(
+            out,
+            spelling.map_or(name.as_bytes(), |spelling| spelling.name(name)),
+            value.as_bytes(),
+        );
     }
     match framed {
         Framed::Length(length) => put(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes()),

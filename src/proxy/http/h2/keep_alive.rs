@@ -40,10 +40,11 @@ impl Liveness {
 /// How often the other side may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// As often as it is silent. Clients do not count, and for the boxes on the way to them a ping is a sign of use.
+    /// As often as it is silent. Clients do not count, and for the boxes on the way to them a ping
+    /// is a sign of use.
     Any,
-    /// Servers of gRPC hang up on whoever asks more often than every five minutes: two such questions are let pass, until a
-    /// stream gets a head or data.
+    /// Servers of gRPC hang up on whoever asks more often than every five minutes: two such
+    /// questions are let pass, until a stream gets a head or data.
     Counts,
 }
 
@@ -54,8 +55,8 @@ impl Patience {
     }
 }
 
-/// Returns when the other side was silent, and was asked, and stayed silent for `limit`. `needed`: whether anybody waits
-/// for it.
+/// Returns when the other side was silent, and was asked, and stayed silent for `limit`. `needed`:
+/// whether anybody waits for it.
 pub async fn keepalive_expired(
     ping_pong: Option<PingPong>,
     patience: Patience,
@@ -64,7 +65,9 @@ pub async fn keepalive_expired(
     needed: impl Fn() -> bool,
 ) {
     // None: somebody else asks.
-    let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
+    let Some(mut ping_pong) = ping_pong else {
+        return std::future::pending().await;
+    };
     let (mut asked, mut last) = (0, Instant::now());
     loop {
         tokio::time::sleep(LOOK).await;
@@ -101,12 +104,19 @@ impl<T> ActivityIo<T> {
     /// Notes everything that is read.
     #[must_use]
     pub fn new(io: T, liveness: &Rc<Liveness>) -> Self {
-        Self { io, liveness: Rc::clone(liveness) }
+        Self {
+            io,
+            liveness: Rc::clone(liveness),
+        }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
         if polled.is_ready() {
@@ -117,7 +127,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityIo<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }
 
@@ -152,8 +166,8 @@ mod tests {
 
     const PONG_MAX: Duration = Duration::from_secs(10);
 
-    /// gRPC's rule: of pings less than five minutes after the one before, two are let pass, and a head or data sent lets the
-    /// next one pass as well.
+    /// gRPC's rule: of pings less than five minutes after the one before, two are let pass, and a
+    /// head or data sent lets the next one pass as well.
     #[derive(Default)]
     struct Counting {
         last: Option<Duration>,
@@ -162,8 +176,15 @@ mod tests {
 
     impl Counting {
         fn ping(&mut self, at: Duration, answered: bool) {
-            let early = self.last.replace(at).is_some_and(|last| at - last < Duration::from_secs(300));
-            self.strikes = if answered { 0 } else { self.strikes + u32::from(early) };
+            let early = self
+                .last
+                .replace(at)
+                .is_some_and(|last| at - last < Duration::from_secs(300));
+            self.strikes = if answered {
+                0
+            } else {
+                self.strikes + u32::from(early)
+            };
             assert!(self.strikes <= 2, "hangs up after {at:?}");
         }
     }
@@ -196,7 +217,9 @@ mod tests {
     ) {
         let (here, there) = duplex(1 << 16);
         let liveness = Rc::<Liveness>::default();
-        let (sender, connection) = h2::client::handshake(ActivityIo::new(here, &liveness)).await.unwrap();
+        let (sender, connection) = h2::client::handshake(ActivityIo::new(here, &liveness))
+            .await
+            .unwrap();
         (sender, connection, liveness, there)
     }
 

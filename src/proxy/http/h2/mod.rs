@@ -1,11 +1,13 @@
-//! HTTP/2 (RFC 9113) on either side, on the frames and streams of the `h2` crate: no layer between it and the exchange.
+//! HTTP/2 (RFC 9113) on either side, on the frames and streams of the `h2` crate: no layer between
+//! it and the exchange.
 //!
 //! ```text
 //!  client ═► server: a task per connection ─► a task per stream: exchange ─► client: a task per upstream connection ═► upstream
 //!                                                      ▲ pump: answer              │ pump: upload
 //! ```
-//! Every stream has one task, on the thread of its connection. It drops what it holds when its client resets the stream, and
-//! whoever drops an answer resets the upstream's stream: nothing runs on for nobody.
+//! Every stream has one task, on the thread of its connection. It drops what it holds when its
+//! client resets the stream, and whoever drops an answer resets the upstream's stream: nothing runs
+//! on for nobody.
 
 pub mod keep_alive;
 pub mod pump;
@@ -16,11 +18,13 @@ pub mod stream_body;
 use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 
-/// Bytes of one stream that are held ready for a connection that does not take them yet, on either side.
+/// Bytes of one stream that are held ready for a connection that does not take them yet, on either
+/// side.
 pub(crate) const SEND_BUFFER_BYTES: usize = 64 << 10;
 
-/// Takes away what HTTP/2 has no place for (RFC 9113 section 8.2.2). The header rules of the proxy have seen to it, and to
-/// what `Connection` names, wherever a message passes through them: so there is something only in what was made here.
+/// Takes away what HTTP/2 has no place for (RFC 9113 section 8.2.2). The header rules of the proxy
+/// have seen to it, and to what `Connection` names, wherever a message passes through them: so
+/// there is something only in what was made here.
 pub(crate) fn without_hop(headers: &mut HeaderMap) {
     let of_hop = |name: &HeaderName| {
         *name == CONNECTION
@@ -59,7 +63,15 @@ mod tests {
     #[test]
     fn nothing_of_the_hop_is_left() {
         let mut headers = HeaderMap::new();
-        for name in ["connection", "transfer-encoding", "upgrade", "keep-alive", "proxy-connection", "te", "x"] {
+        for name in [
+            "connection",
+            "transfer-encoding",
+            "upgrade",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "x",
+        ] {
             headers.insert(name, HeaderValue::from_static("gzip"));
         }
         without_hop(&mut headers);

@@ -43,17 +43,32 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: ResetReason,
 {
-    /// Of a client's upload. A stream that we open has no room before it was announced: the first piece, which is often the
-    /// only one, is handed over all the same, and waits in the connection.
+    /// Of a client's upload. A stream that we open has no room before it was announced: the first
+    /// piece, which is often the only one, is handed over all the same, and waits in the
+    /// connection.
     #[must_use]
     pub fn of_upload(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, sent: 0, ahead: true, on_break: Reason::CANCEL }
+        Self {
+            body,
+            stream,
+            held: None,
+            sent: 0,
+            ahead: true,
+            on_break: Reason::CANCEL,
+        }
     }
 
     /// Of an upstream's answer, or one of our own.
     #[must_use]
     pub fn of_answer(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, sent: 0, ahead: false, on_break: Reason::INTERNAL_ERROR }
+        Self {
+            body,
+            stream,
+            held: None,
+            sent: 0,
+            ahead: false,
+            on_break: Reason::INTERNAL_ERROR,
+        }
     }
 
     /// How many bytes were handed to the stream.
@@ -92,7 +107,8 @@ where
                         }
                     }
                 };
-                // No more than there is room for: what waits in the connection is seen by no clock, and counted by nobody.
+                // No more than there is room for: what waits in the connection is seen by no clock,
+                // and counted by nobody.
                 if room < data.len() {
                     self.held = Some(data.split_off(room));
                 }
@@ -107,16 +123,24 @@ where
                     continue;
                 }
             }
-            // The body first, then room for what is there: room that is asked for ahead is taken from other streams.
+            // The body first, then room for what is there: room that is asked for ahead is taken
+            // from other streams.
             let frame = match Pin::new(&mut self.body).poll_frame(cx) {
-                // Asked here alone: whoever asks is woken by every change of the stream's room, too.
-                Poll::Pending => return self.stream.poll_reset(cx)?.map(|reason| Err(PumpError::Reset(reason))),
+                // Asked here alone: whoever asks is woken by every change of the stream's room,
+                // too.
+                Poll::Pending => {
+                    return self
+                        .stream
+                        .poll_reset(cx)?
+                        .map(|reason| Err(PumpError::Reset(reason)));
+                }
                 Poll::Ready(frame) => frame,
             };
             let frame = match frame {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
-                    self.stream.send_reset(error.reason().unwrap_or(self.on_break));
+                    self.stream
+                        .send_reset(error.reason().unwrap_or(self.on_break));
                     return Poll::Ready(Err(PumpError::Body(error)));
                 }
                 None => {

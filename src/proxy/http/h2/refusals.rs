@@ -1,7 +1,9 @@
-//! Requests of a client that the library refuses by itself: malformed ones, and those beyond the streams that a connection
-//! may have. It does not report them, so the frames that it writes are looked at.
+//! Requests of a client that the library refuses by itself: malformed ones, and those beyond the
+//! streams that a connection may have. It does not report them, so the frames that it writes are
+//! looked at.
 //!
-//! Pure but for the stream it wraps. Only frame headers are read (RFC 9113 section 4.1), and the four bytes of RST_STREAM.
+//! Pure but for the stream it wraps. Only frame headers are read (RFC 9113 section 4.1), and the
+//! four bytes of RST_STREAM.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -46,7 +48,11 @@ impl Refusals {
 
     /// Those since this was asked last.
     pub fn take(&self) -> SmallVec<[Refused; 2]> {
-        if self.found.borrow().is_empty() { SmallVec::new() } else { std::mem::take(&mut self.found.borrow_mut()) }
+        if self.found.borrow().is_empty() {
+            SmallVec::new()
+        } else {
+            std::mem::take(&mut self.found.borrow_mut())
+        }
     }
 
     fn note(&self, stream: u32, refused: Refused) {
@@ -74,7 +80,11 @@ impl Frames {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            let wanted = if self.have >= HEADER_BYTES { HEADER_BYTES + 4 } else { HEADER_BYTES };
+            let wanted = if self.have >= HEADER_BYTES {
+                HEADER_BYTES + 4
+            } else {
+                HEADER_BYTES
+            };
             let taken = (wanted - self.have).min(bytes.len());
             self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
             self.have += taken;
@@ -101,7 +111,14 @@ impl Frames {
             self.skip = length;
         } else {
             let too_many = u32::from_be_bytes(error) == REFUSED_STREAM;
-            refusals.note(stream, if too_many { Refused::TooMany } else { Refused::Malformed });
+            refusals.note(
+                stream,
+                if too_many {
+                    Refused::TooMany
+                } else {
+                    Refused::Malformed
+                },
+            );
         }
         self.have = 0;
     }
@@ -119,18 +136,30 @@ impl<T> Watched<T> {
     /// Notes in `refusals`.
     #[must_use]
     pub fn new(io: T, refusals: &Rc<Refusals>) -> Self {
-        Self { io, frames: Frames::default(), refusals: Rc::clone(refusals) }
+        Self {
+            io,
+            frames: Frames::default(),
+            refusals: Rc::clone(refusals),
+        }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = &polled {
@@ -207,7 +236,16 @@ mod tests {
             write(&before);
             refusals.accepted(3);
             write(&behind);
-            assert_eq!(found, [Refused::Malformed, Refused::TooMany, Refused::TooLarge, Refused::Malformed], "{step}");
+            assert_eq!(
+                found,
+                [
+                    Refused::Malformed,
+                    Refused::TooMany,
+                    Refused::TooLarge,
+                    Refused::Malformed
+                ],
+                "{step}"
+            );
         }
     }
 }

@@ -54,13 +54,21 @@ impl StreamBody {
     /// The body behind a head with `headers`.
     #[must_use]
     pub fn new(stream: RecvStream, headers: &HeaderMap, answer: Option<Answer>) -> Self {
-        Self { stream, left: promised_length(headers), data_ended: false, answer }
+        Self {
+            stream,
+            left: promised_length(headers),
+            data_ended: false,
+            answer,
+        }
     }
 
     /// Whether the request's body is still on its way, so that the instance may wait for that.
     #[must_use]
     pub fn uploads(&self) -> bool {
-        self.answer.as_ref().and_then(|answer| answer.upload.as_ref()).is_some_and(Upload::goes_on)
+        self.answer
+            .as_ref()
+            .and_then(|answer| answer.upload.as_ref())
+            .is_some_and(Upload::goes_on)
     }
 
     /// Whether nothing comes any more.
@@ -79,7 +87,10 @@ impl StreamBody {
     ///
     /// # Errors
     /// The stream was reset before its end, whatever the reset says, or its connection ended.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamBodyError>>> {
+    pub fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamBodyError>>> {
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)).transpose()? {
                 Some(data) => {

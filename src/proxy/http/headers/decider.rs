@@ -1,14 +1,16 @@
 //! What a service is told that decides about a request.
 //!
-//! It decides by these fields, so none of them may be the client's word: whatever a client (or a proxy in front of us that
-//! passes on what a client says) sends under such a name goes, and what was seen here stands in its place.
+//! It decides by these fields, so none of them may be the client's word: whatever a client (or a
+//! proxy in front of us that passes on what a client says) sends under such a name goes, and what
+//! was seen here stands in its place.
 
 use http::Method;
 use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use crate::proxy::http::headers::{
-    RequestContext, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
-    X_REAL_IP, alike, cached_forwarded, join_cookies, plain_scheme, port_of, remove_where, seen_scheme, without_port,
+    RequestContext, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PREFIX,
+    X_FORWARDED_PROTO, X_REAL_IP, alike, cached_forwarded, join_cookies, plain_scheme, port_of,
+    remove_where, seen_scheme, without_port,
 };
 
 static X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -43,8 +45,11 @@ pub struct Wanted<'a> {
 /// Makes `fields`, which are those that the instance would get, those that the service gets.
 pub fn tell_decider(fields: &mut HeaderMap, ctx: &RequestContext<'_>, wanted: &Wanted<'_>) {
     let configured = ctx.rules.configured();
-    remove_where(fields, |name| tells_of_the_request(name.as_str().as_bytes()) && !configured.contains(&Some(name)));
-    // It is asked in HTTP/1.1, whatever the instance speaks: one field, or it might decide by the first.
+    remove_where(fields, |name| {
+        tells_of_the_request(name.as_str().as_bytes()) && !configured.contains(&Some(name))
+    });
+    // It is asked in HTTP/1.1, whatever the instance speaks: one field, or it might decide by the
+    // first.
     if fields.get_all(COOKIE).iter().nth(1).is_some() {
         join_cookies(fields);
     }
@@ -52,15 +57,25 @@ pub fn tell_decider(fields: &mut HeaderMap, ctx: &RequestContext<'_>, wanted: &W
     let scheme = seen_scheme(ctx.client.is_tls(), websocket);
     let default = HeaderValue::from_static(if ctx.client.is_tls() { "443" } else { "80" });
     let port = wanted.host.and_then(|host| port_of(host.as_bytes()));
-    // Bytes beyond ASCII may stand in a target of HTTP/2, and must not make the field go: it would be decided without it.
+    // Bytes beyond ASCII may stand in a target of HTTP/2, and must not make the field go: it would
+    // be decided without it.
     let text = |text: &str| HeaderValue::from_bytes(text.as_bytes()).ok();
     let written = [
         (&X_FORWARDED_FOR, Some(ctx.client.ip_value())),
         (&X_REAL_IP, Some(ctx.client.ip_value())),
-        (&X_FORWARDED_PROTO, Some(HeaderValue::from_static(plain_scheme(scheme)))),
+        (
+            &X_FORWARDED_PROTO,
+            Some(HeaderValue::from_static(plain_scheme(scheme))),
+        ),
         (&FORWARDED, Some(cached_forwarded(ctx, scheme))),
         (&X_FORWARDED_HOST, wanted.host.and_then(compared)),
-        (&X_FORWARDED_PORT, Some(port.and_then(|port| HeaderValue::from_bytes(port).ok()).unwrap_or(default))),
+        (
+            &X_FORWARDED_PORT,
+            Some(
+                port.and_then(|port| HeaderValue::from_bytes(port).ok())
+                    .unwrap_or(default),
+            ),
+        ),
         (&X_FORWARDED_PREFIX, ctx.strip.and_then(text)),
         (&X_FORWARDED_METHOD, text(wanted.method.as_str())),
         (&X_FORWARDED_URI, text(wanted.uri)),
@@ -84,10 +99,15 @@ fn compared(host: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&text).ok()
 }
 
-/// Whether a field of that name, or of one that could be taken for it, says where a request came from or what it wants.
+/// Whether a field of that name, or of one that could be taken for it, says where a request came
+/// from or what it wants.
 fn tells_of_the_request(name: &[u8]) -> bool {
-    let begins = |family: &str| name.get(..family.len()).is_some_and(|beginning| alike(beginning, family.as_bytes()));
-    FAMILIES.iter().any(|family| begins(family)) || NAMES.iter().any(|known| alike(name, known.as_bytes()))
+    let begins = |family: &str| {
+        name.get(..family.len())
+            .is_some_and(|beginning| alike(beginning, family.as_bytes()))
+    };
+    FAMILIES.iter().any(|family| begins(family))
+        || NAMES.iter().any(|known| alike(name, known.as_bytes()))
 }
 
 #[cfg(test)]
@@ -112,7 +132,16 @@ mod tests {
         ] {
             assert!(tells_of_the_request(name.as_bytes()), "{name}");
         }
-        for name in ["cookie", "authorization", "x-api-key", "x-requested-with", "from", "x-forward", "x-origin", ""] {
+        for name in [
+            "cookie",
+            "authorization",
+            "x-api-key",
+            "x-requested-with",
+            "from",
+            "x-forward",
+            "x-origin",
+            "",
+        ] {
             assert!(!tells_of_the_request(name.as_bytes()), "{name}");
         }
     }

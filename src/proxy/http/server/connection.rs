@@ -4,8 +4,8 @@
 //! accept ─► PROXY header? ─► TLS? ─► HTTP/2 preface or ALPN? ─┬─► h1
 //!                                                             └─► h2
 //! ```
-//! Beside the protocol run the drain signal and a watchdog for clients that do not do their part: that send a head
-//! too slowly, idle too long, stop in a body, or do not read.
+//! Beside the protocol run the drain signal and a watchdog for clients that do not do their part:
+//! that send a head too slowly, idle too long, stop in a body, or do not read.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -26,7 +26,9 @@ use super::h1_stream::H1Stream;
 use super::h2;
 use super::linger::lingering_close;
 use super::parked::Parked;
-use super::watchdog::{HEAD_TOO_SLOW, Refusal, TOO_SLOW, WatchdogAction, idle_or_draining, log_rejected, watchdog};
+use super::watchdog::{
+    HEAD_TOO_SLOW, Refusal, TOO_SLOW, WatchdogAction, idle_or_draining, log_rejected, watchdog,
+};
 use crate::config::ListenerProtocol;
 use crate::metrics::ClientFault;
 use crate::proxy::drain::{LocalPhase, Phase};
@@ -43,7 +45,8 @@ use crate::proxy::worker::Worker;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Finds out what an accepted connection speaks. `phase` is its listener's. None: it left, or is not understood.
+/// Finds out what an accepted connection speaks. `phase` is its listener's. None: it left, or is
+/// not understood.
 pub async fn begin(
     worker: Rc<Worker>,
     listener: Rc<Listener>,
@@ -53,7 +56,10 @@ pub async fn begin(
 ) -> Option<Negotiated> {
     listener.accepted();
     let mut io = ClientIo::new(stream, worker.clock);
-    let seen = Addresses { source: peer, destination: listener.config.address };
+    let seen = Addresses {
+        source: peer,
+        destination: listener.config.address,
+    };
     match receive_proxy_header(&listener, &mut io, seen).await {
         Ok(ends) => negotiate(worker, listener, phase, io, ends.source).await,
         Err(error) => {
@@ -63,8 +69,8 @@ pub async fn begin(
     }
 }
 
-/// A client of which it is known what it speaks. Small, because it lives as long as the connection does: whatever is needed
-/// to serve is boxed.
+/// A client of which it is known what it speaks. Small, because it lives as long as the connection
+/// does: whatever is needed to serve is boxed.
 #[derive(Debug)]
 pub struct Negotiated {
     context: ConnContext,
@@ -80,8 +86,8 @@ enum Handshake {
     InTheClear(ClientIo),
 }
 
-/// Ends TLS, where it is to be ended, and finds out what the client speaks. None: it left, or is not understood.
-/// What was peeked at is read again.
+/// Ends TLS, where it is to be ended, and finds out what the client speaks. None: it left, or is
+/// not understood. What was peeked at is read again.
 pub(crate) async fn negotiate(
     worker: Rc<Worker>,
     listener: Rc<Listener>,
@@ -104,21 +110,32 @@ pub(crate) async fn negotiate(
             Ok(Ok(h2)) => h2,
             failed => {
                 let refusal = match failed {
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => Some(Refusal::MALFORMED),
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                        Some(Refusal::MALFORMED)
+                    }
                     // Of a client that said nothing nothing is known, and the rest has left.
                     Err(_elapsed) if !io.peeked().is_empty() => Some(Refusal::HEAD_TOO_SLOW),
                     _ => None,
                 };
                 if let Some(refusal) = refusal {
                     let downstream = downstream(&listener, phase, peer, None, None, activity);
-                    log_rejected(&worker, &downstream, refusal, &"the first line is not one of HTTP");
+                    log_rejected(
+                        &worker,
+                        &downstream,
+                        refusal,
+                        &"the first line is not one of HTTP",
+                    );
                 }
                 return None;
             }
         };
         let downstream = downstream(&listener, phase, peer, None, None, activity);
         return Some(Negotiated {
-            context: ConnContext { worker, settings, downstream },
+            context: ConnContext {
+                worker,
+                settings,
+                downstream,
+            },
             io: Some(ClientStream::Plain(io)),
             h2,
         });
@@ -128,7 +145,9 @@ pub(crate) async fn negotiate(
     let handshake = Box::pin(async {
         match clear::begins(&mut io).await? {
             true => Ok(Handshake::InTheClear(io)),
-            false => Ok::<_, io::Error>(Handshake::Done(Box::new(tls::accept(certificates, &used, io).await?))),
+            false => Ok::<_, io::Error>(Handshake::Done(Box::new(
+                tls::accept(certificates, &used, io).await?,
+            ))),
         }
     });
     let handshake = tokio::time::timeout(header_timeout, handshake);
@@ -141,8 +160,16 @@ pub(crate) async fn negotiate(
         Ok(Ok(Handshake::InTheClear(io))) => {
             let answer = clear::answer(io.peeked());
             let downstream = downstream(&listener, phase, peer, None, None, activity);
-            let refusal = Refusal { fault: ClientFault::Tls, ..Refusal::MALFORMED };
-            log_rejected(&worker, &downstream, refusal, &"plain HTTP where TLS is spoken");
+            let refusal = Refusal {
+                fault: ClientFault::Tls,
+                ..Refusal::MALFORMED
+            };
+            log_rejected(
+                &worker,
+                &downstream,
+                refusal,
+                &"plain HTTP where TLS is spoken",
+            );
             lingering_close(io, &answer, &downstream.phase).await;
         }
         Ok(Ok(Handshake::Done(stream))) => {
@@ -150,9 +177,24 @@ pub(crate) async fn negotiate(
             let h2 = tls.alpn_protocol() == Some(b"h2");
             let passes_some_on = listener.config.protocol == ListenerProtocol::HttpsTcpSni;
             let name = tls.server_name().filter(|_| passes_some_on).map(Box::from);
-            let downstream = downstream(&listener, phase, peer, Some(tls::details(tls)), name, activity);
-            let context = ConnContext { worker, settings, downstream };
-            return Some(Negotiated { context, io: Some(ClientStream::Tls(stream)), h2 });
+            let downstream = downstream(
+                &listener,
+                phase,
+                peer,
+                Some(tls::details(tls)),
+                name,
+                activity,
+            );
+            let context = ConnContext {
+                worker,
+                settings,
+                downstream,
+            };
+            return Some(Negotiated {
+                context,
+                io: Some(ClientStream::Tls(stream)),
+                h2,
+            });
         }
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
@@ -160,16 +202,22 @@ pub(crate) async fn negotiate(
     None
 }
 
-/// Whether the client opens with the HTTP/2 preface (RFC 9113 section 3.4). What was read is read again.
+/// Whether the client opens with the HTTP/2 preface (RFC 9113 section 3.4). What was read is read
+/// again.
 ///
 /// # Errors
-/// Those of the socket; and a first line of another protocol, which would not understand an answer in HTTP.
+/// Those of the socket; and a first line of another protocol, which would not understand an answer
+/// in HTTP.
 async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
     loop {
         let seen = io.peeked();
         let length = seen.len().min(H2_PREFACE.len());
         if seen[..length] != H2_PREFACE[..length] {
-            return if is_foreign(seen) { Err(io::ErrorKind::InvalidData.into()) } else { Ok(false) };
+            return if is_foreign(seen) {
+                Err(io::ErrorKind::InvalidData.into())
+            } else {
+                Ok(false)
+            };
         }
         if length == H2_PREFACE.len() {
             return Ok(true);
@@ -180,11 +228,16 @@ async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
     }
 }
 
-/// Whether a whole first line is there that has the form of a request and names another protocol than HTTP.
+/// Whether a whole first line is there that has the form of a request and names another protocol
+/// than HTTP.
 fn is_foreign(seen: &[u8]) -> bool {
-    let Some(end) = memchr::memchr(b'\n', seen) else { return false };
+    let Some(end) = memchr::memchr(b'\n', seen) else {
+        return false;
+    };
     let mut words = seen[..end].trim_ascii().split(|byte| *byte == b' ');
-    let (Some(_), Some(_), Some(protocol), None) = (words.next(), words.next(), words.next(), words.next()) else {
+    let (Some(_), Some(_), Some(protocol), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
         return false;
     };
     !protocol.starts_with(b"HTTP/")
@@ -195,8 +248,18 @@ impl Negotiated {
     pub async fn drive(&mut self) {
         if self.h2 {
             let Some(io) = self.io.take() else { return };
-            let ConnContext { worker, settings, downstream } = &self.context;
-            return Box::pin(h2::drive(Rc::clone(worker), settings, Rc::clone(downstream), io)).await;
+            let ConnContext {
+                worker,
+                settings,
+                downstream,
+            } = &self.context;
+            return Box::pin(h2::drive(
+                Rc::clone(worker),
+                settings,
+                Rc::clone(downstream),
+                io,
+            ))
+            .await;
         }
         let end = loop {
             // Boxed, so that it is there only while the connection is active.
@@ -224,15 +287,21 @@ fn parks(context: &ConnContext) {
 
 /// Does what is left to do with a connection of HTTP/1.
 async fn ended(context: &ConnContext, io: ClientStream, end: End) {
-    let ConnContext { worker, downstream, .. } = context;
+    let ConnContext {
+        worker, downstream, ..
+    } = context;
     let last: &[u8] = match end {
         End::Abrupt | End::Park => return,
-        // With nothing unread a plain socket closes with a FIN by itself; TLS has to say its farewell.
+        // With nothing unread a plain socket closes with a FIN by itself; TLS has to say its
+        // farewell.
         End::Done if io.plain().is_some_and(is_silent) => return,
         End::Done => b"",
         End::Orderly(last) => last,
         End::Refuse(violation) => {
-            let refusal = Refusal { status: violation.status, ..Refusal::MALFORMED };
+            let refusal = Refusal {
+                status: violation.status,
+                ..Refusal::MALFORMED
+            };
             log_rejected(worker, downstream, refusal, &violation);
             violation.response()
         }
@@ -245,13 +314,26 @@ async fn ended(context: &ConnContext, io: ClientStream, end: End) {
 
 /// Serves requests until the connection ends, or nothing is held for it.
 async fn active(context: &ConnContext, io: &mut Option<ClientStream>) -> End {
-    let ConnContext { worker, settings, downstream } = context;
-    let Some(stream) = io.take() else { return End::Abrupt };
-    let stream = Rc::new(RefCell::new(H1Stream::new(stream, &worker.scratch.buffers, downstream)));
+    let ConnContext {
+        worker,
+        settings,
+        downstream,
+    } = context;
+    let Some(stream) = io.take() else {
+        return End::Abrupt;
+    };
+    let stream = Rc::new(RefCell::new(H1Stream::new(
+        stream,
+        &worker.scratch.buffers,
+        downstream,
+    )));
     let end = {
         let mut client = Client::new(worker, downstream, Rc::clone(&stream));
         let serving = pin!(client.serve());
-        watched(worker, settings, downstream, serving, || stream.borrow().hangs_up()).await
+        watched(worker, settings, downstream, serving, || {
+            stream.borrow().hangs_up()
+        })
+        .await
     };
     *io = stream.borrow_mut().take_io();
     end
@@ -266,7 +348,10 @@ async fn watched(
 ) -> End {
     let limits = downstream.listener.limits(&settings.proxy);
     let mut watchdog = pin!(watchdog(worker, limits, &downstream.watch, hangs_up));
-    let mut idle_or_draining = pin!(idle_or_draining(&downstream.phase, downstream.watch.activity()));
+    let mut idle_or_draining = pin!(idle_or_draining(
+        &downstream.phase,
+        downstream.watch.activity()
+    ));
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
     let mut draining = false;
     let mut signals = pin!(PollWhenWoken::new(poll_fn(|cx| {
@@ -285,7 +370,10 @@ async fn watched(
                 return Poll::Ready(Err(end));
             }
             // The end of the client is seen by what reads, and wakes nothing else.
-            signals.as_mut().poll(downstream.watch.has_ended(), cx).map(Ok)
+            signals
+                .as_mut()
+                .poll(downstream.watch.has_ended(), cx)
+                .map(Ok)
         });
         match next.await {
             Err(end) => return end,
@@ -320,23 +408,38 @@ fn is_silent(socket: &TcpStream) -> bool {
 mod tests {
     use super::*;
 
-    /// There are thousands of them. With 32 bytes more this is the task, and one of up to 408 takes 512 bytes of memory: the
-    /// next larger one takes 768, because tasks are aligned.
+    /// There are thousands of them. With 32 bytes more this is the task, and one of up to 408 takes
+    /// 512 bytes of memory: the next larger one takes 768, because tasks are aligned.
     #[test]
     fn an_idle_connection_is_small() {
         fn size<A, F>(_: impl Fn(A) -> F) -> usize {
             size_of::<F>()
         }
-        let task = size_of::<Negotiated>() + size(|greeted: &'static mut Negotiated| greeted.drive());
+        let task =
+            size_of::<Negotiated>() + size(|greeted: &'static mut Negotiated| greeted.drive());
         assert!(task <= 376, "{task}");
-        assert!(size_of::<Downstream>() <= 176, "{}", size_of::<Downstream>());
+        assert!(
+            size_of::<Downstream>() <= 176,
+            "{}",
+            size_of::<Downstream>()
+        );
     }
 
     #[test]
     fn only_a_whole_line_that_names_another_protocol_is_foreign() {
-        let foreign: [&[u8]; 2] = [b"INVALID CONNECTION PREFACE\r\n\r\n", b"OPTIONS rtsp://a RTSP/1.0\n"];
-        let others: [&[u8]; 7] =
-            [b"", b"GET / FTP", b"GET / HTTP/1.1\r\n", b"GET / HTTP/9\n", b"GET /\r\n", b"a b c d\r\n", b"\r\n"];
+        let foreign: [&[u8]; 2] = [
+            b"INVALID CONNECTION PREFACE\r\n\r\n",
+            b"OPTIONS rtsp://a RTSP/1.0\n",
+        ];
+        let others: [&[u8]; 7] = [
+            b"",
+            b"GET / FTP",
+            b"GET / HTTP/1.1\r\n",
+            b"GET / HTTP/9\n",
+            b"GET /\r\n",
+            b"a b c d\r\n",
+            b"\r\n",
+        ];
         assert!(foreign.iter().all(|seen| is_foreign(seen)));
         assert!(!others.iter().any(|seen| is_foreign(seen)));
     }

@@ -15,9 +15,9 @@ use crate::proxy::listener::Listener;
 use crate::table::Scheme;
 use crate::table::clock::ms;
 
-/// How long a client that has sent FIN may wait for a response in silence before it counts as gone. It may have closed one
-/// direction only (RFC 9112 section 9.6) and be waiting; but most that send FIN have left, and what they asked for costs an
-/// instance work as long as nobody says so.
+/// How long a client that has sent FIN may wait for a response in silence before it counts as gone.
+/// It may have closed one direction only (RFC 9112 section 9.6) and be waiting; but most that send
+/// FIN have left, and what they asked for costs an instance work as long as nobody says so.
 const GONE_AFTER: Duration = Duration::from_secs(7);
 
 /// What all requests of a client connection share.
@@ -32,8 +32,8 @@ pub struct Downstream {
     pub phase: Rc<LocalPhase>,
     /// Which default port a Host may carry.
     pub scheme: Scheme,
-    /// The name that the client's TLS asked for, where others with other names are passed on unopened
-    /// (`https+tcp+sni`).
+    /// The name that the client's TLS asked for, where others with other names are passed on
+    /// unopened (`https+tcp+sni`).
     pub server_name: Option<Box<str>>,
     /// Its state, for the watchdog.
     pub watch: Watch,
@@ -43,7 +43,9 @@ pub struct Downstream {
 
 impl std::fmt::Debug for Downstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Downstream").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("Downstream")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }
 
@@ -54,11 +56,14 @@ impl Downstream {
         self.client.tls().map(TlsDetails::version_name)
     }
 
-    /// Whether a request for `host` (as received) asks on this connection for another host than its TLS did, on a
-    /// listener that passes some of them on: such a host may be none of ours to answer for.
+    /// Whether a request for `host` (as received) asks on this connection for another host than its
+    /// TLS did, on a listener that passes some of them on: such a host may be none of ours to
+    /// answer for.
     #[must_use]
     pub fn is_elsewhere(&self, host: &[u8]) -> bool {
-        self.server_name.as_deref().is_some_and(|name| !name.as_bytes().eq_ignore_ascii_case(without_port(host)))
+        self.server_name
+            .as_deref()
+            .is_some_and(|name| !name.as_bytes().eq_ignore_ascii_case(without_port(host)))
     }
 }
 
@@ -154,7 +159,9 @@ impl Watch {
     /// Since when (ms) all requests that run should have been over; none: one of them may go on.
     #[must_use]
     pub fn overdue_since_ms(&self) -> Option<u64> {
-        self.deadlines.get()?.all_overdue_since_ms(self.exchanges.get() as usize)
+        self.deadlines
+            .get()?
+            .all_overdue_since_ms(self.exchanges.get() as usize)
     }
 
     /// When the client did what.
@@ -163,13 +170,16 @@ impl Watch {
         &self.activity
     }
 
-    /// Since when (ms) nothing was asked after a response; none: a request is being answered or read, or is the first.
+    /// Since when (ms) nothing was asked after a response; none: a request is being answered or
+    /// read, or is the first.
     #[must_use]
     pub fn quiet_since_ms(&self) -> Option<u64> {
-        (self.between.get() && self.begun.get() > 0 && self.is_idle()).then(|| self.activity.last_ms())
+        (self.between.get() && self.begun.get() > 0 && self.is_idle())
+            .then(|| self.activity.last_ms())
     }
 
-    /// The connection may give up what it has for serving, the next time it looks ([`Self::is_told_to_park`]).
+    /// The connection may give up what it has for serving, the next time it looks
+    /// ([`Self::is_told_to_park`]).
     pub fn tell_to_park(&self) {
         self.told_to_park.set(true);
     }
@@ -185,16 +195,29 @@ impl Watch {
         self.activity.reset_at_end();
     }
 
-    /// Waits until the client has sent FIN and has not been written to for a while although it has a request open.
-    /// Half-closed or vanished look the same from here, until something is written.
+    /// Waits until the client has sent FIN and has not been written to for a while although it has
+    /// a request open. Half-closed or vanished look the same from here, until something is written.
     ///
     /// Has no waker for the FIN: who polls this polls it once [`Self::has_ended`], too.
     pub async fn gone(&self) {
-        poll_fn(|_| if self.has_ended() { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|_| {
+            if self.has_ended() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
         loop {
-            let quiet_ms = self.activity.now_ms().saturating_sub(self.activity.last_ms());
+            let quiet_ms = self
+                .activity
+                .now_ms()
+                .saturating_sub(self.activity.last_ms());
             let left_ms = ms(GONE_AFTER).saturating_sub(quiet_ms);
-            if left_ms == 0 && self.exchanges.get() > 0 && self.activity.write_waits_since_ms().is_none() {
+            if left_ms == 0
+                && self.exchanges.get() > 0
+                && self.activity.write_waits_since_ms().is_none()
+            {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(left_ms.max(100))).await;
@@ -212,7 +235,11 @@ pub fn downstream(
     server_name: Option<Box<str>>,
     activity: Rc<Activity>,
 ) -> Rc<Downstream> {
-    let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+    let scheme = if tls.is_some() {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
     Rc::new(Downstream {
         client: ClientContext::new(peer.ip(), tls),
         port: peer.port(),

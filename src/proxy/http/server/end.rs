@@ -8,7 +8,8 @@ use crate::proxy::http::h1::syntax::Violation;
 pub enum End {
     /// After these last bytes, in good order.
     Orderly(&'static [u8]),
-    /// As the client wanted it: everything it sent was read, and everything it asked for is written.
+    /// As the client wanted it: everything it sent was read, and everything it asked for is
+    /// written.
     Done,
     /// At once.
     Abrupt,

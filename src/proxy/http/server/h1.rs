@@ -9,15 +9,18 @@
 //!          refused    own response                          tunnel
 //! ```
 //!
-//! - **A short body is read before its request is sent on**: an instance sees nothing of one that breaks off, and the request can
-//!   be sent again. Others are sent on as they come, as fast as the instance takes them.
-//! - **Idle costs little but the socket.** No buffer is held while nothing lies in it. A connection between requests that has
-//!   been quiet for a while is *parked* ([`active`](super::active), [`parked`](super::parked)): all that serving takes is given
-//!   up, and a small future waits for the next byte, the idle limit and the drain. It is parked only where nothing is held for
-//!   it: every request that was read is answered and written, and all that could be read was read, so that there is no byte of
-//!   the client, in the clear or decrypted, that no socket would tell of.
-//! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's scratch; to wake up costs some,
-//!   which is why no connection is parked between requests that follow each other.
+//! - **A short body is read before its request is sent on**: an instance sees nothing of one that
+//!   breaks off, and the request can be sent again. Others are sent on as they come, as fast as the
+//!   instance takes them.
+//! - **Idle costs little but the socket.** No buffer is held while nothing lies in it. A connection
+//!   between requests that has been quiet for a while is *parked* ([`active`](super::active),
+//!   [`parked`](super::parked)): all that serving takes is given up, and a small future waits for
+//!   the next byte, the idle limit and the drain. It is parked only where nothing is held for it:
+//!   every request that was read is answered and written, and all that could be read was read, so
+//!   that there is no byte of the client, in the clear or decrypted, that no socket would tell of.
+//! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's
+//!   scratch; to wake up costs some, which is why no connection is parked between requests that
+//!   follow each other.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -61,7 +64,8 @@ use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::Target;
 
-/// Longest body that is read before the request is sent on, in bytes: short bodies come with their head.
+/// Longest body that is read before the request is sent on, in bytes: short bodies come with their
+/// head.
 const SHORT_MAX: u64 = 64 << 10;
 
 /// How often a request is decided about, as long as the table changes under it.
@@ -104,12 +108,26 @@ struct Began {
 impl<'a> Client<'a> {
     /// A connection of which nothing is held.
     #[must_use]
-    pub fn new(worker: &'a Rc<Worker>, downstream: &'a Rc<Downstream>, stream: Rc<RefCell<H1Stream>>) -> Self {
+    pub fn new(
+        worker: &'a Rc<Worker>,
+        downstream: &'a Rc<Downstream>,
+        stream: Rc<RefCell<H1Stream>>,
+    ) -> Self {
         downstream.watch.reads_h1();
         // Empty, not none: TLS may hold decrypted bytes that no socket tells of.
         let ahead = Some(worker.scratch.buffers.for_request());
         let (fields, lines, timer) = (Vec::new(), None, MovingDeadline::default());
-        Self { worker, downstream, stream, ahead, fields, lines, timer, listed: None, bound: None }
+        Self {
+            worker,
+            downstream,
+            stream,
+            ahead,
+            fields,
+            lines,
+            timer,
+            listed: None,
+            bound: None,
+        }
     }
 
     /// Serves its requests.
@@ -134,12 +152,18 @@ impl<'a> Client<'a> {
         let buffers = &self.worker.scratch.buffers;
         let (mut blank, mut looked_at) = (false, 0);
         loop {
-            // A head is looked at again only when another of its lines is whole: there are so few of them that looking from
-            // its beginning each time costs little, however small the pieces are in which it comes.
-            let is_new_line = |buffer: &Buffer| memchr::memchr(b'\n', &buffer.filled()[looked_at..]).is_some();
+            // A head is looked at again only when another of its lines is whole: there are so few
+            // of them that looking from its beginning each time costs little, however small the
+            // pieces are in which it comes.
+            let is_new_line =
+                |buffer: &Buffer| memchr::memchr(b'\n', &buffer.filled()[looked_at..]).is_some();
             let settings = self.worker.settings();
             let limits = Limits::new(&settings.proxy);
-            if let Some(buffer) = self.ahead.as_mut().filter(|buffer| !buffer.filled().is_empty()) {
+            if let Some(buffer) = self
+                .ahead
+                .as_mut()
+                .filter(|buffer| !buffer.filled().is_empty())
+            {
                 let whole = buffer.filled().len();
                 if is_new_line(buffer) || whole > limits.head_bytes_max {
                     if self.fields.capacity() == 0 {
@@ -150,7 +174,9 @@ impl<'a> Client<'a> {
                         Parsed::Blank if !blank => {
                             blank = true;
                             buffer.consume(2);
-                            self.downstream.watch.set_between(buffer.filled().is_empty());
+                            self.downstream
+                                .watch
+                                .set_between(buffer.filled().is_empty());
                             looked_at = 0;
                             continue;
                         }
@@ -167,7 +193,11 @@ impl<'a> Client<'a> {
                 buffer.make_room(READ_MIN);
                 self.downstream.watch.set_between(false);
             }
-            let (active, listed, downstream) = (&self.worker.scratch.active, &mut self.listed, self.downstream);
+            let (active, listed, downstream) = (
+                &self.worker.scratch.active,
+                &mut self.listed,
+                self.downstream,
+            );
             let may_park = !blank && self.bound.is_none();
             let parks = |cx: &mut Context<'_>| {
                 listed.get_or_insert_with(|| active.enter(downstream, cx));
@@ -199,7 +229,8 @@ impl<'a> Client<'a> {
                 Step::Again => began.again -= 1,
                 Step::WantsBody => {
                     self.read_body(&head).await?;
-                    // What was decided before may not hold any more: instances come and go while a client sends.
+                    // What was decided before may not hold any more: instances come and go while a
+                    // client sends.
                     let now = Instant::now();
                     (began.started, began.now_ms) = (now, self.worker.clock.at(now.into_std()));
                 }
@@ -224,7 +255,14 @@ impl<'a> Client<'a> {
             note_of(worker, downstream, settings, &head, began.id.as_ref())
         });
         let started = began.started.into_std();
-        let mut finish = RequestRecord::new(started, worker, downstream, head.method.clone(), head.version, note);
+        let mut finish = RequestRecord::new(
+            started,
+            worker,
+            downstream,
+            head.method.clone(),
+            head.version,
+            note,
+        );
         if head.grpc {
             finish.is_call();
         } else if let Some(limit) = downstream.listener.limits(&settings.proxy).request {
@@ -236,7 +274,9 @@ impl<'a> Client<'a> {
 
     /// How much of a short body is there.
     fn body_at_hand(&self, head: &RequestHead) -> Option<usize> {
-        let BodyFraming::Length(length @ ..=SHORT_MAX) = head.body else { return None };
+        let BodyFraming::Length(length @ ..=SHORT_MAX) = head.body else {
+            return None;
+        };
         let whole = usize::try_from(length).unwrap_or(usize::MAX);
         Some(self.filled().len().saturating_sub(head.length).min(whole))
     }
@@ -249,10 +289,22 @@ impl<'a> Client<'a> {
         began: &Began,
         record: &mut Option<RequestRecord>,
     ) -> Result<Step, End> {
-        let Some(finish) = record.as_mut() else { return Err(End::Abrupt) };
+        let Some(finish) = record.as_mut() else {
+            return Err(End::Abrupt);
+        };
         let limits = Limits::new(&settings.proxy);
         let at_hand = self.body_at_hand(head);
-        let Self { worker, downstream, stream, ahead, fields, lines, timer, bound, .. } = self;
+        let Self {
+            worker,
+            downstream,
+            stream,
+            ahead,
+            fields,
+            lines,
+            timer,
+            bound,
+            ..
+        } = self;
         let bytes = ahead.as_ref().map_or(&[][..], Buffer::filled);
         let short = match head.body {
             BodyFraming::Length(length @ ..=SHORT_MAX) => usize::try_from(length).ok(),
@@ -268,8 +320,14 @@ impl<'a> Client<'a> {
         };
         let seen = Head::of_lines(bytes, head, fields, content);
         let path = path::normalise(seen.path(), settings.proxy.merge_slashes).ok();
-        let incoming =
-            Incoming { worker, downstream, settings, head: &seen, path: path.as_ref(), id: began.id.as_ref() };
+        let incoming = Incoming {
+            worker,
+            downstream,
+            settings,
+            head: &seen,
+            path: path.as_ref(),
+            id: began.id.as_ref(),
+        };
         let table = worker.table_number();
         let decision = decide::decide(&incoming, finish, began.now_ms).await;
         let drains = downstream.phase.get() >= Phase::Draining;
@@ -295,7 +353,11 @@ impl<'a> Client<'a> {
                     responder.fate = Fate::Closes;
                 }
                 let mut own = own;
-                headers::secure_transport(own.response.headers_mut(), &downstream.client, &settings.header_rules);
+                headers::secure_transport(
+                    own.response.headers_mut(),
+                    &downstream.client,
+                    &settings.header_rules,
+                );
                 responder.own(&own.response, finish).await?;
                 if !close && !is_whole {
                     let rest = BodyFraming::Length(short.unwrap_or(0) as u64);
@@ -325,38 +387,65 @@ impl<'a> Client<'a> {
             Content::Streamed(length) => {
                 let progress = Rc::clone(streamed.insert(Rc::default()));
                 stream.borrow_mut().set_behind(0);
-                stream.borrow_mut().begin_body(head.body, limits, behind, head.expects);
+                stream
+                    .borrow_mut()
+                    .begin_body(head.body, limits, behind, head.expects);
                 finish.uploads(&progress);
                 let body = IncomingBody::H1(H1Body::new(stream));
                 RequestBody::Streamed(Upload::new(body, length, &progress, worker.clock))
             }
         };
         if lines.as_ref().is_none_or(|lines| !lines.are_of(settings)) {
-            *lines = Some(worker.scratch.lines.of(settings, &downstream.client, head.version));
+            *lines = Some(
+                worker
+                    .scratch
+                    .lines
+                    .of(settings, &downstream.client, head.version),
+            );
         }
-        let (Some(lines), Some(path)) = (lines, &path) else { return Err(End::Abrupt) };
-        let bound = bound.take().and_then(|bound| goes_to(bound, &incoming, &mut forward));
+        let (Some(lines), Some(path)) = (lines, &path) else {
+            return Err(End::Abrupt);
+        };
+        let bound = bound
+            .take()
+            .and_then(|bound| goes_to(bound, &incoming, &mut forward));
         responder.binds = bound.is_some();
-        let exchange = Exchange { incoming: &incoming, path, forward: &forward, lines, bound: RefCell::new(bound) };
-        let timing = Timing { now: began.started, now_ms: began.now_ms, timer: responder.timer };
+        let exchange = Exchange {
+            incoming: &incoming,
+            path,
+            forward: &forward,
+            lines,
+            bound: RefCell::new(bound),
+        };
+        let timing = Timing {
+            now: began.started,
+            now_ms: began.now_ms,
+            timer: responder.timer,
+        };
         let (upload, mut response) = (streamed.as_deref().unwrap_or(&over), None);
         let aside = |cx: &mut Context<'_>| stream.borrow_mut().poll_aside(cx);
-        let found = exchange.find(body, upload, timing, finish, &mut response, aside).await;
-        let Ok(found) = found else { return Err(End::Abrupt) };
+        let found = exchange
+            .find(body, upload, timing, finish, &mut response, aside)
+            .await;
+        let Ok(found) = found else {
+            return Err(End::Abrupt);
+        };
         responder.fate = fate(head, downstream.phase.get() >= Phase::Draining);
         if !stream.borrow().is_body_read() {
             // What is left of it would be in the way of the next request.
             responder.fate = Fate::Closes;
         }
-        let switching = response.as_ref().is_some_and(|response| response.status() == 101);
+        let switching = response
+            .as_ref()
+            .is_some_and(|response| response.status() == 101);
         let found = match found {
-            Ok(_) if switching && seen.upgrade.is_none() => {
-                Err(ProxyError::Upstream("it switches protocols although nobody asked".to_owned()))
-            }
+            Ok(_) if switching && seen.upgrade.is_none() => Err(ProxyError::Upstream(
+                "it switches protocols although nobody asked".to_owned(),
+            )),
             // What is left of it would be taken for the other protocol.
-            Ok(_) if switching && !stream.borrow().is_body_read() => {
-                Err(ProxyError::Upstream("it switches protocols inside the request's body".to_owned()))
-            }
+            Ok(_) if switching && !stream.borrow().is_body_read() => Err(ProxyError::Upstream(
+                "it switches protocols inside the request's body".to_owned(),
+            )),
             found => found,
         };
         match found {
@@ -365,38 +454,65 @@ impl<'a> Client<'a> {
                     Content::Whole(content) => &behind[content.len()..],
                     Content::Streamed(_) => b"",
                 };
-                Err(Box::pin(switch(&mut responder, ahead, response.take(), target, record)).await?)
+                Err(Box::pin(switch(
+                    &mut responder,
+                    ahead,
+                    response.take(),
+                    target,
+                    record,
+                ))
+                .await?)
             }
             Ok(target) => {
-                responder.binds |= response.as_ref().is_some_and(|it| connection_auth::binds(&seen, it));
+                responder.binds |= response
+                    .as_ref()
+                    .is_some_and(|it| connection_auth::binds(&seen, it));
                 respond(&mut responder, &incoming, &mut response, target, record).await?;
                 self.bound = responder.bound.take();
                 let close = responder.fate == Fate::Closes || !stream.borrow().is_body_read();
                 Ok(Step::Over { close })
             }
-            Err(error) if began.again > 0 && worker.table_number() != table && seen.may_go_elsewhere(&error, false) => {
+            Err(error)
+                if began.again > 0
+                    && worker.table_number() != table
+                    && seen.may_go_elsewhere(&error, false) =>
+            {
                 Ok(Step::Again)
             }
             Err(error) => {
                 tracing::debug!(%error, service = %forward.first().service.name(), "request failed");
-                let Own { mut response, close } = incoming.refuse(&error, finish);
+                let Own {
+                    mut response,
+                    close,
+                } = incoming.refuse(&error, finish);
                 if close || !stream.borrow().is_body_read() {
                     responder.fate = Fate::Closes;
                 }
-                headers::secure_transport(response.headers_mut(), &downstream.client, &settings.header_rules);
+                headers::secure_transport(
+                    response.headers_mut(),
+                    &downstream.client,
+                    &settings.header_rules,
+                );
                 responder.own(&response, finish).await?;
-                Ok(Step::Over { close: responder.fate == Fate::Closes })
+                Ok(Step::Over {
+                    close: responder.fate == Fate::Closes,
+                })
             }
         }
     }
 
     /// Reads until a short body is there as a whole. The watchdog looks after it.
     async fn read_body(&mut self, head: &RequestHead) -> Result<(), End> {
-        let BodyFraming::Length(length) = head.body else { return Ok(()) };
+        let BodyFraming::Length(length) = head.body else {
+            return Ok(());
+        };
         let whole = head.length + usize::try_from(length).unwrap_or(usize::MAX);
         let buffers = &self.worker.scratch.buffers;
         if head.expects && self.filled().len() == head.length {
-            self.downstream.interim.borrow_mut().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.downstream
+                .interim
+                .borrow_mut()
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         self.downstream.watch.set_between(false);
         loop {
@@ -415,14 +531,17 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Takes the request out of the buffer, and lets others have what is not needed between requests.
+    /// Takes the request out of the buffer, and lets others have what is not needed between
+    /// requests.
     fn leave_behind(&mut self, head: &RequestHead) {
         let buffers = &self.worker.scratch.buffers;
         if let Some(buffer) = &mut self.ahead {
             match head.body {
                 BodyFraming::Length(length @ ..=SHORT_MAX) => {
                     let rest = buffer.filled().len() - head.length;
-                    buffer.consume(head.length + rest.min(usize::try_from(length).unwrap_or(usize::MAX)));
+                    buffer.consume(
+                        head.length + rest.min(usize::try_from(length).unwrap_or(usize::MAX)),
+                    );
                 }
                 // What was read of it went into the stream's own buffer.
                 _ => buffer.consume(buffer.filled().len()),
@@ -455,11 +574,19 @@ fn fate(head: &RequestHead, drains: bool) -> Fate {
 }
 
 /// Sends the request where its client's own connection leads, if it may go there.
-fn goes_to(bound: BoundConnection, incoming: &Incoming<'_>, forward: &mut Forward) -> Option<UpstreamStream> {
-    let fits = |target: &Target| target.state.key == bound.instance && PoolKey::of(target) == bound.key;
+fn goes_to(
+    bound: BoundConnection,
+    incoming: &Incoming<'_>,
+    forward: &mut Forward,
+) -> Option<UpstreamStream> {
+    let fits =
+        |target: &Target| target.state.key == bound.instance && PoolKey::of(target) == bound.key;
     let at = forward.route.targets.iter().position(fits)?;
     let target = &forward.route.targets[at];
-    if incoming.answer_here(target, forward.admitted_by.as_deref()).is_some() {
+    if incoming
+        .answer_here(target, forward.admitted_by.as_deref())
+        .is_some()
+    {
         return None;
     }
     forward.first = at;
@@ -474,14 +601,14 @@ async fn respond(
     target: &Target,
     record: &mut Option<RequestRecord>,
 ) -> Result<(), End> {
-    let (Some(finish), Some(response)) = (record.as_mut(), found.as_mut()) else { return Err(End::Abrupt) };
+    let (Some(finish), Some(response)) = (record.as_mut(), found.as_mut()) else {
+        return Err(End::Abrupt);
+    };
     let (head, listener) = (incoming.head, &incoming.downstream.listener);
     // What instances of gRPC send is theirs to compress, message by message.
-    let compression = incoming
-        .settings
-        .compression
-        .as_ref()
-        .filter(|rules| !head.grpc && rules.may_concern(response.status(), response.field("content-type")));
+    let compression = incoming.settings.compression.as_ref().filter(|rules| {
+        !head.grpc && rules.may_concern(response.status(), response.field("content-type"))
+    });
     match response {
         UpstreamResponse::H1(response)
             if compression.is_none()
@@ -496,10 +623,14 @@ async fn respond(
                 // Here it could not be kept for the client.
                 response.head.keep = false;
             }
-            let Some(response) = found.take() else { return Err(End::Abrupt) };
+            let Some(response) = found.take() else {
+                return Err(End::Abrupt);
+            };
             let spelling = response.spelling();
             let streamed = response.into_streamed(incoming.worker, &target.state);
-            let Some(finish) = record.take() else { return Err(End::Abrupt) };
+            let Some(finish) = record.take() else {
+                return Err(End::Abrupt);
+            };
             let response = prepared(incoming, streamed, target, Box::new(finish));
             Box::pin(responder.frames(response, spelling.as_ref())).await
         }
@@ -514,9 +645,21 @@ async fn switch(
     target: &Target,
     record: &mut Option<RequestRecord>,
 ) -> Result<End, End> {
-    let Some(mut finish) = record.take() else { return Err(End::Abrupt) };
-    let Some(UpstreamResponse::H1(response)) = found else { return Err(End::Abrupt) };
-    let H1Response { stream, mut buffer, head: answer, fields, in_flight, took, .. } = response;
+    let Some(mut finish) = record.take() else {
+        return Err(End::Abrupt);
+    };
+    let Some(UpstreamResponse::H1(response)) = found else {
+        return Err(End::Abrupt);
+    };
+    let H1Response {
+        stream,
+        mut buffer,
+        head: answer,
+        fields,
+        in_flight,
+        took,
+        ..
+    } = response;
     let mut map = response_map(buffer.filled(), &answer, &fields);
     for field in &fields {
         let name = field.name.of(buffer.filled());
@@ -528,7 +671,12 @@ async fn switch(
     }
     let spelling = Spelling::of(buffer.filled(), &answer, &fields);
     buffer.consume(answer.length);
-    headers::prepare_response(&mut map, &responder.downstream.client, &responder.settings.header_rules, true);
+    headers::prepare_response(
+        &mut map,
+        &responder.downstream.client,
+        &responder.settings.header_rules,
+        true,
+    );
     let mut switching = Response::new(());
     *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *switching.headers_mut() = map;
@@ -540,5 +688,12 @@ async fn switch(
     ahead.extend_from_slice(&responder.client.borrow_mut().take_rest());
     let early = buffer.filled().to_vec();
     responder.worker.scratch.buffers.give_back(buffer);
-    Ok(End::Tunnel(Box::new(Tunnel::new(responder.downstream, target, stream, early, ahead, Box::new(finish)))))
+    Ok(End::Tunnel(Box::new(Tunnel::new(
+        responder.downstream,
+        target,
+        stream,
+        early,
+        ahead,
+        Box::new(finish),
+    ))))
 }

@@ -1,9 +1,11 @@
 //! A response on its way to a client that speaks HTTP/1: its head, and its body as it comes.
 //!
-//! Bytes of an instance that speaks HTTP/1 too pass as they came, where nothing has to be done to them. The end of a response is
-//! known before its first byte is passed on: by its length, by its chunks, which are followed, or by the end of its
-//! connection, which is turned into chunks. What comes behind that end is never passed on, and its connection never used
-//! again. Where the instance breaks off, the client's connection ends before the length, or the last chunk, that was promised.
+//! Bytes of an instance that speaks HTTP/1 too pass as they came, where nothing has to be done to
+//! them. The end of a response is known before its first byte is passed on: by its length, by its
+//! chunks, which are followed, or by the end of its connection, which is turned into chunks. What
+//! comes behind that end is never passed on, and its connection never used again. Where the
+//! instance breaks off, the client's connection ends before the length, or the last chunk, that was
+//! promised.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -111,17 +113,31 @@ impl Body {
     fn take(&mut self, bytes: &[u8]) -> Result<Piece, &'static str> {
         match self {
             Self::Length(left) => {
-                let length = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let length = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= length as u64;
-                Ok(Piece { length, passes: length, data: length as u64 })
+                Ok(Piece {
+                    length,
+                    passes: length,
+                    data: length as u64,
+                })
             }
             Self::Chunked(chunks) => {
                 let piece = chunks.feed(bytes).map_err(|violation| violation.reason)?;
-                Ok(Piece { length: piece.length, passes: piece.passes, data: piece.data })
+                Ok(Piece {
+                    length: piece.length,
+                    passes: piece.passes,
+                    data: piece.data,
+                })
             }
             Self::UntilClose => {
                 let length = bytes.len();
-                Ok(Piece { length, passes: length, data: length as u64 })
+                Ok(Piece {
+                    length,
+                    passes: length,
+                    data: length as u64,
+                })
             }
         }
     }
@@ -155,9 +171,14 @@ struct Quiet {
 }
 
 impl Quiet {
-    /// When this wait ends at the latest: by `ends_by`, and by the silence of the instance where it is `for_instance`, which has
-    /// taken `sent` bytes of the request so far.
-    fn waits_until(&mut self, ends_by: Option<Instant>, for_instance: bool, sent: u64) -> Option<Instant> {
+    /// When this wait ends at the latest: by `ends_by`, and by the silence of the instance where it
+    /// is `for_instance`, which has taken `sent` bytes of the request so far.
+    fn waits_until(
+        &mut self,
+        ends_by: Option<Instant>,
+        for_instance: bool,
+        sent: u64,
+    ) -> Option<Instant> {
         if !for_instance || std::mem::replace(&mut self.sent, sent) != sent {
             self.since = None;
         }
@@ -177,7 +198,8 @@ impl Responder<'_> {
         self.version == Version::HTTP_11 || matches!(framing, Framing::Empty | Framing::Length(_))
     }
 
-    /// Passes on the bytes of the response of `target` that was found, to its end, and gives its connection back.
+    /// Passes on the bytes of the response of `target` that was found, to its end, and gives its
+    /// connection back.
     ///
     /// # Errors
     /// The end of the client's connection.
@@ -191,13 +213,30 @@ impl Responder<'_> {
         let limit = self.settings.proxy.response_idle_timeout;
         let waits = found.as_ref().filter(|response| !response.is_whole());
         let quiet_max = waits.and_then(|response| quiet_max(limit, response.field("content-type")));
-        let Some(UpstreamResponse::H1(response)) = found.take() else { return Err(End::Abrupt) };
-        let H1Response { key, mut stream, mut buffer, head, fields, mut outgoing, in_flight, took, .. } = response;
+        let Some(UpstreamResponse::H1(response)) = found.take() else {
+            return Err(End::Abrupt);
+        };
+        let H1Response {
+            key,
+            mut stream,
+            mut buffer,
+            head,
+            fields,
+            mut outgoing,
+            in_flight,
+            took,
+            ..
+        } = response;
         finish.answered(target, head.status, in_flight, None, took);
         let buffers = &self.worker.scratch.buffers;
         let mut out = buffers.for_head();
         let mut put = |date: &str| {
-            let telling = Telling { client: &self.downstream.client, settings: self.settings, date, fate: self.fate };
+            let telling = Telling {
+                client: &self.downstream.client,
+                settings: self.settings,
+                date,
+                fate: self.fate,
+            };
             write_head::put_response(&mut out, buffer.filled(), &head, &fields, &telling);
         };
         if head.dated {
@@ -211,7 +250,9 @@ impl Responder<'_> {
         let mut buffer = Some(buffer);
         loop {
             let filled = buffer.as_ref().map_or(&[][..], Buffer::filled);
-            let piece = body.take(filled).map_err(|reason| broken(finish, &reason))?;
+            let piece = body
+                .take(filled)
+                .map_err(|reason| broken(finish, &reason))?;
             let mut tail: &[u8] = b"";
             let mut trailers = Vec::new();
             match &body {
@@ -220,13 +261,16 @@ impl Responder<'_> {
                     tail = b"\r\n";
                 }
                 Body::Chunked(chunks) if chunks.is_done() => {
-                    chunks.put_trailers(&mut trailers).map_err(|violation| broken(finish, &violation.reason))?;
+                    chunks
+                        .put_trailers(&mut trailers)
+                        .map_err(|violation| broken(finish, &violation.reason))?;
                     tail = &trailers;
                 }
                 _ => {}
             }
             let pieces = [&out[..], &filled[..piece.passes], tail];
-            self.write(pieces, |cx| outgoing.poll(&mut stream, cx)).await?;
+            self.write(pieces, |cx| outgoing.poll(&mut stream, cx))
+                .await?;
             out.clear();
             finish.add_bytes(usize::try_from(piece.data).unwrap_or(usize::MAX));
             if let Some(buffer) = &mut buffer {
@@ -235,20 +279,26 @@ impl Responder<'_> {
             if let Body::Length(left) = &mut body
                 && *left >= SPLICE_MIN
             {
-                self.splice(&mut stream, &mut outgoing, left, quiet_max, finish).await?;
+                self.splice(&mut stream, &mut outgoing, left, quiet_max, finish)
+                    .await?;
             }
             if body.is_done() {
                 break;
             }
             let limits = (finish.ends_by(), quiet_max);
-            match self.more(&mut stream, &mut buffer, &mut outgoing, limits).await {
+            match self
+                .more(&mut stream, &mut buffer, &mut outgoing, limits)
+                .await
+            {
                 Waited::Read(Ok(1..)) => {}
                 Waited::Read(Ok(0)) if matches!(body, Body::UntilClose) => {
                     self.write([b"0\r\n\r\n", b"", b""], |_| {}).await?;
                     break;
                 }
                 Waited::Read(ended) => {
-                    self.worker.pool.look_for_loss(&key, &target.state, self.worker.clock.now_ms());
+                    self.worker
+                        .pool
+                        .look_for_loss(&key, &target.state, self.worker.clock.now_ms());
                     return Err(match ended {
                         Ok(_) => broken(finish, &"its connection ended"),
                         Err(error) => broken(finish, &error),
@@ -261,12 +311,30 @@ impl Responder<'_> {
         }
         let now = Instant::now().into_std();
         finish.complete_at(now);
-        let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
+        let over = buffer
+            .as_ref()
+            .is_some_and(|buffer| !buffer.filled().is_empty());
         if outgoing.is_through() && head.keep && !over && stream.is_quiet(false) {
-            let (now_ms, most) = (self.worker.clock.at(now), self.settings.proxy.upstream_max_idle);
+            let (now_ms, most) = (
+                self.worker.clock.at(now),
+                self.settings.proxy.upstream_max_idle,
+            );
             match self.binds {
-                true => self.bound = Some(BoundConnection { key, instance: target.state.key, stream }),
-                false => self.worker.pool.give_back_h1(key, &target.state, stream, now_ms, most, head.keeps_s),
+                true => {
+                    self.bound = Some(BoundConnection {
+                        key,
+                        instance: target.state.key,
+                        stream,
+                    })
+                }
+                false => self.worker.pool.give_back_h1(
+                    key,
+                    &target.state,
+                    stream,
+                    now_ms,
+                    most,
+                    head.keeps_s,
+                ),
             }
         }
         buffers.give_back_head(outgoing.take_room());
@@ -278,7 +346,11 @@ impl Responder<'_> {
     }
 
     /// Writes to the client; `also` is called whenever the task is woken meanwhile.
-    async fn write(&self, pieces: [&[u8]; 3], mut also: impl FnMut(&mut Context<'_>)) -> Result<(), End> {
+    async fn write(
+        &self,
+        pieces: [&[u8]; 3],
+        mut also: impl FnMut(&mut Context<'_>),
+    ) -> Result<(), End> {
         let mut done = 0;
         poll_fn(|cx| {
             also(cx);
@@ -288,8 +360,8 @@ impl Responder<'_> {
         .map_err(|_| End::Abrupt)
     }
 
-    /// Reads on, and sends on what is left of the request. `ends_by` is when the request has to be over, `quiet_max` how long
-    /// its instance may be waited for.
+    /// Reads on, and sends on what is left of the request. `ends_by` is when the request has to be
+    /// over, `quiet_max` how long its instance may be waited for.
     async fn more(
         &mut self,
         stream: &mut UpstreamStream,
@@ -297,7 +369,11 @@ impl Responder<'_> {
         outgoing: &mut RequestWriter,
         (ends_by, quiet_max): (Option<Instant>, Option<Duration>),
     ) -> Waited {
-        let mut quiet = Quiet { max: quiet_max, since: None, sent: 0 };
+        let mut quiet = Quiet {
+            max: quiet_max,
+            since: None,
+            sent: 0,
+        };
         poll_fn(|cx| {
             outgoing.poll(stream, cx);
             if outgoing.is_broken() {
@@ -310,9 +386,11 @@ impl Responder<'_> {
                 return Poll::Ready(Waited::ClientGone);
             }
             match quiet.waits_until(ends_by, !outgoing.waits_for_client(), outgoing.sent()) {
-                Some(end) => self.timer.poll_until(end, cx).map(|()| match ends_by.is_some_and(|by| by <= end) {
-                    true => Waited::Overdue,
-                    false => Waited::Silent,
+                Some(end) => self.timer.poll_until(end, cx).map(|()| {
+                    match ends_by.is_some_and(|by| by <= end) {
+                        true => Waited::Overdue,
+                        false => Waited::Silent,
+                    }
                 }),
                 None => Poll::Pending,
             }
@@ -332,18 +410,26 @@ impl Responder<'_> {
         if stream.plain().is_none() || self.client.borrow().plain().is_none() {
             return Ok(());
         }
-        let Some(mut pipe) = self.worker.pipes.take() else { return Ok(()) };
+        let Some(mut pipe) = self.worker.pipes.take() else {
+            return Ok(());
+        };
         let activity = self.downstream.watch.activity();
         let ends_by = finish.ends_by();
         while *left > 0 {
-            let mut quiet = Quiet { max: quiet_max, since: None, sent: 0 };
+            let mut quiet = Quiet {
+                max: quiet_max,
+                since: None,
+                sent: 0,
+            };
             let moved = poll_fn(|cx| {
                 outgoing.poll(stream, cx);
                 if outgoing.is_broken() {
                     return Poll::Ready(None);
                 }
                 let mut client = self.client.borrow_mut();
-                let (Some(from), Some(to)) = (stream.plain(), client.plain()) else { return Poll::Ready(None) };
+                let (Some(from), Some(to)) = (stream.plain(), client.plain()) else {
+                    return Poll::Ready(None);
+                };
                 if let Poll::Ready(moved) = pipe.poll_move(from, to, *left, cx) {
                     return Poll::Ready(Some(Ok(moved)));
                 }
@@ -354,7 +440,11 @@ impl Responder<'_> {
                     return Poll::Ready(None);
                 }
                 // With something in the pipe it is the client that is waited for.
-                match quiet.waits_until(ends_by, pipe.is_empty() && !outgoing.waits_for_client(), outgoing.sent()) {
+                match quiet.waits_until(
+                    ends_by,
+                    pipe.is_empty() && !outgoing.waits_for_client(),
+                    outgoing.sent(),
+                ) {
                     Some(end) => self.timer.poll_until(end, cx).map(|()| Some(Err(end))),
                     None => Poll::Pending,
                 }
@@ -368,7 +458,9 @@ impl Responder<'_> {
                 Some(Ok(Ok(Moved::End))) => return Err(broken(finish, &"its connection ended")),
                 Some(Ok(Err(SpliceError::Read(error)))) => return Err(broken(finish, &error)),
                 Some(Ok(Err(SpliceError::Write(_)))) | None => return Err(End::Abrupt),
-                Some(Err(end)) if ends_by.is_some_and(|by| by <= end) => return Err(overdue(finish)),
+                Some(Err(end)) if ends_by.is_some_and(|by| by <= end) => {
+                    return Err(overdue(finish));
+                }
                 Some(Err(_)) => return Err(broken(finish, &FELL_SILENT)),
             }
         }
@@ -376,11 +468,17 @@ impl Responder<'_> {
         Ok(())
     }
 
-    /// Passes on a response frame by frame; its record ends with its body. `spelling` of one that came in HTTP/1.
+    /// Passes on a response frame by frame; its record ends with its body. `spelling` of one that
+    /// came in HTTP/1.
     ///
     /// # Errors
-    /// The end of the client's connection, which is the end of a body whose end a client of HTTP/1.0 could not know otherwise.
-    pub async fn frames(&mut self, response: Response<ResponseBody>, spelling: Option<&Spelling>) -> Result<(), End> {
+    /// The end of the client's connection, which is the end of a body whose end a client of
+    /// HTTP/1.0 could not know otherwise.
+    pub async fn frames(
+        &mut self,
+        response: Response<ResponseBody>,
+        spelling: Option<&Spelling>,
+    ) -> Result<(), End> {
         let (parts, mut body) = response.into_parts();
         let bodiless = self.head_only || has_no_body(parts.status);
         let framed = match (bodiless, body.size_hint().exact()) {
@@ -389,10 +487,21 @@ impl Responder<'_> {
             (false, None) if self.version == Version::HTTP_11 => Framed::Chunked,
             (false, None) => Framed::UntilClose,
         };
-        let fate = if framed == Framed::UntilClose { Fate::Closes } else { self.fate };
+        let fate = if framed == Framed::UntilClose {
+            Fate::Closes
+        } else {
+            self.fate
+        };
         let mut out = self.worker.scratch.buffers.for_head();
         self.worker.scratch.date.with(SystemTime::now(), |date| {
-            write_head::put_made(&mut out, (parts.status, &parts.headers), framed, date, fate, spelling);
+            write_head::put_made(
+                &mut out,
+                (parts.status, &parts.headers),
+                framed,
+                date,
+                fate,
+                spelling,
+            );
         });
         if bodiless {
             self.write([&out, b"", b""], |_| {}).await?;
@@ -434,11 +543,20 @@ impl Responder<'_> {
             }
         }
         self.worker.scratch.buffers.give_back_head(out);
-        if framed == Framed::UntilClose { Err(End::Orderly(b"")) } else { Ok(()) }
+        if framed == Framed::UntilClose {
+            Err(End::Orderly(b""))
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes one frame behind what is in `out`; whether it was the last.
-    async fn frame(&self, frame: Frame<Bytes>, chunked: bool, out: &mut Vec<u8>) -> Result<bool, End> {
+    async fn frame(
+        &self,
+        frame: Frame<Bytes>,
+        chunked: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, End> {
         let (data, over) = match frame.into_data() {
             Ok(data) if data.is_empty() => return Ok(false),
             Ok(data) => (data, false),
@@ -453,7 +571,8 @@ impl Responder<'_> {
         if in_chunk {
             put_size(out, data.len());
         }
-        self.write([out, &data, if in_chunk { b"\r\n" } else { b"" }], |_| {}).await?;
+        self.write([out, &data, if in_chunk { b"\r\n" } else { b"" }], |_| {})
+            .await?;
         out.clear();
         Ok(over)
     }
@@ -462,15 +581,34 @@ impl Responder<'_> {
     ///
     /// # Errors
     /// The end of the client's connection.
-    pub async fn own(&self, response: &Response<Bytes>, finish: &mut RequestRecord) -> Result<(), End> {
+    pub async fn own(
+        &self,
+        response: &Response<Bytes>,
+        finish: &mut RequestRecord,
+    ) -> Result<(), End> {
         let mut out = self.worker.scratch.buffers.for_head();
         let (status, body) = (response.status(), response.body());
         let bodiless = has_no_body(status);
-        let framed = if bodiless { Framed::Bodiless } else { Framed::Length(body.len() as u64) };
+        let framed = if bodiless {
+            Framed::Bodiless
+        } else {
+            Framed::Length(body.len() as u64)
+        };
         self.worker.scratch.date.with(SystemTime::now(), |date| {
-            write_head::put_made(&mut out, (status, response.headers()), framed, date, self.fate, None);
+            write_head::put_made(
+                &mut out,
+                (status, response.headers()),
+                framed,
+                date,
+                self.fate,
+                None,
+            );
         });
-        let body: &[u8] = if self.head_only || bodiless { b"" } else { body };
+        let body: &[u8] = if self.head_only || bodiless {
+            b""
+        } else {
+            body
+        };
         self.write([&out, body, b""], |_| {}).await?;
         self.worker.scratch.buffers.give_back_head(out);
         finish.add_bytes(body.len());
@@ -486,7 +624,14 @@ impl Responder<'_> {
         let mut out = Vec::with_capacity(256);
         self.worker.scratch.date.with(SystemTime::now(), |date| {
             let head = (response.status(), response.headers());
-            write_head::put_made(&mut out, head, Framed::Bodiless, date, Fate::Silent, Some(spelling));
+            write_head::put_made(
+                &mut out,
+                head,
+                Framed::Bodiless,
+                date,
+                Fate::Silent,
+                Some(spelling),
+            );
         });
         self.write([&out, b"", b""], |_| {}).await
     }
@@ -497,13 +642,17 @@ fn has_no_body(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The instance broke off inside the body, or what came is none: the client sees a broken response too.
+/// The instance broke off inside the body, or what came is none: the client sees a broken response
+/// too.
 fn broken(finish: &mut RequestRecord, why: &dyn std::fmt::Display) -> End {
     finish.abort("upstream_body", why);
     End::Abrupt
 }
 
 fn overdue(finish: &mut RequestRecord) -> End {
-    finish.abort(ProxyError::RequestTimeout.class(), &ProxyError::RequestTimeout);
+    finish.abort(
+        ProxyError::RequestTimeout.class(),
+        &ProxyError::RequestTimeout,
+    );
     End::Abrupt
 }

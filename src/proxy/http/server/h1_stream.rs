@@ -1,5 +1,5 @@
-//! The client's side of an HTTP/1 connection: what it sends is read, as a head, as a body or aside, and what it gets is
-//! written.
+//! The client's side of an HTTP/1 connection: what it sends is read, as a head, as a body or aside,
+//! and what it gets is written.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -104,11 +104,20 @@ impl H1Stream {
 
     /// Takes away what was read and not used.
     pub fn take_rest(&mut self) -> Vec<u8> {
-        self.inbox.as_ref().map(|inbox| inbox.filled().to_vec()).unwrap_or_default()
+        self.inbox
+            .as_ref()
+            .map(|inbox| inbox.filled().to_vec())
+            .unwrap_or_default()
     }
 
     /// A body begins behind a head, the first of whose bytes came with it.
-    pub fn begin_body(&mut self, framing: BodyFraming, limits: Limits, first: &[u8], expects: bool) {
+    pub fn begin_body(
+        &mut self,
+        framing: BodyFraming,
+        limits: Limits,
+        first: &[u8],
+        expects: bool,
+    ) {
         self.body = match framing {
             BodyFraming::Length(0) => Body::Nothing,
             BodyFraming::Length(length) => Body::Length(length),
@@ -117,9 +126,13 @@ impl H1Stream {
         // Whoever sends it without being asked waits for nothing.
         self.expects = expects && first.is_empty();
         if !first.is_empty() {
-            self.inbox.get_or_insert_with(|| self.buffers.for_request()).append(first);
+            self.inbox
+                .get_or_insert_with(|| self.buffers.for_request())
+                .append(first);
         }
-        self.downstream.watch.set_between(matches!(self.body, Body::Nothing));
+        self.downstream
+            .watch
+            .set_between(matches!(self.body, Body::Nothing));
     }
 
     /// Whether all of the request's body was read.
@@ -134,16 +147,19 @@ impl H1Stream {
         self.expects
     }
 
-    /// Reads into `ahead`, once there is something to read: while it is empty, none is borrowed. 0: the client has ended.
+    /// Reads into `ahead`, once there is something to read: while it is empty, none is borrowed. 0:
+    /// the client has ended.
     ///
     /// # Errors
     /// Those of the stream.
     pub async fn fill(this: &RefCell<Self>, ahead: &mut Option<Buffer>) -> io::Result<usize> {
-        Ok(Self::fill_unless(this, |_| false, ahead).await?.unwrap_or(0))
+        Ok(Self::fill_unless(this, |_| false, ahead)
+            .await?
+            .unwrap_or(0))
     }
 
-    /// As [`Self::fill`], but none is the result when `given_up`, which is asked while there is nothing in `ahead` and
-    /// nothing to read.
+    /// As [`Self::fill`], but none is the result when `given_up`, which is asked while there is
+    /// nothing in `ahead` and nothing to read.
     ///
     /// # Errors
     /// Those of the stream.
@@ -156,7 +172,9 @@ impl H1Stream {
             let mut this = this.borrow_mut();
             let this = &mut *this;
             ready!(this.poll_outbox(cx))?;
-            let Some(io) = &mut this.io else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+            let Some(io) = &mut this.io else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
             let buffers = &this.buffers;
             loop {
                 let Some(present) = ahead else {
@@ -176,17 +194,26 @@ impl H1Stream {
                 }
                 return polled.map_ok(Some);
             }
-            if given_up(cx) { Poll::Ready(Ok(None)) } else { Poll::Pending }
+            if given_up(cx) {
+                Poll::Ready(Ok(None))
+            } else {
+                Poll::Pending
+            }
         })
         .await
     }
 
-    /// The next step of the body; its data goes to `put`, in as many pieces as it has chunks. What was read of a chunked body
-    /// is looked at as a whole first: where it turns out to be none, nothing of it is handed over.
+    /// The next step of the body; its data goes to `put`, in as many pieces as it has chunks. What
+    /// was read of a chunked body is looked at as a whole first: where it turns out to be none,
+    /// nothing of it is handed over.
     ///
     /// # Errors
     /// See [`Broken`]; the same ever after.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>, put: impl FnMut(&[u8])) -> Poll<Result<Step, Broken>> {
+    pub fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        put: impl FnMut(&[u8]),
+    ) -> Poll<Result<Step, Broken>> {
         let step = ready!(self.poll_step(cx, put));
         match &step {
             Ok(Step::Data) if !self.is_body_over() => {}
@@ -206,7 +233,9 @@ impl H1Stream {
     }
 
     fn body_ended(&mut self, body: Body) {
-        self.downstream.watch.set_between(matches!(body, Body::Nothing));
+        self.downstream
+            .watch
+            .set_between(matches!(body, Body::Nothing));
         self.body = body;
         self.expects = false;
         if let Some(waker) = self.waits_aside.take() {
@@ -214,14 +243,22 @@ impl H1Stream {
         }
     }
 
-    fn poll_step(&mut self, cx: &mut Context<'_>, mut put: impl FnMut(&[u8])) -> Poll<Result<Step, Broken>> {
+    fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut put: impl FnMut(&[u8]),
+    ) -> Poll<Result<Step, Broken>> {
         loop {
             let filled = self.inbox.as_ref().map_or(&[][..], Buffer::filled);
             let (used, data) = match &mut self.body {
                 Body::Nothing | Body::Length(0) => return Poll::Ready(Ok(Step::End(None))),
-                Body::Broken => return Poll::Ready(Err(Broken::Left(io::ErrorKind::BrokenPipe.into()))),
+                Body::Broken => {
+                    return Poll::Ready(Err(Broken::Left(io::ErrorKind::BrokenPipe.into())));
+                }
                 Body::Length(left) => {
-                    let here = filled.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    let here = filled
+                        .len()
+                        .min(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= here as u64;
                     put(&filled[..here]);
                     (here, here)
@@ -258,12 +295,15 @@ impl H1Stream {
             self.outbox.extend_from_slice(CONTINUE);
         }
         ready!(self.poll_outbox(cx)).map_err(Broken::Left)?;
-        let Some(io) = &mut self.io else { return Poll::Ready(Err(Broken::Left(io::ErrorKind::NotConnected.into()))) };
+        let Some(io) = &mut self.io else {
+            return Poll::Ready(Err(Broken::Left(io::ErrorKind::NotConnected.into())));
+        };
         let buffers = &self.buffers;
         loop {
             let Some(inbox) = &mut self.inbox else {
                 // What TLS has decrypted is told of by no socket.
-                if io.plain().is_some() && io.poll_readable(cx).map_err(Broken::Left)?.is_pending() {
+                if io.plain().is_some() && io.poll_readable(cx).map_err(Broken::Left)?.is_pending()
+                {
                     self.downstream.watch.activity().waits_to_read();
                     return Poll::Pending;
                 }
@@ -293,8 +333,8 @@ impl H1Stream {
         }
     }
 
-    /// Takes what the client sends while it waits for a response, so that its end is seen; and writes what is in the outbox.
-    /// Ready: it is gone for sure.
+    /// Takes what the client sends while it waits for a response, so that its end is seen; and
+    /// writes what is in the outbox. Ready: it is gone for sure.
     pub fn poll_aside(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_outbox() && matches!(self.poll_outbox(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(());
@@ -303,9 +343,13 @@ impl H1Stream {
             self.waits_aside = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let Some(io) = &mut self.io else { return Poll::Ready(()) };
+        let Some(io) = &mut self.io else {
+            return Poll::Ready(());
+        };
         let buffers = &self.buffers;
-        while !self.ended && self.inbox.as_ref().map_or(0, |inbox| inbox.filled().len()) + self.behind < ASIDE_MAX {
+        while !self.ended
+            && self.inbox.as_ref().map_or(0, |inbox| inbox.filled().len()) + self.behind < ASIDE_MAX
+        {
             let Some(inbox) = &mut self.inbox else {
                 if ready!(io.poll_readable(cx)).is_err() {
                     return Poll::Ready(());
@@ -324,7 +368,8 @@ impl H1Stream {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(0)) => {
-                    // It may have no more to ask and still want the response (RFC 9112 section 9.6).
+                    // It may have no more to ask and still want the response (RFC 9112 section
+                    // 9.6).
                     self.ended = true;
                     self.downstream.watch.set_ended();
                 }
@@ -339,7 +384,8 @@ impl H1Stream {
         self.behind = behind;
     }
 
-    /// Whether the kernel knows of an end of the client that reading has not come to: behind bytes that nobody takes.
+    /// Whether the kernel knows of an end of the client that reading has not come to: behind bytes
+    /// that nobody takes.
     #[must_use]
     pub fn hangs_up(&self) -> HangUp {
         self.io.as_ref().map_or(HangUp::No, ClientStream::hangs_up)
@@ -348,12 +394,18 @@ impl H1Stream {
     /// The client's socket, if bytes can go to it past this process.
     #[must_use]
     pub fn plain(&self) -> Option<&TcpStream> {
-        if self.has_outbox() { None } else { self.io.as_ref()?.plain() }
+        if self.has_outbox() {
+            None
+        } else {
+            self.io.as_ref()?.plain()
+        }
     }
 
     /// Puts what was read and not used behind what is in `ahead`.
     pub fn fetch(&mut self, ahead: &mut Option<Buffer>) {
-        let Some(inbox) = self.inbox.take() else { return };
+        let Some(inbox) = self.inbox.take() else {
+            return;
+        };
         match ahead {
             Some(ahead) if !inbox.filled().is_empty() => ahead.append(inbox.filled()),
             None if !inbox.filled().is_empty() => {
@@ -378,9 +430,12 @@ impl H1Stream {
                 // Not before: as long as they wait there, instances are asked for no more of them.
                 self.outbox = std::mem::take(&mut *self.downstream.interim.borrow_mut());
             }
-            let Some(io) = &mut self.io else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+            let Some(io) = &mut self.io else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
             while self.outbox_written < self.outbox.len() {
-                let written = ready!(Pin::new(&mut *io).poll_write(cx, &self.outbox[self.outbox_written..]))?;
+                let written =
+                    ready!(Pin::new(&mut *io).poll_write(cx, &self.outbox[self.outbox_written..]))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
@@ -392,14 +447,21 @@ impl H1Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes three pieces one behind another, in one call where the client takes them; `done` is how much of them is
-    /// written.
+    /// Writes three pieces one behind another, in one call where the client takes them; `done` is
+    /// how much of them is written.
     ///
     /// # Errors
     /// Those of the stream.
-    pub fn poll_write(&mut self, pieces: [&[u8]; 3], done: &mut usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_write(
+        &mut self,
+        pieces: [&[u8]; 3],
+        done: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         ready!(self.poll_outbox(cx))?;
-        let Some(io) = &mut self.io else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let Some(io) = &mut self.io else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         while *done < total {
             let mut skip = *done;
@@ -408,7 +470,8 @@ impl H1Stream {
                 skip -= skipped;
                 IoSlice::new(&piece[skipped..])
             });
-            // Empty slices in front would look like the end to a stream that writes one slice at a time.
+            // Empty slices in front would look like the end to a stream that writes one slice at a
+            // time.
             let first = left.iter().position(|slice| !slice.is_empty()).unwrap_or(0);
             let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &left[first..]))?;
             if written == 0 {
@@ -429,7 +492,11 @@ impl Drop for H1Stream {
 }
 
 /// Takes all chunks out of `filled`: how many bytes were used, and how many of them are data.
-fn unwrapped(chunks: &mut Chunks, filled: &[u8], put: &mut impl FnMut(&[u8])) -> Result<(usize, usize), Violation> {
+fn unwrapped(
+    chunks: &mut Chunks,
+    filled: &[u8],
+    put: &mut impl FnMut(&[u8]),
+) -> Result<(usize, usize), Violation> {
     let (mut at, mut total) = (0, 0);
     while at < filled.len() && !chunks.is_done() {
         let (skipped, data) = chunks.unwrap(&filled[at..])?;
@@ -457,7 +524,11 @@ impl H1Body {
     ///
     /// # Errors
     /// As there.
-    pub fn poll_into(&mut self, cx: &mut Context<'_>, put: impl FnMut(&[u8])) -> Poll<Result<Step, Broken>> {
+    pub fn poll_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        put: impl FnMut(&[u8]),
+    ) -> Poll<Result<Step, Broken>> {
         self.0.borrow_mut().poll_body(cx, put)
     }
 
@@ -473,11 +544,16 @@ impl H1Body {
     }
 }
 
-/// Reads and throws away a body of which nobody wants anything; false if that would take too long, or the client left.
+/// Reads and throws away a body of which nobody wants anything; false if that would take too long,
+/// or the client left.
 pub async fn discard(stream: &RefCell<H1Stream>, most: usize) -> bool {
     let mut left = most;
     loop {
-        let step = poll_fn(|cx| stream.borrow_mut().poll_body(cx, |data| left = left.saturating_sub(data.len())));
+        let step = poll_fn(|cx| {
+            stream
+                .borrow_mut()
+                .poll_body(cx, |data| left = left.saturating_sub(data.len()))
+        });
         match step.await {
             Ok(Step::End(_)) => return true,
             Ok(Step::Data) if stream.borrow().is_body_read() => return true,

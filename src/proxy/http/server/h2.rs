@@ -52,7 +52,8 @@ use crate::proxy::worker::Worker;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// Largest window there is (RFC 9113 section 6.9.1).
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
-/// How often it is looked whether a client still asks for something while its listener drains, and how often it must not.
+/// How often it is looked whether a client still asks for something while its listener drains, and
+/// how often it must not.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(250);
 const DRAIN_LOOKS: u32 = 8;
 /// How often a request is decided about, as long as the table changes under it.
@@ -82,7 +83,8 @@ where
         Err(error) => return ended_with(&worker, &downstream, &error),
     };
     let ping_pong = connection.ping_pong();
-    let lost = keep_alive::keepalive_expired(ping_pong, Patience::Any, PONG_MAX, &liveness, || true);
+    let lost =
+        keep_alive::keepalive_expired(ping_pong, Patience::Any, PONG_MAX, &liveness, || true);
     tokio::pin!(lost);
     let mut draining = pin!(downstream.phase.reached(Phase::Draining));
     let mut cut = pin!(worker.phase.reached(Phase::Cut));
@@ -91,7 +93,11 @@ where
     let mut signals = pin!(PollWhenWoken::new(poll_fn(|cx| {
         if watched && let Poll::Ready(verdict) = watchdog.as_mut().poll(cx) {
             watched = false;
-            return Poll::Ready(if verdict == WatchdogAction::Stalled { Signal::End } else { Signal::Leave });
+            return Poll::Ready(if verdict == WatchdogAction::Stalled {
+                Signal::End
+            } else {
+                Signal::Leave
+            });
         }
         if lost.as_mut().poll(cx).is_ready() {
             tracing::debug!("client does not answer pings");
@@ -130,33 +136,67 @@ where
     }
 }
 
-/// Completes when a drain has begun and the client has asked for nothing for a while: what is left is to say farewell, which a
-/// client that does not read would never answer.
+/// Completes when a drain has begun and the client has asked for nothing for a while: what is left
+/// is to say farewell, which a client that does not read would never answer.
 async fn drained(downstream: &Downstream) {
     downstream.phase.reached(Phase::Draining).await;
     let mut quiet = 0;
     while quiet < DRAIN_LOOKS {
         sleep(DRAIN_LOOK_EVERY).await;
-        quiet = if downstream.watch.is_idle() { quiet + 1 } else { 0 };
+        quiet = if downstream.watch.is_idle() {
+            quiet + 1
+        } else {
+            0
+        };
     }
 }
 
-/// A connection whose client broke the protocol is one that is refused; a connection that was lost is not.
+/// A connection whose client broke the protocol is one that is refused; a connection that was lost
+/// is not.
 fn ended_with(worker: &Worker, downstream: &Downstream, error: &h2::Error) {
     tracing::trace!(%error, "client connection ended");
     if error.is_library() {
-        log_rejected(worker, downstream, Refusal { version: Version::HTTP_2, ..Refusal::MALFORMED }, error);
+        log_rejected(
+            worker,
+            downstream,
+            Refusal {
+                version: Version::HTTP_2,
+                ..Refusal::MALFORMED
+            },
+            error,
+        );
     }
 }
 
 /// Counts and logs a request that the library has refused.
 fn note_refusal(worker: &Worker, downstream: &Downstream, found: Refused) {
     let (fault, status, reason) = match found {
-        Refused::Malformed => (ClientFault::Malformed, 400, "a malformed request: its stream was reset"),
-        Refused::TooLarge => (ClientFault::Malformed, 431, "a header larger than proxy.max_header_bytes"),
-        Refused::TooMany => (ClientFault::TooManyStreams, 503, "more streams than proxy.max_streams"),
+        Refused::Malformed => (
+            ClientFault::Malformed,
+            400,
+            "a malformed request: its stream was reset",
+        ),
+        Refused::TooLarge => (
+            ClientFault::Malformed,
+            431,
+            "a header larger than proxy.max_header_bytes",
+        ),
+        Refused::TooMany => (
+            ClientFault::TooManyStreams,
+            503,
+            "more streams than proxy.max_streams",
+        ),
     };
-    log_rejected(worker, downstream, Refusal { fault, status, version: Version::HTTP_2 }, &reason);
+    log_rejected(
+        worker,
+        downstream,
+        Refusal {
+            fault,
+            status,
+            version: Version::HTTP_2,
+        },
+        &reason,
+    );
 }
 
 /// What happens to a connection beside its streams.
@@ -169,8 +209,13 @@ enum Signal {
 
 fn builder(settings: &Settings) -> Builder {
     let mut builder = h2::server::Builder::new();
-    // Room for the uploads of all streams: those that an instance does not take must not hold up the others.
-    let window = settings.proxy.max_streams.saturating_mul(STREAM_WINDOW_BYTES).min(WINDOW_BYTES_MAX);
+    // Room for the uploads of all streams: those that an instance does not take must not hold up
+    // the others.
+    let window = settings
+        .proxy
+        .max_streams
+        .saturating_mul(STREAM_WINDOW_BYTES)
+        .min(WINDOW_BYTES_MAX);
     builder
         .max_concurrent_streams(settings.proxy.max_streams)
         .max_header_list_size(u32::try_from(settings.proxy.max_header_bytes).unwrap_or(u32::MAX))
@@ -197,7 +242,12 @@ where
             Some(Ok((request, respond))) => {
                 refusals.accepted(respond.stream_id().as_u32());
                 // Boxed: a task is moved several times while it is made.
-                tokio::task::spawn_local(Box::pin(serve(Rc::clone(worker), Rc::clone(downstream), request, respond)));
+                tokio::task::spawn_local(Box::pin(serve(
+                    Rc::clone(worker),
+                    Rc::clone(downstream),
+                    request,
+                    respond,
+                )));
             }
             Some(Err(error)) => return Poll::Ready(Err(error)),
             None => return Poll::Ready(Ok(())),
@@ -221,19 +271,29 @@ async fn serve(
         // Whoever takes the request back ends what was done for it.
         respond.poll_reset(cx).map(|_| None)
     });
-    let Some((response, upload)) = answered.await else { return };
+    let Some((response, upload)) = answered.await else {
+        return;
+    };
     drop(answering);
     let limit = downstream.listener.limits(&worker.settings().proxy).body;
     // Either side of a call may be silent for as long as it likes.
-    let calls = response.headers().get(CONTENT_TYPE).is_some_and(|kind| singletons::is_grpc(kind.as_bytes()));
-    let stall = StallClock { limit, upload: (!calls).then_some(upload), timer: None, before: None };
+    let calls = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| singletons::is_grpc(kind.as_bytes()));
+    let stall = StallClock {
+        limit,
+        upload: (!calls).then_some(upload),
+        timer: None,
+        before: None,
+    };
     if let Err(error) = answer(&worker, response, head_only, &mut respond, stall).await {
         tracing::debug!(%error, "a response did not get through");
     }
 }
 
-/// From the head of a request to the head of its response. Dropping the future (the client took the request back) ends
-/// whatever it holds.
+/// From the head of a request to the head of its response. Dropping the future (the client took the
+/// request back) ends whatever it holds.
 async fn exchange(
     worker: &Rc<Worker>,
     downstream: &Rc<Downstream>,
@@ -256,27 +316,61 @@ async fn find(
     let (parts, stream) = request.into_parts();
     let bodiless = stream.is_end_stream();
     let length = promised_length(&parts.headers);
-    let known_scheme = parts.uri.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
-    let host = headers::received_host(&parts.uri, &parts.headers, parts.version).ok().filter(|_| known_scheme);
-    let sent = parts.uri.path_and_query().map_or(parts.uri.path(), http::uri::PathAndQuery::as_str);
+    let known_scheme = parts
+        .uri
+        .scheme()
+        .is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    let host = headers::received_host(&parts.uri, &parts.headers, parts.version)
+        .ok()
+        .filter(|_| known_scheme);
+    let sent = parts
+        .uri
+        .path_and_query()
+        .map_or(parts.uri.path(), http::uri::PathAndQuery::as_str);
     let legal = target::legal(sent.as_bytes()).ok();
     let target = legal.as_deref().unwrap_or(sent);
-    let content = if bodiless { Content::Whole(b"") } else { Content::Streamed(length) };
-    let head = Head::of_map(&parts.method, parts.version, target, host.as_ref(), &parts.headers, content);
+    let content = if bodiless {
+        Content::Whole(b"")
+    } else {
+        Content::Streamed(length)
+    };
+    let head = Head::of_map(
+        &parts.method,
+        parts.version,
+        target,
+        host.as_ref(),
+        &parts.headers,
+        content,
+    );
     let id = fresh_id(&settings);
     let scrape = downstream.listener.config.protocol == ListenerProtocol::Prometheus;
-    let note = (worker.access.is_on() && !scrape).then(|| note_of(worker, downstream, &settings, &head, id.as_ref()));
-    let mut finish =
-        RequestRecord::new(started.into_std(), worker, downstream, parts.method.clone(), parts.version, note);
+    let note = (worker.access.is_on() && !scrape)
+        .then(|| note_of(worker, downstream, &settings, &head, id.as_ref()));
+    let mut finish = RequestRecord::new(
+        started.into_std(),
+        worker,
+        downstream,
+        parts.method.clone(),
+        parts.version,
+        note,
+    );
     if head.grpc {
         finish.is_call();
     } else if let Some(limit) = downstream.listener.limits(&settings.proxy).request {
         // Calls of gRPC bring their own.
         finish.limit(limit);
     }
-    let path = legal.as_ref().and_then(|_| path::normalise(head.path(), settings.proxy.merge_slashes).ok());
-    let incoming =
-        Incoming { worker, downstream, settings: &settings, head: &head, path: path.as_ref(), id: id.as_ref() };
+    let path = legal
+        .as_ref()
+        .and_then(|_| path::normalise(head.path(), settings.proxy.merge_slashes).ok());
+    let incoming = Incoming {
+        worker,
+        downstream,
+        settings: &settings,
+        head: &head,
+        path: path.as_ref(),
+        id: id.as_ref(),
+    };
     let mut body = if bodiless {
         progress.done.set(true);
         RequestBody::AtHand
@@ -285,7 +379,10 @@ async fn find(
         let body = IncomingBody::Stream(StreamBody::new(stream, &parts.headers, None));
         RequestBody::Streamed(Upload::new(body, length, progress, worker.clock))
     };
-    let lines = worker.scratch.lines.of(&settings, &downstream.client, parts.version);
+    let lines = worker
+        .scratch
+        .lines
+        .of(&settings, &downstream.client, parts.version);
     let mut timer = MovingDeadline::default();
     let mut left = DECISIONS_MAX;
     loop {
@@ -293,23 +390,45 @@ async fn find(
         let table = worker.table_number();
         let forward = match decide::decide(&incoming, &mut finish, now_ms).await {
             Decision::Forward(forward) => forward,
-            Decision::Respond(own) => return respond_own(own.response, finish, downstream, &settings),
+            Decision::Respond(own) => {
+                return respond_own(own.response, finish, downstream, &settings);
+            }
         };
         let Some(path) = &path else {
-            let own = incoming.refuse(&ProxyError::BadRequest("the path cannot be decoded"), &mut finish);
+            let own = incoming.refuse(
+                &ProxyError::BadRequest("the path cannot be decoded"),
+                &mut finish,
+            );
             return respond_own(own.response, finish, downstream, &settings);
         };
         let kept = match &body {
             RequestBody::AtHand => None,
             RequestBody::Streamed(upload) => upload.rewound(),
         };
-        let exchange =
-            Exchange { incoming: &incoming, path, forward: &forward, lines: &lines, bound: RefCell::new(None) };
-        let timing = Timing { now: started, now_ms, timer: &mut timer };
+        let exchange = Exchange {
+            incoming: &incoming,
+            path,
+            forward: &forward,
+            lines: &lines,
+            bound: RefCell::new(None),
+        };
+        let timing = Timing {
+            now: started,
+            now_ms,
+            timer: &mut timer,
+        };
         let mut response = None;
-        let found = exchange.find(body, progress, timing, &mut finish, &mut response, |_| Poll::Pending).await;
+        let found = exchange
+            .find(body, progress, timing, &mut finish, &mut response, |_| {
+                Poll::Pending
+            })
+            .await;
         let error = match found {
-            Ok(Ok(_)) if response.as_ref().is_some_and(|response| response.status() == 101) => {
+            Ok(Ok(_))
+                if response
+                    .as_ref()
+                    .is_some_and(|response| response.status() == 101) =>
+            {
                 ProxyError::Upstream("it switches protocols although nobody asked".to_owned())
             }
             Ok(Ok(target)) => match response {
@@ -317,7 +436,8 @@ async fn find(
                     if let (true, UpstreamResponse::H1(response)) =
                         (connection_auth::binds(&head, &response), &mut response)
                     {
-                        // Its streams are many clients' to the instance: none may have what one was let in for.
+                        // Its streams are many clients' to the instance: none may have what one was
+                        // let in for.
                         response.head.keep = false;
                     }
                     let streamed = response.into_streamed(worker, &target.state);
@@ -330,7 +450,10 @@ async fn find(
         };
         // None: too much was taken of it since.
         let kept = kept.and_then(|upload| upload.rewound());
-        if left > 0 && worker.table_number() != table && head.may_go_elsewhere(&error, kept.is_some()) {
+        if left > 0
+            && worker.table_number() != table
+            && head.may_go_elsewhere(&error, kept.is_some())
+        {
             body = kept.map_or(RequestBody::AtHand, RequestBody::Streamed);
             continue;
         }
@@ -347,43 +470,55 @@ fn respond_own(
     downstream: &Downstream,
     settings: &Settings,
 ) -> Response<ResponseBody> {
-    headers::secure_transport(response.headers_mut(), &downstream.client, &settings.header_rules);
+    headers::secure_transport(
+        response.headers_mut(),
+        &downstream.client,
+        &settings.header_rules,
+    );
     response.headers_mut().remove(CONNECTION);
     response.map(|data| {
         if data.is_empty() {
             finish.complete();
             ResponseBody::Own { data, finish: None }
         } else {
-            ResponseBody::Own { data, finish: Some(Box::new(finish)) }
+            ResponseBody::Own {
+                data,
+                finish: Some(Box::new(finish)),
+            }
         }
     })
 }
 
-/// Finds out whether a client has stopped in the middle of a stream: it makes no room for a response, or sends nothing more of
-/// an upload while nothing comes of the response either. In HTTP/1 the connection's watchdog sees to that; here other streams
-/// may be well.
+/// Finds out whether a client has stopped in the middle of a stream: it makes no room for a
+/// response, or sends nothing more of an upload while nothing comes of the response either. In
+/// HTTP/1 the connection's watchdog sees to that; here other streams may be well.
 struct StallClock {
     /// How long it may do so, at least; twice that at most.
     limit: Duration,
     /// None: it may be silent.
     upload: Option<Rc<UploadProgress>>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// What had moved when it was looked at last, where the client was waited for then: bytes of the response and of the upload.
+    /// What had moved when it was looked at last, where the client was waited for then: bytes of
+    /// the response and of the upload.
     before: Option<(u64, u64)>,
 }
 
 impl StallClock {
-    /// Ready when it has. `sent` bytes of the response are with the stream; `waits_for_room`: see [`Pump::waits_for_room`].
+    /// Ready when it has. `sent` bytes of the response are with the stream; `waits_for_room`: see
+    /// [`Pump::waits_for_room`].
     fn poll(&mut self, sent: u64, waits_for_room: bool, cx: &mut Context<'_>) -> Poll<()> {
         let upload = self.upload.as_deref();
-        let waits = waits_for_room || upload.is_some_and(|upload| !upload.done.get() && upload.waits_for_client.get());
+        let waits = waits_for_room
+            || upload.is_some_and(|upload| !upload.done.get() && upload.waits_for_client.get());
         if !waits && self.timer.is_none() {
             // Most streams never need one.
             return Poll::Pending;
         }
         let moved = waits.then(|| (sent, upload.map_or(0, |upload| upload.bytes.get())));
         loop {
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.limit)));
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep(self.limit)));
             ready!(timer.as_mut().poll(cx));
             if moved.is_some() && moved == self.before {
                 return Poll::Ready(());
@@ -404,18 +539,27 @@ async fn answer(
     let (mut parts, body) = response.into_parts();
     without_hop(&mut parts.headers);
     if !parts.headers.contains_key(DATE) {
-        let now = worker.scratch.date.with(SystemTime::now(), HeaderValue::from_str);
+        let now = worker
+            .scratch
+            .date
+            .with(SystemTime::now(), HeaderValue::from_str);
         parts.headers.extend(now.ok().map(|now| (DATE, now)));
     }
     // RFC 9110 section 6.4.1.
-    let contentless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let contentless = matches!(
+        parts.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
     let bodiless = head_only || contentless;
     let over = body.is_end_stream();
     if !over
         && !contentless
         && let Some(length) = body.size_hint().exact()
     {
-        parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+        parts
+            .headers
+            .entry(CONTENT_LENGTH)
+            .or_insert_with(|| HeaderValue::from(length));
     }
     let sent = respond.send_response(Response::from_parts(parts, ()), over || bodiless);
     let stream = sent.inspect_err(|_| respond.send_reset(Reason::INTERNAL_ERROR))?;
@@ -426,7 +570,9 @@ async fn answer(
         let mut pump = Pump::of_answer(body, stream);
         let sent = poll_fn(|cx| match pump.poll(cx) {
             Poll::Ready(sent) => Poll::Ready(Some(sent)),
-            Poll::Pending => stall.poll(pump.sent(), pump.waits_for_room(), cx).map(|()| None),
+            Poll::Pending => stall
+                .poll(pump.sent(), pump.waits_for_room(), cx)
+                .map(|()| None),
         });
         match sent.await {
             Some(sent) => sent?,

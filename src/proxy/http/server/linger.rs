@@ -14,10 +14,14 @@ const LINGER_SILENT: Duration = Duration::from_secs(2);
 /// Most bytes read and thrown away meanwhile.
 const LINGER_BYTES_MAX: usize = 64 << 20;
 
-/// Last bytes, then the orderly end of the stream (for TLS: its closing alert). What the client still sends is read
-/// and thrown away for a while: closing a socket with unread bytes makes a RST, which can overtake the response
-/// (RFC 9112 section 9.6).
-pub(crate) async fn lingering_close<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, last: &[u8], phase: &LocalPhase) {
+/// Last bytes, then the orderly end of the stream (for TLS: its closing alert). What the client
+/// still sends is read and thrown away for a while: closing a socket with unread bytes makes a RST,
+/// which can overtake the response (RFC 9112 section 9.6).
+pub(crate) async fn lingering_close<T: AsyncRead + AsyncWrite + Unpin>(
+    mut io: T,
+    last: &[u8],
+    phase: &LocalPhase,
+) {
     let end = Instant::now() + LINGER;
     let says = async {
         io.write_all(last).await?;

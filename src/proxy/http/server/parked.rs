@@ -1,5 +1,5 @@
-//! A connection between requests with nothing in hand. Thousands of them wait at a time, so this is small, and written by
-//! hand to stay so.
+//! A connection between requests with nothing in hand. Thousands of them wait at a time, so this is
+//! small, and written by hand to stay so.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +25,8 @@ pin_project! {
         // One timer, for the idle limit and then for the last call.
         #[pin]
         timer: Sleep,
-        // One phase: it begins to drain before the worker cuts, and one that cuts drops whoever waits.
+        // One phase: it begins to drain before the worker cuts, and one that cuts drops whoever
+        // waits.
         #[pin]
         phase_changed: Notified<'a>,
         draining: bool,
@@ -33,12 +34,19 @@ pin_project! {
 }
 
 impl<'a> Parked<'a> {
-    /// For a connection all of whose requests are answered, and of which everything that came was read.
+    /// For a connection all of whose requests are answered, and of which everything that came was
+    /// read.
     #[must_use]
     pub(crate) fn new(place: &'a ConnContext, io: &'a ClientStream) -> Self {
         let downstream = &place.downstream;
         downstream.client.forget();
-        Self { place, io, timer: sleep(idle_left(place)), phase_changed: downstream.phase.changed(), draining: false }
+        Self {
+            place,
+            io,
+            timer: sleep(idle_left(place)),
+            phase_changed: downstream.phase.changed(),
+            draining: false,
+        }
     }
 }
 
@@ -54,17 +62,22 @@ impl Future for Parked<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let mut this = self.project();
         if let Poll::Ready(readable) = this.io.poll_readable(cx) {
-            return Poll::Ready(if readable.is_ok() { End::Park } else { End::Abrupt });
+            return Poll::Ready(if readable.is_ok() {
+                End::Park
+            } else {
+                End::Abrupt
+            });
         }
         let downstream = &this.place.downstream;
         if !*this.draining {
-            // Registered before the look: a change in between must not be missed. It changes for a drain only.
+            // Registered before the look: a change in between must not be missed. It changes for a
+            // drain only.
             let _ = this.phase_changed.as_mut().poll(cx);
             if downstream.phase.get() >= Phase::Draining {
                 *this.draining = true;
-                this.timer
-                    .as_mut()
-                    .reset(Instant::now() + LAST_CALL.saturating_sub(downstream.watch.activity().silent()));
+                this.timer.as_mut().reset(
+                    Instant::now() + LAST_CALL.saturating_sub(downstream.watch.activity().silent()),
+                );
             }
         }
         while this.timer.as_mut().poll(cx).is_ready() {

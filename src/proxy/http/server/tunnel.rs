@@ -14,7 +14,8 @@ use crate::proxy::session::{Tunnelled, pump_until_cut};
 use crate::proxy::worker::Worker;
 use crate::table::{Target, TargetState};
 
-/// A tunnel that waits for its client side. The request ends (is counted and logged) with the tunnel.
+/// A tunnel that waits for its client side. The request ends (is counted and logged) with the
+/// tunnel.
 #[derive(Debug)]
 pub struct Tunnel {
     upstream: Prefixed<UpstreamStream>,
@@ -27,7 +28,8 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel to `target`, which sent `early` behind its 101; `ahead` is what the client sent behind its request.
+    /// A tunnel to `target`, which sent `early` behind its 101; `ahead` is what the client sent
+    /// behind its request.
     #[must_use]
     pub fn new(
         downstream: &Rc<Downstream>,
@@ -51,7 +53,11 @@ impl Tunnel {
     pub async fn run(mut self, worker: &Rc<Worker>, client: ClientStream) {
         let idle = worker.settings().proxy.tcp_idle_timeout;
         // Fabio counts bytes per target for TCP alone.
-        let to = Tunnelled { state: &self.state, service: &self.service, series: None };
+        let to = Tunnelled {
+            state: &self.state,
+            service: &self.service,
+            series: None,
+        };
         let client = Prefixed::new(self.ahead, client);
         let pumped = pump_until_cut(worker, client, self.upstream, to, idle).await;
         self.finish.tunnelled(pumped.bytes_out);

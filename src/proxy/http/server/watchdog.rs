@@ -1,4 +1,5 @@
-//! The end of a connection that its requests do not bring about: clients that do not do their part, and the drain.
+//! The end of a connection that its requests do not bring about: clients that do not do their part,
+//! and the drain.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,14 +18,17 @@ use crate::table::clock::ms;
 
 /// How long a client that was active when the drain began may take to send one more request.
 pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
-/// How long a response that is overdue may take to end by itself: that of a client which takes nothing does not.
+/// How long a response that is overdue may take to end by itself: that of a client which takes
+/// nothing does not.
 const OVERDUE_MAX: Duration = Duration::from_secs(1);
 /// What a client is told whose head does not come to its end.
-pub(crate) const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+pub(crate) const TOO_SLOW: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Completes when no more is expected of the client: its listener stops, and it has been silent for a moment before
-/// that or after it. Who spoke just now may be about to speak again, and a connection that is closed while a request is
-/// on its way to it is a failed request; answers that are sent meanwhile say that the connection ends with them.
+/// Completes when no more is expected of the client: its listener stops, and it has been silent for
+/// a moment before that or after it. Who spoke just now may be about to speak again, and a
+/// connection that is closed while a request is on its way to it is a failed request; answers that
+/// are sent meanwhile say that the connection ends with them.
 pub(crate) async fn idle_or_draining(phase: &LocalPhase, activity: &Activity) {
     phase.reached(Phase::Draining).await;
     tokio::time::sleep(LAST_CALL.saturating_sub(activity.silent())).await;
@@ -46,16 +50,34 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     /// Bytes that are no request of HTTP/1.
-    pub(crate) const MALFORMED: Self = Self { fault: ClientFault::Malformed, status: 400, version: Version::HTTP_11 };
+    pub(crate) const MALFORMED: Self = Self {
+        fault: ClientFault::Malformed,
+        status: 400,
+        version: Version::HTTP_11,
+    };
     /// A head of HTTP/1 that takes too long.
-    pub(crate) const HEAD_TOO_SLOW: Self = Self { fault: ClientFault::TooSlow, status: 408, version: Version::HTTP_11 };
+    pub(crate) const HEAD_TOO_SLOW: Self = Self {
+        fault: ClientFault::TooSlow,
+        status: 408,
+        version: Version::HTTP_11,
+    };
 }
 
-/// Counts a refusal with its listener and among the errors of the proxy, and logs it as far as it is known.
-pub(crate) fn log_rejected(worker: &Worker, downstream: &Downstream, refusal: Refusal, reason: &dyn fmt::Display) {
+/// Counts a refusal with its listener and among the errors of the proxy, and logs it as far as it
+/// is known.
+pub(crate) fn log_rejected(
+    worker: &Worker,
+    downstream: &Downstream,
+    refusal: Refusal,
+    reason: &dyn fmt::Display,
+) {
     let remote = downstream.client.ip();
     let error = CLIENT_FAULTS[refusal.fault as usize];
-    downstream.listener.client_fault(SocketAddr::new(remote, downstream.port), refusal.fault, reason);
+    downstream.listener.client_fault(
+        SocketAddr::new(remote, downstream.port),
+        refusal.fault,
+        reason,
+    );
     worker.metrics.unrouted().record_error(error);
     worker.access.log(&AccessRecord {
         time: SystemTime::now(),
@@ -97,18 +119,26 @@ pub(crate) enum WatchdogAction {
     Gone,
 }
 
-/// Looks at the connection now and then; a verdict comes up to one look after its limit. `hangs_up` asks the kernel for the
-/// client's end, for a connection of HTTP/1.
+/// Looks at the connection now and then; a verdict comes up to one look after its limit. `hangs_up`
+/// asks the kernel for the client's end, for a connection of HTTP/1.
 pub(crate) async fn watchdog(
     worker: &Worker,
     limits: ClientLimits,
     watch: &Watch,
     hangs_up: impl Fn() -> HangUp,
 ) -> WatchdogAction {
-    let shortest = limits.header.min(limits.idle).min(limits.body).min(limits.request.unwrap_or(Duration::MAX));
+    let shortest = limits
+        .header
+        .min(limits.idle)
+        .min(limits.body)
+        .min(limits.request.unwrap_or(Duration::MAX));
     let look_every = (shortest / 2).clamp(Duration::from_millis(10), Duration::from_secs(5));
     let mut head = HeadClock::new(worker.clock.now_ms());
-    let mut quiet = QuietClock { since_ms: worker.clock.now_ms(), begun: 0, busy: false };
+    let mut quiet = QuietClock {
+        since_ms: worker.clock.now_ms(),
+        begun: 0,
+        busy: false,
+    };
     loop {
         tokio::select! {
             () = tokio::time::sleep(look_every) => {}
@@ -116,10 +146,17 @@ pub(crate) async fn watchdog(
         }
         let now_ms = worker.clock.now_ms();
         let passed = |since: u64, limit: Duration| now_ms.saturating_sub(since) >= ms(limit);
-        if watch.activity().write_waits_since_ms().is_some_and(|since| passed(since, limits.body)) {
+        if watch
+            .activity()
+            .write_waits_since_ms()
+            .is_some_and(|since| passed(since, limits.body))
+        {
             return WatchdogAction::Stalled;
         }
-        if watch.overdue_since_ms().is_some_and(|since| passed(since, OVERDUE_MAX)) {
+        if watch
+            .overdue_since_ms()
+            .is_some_and(|since| passed(since, OVERDUE_MAX))
+        {
             return WatchdogAction::Stalled;
         }
         if !watch.is_h1() {
@@ -133,20 +170,32 @@ pub(crate) async fn watchdog(
         if !watch.is_idle() {
             head.reset();
             // Whoever reads sees it; behind bytes for which there is no room, nobody does.
-            match if watch.has_ended() { HangUp::No } else { hangs_up() } {
+            match if watch.has_ended() {
+                HangUp::No
+            } else {
+                hangs_up()
+            } {
                 HangUp::No => {}
                 HangUp::Ended => watch.set_ended(),
                 HangUp::Gone => return WatchdogAction::Gone,
             }
-            let stuck = watch.activity().read_waits_since_ms().is_some_and(|since| passed(since, limits.body));
-            // A response may come while its request does: then the client is not what nothing moves for.
+            let stuck = watch
+                .activity()
+                .read_waits_since_ms()
+                .is_some_and(|since| passed(since, limits.body));
+            // A response may come while its request does: then the client is not what nothing moves
+            // for.
             if stuck && !between && passed(watch.activity().last_ms(), limits.body) {
                 return WatchdogAction::Stalled;
             }
             continue;
         }
         if between {
-            let limit = if watch.begun() == 0 { limits.header.min(limits.idle) } else { limits.idle };
+            let limit = if watch.begun() == 0 {
+                limits.header.min(limits.idle)
+            } else {
+                limits.idle
+            };
             head.reset();
             if passed(watch.activity().last_ms(), limit) {
                 return WatchdogAction::Idle;
@@ -177,15 +226,17 @@ impl QuietClock {
     }
 }
 
-/// Since when a head has been coming in. The first head counts from the accept, so that drip-feeding the first byte
-/// gains nothing.
+/// Since when a head has been coming in. The first head counts from the accept, so that
+/// drip-feeding the first byte gains nothing.
 struct HeadClock {
     since_ms: Option<u64>,
 }
 
 impl HeadClock {
     fn new(accepted_ms: u64) -> Self {
-        Self { since_ms: Some(accepted_ms) }
+        Self {
+            since_ms: Some(accepted_ms),
+        }
     }
 
     fn since(&mut self, now_ms: u64) -> u64 {

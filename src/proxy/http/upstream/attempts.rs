@@ -2,15 +2,18 @@
 //!
 //! When another instance is asked:
 //! - the connection could not be made: always, nothing was sent;
-//! - it ended before any byte of an answer: if the request was provably not sent, or is idempotent and has no body; of
-//!   the latter also when it ended between the head of an answer and its body, if the head told that body's length;
-//! - it is frozen (`health.frozen_after`, see [`silence`](crate::table::silence)): a GET or HEAD without body is asked
-//!   elsewhere *too*, and the first answer wins. Slowness alone is no reason: what takes 7 s is done once;
+//! - it ended before any byte of an answer: if the request was provably not sent, or is idempotent
+//!   and has no body; of the latter also when it ended between the head of an answer and its body,
+//!   if the head told that body's length;
+//! - it is frozen (`health.frozen_after`, see [`silence`](crate::table::silence)): a GET or HEAD
+//!   without body is asked elsewhere *too*, and the first answer wins. Slowness alone is no reason:
+//!   what takes 7 s is done once;
 //! - no first byte within `proxy.try_timeout`, where that is set: likewise.
 //!
-//! All but the first kind draw on the retry budget, and are refused when it is spent (but for the one retry that follows
-//! a pooled connection found closed, and one of what an instance says it has not looked at); for frozen instances the budget is the share of recent requests alone. None happens
-//! after anything of an answer was passed on.
+//! All but the first kind draw on the retry budget, and are refused when it is spent (but for the
+//! one retry that follows a pooled connection found closed, and one of what an instance says it has
+//! not looked at); for frozen instances the budget is the share of recent requests alone. None
+//! happens after anything of an answer was passed on.
 //!
 //! How an attempt is made is left to [`Transport`].
 
@@ -52,8 +55,8 @@ pub trait Transport<'a> {
     /// The head of an answer, and what comes with it.
     type Answer;
 
-    /// Sends the request to `target` and waits for the head of the answer, with no deadline but that of the connect.
-    /// Dropping the future leaves nothing behind.
+    /// Sends the request to `target` and waits for the head of the answer, with no deadline but
+    /// that of the connect. Dropping the future leaves nothing behind.
     fn attempt(
         &'a self,
         target: &'a Target,
@@ -117,8 +120,16 @@ impl<'a> AttemptLoop<'a> {
     /// A target for the request that is none of `tried`.
     #[must_use]
     fn pick(&self, tried: &[u64]) -> Option<&'a Target> {
-        let (now_ms, slow_start_ms) = (self.worker.clock.now_ms(), self.settings.health.slow_start_ms);
-        let context = PickContext { now_ms, tried, hash: self.hash, slow_start_ms };
+        let (now_ms, slow_start_ms) = (
+            self.worker.clock.now_ms(),
+            self.settings.health.slow_start_ms,
+        );
+        let context = PickContext {
+            now_ms,
+            tried,
+            hash: self.hash,
+            slow_start_ms,
+        };
         pick(self.worker, self.route, context, self.doublable)
     }
 
@@ -154,7 +165,8 @@ impl<'a> AttemptLoop<'a> {
                 }
                 state.left -= 1;
                 begun = Some(
-                    self.after_failure(attempts, &mut state, target, target, error)?.ok_or(ProxyError::NoInstance)?,
+                    self.after_failure(attempts, &mut state, target, target, error)?
+                        .ok_or(ProxyError::NoInstance)?,
                 );
                 target
             }
@@ -196,12 +208,14 @@ impl<'a> AttemptLoop<'a> {
                         && self.are_frozen(&state.running)
                         && !self.ask_another_too(attempts, &mut state, first, finish, Self::may_ask_beside)
                     {
-                        // Nothing pays for a second try of this one; those to come shall go elsewhere all the same.
+                        // Nothing pays for a second try of this one; those to come shall go
+                        // elsewhere all the same.
                         for attempt in &state.running {
                             self.worker.note_frozen(self.route, attempt.target);
                         }
                     }
-                    // In HTTP/1 the connection's watchdog sees to that; here other streams may be well.
+                    // In HTTP/1 the connection's watchdog sees to that; here other streams may be
+                    // well.
                     if self.version == Version::HTTP_2
                         && deadlines.client_stalled(now, upload, self.worker.clock.now_ms())
                     {
@@ -226,7 +240,8 @@ impl<'a> AttemptLoop<'a> {
         }
     }
 
-    /// What comes after the failure of one attempt: another, the wait for those that are out (none), or the end.
+    /// What comes after the failure of one attempt: another, the wait for those that are out
+    /// (none), or the end.
     fn after_failure<A: Transport<'a>>(
         &self,
         attempts: &'a A,
@@ -244,39 +259,68 @@ impl<'a> AttemptLoop<'a> {
             state.tried.push(failed.state.key);
         }
         if let AttemptError::Closed { .. } = &error {
-            self.worker.pool.look_for_loss(&PoolKey::of(failed), &failed.state, self.worker.clock.now_ms());
+            self.worker.pool.look_for_loss(
+                &PoolKey::of(failed),
+                &failed.state,
+                self.worker.clock.now_ms(),
+            );
         }
-        let gone = matches!(&error, AttemptError::Connect { source: ConnectError::Gone, .. });
-        // At most once, because the next connection is a fresh one: no flood that the budget would have to stop, but
-        // what a server does that closes idle connections just then.
+        let gone = matches!(
+            &error,
+            AttemptError::Connect {
+                source: ConnectError::Gone,
+                ..
+            }
+        );
+        // At most once, because the next connection is a fresh one: no flood that the budget would
+        // have to stop, but what a server does that closes idle connections just then.
         let stale = !state.fresh_only && matches!(error, AttemptError::Closed { reused: true, .. });
         state.fresh_only |= stale;
         let reason = error.retry_reason();
-        let refused = matches!(error, AttemptError::Closed { reused: false, unsent: Some(_), .. });
+        let refused = matches!(
+            error,
+            AttemptError::Closed {
+                reused: false,
+                unsent: Some(_),
+                ..
+            }
+        );
         let (proxy_error, again) = settle(error, self.repeatable);
         if !state.running.is_empty() {
             // Another attempt is still out; its answer is as good.
             return Ok(None);
         }
-        let Some(again) = again else { return Err(proxy_error) };
+        let Some(again) = again else {
+            return Err(proxy_error);
+        };
         if gone {
-            // That was no attempt: nothing was asked of it. Without others it may have been restarted in place.
+            // That was no attempt: nothing was asked of it. Without others it may have been
+            // restarted in place.
             state.left += 1;
-            return Ok(Some((self.pick_beside(attempts, first, failed, &state.tried).unwrap_or(failed), again)));
+            return Ok(Some((
+                self.pick_beside(attempts, first, failed, &state.tried)
+                    .unwrap_or(failed),
+                again,
+            )));
         }
         if state.left == 0
-            || !(stale || (refused && !std::mem::replace(&mut state.resent, true)) || self.may_retry(reason))
+            || !(stale
+                || (refused && !std::mem::replace(&mut state.resent, true))
+                || self.may_retry(reason))
         {
             return Err(proxy_error);
         }
         // What an instance did not look at may be asked of it again, if there is no other.
         let other = self.pick_another(attempts, first, &mut state.tried);
-        let Some(target) = other.or(refused.then_some(failed)) else { return Err(proxy_error) };
+        let Some(target) = other.or(refused.then_some(failed)) else {
+            return Err(proxy_error);
+        };
         target.service.record_retry(reason);
         Ok(Some((target, again)))
     }
 
-    /// Asks another instance beside those that are asked, if there is one and `may` says so. Returns whether it did.
+    /// Asks another instance beside those that are asked, if there is one and `may` says so.
+    /// Returns whether it did.
     fn ask_another_too<A: Transport<'a>>(
         &self,
         attempts: &'a A,
@@ -302,16 +346,28 @@ impl<'a> AttemptLoop<'a> {
 
     /// Whether all that were asked are frozen.
     fn are_frozen<A: Transport<'a>>(&self, running: &[InFlightAttempt<'a, A>]) -> bool {
-        let (now_ms, limit_ms) = (self.worker.clock.now_ms(), self.settings.health.frozen_after_ms);
+        let (now_ms, limit_ms) = (
+            self.worker.clock.now_ms(),
+            self.settings.health.frozen_after_ms,
+        );
         let is_frozen = |attempt: &InFlightAttempt<'a, A>| {
             let since_ms = self.worker.clock.at(attempt.started.into_std());
-            attempt.target.state.look_for_frost(now_ms, since_ms, limit_ms, self.route, &self.worker.probe)
+            attempt.target.state.look_for_frost(
+                now_ms,
+                since_ms,
+                limit_ms,
+                self.route,
+                &self.worker.probe,
+            )
         };
         !running.is_empty() && running.iter().all(is_frozen)
     }
 
     fn may_ask_beside(&self) -> bool {
-        self.worker.budget.borrow_mut().try_of_share(self.worker.clock.now_ms())
+        self.worker
+            .budget
+            .borrow_mut()
+            .try_of_share(self.worker.clock.now_ms())
     }
 
     /// `target`, or another one while its connections were lost just now.
@@ -324,7 +380,8 @@ impl<'a> AttemptLoop<'a> {
         if !target.state.is_lost(now_ms) {
             return target;
         }
-        self.pick_beside(attempts, target, target, &Tried::new()).unwrap_or(target)
+        self.pick_beside(attempts, target, target, &Tried::new())
+            .unwrap_or(target)
     }
 
     /// Another target than `this`, if there is one that nothing speaks against.
@@ -342,8 +399,14 @@ impl<'a> AttemptLoop<'a> {
         found.filter(|target| !target.state.is_ejected(now_ms) && !target.state.is_lost(now_ms))
     }
 
-    /// A target to try after `first`: one whose own options let the request pass, as those of `first` did.
-    fn pick_another<A: Transport<'a>>(&self, attempts: &'a A, first: &Target, tried: &mut Tried) -> Option<&'a Target> {
+    /// A target to try after `first`: one whose own options let the request pass, as those of
+    /// `first` did.
+    fn pick_another<A: Transport<'a>>(
+        &self,
+        attempts: &'a A,
+        first: &Target,
+        tried: &mut Tried,
+    ) -> Option<&'a Target> {
         loop {
             let target = self.pick(tried)?;
             if Arc::ptr_eq(&target.options, &first.options) || attempts.is_eligible(target) {
@@ -363,11 +426,20 @@ impl<'a> AttemptLoop<'a> {
     ) -> InFlightAttempt<'a, A> {
         finish.attempt_started(target);
         attempts.note_attempt(target, finish);
-        InFlightAttempt { target, started: Instant::now(), future: attempts.attempt(target, body, fresh_only) }
+        InFlightAttempt {
+            target,
+            started: Instant::now(),
+            future: attempts.attempt(target, body, fresh_only),
+        }
     }
 
     fn may_retry(&self, reason: RetryReason) -> bool {
-        reason == RetryReason::Connect || self.worker.budget.borrow_mut().try_retry(self.worker.clock.now_ms())
+        reason == RetryReason::Connect
+            || self
+                .worker
+                .budget
+                .borrow_mut()
+                .try_retry(self.worker.clock.now_ms())
     }
 
     /// Notes who answered, and who had a head start and did not.
@@ -388,11 +460,13 @@ impl<'a> AttemptLoop<'a> {
         }
     }
 
-    /// Notes that `target` answered at `now_ms` of the process clock; `failed`: with what counts as its failure.
+    /// Notes that `target` answered at `now_ms` of the process clock; `failed`: with what counts as
+    /// its failure.
     pub fn answered(&self, target: &Target, took: Duration, now_ms: u64, failed: bool) {
         let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         if failed {
-            self.worker.note_bad_answer(self.route, target, latency_us, now_ms);
+            self.worker
+                .note_bad_answer(self.route, target, latency_us, now_ms);
         } else {
             target.state.record_success(now_ms, latency_us);
         }
@@ -417,7 +491,13 @@ struct State<'a, A: Transport<'a>> {
 
 impl<'a, A: Transport<'a>> State<'a, A> {
     fn new(left: u32) -> Self {
-        Self { running: SmallVec::new(), tried: Tried::new(), fresh_only: false, resent: false, left }
+        Self {
+            running: SmallVec::new(),
+            tried: Tried::new(),
+            fresh_only: false,
+            resent: false,
+            left,
+        }
     }
 }
 
@@ -459,8 +539,9 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// gRPC has no limit here: calls bring their own (`grpc-timeout`) and end their stream when it passes, and a server
-    /// that streams may have nothing to say, not even a head, for hours. A dead one is found by HTTP/2's pings.
+    /// gRPC has no limit here: calls bring their own (`grpc-timeout`) and end their stream when it
+    /// passes, and a server that streams may have nothing to say, not even a head, for hours. A
+    /// dead one is found by HTTP/2's pings.
     #[must_use]
     pub fn new(settings: &Settings, body_timeout: Duration, doublable: bool, grpc: bool) -> Self {
         Self::from(Instant::now(), settings, body_timeout, doublable, grpc)
@@ -468,11 +549,21 @@ impl Deadlines {
 
     /// The same for a request that begins at `now`.
     #[must_use]
-    pub fn from(now: Instant, settings: &Settings, body_timeout: Duration, doublable: bool, grpc: bool) -> Self {
+    pub fn from(
+        now: Instant,
+        settings: &Settings,
+        body_timeout: Duration,
+        doublable: bool,
+        grpc: bool,
+    ) -> Self {
         let limit = settings.proxy.try_timeout;
         let try_every = (doublable && !limit.is_zero()).then_some(limit);
         let silent_max = Duration::from_millis(settings.health.frozen_after_ms);
-        let response_timeout = if grpc { NEVER } else { settings.proxy.response_timeout };
+        let response_timeout = if grpc {
+            NEVER
+        } else {
+            settings.proxy.response_timeout
+        };
         Self {
             started: now,
             try_every,
@@ -511,7 +602,11 @@ impl Deadlines {
     fn look_passed(&mut self, now: Instant) -> bool {
         let passed = self.next_look.is_some_and(|at| at <= now);
         if passed {
-            self.next_look = Some(now + self.look_every.max(now.saturating_duration_since(self.started) / 8));
+            self.next_look = Some(
+                now + self
+                    .look_every
+                    .max(now.saturating_duration_since(self.started) / 8),
+            );
         }
         passed
     }
@@ -525,14 +620,18 @@ impl Deadlines {
         !upload.done.get() && upload.waits_for_client.get() && quiet >= self.body_timeout
     }
 
-    /// The time for an answer counts from the last byte of the upload that the upstream took: whoever still sends is
-    /// not waiting yet (a client that stalls is ended by `proxy.body_timeout`, on its own connection).
+    /// The time for an answer counts from the last byte of the upload that the upstream took:
+    /// whoever still sends is not waiting yet (a client that stalls is ended by
+    /// `proxy.body_timeout`, on its own connection).
     fn response_passed(&mut self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
         if self.response > now {
             return false;
         }
         if !upload.done.get() && upload.waits_for_client.get() {
-            self.response = now + self.body_timeout.min(Duration::from_millis(self.response_timeout_ms));
+            self.response = now
+                + self
+                    .body_timeout
+                    .min(Duration::from_millis(self.response_timeout_ms));
             return false;
         }
         let waited_ms = now_ms.saturating_sub(upload.last_ms.get());
@@ -544,22 +643,31 @@ impl Deadlines {
     }
 }
 
-/// What a failed attempt means for the request: the error if nothing better comes, and the body to try again with.
+/// What a failed attempt means for the request: the error if nothing better comes, and the body to
+/// try again with.
 fn settle<B: Default>(error: AttemptError<B>, repeatable: bool) -> (ProxyError, Option<B>) {
     match error {
-        AttemptError::Connect { source: ConnectError::Timeout(_), body } => (ProxyError::ConnectTimeout, Some(body)),
+        AttemptError::Connect {
+            source: ConnectError::Timeout(_),
+            body,
+        } => (ProxyError::ConnectTimeout, Some(body)),
         AttemptError::Connect { source, body } if source.is_exhaustion() => {
             (ProxyError::Exhausted(source.to_string()), Some(body))
         }
         AttemptError::Connect { source, body } if source.is_refusal_of_ours() => {
             (ProxyError::Unusable(source.to_string()), Some(body))
         }
-        AttemptError::Connect { source, body } => (ProxyError::Connect(source.to_string()), Some(body)),
+        AttemptError::Connect { source, body } => {
+            (ProxyError::Connect(source.to_string()), Some(body))
+        }
         AttemptError::Closed { source, unsent, .. } => {
             let again = unsent.or_else(|| repeatable.then(B::default));
             (ProxyError::Upstream(source.to_string()), again)
         }
-        AttemptError::Protocol(source) => (ProxyError::Unusable(source.to_string()), repeatable.then(B::default)),
+        AttemptError::Protocol(source) => (
+            ProxyError::Unusable(source.to_string()),
+            repeatable.then(B::default),
+        ),
         AttemptError::Request(reason) => (ProxyError::Upstream(reason), None),
     }
 }

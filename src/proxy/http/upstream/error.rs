@@ -6,9 +6,9 @@ use crate::metrics::service::RetryReason;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::http::request_body::RequestBody;
 
-/// How long the head of a response is held until the first of its body is there. A process that is stopped between
-/// writing the two is gone within a millisecond on a quiet machine; on one where an update starts and stops a dozen at
-/// once it waits for its turn on a processor, 100 ms and more.
+/// How long the head of a response is held until the first of its body is there. A process that is
+/// stopped between writing the two is gone within a millisecond on a quiet machine; on one where an
+/// update starts and stops a dozen at once it waits for its turn on a processor, 100 ms and more.
 pub(crate) const HEAD_HELD_MAX: Duration = Duration::from_secs(1);
 
 /// An error of whichever way the attempt was made.

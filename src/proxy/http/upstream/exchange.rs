@@ -1,4 +1,5 @@
-//! One request and the instances it may go to: what each of them is sent, by the driver of the protocol that it speaks.
+//! One request and the instances it may go to: what each of them is sent, by the driver of the
+//! protocol that it speaks.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -38,7 +39,8 @@ use crate::proxy::worker::Worker;
 use crate::table::clock::ms;
 use crate::table::{ErrorStatus, InFlight, Target};
 
-/// The longest deadline of a call of gRPC that counts in place of ours, where nothing but the call itself says that it is one.
+/// The longest deadline of a call of gRPC that counts in place of ours, where nothing but the call
+/// itself says that it is one.
 const OWN_DEADLINE_MAX: Duration = Duration::from_secs(3600);
 
 /// One request on its way to an instance.
@@ -95,10 +97,16 @@ impl<'a> Exchange<'a> {
 
     fn outbound(&self) -> Outbound<'_> {
         let (head, path, id) = (self.head(), self.path, self.incoming.id);
-        Outbound { head, path, id, granted: self.forward.granted.as_deref() }
+        Outbound {
+            head,
+            path,
+            id,
+            granted: self.forward.granted.as_deref(),
+        }
     }
 
-    /// Finds a response, and puts it into `found`: it is large. `aside` is asked whenever the task is woken: ready when the client is gone for sure.
+    /// Finds a response, and puts it into `found`: it is large. `aside` is asked whenever the task
+    /// is woken: ready when the client is gone for sure.
     ///
     /// # Errors
     /// See [`ClientGone`].
@@ -124,11 +132,18 @@ impl<'a> Exchange<'a> {
             doublable,
         };
         let Timing { now, now_ms, timer } = timing;
-        let body_timeout = self.incoming.downstream.listener.limits(&settings.proxy).body;
-        let deadlines = Deadlines::from(now, settings, body_timeout, doublable, timeless).with_end(finish.ends_by());
+        let body_timeout = self
+            .incoming
+            .downstream
+            .listener
+            .limits(&settings.proxy)
+            .body;
+        let deadlines = Deadlines::from(now, settings, body_timeout, doublable, timeless)
+            .with_end(finish.ends_by());
         worker.budget.borrow_mut().record_request(now_ms);
         let first = self.forward.first();
-        // Most requests find a connection that is open, and a response on it: no box is made, and no future is moved.
+        // Most requests find a connection that is open, and a response on it: no box is made, and
+        // no future is moved.
         let begin = match self.on_warm(first, body, now, now_ms) {
             Err(body) => Start::New(first, body),
             Ok(Err(error)) => {
@@ -144,7 +159,9 @@ impl<'a> Exchange<'a> {
                     if aside(cx).is_ready() {
                         return Poll::Ready(Waited::ClientGone);
                     }
-                    timer.poll_until(deadlines.next(), cx).map(|()| Waited::Late)
+                    timer
+                        .poll_until(deadlines.next(), cx)
+                        .map(|()| Waited::Late)
                 });
                 match waiting.await {
                     Waited::ClientGone => return Err(ClientGone),
@@ -153,15 +170,27 @@ impl<'a> Exchange<'a> {
                         Some(response) => {
                             let at = response.at;
                             let response = found.insert(UpstreamResponse::H1(response));
-                            attempt_loop.answered(first, response.took(), worker.clock.at(at), self.failed(response));
+                            attempt_loop.answered(
+                                first,
+                                response.took(),
+                                worker.clock.at(at),
+                                self.failed(response),
+                            );
                             return Ok(Ok(first));
                         }
-                        None => Start::Failed(first, AttemptError::Request("no head was found".to_owned())),
+                        None => Start::Failed(
+                            first,
+                            AttemptError::Request("no head was found".to_owned()),
+                        ),
                     },
                     Waited::Late => {
                         let future: LocalBoxFuture<'a, _> =
                             Box::pin(async { pending.answer().await.map(UpstreamResponse::H1) });
-                        Start::Asked(InFlightAttempt { target: first, started: now, future })
+                        Start::Asked(InFlightAttempt {
+                            target: first,
+                            started: now,
+                            future,
+                        })
                     }
                 }
             }
@@ -180,8 +209,9 @@ impl<'a> Exchange<'a> {
         .await
     }
 
-    /// Whether the limit for the head of a response does not hold, because it is a call of gRPC: those bring their own. What says so is the
-    /// route, the listener or a deadline of the call's own, which then holds; a Content-Type alone is any client's word.
+    /// Whether the limit for the head of a response does not hold, because it is a call of gRPC:
+    /// those bring their own. What says so is the route, the listener or a deadline of the call's
+    /// own, which then holds; a Content-Type alone is any client's word.
     fn limit_call(&self, finish: &mut RequestRecord) -> bool {
         static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
         let (head, listener) = (self.head(), &self.incoming.downstream.listener);
@@ -204,8 +234,8 @@ impl<'a> Exchange<'a> {
         self.note_attempt(target, finish);
     }
 
-    /// A pooled connection of HTTP/1 to `target` that gets the request. Errors: there is none (the body comes back), or the
-    /// request cannot be written for this target.
+    /// A pooled connection of HTTP/1 to `target` that gets the request. Errors: there is none (the
+    /// body comes back), or the request cannot be written for this target.
     fn on_warm(
         &self,
         target: &Target,
@@ -218,10 +248,22 @@ impl<'a> Exchange<'a> {
         }
         let key = PoolKey::of(target);
         let idle_max_ms = ms(self.settings().proxy.upstream_idle_timeout);
-        let bound = self.bound.take().and_then(|mut stream| stream.is_quiet(true).then_some(stream));
-        let warm = bound.or_else(|| self.worker().pool.checkout_h1(&key, now_ms, idle_max_ms, self.once_only()));
+        let bound = self
+            .bound
+            .take()
+            .and_then(|mut stream| stream.is_quiet(true).then_some(stream));
+        let warm = bound.or_else(|| {
+            self.worker()
+                .pool
+                .checkout_h1(&key, now_ms, idle_max_ms, self.once_only())
+        });
         let Some(stream) = warm else { return Err(body) };
-        let connection = H1Connection { key, stream, reused: true, since: now.into_std() };
+        let connection = H1Connection {
+            key,
+            stream,
+            reused: true,
+            since: now.into_std(),
+        };
         Ok(self.send_h1(connection, body, target))
     }
 
@@ -238,13 +280,26 @@ impl<'a> Exchange<'a> {
     ) -> Result<PendingResponse, AttemptError> {
         let (worker, head, client) = (self.worker(), self.head(), &self.incoming.downstream.client);
         let mut request = worker.scratch.buffers.for_head();
-        put_request(&mut request, &self.outbound(), self.settings(), client, self.lines, target)
-            .map_err(|error| AttemptError::Request(error.to_string()))?;
-        let content = if let Content::Whole(content) = head.content { content } else { b"" };
+        put_request(
+            &mut request,
+            &self.outbound(),
+            self.settings(),
+            client,
+            self.lines,
+            target,
+        )
+        .map_err(|error| AttemptError::Request(error.to_string()))?;
+        let content = if let Content::Whole(content) = head.content {
+            content
+        } else {
+            b""
+        };
         let outgoing = RequestWriter::new(request, content, body, &connection.stream);
         let interim_to = (head.version == Version::HTTP_11).then_some(self.incoming.downstream);
         let (method, repeatable) = (head.method.clone(), head.is_repeatable());
-        Ok(PendingResponse::new(worker, connection, outgoing, method, repeatable, target, interim_to))
+        Ok(PendingResponse::new(
+            worker, connection, outgoing, method, repeatable, target, interim_to,
+        ))
     }
 
     async fn ask_h1(
@@ -253,7 +308,14 @@ impl<'a> Exchange<'a> {
         body: RequestBody,
         fresh_only: bool,
     ) -> Attempted<UpstreamResponse, RequestBody> {
-        let to = H1Connection::to(target, self.worker(), self.settings(), fresh_only, self.once_only()).await;
+        let to = H1Connection::to(
+            target,
+            self.worker(),
+            self.settings(),
+            fresh_only,
+            self.once_only(),
+        )
+        .await;
         let connection = match to {
             Ok(connection) => connection,
             Err(source) => return Err(AttemptError::Connect { source, body }),
@@ -272,11 +334,16 @@ impl<'a> Exchange<'a> {
         let in_flight = InFlight::new(Arc::clone(&target.state));
         let now_ms = worker.clock.now_ms();
         let before = target.state.presence();
-        let warm = if fresh_only { None } else { worker.pool.checkout_h2(&key, now_ms) };
+        let warm = if fresh_only {
+            None
+        } else {
+            worker.pool.checkout_h2(&key, now_ms)
+        };
         let mut warm = warm;
         if warm.is_some() && self.once_only() {
-            // The end of a connection may lie in the kernel, unread: one turn of the event loop, and it is known
-            // before rather than after something was sent that may not be sent twice.
+            // The end of a connection may lie in the kernel, unread: one turn of the event loop,
+            // and it is known before rather than after something was sent that may not be sent
+            // twice.
             tokio::task::yield_now().await;
             while warm.as_ref().is_some_and(|(shared, _)| shared.is_closed()) {
                 warm = worker.pool.checkout_h2(&key, now_ms);
@@ -286,15 +353,21 @@ impl<'a> Exchange<'a> {
         let (shared, stream) = match warm {
             Some(connection) => connection,
             None if target.state.presence() != before => {
-                return Err(AttemptError::Connect { source: ConnectError::Gone, body });
+                return Err(AttemptError::Connect {
+                    source: ConnectError::Gone,
+                    body,
+                });
             }
             // Boxed: it is rare, and larger than all the rest, which is moved about.
-            None => match Box::pin(worker.pool.open_h2(&key, target, self.settings(), now_ms)).await {
-                Ok(connection) => connection,
-                Err(source) => return Err(AttemptError::Connect { source, body }),
-            },
+            None => {
+                match Box::pin(worker.pool.open_h2(&key, target, self.settings(), now_ms)).await {
+                    Ok(connection) => connection,
+                    Err(source) => return Err(AttemptError::Connect { source, body }),
+                }
+            }
         };
-        self.send_h2(shared, stream, body, target, in_flight, reused).await
+        self.send_h2(shared, stream, body, target, in_flight, reused)
+            .await
     }
 
     async fn send_h2(
@@ -314,35 +387,72 @@ impl<'a> Exchange<'a> {
         let sent = Instant::now();
         let mut response = match shared.send(request, content, body).await {
             Ok(response) => response,
-            // Looked at by nobody: behind the last stream of a connection that ends in order, which speaks against nobody, or
-            // refused by an instance that is there and does not do what it is asked.
-            Err(SendError::Refused { source, body, reset }) => {
-                return Err(AttemptError::Closed { source, reused: !reset, unsent: Some(body) });
+            // Looked at by nobody: behind the last stream of a connection that ends in order, which
+            // speaks against nobody, or refused by an instance that is there and does not do what
+            // it is asked.
+            Err(SendError::Refused {
+                source,
+                body,
+                reset,
+            }) => {
+                return Err(AttemptError::Closed {
+                    source,
+                    reused: !reset,
+                    unsent: Some(body),
+                });
             }
             Err(SendError::Unsent { source, body }) => {
-                return Err(AttemptError::Closed { source, reused, unsent: Some(body) });
+                return Err(AttemptError::Closed {
+                    source,
+                    reused,
+                    unsent: Some(body),
+                });
             }
             // The connection is well: it was not closed just then because it idled.
             Err(SendError::Lost(source)) if source.is_reset() => {
-                return Err(AttemptError::Closed { source: source.into(), reused: false, unsent: None });
+                return Err(AttemptError::Closed {
+                    source: source.into(),
+                    reused: false,
+                    unsent: None,
+                });
             }
             Err(SendError::Lost(source)) => {
-                return Err(AttemptError::Closed { source: source.into(), reused, unsent: None });
+                return Err(AttemptError::Closed {
+                    source: source.into(),
+                    reused,
+                    unsent: None,
+                });
             }
-            Err(SendError::Impossible(error)) => return Err(AttemptError::Request(error.to_string())),
+            Err(SendError::Impossible(error)) => {
+                return Err(AttemptError::Request(error.to_string()));
+            }
         };
         let took = sent.elapsed();
-        let first = if self.head().is_repeatable() { first_of_body(&mut response).await } else { Ok(None) };
+        let first = if self.head().is_repeatable() {
+            first_of_body(&mut response).await
+        } else {
+            Ok(None)
+        };
         // Nothing of it was passed on yet, so it can still be had elsewhere.
         let first = first.map_err(|source| {
             let reused = reused && source.reason().is_none();
-            AttemptError::Closed { source: source.into(), reused, unsent: None }
+            AttemptError::Closed {
+                source: source.into(),
+                reused,
+                unsent: None,
+            }
         })?;
-        Ok(UpstreamResponse::H2(Box::new(H2Response { response, first, stream, in_flight, took })))
+        Ok(UpstreamResponse::H2(Box::new(H2Response {
+            response,
+            first,
+            stream,
+            in_flight,
+            took,
+        })))
     }
 
-    /// The head as an instance that speaks HTTP/2 gets it: scheme and authority are pseudo header fields, which come from an
-    /// absolute URI.
+    /// The head as an instance that speaks HTTP/2 gets it: scheme and authority are pseudo header
+    /// fields, which come from an absolute URI.
     fn h2_request(&self, target: &Target) -> Result<Request<()>, AttemptError> {
         let wrong = |error: &dyn std::fmt::Display| AttemptError::Request(error.to_string());
         let outbound = self.outbound();
@@ -350,7 +460,8 @@ impl<'a> Exchange<'a> {
         let path = PathAndQuery::try_from(&*path).map_err(|error| wrong(&error))?;
         let host = self.head().host_value();
         let client = &self.incoming.downstream.client;
-        let context = outbound.context(host.as_ref(), &self.settings().header_rules, client, target);
+        let context =
+            outbound.context(host.as_ref(), &self.settings().header_rules, client, target);
         let authority = headers::upstream_host(&context);
         let mut request = Request::new(());
         *request.method_mut() = self.head().method.clone();
@@ -362,17 +473,24 @@ impl<'a> Exchange<'a> {
 }
 
 fn absolute(path: PathAndQuery, host: &HeaderValue, tls: bool) -> Result<Uri, AttemptError> {
-    let authority = Authority::try_from(host.as_bytes())
-        .map_err(|error| AttemptError::Request(format!("host {host:?} is no authority: {error}")))?;
+    let authority = Authority::try_from(host.as_bytes()).map_err(|error| {
+        AttemptError::Request(format!("host {host:?} is no authority: {error}"))
+    })?;
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if tls { UriScheme::HTTPS } else { UriScheme::HTTP });
+    parts.scheme = Some(if tls {
+        UriScheme::HTTPS
+    } else {
+        UriScheme::HTTP
+    });
     parts.authority = Some(authority);
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|error| AttemptError::Request(error.to_string()))
 }
 
 /// The beginning of a body that is known to come, as [`PendingResponse`] waits for it.
-async fn first_of_body(response: &mut Response<StreamBody>) -> Result<Option<Frame<Bytes>>, StreamBodyError> {
+async fn first_of_body(
+    response: &mut Response<StreamBody>,
+) -> Result<Option<Frame<Bytes>>, StreamBodyError> {
     let body = response.body_mut();
     if body.is_over() || body.left().is_none() {
         return Ok(None);
@@ -402,7 +520,9 @@ impl<'a> Transport<'a> for Exchange<'a> {
     }
 
     fn is_eligible(&self, target: &Target) -> bool {
-        self.incoming.answer_here(target, self.forward.admitted_by.as_deref()).is_none()
+        self.incoming
+            .answer_here(target, self.forward.admitted_by.as_deref())
+            .is_none()
     }
 
     fn latency(response: &UpstreamResponse) -> Duration {
@@ -411,7 +531,8 @@ impl<'a> Transport<'a> for Exchange<'a> {
 
     fn failed(&self, response: &UpstreamResponse) -> bool {
         let rule = self.settings().health.error_status;
-        // A call that failed before it said anything has its status in the head (the gRPC protocol: Trailers-Only).
+        // A call that failed before it said anything has its status in the head (the gRPC protocol:
+        // Trailers-Only).
         let unavailable = || self.head().grpc && response.field("grpc-status") == Some(b"14");
         rule.counts(response.status()) || (rule != ErrorStatus::Off && unavailable())
     }
@@ -421,7 +542,13 @@ impl<'a> Transport<'a> for Exchange<'a> {
             && let Some(fields) = finish.note().and_then(|note| note.custom.as_mut())
         {
             let rules = &self.settings().header_rules;
-            fields.goes_to(format, rules, &self.outbound(), &self.incoming.downstream.client, target);
+            fields.goes_to(
+                format,
+                rules,
+                &self.outbound(),
+                &self.incoming.downstream.client,
+                target,
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The driver for instances that speak HTTP/1: one attempt, up to the head of the response or, where the request could be
-//! sent again, to the first of its body.
+//! The driver for instances that speak HTTP/1: one attempt, up to the head of the response or,
+//! where the request could be sent again, to the first of its body.
 
 use std::future::poll_fn;
 use std::io;
@@ -59,9 +59,18 @@ impl H1Connection {
         let (key, now) = (PoolKey::of(target), Instant::now());
         let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
         let before = target.state.presence();
-        let warm = |key| worker.pool.checkout_h1(key, worker.clock.at(now), idle_max_ms, surely);
+        let warm = |key| {
+            worker
+                .pool
+                .checkout_h1(key, worker.clock.at(now), idle_max_ms, surely)
+        };
         if let Some(stream) = if fresh_only { None } else { warm(&key) } {
-            return Ok(Self { key, stream, reused: true, since: now });
+            return Ok(Self {
+                key,
+                stream,
+                reused: true,
+                since: now,
+            });
         }
         if target.state.presence() != before {
             return Err(ConnectError::Gone);
@@ -70,7 +79,12 @@ impl H1Connection {
         let _connecting = InFlight::new(std::sync::Arc::clone(&target.state));
         // Boxed: it is rare, and larger than all the rest, which is moved about.
         let stream = Box::pin(worker.pool.connect(target, settings, false)).await?;
-        Ok(Self { key, stream, reused: false, since: Instant::now() })
+        Ok(Self {
+            key,
+            stream,
+            reused: false,
+            since: Instant::now(),
+        })
     }
 }
 
@@ -171,13 +185,24 @@ impl PendingResponse {
 
     /// Reads once; an end is an error.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(poll_fill(&mut self.stream, &mut self.buffer, &self.worker, cx))?;
-        Poll::Ready(if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+        let read = ready!(poll_fill(
+            &mut self.stream,
+            &mut self.buffer,
+            &self.worker,
+            cx
+        ))?;
+        Poll::Ready(if read == 0 {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        } else {
+            Ok(())
+        })
     }
 
     /// Finds the head among what was read, and takes interim ones away before it.
     fn look_for_head(&mut self) -> Result<(), &'static str> {
-        let Some(buffer) = &mut self.buffer else { return Ok(()) };
+        let Some(buffer) = &mut self.buffer else {
+            return Ok(());
+        };
         loop {
             match response_head::parse(buffer.filled(), &self.method, &mut self.fields) {
                 Parsed::Whole(head) if head.is_interim() => {
@@ -202,11 +227,19 @@ impl PendingResponse {
         }
     }
 
-    /// A head whose body is known to come waits a moment for it, while the request can still be had elsewhere: many servers
-    /// write the two apart, and one that is stopped at once is stopped, more often than not, in a call between the two. A body
-    /// of unknown length is not waited for, because of a stream of events the head is news by itself.
-    fn poll_first_of_body(&mut self, cx: &mut Context<'_>, head: ResponseHead) -> Poll<Result<(), AttemptError>> {
-        let there = self.buffer.as_ref().is_none_or(|buffer| buffer.filled().len() > head.length);
+    /// A head whose body is known to come waits a moment for it, while the request can still be had
+    /// elsewhere: many servers write the two apart, and one that is stopped at once is stopped,
+    /// more often than not, in a call between the two. A body of unknown length is not waited for,
+    /// because of a stream of events the head is news by itself.
+    fn poll_first_of_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        head: ResponseHead,
+    ) -> Poll<Result<(), AttemptError>> {
+        let there = self
+            .buffer
+            .as_ref()
+            .is_none_or(|buffer| buffer.filled().len() > head.length);
         if there || !self.repeatable || !matches!(head.framing, Framing::Length(_)) {
             return Poll::Ready(Ok(()));
         }
@@ -217,12 +250,18 @@ impl PendingResponse {
         if let Poll::Ready(read) = self.poll_read(cx) {
             return Poll::Ready(read.map_err(|error| self.closed(error.into())));
         }
-        let held = self.held.get_or_insert_with(|| Box::pin(tokio::time::sleep(HEAD_HELD_MAX)));
+        let held = self
+            .held
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(HEAD_HELD_MAX)));
         held.as_mut().poll(cx).map(Ok)
     }
 
     fn closed(&self, source: BoxError) -> AttemptError {
-        AttemptError::Closed { source, reused: self.reused, unsent: self.outgoing.unsent(&self.stream) }
+        AttemptError::Closed {
+            source,
+            reused: self.reused,
+            unsent: self.outgoing.unsent(&self.stream),
+        }
     }
 
     /// What [`Self::poll`] found.
@@ -249,7 +288,8 @@ impl PendingResponse {
     /// As [`Self::poll`].
     pub async fn answer(mut self) -> Attempted<H1Response, RequestBody> {
         poll_fn(|cx| self.poll(cx)).await?;
-        self.into_answer().ok_or(AttemptError::Request("no head was found".to_owned()))
+        self.into_answer()
+            .ok_or(AttemptError::Request("no head was found".to_owned()))
     }
 }
 

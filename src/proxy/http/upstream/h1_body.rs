@@ -1,4 +1,5 @@
-//! The response of an instance that speaks HTTP/1 as a body, for clients that do not get its bytes as they came.
+//! The response of an instance that speaks HTTP/1 as a body, for clients that do not get its bytes
+//! as they came.
 
 use std::io;
 use std::pin::pin;
@@ -24,7 +25,8 @@ use crate::proxy::splice::Stream as _;
 use crate::proxy::worker::Worker;
 use crate::table::{InFlight, TargetState};
 
-/// Bytes still to come from which on they are read to where they stay, not into a buffer that is used again.
+/// Bytes still to come from which on they are read to where they stay, not into a buffer that is
+/// used again.
 const OWN_ROOM_MIN: u64 = 16 << 10;
 /// Most of them at once.
 const OWN_ROOM_MAX: usize = 64 << 10;
@@ -70,7 +72,8 @@ pub enum H1ResponseBodyError {
     Malformed(Violation),
 }
 
-/// What an answer becomes: its head and its body, the load counter of its instance, and the time it took.
+/// What an answer becomes: its head and its body, the load counter of its instance, and the time it
+/// took.
 #[derive(Debug)]
 pub struct Opened {
     /// The answer.
@@ -85,7 +88,17 @@ impl H1ResponseBody {
     /// Takes over an answer of the instance `target`.
     #[must_use]
     pub fn open(worker: &Rc<Worker>, target: &Arc<TargetState>, answer: H1Response) -> Opened {
-        let H1Response { key, stream, mut buffer, head, fields, outgoing, in_flight, took, .. } = answer;
+        let H1Response {
+            key,
+            stream,
+            mut buffer,
+            head,
+            fields,
+            outgoing,
+            in_flight,
+            took,
+            ..
+        } = answer;
         let headers = write_head::response_map(buffer.filled(), &head, &fields);
         buffer.consume(head.length);
         worker.scratch.buffers.give_back_fields(fields);
@@ -111,9 +124,14 @@ impl H1ResponseBody {
         }
         let mut response = Response::new(body);
         // Three digits, as the parser has seen.
-        *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        *response.status_mut() =
+            StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
         *response.headers_mut() = headers;
-        Opened { response, in_flight, took }
+        Opened {
+            response,
+            in_flight,
+            took,
+        }
     }
 
     /// Whether nothing comes any more.
@@ -122,7 +140,8 @@ impl H1ResponseBody {
         matches!(self.rest, Rest::Nothing)
     }
 
-    /// Whether the client is waited for, to send more of its request; and how much of that the instance has taken.
+    /// Whether the client is waited for, to send more of its request; and how much of that the
+    /// instance has taken.
     #[must_use]
     pub fn uploads(&self) -> (bool, u64) {
         (self.outgoing.waits_for_client(), self.outgoing.sent())
@@ -142,7 +161,10 @@ impl H1ResponseBody {
     ///
     /// # Errors
     /// See [`H1ResponseBodyError`]; nothing comes after one.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, H1ResponseBodyError>>> {
+    pub fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, H1ResponseBodyError>>> {
         let next = ready!(self.poll_frame(cx));
         if matches!(next, Some(Err(_))) {
             self.stream = None;
@@ -151,15 +173,22 @@ impl H1ResponseBody {
         Poll::Ready(next)
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, H1ResponseBodyError>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, H1ResponseBodyError>>> {
         loop {
             match self.take() {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(None) if self.is_over() => return Poll::Ready(None),
                 Ok(None) => {}
-                Err(violation) => return Poll::Ready(Some(Err(H1ResponseBodyError::Malformed(violation)))),
+                Err(violation) => {
+                    return Poll::Ready(Some(Err(H1ResponseBodyError::Malformed(violation))));
+                }
             }
-            let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(None);
+            };
             self.outgoing.poll(stream, cx);
             if self.outgoing.is_broken() {
                 return Poll::Ready(Some(Err(H1ResponseBodyError::Upload)));
@@ -167,13 +196,18 @@ impl H1ResponseBody {
             if let Rest::Length(left) = &mut self.rest
                 && *left >= OWN_ROOM_MIN
                 && stream.plain().is_some()
-                && self.buffer.as_ref().is_none_or(|buffer| buffer.filled().is_empty())
+                && self
+                    .buffer
+                    .as_ref()
+                    .is_none_or(|buffer| buffer.filled().is_empty())
             {
                 // Until there is something to read there is no room for it.
                 if let Err(error) = ready!(stream.poll_readable(cx)) {
                     return Poll::Ready(Some(Err(error.into())));
                 }
-                let room = usize::try_from(*left).unwrap_or(OWN_ROOM_MAX).min(OWN_ROOM_MAX);
+                let room = usize::try_from(*left)
+                    .unwrap_or(OWN_ROOM_MAX)
+                    .min(OWN_ROOM_MAX);
                 let mut data = BytesMut::with_capacity(room);
                 let mut room = (&mut *stream).take(room as u64);
                 let read = ready!(pin!(room.read_buf(&mut data)).poll(cx));
@@ -184,9 +218,14 @@ impl H1ResponseBody {
                         if *left == 0 {
                             self.end();
                         }
-                        // A little must not hold much room for as long as its client does not take it.
+                        // A little must not hold much room for as long as its client does not take
+                        // it.
                         let little = read < data.capacity() / 2;
-                        let data = if little { Bytes::copy_from_slice(&data) } else { data.freeze() };
+                        let data = if little {
+                            Bytes::copy_from_slice(&data)
+                        } else {
+                            data.freeze()
+                        };
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Err(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -206,7 +245,9 @@ impl H1ResponseBody {
 
     /// The next frame of what was read. None: more has to be read, or it is over.
     fn take(&mut self) -> Result<Option<Frame<Bytes>>, Violation> {
-        let Some(buffer) = &mut self.buffer else { return Ok(None) };
+        let Some(buffer) = &mut self.buffer else {
+            return Ok(None);
+        };
         if buffer.filled().is_empty() {
             return Ok(None);
         }
@@ -214,7 +255,10 @@ impl H1ResponseBody {
             Rest::Nothing => return Ok(None),
             Rest::UntilClose => buffer.filled().len(),
             Rest::Length(left) => {
-                let here = buffer.filled().len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let here = buffer
+                    .filled()
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= here as u64;
                 here
             }
@@ -224,11 +268,18 @@ impl H1ResponseBody {
                 data
             }
         };
-        let frame = (data > 0).then(|| Frame::data(Bytes::copy_from_slice(&buffer.filled()[..data])));
+        let frame =
+            (data > 0).then(|| Frame::data(Bytes::copy_from_slice(&buffer.filled()[..data])));
         buffer.consume(data);
         // Of TLS, what is decrypted already is known to those alone who read.
-        let plain = self.stream.as_ref().is_some_and(|stream| stream.plain().is_some());
-        if let Some(empty) = self.buffer.take_if(|buffer| plain && buffer.filled().is_empty()) {
+        let plain = self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.plain().is_some());
+        if let Some(empty) = self
+            .buffer
+            .take_if(|buffer| plain && buffer.filled().is_empty())
+        {
             self.worker.scratch.buffers.give_back(empty);
         }
         let trailers = match &self.rest {
@@ -244,16 +295,30 @@ impl H1ResponseBody {
     fn end(&mut self) {
         self.rest = Rest::Nothing;
         let buffer = self.buffer.take();
-        let over = buffer.as_ref().is_some_and(|buffer| !buffer.filled().is_empty());
+        let over = buffer
+            .as_ref()
+            .is_some_and(|buffer| !buffer.filled().is_empty());
         if let Some(buffer) = buffer {
             self.worker.scratch.buffers.give_back(buffer);
         }
-        let Some(mut stream) = self.stream.take() else { return };
+        let Some(mut stream) = self.stream.take() else {
+            return;
+        };
         if self.outgoing.is_through() && self.keep && !over && stream.is_quiet(false) {
             let most = self.worker.settings().proxy.upstream_max_idle;
             let now_ms = self.worker.clock.now_ms();
-            self.worker.pool.give_back_h1(self.key.clone(), &self.target, stream, now_ms, most, self.keeps_s);
+            self.worker.pool.give_back_h1(
+                self.key.clone(),
+                &self.target,
+                stream,
+                now_ms,
+                most,
+                self.keeps_s,
+            );
         }
-        self.worker.scratch.buffers.give_back_head(self.outgoing.take_room());
+        self.worker
+            .scratch
+            .buffers
+            .give_back_head(self.outgoing.take_room());
     }
 }

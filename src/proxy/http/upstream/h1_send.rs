@@ -1,4 +1,5 @@
-//! A request on its way into an upstream connection of HTTP/1. A response may begin before it is through.
+//! A request on its way into an upstream connection of HTTP/1. A response may begin before it is
+//! through.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -33,12 +34,17 @@ pub struct RequestWriter {
 }
 
 impl RequestWriter {
-    /// A request of which nothing was sent yet. `body` goes out with `head` from where it lies, as far as the socket takes
-    /// it at once; the rest is copied, for [`Self::poll`]. What is still coming is sent in chunks, unless its length is known.
+    /// A request of which nothing was sent yet. `body` goes out with `head` from where it lies, as
+    /// far as the socket takes it at once; the rest is copied, for [`Self::poll`]. What is still
+    /// coming is sent in chunks, unless its length is known.
     #[must_use]
     pub fn new(head: Vec<u8>, body: &[u8], upload: RequestBody, stream: &UpstreamStream) -> Self {
         let mut ready = head;
-        let taken = if body.is_empty() { 0 } else { take_at_once(&ready, body, stream) };
+        let taken = if body.is_empty() {
+            0
+        } else {
+            take_at_once(&ready, body, stream)
+        };
         let written = taken.min(ready.len());
         ready.extend_from_slice(&body[taken - written..]);
         let upload = match upload {
@@ -60,8 +66,8 @@ impl RequestWriter {
         }
     }
 
-    /// Writes on, as far as the upstream takes it; wakes the task when it takes more. An upstream that fails here may have
-    /// answered all the same: reading tells.
+    /// Writes on, as far as the upstream takes it; wakes the task when it takes more. An upstream
+    /// that fails here may have answered all the same: reading tells.
     pub fn poll(&mut self, stream: &mut UpstreamStream, cx: &mut Context<'_>) {
         if self.deaf || self.flushed {
             return;
@@ -104,7 +110,8 @@ impl RequestWriter {
             self.written = 0;
             self.take_more(cx);
             if self.ready.is_empty() && !self.ended {
-                // The client has to send more first. TLS passes on what it holds with a flush alone.
+                // The client has to send more first. TLS passes on what it holds with a flush
+                // alone.
                 let _ = Pin::new(stream).poll_flush(cx)?;
                 return Ok(());
             }
@@ -116,7 +123,9 @@ impl RequestWriter {
 
     /// Puts the next piece of the upload behind what is ready, framed.
     fn take_more(&mut self, cx: &mut Context<'_>) {
-        let Some(upload) = self.upload.as_mut().filter(|_| !self.ended) else { return };
+        let Some(upload) = self.upload.as_mut().filter(|_| !self.ended) else {
+            return;
+        };
         let chunked = upload.length().is_none();
         match upload.poll_data(cx) {
             Poll::Pending => {}
@@ -179,8 +188,8 @@ impl RequestWriter {
         !self.ended
     }
 
-    /// The body, to be sent again, if nothing of the request can have reached the upstream. (TLS may have sent a part of
-    /// what it did not take.)
+    /// The body, to be sent again, if nothing of the request can have reached the upstream. (TLS
+    /// may have sent a part of what it did not take.)
     #[must_use]
     pub fn unsent(&self, stream: &UpstreamStream) -> Option<RequestBody> {
         if self.begun || self.broken || !matches!(stream, UpstreamStream::Plain(_)) {
@@ -200,11 +209,15 @@ impl RequestWriter {
     }
 }
 
-/// Writes both in one call to a socket in clear; how many bytes it took. Nothing where it takes none, or fails: whoever
-/// polls meets the same again.
+/// Writes both in one call to a socket in clear; how many bytes it took. Nothing where it takes
+/// none, or fails: whoever polls meets the same again.
 fn take_at_once(head: &[u8], body: &[u8], stream: &UpstreamStream) -> usize {
-    let UpstreamStream::Plain(socket) = stream else { return 0 };
-    socket.try_write_vectored(&[IoSlice::new(head), IoSlice::new(body)]).unwrap_or(0)
+    let UpstreamStream::Plain(socket) = stream else {
+        return 0;
+    };
+    socket
+        .try_write_vectored(&[IoSlice::new(head), IoSlice::new(body)])
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -218,16 +231,23 @@ mod tests {
 
     async fn pair() -> (UpstreamStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (near, far) = tokio::join!(
+            TcpStream::connect(listener.local_addr().unwrap()),
+            listener.accept()
+        );
         (UpstreamStream::Plain(near.unwrap()), far.unwrap().0)
     }
 
     #[tokio::test]
     async fn what_a_socket_takes_at_once_is_not_copied() {
         let (mut near, mut far) = pair().await;
-        let mut outgoing = RequestWriter::new(b"head ".to_vec(), b"body", RequestBody::AtHand, &near);
+        let mut outgoing =
+            RequestWriter::new(b"head ".to_vec(), b"body", RequestBody::AtHand, &near);
         assert!(outgoing.is_through() && outgoing.unsent(&near).is_none());
-        outgoing.poll(&mut near, &mut Context::from_waker(std::task::Waker::noop()));
+        outgoing.poll(
+            &mut near,
+            &mut Context::from_waker(std::task::Waker::noop()),
+        );
         assert_eq!(outgoing.take_room(), b"head ");
         drop(near);
         let mut got = Vec::new();
@@ -245,7 +265,11 @@ mod tests {
         let mut got = Vec::new();
         let sends = poll_fn(|cx| {
             outgoing.poll(&mut near, cx);
-            if outgoing.is_through() { Poll::Ready(()) } else { Poll::Pending }
+            if outgoing.is_through() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         });
         let reads = async {
             let mut room = vec![0; 1 << 20];

@@ -23,12 +23,13 @@ use crate::proxy::http::h2::{SEND_BUFFER_BYTES, without_hop};
 use crate::proxy::http::request_body::{RequestBody, StreamedRequest};
 use crate::proxy::poll_when_woken::PollWhenWoken;
 
-/// Bytes of one answer that may wait at the proxy. The connection's window has room for all its streams: clients that
-/// do not read their answers must not hold up those that do.
+/// Bytes of one answer that may wait at the proxy. The connection's window has room for all its
+/// streams: clients that do not read their answers must not hold up those that do.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// Largest header of an answer in bytes: as generous as HTTP/1's.
 const HEADER_BYTES_MAX: u32 = 256 << 10;
-/// How long to wait for an upstream's greeting, which most send by themselves, before it gets requests all the same.
+/// How long to wait for an upstream's greeting, which most send by themselves, before it gets
+/// requests all the same.
 const GREETING_MAX: Duration = Duration::from_millis(100);
 /// How long an upstream that was silent has to answer a ping.
 const PONG_MAX: Duration = Duration::from_secs(10);
@@ -71,8 +72,8 @@ pub enum SendError {
 }
 
 impl H2Connection {
-    /// Greets the upstream; the connection runs by itself until nobody holds it any more. `most`: how many streams there
-    /// will be at the same time.
+    /// Greets the upstream; the connection runs by itself until nobody holds it any more. `most`:
+    /// how many streams there will be at the same time.
     ///
     /// # Errors
     /// Those of the connection.
@@ -89,9 +90,14 @@ impl H2Connection {
             .await?;
         let state = Rc::<Slots>::default();
         tokio::task::spawn_local(run(connection, Rc::clone(&liveness), Rc::clone(&state)));
-        // Its first frame says how many streams it takes; what is sent beyond that is refused, and lost if it has a body.
+        // Its first frame says how many streams it takes; what is sent beyond that is refused, and
+        // lost if it has a body.
         let _ = tokio::time::timeout(GREETING_MAX, liveness.greeted.notified()).await;
-        Ok(Self { sender, state, liveness })
+        Ok(Self {
+            sender,
+            state,
+            liveness,
+        })
     }
 
     /// Whether it takes no more requests, as far as is known.
@@ -106,8 +112,9 @@ impl H2Connection {
         self.sender.current_max_send_streams()
     }
 
-    /// Sends a request, once the upstream takes one more, and waits for the head of its response. `content` is the body where
-    /// it is at hand. Dropping the future, or the response, resets the stream.
+    /// Sends a request, once the upstream takes one more, and waits for the head of its response.
+    /// `content` is the body where it is at hand. Dropping the future, or the response, resets the
+    /// stream.
     ///
     /// # Errors
     /// See [`SendError`].
@@ -117,38 +124,63 @@ impl H2Connection {
         content: Bytes,
         body: RequestBody,
     ) -> Result<Response<StreamBody>, SendError> {
-        // Here and not in the connection: what waits there is lost with it, and sent although its client has left.
+        // Here and not in the connection: what waits there is lost with it, and sent although its
+        // client has left.
         let Some(place) = self.place().await else {
-            return Err(SendError::Unsent { source: "the connection has ended".into(), body });
+            return Err(SendError::Unsent {
+                source: "the connection has ended".into(),
+                body,
+            });
         };
         if let Err(source) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
             self.state.close();
-            return Err(SendError::Unsent { source: source.into(), body });
+            return Err(SendError::Unsent {
+                source: source.into(),
+                body,
+            });
         }
         without_hop(request.headers_mut());
         let length = match &body {
             RequestBody::AtHand => Some(content.len() as u64),
             RequestBody::Streamed(upload) => upload.length(),
         };
-        if let Some(length) = length.filter(|length| *length > 0 || expects_content(request.method())) {
-            request.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+        if let Some(length) =
+            length.filter(|length| *length > 0 || expects_content(request.method()))
+        {
+            request
+                .headers_mut()
+                .entry(CONTENT_LENGTH)
+                .or_insert_with(|| HeaderValue::from(length));
         }
         let over = matches!(body, RequestBody::AtHand) && content.is_empty();
         let (response, stream) = match self.sender.send_request(request, over) {
             Ok(sent) => sent,
-            Err(source) if source.is_io() || source.is_go_away() || source.is_reset() || source.is_library() => {
+            Err(source)
+                if source.is_io()
+                    || source.is_go_away()
+                    || source.is_reset()
+                    || source.is_library() =>
+            {
                 self.state.close();
-                return Err(SendError::Unsent { source: source.into(), body });
+                return Err(SendError::Unsent {
+                    source: source.into(),
+                    body,
+                });
             }
             Err(source) => return Err(SendError::Impossible(source)),
         };
-        // Kept aside: what an upstream has not looked at can be sent again, as long as it is all still there.
+        // Kept aside: what an upstream has not looked at can be sent again, as long as it is all
+        // still there.
         let (again, body) = match body {
             RequestBody::AtHand => (None, StreamedRequest::AtHand(content)),
             RequestBody::Streamed(upload) => (upload.rewound(), StreamedRequest::Upload(upload)),
         };
         let streamed = matches!(body, StreamedRequest::Upload(_));
-        let upload = if over { None } else { upload(Pump::of_upload(body, stream)).await };
+        let upload = if over {
+            None
+        } else {
+            upload(Pump::of_upload(body, stream)).await
+        };
         let response = response.await.map_err(|source| {
             let again = match again {
                 Some(upload) => upload.rewound().map(RequestBody::Streamed),
@@ -157,14 +189,22 @@ impl H2Connection {
             match again.filter(|_| is_untouched(&source)) {
                 Some(body) => {
                     let reset = source.is_reset();
-                    SendError::Refused { source: source.into(), body, reset }
+                    SendError::Refused {
+                        source: source.into(),
+                        body,
+                        reset,
+                    }
                 }
                 None => SendError::Lost(source),
             }
         });
         let (parts, stream) = response?.into_parts();
         self.liveness.answered.set(true);
-        let answer = Answer { upload, liveness: Rc::clone(&self.liveness), place };
+        let answer = Answer {
+            upload,
+            liveness: Rc::clone(&self.liveness),
+            place,
+        };
         let body = StreamBody::new(stream, &parts.headers, Some(answer));
         Ok(Response::from_parts(parts, body))
     }
@@ -184,8 +224,8 @@ impl H2Connection {
     }
 }
 
-/// Whether the upstream says that it has not looked at the request (RFC 9113 section 8.7): a stream behind the last one that a
-/// GOAWAY names, or one refused.
+/// Whether the upstream says that it has not looked at the request (RFC 9113 section 8.7): a stream
+/// behind the last one that a GOAWAY names, or one refused.
 fn is_untouched(error: &h2::Error) -> bool {
     error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
 }
@@ -203,10 +243,17 @@ async fn upload(mut pump: Pump<StreamedRequest>) -> Option<Upload> {
     }
 }
 
-async fn run(mut connection: Connection<ActivityIo<UpstreamStream>, Bytes>, liveness: Rc<Liveness>, state: Rc<Slots>) {
+async fn run(
+    mut connection: Connection<ActivityIo<UpstreamStream>, Bytes>,
+    liveness: Rc<Liveness>,
+    state: Rc<Slots>,
+) {
     let ping_pong = connection.ping_pong();
     // Without streams nobody waits for it.
-    let lost = keep_alive::keepalive_expired(ping_pong, Patience::Counts, PONG_MAX, &liveness, || state.open.get() > 0);
+    let lost =
+        keep_alive::keepalive_expired(ping_pong, Patience::Counts, PONG_MAX, &liveness, || {
+            state.open.get() > 0
+        });
     let (mut connection, mut lost) = (pin!(connection), pin!(PollWhenWoken::new(lost)));
     let mut streams_max = connection.max_concurrent_send_streams();
     let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {

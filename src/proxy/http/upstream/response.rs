@@ -19,7 +19,8 @@ use crate::proxy::pool::StreamGuard;
 use crate::proxy::worker::Worker;
 use crate::table::{InFlight, TargetState};
 
-/// The response of an instance. Not boxed in HTTP/1: it lies where it is used, and a box would be the only one of a request.
+/// The response of an instance. Not boxed in HTTP/1: it lies where it is used, and a box would be
+/// the only one of a request.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "see above")]
 pub enum UpstreamResponse {
@@ -81,7 +82,9 @@ impl UpstreamResponse {
     /// Whether all of it is known to be here.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        let Self::H1(response) = self else { return false };
+        let Self::H1(response) = self else {
+            return false;
+        };
         let there = response.buffer.filled().len() - response.head.length;
         match response.head.framing {
             Framing::Empty => true,
@@ -97,17 +100,31 @@ impl UpstreamResponse {
             Self::H1(response) => {
                 let bytes = response.buffer.filled();
                 let named = |name_of: &[u8]| name_of.eq_ignore_ascii_case(name.as_bytes());
-                response.fields.iter().find(|field| named(field.name.of(bytes))).map(|field| field.value.of(bytes))
+                response
+                    .fields
+                    .iter()
+                    .find(|field| named(field.name.of(bytes)))
+                    .map(|field| field.value.of(bytes))
             }
-            Self::H2(response) => response.response.headers().get(name).map(http::HeaderValue::as_bytes),
+            Self::H2(response) => response
+                .response
+                .headers()
+                .get(name)
+                .map(http::HeaderValue::as_bytes),
         }
     }
 
     /// How its head was spelled, if it came in HTTP/1.
     #[must_use]
     pub fn spelling(&self) -> Option<Spelling> {
-        let Self::H1(response) = self else { return None };
-        Some(Spelling::of(response.buffer.filled(), &response.head, &response.fields))
+        let Self::H1(response) = self else {
+            return None;
+        };
+        Some(Spelling::of(
+            response.buffer.filled(),
+            &response.head,
+            &response.fields,
+        ))
     }
 
     /// The same with a map of its fields, for those who edit them.
@@ -117,14 +134,36 @@ impl UpstreamResponse {
         let quiet_max = quiet_max(limit, self.field("content-type"));
         match self {
             Self::H1(response) => {
-                let Opened { response, in_flight, took } = H1ResponseBody::open(worker, target, response);
+                let Opened {
+                    response,
+                    in_flight,
+                    took,
+                } = H1ResponseBody::open(worker, target, response);
                 let response = response.map(|body| UpstreamBody::h1(body, quiet_max));
-                Streamed { response, first: None, stream: None, in_flight, took }
+                Streamed {
+                    response,
+                    first: None,
+                    stream: None,
+                    in_flight,
+                    took,
+                }
             }
             Self::H2(response) => {
-                let H2Response { response, first, stream, in_flight, took } = *response;
+                let H2Response {
+                    response,
+                    first,
+                    stream,
+                    in_flight,
+                    took,
+                } = *response;
                 let response = response.map(|body| UpstreamBody::stream(body, quiet_max));
-                Streamed { response, first, stream: Some(stream), in_flight, took }
+                Streamed {
+                    response,
+                    first,
+                    stream: Some(stream),
+                    in_flight,
+                    took,
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Watches the checks of one state: those that enter or leave it name a service, or a node with all its services.
+//! Watches the checks of one state: those that enter or leave it name a service, or a node with all
+//! its services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ pub(super) const CRITICAL: &str = "/v1/health/state/critical";
 /// Checks that warn.
 pub(super) const WARNING: &str = "/v1/health/state/warning";
 
-/// A check of `/v1/health/state/STATE`, without its output: that changes often, and changes nothing.
+/// A check of `/v1/health/state/STATE`, without its output: that changes often, and changes
+/// nothing.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "PascalCase", default)]
 struct StateCheck {
@@ -68,8 +70,12 @@ pub(super) async fn run(feed: Arc<Feed>, path: &'static str) {
 fn changed(before: &Checks, now: &Checks) -> (BTreeSet<ServiceName>, BTreeSet<String>) {
     let (mut services, mut nodes) = (BTreeSet::new(), BTreeSet::new());
     let differs = |one: &Checks, other: &Checks| -> Vec<(String, String)> {
-        let differing = one.iter().filter(|(key, service)| other.get(*key) != Some(*service));
-        differing.map(|((node, _), service)| (node.clone(), service.clone())).collect()
+        let differing = one
+            .iter()
+            .filter(|(key, service)| other.get(*key) != Some(*service));
+        differing
+            .map(|((node, _), service)| (node.clone(), service.clone()))
+            .collect()
     };
     for (node, service) in differs(before, now).into_iter().chain(differs(now, before)) {
         if service.is_empty() {
@@ -83,7 +89,11 @@ fn changed(before: &Checks, now: &Checks) -> (BTreeSet<ServiceName>, BTreeSet<St
 
 fn decode(body: &[u8]) -> Result<Checks, serde_json::Error> {
     let checks: Option<Vec<StateCheck>> = serde_json::from_slice(body)?;
-    Ok(checks.unwrap_or_default().into_iter().map(|check| ((check.node, check.id), check.service_name)).collect())
+    Ok(checks
+        .unwrap_or_default()
+        .into_iter()
+        .map(|check| ((check.node, check.id), check.service_name))
+        .collect())
 }
 
 #[cfg(test)]
@@ -93,7 +103,9 @@ mod tests {
     fn checks(list: &[(&str, &str, &str)]) -> Checks {
         let json: Vec<_> = list
             .iter()
-            .map(|(node, id, service)| format!(r#"{{"Node":"{node}","CheckID":"{id}","ServiceName":"{service}"}}"#))
+            .map(|(node, id, service)| {
+                format!(r#"{{"Node":"{node}","CheckID":"{id}","ServiceName":"{service}"}}"#)
+            })
             .collect();
         decode(format!("[{}]", json.join(",")).as_bytes()).unwrap()
     }
@@ -101,8 +113,11 @@ mod tests {
     #[test]
     fn what_enters_or_leaves_a_state_names_its_service_or_its_node() {
         type Names<'a> = &'a [&'a str];
-        let (web, other, node) =
-            (("n1", "service:web", "web"), ("n2", "service:web", "other"), ("n1", "serfHealth", ""));
+        let (web, other, node) = (
+            ("n1", "service:web", "web"),
+            ("n2", "service:web", "other"),
+            ("n1", "serfHealth", ""),
+        );
         let cases: [(&[_], &[_], Names<'_>, Names<'_>); 6] = [
             (&[], &[], &[], &[]),
             (&[web, node], &[node, web], &[], &[]),
@@ -110,19 +125,33 @@ mod tests {
             (&[web, other], &[web], &["other"], &[]),
             (&[web], &[web, node], &[], &["n1"]),
             // An id that belongs to another service now concerns both.
-            (&[web], &[("n1", "service:web", "web2")], &["web", "web2"], &[]),
+            (
+                &[web],
+                &[("n1", "service:web", "web2")],
+                &["web", "web2"],
+                &[],
+            ),
         ];
         for (before, now, services, nodes) in cases {
             let (named, lost) = changed(&checks(before), &checks(now));
-            assert_eq!(named.iter().map(|name| &**name).collect::<Vec<_>>(), services, "{before:?} {now:?}");
+            assert_eq!(
+                named.iter().map(|name| &**name).collect::<Vec<_>>(),
+                services,
+                "{before:?} {now:?}"
+            );
             assert_eq!(lost.iter().collect::<Vec<_>>(), nodes, "{before:?} {now:?}");
         }
     }
 
     #[test]
     fn outputs_do_not_count_and_nulls_are_tolerated() {
-        let text = |output| format!(r#"[{{"Node":"n","CheckID":"c","ServiceName":null,"Output":"{output}"}}]"#);
-        assert_eq!(decode(text("a").as_bytes()).unwrap(), decode(text("b").as_bytes()).unwrap());
+        let text = |output| {
+            format!(r#"[{{"Node":"n","CheckID":"c","ServiceName":null,"Output":"{output}"}}]"#)
+        };
+        assert_eq!(
+            decode(text("a").as_bytes()).unwrap(),
+            decode(text("b").as_bytes()).unwrap()
+        );
         assert!(decode(b"null").unwrap().is_empty());
         assert!(decode(b"{}").is_err());
     }

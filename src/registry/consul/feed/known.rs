@@ -28,7 +28,11 @@ pub(super) struct State {
 impl Feed {
     /// With connections for so many watches of single nodes.
     pub(super) fn new(shared: Arc<Shared>, node_room: usize) -> Self {
-        Self { shared, node_room: Arc::new(Semaphore::new(node_room)), state: Mutex::default() }
+        Self {
+            shared,
+            node_room: Arc::new(Semaphore::new(node_room)),
+            state: Mutex::default(),
+        }
     }
 
     /// Notes whether the watch of this path sees what it is for.
@@ -47,7 +51,8 @@ impl Feed {
     }
 
     fn tell_complete(&self, state: &State) {
-        self.shared.set_complete(state.answered.values().all(|answered| *answered));
+        self.shared
+            .set_complete(state.answered.values().all(|answered| *answered));
     }
 
     pub(super) fn set_services(&self, node: &str, services: BTreeSet<ServiceName>) {
@@ -55,7 +60,12 @@ impl Feed {
     }
 
     /// These services changed, and so may have all those on these nodes.
-    pub(super) fn tell(&self, mut services: BTreeSet<ServiceName>, nodes: &BTreeSet<String>, seen_at: Instant) {
+    pub(super) fn tell(
+        &self,
+        mut services: BTreeSet<ServiceName>,
+        nodes: &BTreeSet<String>,
+        seen_at: Instant,
+    ) {
         let state = self.state();
         for node in nodes {
             match state.on_node.get(node) {

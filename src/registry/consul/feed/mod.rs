@@ -1,4 +1,5 @@
-//! Tells which services changed, while there are too few connections for a blocking query per service.
+//! Tells which services changed, while there are too few connections for a blocking query per
+//! service.
 //!
 //! ```text
 //! list of services (list.rs)                 names, and the tags of all instances together
@@ -7,13 +8,13 @@
 //! /v1/catalog/node/NAME, one per node        instances that came, went or changed, by their ModifyIndex
 //!         └──────────────▶ notices ──▶ watch.rs: one plain read of each service that was named
 //! ```
-//! All of these are blocking queries, so a change is seen at once, and it costs the agent one small answer and one read.
-//! Nodes beyond those that have a connection of their own are read when the list of services was woken, which it is by
-//! every change of an instance.
+//! All of these are blocking queries, so a change is seen at once, and it costs the agent one small
+//! answer and one read. Nodes beyond those that have a connection of their own are read when the
+//! list of services was woken, which it is by every change of an instance.
 //!
-//! What is not told: a check that is added and passes at once, or passes and is removed. It decides only where instances
-//! have to have a check, or where one that passes is enough; services are read every 30 s in any case, every 10 s there, and
-//! every 5 s while one of these watches fails.
+//! What is not told: a check that is added and passes at once, or passes and is removed. It decides
+//! only where instances have to have a check, or where one that passes is enough; services are read
+//! every 30 s in any case, every 10 s there, and every 5 s while one of these watches fails.
 
 mod checks;
 mod known;
@@ -30,7 +31,8 @@ use known::Feed;
 use super::shared::Shared;
 use crate::registry::task::SourceTask;
 
-/// Watches that block beside those of nodes: services, nodes, two states, route commands and the no-route page.
+/// Watches that block beside those of nodes: services, nodes, two states, route commands and the
+/// no-route page.
 const FIXED: usize = 6;
 /// Slots that are kept for reads of services: at least these, and at least a quarter.
 const READS_MIN: usize = 2;
@@ -42,7 +44,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut scarce = shared.client.scarce();
     while scarce.wait_for(|scarce| *scarce).await.is_ok() {
         let slots = shared.client.slots();
-        info!(connections = slots, "Consul: services are read when they change, as they are more than connections");
+        info!(
+            connections = slots,
+            "Consul: services are read when they change, as they are more than connections"
+        );
         let feed = start(shared.clone(), slots);
         let mut look = interval(ROOM_EVERY);
         loop {
@@ -64,8 +69,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
 fn start(shared: Arc<Shared>, slots: usize) -> Vec<SourceTask> {
     let node_room = slots.saturating_sub(FIXED + READS_MIN.max(slots / 4));
     let feed = Arc::new(Feed::new(shared, node_room));
-    // Known from the start, so that the feed is not complete before the last of them has its first answer.
-    [checks::CRITICAL, checks::WARNING, nodes::LIST].iter().for_each(|path| feed.set_answered(path, false));
+    // Known from the start, so that the feed is not complete before the last of them has its first
+    // answer.
+    [checks::CRITICAL, checks::WARNING, nodes::LIST]
+        .iter()
+        .for_each(|path| feed.set_answered(path, false));
     vec![
         SourceTask::spawn(checks::run(feed.clone(), checks::CRITICAL)),
         SourceTask::spawn(checks::run(feed.clone(), checks::WARNING)),

@@ -55,13 +55,24 @@ pub(super) async fn run(feed: Arc<Feed>) {
     loop {
         match poller.attempt(decode_list).await {
             Ok(Some(names)) => {
-                let gone: Vec<_> = watches.keys().filter(|name| !names.contains(*name)).cloned().collect();
-                let new: Vec<_> = names.into_iter().filter(|name| !watches.contains_key(name)).collect();
+                let gone: Vec<_> = watches
+                    .keys()
+                    .filter(|name| !names.contains(*name))
+                    .cloned()
+                    .collect();
+                let new: Vec<_> = names
+                    .into_iter()
+                    .filter(|name| !watches.contains_key(name))
+                    .collect();
                 poller.believed(!gone.is_empty() || !new.is_empty());
                 for name in gone {
                     watches.remove(&name);
                     // Its services went with it.
-                    feed.tell(BTreeSet::new(), &BTreeSet::from([name.clone()]), poller.seen_at());
+                    feed.tell(
+                        BTreeSet::new(),
+                        &BTreeSet::from([name.clone()]),
+                        poller.seen_at(),
+                    );
                     feed.forget_node(&path(&name), &name);
                 }
                 for name in new {
@@ -103,7 +114,13 @@ async fn watch(feed: Arc<Feed>, name: String) {
                 let empty = NodeServices::default();
                 let services = changed(known.as_ref().unwrap_or(&empty), &now);
                 poller.believed(!services.is_empty());
-                feed.set_services(&name, now.services.values().map(|one| ServiceName::from(&*one.service)).collect());
+                feed.set_services(
+                    &name,
+                    now.services
+                        .values()
+                        .map(|one| ServiceName::from(&*one.service))
+                        .collect(),
+                );
                 feed.tell(services, &BTreeSet::new(), poller.seen_at());
                 known = Some(now);
                 feed.set_answered(&path, true);
@@ -117,14 +134,24 @@ async fn watch(feed: Arc<Feed>, name: String) {
     }
 }
 
-/// Services with an instance that differs; all of them if the node itself does, which lends them its address.
+/// Services with an instance that differs; all of them if the node itself does, which lends them
+/// its address.
 fn changed(before: &NodeServices, now: &NodeServices) -> BTreeSet<ServiceName> {
     let same_node = before.node == now.node;
     let differing = |one: &NodeServices, other: &NodeServices| -> Vec<ServiceName> {
-        let differs = |(id, service): &(&String, &Service)| !same_node || other.services.get(*id) != Some(*service);
-        one.services.iter().filter(differs).map(|(_, service)| ServiceName::from(&*service.service)).collect()
+        let differs = |(id, service): &(&String, &Service)| {
+            !same_node || other.services.get(*id) != Some(*service)
+        };
+        one.services
+            .iter()
+            .filter(differs)
+            .map(|(_, service)| ServiceName::from(&*service.service))
+            .collect()
     };
-    differing(before, now).into_iter().chain(differing(now, before)).collect()
+    differing(before, now)
+        .into_iter()
+        .chain(differing(now, before))
+        .collect()
 }
 
 fn path(node: &str) -> String {
@@ -133,7 +160,12 @@ fn path(node: &str) -> String {
 
 fn decode_list(body: &[u8]) -> Result<BTreeSet<String>, serde_json::Error> {
     let nodes: Option<Vec<ListedNode>> = serde_json::from_slice(body)?;
-    Ok(nodes.unwrap_or_default().into_iter().map(|node| node.node).filter(|name| !name.is_empty()).collect())
+    Ok(nodes
+        .unwrap_or_default()
+        .into_iter()
+        .map(|node| node.node)
+        .filter(|name| !name.is_empty())
+        .collect())
 }
 
 /// A node that does not exist is `null`, and has no services.
@@ -149,11 +181,15 @@ mod tests {
         let services: Vec<_> = services
             .iter()
             .map(|(id, name, index)| {
-                format!(r#""{id}":{{"ID":"{id}","Service":"{name}","Tags":null,"ModifyIndex":{index}}}"#)
+                format!(
+                    r#""{id}":{{"ID":"{id}","Service":"{name}","Tags":null,"ModifyIndex":{index}}}"#
+                )
             })
             .collect();
-        let text =
-            format!(r#"{{"Node":{{"Node":"n","ModifyIndex":{version}}},"Services":{{{}}}}}"#, services.join(","));
+        let text = format!(
+            r#"{{"Node":{{"Node":"n","ModifyIndex":{version}}},"Services":{{{}}}}}"#,
+            services.join(",")
+        );
         decode(text.as_bytes()).unwrap()
     }
 
@@ -161,16 +197,46 @@ mod tests {
     fn instances_that_differ_name_their_services() {
         let before = node(1, &[("a", "web", 5), ("b", "api", 6), ("c", "db", 7)]);
         let cases: [(NodeServices, &[&str]); 7] = [
-            (node(1, &[("a", "web", 5), ("b", "api", 6), ("c", "db", 7)]), &[]),
-            (node(1, &[("a", "web", 9), ("b", "api", 6), ("c", "db", 7)]), &["web"]),
+            (
+                node(1, &[("a", "web", 5), ("b", "api", 6), ("c", "db", 7)]),
+                &[],
+            ),
+            (
+                node(1, &[("a", "web", 9), ("b", "api", 6), ("c", "db", 7)]),
+                &["web"],
+            ),
             (node(1, &[("a", "web", 5), ("c", "db", 7)]), &["api"]),
-            (node(1, &[("a", "web", 5), ("b", "api", 6), ("c", "db", 7), ("d", "new", 8)]), &["new"]),
-            (node(1, &[("a", "web2", 8), ("b", "api", 6), ("c", "db", 7)]), &["web", "web2"]),
-            (node(2, &[("a", "web", 5), ("b", "api", 6), ("c", "db", 7)]), &["api", "db", "web"]),
+            (
+                node(
+                    1,
+                    &[
+                        ("a", "web", 5),
+                        ("b", "api", 6),
+                        ("c", "db", 7),
+                        ("d", "new", 8),
+                    ],
+                ),
+                &["new"],
+            ),
+            (
+                node(1, &[("a", "web2", 8), ("b", "api", 6), ("c", "db", 7)]),
+                &["web", "web2"],
+            ),
+            (
+                node(2, &[("a", "web", 5), ("b", "api", 6), ("c", "db", 7)]),
+                &["api", "db", "web"],
+            ),
             (decode(b"null").unwrap(), &["api", "db", "web"]),
         ];
         for (now, names) in cases {
-            assert_eq!(changed(&before, &now).iter().map(|name| &**name).collect::<Vec<_>>(), names, "{now:?}");
+            assert_eq!(
+                changed(&before, &now)
+                    .iter()
+                    .map(|name| &**name)
+                    .collect::<Vec<_>>(),
+                names,
+                "{now:?}"
+            );
         }
     }
 
@@ -178,6 +244,9 @@ mod tests {
     fn names_of_nodes_are_encoded_and_lists_may_be_null() {
         assert_eq!(path("a/b c"), "/v1/catalog/node/a%2Fb%20c");
         assert!(decode_list(b"null").unwrap().is_empty());
-        assert_eq!(decode_list(br#"[{"Node":"n1","ModifyIndex":1},{"Node":null}]"#).unwrap(), ["n1".to_owned()].into());
+        assert_eq!(
+            decode_list(br#"[{"Node":"n1","ModifyIndex":1},{"Node":null}]"#).unwrap(),
+            ["n1".to_owned()].into()
+        );
     }
 }

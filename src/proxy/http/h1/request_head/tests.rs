@@ -1,12 +1,15 @@
-//! A corpus of shapes that have smuggled requests past one proxy or another, and the proof that cutting the bytes
-//! elsewhere changes no verdict.
+//! A corpus of shapes that have smuggled requests past one proxy or another, and the proof that
+//! cutting the bytes elsewhere changes no verdict.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::proxy::http::h1::chunked::Chunks;
 
-const LIMITS: Limits = Limits { head_bytes_max: 512, fields_max: 8 };
+const LIMITS: Limits = Limits {
+    head_bytes_max: 512,
+    fields_max: 8,
+};
 
 /// Follows the requests of a connection; the status of the first that is refused.
 fn verdict(mut bytes: &[u8]) -> Result<(), u16> {
@@ -28,10 +31,12 @@ fn verdict(mut bytes: &[u8]) -> Result<(), u16> {
                 Some(rest) => bytes = rest,
                 None => return Ok(()),
             },
-            BodyFraming::Chunked => match behind_chunks(bytes).map_err(|violation| violation.status)? {
-                Some(rest) => bytes = rest,
-                None => return Ok(()),
-            },
+            BodyFraming::Chunked => {
+                match behind_chunks(bytes).map_err(|violation| violation.status)? {
+                    Some(rest) => bytes = rest,
+                    None => return Ok(()),
+                }
+            }
         }
     }
 }
@@ -52,7 +57,11 @@ fn with_fields(fields: &str) -> Vec<u8> {
 }
 
 fn chunked(body: &str) -> Vec<u8> {
-    [with_fields("Transfer-Encoding: chunked\r\n"), body.as_bytes().to_vec()].concat()
+    [
+        with_fields("Transfer-Encoding: chunked\r\n"),
+        body.as_bytes().to_vec(),
+    ]
+    .concat()
 }
 
 fn corpus() -> Vec<(Vec<u8>, Result<(), u16>)> {
@@ -70,12 +79,21 @@ fn corpus() -> Vec<(Vec<u8>, Result<(), u16>)> {
         plain("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Ok(())),
         plain("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", Ok(())),
         plain("GET / HTTP/1.1\r\nHost:\r\n\r\n", Ok(())),
-        plain("GET / HTTP/1.1\r\nhOST:\t[::1]:80 \r\nX: \t\r\nY: caf\u{e9}\r\n\r\n", Ok(())),
-        plain(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n\n\0x{get}"), Ok(())),
+        plain(
+            "GET / HTTP/1.1\r\nhOST:\t[::1]:80 \r\nX: \t\r\nY: caf\u{e9}\r\n\r\n",
+            Ok(()),
+        ),
+        plain(
+            &format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n\n\0x{get}"),
+            Ok(()),
+        ),
         fields("Content-Length: 0\r\n", Ok(())),
         fields("Content-Length: 007\r\n", Ok(())),
         fields("Transfer-Encoding: Chunked\r\n", Ok(())),
-        body("3\r\nabc\r\nA;x=\"y\"\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(())),
+        body(
+            "3\r\nabc\r\nA;x=\"y\"\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            Ok(()),
+        ),
         body("0\r\n\r\n\r\nGET / HTTP/1.0\r\n\r\n", Ok(())),
         // Request line.
         plain("\r\n\r\nGET / HTTP/1.1\r\n", Err(400)),
@@ -104,7 +122,10 @@ fn corpus() -> Vec<(Vec<u8>, Result<(), u16>)> {
         plain("GET http:///x HTTP/1.1\r\n", Err(400)),
         plain("GET ftp://a/ HTTP/1.1\r\n", Err(400)),
         plain("CONNECT / HTTP/1.1\r\n", Err(400)),
-        (format!("GET /{} HTTP/1.1\r\n", "a".repeat(600)).into_bytes(), Err(414)),
+        (
+            format!("GET /{} HTTP/1.1\r\n", "a".repeat(600)).into_bytes(),
+            Err(414),
+        ),
         ("a".repeat(513).into_bytes(), Err(414)),
         ("a".repeat(512).into_bytes(), Ok(())),
         // Host.
@@ -133,7 +154,10 @@ fn corpus() -> Vec<(Vec<u8>, Result<(), u16>)> {
         fields(": 1\r\n", Err(400)),
         fields("X\r\n", Err(400)),
         plain("GET / HTTP/1.1\r\nHost: a\r\n\n", Err(400)),
-        (with_fields(&format!("X: {}\r\n", "a".repeat(600))), Err(431)),
+        (
+            with_fields(&format!("X: {}\r\n", "a".repeat(600))),
+            Err(431),
+        ),
         (with_fields(&"X: 1\r\n".repeat(8)), Err(431)),
         (with_fields(&"X: 1\r\n".repeat(7)), Ok(())),
         // Content-Length.
@@ -151,11 +175,26 @@ fn corpus() -> Vec<(Vec<u8>, Result<(), u16>)> {
         fields("Content-Length: 9223372036854775808\r\n", Err(413)),
         fields("Content-Length: 9223372036854775807\r\n", Ok(())),
         // Transfer-Encoding.
-        fields("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", Err(400)),
-        fields("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", Err(400)),
-        fields("Content-Length: 0\r\ntransfer-encoding: CHUNKED\r\n", Err(400)),
-        fields("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Err(400)),
-        fields("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", Err(400)),
+        fields(
+            "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n",
+            Err(400),
+        ),
+        fields(
+            "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            Err(400),
+        ),
+        fields(
+            "Content-Length: 0\r\ntransfer-encoding: CHUNKED\r\n",
+            Err(400),
+        ),
+        fields(
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            Err(400),
+        ),
+        fields(
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+            Err(400),
+        ),
         fields("Transfer-Encoding: identity\r\n", Err(501)),
         fields("Transfer-Encoding: gzip, chunked\r\n", Err(501)),
         fields("Transfer-Encoding: chunked, identity\r\n", Err(501)),
@@ -165,7 +204,10 @@ fn corpus() -> Vec<(Vec<u8>, Result<(), u16>)> {
         fields("Transfer-Encoding: ,chunked\r\n", Err(400)),
         fields("Transfer-Encoding:\r\n", Err(400)),
         fields("Transfer-Encoding: \u{b}chunked\r\n", Err(400)),
-        plain("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(400)),
+        plain(
+            "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Err(400),
+        ),
         // Chunks.
         body("0x3\r\n", Err(400)),
         body("+3\r\n", Err(400)),
@@ -193,18 +235,32 @@ fn corpus() -> Vec<(Vec<u8>, Result<(), u16>)> {
         body("0\r\nX : b\r\n\r\n", Err(400)),
         body("0\r\nX: b\n", Err(400)),
         body("0\r\n\n", Err(400)),
-        (chunked(&format!("0\r\n{}\r\n", "X: 1\r\n".repeat(9))), Err(431)),
+        (
+            chunked(&format!("0\r\n{}\r\n", "X: 1\r\n".repeat(9))),
+            Err(431),
+        ),
         (chunked(&format!("0\r\nX: {}", "a".repeat(600))), Err(431)),
         // What follows a body is judged again.
-        body("0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Err(400)),
-        plain("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nxGET / HTTP/3.0\r\n", Err(505)),
+        body(
+            "0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            Err(400),
+        ),
+        plain(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nxGET / HTTP/3.0\r\n",
+            Err(505),
+        ),
     ]
 }
 
 #[test]
 fn smuggling_shapes() {
     for (bytes, wanted) in corpus() {
-        assert_eq!(verdict(&bytes), wanted, "{:?}", String::from_utf8_lossy(&bytes));
+        assert_eq!(
+            verdict(&bytes),
+            wanted,
+            "{:?}",
+            String::from_utf8_lossy(&bytes)
+        );
     }
 }
 
@@ -216,8 +272,12 @@ fn cuts_agree(bytes: &[u8]) {
     for end in 0..bytes.len() {
         match (parse(&bytes[..end], LIMITS, &mut fields), &whole) {
             (Parsed::Partial, _) | (Parsed::Blank, Parsed::Blank) => {}
-            (Parsed::Bad(here), Parsed::Bad(there)) => assert_eq!(here.status, there.status, "{end}: {shown}"),
-            (Parsed::Whole(here), Parsed::Whole(there)) => assert_eq!(here.length, there.length, "{end}: {shown}"),
+            (Parsed::Bad(here), Parsed::Bad(there)) => {
+                assert_eq!(here.status, there.status, "{end}: {shown}")
+            }
+            (Parsed::Whole(here), Parsed::Whole(there)) => {
+                assert_eq!(here.length, there.length, "{end}: {shown}")
+            }
             (other, whole) => panic!("{end} of {shown:?}: {other:?}, and as a whole {whole:?}"),
         }
     }
@@ -242,9 +302,18 @@ fn a_usual_request() {
     let text = "POST /a/b?c=d HTTP/1.1\r\nHost: x:80\r\nContent-Length: 12\r\nConnection: keep-alive\r\n\r\n";
     let found = head(text).unwrap();
     let bytes = text.as_bytes();
-    assert_eq!((found.method.as_str(), found.target(bytes)), ("POST", "/a/b?c=d"));
-    assert_eq!((found.host.unwrap().text(bytes), found.length), ("x:80", text.len()));
-    assert_eq!((found.body, found.keep, found.mapped), (BodyFraming::Length(12), true, false));
+    assert_eq!(
+        (found.method.as_str(), found.target(bytes)),
+        ("POST", "/a/b?c=d")
+    );
+    assert_eq!(
+        (found.host.unwrap().text(bytes), found.length),
+        ("x:80", text.len())
+    );
+    assert_eq!(
+        (found.body, found.keep, found.mapped),
+        (BodyFraming::Length(12), true, false)
+    );
 }
 
 #[test]
@@ -261,7 +330,12 @@ fn fields_that_decide_about_others_are_mapped() {
         "Upgrade: websocket",
         "Cookie: a=b\r\nCookie: c=d",
     ] {
-        assert!(head(&format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n")).unwrap().mapped, "{field}");
+        assert!(
+            head(&format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n"))
+                .unwrap()
+                .mapped,
+            "{field}"
+        );
     }
 }
 
@@ -275,7 +349,10 @@ fn who_may_ask_again_on_the_connection() {
         ("1.0", "Connection: Keep-Alive", true),
         ("1.0", "Connection: keep-alive, close", false),
     ] {
-        let found = head(&format!("GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n\r\n")).unwrap();
+        let found = head(&format!(
+            "GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n\r\n"
+        ))
+        .unwrap();
         assert_eq!(found.keep, keep, "{version} {field}");
     }
 }
@@ -293,7 +370,10 @@ fn targets_in_every_form() {
     ] {
         let text = format!("{line} HTTP/1.1\r\nHost: a:80\r\n\r\n");
         let found = head(&text).unwrap_or_else(|| panic!("{line}"));
-        let seen = (found.target(text.as_bytes()), found.host.unwrap().text(text.as_bytes()));
+        let seen = (
+            found.target(text.as_bytes()),
+            found.host.unwrap().text(text.as_bytes()),
+        );
         assert_eq!(seen, (target, host), "{line}");
     }
 }
@@ -305,10 +385,22 @@ fn bodies_and_what_is_expected_of_them() {
         (found.body, found.expects)
     };
     assert_eq!(of(""), (BodyFraming::Length(0), false));
-    assert_eq!(of("Transfer-Encoding: chunked\r\n"), (BodyFraming::Chunked, false));
-    assert_eq!(of("Expect: 100-Continue\r\nContent-Length: 3\r\n"), (BodyFraming::Length(3), true));
-    assert_eq!(of("Expect: 100-continue\r\n"), (BodyFraming::Length(0), false));
-    assert_eq!(of("Expect: other\r\nContent-Length: 3\r\n"), (BodyFraming::Length(3), false));
+    assert_eq!(
+        of("Transfer-Encoding: chunked\r\n"),
+        (BodyFraming::Chunked, false)
+    );
+    assert_eq!(
+        of("Expect: 100-Continue\r\nContent-Length: 3\r\n"),
+        (BodyFraming::Length(3), true)
+    );
+    assert_eq!(
+        of("Expect: 100-continue\r\n"),
+        (BodyFraming::Length(0), false)
+    );
+    assert_eq!(
+        of("Expect: other\r\nContent-Length: 3\r\n"),
+        (BodyFraming::Length(3), false)
+    );
 }
 
 proptest! {
