@@ -1,23 +1,13 @@
-//! One question to the admin listener of a running `lb`, in plain HTTP or over TLS.
+//! One request to the admin listener of a running `lb`, in plain HTTP or over TLS.
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use http::{StatusCode, Uri};
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+
+use crate::http_client::trust::{Trust, TrustError};
+use crate::http_client::{Client, HttpError, Limits, Request, TlsFault};
 
 use super::tabular::printable;
 
@@ -28,11 +18,11 @@ pub const DEFAULT_ADMIN: &str = "http://127.0.0.1:9998";
 /// 80.
 const DEFAULT_PORT: u16 = 9998;
 
-/// Limit for the whole exchange.
-const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Largest answer taken, in bytes: a table of some 100,000 routes.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// Bounds of a request; the body is that of a table of some 100,000 routes.
+const LIMITS: Limits = Limits {
+    time: Duration::from_secs(30),
+    bytes: 256 << 20,
+};
 
 /// How a running `lb` is reached.
 #[derive(Clone, Debug, Default)]
@@ -59,13 +49,8 @@ pub enum AdminClientError {
         reason: &'static str,
     },
     /// A file that was named for TLS.
-    #[error("{path}: {reason}", path = path.display())]
-    File {
-        /// Which one.
-        path: PathBuf,
-        /// Why it cannot be used.
-        reason: String,
-    },
+    #[error(transparent)]
+    File(#[from] TrustError),
     /// No TLS, or none that is trusted.
     #[error("TLS with {address}: {reason}{hint}")]
     Tls {
@@ -93,7 +78,7 @@ pub enum AdminClientError {
         reason: String,
     },
     /// It took too long.
-    #[error("lb on {address} gave no answer within {} s", TIMEOUT.as_secs())]
+    #[error("lb on {address} gave no answer within {} s", LIMITS.time.as_secs())]
     Timeout {
         /// Host and port.
         address: String,
@@ -112,11 +97,10 @@ pub enum AdminClientError {
 
 /// An address that was understood.
 pub(super) struct Admin {
+    client: Client,
     /// `host:port`, brackets around IPv6.
     address: String,
-    /// Name to verify and settings, for `https`.
-    tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
-    /// What paths begin with there (`admin.path`); empty, or without a slash at its end.
+    /// What URLs begin with there: scheme, address and `admin.path`, without a slash at its end.
     base: String,
 }
 
@@ -140,96 +124,41 @@ impl Admin {
         if authority.as_str().contains('@') {
             return Err(wrong("a user name is not used there"));
         }
-        let tls = match uri.scheme_str() {
-            Some("http") => None,
-            Some("https") => {
-                let name = authority.host().trim_matches(['[', ']']).to_owned();
-                let name = ServerName::try_from(name)
-                    .map_err(|_| wrong("no name that a certificate can have"))?;
-                Some((name, Arc::new(tls_config(access)?)))
-            }
+        let scheme = match uri.scheme_str() {
+            Some(scheme @ ("http" | "https")) => scheme,
             _ => return Err(wrong("only http and https are spoken there")),
         };
-        let address = format!(
-            "{}:{}",
-            authority.host(),
-            authority.port_u16().unwrap_or(DEFAULT_PORT)
-        );
+        let port = authority.port_u16().unwrap_or(DEFAULT_PORT);
+        let address = format!("{}:{port}", authority.host());
+        let base = format!("{scheme}://{address}{}", uri.path().trim_end_matches('/'));
+        let (ca_file, cert) = (access.ca.as_deref(), access.cert.as_deref());
+        let trust = Trust {
+            ca_file,
+            pair: cert.map(|cert| (cert, access.key.as_deref().unwrap_or(cert))),
+            ..Trust::default()
+        };
+        let client = Client::new(&*trust.client_config()?, None).map_err(|error| {
+            AdminClientError::Exchange {
+                address: address.clone(),
+                reason: error.to_string(),
+            }
+        })?;
         Ok(Self {
+            client,
             address,
-            tls,
-            base: uri.path().trim_end_matches('/').to_owned(),
+            base,
         })
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<String, AdminClientError> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(path)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(AdminClientError::Timeout {
-                address: self.address.clone(),
-            }),
-        }
-    }
-
-    async fn exchange(&self, path: &str) -> Result<String, AdminClientError> {
-        let stream =
-            TcpStream::connect(&self.address)
-                .await
-                .map_err(|error| match error.kind() {
-                    std::io::ErrorKind::ConnectionRefused => AdminClientError::Refused {
-                        address: self.address.clone(),
-                    },
-                    _ => self.failed(&error),
-                })?;
-        let Some((name, config)) = &self.tls else {
-            return self.ask(stream, path).await;
-        };
-        let connector = TlsConnector::from(Arc::clone(config));
-        let stream = connector
-            .connect(name.clone(), stream)
-            .await
-            .map_err(|error| self.no_tls(&error))?;
-        self.ask(stream, path).await
-    }
-
-    async fn ask(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
-        path: &str,
-    ) -> Result<String, AdminClientError> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| self.failed(&error))?;
-        let request = Request::get(format!("{}{path}", self.base))
-            .header("host", &self.address)
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| self.failed(&error))?;
-        let exchange = async {
-            let answer = sender
-                .send_request(request)
-                .await
-                .map_err(|error| self.failed(&error))?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
-                .collect()
-                .await;
-            let body = body
-                .map_err(|error| self.failed(error.as_ref()))?
-                .to_bytes();
-            Ok((status, String::from_utf8_lossy(&body).into_owned()))
-        };
-        // The connection is driven here instead of in a task, so that nothing is left behind.
-        let mut connection = std::pin::pin!(connection);
-        let mut exchange = std::pin::pin!(exchange);
-        let (status, body) = tokio::select! {
-            biased;
-            done = &mut exchange => done?,
-            _ = &mut connection => exchange.await?,
-        };
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(self.refused(status, &body))
+        let url = format!("{}{path}", self.base).parse::<Uri>();
+        let url = url.map_err(|error| self.failed(error.to_string()))?;
+        let response = self.client.send_once(Request::get(url), LIMITS).await;
+        let response = response.map_err(|error| self.unanswered(error))?;
+        let body = String::from_utf8_lossy(response.body());
+        match response.status() {
+            status if status.is_success() => Ok(body.into_owned()),
+            status => Err(self.refused(status, &body)),
         }
     }
 
@@ -249,27 +178,28 @@ impl Admin {
         }
     }
 
-    fn no_tls(&self, error: &std::io::Error) -> AdminClientError {
-        let of_tls = error.get_ref().and_then(|error| error.downcast_ref());
-        let hint = match of_tls {
-            Some(rustls::Error::InvalidCertificate(_)) => "; --admin-ca names the CA to trust",
-            Some(rustls::Error::InvalidMessage(_)) => "; is it plain http?",
-            _ => "",
-        };
-        AdminClientError::Tls {
-            address: self.address.clone(),
-            reason: error.to_string(),
-            hint,
+    fn unanswered(&self, error: HttpError) -> AdminClientError {
+        let address = self.address.clone();
+        match error {
+            HttpError::Connect { refused: true, .. } => AdminClientError::Refused { address },
+            HttpError::Timeout { .. } => AdminClientError::Timeout { address },
+            HttpError::Tls { reason, fault, .. } => AdminClientError::Tls {
+                address,
+                reason,
+                hint: match fault {
+                    TlsFault::Certificate => "; --admin-ca names the CA to trust",
+                    TlsFault::NotTls => "; is it plain http?",
+                    TlsFault::Other => "",
+                },
+            },
+            HttpError::Connect { reason, .. } | HttpError::Exchange { reason, .. } => {
+                self.failed(reason)
+            }
+            other => self.failed(other.to_string()),
         }
     }
 
-    fn failed(&self, error: &(impl std::error::Error + ?Sized)) -> AdminClientError {
-        let mut reason = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let _ = write!(reason, ": {cause}");
-            source = cause.source();
-        }
+    fn failed(&self, reason: String) -> AdminClientError {
         AdminClientError::Exchange {
             address: self.address.clone(),
             reason,
@@ -284,50 +214,6 @@ impl Admin {
             address: self.address.clone(),
             reason: format!("the answer is not lb's ({error})"),
         })
-    }
-}
-
-fn tls_config(access: &Access) -> Result<ClientConfig, AdminClientError> {
-    let mut roots = RootCertStore::empty();
-    match &access.ca {
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| unfit(path, &error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unfit(Path::new("TLS"), &error))?
-        .with_root_certificates(roots);
-    let Some(cert) = &access.cert else {
-        return Ok(builder.with_no_client_auth());
-    };
-    let key = access.key.as_ref().unwrap_or(cert);
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unfit(key, &error))?;
-    builder
-        .with_client_auth_cert(certificates(cert)?, private)
-        .map_err(|error| unfit(cert, &error))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AdminClientError> {
-    let found =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match found {
-        Ok(found) if found.is_empty() => Err(unfit(path, &"holds no certificate")),
-        found => found.map_err(|error| unfit(path, &error)),
-    }
-}
-
-fn unfit(path: &Path, reason: &impl ToString) -> AdminClientError {
-    AdminClientError::File {
-        path: path.to_owned(),
-        reason: reason.to_string(),
     }
 }
 
@@ -355,8 +241,8 @@ mod tests {
             ("https://[::1]:1", "[::1]:1"),
         ] {
             let found = admin(given).unwrap();
-            assert_eq!(found.address + &found.base, address);
-            assert_eq!(found.tls.is_some(), given.starts_with("https"));
+            let scheme = given.split_once("://").map_or("http", |(scheme, _)| scheme);
+            assert_eq!(found.base, format!("{scheme}://{address}"));
         }
         for bad in ["http://", "unix:///x", "a b", "http://u:p@x:1", ""] {
             let error = admin(bad)

@@ -1,15 +1,15 @@
 //! Why a source could not be read.
 
+use crate::http_client::HttpError;
+use crate::http_client::trust::TrustError;
 use crate::registry::consul::ConsulError;
-use crate::web::WebError;
-use crate::web::trust::TrustError;
 
 /// A failure. Holds no token and no password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SourceError {
-    /// No answer.
+    /// No response.
     #[error(transparent)]
-    Web(#[from] WebError),
+    Http(#[from] HttpError),
     /// An answer that is none.
     #[error("{url}: the server answered {status}")]
     Status {

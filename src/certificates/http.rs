@@ -13,8 +13,8 @@ use super::error::SourceError;
 use super::limits::{AT_A_TIME, ENTRIES_MAX, TEXT_BYTES_MAX};
 use super::source::{Pems, Told};
 use crate::config::Secret;
-use crate::web::trust::Trust;
-use crate::web::{self, Ask, Client, Limits, shown};
+use crate::http_client::trust::Trust;
+use crate::http_client::{self, Client, Limits, Request, shown};
 
 /// Bounds of one request.
 const LIMITS: Limits = Limits {
@@ -62,7 +62,7 @@ impl Source {
 
     pub(super) async fn read(&mut self) -> Result<Told, SourceError> {
         if self.client.is_none() {
-            self.client = Some(Client::new(Trust::default().client_config()?, None));
+            self.client = Some(Client::new(&*Trust::default().client_config()?, None)?);
         }
         let mut seen = HashMap::new();
         let pairs = match self.list.clone() {
@@ -126,10 +126,10 @@ impl Source {
         let mut headers = self.headers.clone();
         headers.extend(before.and_then(|seen| seen.condition.clone()));
         let answer = client
-            .ask(
-                Ask {
+            .send(
+                Request {
                     headers,
-                    ..Ask::get(url.clone())
+                    ..Request::get(url.clone())
                 },
                 LIMITS,
             )
@@ -186,7 +186,7 @@ fn beside(list: &Uri, name: &str) -> Option<Uri> {
     let query = list
         .query()
         .map_or(String::new(), |query| format!("?{query}"));
-    web::onward(list, &format!("{name}{query}"))
+    http_client::onward(list, &format!("{name}{query}"))
 }
 
 #[cfg(test)]

@@ -5,30 +5,29 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use http::{HeaderValue, Method, StatusCode, header};
 
 use super::certificates::{self, Certificates, PrivateFolder};
 use super::sample::HEALTH_PATH;
 use super::services::{Registration, SampleService};
 use crate::config::ConsulConfig;
+use crate::http_client::trust::Trust;
+use crate::http_client::{Client, Limits, Request};
 
 /// How long the agent may take to elect itself.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two looks at it meanwhile.
 const START_STEP: Duration = Duration::from_millis(100);
-/// Limit for one request to it.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bounds of one request to it.
+const LIMITS: Limits = Limits {
+    time: Duration::from_secs(5),
+    bytes: 1 << 20,
+};
 /// Lines of its log shown when it fails.
 const LOG_LINES: usize = 8;
 
@@ -36,7 +35,7 @@ const LOG_LINES: usize = 8;
 pub(super) struct Agent {
     child: Mutex<Child>,
     address: SocketAddr,
-    tls: TlsConnector,
+    client: Client,
     certificates: Certificates,
     folder: PrivateFolder,
 }
@@ -67,11 +66,11 @@ impl Agent {
             child => child.context("cannot start consul")?,
         };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0]));
-        let tls = connector(&certificates)?;
+        let client = client(&certificates)?;
         let agent = Self {
             child: Mutex::new(child),
             address,
-            tls,
+            client,
             certificates,
             folder,
         };
@@ -173,37 +172,19 @@ impl Agent {
         path: &str,
         body: String,
     ) -> anyhow::Result<(StatusCode, String)> {
-        tokio::time::timeout(REQUEST_TIMEOUT, self.exchange(method, path, body))
-            .await
-            .with_context(|| format!("no answer within {REQUEST_TIMEOUT:?}"))?
-    }
-
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: String,
-    ) -> anyhow::Result<(StatusCode, String)> {
-        let socket = TcpStream::connect(self.address).await?;
-        let stream = self
-            .tls
-            .connect(ServerName::from(self.address.ip()), socket)
-            .await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, self.address.to_string())
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))?;
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let text = response.into_body().collect().await?.to_bytes();
-        Ok((status, String::from_utf8_lossy(&text).into_owned()))
+        let url = format!("https://{}{path}", self.address).parse()?;
+        let request = Request {
+            method,
+            headers: vec![(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            )],
+            body: Bytes::from(body),
+            ..Request::get(url)
+        };
+        let response = self.client.send_once(request, LIMITS).await?;
+        let text = String::from_utf8_lossy(response.body()).into_owned();
+        Ok((response.status(), text))
     }
 }
 
@@ -261,17 +242,12 @@ fn registration(service: &SampleService, instance: &Registration) -> serde_json:
     })
 }
 
-fn connector(certificates: &Certificates) -> anyhow::Result<TlsConnector> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&certificates.ca_file)?)?;
-    let chain = vec![CertificateDer::from_pem_file(
-        &certificates.client.cert_file,
-    )?];
-    let key = PrivateKeyDer::from_pem_file(&certificates.client.key_file)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?;
-    Ok(TlsConnector::from(Arc::new(config)))
+fn client(certificates: &Certificates) -> anyhow::Result<Client> {
+    let shown = &certificates.client;
+    let trust = Trust {
+        ca_file: Some(&certificates.ca_file),
+        pair: Some((&shown.cert_file, &shown.key_file)),
+        ..Trust::default()
+    };
+    Ok(Client::new(&*trust.client_config()?, None)?)
 }

@@ -146,7 +146,7 @@ impl Show {
         let http = http_address(&running)?;
         let begun = Instant::now();
         lock(&board).begin(intro(http, running.admin, notes), begun);
-        let clients = traffic::start(http, &board, seed);
+        let clients = traffic::start(http, &board, seed)?;
         Ok(Self {
             screen,
             clients,

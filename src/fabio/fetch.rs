@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode, Uri};
 
-use crate::web::trust::Trust;
-use crate::web::{self, Ask, Limits};
+use crate::http_client::trust::Trust;
+use crate::http_client::{self, Client, Limits, Request};
 
 /// Limit for everything, from the first name to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -81,22 +81,23 @@ async fn follow(url: &str) -> Result<(Vec<u8>, bool), String> {
     let tls = Trust::default()
         .client_config()
         .map_err(|error| error.to_string())?;
-    let ask = Ask {
+    let request = Request {
         headers: vec![(ACCEPT, HeaderValue::from_static("*/*"))],
-        ..Ask::get(uri)
+        ..Request::get(uri)
     };
     let limits = Limits {
         time: TIMEOUT,
         bytes: BYTES_MAX,
     };
-    let answer = web::Client::new(tls, None)
-        .ask(ask, limits)
+    let client = Client::new(&tls, None).map_err(|error| error.to_string())?;
+    let answer = client
+        .send(request, limits)
         .await
         .map_err(|error| error.to_string())?;
     if answer.status() != StatusCode::OK {
         return Err(format!("the server answered {}", answer.status()));
     }
-    let kind = web::header(answer.headers(), CONTENT_TYPE)
+    let kind = http_client::header(answer.headers(), CONTENT_TYPE)
         .unwrap_or_default()
         .to_ascii_lowercase();
     let latin1 = kind.contains("iso-8859-1") || kind.contains("latin1");

@@ -23,9 +23,9 @@ use crate::catalog::command_list::CommandList;
 use crate::catalog::definitions::parse_definitions;
 use crate::catalog::source::SourceName;
 use crate::config::RoutesHttpConfig;
+use crate::http_client::trust::{Trust, TrustError};
+use crate::http_client::{self, Client, HttpError, Limits, Request};
 use crate::metrics::Metrics;
-use crate::web::trust::{Trust, TrustError};
-use crate::web::{self, Ask, Client, Limits, WebError};
 
 /// Name of the source.
 pub const SOURCE: SourceName = "routes_http";
@@ -41,7 +41,7 @@ const CONFIRM_EMPTY: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error("{0}")]
-    Web(#[from] WebError),
+    Http(#[from] HttpError),
     #[error("routes_http.ca_file: {0}")]
     Trust(#[from] TrustError),
     #[error("{url}: status {status}, where 200 is expected")]
@@ -78,16 +78,17 @@ pub fn spawn(
 ) -> SourceTask {
     // Shown before the first error, else the first one is no rise.
     metrics.control().registry_errors.entry(KIND).or_default();
-    let mut ask = Ask::get(
+    let mut request = Request::get(
         config
             .url
             .reveal()
             .parse()
             .expect("the configuration has looked at it"),
     );
-    ask.headers
+    request
+        .headers
         .push((ACCEPT, HeaderValue::from_static("application/json")));
-    ask.headers.extend(config.headers.iter().cloned());
+    request.headers.extend(config.headers.iter().cloned());
     let limits = Limits {
         time: config.timeout,
         bytes: BODY_BYTES_MAX,
@@ -95,13 +96,13 @@ pub fn spawn(
     metrics
         .journal()
         .sources()
-        .expect(SOURCE, Some(web::shown(&ask.url)));
+        .expect(SOURCE, Some(http_client::shown(&request.url)));
     let (ca_file, skip_verify) = (config.ca_file.clone(), config.skip_verify);
     let source = HttpSource {
         client: None,
         ca_file,
         skip_verify,
-        ask,
+        request,
         limits,
         metrics,
         updates,
@@ -115,7 +116,7 @@ struct HttpSource {
     client: Option<Client>,
     ca_file: Option<PathBuf>,
     skip_verify: bool,
-    ask: Ask,
+    request: Request,
     limits: Limits,
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
@@ -177,8 +178,8 @@ impl HttpSource {
     }
 
     async fn read(&mut self) -> Result<Option<Listing>, ReadError> {
-        let mut ask = self.ask.clone();
-        ask.headers.extend(
+        let mut request = self.request.clone();
+        request.headers.extend(
             self.known
                 .iter()
                 .filter_map(|known| Some((IF_NONE_MATCH, known.tag.clone()?))),
@@ -187,18 +188,16 @@ impl HttpSource {
             Some(client) => client,
             None => {
                 let (ca_file, skip_verify) = (self.ca_file.as_deref(), self.skip_verify);
-                Client::new(
-                    Trust {
-                        ca_file,
-                        skip_verify,
-                        ..Trust::default()
-                    }
-                    .client_config()?,
-                    None,
-                )
+                let trust = Trust {
+                    ca_file,
+                    skip_verify,
+                    ..Trust::default()
+                };
+                Client::new(&*trust.client_config()?, None)?
             }
         };
-        let answer = self.client.insert(client).ask(ask, self.limits).await?;
+        let client = self.client.insert(client);
+        let answer = client.send(request, self.limits).await?;
         let url = self.shown();
         match answer.status() {
             StatusCode::OK => {}
@@ -285,6 +284,6 @@ impl HttpSource {
 
     /// The URL without what is nobody's business.
     fn shown(&self) -> String {
-        web::shown(&self.ask.url)
+        http_client::shown(&self.request.url)
     }
 }

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::certificates::error::SourceError;
 use crate::config::VaultConfig;
-use crate::web::trust::Trust;
-use crate::web::{Ask, Client, Limits};
+use crate::http_client::trust::Trust;
+use crate::http_client::{Client, Limits, Request};
 
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -49,7 +49,7 @@ impl Base {
             skip_verify: config.skip_verify,
         };
         Ok(Self {
-            client: Client::new(trust.client_config()?, config.server_name.clone()),
+            client: Client::new(&*trust.client_config()?, config.server_name.clone())?,
             config: config.clone(),
         })
     }
@@ -116,7 +116,7 @@ impl Api {
         if body.is_some() {
             headers.push((CONTENT_TYPE, HeaderValue::from_static("application/json")));
         }
-        let ask = Ask {
+        let request = Request {
             method,
             url: url
                 .parse::<Uri>()
@@ -130,7 +130,7 @@ impl Api {
             time: config.timeout,
             bytes: ANSWER_BYTES_MAX,
         };
-        let answer = self.base.client.ask(ask, limits).await?;
+        let answer = self.base.client.send(request, limits).await?;
         let status = answer.status();
         if !status.is_success() {
             return Err(refused(path, status, answer.body()));

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::http_client::HttpError;
+
 /// Why a scheme cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
@@ -17,9 +19,17 @@ pub enum AuthError {
         source: io::Error,
     },
     /// Its endpoint cannot be asked.
-    #[error("auth.{name}.endpoint is no URL")]
+    #[error("auth.{name}.endpoint is not a URL")]
     Endpoint {
         /// The scheme.
         name: String,
+    },
+    /// Nothing can be sent to its endpoint.
+    #[error("auth.{name}: {source}")]
+    Client {
+        /// The scheme.
+        name: String,
+        /// Why.
+        source: HttpError,
     },
 }

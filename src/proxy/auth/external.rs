@@ -17,11 +17,11 @@ use http::header::{
 use http::{StatusCode, Uri};
 
 use crate::config::ExternalAuth;
+use crate::http_client::{Client, Limits, Request};
 use crate::proxy::auth::admission::{Admission, Denied, Granted};
 use crate::proxy::auth::error::AuthError;
 use crate::proxy::tls::UpstreamTls;
 use crate::proxy::tls::upstream::Inside;
-use crate::web::{Ask, Client, Limits};
 
 /// Largest answer that is passed on.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
@@ -77,7 +77,12 @@ impl External {
             .map_err(|_| AuthError::Endpoint {
                 name: name.to_owned(),
             })?;
-        let client = Client::new(tls.config(false, Inside::Http1).clone(), None).keeping(IDLE_MAX);
+        let client = Client::keeping(tls.config(false, Inside::Http1), None, IDLE_MAX).map_err(
+            |source| AuthError::Client {
+                name: name.to_owned(),
+                source,
+            },
+        )?;
         Ok(Self {
             name: name.to_owned(),
             config: config.clone(),
@@ -92,8 +97,8 @@ impl External {
         for name in NOT_TOLD {
             fields.remove(name);
         }
-        let mut ask = Ask::get(self.endpoint.clone());
-        ask.headers = fields
+        let mut request = Request::get(self.endpoint.clone());
+        request.headers = fields
             .iter()
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
@@ -101,7 +106,7 @@ impl External {
             time: self.config.timeout,
             bytes: ANSWER_BYTES_MAX,
         };
-        match self.client.ask_once(ask, limits).await {
+        match self.client.send_once(request, limits).await {
             Ok(answer) if answer.status().is_success() => {
                 self.note_reached();
                 Admission::Granted(Some(Box::new(Granted::of(&self.config, answer.headers()))))

@@ -1,10 +1,10 @@
-//! Where a URL leads.
+//! The server of a URL, and where a redirect leads.
 
 use http::Uri;
 
 /// The server of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Origin {
     pub(super) tls: bool,
     /// Without brackets.
     pub(super) host: String,
@@ -15,7 +15,7 @@ pub(super) struct Place {
     pub(super) credentials: Option<String>,
 }
 
-impl Place {
+impl Origin {
     pub(super) fn of(url: &Uri) -> Option<Self> {
         let tls = match url.scheme_str()? {
             "https" => true,
@@ -42,14 +42,18 @@ impl Place {
         })
     }
 
-    /// What a connection can be used for again.
-    pub(super) fn origin(&self) -> String {
-        format!(
-            "{}{}:{}",
-            if self.tls { "https://" } else { "http://" },
-            self.host,
-            self.port
-        )
+    /// Host and port, for messages.
+    pub(super) fn server(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Scheme, host and port of a URL, with another host if one is given.
+    pub(super) fn base(&self, host: Option<&str>) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        match host.unwrap_or(&self.host) {
+            host if host.contains(':') => format!("{scheme}://[{host}]:{}", self.port),
+            host => format!("{scheme}://{host}:{}", self.port),
+        }
     }
 }
 
@@ -62,8 +66,8 @@ fn decoded(text: &str) -> String {
 /// A URL for messages: without password and query.
 #[must_use]
 pub fn shown(url: &Uri) -> String {
-    match (url.scheme_str(), Place::of(url)) {
-        (Some(scheme), Some(place)) => format!("{scheme}://{}{}", place.authority, url.path()),
+    match (url.scheme_str(), Origin::of(url)) {
+        (Some(scheme), Some(origin)) => format!("{scheme}://{}{}", origin.authority, url.path()),
         _ => url.path().to_owned(),
     }
 }
@@ -87,7 +91,7 @@ pub fn onward(from: &Uri, location: &str) -> Option<Uri> {
             format!("{scheme}://{authority}{folder}/{path}")
         }
     };
-    whole.parse().ok().filter(|url| Place::of(url).is_some())
+    whole.parse().ok().filter(|url| Origin::of(url).is_some())
 }
 
 #[cfg(test)]
@@ -100,16 +104,16 @@ mod tests {
 
     #[test]
     fn places_have_their_usual_ports_and_hide_what_is_secret() {
-        let place = Place::of(&uri("https://u:p%40x@[::1]/a?k=v")).unwrap();
-        assert_eq!((place.tls, &*place.host, place.port), (true, "::1", 443));
+        let origin = Origin::of(&uri("https://u:p%40x@[::1]/a?k=v")).unwrap();
+        assert_eq!((origin.tls, &*origin.host, origin.port), (true, "::1", 443));
         assert_eq!(
-            (&*place.authority, place.credentials.as_deref()),
+            (&*origin.authority, origin.credentials.as_deref()),
             ("[::1]", Some("u:p@x"))
         );
         assert_eq!(shown(&uri("https://u:p@h:1/a?k=v")), "https://h:1/a");
-        assert_eq!(Place::of(&uri("http://h/")).unwrap().port, 80);
+        assert_eq!(Origin::of(&uri("http://h/")).unwrap().port, 80);
         for other in ["/a", "ftp://h/"] {
-            assert_eq!(Place::of(&uri(other)), None, "{other}");
+            assert_eq!(Origin::of(&uri(other)), None, "{other}");
         }
     }
 
