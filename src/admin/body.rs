@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 /// The body of an answer.

@@ -78,8 +78,11 @@ impl Screen {
     }
 
     fn redraw(&mut self, frame: &Frame) -> io::Result<()> {
-        let (width, height) = terminal_size::terminal_size().map_or((80, 24), |(width, height)| {
-            (usize::from(width.0), usize::from(height.0))
+        // A terminal that does not know its size says 0.
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        let size = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
+        let (width, height) = size.map_or((80, 24), |size| {
+            (usize::from(size.ws_col), usize::from(size.ws_row))
         });
         let text = view::screen(
             frame,

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use http::{Request, Response};
-use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Bytes;
+use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 

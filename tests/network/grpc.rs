@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
-use http_body::Frame;
 use http_body_util::BodyExt as _;
+use hyper::body::Frame;
 
 use super::support::certs::Ca;
 use super::support::lb::Lb;

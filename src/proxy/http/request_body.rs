@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
 use http::HeaderMap;
-use http_body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use smallvec::SmallVec;
 
 use super::h2::pump::ResetReason;

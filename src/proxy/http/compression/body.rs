@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
-use http_body::{Body, Frame};
+use hyper::body::{Body, Frame};
 
 use crate::proxy::http::compression::encoder::Encoder;
 

@@ -19,7 +19,7 @@ use http::header::{
     CONTENT_RANGE, CONTENT_TYPE, ETAG, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body::Frame;
+use hyper::body::Frame;
 
 pub use body::{Compressed, Failed};
 use encoder::Encoder;
@@ -142,7 +142,7 @@ impl Compressing {
     /// Its body.
     pub(crate) fn body<B>(self, first: Option<Frame<bytes::Bytes>>, source: B) -> Box<Compressed<B>>
     where
-        B: http_body::Body<Data = bytes::Bytes> + Unpin,
+        B: hyper::body::Body<Data = bytes::Bytes> + Unpin,
     {
         Box::new(Compressed::new(first, source, self.0))
     }

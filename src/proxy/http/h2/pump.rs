@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http_body::Body;
+use hyper::body::Body;
 use tokio::task::JoinHandle;
 
 /// Moves one body into one stream.

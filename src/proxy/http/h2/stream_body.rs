@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http::HeaderMap;
-use http_body::Frame;
+use hyper::body::Frame;
 
 use crate::proxy::http::trailers::keep_trailing;
 

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Version};
-use http_body::{Body as _, Frame};
+use hyper::body::{Body as _, Frame};
 use tokio::time::Instant;
 
 use super::downstream::Downstream;

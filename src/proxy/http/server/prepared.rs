@@ -2,7 +2,7 @@
 
 use http::header::CONTENT_LENGTH;
 use http::{Method, Response, StatusCode, Version};
-use http_body::Body as _;
+use hyper::body::Body as _;
 
 use crate::proxy::http::decide::Incoming;
 use crate::proxy::http::headers;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderName, HeaderValue, Request, Response, Uri, Version};
-use http_body::Frame;
+use hyper::body::Frame;
 use tokio::time::{Instant, timeout};
 
 use super::attempts::{AttemptLoop, Attempted, Deadlines, InFlightAttempt, Start, Transport};

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
-use http_body::Frame;
+use hyper::body::Frame;
 use tokio::io::AsyncReadExt as _;
 
 use super::h1::{H1Response, poll_fill};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use http_body::Frame;
+use hyper::body::Frame;
 
 use super::h1::H1Response;
 use super::h1_body::{H1ResponseBody, Opened};
