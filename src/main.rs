@@ -16,8 +16,8 @@ use lb::fabio::flags::FlagError;
 use lb::fabio::settings::Warning;
 use lb::fabio::{self, Machine, Source};
 use lb::log::say;
-use lb::registry::consul::{self, probe::ProbeStep};
 use lb::serve::{RunOptions, Signals};
+use lb::sources::consul::{self, probe::ProbeStep};
 use lb::system::unix_now;
 
 /// Failed at run time.

@@ -19,9 +19,9 @@ use lb::catalog::source::OVERRIDES;
 use lb::catalog::{CheckScope, CheckStatus, Registration as Listed, ServiceSnapshot};
 use lb::config::ConsulConfig;
 use lb::metrics::Metrics;
-use lb::registry::Update;
-use lb::registry::consul::register::Whereabouts;
-use lb::registry::consul::{ConsulSource, probe, spawn};
+use lb::sources::Update;
+use lb::sources::consul::register::Whereabouts;
+use lb::sources::consul::{ConsulSource, probe, spawn};
 use support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
 use support::fake_consul::{Acl, FakeConsul, Fault, PREFIX};
 use tokio::sync::{mpsc, watch};
@@ -1623,7 +1623,7 @@ async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front(
         hostname: "here".to_owned(),
     };
     let registrar = watched.source.registrar();
-    registrar.set(vec![lb::registry::consul::register::Registration::new(
+    registrar.set(vec![lb::sources::consul::register::Registration::new(
         "lb",
         &config.register,
         &at,

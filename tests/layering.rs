@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["catalog", "table", "metrics"]),
     ("table", &["catalog", "metrics"]),
     (
-        "registry",
+        "sources",
         &[
             "catalog", "metrics", "config", "trust", "web", "journal", "system",
         ],
@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "control",
         &[
-            "registry", "catalog", "table", "metrics", "config", "journal",
+            "sources", "catalog", "table", "metrics", "config", "journal",
         ],
     ),
     (
@@ -59,7 +59,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bootstrap", &["config", "cli", "trust", "system"]),
     (
         "certificates",
-        &["catalog", "config", "registry", "web", "system"],
+        &["catalog", "config", "sources", "web", "system"],
     ),
     ("fabio", &["config", "web"]),
     ("cli", &["config"]),
@@ -170,7 +170,7 @@ fn the_document_has_the_same_arrows() {
 fn the_scan_sees_every_form() {
     let text = "use crate::table::{Route, Target};\nuse crate::{catalog, metrics::Metrics};\n\
                 fn f(x: crate::config::Config) {}\n// use crate::proxy::x;\n/// [`crate::admin`]\n\
-                use crate::{\n    control::Status,\n    registry::{a, b::{c}, d},\n};\n\
+                use crate::{\n    control::Status,\n    sources::{a, b::{c}, d},\n};\n\
                 pub(crate) fn g() {}\n#[cfg(test)]\nmod tests {\n    use crate::serve::x;\n}\n";
     let found: Vec<(usize, String)> = named_modules(text);
     let found: Vec<(usize, &str)> = found
@@ -185,7 +185,7 @@ fn the_scan_sees_every_form() {
             (2, "metrics"),
             (3, "config"),
             (6, "control"),
-            (6, "registry")
+            (6, "sources")
         ]
     );
 }

@@ -1,6 +1,6 @@
 //! Why a source could not be read.
 
-use crate::registry::consul::ConsulError;
+use crate::sources::consul::ConsulError;
 use crate::web::WebError;
 use crate::web::trust::TrustError;
 

@@ -2,7 +2,7 @@
 //!
 //! [`files`] and [`certificates`] look at what the configuration names, [`jobs`] reads Nomad job
 //! files and [`lints`] judges the services in them. Reading the configuration itself is the
-//! business of [`crate::config`]; dialling Consul (`--live`) of the registry.
+//! business of [`crate::config`]; dialling Consul (`--live`) of `sources`.
 
 pub mod auth;
 pub mod certificates;

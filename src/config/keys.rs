@@ -536,7 +536,7 @@ pub const SECTIONS: &[Section] = &[
                 "level",
                 Kind::Text,
                 "info",
-                "error, warn, info, debug or trace; per module as in \"info,lb::registry=debug\".",
+                "error, warn, info, debug or trace; per module as in \"info,lb::sources=debug\".",
             ),
             key(
                 "format",

@@ -505,7 +505,7 @@ pub enum LogFormat {
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
-    /// Filter in the usual directive form: `info`, `info,lb::registry=debug` (`level`).
+    /// Filter in the usual directive form: `info`, `info,lb::sources=debug` (`level`).
     pub level: String,
     /// Form (`format`).
     pub format: LogFormat,

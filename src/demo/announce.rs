@@ -14,7 +14,7 @@ use crate::catalog::source::SourceName;
 use crate::catalog::{
     Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights,
 };
-use crate::registry::Update;
+use crate::sources::Update;
 
 /// Name of the demo as a source.
 pub(super) const SOURCE: SourceName = "demo";

@@ -43,7 +43,7 @@ use crate::proxy::listener::{self, Sharing};
 use crate::proxy::page::LivePage;
 use crate::proxy::settings::SharedSettings;
 use crate::proxy::sharing;
-use crate::registry::consul;
+use crate::sources::consul;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 

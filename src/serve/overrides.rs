@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 
 use crate::admin::{Override, OverrideStore};
-use crate::registry::consul::KeyEditor;
+use crate::sources::consul::KeyEditor;
 
 /// The keys below `consul.kv_path`, those that merely begin like it included.
 pub(super) struct KvOverrides {

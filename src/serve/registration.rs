@@ -15,7 +15,7 @@ use crate::config::{RegisterConfig, format_duration};
 use crate::fabio::{self, Machine};
 use crate::metrics::Metrics;
 use crate::metrics::process::hostname;
-use crate::registry::consul::register::{Registrar, Registration, Whereabouts};
+use crate::sources::consul::register::{Registrar, Registration, Whereabouts};
 use crate::system::vital;
 use crate::table::{RouteTable, SharedTable};
 

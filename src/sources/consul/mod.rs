@@ -61,8 +61,8 @@ pub use probe::{ProbeStep, probe};
 use crate::catalog::source::CONSUL;
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
-use crate::registry::Update;
-use crate::registry::task::SourceTask;
+use crate::sources::Update;
+use crate::sources::task::SourceTask;
 
 /// A running source. Ends when dropped.
 pub struct ConsulSource {

@@ -27,7 +27,7 @@ use super::error::ConsulError;
 use super::shared::Shared;
 use super::wire::SEGMENT;
 use crate::config::RegisterConfig;
-use crate::registry::backoff::Backoff;
+use crate::sources::backoff::Backoff;
 use crate::system::vital;
 
 /// How often a registration is looked at. The agent answers from memory.

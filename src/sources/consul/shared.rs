@@ -24,7 +24,7 @@ use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 use crate::config::ConsulConfig;
 use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
-use crate::registry::Update;
+use crate::sources::Update;
 
 /// Name of the page for requests without a route that the KV store holds, among the sources.
 const PAGE_SOURCE: &str = "no_route_page";

@@ -12,8 +12,8 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::catalog::command::{Command, parse_commands};
 use crate::catalog::{Endpoint, Instance, InstanceId, Registration, ServiceSnapshot, Weights};
-use crate::registry::dns::Found;
-use crate::registry::dns::system::Files;
+use crate::sources::dns::Found;
+use crate::sources::dns::system::Files;
 
 /// Answers from a table; a name that is not in it never answers.
 #[derive(Clone, Default)]
