@@ -55,7 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "table", "control", "catalog", "metrics", "config", "journal", "system",
         ],
     ),
-    ("check", &["config", "catalog", "trust"]),
+    ("check", &["config", "catalog", "trust", "sources"]),
     ("bootstrap", &["config", "cli", "trust", "system"]),
     (
         "certificates",

@@ -105,7 +105,7 @@ impl fmt::Display for Endpoint {
 pub enum CheckStatus {
     /// All is well.
     Passing,
-    /// Degraded; whether it may serve is the user's choice (`consul.accept_status`).
+    /// Degraded; whether it may serve is the user's choice (`routing.accept_status`).
     Warning,
     /// Failed, or not yet run.
     Critical,

@@ -230,8 +230,12 @@ mod tests {
         }
         let error = check_level("info,lb=loud").unwrap_err().to_string();
         assert_eq!(
-            filter("warn,lb::registry::consul=debug").unwrap().to_string(),
-            filter("warn,lb::sources::consul=debug").unwrap().to_string(),
+            filter("warn,lb::registry::consul=debug")
+                .unwrap()
+                .to_string(),
+            filter("warn,lb::sources::consul=debug")
+                .unwrap()
+                .to_string(),
             "under its name of old"
         );
         assert!(

@@ -1,58 +1,35 @@
 //! Sources of routing data. Each runs as a task on the control thread and sends [`Update`]s; none
 //! knows the table.
+//!
+//! ```text
+//!                 is_on?           start(config, context)
+//! list ─▶ Source ─────────▶ Config ──────────────────────▶ RunningSource ──Update──▶ resolve ──▶ control
+//!            │                                                   │
+//!            └─ files, looks, restart_keys, probe                └─ prepare(new Config) ─▶ Reload
+//! ```
+//! [`list`] says which sources there are, [`source`] what a source is. To add one: a folder here
+//! with an `impl Source`, a section in the configuration, and a row in [`list`].
 
 pub mod backoff;
 pub mod consul;
+pub mod context;
 pub mod dns;
-pub mod file;
+pub mod key_store;
+pub mod list;
+pub mod look;
+pub mod probe_step;
+pub mod registration;
 pub mod resolve;
+pub mod routes_file;
 pub mod routes_http;
+pub mod source;
 pub mod static_routes;
 pub mod task;
+pub mod update;
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use crate::catalog::command::CommandError;
-use crate::catalog::command_list::CommandList;
-use crate::catalog::source::SourceName;
-use crate::catalog::{ServiceName, ServiceSnapshot};
-
-/// A change in what a source knows. Sources send only what differs from what they sent before.
-#[derive(Clone, Debug)]
-pub enum Update {
-    /// The whole present state of one service.
-    Service {
-        /// Who says so.
-        source: SourceName,
-        /// What it says.
-        snapshot: Arc<ServiceSnapshot>,
-        /// When the change could first be seen.
-        seen_at: Instant,
-    },
-    /// The service is not registered any more (or carries no routing tag any more).
-    Gone {
-        /// Who says so.
-        source: SourceName,
-        /// Which one.
-        service: ServiceName,
-        /// When that could first be seen.
-        seen_at: Instant,
-    },
-    /// The whole present list of route commands of a source.
-    Commands {
-        /// Who says so.
-        source: SourceName,
-        /// The commands, in order: a later one acts on what earlier ones added.
-        commands: CommandList,
-        /// Lines that could not be understood.
-        errors: Arc<[CommandError]>,
-        /// When the change could first be seen.
-        seen_at: Instant,
-    },
-    /// Every watch of the source has answered at least once: what it sent so far is complete.
-    Synced {
-        /// Who says so.
-        source: SourceName,
-    },
-}
+pub use context::{Context, Page};
+pub use list::list;
+pub use look::{Look, Pem};
+pub use probe_step::ProbeStep;
+pub use source::{Reload, RunningSource, Source, SourceError};
+pub use update::Update;

@@ -1,65 +1,101 @@
 //! The source `static`: what `[[static.route]]` and `routes` say, sent once, and again when the
 //! configuration changes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
-use super::Update;
+use super::context::Context;
+use super::look::Look;
+use super::source::{Reload, RunningSource, Source, SourceError};
 use super::task::SourceTask;
+use super::update::Update;
 use crate::catalog::command::{self, CommandError};
 use crate::catalog::command_list::CommandList;
 use crate::catalog::source::SourceName;
 use crate::catalog::static_route::StaticRoute;
+use crate::config::Config;
 
 /// Name of the source.
 pub const SOURCE: SourceName = "static";
 
-/// The running source; it ends when this is dropped.
+/// Commands, and lines of the text that make none.
+type Listing = (CommandList, Arc<[CommandError]>);
+
+/// The source `static`: the commands of `[[static.route]]`, then those of `routes` (one a line). A
+/// line of the text that makes no command costs no other, as everywhere in the route language.
 #[derive(Debug)]
-pub struct StaticRoutes {
+pub struct StaticRoutes;
+
+#[derive(Debug)]
+struct Running {
     listing: watch::Sender<Listing>,
     _task: SourceTask,
 }
 
-/// Commands, and lines of the text that make none.
-type Listing = (CommandList, Arc<[CommandError]>);
+impl Source for StaticRoutes {
+    fn name(&self) -> SourceName {
+        SOURCE
+    }
 
-/// Starts the source: sends the commands of `routes`, then those of `text` (one a line), then that
-/// it is synced. A line of the text that makes no command costs no other, as everywhere in the
-/// route language.
-///
-/// # Errors
-/// Everything that is wrong with `routes`; nothing is started then.
-pub fn spawn(
-    routes: &[StaticRoute],
-    text: &str,
-    updates: mpsc::Sender<Update>,
-) -> Result<StaticRoutes, Vec<CommandError>> {
-    let (sender, receiver) = watch::channel(listing(routes, text)?);
-    Ok(StaticRoutes {
-        listing: sender,
-        _task: SourceTask::spawn(run(receiver, updates)),
-    })
-}
+    fn is_on(&self, config: &Config) -> bool {
+        config.has_static_source()
+    }
 
-impl StaticRoutes {
-    /// Takes over the routes of a new configuration; sent on only when they differ.
-    ///
-    /// # Errors
-    /// Everything that is wrong with `routes`; the old ones stay then.
-    pub fn replace(&self, routes: &[StaticRoute], text: &str) -> Result<(), Vec<CommandError>> {
-        let next = listing(routes, text)?;
-        self.listing.send_if_modified(|present| {
-            let differs = *present != next;
-            *present = next;
-            differs
-        });
-        Ok(())
+    fn start(
+        &self,
+        config: &Config,
+        context: &Context,
+    ) -> Result<Box<dyn RunningSource>, SourceError> {
+        let (sender, receiver) = watch::channel(listing_of(config)?);
+        let work = run(receiver, context.updates.clone(), context.now);
+        Ok(Box::new(Running {
+            listing: sender,
+            _task: SourceTask::spawn(work),
+        }))
+    }
+
+    fn restart_keys(&self, present: &Config, next: &Config) -> Vec<&'static str> {
+        // One source serves both keys, and is there or not from the start.
+        let differs = self.is_on(present) != self.is_on(next);
+        differs.then_some("static.route").into_iter().collect()
+    }
+
+    fn takes_away(&self, present: &Config, next: &Config) -> bool {
+        let is_text = |config: &Config| !config.routes.trim().is_empty();
+        let routes = next.static_routes.iter();
+        let routes: HashSet<_> = routes.map(|it| (&it.service, &it.source)).collect();
+        let mut before = present.static_routes.iter();
+        (is_text(present) && !is_text(next))
+            || before.any(|it| !routes.contains(&(&it.service, &it.source)))
+    }
+
+    fn looks<'a>(&self, config: &'a Config) -> Vec<Look<'a>> {
+        vec![Look::Commands("routes", &config.routes)]
     }
 }
 
-async fn run(mut receiver: watch::Receiver<Listing>, updates: mpsc::Sender<Update>) {
+impl RunningSource for Running {
+    /// Sent on only when they differ.
+    fn prepare(&self, next: &Config) -> Result<Reload, SourceError> {
+        let next = listing_of(next)?;
+        if *self.listing.borrow() == next {
+            return Ok(Reload::Unchanged);
+        }
+        let listing = self.listing.clone();
+        Ok(Reload::Apply(Box::new(move || {
+            listing.send_replace(next);
+        })))
+    }
+}
+
+async fn run(
+    mut receiver: watch::Receiver<Listing>,
+    updates: mpsc::Sender<Update>,
+    now: fn() -> Instant,
+) {
     let mut synced = false;
     loop {
         let (commands, errors) = receiver.borrow_and_update().clone();
@@ -68,7 +104,7 @@ async fn run(mut receiver: watch::Receiver<Listing>, updates: mpsc::Sender<Updat
                 source: SOURCE,
                 commands,
                 errors,
-                seen_at: std::time::Instant::now(),
+                seen_at: now(),
             })
             .await
             .is_err()
@@ -90,6 +126,20 @@ async fn run(mut receiver: watch::Receiver<Listing>, updates: mpsc::Sender<Updat
     }
 }
 
+fn listing_of(config: &Config) -> Result<Listing, SourceError> {
+    listing(&config.static_routes, &config.routes).map_err(|errors| {
+        let lines: Vec<String> = errors
+            .iter()
+            .map(|error| format!("static.route: `{}`: {}", error.text, error.reason))
+            .collect();
+        SourceError::new(lines.join("; "))
+    })
+}
+
+/// The commands of `routes`, then those of `text`.
+///
+/// # Errors
+/// Everything that is wrong with `routes`.
 fn listing(routes: &[StaticRoute], text: &str) -> Result<Listing, Vec<CommandError>> {
     let (mut commands, mut errors) = (Vec::new(), Vec::new());
     for route in routes {
@@ -109,6 +159,7 @@ fn listing(routes: &[StaticRoute], text: &str) -> Result<Listing, Vec<CommandErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     fn route(target: &str) -> StaticRoute {
         StaticRoute {
@@ -117,6 +168,21 @@ mod tests {
             targets: vec![target.to_owned()],
             options: String::new(),
         }
+    }
+
+    fn config(routes: Vec<StaticRoute>) -> Config {
+        Config {
+            static_routes: routes,
+            ..Config::default()
+        }
+    }
+
+    fn start(
+        config: &Config,
+    ) -> Result<(Box<dyn RunningSource>, mpsc::Receiver<Update>), SourceError> {
+        let (updates, received) = mpsc::channel(8);
+        let context = Context::telling(updates, Metrics::default());
+        Ok((StaticRoutes.start(config, &context)?, received))
     }
 
     fn target(update: Option<Update>) -> String {
@@ -132,32 +198,46 @@ mod tests {
 
     #[tokio::test]
     async fn sends_once_then_on_difference_only() {
-        let (sender, mut updates) = mpsc::channel(8);
-        let source = spawn(&[route("http://10.0.0.1:1")], "", sender).expect("valid");
+        let present = config(vec![route("http://10.0.0.1:1")]);
+        let (source, mut updates) = start(&present).expect("valid");
         assert!(target(updates.recv().await).contains("10.0.0.1:1"));
         assert!(matches!(
             updates.recv().await,
             Some(Update::Synced { source: SOURCE })
         ));
-        source
-            .replace(&[route("http://10.0.0.1:1")], "")
-            .expect("valid");
-        assert!(source.replace(&[route("nonsense")], "").is_err());
-        source
-            .replace(&[route("http://10.0.0.2:2")], "")
-            .expect("valid");
+        let same = source.prepare(&present).expect("valid");
+        assert!(matches!(same, Reload::Unchanged), "{same:?}");
+        same.apply();
+        assert!(source.prepare(&config(vec![route("nonsense")])).is_err());
+        let next = config(vec![route("http://10.0.0.2:2")]);
+        source.prepare(&next).expect("valid").apply();
         assert!(target(updates.recv().await).contains("10.0.0.2:2"));
         drop(source);
         assert!(updates.recv().await.is_none());
     }
 
     #[tokio::test]
-    async fn mistakes_start_nothing_and_are_all_told() {
-        let (sender, _updates) = mpsc::channel(8);
-        let errors = spawn(&[route("x"), route("http://ok/"), route("y")], "", sender)
-            .expect_err("two mistakes");
-        assert_eq!(errors.len(), 2);
+    async fn what_is_prepared_takes_effect_when_it_is_applied() {
+        let (source, mut updates) = start(&config(vec![route("http://10.0.0.1:1")])).unwrap();
+        updates.recv().await;
+        updates.recv().await;
+        let none = source.prepare(&Config::default()).unwrap();
+        tokio::task::yield_now().await;
+        assert!(updates.try_recv().is_err(), "not yet");
+        none.apply();
+        let Some(Update::Commands { commands, .. }) = updates.recv().await else {
+            panic!("no commands");
+        };
+        assert!(commands.is_empty(), "every route is gone");
     }
+
+    #[tokio::test]
+    async fn mistakes_start_nothing_and_are_all_told() {
+        let routes = vec![route("x"), route("http://ok/"), route("y")];
+        let error = start(&config(routes)).err().expect("two mistakes");
+        assert_eq!(error.to_string().matches("static.route: ").count(), 2);
+    }
+
     #[test]
     fn the_text_follows_and_a_bad_line_costs_itself() {
         let text = "route add a /a http://10.0.0.1:1/\nnonsense\nroute del web";
