@@ -42,8 +42,8 @@ const REMIND_EVERY: Duration = Duration::from_secs(180);
 /// What the thread starts with.
 pub(super) struct Start {
     pub(super) config: Config,
-    /// Sources beside those of the list.
-    pub(super) extra: Vec<Box<dyn Source>>,
+    /// Sources that may be on.
+    pub(super) sources: Vec<Box<dyn Source>>,
     pub(super) admin: TcpListener,
     pub(super) admin_tls: TlsSettings,
     pub(super) clock: Clock,
@@ -111,15 +111,13 @@ impl ControlThread {
 }
 
 /// Starts the thread.
-pub(super) fn spawn(mut start: Start) -> anyhow::Result<(ControlThread, ControlHandle)> {
+pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandle)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("control runtime")?;
     let (orders, received) = mpsc::channel(4);
-    let mut all = sources::list();
-    all.extend(std::mem::take(&mut start.extra));
-    let names = sources::list::names(&all, &start.config);
+    let names = sources::list::names(&start.sources, &start.config);
     let (control, handle) = Control::new(
         control_settings(&start.config),
         &names,
@@ -134,7 +132,7 @@ pub(super) fn spawn(mut start: Start) -> anyhow::Result<(ControlThread, ControlH
         .spawn(move || {
             let local = tokio::task::LocalSet::new();
             let work = async move {
-                match Parts::start(start, &all, control, thread_handle) {
+                match Parts::start(start, control, thread_handle) {
                     Ok(parts) => {
                         started.send(Ok(Arc::clone(&parts.sources))).ok();
                         parts.obey(received).await;
@@ -179,15 +177,10 @@ struct Parts {
 }
 
 impl Parts {
-    fn start(
-        start: Start,
-        all: &[Box<dyn Source>],
-        control: Control,
-        handle: ControlHandle,
-    ) -> anyhow::Result<Self> {
+    fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
         let Start {
             config,
-            extra: _,
+            sources,
             admin,
             admin_tls,
             clock,
@@ -216,7 +209,7 @@ impl Parts {
             no_route_page,
             now: Instant::now,
         };
-        let sources: Arc<[_]> = sources::list::start(all, &config, &context)?.into();
+        let sources: Arc<[_]> = sources::list::start(&sources, &config, &context)?.into();
         tokio::task::spawn_local(vital::task(
             "the page without a route",
             keep_page(page, live_page),

@@ -150,9 +150,11 @@ pub fn start(config: &Config, extra: Vec<Box<dyn Source>>) -> anyhow::Result<Run
         admin_address,
         phase.subscribe(),
     );
+    let mut all_sources = sources::list();
+    all_sources.extend(extra);
     let (thread, control) = control_thread::spawn(control_thread::Start {
         config: config.clone(),
-        extra,
+        sources: all_sources,
         admin,
         admin_tls: certificates.for_admin(),
         clock,
