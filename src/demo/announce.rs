@@ -188,6 +188,28 @@ fn instance(service: &SampleService, registration: &Registration) -> Instance {
 mod tests {
     use super::super::services::SERVICES;
     use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn the_demo_is_a_source_that_runs_once() {
+        let (told, source) = DemoSource::new();
+        let (updates, mut received) = mpsc::channel(1);
+        let (config, context) = (
+            Config::default(),
+            Context::telling(updates, Metrics::default()),
+        );
+        assert!(source.is_on(&config));
+        let running = source.start(&config, &context).unwrap();
+        told.send(Update::Synced { source: SOURCE }).await.unwrap();
+        let update = received.recv().await;
+        assert!(
+            matches!(update, Some(Update::Synced { source: "demo" })),
+            "{update:?}"
+        );
+        assert!(source.start(&config, &context).is_err());
+        drop(running);
+        told.closed().await;
+    }
 
     #[test]
     fn a_snapshot_looks_like_consuls() {

@@ -75,9 +75,12 @@ pub fn files(config: &Config) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::catalog::source::order;
     use crate::config::{Inputs, load};
+    use crate::metrics::Metrics;
 
     const ROUTE: &str =
         "[[static.route]]\nservice = \"a\"\nsource = \"/\"\ntargets = [\"http://h:1\"]\n";
@@ -199,6 +202,53 @@ mod tests {
             expected.sort_unstable();
             assert_eq!(back, expected, "the way back");
         }
+    }
+
+    #[tokio::test]
+    async fn a_reload_reaches_each_source_that_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("routes.txt");
+        std::fs::write(&file, "route add b /b http://10.0.0.1:1\n").unwrap();
+        let text = |file: &str, port: u16| {
+            let endpoint = format!("[routes_http]\nurl = \"http://127.0.0.1:{port}/\"\n");
+            config(&format!("routes_file = {file:?}\n{endpoint}{ROUTE}"))
+        };
+        let present = text(file.to_str().unwrap(), 1);
+        let (updates, _received) = mpsc::channel(8);
+        let context = Context::telling(updates, Metrics::default());
+        let running = start(&list(), &present, &context).unwrap();
+        assert_eq!(running.len(), 3);
+        let prepare = |next: &Config| -> Vec<String> {
+            let prepared = running.iter().map(|source| source.prepare(next));
+            prepared.map(|it| format!("{:?}", it.unwrap())).collect()
+        };
+        assert_eq!(prepare(&present), ["Unchanged"; 3]);
+        // Another file and another endpoint are for the next start.
+        let next = text("/elsewhere", 2);
+        assert_eq!(prepare(&next), ["Unchanged"; 3]);
+        assert_eq!(
+            restart_keys(&present, &next),
+            ["routes_file", "routes_http"]
+        );
+        let next = config(&ROUTE.replace("h:1", "h:2"));
+        assert_eq!(prepare(&next), ["Apply", "Unchanged", "Unchanged"]);
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_start_is_named() {
+        let broken = Config {
+            static_routes: vec![crate::catalog::static_route::StaticRoute {
+                service: "a".to_owned(),
+                source: "/".to_owned(),
+                targets: vec!["nonsense".to_owned()],
+                options: String::new(),
+            }],
+            ..config(ROUTE)
+        };
+        let (updates, _received) = mpsc::channel(8);
+        let context = Context::telling(updates, Metrics::default());
+        let error = start(&list(), &broken, &context).err().unwrap().to_string();
+        assert!(error.starts_with("static.route: `"), "{error}");
     }
 
     #[test]
