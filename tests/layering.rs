@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sample", &["system"]),
     ("web", &["trust"]),
     ("log", &["catalog", "config", "system"]),
-    ("config", &["catalog", "table", "metrics"]),
+    ("config", &["catalog", "table"]),
     ("table", &["catalog", "metrics"]),
     (
         "registry",
@@ -61,7 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "certificates",
         &["catalog", "config", "registry", "web", "system"],
     ),
-    ("fabio", &["config", "web"]),
+    ("fabio", &["config", "metrics", "web"]),
     ("cli", &["config"]),
     ("manual", &["cli", "config"]),
 ];
