@@ -161,7 +161,7 @@ fn as_fabio(args: &FabioArgs) -> Result<u8> {
             format!(
                 "{} lb-{}\n",
                 env!("CARGO_PKG_VERSION"),
-                lb::metrics::text::REVISION
+                lb::metrics::build_info::REVISION
             )
             .as_bytes(),
         ),
@@ -486,7 +486,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn version(json: bool) -> String {
-    let (version, revision) = (env!("CARGO_PKG_VERSION"), lb::metrics::text::REVISION);
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), lb::metrics::build_info::REVISION);
     match json {
         true => format!(
             "{}\n",

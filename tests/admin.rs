@@ -21,7 +21,7 @@ use lb::catalog::command::parse_commands;
 use lb::catalog::options::Strategy;
 use lb::config::{AdminConfig, AdminHome};
 use lb::control::{InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
-use lb::metrics::Metrics;
+use lb::metrics::{Metrics, collectors};
 use lb::table::build::TableBuilder;
 use lb::table::clock::Clock;
 use lb::table::explain::{Asked, AskedRequest, Decision, Fate, Refusal};
@@ -170,6 +170,7 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
         let state = AdminState {
             table: shared.clone(),
             clock: Clock::start(),
+            registry: collectors::registry(&metrics).unwrap(),
             metrics: metrics.clone(),
             control: Rc::clone(&control) as Rc<dyn ControlView>,
             config_json,
@@ -353,6 +354,43 @@ fn metrics_are_served_in_their_format() {
             1,
             "states of targets are counted anew for each scrape"
         );
+    });
+}
+
+#[test]
+fn metrics_are_compressed_for_a_scraper_that_accepts_it() {
+    with_admin(|admin| async move {
+        for n in 0..50 {
+            admin
+                .metrics
+                .service(&Arc::from(format!("service-{n}")))
+                .record_request(&http::Method::GET, 200, Duration::from_millis(1));
+        }
+        let get = async |more: &str| {
+            let request = format!(
+                "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{more}\r\n"
+            );
+            admin.bytes(&request).await
+        };
+        let (head, plain) = get("").await;
+        assert!(head.contains("vary: accept-encoding"), "{head}");
+        assert!(!head.contains("content-encoding"), "{head}");
+        let (head, packed) = get("accept-encoding: gzip\r\n").await;
+        assert!(head.contains("content-encoding: gzip"), "{head}");
+        assert!(head.contains("vary: accept-encoding"), "{head}");
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*packed), &mut text)
+            .unwrap();
+        assert!(
+            packed.len() * 5 < plain.len(),
+            "{} {}",
+            packed.len(),
+            plain.len()
+        );
+        assert_eq!(text.into_bytes(), plain);
+        let (head, refused) = get("accept-encoding: gzip;q=0\r\n").await;
+        assert!(!head.contains("content-encoding"), "{head}");
+        assert_eq!(refused, plain);
     });
 }
 

@@ -8,6 +8,8 @@ mod support;
 mod command_line;
 #[path = "fabio/registries.rs"]
 mod registries;
+#[path = "fabio/scrape.rs"]
+mod scrape;
 #[path = "fabio/shadow.rs"]
 mod shadow;
 

@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sample", &["system"]),
     ("http_client", &["trust"]),
     ("log", &["catalog", "config", "system"]),
-    ("config", &["catalog", "table", "metrics"]),
+    ("config", &["catalog", "table"]),
     ("table", &["catalog", "metrics"]),
     (
         "sources",
@@ -82,7 +82,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "certificates",
         &["catalog", "config", "sources", "http_client", "system"],
     ),
-    ("fabio", &["config", "http_client"]),
+    ("fabio", &["config", "metrics", "http_client"]),
     ("cli", &["config"]),
     ("manual", &["cli", "config"]),
 ];

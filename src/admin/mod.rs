@@ -1,7 +1,7 @@
 //! The admin listener: what `lb` knows, over HTTP/1.1.
 //!
 //! ```text
-//! server (sockets, limits) ── place (path → what) ── router (what → answer) ─┬─ metrics::text
+//! server (sockets, limits) ── place (path → what) ── router (what → answer) ─┬─ metrics::exposition
 //!                                                                            ├─ routes, services, explain (JSON)
 //!                                                                            ├─ page, routes_page (HTML)
 //!                                                                            └─ overrides (JSON, HTML; writes)
@@ -43,6 +43,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
+use prometheus::Registry;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 
@@ -114,6 +115,8 @@ pub struct AdminState {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
+    /// What `/metrics` shows.
+    pub registry: Registry,
     /// Services and readiness.
     pub control: Rc<dyn ControlView>,
     /// Paths, titles and links; the sender replaces it at a reload.

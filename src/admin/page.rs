@@ -15,7 +15,7 @@ use super::sources::warnings;
 use crate::control::Readiness;
 use crate::journal::events::timestamp;
 use crate::journal::{Event, SourceStatus};
-use crate::metrics::text::VERSION;
+use crate::metrics::build_info::VERSION;
 use crate::table::RouteTable;
 
 const TEMPLATE: &str = include_str!("page.html");

@@ -26,8 +26,9 @@ use super::{
 };
 use crate::config::AdminConfig;
 use crate::journal::events::Since;
-use crate::metrics::process::{Process, hostname};
-use crate::metrics::text;
+use crate::metrics::build_info::VERSION;
+use crate::metrics::exposition;
+use crate::metrics::process::hostname;
 
 /// How long the control loop may take to answer.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,7 +65,7 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
         machine: &machine,
         handshake: client.handshake.as_deref(),
     };
-    let is_metrics = fabio_path(state) == Some(head.uri.path())
+    let is_metrics = state.metrics.scrape_page().path.as_deref() == Some(head.uri.path())
         && matches!(place, Place::Moved(_) | Place::Nothing);
     if let Err(refusal) = host::check(&head, place, is_metrics, names) {
         return error(refusal.status, &refusal.why);
@@ -96,14 +97,14 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
             &query,
         ),
         Place::Config => config(state, &query),
-        Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", text::VERSION)),
+        Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", VERSION)),
         Place::Events => events::answer(state.metrics.journal(), &query, &head.headers),
         Place::SourceList => {
             let rows = sources::list(&state.metrics.journal().sources().list(), SystemTime::now());
             json_answer(StatusCode::OK, &rows, &query)
         }
         Place::Explain => explained(state, &query, client.address.ip().to_canonical()).await,
-        // Where Fabio would have them, if that is not where ours are.
+        // Where listeners of Prometheus have theirs, if that is not where ours are.
         Place::Moved(_) | Place::Nothing if is_metrics => metrics(state).await,
         Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
         Place::Override(_) | Place::Overrides(_) | Place::OverridePaths | Place::Nothing => error(
@@ -122,7 +123,7 @@ pub(super) fn is_watching(state: &AdminState, request: &Request<Incoming>) -> bo
         place(path, &settings),
         Place::Health | Place::Ready | Place::Metrics
     );
-    reads && (watches || fabio_path(state) == Some(path))
+    reads && (watches || state.metrics.scrape_page().path.as_deref() == Some(path))
 }
 
 /// For all others while every connection is being answered.
@@ -131,11 +132,6 @@ pub(super) fn overcrowded() -> Answer {
         StatusCode::SERVICE_UNAVAILABLE,
         "too many requests are being answered; try again",
     )
-}
-
-/// Where metrics under Fabio's names are asked for.
-fn fabio_path(state: &AdminState) -> Option<&str> {
-    state.metrics.fabio()?.names().path.as_deref()
 }
 
 fn nothing_at(path: &str, base: &str) -> String {
@@ -240,14 +236,18 @@ fn ready(state: &AdminState, query: &Query) -> Answer {
 async fn metrics(state: &AdminState) -> Answer {
     // A control loop in trouble is a reason to show metrics, not to hold them back.
     let _ = tokio::time::timeout(CONTROL_TIMEOUT, state.control.refresh()).await;
-    let metrics = state.metrics.clone();
     let readiness = state.control.readiness();
     {
-        let mut figures = metrics.control();
+        let mut figures = state.metrics.control();
         (figures.ready, figures.draining) = (readiness.is_ready(), readiness.draining);
     }
-    match off_thread(move || text::render(&metrics, &Process::read())).await {
-        Some(body) => with_body(StatusCode::OK, text::CONTENT_TYPE, body),
+    let registry = state.registry.clone();
+    match off_thread(move || exposition::encode(&registry)).await {
+        Some(Ok(text)) => with_body(StatusCode::OK, exposition::CONTENT_TYPE, text),
+        Some(Err(error)) => {
+            tracing::error!(%error, "the metrics cannot be written as text");
+            failed()
+        }
         None => failed(),
     }
 }

@@ -10,7 +10,7 @@ use super::html::{fill, push_element, push_html};
 use super::query::{Part, Query, words};
 use super::routes::{self, RouteRow};
 use crate::config::{AdminConfig, SourceLinks};
-use crate::metrics::text::VERSION;
+use crate::metrics::build_info::VERSION;
 use crate::table::RouteTable;
 
 const TEMPLATE: &str = include_str!("routes.html");

@@ -1266,7 +1266,7 @@ const METRICS: &[Key] = &[
         "fabio_names",
         Kind::Bool,
         "false",
-        "Fabio's names for Prometheus: PREFIX_requests, PREFIX_http_status, PREFIX_route and so on. They stand behind \
+        "Fabio's names for Prometheus: PREFIX_requests, PREFIX_http_status, PREFIX_route and so on. They stand beside \
          lb's own at /metrics and at `path` of the admin listener, and alone on listeners with protocol = \
          \"prometheus\".",
     ),

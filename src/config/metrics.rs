@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
+use super::prefix_template::{PrefixTemplate, TEMPLATE_ADVICE, TemplateError};
 use super::reader::Reader;
-use crate::metrics::fabio::TEMPLATE_ADVICE;
-
-pub use crate::metrics::fabio::PrefixTemplate;
 
 /// Which metrics there are beside `lb`'s own, and who gets them.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +58,7 @@ pub(super) fn metrics(reader: &mut Reader<'_>) -> MetricsConfig {
     let prefix = match reader.text_or_empty("prefix").parse() {
         Ok(prefix) => prefix,
         Err(error) => {
-            let error: crate::metrics::fabio::TemplateError = error;
+            let error: TemplateError = error;
             reader.wrong("prefix", &error.to_string(), TEMPLATE_ADVICE);
             PrefixTemplate::default()
         }

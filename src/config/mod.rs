@@ -11,6 +11,7 @@
 pub mod duration;
 pub mod keys;
 pub mod mistake;
+pub mod prefix_template;
 
 mod access_format;
 mod admin;
@@ -55,10 +56,11 @@ pub use compression::{Coding, CompressionConfig, ContentTypes};
 pub use duration::{format_duration, parse_duration};
 pub use listeners::overlap;
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
-pub use metrics::{MetricsConfig, PrefixTemplate};
+pub use metrics::MetricsConfig;
 pub use mistake::{Mistake, Mistakes, Place, nearest};
 pub use overlay::consul_variable;
 pub use ports::Ports;
+pub use prefix_template::PrefixTemplate;
 pub use routes_http::RoutesHttpConfig;
 pub use routing::RoutingConfig;
 pub use secret::Secret;

@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod flags;
 pub mod keys;
 pub mod machine;
+pub mod metrics;
 pub mod properties;
 pub mod settings;
 pub mod shadow;

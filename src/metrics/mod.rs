@@ -3,24 +3,28 @@
 //! Handles are plain atomics behind an `Arc`, resolved once per service or listener (never per
 //! request), so that the request path pays one relaxed increment per event. What changes rarely
 //! (ages, errors, table sizes) sits in one locked struct, [`Control`], that no worker ever touches.
-//! [`text`] writes all of it for Prometheus, under the names of [`names`]. [`fabio`] counts a
-//! second time, in Fabio's way, for those who want that.
+//! [`collectors`] read all of it for Prometheus, under the names of [`names`], when a scrape asks.
+//! What else counts the same traffic in a way of its own is an [`observer`].
 
-mod exposition;
-pub mod fabio;
+pub mod build_info;
+pub mod collector;
+pub mod collectors;
+pub mod exposition;
+pub mod family;
 pub mod freshness;
 pub mod names;
+pub mod observer;
 pub mod outcomes;
 pub mod process;
 pub mod service;
-pub mod text;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fabio::FabioMetrics;
+use observer::TrafficObserver;
 use outcomes::Outcomes;
+use prometheus::Registry;
 
 use crate::journal::Journal;
 
@@ -35,8 +39,18 @@ pub struct Metrics {
     access_log_dropped: Arc<AtomicU64>,
     log_dropped: Arc<AtomicU64>,
     unrouted: Arc<Outcomes>,
-    fabio: Option<Arc<FabioMetrics>>,
+    observer: Option<Arc<dyn TrafficObserver>>,
+    scrape_page: Arc<ScrapePage>,
     journal: Journal,
+}
+
+/// What listeners with `protocol = "prometheus"` show.
+#[derive(Debug, Default)]
+pub struct ScrapePage {
+    /// Where, if that was configured. The admin listener shows its metrics there too.
+    pub path: Option<String>,
+    /// What is there.
+    pub registry: Registry,
 }
 
 /// Counters of one listener.
@@ -128,19 +142,30 @@ pub struct ReloadErrors {
 }
 
 impl Metrics {
-    /// With counters under Fabio's names beside its own.
+    /// With something that counts the traffic a second time.
     #[must_use]
-    pub fn with_fabio(fabio: FabioMetrics) -> Self {
-        Self {
-            fabio: Some(Arc::new(fabio)),
-            ..Self::default()
-        }
+    pub fn with_observer(mut self, observer: Arc<dyn TrafficObserver>) -> Self {
+        self.observer = Some(observer);
+        self
     }
 
-    /// Counters under Fabio's names, where they are wanted.
+    /// What counts the traffic a second time, where that is wanted.
     #[must_use]
-    pub fn fabio(&self) -> Option<&Arc<FabioMetrics>> {
-        self.fabio.as_ref()
+    pub fn observer(&self) -> Option<&Arc<dyn TrafficObserver>> {
+        self.observer.as_ref()
+    }
+
+    /// With a page for listeners of Prometheus.
+    #[must_use]
+    pub fn with_scrape_page(mut self, page: ScrapePage) -> Self {
+        self.scrape_page = Arc::new(page);
+        self
+    }
+
+    /// The page for listeners of Prometheus.
+    #[must_use]
+    pub fn scrape_page(&self) -> &Arc<ScrapePage> {
+        &self.scrape_page
     }
 
     /// What happened, and how fresh the knowledge is: kept beside the counters, because whoever has
@@ -229,8 +254,8 @@ impl Metrics {
     /// a request on its way would bring them back.
     pub fn remove_service(&self, name: &str) {
         lock(&self.services).remove(name);
-        if let Some(fabio) = &self.fabio {
-            fabio.series.remove_service(name);
+        if let Some(observer) = &self.observer {
+            observer.remove_service(name);
         }
         let mut control = self.control();
         control.registry_success.remove(name);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use crate::config::{ListenerConfig, ListenerProtocol, ProxyConfig};
-use crate::metrics::fabio::{FabioMetrics, Family};
+use crate::metrics::observer::{Traffic, TrafficObserver};
 use crate::metrics::{ClientFault, ListenerMetrics};
 use crate::proxy::sharing;
 use crate::proxy::tls::{CertStore, ServerUse};
@@ -27,8 +27,8 @@ pub struct Listener {
     pub certificates: Option<Arc<CertStore>>,
     /// Its counters.
     pub metrics: Arc<ListenerMetrics>,
-    /// Counters under Fabio's names, where they are wanted.
-    pub fabio: Option<Arc<FabioMetrics>>,
+    /// What counts its traffic a second time, where that is wanted.
+    pub observer: Option<Arc<dyn TrafficObserver>>,
 }
 
 impl Listener {
@@ -41,19 +41,19 @@ impl Listener {
     /// Counts a connection that met no route.
     pub fn no_route(&self) {
         self.metrics.no_route.fetch_add(1, Relaxed);
-        if let Some(fabio) = &self.fabio {
-            fabio.record_no_route(self.family());
+        if let Some(observer) = &self.observer {
+            observer.no_route(self.traffic());
         }
     }
 
     /// Counts a request that met no route.
     pub fn no_route_of_request(&self) {
         self.metrics.no_route.fetch_add(1, Relaxed);
-        if let Some(fabio) = &self.fabio {
-            fabio.record_no_route(if self.is_grpc() {
-                Family::Grpc
+        if let Some(observer) = &self.observer {
+            observer.no_route(if self.is_grpc() {
+                Traffic::Grpc
             } else {
-                Family::Http
+                Traffic::Http
             });
         }
     }
@@ -67,29 +67,29 @@ impl Listener {
         )
     }
 
-    /// Counts an accepted connection under Fabio's names.
+    /// Tells the observer of an accepted connection.
     pub fn accepted(&self) {
-        if let Some(fabio) = &self.fabio {
-            fabio.record_connection(self.family());
+        if let Some(observer) = &self.observer {
+            observer.connection(self.traffic());
         }
     }
 
-    /// Counts a connection that found no target in reach, or did not say for whom it came, under
-    /// Fabio's names.
+    /// Tells the observer of a connection that found no target in reach, or did not say for whom it
+    /// came.
     pub fn failed(&self) {
-        if let Some(fabio) = &self.fabio {
-            fabio.record_failure(self.family());
+        if let Some(observer) = &self.observer {
+            observer.failure(self.traffic());
         }
     }
 
-    fn family(&self) -> Family {
+    fn traffic(&self) -> Traffic {
         match self.config.protocol {
             ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Prometheus => {
-                Family::Http
+                Traffic::Http
             }
-            ListenerProtocol::Grpc | ListenerProtocol::Grpcs => Family::Grpc,
-            ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => Family::Tcp,
-            ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => Family::Sni,
+            ListenerProtocol::Grpc | ListenerProtocol::Grpcs => Traffic::Grpc,
+            ListenerProtocol::Tcp | ListenerProtocol::TcpDynamic => Traffic::Tcp,
+            ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => Traffic::Sni,
         }
     }
 

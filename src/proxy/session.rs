@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::catalog::options::ProxyHeader;
-use crate::metrics::fabio::RouteSeries;
+use crate::metrics::observer::TargetObserver;
 use crate::metrics::service::RetryReason;
 use crate::metrics::{ClientFault, ServiceMetrics};
 use crate::proxy::connect::{ConnectError, UpstreamStream};
@@ -270,8 +270,8 @@ pub struct Tunnelled<'a> {
     pub state: &'a Arc<TargetState>,
     /// Its service.
     pub service: &'a ServiceMetrics,
-    /// Counters of the target, if its bytes are to be counted there.
-    pub series: Option<&'a RouteSeries>,
+    /// Is told of its bytes, where that is wanted.
+    pub observer: Option<&'a dyn TargetObserver>,
 }
 
 impl<'a> Tunnelled<'a> {
@@ -279,7 +279,7 @@ impl<'a> Tunnelled<'a> {
         Self {
             state: &target.state,
             service: &target.service,
-            series: target.series.as_deref(),
+            observer: target.observer.as_deref(),
         }
     }
 }
@@ -302,7 +302,7 @@ where
         buffers: &worker.buffers,
         pipes: &worker.pipes,
         metrics: to.service,
-        series: to.series,
+        observer: to.observer,
         idle,
     };
     let stop = async {

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::metrics::ServiceMetrics;
-use crate::metrics::fabio::RouteSeries;
+use crate::metrics::observer::TargetObserver;
 use crate::proxy::splice::{Moved, Pipe, Pipes, SpliceError, Stream};
 
 /// Size of a buffer in bytes: below it, bulk transfers pay for more system calls; above it, nothing
@@ -109,8 +109,8 @@ pub struct PumpContext<'a> {
     pub pipes: &'a Pipes,
     /// Gets the bytes while they flow.
     pub metrics: &'a ServiceMetrics,
-    /// Gets them too, where that is wanted.
-    pub series: Option<&'a RouteSeries>,
+    /// Is told of them too, where that is wanted.
+    pub observer: Option<&'a dyn TargetObserver>,
     /// Longest time without a byte either way; zero: no limit.
     pub idle: Duration,
 }
@@ -154,9 +154,8 @@ where
         let moved = (inward.moved - before.0, outward.moved - before.1);
         context.metrics.bytes_in.fetch_add(moved.0, Relaxed);
         context.metrics.bytes_out.fetch_add(moved.1, Relaxed);
-        if let Some(series) = context.series {
-            series.tx.add(moved.0);
-            series.rx.add(moved.1);
+        if let Some(observer) = context.observer {
+            observer.bytes(moved.0, moved.1);
         }
         if let Some(end) = ended(&there, &back) {
             return Poll::Ready(end);
@@ -519,7 +518,7 @@ mod tests {
                 buffers: &self.buffers,
                 pipes: &self.pipes,
                 metrics: &self.metrics,
-                series: None,
+                observer: None,
                 idle,
             };
             let pump = async {

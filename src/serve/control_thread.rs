@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use prometheus::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::explain::Explainer;
@@ -48,6 +49,8 @@ pub(super) struct Start {
     pub(super) admin_tls: TlsSettings,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
+    /// What the admin listener shows as metrics.
+    pub(super) registry: Registry,
     pub(super) table: SharedTable,
     pub(super) live_page: LivePage,
     /// What a worker needs, for one that explains.
@@ -185,6 +188,7 @@ impl Parts {
             admin_tls,
             clock,
             metrics,
+            registry,
             table,
             live_page,
             context: worker,
@@ -254,6 +258,7 @@ impl Parts {
             table,
             clock,
             metrics,
+            registry,
             control: Rc::new(handle.clone()),
             settings: settings.subscribe(),
             tls: admin_tls,

@@ -59,7 +59,7 @@ impl Explainer {
             config: Arc::new(config),
             certificates: None,
             metrics: Arc::new(ListenerMetrics::default()),
-            fabio: None,
+            observer: None,
         })
     }
 

@@ -34,10 +34,10 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, DrainConfig, format_duration};
 use crate::control::ControlHandle;
+use crate::fabio::metrics::send::Reporter;
 use crate::journal::{Draft, Kind};
 use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
-use crate::metrics::fabio::send::Reporter;
 use crate::proxy::drain::{Phase, PhaseSender};
 use crate::proxy::listener::{self, Sharing};
 use crate::proxy::page::LivePage;
@@ -97,7 +97,9 @@ pub fn start(config: &Config, extra: Vec<Box<dyn Source>>) -> anyhow::Result<Run
         .install_default()
         .ok();
     let clock = Clock::start();
-    let metrics = metrics::build(&config.metrics).with_log_dropped(crate::log::dropped());
+    let counting = metrics::build(&config.metrics, crate::log::dropped())
+        .context("cannot set up the metrics")?;
+    let metrics = counting.metrics.clone();
     let started = format!(
         "version {}, process {}",
         env!("CARGO_PKG_VERSION"),
@@ -159,14 +161,16 @@ pub fn start(config: &Config, extra: Vec<Box<dyn Source>>) -> anyhow::Result<Run
         admin_tls: certificates.for_admin(),
         clock,
         metrics: metrics.clone(),
+        registry: counting.registry.clone(),
         table: table.clone(),
         live_page: live_page.clone(),
         context: context.clone(),
         open: workers.opener(context),
         follower: follower.clone(),
     })?;
-    let reporter =
-        metrics::report(&config.metrics, &metrics).context("cannot start sending metrics")?;
+    let reporter = counting
+        .report(&config.metrics)
+        .context("cannot start sending metrics")?;
     Ok(Running {
         listeners,
         admin: admin_address,

@@ -430,7 +430,7 @@ impl State {
                 ..asked.clone()
             }),
             certificates: store,
-            fabio: metrics.fabio().cloned(),
+            observer: metrics.observer().cloned(),
         };
         let number = self.next_number;
         self.next_number += 1;

@@ -19,9 +19,9 @@ use super::draft::{Admission, Contribution, Draft};
 use super::interned::InternedOptions;
 use super::overlay::{Overlay, Step, Steps};
 use super::ranks::{Difference, RankedList};
-use super::series::SeriesOfRoutes;
 use super::shares::{Demand, is_even, ring, shares};
 use super::states::States;
+use super::target_observers::TargetObservers;
 use super::{Excluded, Matcher, Rotation, Route, RouteTable, TargetState};
 use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
@@ -71,7 +71,7 @@ pub struct TableBuilder {
     fall_through: bool,
     host_patterns: bool,
     metrics: Metrics,
-    series: SeriesOfRoutes,
+    observers: TargetObservers,
     states: States,
     options: InternedOptions,
     /// The places each part stands at.
@@ -95,7 +95,7 @@ impl TableBuilder {
         Self {
             matcher,
             strategy,
-            series: SeriesOfRoutes::new(metrics.fabio()),
+            observers: TargetObservers::new(metrics.observer()),
             fall_through: false,
             host_patterns: true,
             metrics,
@@ -352,7 +352,7 @@ impl TableBuilder {
     /// instance.
     pub fn retire(&mut self) {
         self.states.retire();
-        self.series.retire();
+        self.observers.retire();
     }
 
     /// Whether a build would change something.
@@ -407,7 +407,7 @@ impl TableBuilder {
         let empty = |route: &Route| self.fall_through && route.targets.is_empty();
         let mut route = compile(id, key, &drafts, &self.strategy, rotation.clone())
             .filter(|route| !empty(route));
-        self.series.attach(id, route.as_mut());
+        self.observers.attach(id, route.as_mut());
         let has = route.is_some();
         tracing::debug!(route = %format_args!("{}{}", key.host, key.path), targets = drafts.len(), routed = has, "rebuilt");
         self.table.set(key, route.map(Arc::new));
@@ -787,17 +787,17 @@ mod tests {
 
     #[test]
     fn counters_of_targets_come_and_go_with_them() {
-        use crate::metrics::fabio::{Bounds, FabioMetrics, Names};
+        use crate::fabio::metrics::{Bounds, FabioMetrics, Names};
         let names = Names {
             prefix: "p".into(),
             subsystem: String::new(),
             bounds: Bounds::new(&[]),
-            path: None,
         };
-        let metrics = Metrics::with_fabio(FabioMetrics::new(names, false));
+        let fabio = Arc::new(FabioMetrics::new(names, false));
+        let metrics = Metrics::default().with_observer(Arc::clone(&fabio) as _);
         let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, metrics.clone());
         let targets = || {
-            let all = metrics.fabio().unwrap().series.routes();
+            let all = fabio.series.routes();
             all.iter()
                 .map(|series| format!("{}{}", series.labels.host, series.labels.target))
                 .collect::<Vec<_>>()
@@ -829,9 +829,12 @@ mod tests {
         assert_eq!(targets(), [one, two, other], "the old table is still live");
         builder.retire();
         assert_eq!(targets(), [one]);
-        let kept = get(&table, "a").unwrap().targets[0].series.clone().unwrap();
+        let kept = get(&table, "a").unwrap().targets[0]
+            .observer
+            .clone()
+            .unwrap();
         assert!(
-            Arc::ptr_eq(&kept, first.targets[0].series.as_ref().unwrap()),
+            Arc::ptr_eq(&kept, first.targets[0].observer.as_ref().unwrap()),
             "who stays keeps counting"
         );
         // Gone and back before the next table is live: never gone.

@@ -95,7 +95,7 @@ impl Draft {
             state: Arc::clone(&self.state),
             options: Arc::clone(&self.options),
             service: Arc::clone(&self.metrics),
-            series: None,
+            observer: None,
             query: self.query.clone(),
             share,
             fixed: self.fixed,

@@ -22,7 +22,7 @@ pub(super) fn targets(shares: &[f64]) -> Targets {
         )),
         options: Arc::default(),
         service: Arc::clone(&service),
-        series: None,
+        observer: None,
         query: None,
         share: *share,
         fixed: None,

@@ -33,7 +33,6 @@ mod prefixes;
 pub mod publish;
 mod ranks;
 pub mod route;
-mod series;
 mod shards;
 mod shares;
 pub mod silence;
@@ -41,6 +40,7 @@ pub mod silence;
 mod simulation;
 mod states;
 pub mod target;
+mod target_observers;
 mod trie;
 
 use std::collections::HashMap;

@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 use crate::catalog::InstanceId;
 use crate::catalog::options::{Proto, RouteOptions};
 use crate::metrics::ServiceMetrics;
-use crate::metrics::fabio::RouteSeries;
+use crate::metrics::observer::TargetObserver;
 
 /// What is known of one instance beyond its registration: shared by all workers and all routes, and
 /// carried over from table to table as long as the instance (same id, same address) is registered.
@@ -156,8 +156,8 @@ pub struct Target {
     pub options: Arc<RouteOptions>,
     /// Counters of its service.
     pub service: Arc<ServiceMetrics>,
-    /// Counters of the target itself, where they are wanted.
-    pub series: Option<Arc<RouteSeries>>,
+    /// What counts its traffic a second time, where that is wanted.
+    pub observer: Option<Arc<dyn TargetObserver>>,
     /// Query put before the request's own (route commands only).
     pub query: Option<Arc<str>>,
     /// Fixed share as asked for (`weight=` of the tag, or `route weight`), if any: only for

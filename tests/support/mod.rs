@@ -18,6 +18,7 @@ pub mod fake_consul;
 pub mod lb;
 pub mod nomad;
 pub mod process;
+pub mod promtool;
 pub mod release_server;
 pub mod sshd;
 pub mod upstream;

@@ -117,7 +117,7 @@ async fn try_decide(
         ..
     } = *request;
     if downstream.listener.config.protocol == ListenerProtocol::Prometheus {
-        let response = scrape::response(worker, head.method, head.path()).await;
+        let response = scrape::response(worker, head).await;
         finish.answered_here(response.status().as_u16());
         return Ok(Decision::Respond(Own {
             response,

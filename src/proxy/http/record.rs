@@ -12,11 +12,11 @@ use http::header::{REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Version};
 
 use super::custom_log_fields::CustomLogFields;
-use super::fabio_observer::FabioObserver;
 use super::grpc;
 use super::head::Head;
 use super::request_body::UploadProgress;
 use super::request_deadline::RequestDeadline;
+use super::request_observer::RequestObserver;
 use super::server::downstream::Downstream;
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
@@ -118,7 +118,7 @@ pub struct RequestRecord {
     upstream_took: Option<Duration>,
     bytes_out: u64,
     note: Option<Box<RequestNote>>,
-    observed: FabioObserver,
+    observed: RequestObserver,
     /// Of a call of gRPC: its status, once that is known.
     call: Option<Option<u32>>,
     ended: bool,
@@ -174,7 +174,7 @@ impl RequestRecord {
             upstream_took: None,
             bytes_out: 0,
             note,
-            observed: FabioObserver::new(&downstream.listener),
+            observed: RequestObserver::new(&downstream.listener),
             call: None,
             ended: false,
             deadline: None,
@@ -278,8 +278,8 @@ impl RequestRecord {
     /// The proxy answers with a redirect.
     pub fn redirected(&mut self, status: u16) {
         self.answered_here(status);
-        if let Some(fabio) = &self.downstream.listener.fabio {
-            fabio.record_redirect(status);
+        if let Some(observer) = &self.downstream.listener.observer {
+            observer.redirect(status);
         }
     }
 

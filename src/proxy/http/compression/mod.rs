@@ -21,6 +21,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::body::Frame;
 
+pub(crate) use accept::preferred;
 pub use body::{Compressed, Failed};
 use encoder::Encoder;
 pub use encoder::Memory;
@@ -92,7 +93,7 @@ impl Compression {
         if wants_events || self.is_short(answer) {
             return None;
         }
-        let coding = accept::preferred(request, &self.algorithms)?;
+        let coding = preferred(request, &self.algorithms)?;
         let encoder = Encoder::new(coding, memory, self.memory_max)?;
         answer.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
         answer.remove(CONTENT_LENGTH);

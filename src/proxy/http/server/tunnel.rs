@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::downstream::Downstream;
 use crate::metrics::ServiceMetrics;
-use crate::metrics::fabio::OpenWebsocket;
+use crate::metrics::observer::OpenUpgrade;
 use crate::proxy::connect::UpstreamStream;
 use crate::proxy::http::client_io::ClientStream;
 use crate::proxy::http::prefixed::Prefixed;
@@ -24,7 +24,7 @@ pub struct Tunnel {
     state: Arc<TargetState>,
     service: Arc<ServiceMetrics>,
     finish: Box<RequestRecord>,
-    _open: Option<OpenWebsocket>,
+    _open: Option<OpenUpgrade>,
 }
 
 impl Tunnel {
@@ -45,18 +45,18 @@ impl Tunnel {
             state: Arc::clone(&target.state),
             service: Arc::clone(&target.service),
             finish,
-            _open: downstream.listener.fabio.as_ref().map(OpenWebsocket::new),
+            _open: downstream.listener.observer.as_ref().map(OpenUpgrade::new),
         }
     }
 
     /// Runs to the end of both sides.
     pub async fn run(mut self, worker: &Rc<Worker>, client: ClientStream) {
         let idle = worker.settings().proxy.tcp_idle_timeout;
-        // Fabio counts bytes per target for TCP alone.
+        // The observer is told of the bytes of TCP alone.
         let to = Tunnelled {
             state: &self.state,
             service: &self.service,
-            series: None,
+            observer: None,
         };
         let client = Prefixed::new(self.ahead, client);
         let pumped = pump_until_cut(worker, client, self.upstream, to, idle).await;

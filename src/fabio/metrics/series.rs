@@ -8,25 +8,13 @@ use std::time::Duration;
 use super::counter::Counter;
 use super::shape::Shape;
 use super::timer::Timer;
+use crate::metrics::observer::{TargetLabels, TargetObserver};
 
 /// Status codes 100..=599 have a slot each; slot 0 takes everything else.
 const CODES: usize = 501;
 /// Durations kept between two reports, for one service and for one target.
 const SERVICE_SAMPLES_MAX: usize = 512;
 const ROUTE_SAMPLES_MAX: usize = 128;
-
-/// Labels of a target of a route.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RouteLabels {
-    /// Its service.
-    pub service: Arc<str>,
-    /// Host of the route; may be empty.
-    pub host: Arc<str>,
-    /// Path of the route; empty for TCP.
-    pub path: Arc<str>,
-    /// The target as a URL.
-    pub target: Arc<str>,
-}
 
 /// Counters of one service.
 #[derive(Debug)]
@@ -85,8 +73,8 @@ impl ServiceSeries {
 /// Counters of one target of one route.
 #[derive(Debug)]
 pub struct RouteSeries {
-    /// Who it is.
-    pub labels: RouteLabels,
+    /// The target.
+    pub labels: TargetLabels,
     /// Requests, calls.
     pub requests: Timer,
     /// Bytes of TCP connections to the client.
@@ -97,17 +85,19 @@ pub struct RouteSeries {
     shape: Arc<Shape>,
 }
 
-impl RouteSeries {
-    /// One HTTP request that was forwarded here is over. Without a code: it was no answer that
-    /// ended it but a tunnel.
-    pub fn record_request(&self, code: Option<u16>, took: Duration) {
+impl TargetObserver for RouteSeries {
+    fn request(&self, code: Option<u16>, took: Duration) {
         self.requests.record(&self.shape.bounds, took);
         self.service.record(&self.shape, code, took);
     }
 
-    /// One gRPC call that was forwarded here is over.
-    pub fn record_call(&self, took: Duration) {
+    fn call(&self, took: Duration) {
         self.requests.record(&self.shape.bounds, took);
+    }
+
+    fn bytes(&self, from_client: u64, to_client: u64) {
+        self.tx.add(from_client);
+        self.rx.add(to_client);
     }
 }
 
@@ -121,7 +111,7 @@ pub struct Series {
 
 #[derive(Debug, Default)]
 struct Routes {
-    present: HashMap<RouteLabels, Arc<RouteSeries>>,
+    present: HashMap<TargetLabels, Arc<RouteSeries>>,
     /// Gone, but with what was not reported yet.
     departed: Vec<Arc<RouteSeries>>,
 }
@@ -137,7 +127,7 @@ impl Series {
 
     /// The handle of a target, made at first use.
     #[must_use]
-    pub fn route(&self, labels: RouteLabels) -> Arc<RouteSeries> {
+    pub fn route(&self, labels: TargetLabels) -> Arc<RouteSeries> {
         let mut routes = lock(&self.routes);
         if let Some(present) = routes.present.get(&labels) {
             return Arc::clone(present);
@@ -161,7 +151,7 @@ impl Series {
     }
 
     /// Removes targets that left the table. Call when the table without them is live.
-    pub fn remove_routes(&self, gone: &HashSet<RouteLabels>) {
+    pub fn remove_routes(&self, gone: &HashSet<TargetLabels>) {
         let mut routes = lock(&self.routes);
         for labels in gone {
             let series = routes.present.remove(labels);
@@ -189,7 +179,7 @@ impl Series {
     pub fn routes(&self) -> Vec<Arc<RouteSeries>> {
         let mut all: Vec<_> = lock(&self.routes).present.values().cloned().collect();
         let key = |series: &RouteSeries| {
-            let RouteLabels {
+            let TargetLabels {
                 service,
                 host,
                 path,

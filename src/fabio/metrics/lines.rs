@@ -3,8 +3,10 @@
 //! The forms are those that a running Fabio sends, oddities included: no dot behind the prefix, and
 //! DogStatsD's histograms in seconds where they have tags.
 
+use super::Taken;
 use super::report::{Labels, Point, Value};
-use super::{RouteLabels, Taken, clean};
+use crate::config::prefix_template::clean;
+use crate::metrics::observer::TargetLabels;
 
 /// Who gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +167,7 @@ fn dotted(point: &Point) -> String {
             .fold(point.name.to_owned(), |name, (label, value)| {
                 format!("{name}.{label}.{value}")
             }),
-        Labels::Route(RouteLabels {
+        Labels::Route(TargetLabels {
             service,
             host,
             path,
@@ -233,6 +235,7 @@ mod tests {
     use super::super::tests::{busy, labels};
     use super::super::{Growth, report};
     use super::*;
+    use crate::metrics::observer::TrafficObserver as _;
 
     /// Lines as a running Fabio (1.7.3) sent them for the same traffic, but for times.
     #[test]
@@ -316,7 +319,7 @@ mod tests {
         };
         assert_eq!(said(&points, &mut news), ["p.ws.conn:0|g"]);
         assert_eq!(said(&report::take(&metrics), &mut news), [""; 0]);
-        metrics.record_redirect(301);
+        metrics.redirect(301);
         let lines = lines(Form::Label, "p", &report::take(&metrics), 0);
         assert!(
             lines.contains(&"p.http.redirect.count:2|c|#code:301".to_owned()),

@@ -1,39 +1,39 @@
-//! What an exchange counts under Fabio's names. Without them it is two empty options, looked at
-//! when it ends.
+//! What an observer is told of one request. Without an observer it is two empty options, looked at
+//! when the request ends.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 
-use crate::metrics::fabio::{FabioMetrics, RouteSeries};
+use crate::metrics::observer::{TargetObserver, TrafficObserver};
 use crate::proxy::listener::Listener;
 use crate::table::Target;
 
 /// The handles of one request.
 #[derive(Debug)]
-pub struct FabioObserver {
+pub struct RequestObserver {
     /// Of the target it went to last.
-    series: Option<Arc<RouteSeries>>,
+    target: Option<Arc<dyn TargetObserver>>,
     call: Option<Call>,
 }
 
 /// One call of gRPC.
 #[derive(Debug)]
 struct Call {
-    metrics: Arc<FabioMetrics>,
+    observer: Arc<dyn TrafficObserver>,
     status: Option<usize>,
 }
 
-impl FabioObserver {
+impl RequestObserver {
     /// Of a request that came to `listener`.
     #[must_use]
     pub fn new(listener: &Listener) -> Self {
-        let metrics = listener.fabio.as_ref().filter(|_| listener.is_grpc());
+        let observer = listener.observer.as_ref().filter(|_| listener.is_grpc());
         Self {
-            series: None,
-            call: metrics.map(|metrics| Call {
-                metrics: Arc::clone(metrics),
+            target: None,
+            call: observer.map(|observer| Call {
+                observer: Arc::clone(observer),
                 status: None,
             }),
         }
@@ -41,7 +41,7 @@ impl FabioObserver {
 
     /// It is sent to `target`.
     pub fn goes_to(&mut self, target: &Target) {
-        self.series.clone_from(&target.series);
+        self.target.clone_from(&target.observer);
     }
 
     /// Header fields, or trailers, of its answer.
@@ -56,14 +56,14 @@ impl FabioObserver {
     pub fn end(&self, status: u16, took: Duration) {
         if let Some(call) = &self.call {
             const CANCELED: usize = 1;
-            call.metrics
-                .record_call(call.status.or((status == 499).then_some(CANCELED)), took);
-            if let Some(series) = &self.series {
-                series.record_call(took);
+            call.observer
+                .call(call.status.or((status == 499).then_some(CANCELED)), took);
+            if let Some(target) = &self.target {
+                target.call(took);
             }
-        } else if let Some(series) = &self.series {
-            // A tunnel has no code in Fabio.
-            series.record_request((status != 101).then_some(status), took);
+        } else if let Some(target) = &self.target {
+            // A tunnel ends without a code.
+            target.request((status != 101).then_some(status), took);
         }
     }
 }

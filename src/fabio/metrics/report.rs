@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Counter, FabioMetrics, Growth, RouteLabels, RouteSeries, ServiceSeries, Taken, Timer};
+use super::families::{
+    CALL_STATUS, CALLS, REDIRECTS, REQUESTS, ROUTE, ROUTE_RX, ROUTE_TX, STATUS, WEBSOCKETS,
+};
+use super::{Counter, FabioMetrics, Growth, RouteSeries, ServiceSeries, Taken, Timer};
+use crate::metrics::observer::TargetLabels;
 
 /// One series and its news.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +25,7 @@ pub enum Labels {
     /// A list of names and values; empty for most.
     Pairs(Vec<(&'static str, Arc<str>)>),
     /// Those of a target of a route.
-    Route(RouteLabels),
+    Route(TargetLabels),
 }
 
 impl Labels {
@@ -33,7 +37,7 @@ impl Labels {
                 .iter()
                 .map(|(name, value)| (*name, &**value))
                 .collect(),
-            Self::Route(RouteLabels {
+            Self::Route(TargetLabels {
                 service,
                 host,
                 path,
@@ -72,19 +76,19 @@ pub enum Value {
 #[must_use]
 pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
     let mut points = Points(Vec::new());
-    for (name, _, counter) in metrics.plain_counters() {
-        points.counter(name, Labels::Pairs(Vec::new()), counter);
+    for (family, counter) in metrics.plain_counters() {
+        points.counter(family.name, Labels::Pairs(Vec::new()), counter);
     }
     for (code, counter) in metrics.redirect_codes() {
         points.counter(
-            "http.redirect.count",
+            REDIRECTS.name,
             Labels::Pairs(vec![("code", code.into())]),
             counter,
         );
     }
     let open = Value::Gauge(metrics.open_websockets());
     points.0.push(Point {
-        name: "ws.conn",
+        name: WEBSOCKETS.name,
         labels: Labels::Pairs(Vec::new()),
         value: open,
     });
@@ -99,14 +103,10 @@ pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
     {
         points.route(route);
     }
-    points.times(
-        "grpc.requests",
-        || Labels::Pairs(Vec::new()),
-        &metrics.calls,
-    );
+    points.times(CALLS.name, || Labels::Pairs(Vec::new()), &metrics.calls);
     for (code, timer) in metrics.call_codes() {
         points.times(
-            "grep.status",
+            CALL_STATUS.name,
             || Labels::Pairs(vec![("code", code.into())]),
             timer,
         );
@@ -167,10 +167,14 @@ impl Points {
 
     fn service(&mut self, service: &ServiceSeries) {
         let of = || ("service", Arc::clone(&service.name));
-        self.times("requests", || Labels::Pairs(vec![of()]), &service.requests);
+        self.times(
+            REQUESTS.name,
+            || Labels::Pairs(vec![of()]),
+            &service.requests,
+        );
         for (code, timer) in service.codes() {
             self.times(
-                "http.status",
+                STATUS.name,
                 || Labels::Pairs(vec![("code", code.into()), of()]),
                 timer,
             );
@@ -179,8 +183,8 @@ impl Points {
 
     fn route(&mut self, series: &RouteSeries) {
         let labels = || Labels::Route(series.labels.clone());
-        self.times("route", labels, &series.requests);
-        self.counter("route.rx", labels(), &series.rx);
-        self.counter("route.tx", labels(), &series.tx);
+        self.times(ROUTE.name, labels, &series.requests);
+        self.counter(ROUTE_RX.name, labels(), &series.rx);
+        self.counter(ROUTE_TX.name, labels(), &series.tx);
     }
 }

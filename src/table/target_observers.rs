@@ -1,27 +1,26 @@
-//! Which counters under Fabio's names a route's targets have: found when the route is compiled,
+//! Which handle of the observer each target of a route has: found when the route is compiled,
 //! removed when the table without the target is live.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::Route;
-use crate::metrics::fabio::{FabioMetrics, RouteLabels};
+use crate::metrics::observer::{TargetLabels, TrafficObserver};
 
-/// Keeps the handles of targets in step with the table. Does nothing unless somebody wants such
-/// counters.
+/// Keeps the handles of targets in step with the table. Does nothing without an observer.
 #[derive(Debug)]
-pub(super) struct SeriesOfRoutes {
-    metrics: Option<Arc<FabioMetrics>>,
+pub(super) struct TargetObservers {
+    observer: Option<Arc<dyn TrafficObserver>>,
     /// By id of the route.
-    present: HashMap<u64, HashSet<RouteLabels>, foldhash::fast::FixedState>,
+    present: HashMap<u64, HashSet<TargetLabels>, foldhash::fast::FixedState>,
     /// Gone, but still in the table that is live.
-    leaving: HashSet<RouteLabels>,
+    leaving: HashSet<TargetLabels>,
 }
 
-impl SeriesOfRoutes {
-    pub(super) fn new(metrics: Option<&Arc<FabioMetrics>>) -> Self {
+impl TargetObservers {
+    pub(super) fn new(observer: Option<&Arc<dyn TrafficObserver>>) -> Self {
         Self {
-            metrics: metrics.cloned(),
+            observer: observer.cloned(),
             present: HashMap::default(),
             leaving: HashSet::new(),
         }
@@ -30,7 +29,9 @@ impl SeriesOfRoutes {
     /// Gives each target of the route that was compiled anew its handle; none: there is no such
     /// route any more.
     pub(super) fn attach(&mut self, id: u64, route: Option<&mut Route>) {
-        let Some(metrics) = &self.metrics else { return };
+        let Some(observer) = &self.observer else {
+            return;
+        };
         let mut labels = HashSet::new();
         if let Some(route) = route {
             let (host, path): (Arc<str>, Arc<str>) = (
@@ -38,14 +39,14 @@ impl SeriesOfRoutes {
                 route.key.path.as_str().into(),
             );
             for target in &mut route.targets {
-                let own = RouteLabels {
+                let own = TargetLabels {
                     service: Arc::clone(target.service.name()),
                     host: Arc::clone(&host),
                     path: Arc::clone(&path),
                     target: target.destination().into(),
                 };
                 self.leaving.remove(&own);
-                target.series = Some(metrics.series.route(own.clone()));
+                target.observer = Some(observer.target(own.clone()));
                 labels.insert(own);
             }
         }
@@ -60,12 +61,10 @@ impl SeriesOfRoutes {
     /// Removes the handles of targets that left. To be called when the table without them is live,
     /// else a request would still count on them.
     pub(super) fn retire(&mut self) {
-        if let Some(metrics) = &self.metrics
+        if let Some(observer) = &self.observer
             && !self.leaving.is_empty()
         {
-            metrics
-                .series
-                .remove_routes(&std::mem::take(&mut self.leaving));
+            observer.remove_targets(&std::mem::take(&mut self.leaving));
         }
     }
 }

@@ -1,20 +1,27 @@
+//! What is counted in Fabio's way, as Prometheus gets it.
+
 use std::collections::HashSet;
 
+use prometheus::Registry;
+
 use super::*;
+use crate::metrics::Metrics;
+use crate::metrics::collectors;
+use crate::metrics::exposition::encode;
+use crate::metrics::exposition::tests::{check_format, promtool};
+use crate::metrics::observer::OpenUpgrade;
 use crate::metrics::process::Process;
-use crate::metrics::{Metrics, text};
 
 pub(super) fn names() -> Names {
     Names {
         prefix: "vm.fabio".to_owned(),
         subsystem: String::new(),
         bounds: Bounds::new(&[0.005, 0.1, 10.0]),
-        path: Some("/metrics".to_owned()),
     }
 }
 
-pub(super) fn labels(service: &str, host: &str, path: &str, target: &str) -> RouteLabels {
-    RouteLabels {
+pub(super) fn labels(service: &str, host: &str, path: &str, target: &str) -> TargetLabels {
+    TargetLabels {
         service: service.into(),
         host: host.into(),
         path: path.into(),
@@ -30,36 +37,43 @@ pub(super) fn busy() -> FabioMetrics {
     let web = metrics
         .series
         .route(labels("web", "www.a.com", "/", "http://127.0.0.1:7801/"));
-    web.record_request(Some(200), 4 * MS);
-    web.record_request(Some(200), 50 * MS);
-    web.record_request(None, 20_000 * MS);
+    web.request(Some(200), 4 * MS);
+    web.request(Some(200), 50 * MS);
+    web.request(None, 20_000 * MS);
     let dead = metrics
         .series
         .route(labels("dead", "", "/dead", "http://127.0.0.1:9/"));
-    dead.record_request(Some(502), MS);
+    dead.request(Some(502), MS);
     let db = metrics
         .series
         .route(labels("db", ":7811", "", "tcp://127.0.0.1:7803"));
-    db.tx.add(6);
-    db.rx.add(12);
+    db.bytes(6, 12);
     let quiet = labels("quiet", "", "/quiet", "http://127.0.0.1:1/");
     let _ = metrics.series.route(quiet);
-    metrics.record_no_route(Family::Http);
-    metrics.record_no_route(Family::Tcp);
-    metrics.record_no_route(Family::Grpc);
-    metrics.record_connection(Family::Tcp);
-    metrics.record_failure(Family::Sni);
-    metrics.record_redirect(301);
-    metrics.record_redirect(99);
-    metrics.record_call(Some(0), MS);
-    metrics.record_call(Some(5), MS);
-    metrics.record_call(Some(99), MS);
+    metrics.no_route(Traffic::Http);
+    metrics.no_route(Traffic::Tcp);
+    metrics.no_route(Traffic::Grpc);
+    metrics.connection(Traffic::Tcp);
+    metrics.failure(Traffic::Sni);
+    metrics.redirect(301);
+    metrics.redirect(99);
+    metrics.call(Some(0), MS);
+    metrics.call(Some(5), MS);
+    metrics.call(Some(99), MS);
     metrics
+}
+
+/// What Prometheus gets, with these figures of the process.
+fn text(metrics: &Arc<FabioMetrics>, process: fn() -> Process) -> String {
+    let registry = Registry::new();
+    collector::register(&registry, metrics).unwrap();
+    collectors::register_process(&registry, process).unwrap();
+    encode(&registry).unwrap()
 }
 
 #[test]
 fn families_and_labels_are_fabios() {
-    let text = text::render_fabio(&Metrics::with_fabio(busy()), &Process::default());
+    let text = text(&Arc::new(busy()), Process::default);
     for line in [
         "vm_fabio_notfound 2",
         "vm_fabio_tcp_conn 1",
@@ -95,17 +109,20 @@ fn families_and_labels_are_fabios() {
 
 #[test]
 fn both_sets_of_names_live_in_one_text() {
-    let metrics = Metrics::with_fabio(busy());
+    let fabio = Arc::new(busy());
+    let metrics = Metrics::default().with_observer(Arc::clone(&fabio) as _);
     metrics
         .service(&"web".into())
         .record_request(&http::Method::GET, 200, MS);
-    let text = text::render(&metrics, &Process::read());
+    let registry = collectors::registry(&metrics).unwrap();
+    collector::register(&registry, &fabio).unwrap();
+    collectors::register_process(&registry, Process::read).unwrap();
+    let text = encode(&registry).unwrap();
     assert!(
         text.contains("\nlb_http_requests_total{") && text.contains("\nvm_fabio_requests_count{"),
         "{text}"
     );
-    text::tests::check_format(&text);
-    assert!(!text::render(&Metrics::default(), &Process::default()).contains("notfound"));
+    check_format(&text);
 }
 
 #[test]
@@ -116,7 +133,7 @@ fn targets_that_leave_take_their_series_along() {
     metrics.series.remove_routes(&HashSet::from([web.clone()]));
     metrics.series.remove_service("web");
     // A request that was on its way brings nothing back.
-    held.record_request(Some(200), MS);
+    held.request(Some(200), MS);
     let departed: Vec<_> = metrics
         .series
         .take_departed()
@@ -124,20 +141,21 @@ fn targets_that_leave_take_their_series_along() {
         .map(|series| series.labels.clone())
         .collect();
     assert_eq!(departed, std::slice::from_ref(&web));
-    let all = Metrics::with_fabio(metrics);
-    let text = text::render_fabio(&all, &Process::default());
+    let metrics = Arc::new(metrics);
+    let text = text(&metrics, Process::default);
     assert!(
         !text.contains(r#""web""#) && text.contains(r#""dead""#),
         "{text}"
     );
-    let back = all.fabio().unwrap().series.route(web);
+    let back = metrics.series.route(web);
     assert_eq!(back.requests.histogram().count(), 0);
 }
 
 #[test]
 fn open_websockets_are_counted_while_they_live() {
     let metrics = Arc::new(FabioMetrics::new(names(), false));
-    let open = OpenWebsocket::new(&metrics);
+    let observer: Arc<dyn TrafficObserver> = Arc::clone(&metrics) as _;
+    let open = OpenUpgrade::new(&observer);
     assert_eq!(metrics.open_websockets(), 1);
     drop(open);
     assert_eq!(metrics.open_websockets(), 0);
@@ -152,14 +170,14 @@ fn promtool_accepts_the_text() {
         "/\u{7f}",
         "http://[::1]:1/",
     );
-    metrics.series.route(strange).record_request(Some(999), MS);
-    let text = text::render_fabio(&Metrics::with_fabio(metrics), &Process::read());
-    text::tests::check_format(&text);
+    metrics.series.route(strange).request(Some(999), MS);
+    let text = text(&Arc::new(metrics), Process::read);
+    check_format(&text);
     assert!(
         !text.lines().any(|line| line.starts_with("vm_fabio_fake")),
         "{text}"
     );
-    text::tests::promtool(
+    promtool(
         &text,
         &[
             "counter metrics should have \"_total\" suffix",
