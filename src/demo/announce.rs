@@ -52,7 +52,7 @@ impl Source for DemoSource {
         let mut received = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let received = received
             .take()
-            .ok_or_else(|| SourceError::new("the demo runs already"))?;
+            .ok_or_else(|| SourceError::new("the demo was started already"))?;
         let work = pass_on(received, context.updates.clone());
         Ok(Box::new(RunningDemo(SourceTask::spawn(work))))
     }

@@ -5,13 +5,13 @@ use futures_util::future::LocalBoxFuture;
 /// A value, and what a change of it has to name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
-    /// Without the white space around it; what is no UTF-8 is replaced.
+    /// Without the white space around it; what is not UTF-8 is replaced.
     pub text: String,
     /// Number of the last change; of a key that does not exist, that of the answer.
     pub version: u64,
 }
 
-/// Keys with values. Errors are words for the one who asks.
+/// Keys with values. Errors are words for the operator.
 pub trait KeyStore {
     /// The value of a key; empty when there is none.
     fn read<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<Value, String>>;

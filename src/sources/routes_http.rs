@@ -89,10 +89,9 @@ impl Source for RoutesHttp {
         config: &Config,
         context: &Context,
     ) -> Result<Box<dyn RunningSource>, SourceError> {
-        let endpoint = config
-            .routes_http
-            .as_ref()
-            .ok_or_else(|| SourceError::new("there is no routes_http.url"))?;
+        let endpoint = config.routes_http.as_ref().ok_or_else(|| {
+            SourceError::new("routes_http.url is missing: write the URL of the endpoint")
+        })?;
         let (metrics, updates) = (context.metrics.clone(), context.updates.clone());
         Ok(Box::new(Running(spawn(endpoint, metrics, updates))))
     }

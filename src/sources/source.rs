@@ -13,8 +13,8 @@ use super::registration::Registrar;
 use crate::catalog::source::SourceName;
 use crate::config::{Config, Draft};
 
-/// A kind of source. Without state of its own: what it knows comes from the configuration that it is
-/// asked about.
+/// A kind of source. What it says follows from the configuration that it is asked about; what runs
+/// is the [`RunningSource`].
 pub trait Source: Send + Sync {
     /// Its name in updates, logs, metrics and the API.
     fn name(&self) -> SourceName;
@@ -24,8 +24,8 @@ pub trait Source: Send + Sync {
 
     /// Starts it, within a Tokio runtime; called only where it is on. It sends
     /// [`Update::Synced`](super::Update::Synced) once what it has sent is complete: until all
-    /// sources have done so, lb is not ready. That a server cannot be reached is no error, but tried
-    /// until it can be.
+    /// sources have done so, lb is not ready. That a server cannot be reached is not an error: it is
+    /// tried until it can be.
     ///
     /// # Errors
     /// The configuration cannot be used as it is.

@@ -35,7 +35,7 @@ impl Connection {
         let consul = config
             .consul
             .as_ref()
-            .ok_or_else(|| SourceError::new("there is no section consul"))?;
+            .ok_or_else(|| SourceError::new("section consul is missing: add [consul]"))?;
         let settings = Settings::load_or_wait(consul).map_err(in_section)?;
         let metrics = context.metrics.clone();
         report(&settings, &metrics);
