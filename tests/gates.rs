@@ -42,6 +42,8 @@ const INSTRUCTIONS: f64 = 114_000.0;
 const RECORDED_WITH: &str = "rustc 1.95.0";
 /// How far above it may be.
 const INSTRUCTIONS_MARGIN: f64 = 0.05;
+/// Runs of which the least counts, where the first ones are above it.
+const INSTRUCTION_RUNS: usize = 4;
 
 /// Answers every request with the same bytes, without allocating.
 fn upstream() -> SocketAddr {
@@ -133,10 +135,22 @@ fn a_usual_request_costs_no_more_than_it_must() {
         }
         None => println!("SKIPPED system calls per request: no strace on PATH"),
     }
-    match instructions(&file) {
+    // What a busy machine adds (wakes with fewer requests each, ticks of the process) it adds to one
+    // run more than to another.
+    let above = |count: f64| count / INSTRUCTIONS - 1.0;
+    let mut least = instructions(&file);
+    for _ in 1..INSTRUCTION_RUNS {
+        if least.is_none_or(|count| above(count) <= INSTRUCTIONS_MARGIN) {
+            break;
+        }
+        least = least
+            .zip(instructions(&file))
+            .map(|(one, other)| one.min(other));
+    }
+    match least {
         Some(count) => {
             println!("{count:.0} instructions per request");
-            let above = count / INSTRUCTIONS - 1.0;
+            let above = above(count);
             assert!(
                 above <= INSTRUCTIONS_MARGIN,
                 "{count:.0} instructions per request, {:.1} % above the {INSTRUCTIONS:.0} recorded: if that is meant, \
