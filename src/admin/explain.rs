@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::query::Query;
 use crate::control::RejectedPlace;
 use crate::table::explain::{
-    Asked, AskedRequest, Decision, ExplainedExclusion, ExplainedRoute, ExplainedTarget, Fate,
+    Asked, ExplainedRequest, Decision, ExplainedExclusion, ExplainedRoute, ExplainedTarget, Fate,
     HostStep,
 };
 use crate::table::{Route, RouteTable, Scheme};
@@ -41,7 +41,7 @@ pub(super) enum ExplainError {
 #[derive(Clone, Debug)]
 pub(super) enum Question {
     /// About a request.
-    Request(AskedRequest),
+    Request(ExplainedRequest),
     /// About a TCP connection to this address; by this name where that is how TCP is routed; from
     /// here.
     Connection(SocketAddr, Option<String>, IpAddr),
@@ -183,7 +183,7 @@ pub(super) fn read(query: &Query, caller: IpAddr) -> Result<Question, ExplainErr
             HeaderValue::from_str(authority).map_err(|_| not_a_url())?,
         );
     }
-    Ok(Question::Request(AskedRequest {
+    Ok(Question::Request(ExplainedRequest {
         method,
         tls,
         port: parsed.port_u16(),
@@ -209,7 +209,7 @@ pub(super) fn asked(question: &Question, decision: &Decision) -> Option<Asked> {
     }
 }
 
-fn scheme(request: &AskedRequest) -> Scheme {
+fn scheme(request: &ExplainedRequest) -> Scheme {
     if request.tls {
         Scheme::Https
     } else {

@@ -51,7 +51,7 @@ use crate::control::{ControlHandle, Readiness, RejectedPlace, ServiceStatus};
 use crate::metrics::Metrics;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
-use crate::table::explain::{Asked, AskedRequest, Decision};
+use crate::table::explain::{Asked, ExplainedRequest, Decision};
 
 pub use overrides::{Override, OverrideStore};
 pub use server::serve;
@@ -72,7 +72,7 @@ pub trait ControlView {
 /// What the data path would do, decided by the functions that decide about real requests.
 pub trait DataPath {
     /// With a request. No instance is asked.
-    fn decide<'a>(&'a self, asked: &'a AskedRequest) -> LocalBoxFuture<'a, Decision>;
+    fn decide<'a>(&'a self, asked: &'a ExplainedRequest) -> LocalBoxFuture<'a, Decision>;
     /// With a TCP connection from `from` to `local`, or, where TCP is routed so, for a server name.
     fn decide_connection(
         &self,

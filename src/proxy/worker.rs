@@ -210,7 +210,7 @@ impl Worker {
 
     /// Notes an answer of `target` that counts as its failure, which may eject it.
     pub fn note_bad_answer(&self, route: &Route, target: &Target, latency_us: u64, now_ms: u64) {
-        if target.state.record_bad_answer(
+        if target.state.record_bad_response(
             now_ms,
             latency_us,
             &self.settings().health,
@@ -229,7 +229,7 @@ impl Worker {
         let now_ms = self.clock.now_ms();
         if target
             .state
-            .record_no_answer(now_ms, &self.settings().health, &route.targets)
+            .record_no_response(now_ms, &self.settings().health, &route.targets)
         {
             self.tell_ejection(
                 target,

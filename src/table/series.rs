@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::Route;
 use crate::metrics::fabio::{FabioMetrics, RouteLabels};
 
-/// Keeps the handles of targets in step with the table. Does nothing unless somebody wants such
-/// counters.
+/// Keeps the handles of targets in step with the table. Does nothing unless such counters are
+/// configured.
 #[derive(Debug)]
 pub(super) struct SeriesOfRoutes {
     metrics: Option<Arc<FabioMetrics>>,

@@ -21,14 +21,14 @@ use crate::proxy::listener::Listener;
 use crate::proxy::session::hash_of as hash_of_peer;
 use crate::proxy::worker::Worker;
 use crate::table::balancer::{PickContext, choice_by_hash};
-use crate::table::explain::{AskedRequest, Decision, Fate, Refusal};
+use crate::table::explain::{ExplainedRequest, Decision, Fate, Refusal};
 use crate::table::{Route, Target};
 
 /// Decides about a request that came to `listener`. The worker is one without clients.
 pub async fn decide(
     worker: &Rc<Worker>,
     listener: &Rc<Listener>,
-    asked: &AskedRequest,
+    asked: &ExplainedRequest,
 ) -> Decision {
     let mut decision = Decision::default();
     if let Err(refusal) = look(worker, listener, asked, &mut decision).await {
@@ -41,7 +41,7 @@ pub async fn decide(
 async fn look(
     worker: &Rc<Worker>,
     listener: &Rc<Listener>,
-    asked: &AskedRequest,
+    asked: &ExplainedRequest,
     decision: &mut Decision,
 ) -> Result<(), Refusal> {
     let settings = worker.settings();
