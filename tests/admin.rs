@@ -24,7 +24,7 @@ use lb::control::{InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
 use lb::metrics::Metrics;
 use lb::table::build::TableBuilder;
 use lb::table::clock::Clock;
-use lb::table::explain::{Asked, ExplainedRequest, Decision, Fate, Refusal};
+use lb::table::explain::{Asked, Decision, ExplainedRequest, Fate, Refusal};
 use lb::table::{Matcher, Scheme, SharedTable};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -954,7 +954,7 @@ fn client_errors_say_what_to_do() {
         let told = client::explain(&admin.url(), &question("ftp://x/", &[]), false)
             .await
             .unwrap_err();
-        assert!(matches!(told, AdminClientError::Answer { .. }), "{told}");
+        assert!(matches!(told, AdminClientError::Response { .. }), "{told}");
         assert!(
             told.to_string()
                 .contains("`ftp://x/` is not an absolute URL like"),
