@@ -23,7 +23,7 @@ use crate::journal::events::timestamp;
 use crate::journal::sources::Reminder;
 use crate::journal::{Draft, Journal, Kind};
 use crate::metrics::Metrics;
-use crate::proxy::page::LivePage;
+use crate::proxy::no_route_page::LivePage;
 use crate::proxy::worker::WorkerContext;
 use crate::registry::consul::{self, ConsulSource};
 use crate::registry::static_routes::{self, StaticRoutes};

@@ -40,7 +40,7 @@ use crate::metrics::Metrics;
 use crate::metrics::fabio::send::Reporter;
 use crate::proxy::drain::{Phase, PhaseSender};
 use crate::proxy::listener::{self, Sharing};
-use crate::proxy::page::LivePage;
+use crate::proxy::no_route_page::LivePage;
 use crate::proxy::settings::SharedSettings;
 use crate::proxy::sharing;
 use crate::registry::consul;

@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::proxy::auth::Schemes;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
-use crate::proxy::page::{LivePage, NoRoutePage};
+use crate::proxy::no_route_page::{LivePage, NoRoutePage};
 use crate::proxy::settings::Settings;
 use crate::proxy::tls::{Problems, UpstreamTls};
 

@@ -16,7 +16,7 @@ use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::metrics::Metrics;
 use crate::proxy::listener::{self, Listener, Sharing, Sockets};
 use crate::proxy::sharing::{Listening, meet};
-use crate::proxy::thread::{self as worker_thread, ListenerNumber, Order};
+use crate::proxy::thread::{self as worker_thread, ListenerNumber, ListenerCommand};
 use crate::proxy::tls::CertStore;
 use crate::proxy::worker::WorkerContext;
 
@@ -66,7 +66,7 @@ struct State {
     take_over: bool,
     started: Instant,
     /// One per worker, once they run.
-    orders: Vec<mpsc::Sender<Order>>,
+    orders: Vec<mpsc::Sender<ListenerCommand>>,
 }
 
 /// One listener.
@@ -157,14 +157,14 @@ impl Workers {
         let (state, stage, count) = (Arc::clone(&self.state), Arc::clone(&self.stage), self.count);
         Box::new(move || {
             let mut state = lock(&state);
-            let mut first: Vec<Vec<Order>> = (0..count).map(|_| Vec::new()).collect();
+            let mut first: Vec<Vec<ListenerCommand>> = (0..count).map(|_| Vec::new()).collect();
             let own = state.addresses();
             for bound in &mut state.listeners {
                 if bound.is_held() {
                     continue;
                 }
                 for (orders, socket) in first.iter_mut().zip(bound.open(&own)?) {
-                    orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
+                    orders.push(ListenerCommand::Open(bound.number, bound.listener.clone(), socket));
                 }
             }
             let mut threads = Vec::new();
@@ -255,7 +255,7 @@ impl Workers {
         let _deciding = self.deciding.lock().await;
         let (orders, senders, outcome) = {
             let mut state = lock(&self.state);
-            let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
+            let mut orders: Vec<Vec<ListenerCommand>> = state.orders.iter().map(|_| Vec::new()).collect();
             let mut own = state.addresses();
             own.extend(
                 replacement
@@ -279,7 +279,7 @@ impl Workers {
                     match bound.open(&own) {
                         Ok(sockets) => {
                             for (orders, socket) in orders.iter_mut().zip(sockets) {
-                                orders.push(Order::Open(
+                                orders.push(ListenerCommand::Open(
                                     bound.number,
                                     bound.listener.clone(),
                                     socket,
@@ -365,7 +365,7 @@ impl Workers {
 }
 
 /// Hands each worker its orders.
-async fn send(orders: Vec<Vec<Order>>, senders: &[mpsc::Sender<Order>]) {
+async fn send(orders: Vec<Vec<ListenerCommand>>, senders: &[mpsc::Sender<ListenerCommand>]) {
     for (orders, sender) in orders.into_iter().zip(senders) {
         for order in orders {
             // A worker that has ended needs no order any more.
@@ -446,14 +446,14 @@ impl State {
 
 impl Bound {
     /// Orders its end.
-    fn close(&self, orders: &mut [Vec<Order>]) {
+    fn close(&self, orders: &mut [Vec<ListenerCommand>]) {
         let (listener, address) = (
             self.listener.config.protocol.as_str(),
             self.listener.config.address,
         );
         tracing::info!(target: "lb::serve", listener, %address, "listener closed");
         for orders in orders {
-            orders.push(Order::Close(self.number));
+            orders.push(ListenerCommand::Close(self.number));
         }
     }
 

@@ -20,7 +20,7 @@ use super::{Bound, State, Workers, lock, send};
 use crate::config::ListenerConfig;
 use crate::metrics::Metrics;
 use crate::proxy::drain::{Phase, PhaseReceiver};
-use crate::proxy::thread::Order;
+use crate::proxy::thread::ListenerCommand;
 use crate::proxy::tls::CertStore;
 use crate::table::{RouteTable, SharedTable};
 
@@ -112,7 +112,7 @@ impl State {
         admin: SocketAddr,
         workers: usize,
         metrics: &Metrics,
-        orders: &mut [Vec<Order>],
+        orders: &mut [Vec<ListenerCommand>],
     ) -> BTreeMap<u16, Refusal> {
         let plan = self.plan(table, admin);
         let own = self.addresses();
@@ -150,7 +150,7 @@ impl Dynamic {
     fn open_missing(
         &mut self,
         wanted: &BTreeSet<u16>,
-        orders: &mut [Vec<Order>],
+        orders: &mut [Vec<ListenerCommand>],
         mut bind: impl FnMut(&Self, SocketAddr) -> anyhow::Result<Bound>,
     ) {
         let mut failed = BTreeMap::new();
@@ -173,7 +173,7 @@ impl Dynamic {
             match opened {
                 Ok((bound, sockets)) => {
                     for (orders, socket) in orders.iter_mut().zip(sockets) {
-                        orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
+                        orders.push(ListenerCommand::Open(bound.number, bound.listener.clone(), socket));
                     }
                     self.open.insert(port, bound);
                 }
@@ -269,7 +269,7 @@ impl Follower {
             if state.orders.is_empty() || (state.dynamic.is_empty() && state.leaving.is_empty()) {
                 return;
             }
-            let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
+            let mut orders: Vec<Vec<ListenerCommand>> = state.orders.iter().map(|_| Vec::new()).collect();
             let (table, count) = (self.table.load(), self.workers.count);
             self.report(state.follow(&table, self.admin, count, &self.metrics, &mut orders));
             (orders, state.orders.clone())

@@ -1,5 +1,5 @@
-//! Answers of listeners with `protocol = "prometheus"`: metrics at one path, and the way there from
-//! all others.
+//! Responses of listeners with `protocol = "prometheus"`: metrics at one path, and the way there
+//! from all others.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, LOCATION};
@@ -9,7 +9,7 @@ use crate::metrics::process::Process;
 use crate::metrics::text;
 use crate::proxy::worker::Worker;
 
-/// Where metrics are when nobody said so.
+/// Where metrics are unless configured.
 const PATH: &str = "/metrics";
 
 /// The response to one request.
