@@ -33,7 +33,7 @@ use crate::system::vital;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
-/// A source that somebody else runs: its name, and where its updates come from.
+/// A source that runs elsewhere: its name, and where its updates come from.
 pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);
 
 /// Updates that may wait between a source and the control loop.
@@ -55,13 +55,13 @@ pub(super) struct Start {
     pub(super) metrics: Metrics,
     pub(super) table: SharedTable,
     pub(super) live_page: LivePage,
-    /// What a worker needs, for one that explains.
+    /// What a worker needs: the one that explains is made of it.
     pub(super) context: WorkerContext,
     pub(super) open: Opener,
     pub(super) follower: Follower,
 }
 
-enum Order {
+enum Command {
     Reload(
         Box<Config>,
         Option<Box<consul::Prepared>>,
@@ -71,24 +71,23 @@ enum Order {
     Stop,
 }
 
-/// The running thread.
 #[derive(Debug)]
 pub(super) struct ControlThread {
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
 }
 
 impl ControlThread {
-    /// Asks the sources and the control loop to take over `config`; `consul` is its part of that
-    /// name, files read.
+    /// Has the sources and the control loop take over `config`; `consul` is its part of that name,
+    /// with its files read.
     pub(super) async fn reload(
         &self,
         config: Config,
         consul: Option<consul::Prepared>,
         answer: oneshot::Sender<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
-        let order = Order::Reload(Box::new(config), consul.map(Box::new), answer);
-        self.orders
-            .send(order)
+        let command = Command::Reload(Box::new(config), consul.map(Box::new), answer);
+        self.commands
+            .send(command)
             .await
             .ok()
             .context("the control thread has ended")
@@ -97,7 +96,7 @@ impl ControlThread {
     /// Removes what is registered of this process, if anything; takes a few seconds at most.
     pub(super) async fn withdraw(&self) {
         let (done, waiting) = oneshot::channel();
-        if self.orders.send(Order::Withdraw(done)).await.is_ok() {
+        if self.commands.send(Command::Withdraw(done)).await.is_ok() {
             waiting.await.ok();
         }
     }
@@ -105,17 +104,16 @@ impl ControlThread {
     /// Ends the thread; does not wait for it.
     pub(super) fn stop(&self) {
         // A full queue means that the thread is busy with a reload, and the process ends anyway.
-        self.orders.try_send(Order::Stop).ok();
+        self.commands.try_send(Command::Stop).ok();
     }
 }
 
-/// Starts the thread.
 pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandle)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("control runtime")?;
-    let (orders, received) = mpsc::channel(4);
+    let (commands, received) = mpsc::channel(4);
     let names = source_names(&start.config, &start.extra);
     let (control, handle) = Control::new(
         control_settings(&start.config),
@@ -134,7 +132,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
                 match Parts::start(start, control, thread_handle) {
                     Ok(parts) => {
                         started.send(Ok(())).ok();
-                        parts.obey(received).await;
+                        parts.handle(received).await;
                     }
                     Err(error) => {
                         started.send(Err(error)).ok();
@@ -146,7 +144,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
     starting
         .recv()
         .context("the control thread died while starting")??;
-    Ok((ControlThread { orders }, handle))
+    Ok((ControlThread { commands }, handle))
 }
 
 fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
@@ -330,21 +328,21 @@ impl Parts {
         })
     }
 
-    async fn obey(self, mut orders: mpsc::Receiver<Order>) {
-        while let Some(order) = orders.recv().await {
-            match order {
-                Order::Reload(config, consul, answer) => {
+    async fn handle(self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Reload(config, consul, answer) => {
                     answer
                         .send(self.reload(&config, consul.map(|it| *it)).await)
                         .ok();
                 }
-                Order::Withdraw(done) => {
+                Command::Withdraw(done) => {
                     if let Some(registration) = &self.registration {
                         registration.withdraw().await;
                     }
                     done.send(()).ok();
                 }
-                Order::Stop => return,
+                Command::Stop => return,
             }
         }
     }
@@ -406,7 +404,7 @@ async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
     }
 }
 
-/// Hands every page that is found on to those who send it.
+/// Hands every page that is found on to the workers.
 async fn keep_page(mut found: watch::Receiver<consul::Page>, live: LivePage) {
     while found.changed().await.is_ok() {
         live.set(found.borrow_and_update().clone());
@@ -448,7 +446,8 @@ async fn open_when_synced(
     }
     if let Err(error) = open() {
         tracing::error!(error = format!("{error:#}"), "cannot open the listeners");
-        // Nobody can be served, and nothing here will change that: the supervisor shall see it.
+        // No client can be served, and nothing here will change that: the process ends, so that the
+        // supervisor notices.
         crate::log::flush();
         std::process::exit(1);
     }

@@ -1,5 +1,5 @@
-//! What the data path would do with a request, for the admin listener: a worker of its own that
-//! serves nobody, on the control thread.
+//! What the data path would do with a request, for the admin listener: a worker of its own without
+//! clients, on the control thread.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,12 +15,12 @@ use crate::proxy::http::explain::{decide, decide_connection};
 use crate::proxy::http::headers::without_port;
 use crate::proxy::listener::Listener;
 use crate::proxy::worker::{Worker, WorkerContext};
-use crate::table::explain::{ExplainedRequest, Decision};
+use crate::table::explain::{Decision, ExplainedRequest};
 
 /// The configured listeners, as they are now.
 pub(super) type Listeners = watch::Receiver<Arc<[ListenerConfig]>>;
 
-/// Decides about requests without carrying them.
+/// Decides about requests without sending them.
 pub(super) struct Explainer {
     worker: Rc<Worker>,
     listeners: Listeners,

@@ -1,4 +1,4 @@
-//! From the configuration to what is counted, and to whom it is sent.
+//! From the configuration to what is counted, and where it is sent.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) fn build(config: &MetricsConfig) -> Metrics {
     Metrics::with_fabio(FabioMetrics::new(names, config.is_sent()))
 }
 
-/// Starts sending to all who are configured; none: to nobody.
+/// Starts sending to all receivers that are configured; none if there are none.
 pub(super) fn report(
     config: &MetricsConfig,
     metrics: &Metrics,

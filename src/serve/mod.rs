@@ -56,7 +56,7 @@ pub use shadow::shadow;
 
 /// Longest time for the files that a reload reads.
 const READ_MAX: Duration = Duration::from_secs(25);
-/// Longest wait for the registration's end: more than it takes where the agent does not answer.
+/// Longest wait for the registration's end: more than it takes where the agent does not respond.
 const WITHDRAW_MAX: Duration = Duration::from_secs(10);
 
 /// A balancer at work on threads of its own.
@@ -195,7 +195,7 @@ fn bind_admin(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListen
 
 impl Running {
     /// Looks for other processes on the same addresses.
-    fn look_around(&self) {
+    fn look_for_neighbours(&self) {
         self.neighbours.look(&self.workers);
     }
 
@@ -272,7 +272,7 @@ impl Running {
             "draining"
         );
         let orderly = async {
-            // First of all, so that nobody is sent here by Consul any more while traffic is still
+            // First of all, so that Consul sends no client here any more while traffic is still
             // served.
             tokio::time::timeout(WITHDRAW_MAX, self.thread.withdraw())
                 .await
@@ -283,12 +283,12 @@ impl Running {
                 .await
                 .is_err()
             {
-                tracing::warn!(timeout = ?config.timeout, "drain timeout: cutting what still runs");
+                tracing::warn!(timeout = ?config.timeout, "drain timeout: closing remaining connections");
             }
         };
         tokio::select! {
             () = orderly => {}
-            () = hurry => tracing::warn!("second signal: cutting what still runs"),
+            () = hurry => tracing::warn!("second signal: closing remaining connections"),
         }
         self.phase.send_replace(Phase::Cut);
         // Workers notice within a loop turn; a thread that does not must not hold the exit up.
@@ -308,7 +308,7 @@ impl Running {
         self.access_writer.finish(Duration::from_secs(1));
     }
 
-    /// Whether the control thread answers.
+    /// Whether the control thread responds.
     pub async fn is_alive(&self) -> bool {
         tokio::time::timeout(Duration::from_secs(5), self.control.is_alive())
             .await
