@@ -24,7 +24,7 @@ use lb::control::{InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
 use lb::metrics::{Metrics, collectors};
 use lb::table::build::TableBuilder;
 use lb::table::clock::Clock;
-use lb::table::explain::{Asked, AskedRequest, Decision, Fate, Refusal};
+use lb::table::explain::{Asked, Decision, ExplainedRequest, Fate, Refusal};
 use lb::table::{Matcher, Scheme, SharedTable};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,7 +59,7 @@ impl ControlView for FakeControl {
 struct FakeDataPath(SharedTable);
 
 impl DataPath for FakeDataPath {
-    fn decide<'a>(&'a self, asked: &'a AskedRequest) -> LocalBoxFuture<'a, Decision> {
+    fn decide<'a>(&'a self, asked: &'a ExplainedRequest) -> LocalBoxFuture<'a, Decision> {
         let host = asked.headers["host"].to_str().unwrap().to_owned();
         let path = asked.target.split('?').next().unwrap().to_owned();
         if path.contains("%00") {
@@ -992,7 +992,7 @@ fn client_errors_say_what_to_do() {
         let told = client::explain(&admin.url(), &question("ftp://x/", &[]), false)
             .await
             .unwrap_err();
-        assert!(matches!(told, AdminClientError::Answer { .. }), "{told}");
+        assert!(matches!(told, AdminClientError::Response { .. }), "{told}");
         assert!(
             told.to_string()
                 .contains("`ftp://x/` is not an absolute URL like"),

@@ -1,5 +1,6 @@
 //! Holds the direction between modules: which part may name which. The list is the one in
-//! docs/architecture.md. `circles` holds the direction between the files of one module.
+//! docs/architecture.md. `circles` holds the direction between the files of one module, `words` the
+//! words of docs/style.md.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +13,8 @@ mod circles;
 mod files;
 #[path = "layering/text.rs"]
 mod text;
+#[path = "layering/words.rs"]
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

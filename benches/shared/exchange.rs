@@ -17,7 +17,7 @@ use lb::config::ProxyConfig;
 use lb::metrics::Metrics;
 use lb::proxy::auth::Schemes;
 use lb::proxy::http::headers::{ClientContext, HeaderRules};
-use lb::proxy::page::NoRoutePage;
+use lb::proxy::no_route_page::NoRoutePage;
 use lb::proxy::settings::Settings;
 use lb::proxy::tls::UpstreamTls;
 use lb::table::health::HealthConfig;

@@ -1,4 +1,4 @@
-//! Bodies of answers: whole ones, and one that goes on while events happen.
+//! Bodies of responses: whole ones, and one that goes on while events happen.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,9 +9,8 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-/// The body of an answer.
+/// The body of a response.
 pub(super) enum AdminBody {
-    /// All of it.
     Whole(Full<Bytes>),
     /// Piece by piece, until the sender is gone.
     Pieces(mpsc::Receiver<Bytes>),

@@ -1,8 +1,8 @@
-//! Requests about route commands that are kept in a store: who may read and write them, and what
-//! they are answered.
+//! Requests about route commands that are kept in a store: which clients may read and write them,
+//! and the responses.
 //!
-//! Answers are Fabio's in status, and in the text of refusals; a change is answered with what it
-//! changes, and with the lines that make no command.
+//! Responses are Fabio's in status, and in the text of refusals; that to a change holds what it
+//! changes, and the lines that make no command.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::AdminState;
-use super::answer::{Answer, PLAIN, json_answer, not_allowed, with_body, with_html};
 use super::overrides::{self, Override, OverrideStore};
-use super::place::Place;
 use super::query::Query;
+use super::response::{AdminResponse, PLAIN, json_response, not_allowed, with_body, with_html};
+use super::route_path::AdminPath;
 use crate::catalog::command::{Command, parse_commands};
 use crate::config::AdminConfig;
 
@@ -29,14 +29,14 @@ const VALUE_MAX: usize = 512 << 10;
 /// Limit for a request body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers one request for `place`, which is one of those that are about route commands.
-pub(super) async fn answer(
+/// The response to a request for `place`, which is one of those that are about route commands.
+pub(super) async fn respond(
     state: &AdminState,
-    place: Place<'_>,
+    place: AdminPath<'_>,
     settings: &AdminConfig,
     head: &Parts,
     body: Incoming,
-) -> Answer {
+) -> AdminResponse {
     if !settings.writable {
         let text = "Forbidden: route commands are neither shown nor changed here, because admin.writable is false \
                     (ui.access=rw has to be set for lb fabio)\n";
@@ -52,9 +52,9 @@ pub(super) async fn answer(
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     let query = Query::parse(head.uri.query().unwrap_or_default());
     let answered = match place {
-        Place::OverridePaths if reads => paths(&**store, &query).await,
-        Place::Overrides(path) if reads => page(&**store, path, settings).await,
-        Place::Override(path) => match overrides::key(path) {
+        AdminPath::OverridePaths if reads => paths(&**store, &query).await,
+        AdminPath::Overrides(path) if reads => page(&**store, path, settings).await,
+        AdminPath::Override(path) => match overrides::key(path) {
             None => Ok(with_body(
                 StatusCode::BAD_REQUEST,
                 PLAIN,
@@ -76,10 +76,10 @@ pub(super) async fn answer(
     })
 }
 
-async fn paths(store: &dyn OverrideStore, query: &Query) -> Result<Answer, String> {
+async fn paths(store: &dyn OverrideStore, query: &Query) -> Result<AdminResponse, String> {
     let keys = store.keys().await?;
     // An empty list is null, as Go writes it.
-    Ok(json_answer(
+    Ok(json_response(
         StatusCode::OK,
         &(!keys.is_empty()).then_some(keys),
         query,
@@ -90,15 +90,23 @@ async fn page(
     store: &dyn OverrideStore,
     path: &str,
     settings: &AdminConfig,
-) -> Result<Answer, String> {
+) -> Result<AdminResponse, String> {
     let keys = store.keys().await?;
     Ok(with_html(|nonce| {
         overrides::render(path, &keys, settings, nonce)
     }))
 }
 
-async fn read(store: &dyn OverrideStore, key: &str, query: &Query) -> Result<Answer, String> {
-    Ok(json_answer(StatusCode::OK, &store.read(key).await?, query))
+async fn read(
+    store: &dyn OverrideStore,
+    key: &str,
+    query: &Query,
+) -> Result<AdminResponse, String> {
+    Ok(json_response(
+        StatusCode::OK,
+        &store.read(key).await?,
+        query,
+    ))
 }
 
 async fn write(
@@ -106,7 +114,7 @@ async fn write(
     key: &str,
     head: &Parts,
     body: Incoming,
-) -> Result<Answer, String> {
+) -> Result<AdminResponse, String> {
     if overrides::is_foreign(&head.headers) {
         return Ok(with_body(
             StatusCode::FORBIDDEN,
@@ -156,7 +164,7 @@ async fn write(
     let mut change = Change::between(&before.value, &new.value);
     if dry_run {
         change.version_matches = before.version == new.version || before == Override::default();
-        return Ok(json_answer(StatusCode::OK, &change.told(true), &query));
+        return Ok(json_response(StatusCode::OK, &change.told(true), &query));
     }
     if !store.write(key, new).await? {
         return Ok(with_body(StatusCode::CONFLICT, PLAIN, "version mismatch\n"));
@@ -171,17 +179,16 @@ async fn write(
         rejected,
         "route commands changed through the admin listener"
     );
-    // Without anything to say it is Fabio's empty answer.
+    // Without anything to say it is Fabio's empty response.
     if change.rejected.is_empty() {
         return Ok(with_body(StatusCode::OK, PLAIN, ""));
     }
-    Ok(json_answer(StatusCode::OK, &change.told(false), &query))
+    Ok(json_response(StatusCode::OK, &change.told(false), &query))
 }
 
 /// What a new text makes of the route commands of a key.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Change {
-    /// Whether nothing was written.
     dry_run: bool,
     /// Commands that the present text has not.
     added: usize,
@@ -252,7 +259,7 @@ impl Change {
     }
 }
 
-fn refused_method(methods: &'static str) -> Answer {
+fn refused_method(methods: &'static str) -> AdminResponse {
     not_allowed(
         methods,
         with_body(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "not allowed\n"),

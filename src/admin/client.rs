@@ -1,13 +1,13 @@
-//! The other end of the admin listener: `lb routes` and `lb explain` ask a running `lb` and lay out
-//! what it says.
+//! The other end of the admin listener: `lb routes` and `lb explain` send requests to a running
+//! `lb` and lay out what it says.
 
 use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::dial::Admin;
-pub use super::dial::{Access, AdminClientError, DEFAULT_ADMIN};
+use super::http::Admin;
+pub use super::http::{Access, AdminClientError, DEFAULT_ADMIN};
 use super::tabular::{aligned, printable};
 
 /// Everything but what RFC 3986 calls unreserved.
@@ -32,7 +32,7 @@ pub enum RoutesFormat {
 /// The live table of the `lb` at `admin`, ready to be printed.
 ///
 /// # Errors
-/// When it cannot be asked or answers with an error.
+/// When it cannot be reached or responds with an error.
 pub async fn routes(admin: &Access, format: RoutesFormat) -> Result<String, AdminClientError> {
     let admin = Admin::new(admin)?;
     match format {
@@ -49,16 +49,16 @@ pub async fn routes(admin: &Access, format: RoutesFormat) -> Result<String, Admi
     }
 }
 
-/// The answer of `/api/routes` of an admin listener, ours or Fabio's. A path in its address stands
-/// before that.
+/// The response of `/api/routes` of an admin listener, ours or Fabio's. A path in its address
+/// stands before that.
 ///
 /// # Errors
-/// When it cannot be asked or answers with an error.
+/// When it cannot be reached or responds with an error.
 pub async fn api_routes(admin: &Access) -> Result<String, AdminClientError> {
     Admin::new(admin)?.get("/api/routes").await
 }
 
-/// A request that is asked about.
+/// A request to be explained.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     /// As a client would write it.
@@ -74,7 +74,7 @@ pub struct Question<'a> {
 /// What the `lb` at `admin` would do with a request. With `json`, the API's JSON.
 ///
 /// # Errors
-/// When it cannot be asked or answers with an error.
+/// When it cannot be reached or responds with an error.
 pub async fn explain(
     admin: &Access,
     question: &Question<'_>,
@@ -111,7 +111,7 @@ pub async fn explain(
 /// The services of the `lb` at `admin`, ready to be printed. With `json`, the API's JSON.
 ///
 /// # Errors
-/// When it cannot be asked or answers with an error.
+/// When it cannot be reached or responds with an error.
 pub async fn services(admin: &Access, json: bool) -> Result<String, AdminClientError> {
     let admin = Admin::new(admin)?;
     let answer = admin.get("/api/services?pretty").await?;
@@ -125,7 +125,7 @@ pub async fn services(admin: &Access, json: bool) -> Result<String, AdminClientE
 /// What happened at the `lb` at `admin`, ready to be printed. With `json`, the API's JSON.
 ///
 /// # Errors
-/// When it cannot be asked or answers with an error.
+/// When it cannot be reached or responds with an error.
 pub async fn events(
     admin: &Access,
     since: Option<&str>,
@@ -211,7 +211,7 @@ struct Rejected {
 }
 
 /// Routes; below them, if there are any, the instances that are out, those that are held, the tags
-/// that were rejected, and remarks on others.
+/// that were rejected, and warnings about others.
 fn table(rows: &[Row], services: &[Service]) -> String {
     let shown: Vec<[String; 5]> = rows
         .iter()

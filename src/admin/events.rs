@@ -10,9 +10,9 @@ use http::{Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::answer::{Answer, error, json_answer, secured};
 use super::body::AdminBody;
 use super::query::Query;
+use super::response::{AdminResponse, error, json_response, secured};
 use crate::journal::Journal;
 use crate::journal::events::{Event, Since};
 
@@ -23,8 +23,8 @@ const PIECES_MAX: usize = 8;
 /// A sign of life where nothing happens, so that both ends notice when the other is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Answers with the events that are wanted.
-pub(super) fn answer(journal: &Journal, query: &Query, headers: &HeaderMap) -> Answer {
+/// The response with the events that are wanted.
+pub(super) fn respond(journal: &Journal, query: &Query, headers: &HeaderMap) -> AdminResponse {
     let since = match query
         .first("since")
         .map(|text| (text, Since::parse(text, SystemTime::now())))
@@ -41,7 +41,7 @@ pub(super) fn answer(journal: &Journal, query: &Query, headers: &HeaderMap) -> A
     if !wants_stream(headers) {
         let events = journal.events().list(since);
         let events: Vec<&Event> = events.iter().map(|event| &**event).collect();
-        return json_answer(StatusCode::OK, &events, query);
+        return json_response(StatusCode::OK, &events, query);
     }
     if journal.events().watchers() >= STREAMS_MAX {
         let message = format!(
@@ -67,7 +67,7 @@ fn wants_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-fn stream(journal: Journal, since: Option<Since>) -> Answer {
+fn stream(journal: Journal, since: Option<Since>) -> AdminResponse {
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
     let watch = journal.events().watch();
     tokio::task::spawn_local(follow(journal, since, watch, sender));
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_are_for_those_who_accept_them() {
+    fn streams_are_for_clients_that_accept_them() {
         for (accept, expected) in [
             ("text/event-stream", true),
             ("application/json, Text/Event-Stream;q=0.9", true),

@@ -1,6 +1,6 @@
 //! `/api/explain`: what would become of a request, and why. The data path decides (see
-//! [`DataPath`](super::DataPath)), the table explains the lookup; here the question is read, and
-//! the answer put in words.
+//! [`DataPath`](super::DataPath)), the table explains the lookup; here the query is read, and the
+//! decision put in words.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::query::Query;
 use crate::control::RejectedPlace;
 use crate::table::explain::{
-    Asked, AskedRequest, Decision, ExplainedExclusion, ExplainedRoute, ExplainedTarget, Fate,
+    Asked, Decision, ExplainedExclusion, ExplainedRequest, ExplainedRoute, ExplainedTarget, Fate,
     HostStep,
 };
 use crate::table::{Route, RouteTable, Scheme};
@@ -20,10 +20,10 @@ use crate::table::{Route, RouteTable, Scheme};
 /// Most edits between a host that has no route and one that was perhaps meant.
 const EDITS_MAX: usize = 2;
 
-/// Why a question cannot be answered.
+/// Why nothing can be explained.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ExplainError {
-    #[error("which URL? ask for /api/explain?url=http://HOST/PATH")]
+    #[error("which URL? write /api/explain?url=http://HOST/PATH")]
     NoUrl,
     #[error(
         "`{0}` is not an absolute URL like http://shop.example/cart, https://shop.example/ or tcp://:5432"
@@ -37,19 +37,18 @@ pub(super) enum ExplainError {
     BadFrom(String),
 }
 
-/// What is asked.
+/// What is to be explained.
 #[derive(Clone, Debug)]
 pub(super) enum Question {
-    /// About a request.
-    Request(AskedRequest),
+    Request(ExplainedRequest),
     /// About a TCP connection to this address; by this name where that is how TCP is routed; from
     /// here.
     Connection(SocketAddr, Option<String>, IpAddr),
 }
 
-/// The answer.
+/// What becomes of it, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Answer {
+pub(super) struct Explanation {
     pub(super) url: String,
     pub(super) method: String,
     /// Address of the client.
@@ -60,7 +59,7 @@ pub(super) struct Answer {
     pub(super) path: String,
     /// What happens, in words.
     pub(super) outcome: String,
-    /// Status of the proxy's own answer; none where an instance answers, or where it depends on
+    /// Status of the proxy's own response; none where an instance responds, or where it depends on
     /// which one is picked.
     pub(super) status: Option<u16>,
     /// Where a redirect leads.
@@ -74,9 +73,9 @@ pub(super) struct Answer {
     /// Hosts of the table that can be meant, in the order they are tried until one has a path that
     /// matches.
     pub(super) hosts: Vec<HostStep>,
-    pub(super) route: Option<RouteAnswer>,
+    pub(super) route: Option<RouteRow>,
     /// Tags and route commands that make no route, and would match if they did.
-    pub(super) rejected: Vec<RejectedAnswer>,
+    pub(super) rejected: Vec<RejectedRow>,
     /// Hosts that have a route, and were perhaps meant.
     pub(super) nearest: Vec<String>,
     /// Sources that cannot be read now.
@@ -87,16 +86,16 @@ pub(super) struct Answer {
 
 /// The route, with what would become of the request at each target.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct RouteAnswer {
+pub(super) struct RouteRow {
     pub(super) host: String,
     pub(super) path: String,
     pub(super) strategy: String,
-    pub(super) targets: Vec<TargetAnswer>,
+    pub(super) targets: Vec<TargetRow>,
     pub(super) excluded: Vec<ExplainedExclusion>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct TargetAnswer {
+pub(super) struct TargetRow {
     #[serde(flatten)]
     pub(super) target: ExplainedTarget,
     /// A hash picks it.
@@ -107,15 +106,14 @@ pub(super) struct TargetAnswer {
 
 /// What makes no route, and would match if it did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct RejectedAnswer {
+pub(super) struct RejectedRow {
     pub(super) service: String,
     pub(super) tag: String,
     pub(super) reason: String,
     pub(super) place: String,
 }
 
-/// Reads the question: `url`, `method`, any number of `header`, `from`. `caller`: where it comes
-/// from.
+/// Reads the query: `url`, `method`, any number of `header`, `from`. `caller`: where it comes from.
 pub(super) fn read(query: &Query, caller: IpAddr) -> Result<Question, ExplainError> {
     let url = query
         .first("url")
@@ -183,7 +181,7 @@ pub(super) fn read(query: &Query, caller: IpAddr) -> Result<Question, ExplainErr
             HeaderValue::from_str(authority).map_err(|_| not_a_url())?,
         );
     }
-    Ok(Question::Request(AskedRequest {
+    Ok(Question::Request(ExplainedRequest {
         method,
         tls,
         port: parsed.port_u16(),
@@ -209,7 +207,7 @@ pub(super) fn asked(question: &Question, decision: &Decision) -> Option<Asked> {
     }
 }
 
-fn scheme(request: &AskedRequest) -> Scheme {
+fn scheme(request: &ExplainedRequest) -> Scheme {
     if request.tls {
         Scheme::Https
     } else {
@@ -219,10 +217,10 @@ fn scheme(request: &AskedRequest) -> Scheme {
 
 /// What is known beside the decision.
 #[derive(Debug, Default)]
-pub(super) struct Beside {
+pub(super) struct ExplainContext {
     pub(super) rejected: Vec<RejectedPlace>,
     pub(super) warnings: Vec<String>,
-    /// Process clock.
+    /// Process clock, in milliseconds.
     pub(super) now_ms: u64,
 }
 
@@ -232,10 +230,10 @@ pub(super) fn explain(
     url: &str,
     question: &Question,
     decision: &Decision,
-    beside: Beside,
+    beside: ExplainContext,
     reason: impl Fn(&str, &str) -> Option<String>,
-) -> Answer {
-    let Beside {
+) -> Explanation {
+    let ExplainContext {
         rejected,
         warnings,
         now_ms,
@@ -256,9 +254,9 @@ pub(super) fn explain(
     };
     let http = matches!(question, Question::Request(_));
     let certain = certain(decision);
-    let rejected: Vec<RejectedAnswer> = rejected
+    let rejected: Vec<RejectedRow> = rejected
         .into_iter()
-        .map(|place| RejectedAnswer {
+        .map(|place| RejectedRow {
             service: place.service.to_string(),
             tag: place.text,
             reason: place.reason,
@@ -270,7 +268,7 @@ pub(super) fn explain(
         _ => Vec::new(),
     };
     let of_refusal = decision.refused.as_ref().map(|refusal| refusal.status);
-    let mut answer = Answer {
+    let mut answer = Explanation {
         url: url.to_owned(),
         method,
         from: from.to_string(),
@@ -286,7 +284,7 @@ pub(super) fn explain(
         route: decision
             .route
             .as_ref()
-            .map(|route| route_answer(route, decision, now_ms, reason)),
+            .map(|route| route_row(route, decision, now_ms, reason)),
         rejected,
         nearest,
         warnings,
@@ -348,12 +346,12 @@ fn instance(decision: &Decision) -> Option<String> {
         .then(|| route.targets[at].state.id.to_string())
 }
 
-fn route_answer(
+fn route_row(
     route: &std::sync::Arc<Route>,
     decision: &Decision,
     now_ms: u64,
     reason: impl Fn(&str, &str) -> Option<String>,
-) -> RouteAnswer {
+) -> RouteRow {
     let ExplainedRoute {
         host,
         path,
@@ -371,12 +369,12 @@ fn route_answer(
             .into_iter()
             .zip(&decision.fates)
             .enumerate()
-            .map(|(at, (target, fate))| TargetAnswer {
+            .map(|(at, (target, fate))| TargetRow {
                 target,
                 picked: decision.chosen == Some(at),
                 fate: fate.clone(),
             });
-    RouteAnswer {
+    RouteRow {
         host,
         path,
         strategy,
@@ -385,7 +383,7 @@ fn route_answer(
     }
 }
 
-fn outcome(decision: &Decision, http: bool, rejected: &[RejectedAnswer], now_ms: u64) -> String {
+fn outcome(decision: &Decision, http: bool, rejected: &[RejectedRow], now_ms: u64) -> String {
     let Some(route) = &decision.route else {
         let answer = match &decision.refused {
             Some(refusal) if decision.path.is_empty() => {
@@ -446,7 +444,7 @@ fn outcome(decision: &Decision, http: bool, rejected: &[RejectedAnswer], now_ms:
     format!("{sent}{note}")
 }
 
-/// What the proxy itself does, in words; none where the instance answers.
+/// What the proxy itself does, in words; none where the instance responds.
 fn answered(fate: &Fate) -> Option<String> {
     let why = fate.why.as_deref().unwrap_or("the proxy answers itself");
     if fate.closed {
@@ -489,16 +487,16 @@ fn nearest(table: &RouteTable, host: &str) -> Vec<String> {
     found.into_iter().take(3).map(|(_, host)| host).collect()
 }
 
-impl Answer {
-    /// Puts the answer in words again, after it was changed.
+impl Explanation {
+    /// Puts the explanation in words again, after it was changed.
     pub(super) fn reword(&mut self) {
         self.text = text(self);
     }
 }
 
-/// The answer for a terminal; control characters of strangers are shown, not obeyed. (Writing to a
-/// String cannot fail.)
-fn text(answer: &Answer) -> String {
+/// The explanation for a terminal; control characters of strangers are shown, not obeyed. (Writing
+/// to a String cannot fail.)
+fn text(answer: &Explanation) -> String {
     let mut text = String::new();
     if answer.path.is_empty() {
         let _ = writeln!(text, "{}", answer.url);
@@ -564,8 +562,8 @@ fn text(answer: &Answer) -> String {
     super::tabular::printable(&text)
 }
 
-fn push_target(text: &mut String, answer: &TargetAnswer) {
-    let TargetAnswer {
+fn push_target(text: &mut String, answer: &TargetRow) {
+    let TargetRow {
         target,
         picked,
         fate,
@@ -670,12 +668,15 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::admin) fn ask(table: &RouteTable, query: &str) -> Result<Answer, ExplainError> {
+    pub(in crate::admin) fn ask(
+        table: &RouteTable,
+        query: &str,
+    ) -> Result<Explanation, ExplainError> {
         let query = Query::parse(query);
         let question = read(&query, Ipv4Addr::LOCALHOST.into())?;
-        let beside = Beside {
+        let beside = ExplainContext {
             now_ms: 1_000,
-            ..Beside::default()
+            ..ExplainContext::default()
         };
         let url = query.first("url").unwrap();
         Ok(explain(
@@ -936,7 +937,7 @@ pub(super) mod tests {
                 path: "/rej".to_owned(),
             },
         };
-        let beside = Beside {
+        let beside = ExplainContext {
             rejected: vec![rejected],
             warnings: vec!["consul: refused".to_owned()],
             now_ms: 0,

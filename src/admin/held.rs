@@ -1,11 +1,11 @@
 //! Notes in an explanation which targets are held: kept for now, although their checks fail or
 //! Consul shows them no longer.
 
-use super::explain::Answer;
+use super::explain::Explanation;
 use crate::control::ServiceStatus;
 
 /// Gives targets that are held their state, and says why below the explanation.
-pub(super) fn note(answer: &mut Answer, services: &[ServiceStatus]) {
+pub(super) fn note(answer: &mut Explanation, services: &[ServiceStatus]) {
     let Some(route) = &mut answer.route else {
         return;
     };

@@ -1,4 +1,4 @@
-//! Whether a request was meant for this listener: the names under which it may be asked.
+//! Whether a request was meant for this listener: the names by which it may be reached.
 //!
 //! A page of a stranger's site can let its name point to this machine (DNS rebinding), and then a
 //! browser takes what stands here for that site's own. What such a browser cannot do is to send
@@ -16,7 +16,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, StatusCode, Version};
 
-use super::place::Place;
+use super::route_path::AdminPath;
 
 /// Names of this machine, and those that are configured.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Names<'a> {
     pub(super) handshake: Option<&'a str>,
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -47,20 +47,20 @@ enum Openness {
     Named,
 }
 
-fn openness(place: Place<'_>, is_metrics: bool) -> Openness {
+fn openness(place: AdminPath<'_>, is_metrics: bool) -> Openness {
     match place {
-        Place::Health | Place::Ready => Openness::Any,
-        Place::Metrics => Openness::AnyButPages,
+        AdminPath::Health | AdminPath::Ready => Openness::Any,
+        AdminPath::Metrics => Openness::AnyButPages,
         _ if is_metrics => Openness::AnyButPages,
         _ => Openness::Named,
     }
 }
 
-/// Whether the request may be answered. `is_metrics`: metrics stand there under another path than
+/// Whether the request may be served. `is_metrics`: metrics stand there under another path than
 /// usual.
 pub(super) fn check(
     head: &Parts,
-    place: Place<'_>,
+    place: AdminPath<'_>,
     is_metrics: bool,
     names: Names<'_>,
 ) -> Result<(), Refusal> {
@@ -138,7 +138,7 @@ fn host_of(authority: &str) -> Option<String> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
-            // The zone (RFC 6874) says through which interface, and nothing of whom is asked.
+            // The zone (RFC 6874) names the interface, and says nothing about the server.
             let host = host.split('%').next().unwrap_or(host);
             host.parse::<Ipv6Addr>().ok()?;
             (host, port.strip_prefix(':').unwrap_or(port))
@@ -171,7 +171,7 @@ fn is_known(host: &str, names: Names<'_>) -> bool {
 mod tests {
     use super::*;
 
-    fn checked(version: Version, uri: &str, fields: &[(&str, &str)], place: Place<'_>) -> u16 {
+    fn checked(version: Version, uri: &str, fields: &[(&str, &str)], place: AdminPath<'_>) -> u16 {
         let mut request = http::Request::builder().version(version).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -191,7 +191,7 @@ mod tests {
             Version::HTTP_11,
             "/api/routes",
             &[("host", host)],
-            Place::RouteList,
+            AdminPath::RouteList,
         )
     }
 
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn every_host_that_is_named_counts() {
         let absolute = |uri: &str, host: &str| {
-            checked(Version::HTTP_11, uri, &[("host", host)], Place::Config)
+            checked(Version::HTTP_11, uri, &[("host", host)], AdminPath::Config)
         };
         assert_eq!(
             absolute("http://127.0.0.1:9998/api/config", "localhost"),
@@ -268,15 +268,24 @@ mod tests {
             421
         );
         let two = [("host", "localhost"), ("host", "localhost")];
-        assert_eq!(checked(Version::HTTP_11, "/", &two, Place::Overview), 400);
-        assert_eq!(checked(Version::HTTP_11, "/", &[], Place::Overview), 400);
-        assert_eq!(checked(Version::HTTP_10, "/", &[], Place::Overview), 200);
+        assert_eq!(
+            checked(Version::HTTP_11, "/", &two, AdminPath::Overview),
+            400
+        );
+        assert_eq!(
+            checked(Version::HTTP_11, "/", &[], AdminPath::Overview),
+            400
+        );
+        assert_eq!(
+            checked(Version::HTTP_10, "/", &[], AdminPath::Overview),
+            200
+        );
         assert_eq!(
             checked(
                 Version::HTTP_10,
                 "/",
                 &[("host", "evil.example")],
-                Place::Overview
+                AdminPath::Overview
             ),
             421
         );
@@ -286,40 +295,48 @@ mod tests {
     fn health_checkers_and_scrapers_may_use_any_name() {
         let asked = |place, fields: &[(&str, &str)]| checked(Version::HTTP_11, "/x", fields, place);
         let name = ("host", "lb.elsewhere.example:9998");
-        for place in [Place::Health, Place::Ready, Place::Metrics] {
+        for place in [AdminPath::Health, AdminPath::Ready, AdminPath::Metrics] {
             assert_eq!(asked(place, &[name]), 200, "{place:?}");
         }
         for of_page in [
             ("origin", "http://lb.elsewhere.example:9998"),
             ("sec-fetch-site", "cross-site"),
         ] {
-            assert_eq!(asked(Place::Metrics, &[name, of_page]), 421, "{of_page:?}");
             assert_eq!(
-                asked(Place::Metrics, &[("host", "127.0.0.1"), of_page]),
+                asked(AdminPath::Metrics, &[name, of_page]),
+                421,
+                "{of_page:?}"
+            );
+            assert_eq!(
+                asked(AdminPath::Metrics, &[("host", "127.0.0.1"), of_page]),
                 200,
                 "{of_page:?}"
             );
-            assert_eq!(asked(Place::Health, &[name, of_page]), 200, "{of_page:?}");
+            assert_eq!(
+                asked(AdminPath::Health, &[name, of_page]),
+                200,
+                "{of_page:?}"
+            );
         }
         assert_eq!(
-            asked(Place::Metrics, &[name, ("sec-fetch-site", "none")]),
+            asked(AdminPath::Metrics, &[name, ("sec-fetch-site", "none")]),
             200
         );
         for place in [
-            Place::Overview,
-            Place::Routes,
-            Place::RouteList,
-            Place::ServiceList,
-            Place::Config,
-            Place::Version,
-            Place::Explain,
-            Place::Events,
-            Place::SourceList,
-            Place::Override(""),
-            Place::Overrides(""),
-            Place::OverridePaths,
-            Place::Moved("/routes"),
-            Place::Nothing,
+            AdminPath::Overview,
+            AdminPath::Routes,
+            AdminPath::RouteList,
+            AdminPath::ServiceList,
+            AdminPath::Config,
+            AdminPath::Version,
+            AdminPath::Explain,
+            AdminPath::Events,
+            AdminPath::SourceList,
+            AdminPath::Override(""),
+            AdminPath::Overrides(""),
+            AdminPath::OverridePaths,
+            AdminPath::Moved("/routes"),
+            AdminPath::Nothing,
         ] {
             assert_eq!(asked(place, &[name]), 421, "{place:?}");
         }

@@ -16,8 +16,8 @@ pub(super) fn fill(template: &str, mut push: impl FnMut(&mut String, &str)) -> S
     html
 }
 
-/// What the browser may do with a page: run the one script, use the one style sheet, ask this
-/// server.
+/// What the browser may do with a page: run the one script, use the one style sheet, send requests
+/// to this server.
 pub(super) fn content_security_policy(nonce: &str) -> String {
     format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \

@@ -1,32 +1,31 @@
 //! The admin listener: what `lb` knows, over HTTP/1.1.
 //!
 //! ```text
-//! server (sockets, limits) ── place (path → what) ── router (what → answer) ─┬─ metrics::exposition
+//! server (sockets, limits) ── route_path (path → what) ── router (→ response) ┬─ metrics::exposition
 //!                                                                            ├─ routes, services, explain (JSON)
 //!                                                                            ├─ page, routes_page (HTML)
 //!                                                                            └─ overrides (JSON, HTML; writes)
 //! client (the other end: `lb routes`, `lb explain`)
 //! ```
 //!
-//! It runs on the control thread, reads the published table, and asks the control loop through one
-//! small trait, so that it knows neither sources nor workers. It changes nothing, whatever it is
-//! asked, but for the route commands in a store, through another trait, where the configuration
-//! allows that.
+//! It runs on the control thread, reads the published table, and reaches the control loop through
+//! one small trait, so that it knows neither sources nor workers. No request changes anything but
+//! the route commands in a store, through another trait, where the configuration allows that.
 
-mod answer;
 mod body;
 mod changes;
 pub mod client;
-mod dial;
 mod events;
 mod explain;
 mod held;
 mod host;
 mod html;
+mod http;
 mod overrides;
 mod page;
-mod place;
 mod query;
+mod response;
+mod route_path;
 mod router;
 mod routes;
 mod routes_page;
@@ -52,12 +51,12 @@ use crate::control::{ControlHandle, Readiness, RejectedPlace, ServiceStatus};
 use crate::metrics::Metrics;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
-use crate::table::explain::{Asked, AskedRequest, Decision};
+use crate::table::explain::{Asked, Decision, ExplainedRequest};
 
 pub use overrides::{Override, OverrideStore};
 pub use server::serve;
 
-/// What the control loop can be asked.
+/// What the control loop can tell.
 pub trait ControlView {
     /// All services that are known now, by name.
     fn services(&self) -> LocalBoxFuture<'_, Vec<ServiceStatus>>;
@@ -72,8 +71,8 @@ pub trait ControlView {
 
 /// What the data path would do, decided by the functions that decide about real requests.
 pub trait DataPath {
-    /// With a request. No instance is asked.
-    fn decide<'a>(&'a self, asked: &'a AskedRequest) -> LocalBoxFuture<'a, Decision>;
+    /// With a request. Nothing is sent to an instance.
+    fn decide<'a>(&'a self, asked: &'a ExplainedRequest) -> LocalBoxFuture<'a, Decision>;
     /// With a TCP connection from `from` to `local`, or, where TCP is routed so, for a server name.
     fn decide_connection(
         &self,
@@ -106,7 +105,7 @@ impl ControlView for ControlHandle {
 pub type TlsSettings =
     Arc<dyn Fn(&AdminConfig) -> Result<Option<Arc<ServerConfig>>, String> + Send + Sync>;
 
-/// Everything the admin listener answers from. Cheap to clone.
+/// Everything the admin listener makes its responses from. Cheap to clone.
 #[derive(Clone)]
 pub struct AdminState {
     /// Routes.
@@ -121,7 +120,7 @@ pub struct AdminState {
     pub control: Rc<dyn ControlView>,
     /// Paths, titles and links; the sender replaces it at a reload.
     pub settings: watch::Receiver<Arc<AdminConfig>>,
-    /// Asked for every connection, so that new certificates are shown at once.
+    /// Called for every connection, so that new certificates are shown at once.
     pub tls: TlsSettings,
     /// Where route commands are kept that may be changed; none: nowhere.
     pub overrides: Option<Rc<dyn OverrideStore>>,

@@ -1,8 +1,8 @@
 //! `/api/manual` and `/manual`: route commands that are kept in a store, read and changed by hand.
 //!
 //! A change names the version that it was made from, so that two people cannot overwrite each other
-//! unseen. A browser that was led here by another site is refused: it would bring the rights of
-//! whoever sits in front of it.
+//! unseen. A browser that was led here by another site is refused: it would bring the rights of its
+//! user.
 
 use futures_util::future::LocalBoxFuture;
 use http::HeaderMap;

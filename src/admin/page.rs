@@ -3,7 +3,7 @@
 //!
 //! Names, tags and reasons are strangers' text. Here they pass through [`push_html`], in the script
 //! they become text nodes, and the content security policy lets nothing run but the one script with
-//! this answer's nonce.
+//! this response's nonce.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -40,7 +40,6 @@ pub(super) fn first_routes(table: &RouteTable) -> FirstRoutes {
     }
 }
 
-/// What the page shows.
 pub(super) struct Content<'a> {
     pub(super) services: &'a [ServiceRow],
     pub(super) routes: &'a FirstRoutes,
@@ -53,7 +52,6 @@ pub(super) struct Content<'a> {
     pub(super) nonce: &'a str,
 }
 
-/// Fills in the page.
 pub(super) fn render(content: &Content<'_>) -> String {
     fill(TEMPLATE, |html, marker| push_marker(html, marker, content))
 }

@@ -53,7 +53,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// `filter`, `offset` and `limit`; numbers that are none count as not given.
+    /// `filter`, `offset` and `limit`; numbers that cannot be read count as not given.
     pub(super) fn of(query: &Query) -> Self {
         let number = |name: &str| query.first(name).and_then(|text| text.parse().ok());
         Self {

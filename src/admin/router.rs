@@ -1,4 +1,4 @@
-//! From method and path to an answer.
+//! From method and path to a response.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use hyper::body::Incoming;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::answer::{
-    Answer, JSON, PLAIN, error, json_answer, not_allowed, off_thread, with_body, with_html,
-};
-use super::explain::{Beside, Question};
+use super::explain::{ExplainContext, Question};
 use super::host::{self, Names};
 use super::page::Content;
-use super::place::{Place, place};
 use super::query::{Part, Query};
+use super::response::{
+    AdminResponse, JSON, PLAIN, error, json_response, not_allowed, off_thread, with_body, with_html,
+};
+use super::route_path::{AdminPath, admin_path};
 use super::routes_page::Shown;
 use super::{
     AdminState, changes, events, explain, held, page, routes, routes_page, services, sources,
@@ -30,10 +30,9 @@ use crate::metrics::build_info::VERSION;
 use crate::metrics::exposition;
 use crate::metrics::process::hostname;
 
-/// How long the control loop may take to answer.
+/// How long the control loop may take to respond.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Events on the page.
 const EVENTS_SHOWN: u64 = 30;
 
 /// The other end of a connection.
@@ -44,21 +43,22 @@ pub(super) struct Client {
     pub(super) handshake: Option<String>,
 }
 
-/// Answers one request, in a form that the client takes.
-pub(super) async fn answer(
+/// The response to a request, in a form that the client takes.
+pub(super) async fn respond(
     state: &AdminState,
     request: Request<Incoming>,
     client: &Client,
-) -> Answer {
+) -> AdminResponse {
     let takes_gzip = transfer::takes_gzip(request.headers());
     transfer::compressed(decided(state, request, client).await, takes_gzip).await
 }
 
-/// What is answered. Nothing has an effect but a PUT of route commands; only such a body is read.
-async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client) -> Answer {
+/// The response as it is made. Nothing has an effect but a PUT of route commands; only such a body
+/// is read.
+async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client) -> AdminResponse {
     let (head, body) = request.into_parts();
     let settings = Arc::clone(&state.settings.borrow());
-    let place = place(head.uri.path(), &settings);
+    let place = admin_path(head.uri.path(), &settings);
     let machine = hostname();
     let names = Names {
         configured: &settings.hosts,
@@ -66,12 +66,12 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
         handshake: client.handshake.as_deref(),
     };
     let is_metrics = state.metrics.scrape_page().path.as_deref() == Some(head.uri.path())
-        && matches!(place, Place::Moved(_) | Place::Nothing);
+        && matches!(place, AdminPath::Moved(_) | AdminPath::Nothing);
     if let Err(refusal) = host::check(&head, place, is_metrics, names) {
         return error(refusal.status, &refusal.why);
     }
-    if let Place::Override(_) | Place::Overrides(_) | Place::OverridePaths = place {
-        return changes::answer(state, place, &settings, &head, body).await;
+    if let AdminPath::Override(_) | AdminPath::Overrides(_) | AdminPath::OverridePaths = place {
+        return changes::respond(state, place, &settings, &head, body).await;
     }
     if head.method != Method::GET && head.method != Method::HEAD {
         return not_allowed(
@@ -84,30 +84,33 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
     }
     let query = Query::parse(head.uri.query().unwrap_or_default());
     match place {
-        Place::Overview => page_answer(state, &settings.path).await,
-        Place::Routes => routes_page(state, settings, &head.headers, query).await,
-        Place::Health => with_body(StatusCode::OK, PLAIN, "OK\n"),
-        Place::Ready => ready(state, &query),
-        Place::Metrics => metrics(state).await,
-        Place::RouteList => route_list(state, query, &head.headers).await,
-        Place::ServiceList => service_list(state, query, &head.headers).await,
-        Place::Summary => json_answer(
+        AdminPath::Overview => page_response(state, &settings.path).await,
+        AdminPath::Routes => routes_page(state, settings, &head.headers, query).await,
+        AdminPath::Health => with_body(StatusCode::OK, PLAIN, "OK\n"),
+        AdminPath::Ready => ready(state, &query),
+        AdminPath::Metrics => metrics(state).await,
+        AdminPath::RouteList => route_list(state, query, &head.headers).await,
+        AdminPath::ServiceList => service_list(state, query, &head.headers).await,
+        AdminPath::Summary => json_response(
             StatusCode::OK,
             &summary::summary(&state.metrics, &state.control.readiness()),
             &query,
         ),
-        Place::Config => config(state, &query),
-        Place::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", VERSION)),
-        Place::Events => events::answer(state.metrics.journal(), &query, &head.headers),
-        Place::SourceList => {
+        AdminPath::Config => config(state, &query),
+        AdminPath::Version => with_body(StatusCode::OK, PLAIN, format!("{}\n", VERSION)),
+        AdminPath::Events => events::respond(state.metrics.journal(), &query, &head.headers),
+        AdminPath::SourceList => {
             let rows = sources::list(&state.metrics.journal().sources().list(), SystemTime::now());
-            json_answer(StatusCode::OK, &rows, &query)
+            json_response(StatusCode::OK, &rows, &query)
         }
-        Place::Explain => explained(state, &query, client.address.ip().to_canonical()).await,
+        AdminPath::Explain => explained(state, &query, client.address.ip().to_canonical()).await,
         // Where listeners of Prometheus have theirs, if that is not where ours are.
-        Place::Moved(_) | Place::Nothing if is_metrics => metrics(state).await,
-        Place::Moved(to) => moved(&format!("{}{to}", settings.path)),
-        Place::Override(_) | Place::Overrides(_) | Place::OverridePaths | Place::Nothing => error(
+        AdminPath::Moved(_) | AdminPath::Nothing if is_metrics => metrics(state).await,
+        AdminPath::Moved(to) => moved(&format!("{}{to}", settings.path)),
+        AdminPath::Override(_)
+        | AdminPath::Overrides(_)
+        | AdminPath::OverridePaths
+        | AdminPath::Nothing => error(
             StatusCode::NOT_FOUND,
             &nothing_at(head.uri.path(), &settings.path),
         ),
@@ -120,14 +123,14 @@ pub(super) fn is_watching(state: &AdminState, request: &Request<Incoming>) -> bo
     let (settings, path) = (Arc::clone(&state.settings.borrow()), request.uri().path());
     let reads = request.method() == Method::GET || request.method() == Method::HEAD;
     let watches = matches!(
-        place(path, &settings),
-        Place::Health | Place::Ready | Place::Metrics
+        admin_path(path, &settings),
+        AdminPath::Health | AdminPath::Ready | AdminPath::Metrics
     );
     reads && (watches || state.metrics.scrape_page().path.as_deref() == Some(path))
 }
 
-/// For all others while every connection is being answered.
-pub(super) fn overcrowded() -> Answer {
+/// For all others while every connection is busy.
+pub(super) fn overcrowded() -> AdminResponse {
     error(
         StatusCode::SERVICE_UNAVAILABLE,
         "too many requests are being answered; try again",
@@ -146,7 +149,7 @@ fn nothing_at(path: &str, base: &str) -> String {
     )
 }
 
-fn moved(to: &str) -> Answer {
+fn moved(to: &str) -> AdminResponse {
     // Safe as it is: `admin.path` has no character that means anything to HTML.
     let note = format!("<a href=\"{to}\">See Other</a>.\n\n");
     let mut answer = with_body(StatusCode::SEE_OTHER, "text/html; charset=utf-8", note);
@@ -156,7 +159,7 @@ fn moved(to: &str) -> Answer {
     answer
 }
 
-/// All services; none when the control loop does not answer in time.
+/// All services; none when the control loop does not respond in time.
 async fn service_rows(state: &AdminState) -> Option<Vec<services::ServiceRow>> {
     let list = tokio::time::timeout(CONTROL_TIMEOUT, state.control.services())
         .await
@@ -164,7 +167,7 @@ async fn service_rows(state: &AdminState) -> Option<Vec<services::ServiceRow>> {
     Some(services::list(&list, &state.metrics, SystemTime::now()))
 }
 
-async fn page_answer(state: &AdminState, base: &str) -> Answer {
+async fn page_response(state: &AdminState, base: &str) -> AdminResponse {
     let Some(services) = service_rows(state).await else {
         return busy();
     };
@@ -198,7 +201,7 @@ async fn routes_page(
     settings: Arc<AdminConfig>,
     headers: &HeaderMap,
     query: Query,
-) -> Answer {
+) -> AdminResponse {
     let table = state.table.load();
     let host = headers
         .get(HOST)
@@ -211,7 +214,7 @@ async fn routes_page(
     made.await.unwrap_or_else(failed)
 }
 
-fn ready(state: &AdminState, query: &Query) -> Answer {
+fn ready(state: &AdminState, query: &Query) -> AdminResponse {
     let readiness = state.control.readiness();
     let known = state.metrics.journal().sources().list();
     let control = state.metrics.control();
@@ -230,10 +233,10 @@ fn ready(state: &AdminState, query: &Query) -> Answer {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    json_answer(status, &body, query)
+    json_response(status, &body, query)
 }
 
-async fn metrics(state: &AdminState) -> Answer {
+async fn metrics(state: &AdminState) -> AdminResponse {
     // A control loop in trouble is a reason to show metrics, not to hold them back.
     let _ = tokio::time::timeout(CONTROL_TIMEOUT, state.control.refresh()).await;
     let readiness = state.control.readiness();
@@ -252,7 +255,7 @@ async fn metrics(state: &AdminState) -> Answer {
     }
 }
 
-async fn route_list(state: &AdminState, query: Query, headers: &HeaderMap) -> Answer {
+async fn route_list(state: &AdminState, query: Query, headers: &HeaderMap) -> AdminResponse {
     let table = state.table.load();
     // Both change on this thread, so they belong together.
     let tag = transfer::tag(&(
@@ -274,13 +277,13 @@ async fn route_list(state: &AdminState, query: Query, headers: &HeaderMap) -> An
             routes::list(table.routes())
         };
         let (rows, total) = Part::of(&query).take(all, routes::searched);
-        with_total(json_answer(StatusCode::OK, &rows, &query), total)
+        with_total(json_response(StatusCode::OK, &rows, &query), total)
     });
     made.await
         .map_or_else(failed, |answer| transfer::tagged(answer, tag))
 }
 
-async fn service_list(state: &AdminState, query: Query, headers: &HeaderMap) -> Answer {
+async fn service_list(state: &AdminState, query: Query, headers: &HeaderMap) -> AdminResponse {
     let Some(rows) = service_rows(state).await else {
         return busy();
     };
@@ -289,7 +292,7 @@ async fn service_list(state: &AdminState, query: Query, headers: &HeaderMap) -> 
         let body = serde_json::to_vec(&rows).unwrap_or_default();
         (
             transfer::tag(&(total, body)),
-            with_total(json_answer(StatusCode::OK, &rows, &query), total),
+            with_total(json_response(StatusCode::OK, &rows, &query), total),
         )
     });
     let Some((tag, answer)) = made.await else {
@@ -299,7 +302,7 @@ async fn service_list(state: &AdminState, query: Query, headers: &HeaderMap) -> 
 }
 
 /// With the number of all entries that match, of which a part may be shown.
-fn with_total(mut answer: Answer, total: usize) -> Answer {
+fn with_total(mut answer: AdminResponse, total: usize) -> AdminResponse {
     answer
         .headers_mut()
         .insert(&transfer::TOTAL, HeaderValue::from(total));
@@ -312,18 +315,18 @@ fn process_start() -> u64 {
     *START.get_or_init(|| fastrand::u64(..))
 }
 
-fn config(state: &AdminState, query: &Query) -> Answer {
+fn config(state: &AdminState, query: &Query) -> AdminResponse {
     let text = Arc::clone(&state.config_json.borrow());
     if !query.has("pretty") {
         return with_body(StatusCode::OK, JSON, text.to_string());
     }
     match serde_json::from_str::<serde_json::Value>(&text) {
-        Ok(value) => json_answer(StatusCode::OK, &value, query),
+        Ok(value) => json_response(StatusCode::OK, &value, query),
         Err(_) => failed(),
     }
 }
 
-async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> Answer {
+async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> AdminResponse {
     let question = match explain::read(query, caller) {
         Ok(question) => question,
         Err(problem) => return error(StatusCode::BAD_REQUEST, &problem.to_string()),
@@ -336,7 +339,7 @@ async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> Answer 
                 .decide_connection(*local, name.as_deref(), SocketAddr::new(*from, 0))
         }
     };
-    // A control loop that does not answer holds back what it knows, and nothing else.
+    // A control loop that does not respond holds back what it knows, and nothing else.
     let rejected = match explain::asked(&question, &decision) {
         Some(asked) => timeout(CONTROL_TIMEOUT, state.control.rejected(asked))
             .await
@@ -358,7 +361,7 @@ async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> Answer 
         found.and_then(|known| known.reason.clone())
     };
     let warnings = sources::warnings(&state.metrics.journal().sources().list());
-    let beside = Beside {
+    let beside = ExplainContext {
         rejected,
         warnings,
         now_ms: state.clock.now_ms(),
@@ -373,10 +376,10 @@ async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> Answer 
         reason,
     );
     held::note(&mut answer, &services);
-    json_answer(StatusCode::OK, &answer, query)
+    json_response(StatusCode::OK, &answer, query)
 }
 
-fn busy() -> Answer {
+fn busy() -> AdminResponse {
     let message = format!(
         "the control loop gave no answer within {} s",
         CONTROL_TIMEOUT.as_secs()
@@ -384,7 +387,7 @@ fn busy() -> Answer {
     error(StatusCode::SERVICE_UNAVAILABLE, &message)
 }
 
-fn failed() -> Answer {
+fn failed() -> AdminResponse {
     error(
         StatusCode::INTERNAL_SERVER_ERROR,
         "the answer could not be made; the log says more",

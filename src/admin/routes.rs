@@ -52,7 +52,7 @@ pub(super) fn list<'a>(routes: impl IntoIterator<Item = &'a Arc<Route>>) -> Vec<
 }
 
 /// As [`list`], with one row, without a destination, for each service of a route that has no
-/// target: what Fabio's readers do not expect, and people ask about.
+/// target: what Fabio's readers do not expect, and people look for.
 pub(super) fn list_with_empty<'a>(
     routes: impl IntoIterator<Item = &'a Arc<Route>>,
 ) -> Vec<RouteRow> {
@@ -160,7 +160,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_route_without_targets_is_shown_to_those_who_ask() {
+    fn a_route_without_targets_is_shown_on_request() {
         let routes = [Arc::new(all_out("/a", 2))];
         assert_eq!(
             list(&routes),

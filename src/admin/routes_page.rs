@@ -1,6 +1,6 @@
 //! `/routes`: the routing table as Fabio's users know it, in one HTML file that needs nothing from
-//! elsewhere. Rows are filtered and cut into pages here, whatever their number; a script asks while
-//! somebody types.
+//! elsewhere. Rows are filtered and cut into pages here, whatever their number; a script sends
+//! requests while a person types.
 
 use std::fmt::Write as _;
 
@@ -167,7 +167,7 @@ pub(super) fn push_frame(html: &mut String, marker: &str, config: &AdminConfig, 
 }
 
 fn push_row(html: &mut String, number: usize, row: &RouteRow, links: &SourceLinks, host: &str) {
-    // A host that begins so is a scheme that somebody put in front of the place.
+    // A host that begins so is a scheme, put in front of the place by mistake.
     let wrong = is_url(&row.src);
     match wrong {
         true => html.push_str("<tr><td class=\"wrong\" title=\"a source has no scheme\">"),

@@ -1,10 +1,10 @@
-//! Who may stay connected when many are: a connection that waits for its client gives way to a new
+//! Which connections may stay when there are many: one that waits for its client gives way to a new
 //! one.
 //!
-//! Nobody can be told from a health check before its request is read, so new connections are always
-//! taken: for one too many, that connection goes which has waited for its client for the longest.
-//! Where all are being answered, a few more are taken that may ask for what others watch lb by
-//! (`/health`, `/ready`, metrics), and for nothing else.
+//! A health check cannot be told from other clients before its request is read, so new connections
+//! are always taken: for one too many, that connection goes which has waited for its client for the
+//! longest. Where all are busy with a response, a few more are taken that may request what others
+//! watch lb by (`/health`, `/ready`, metrics), and nothing else.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -17,13 +17,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Most connections at a time that may ask for everything.
+/// Most connections at a time that may request everything.
 pub(super) const CONNECTIONS_MAX: usize = 64;
 /// Connections beyond that, for what others watch lb by.
 pub(super) const RESERVED: usize = 8;
-/// A client that has taken nothing of its answer for so long gives way too.
+/// A client that has taken nothing of its response for so long gives way too.
 const STALLED: Duration = Duration::from_secs(1);
-/// So does a request whose own body, or whose answer, takes longer than this.
+/// So does a request whose own body, or whose response, takes longer than this.
 const LONG: Duration = Duration::from_secs(10);
 
 /// The connections of a listener.
@@ -32,13 +32,12 @@ pub(super) struct Seats {
     taken: RefCell<Vec<Rc<Seat>>>,
 }
 
-/// One connection.
 #[derive(Debug)]
 pub(super) struct Seat {
     /// It was taken although all others are busy.
     reserved: bool,
-    /// Requests that are being answered: 0 or 1.
-    answering: Cell<usize>,
+    /// Requests without their whole response: 0 or 1.
+    responding: Cell<usize>,
     /// Since when it is doing what it does.
     since: Cell<Instant>,
     /// Since when its client takes nothing.
@@ -59,7 +58,7 @@ impl Seats {
         }
         let seat = Rc::new(Seat {
             reserved: taken.len() >= CONNECTIONS_MAX,
-            answering: Cell::new(0),
+            responding: Cell::new(0),
             since: Cell::new(now),
             stalled: Cell::new(None),
             leave: Notify::new(),
@@ -96,14 +95,14 @@ impl Seat {
         let before = |limit, since: Instant| {
             (now.saturating_duration_since(since) >= limit).then_some(since)
         };
-        match (self.answering.get(), self.stalled.get()) {
+        match (self.responding.get(), self.stalled.get()) {
             (0, None) => Some((0, self.since.get())),
             (_, Some(stalled)) => before(STALLED, stalled).map(|since| (1, since)),
             (_, None) => before(LONG, self.since.get()).map(|since| (2, since)),
         }
     }
 
-    /// Whether only some requests are answered.
+    /// Whether only some requests are served.
     pub(super) fn is_reserved(&self) -> bool {
         self.reserved
     }
@@ -120,23 +119,23 @@ impl Seat {
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// A request is being answered until the guard is dropped.
-    pub(super) fn answering(self: &Rc<Self>) -> Answering {
-        self.answering.set(self.answering.get() + 1);
+    /// The response is under way until the guard is dropped.
+    pub(super) fn responding(self: &Rc<Self>) -> Responding {
+        self.responding.set(self.responding.get() + 1);
         self.since.set(Instant::now());
-        Answering(Rc::clone(self))
+        Responding(Rc::clone(self))
     }
 }
 
-/// See [`Seat::answering`].
+/// See [`Seat::responding`].
 #[derive(Debug)]
-pub(super) struct Answering(Rc<Seat>);
+pub(super) struct Responding(Rc<Seat>);
 
-impl Drop for Answering {
+impl Drop for Responding {
     fn drop(&mut self) {
         self.0
-            .answering
-            .set(self.0.answering.get().saturating_sub(1));
+            .responding
+            .set(self.0.responding.get().saturating_sub(1));
         self.0.since.set(Instant::now());
     }
 }
@@ -232,14 +231,14 @@ mod tests {
     fn one_that_waits_the_longest_gives_way_and_one_that_is_answered_does_not() {
         let now = Instant::now();
         let (seats, taken) = full(now);
-        let busy: Vec<_> = [0, 2].map(|at| taken[at].answering()).into();
+        let busy: Vec<_> = [0, 2].map(|at| taken[at].responding()).into();
         let later = now + Duration::from_secs(5);
         for expected in [1, 3] {
             assert!(!seats.take(later).unwrap().is_reserved());
             assert!(left(&taken[expected]), "{expected}");
         }
         assert!(!left(&taken[0]) && !left(&taken[2]) && !left(&taken[4]));
-        // It has been answered, and begins to wait anew.
+        // It has got its response, and begins to wait anew.
         drop(busy);
         seats.take(later).unwrap();
         assert!(left(&taken[4]) && !left(&taken[0]));
@@ -249,18 +248,18 @@ mod tests {
     fn where_all_are_answered_a_few_are_taken_for_what_must_be_asked() {
         let now = Instant::now();
         let (seats, taken) = full(now);
-        let busy: Vec<_> = taken.iter().map(Seat::answering).collect();
-        // One that only waits gives way to the next, which may ask for no more than it.
+        let busy: Vec<_> = taken.iter().map(Seat::responding).collect();
+        // One that only waits gives way to the next, which may request no more than it.
         let idle = seats.take(now).unwrap();
         let reserved = (0..RESERVED).map(|_| seats.take(now).unwrap());
         let reserved: Vec<_> = reserved
-            .map(|seat| (seat.is_reserved(), seat.answering()))
+            .map(|seat| (seat.is_reserved(), seat.responding()))
             .collect();
         assert!(
             left(&idle) && idle.is_reserved() && reserved.iter().all(|(reserved, _)| *reserved)
         );
         assert!(seats.take(now).is_none());
-        // One takes nothing of its answer, which is worse than one that merely takes long.
+        // One takes nothing of its response, which is worse than one that merely takes long.
         taken[7].stalled.set(Some(now));
         assert!(seats.take(now).is_none(), "it has only just begun");
         let later = Instant::now() + LONG;

@@ -1,6 +1,6 @@
 //! Sockets of the admin listener: accepts, bounds and times out connections.
 //!
-//! What is answered is decided in `router`. Limits are small: this is for a handful of people and a
+//! The response is decided in `router`. Limits are small: this is for a handful of people and a
 //! scraper, and it shares a thread with the control loop.
 
 use std::convert::Infallible;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::router::Client;
-use super::seats::{Answering, Noted, Seat, Seats};
+use super::seats::{Noted, Responding, Seat, Seats};
 use super::{AdminState, router};
 use crate::system::lack::is_exhaustion;
 use crate::system::throttle::Throttle;
@@ -36,13 +36,13 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Limit for a request head; an idle kept-alive connection is closed by it too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Longest time for a client to take nothing of its answer.
+/// Longest time for a client to take nothing of its response.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often that is looked at.
 const STALL_LOOK: Duration = Duration::from_secs(5);
 
-/// Oldest a connection gets: ends those that read their answers byte by byte.
+/// Oldest a connection gets: ends those that read their responses byte by byte.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// Room for one request head, in bytes.
@@ -162,19 +162,19 @@ async fn serve_requests(
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let (state, seat, client) = (Rc::clone(&state), Rc::clone(seat), Rc::clone(&client));
         async move {
-            let answering = seat.answering();
+            let responding = seat.responding();
             let mut answer = match seat.is_reserved() && !router::is_watching(&state, &request) {
                 true => router::overcrowded(),
-                false => router::answer(&state, request, &client).await,
+                false => router::respond(&state, request, &client).await,
             };
             if seat.is_reserved() {
                 answer
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer.map(|body| Answered {
+            Ok::<_, Infallible>(answer.map(|body| BodyUnderWay {
                 body,
-                _answering: answering,
+                _responding: responding,
             }))
         }
     });
@@ -196,17 +196,17 @@ async fn serve_requests(
             Ok(Err(error)) => tracing::debug!(%error, "admin connection ended early"),
             Err(_) => tracing::debug!("admin connection reached its age"),
         },
-        () = stalled => tracing::debug!("admin connection: its client takes nothing of the answer"),
+        () = stalled => tracing::debug!("admin connection: its client takes nothing of the response"),
     }
 }
 
-/// The body of an answer, which is under way until it is dropped.
-struct Answered<B> {
+/// The body of a response, which is under way until it is dropped.
+struct BodyUnderWay<B> {
     body: B,
-    _answering: Answering,
+    _responding: Responding,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Answered<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for BodyUnderWay<B> {
     type Data = Bytes;
     type Error = B::Error;
 

@@ -11,12 +11,11 @@ use crate::control::{InstanceStatus, Readiness, ServiceStatus};
 use crate::journal::SourceStatus;
 use crate::metrics::{Control, Metrics};
 
-/// One service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct ServiceRow {
     pub(super) name: String,
     pub(super) source: &'static str,
-    /// RFC 3339; none before the first answer.
+    /// RFC 3339; none before the first response.
     pub(super) last_success: Option<String>,
     pub(super) age_seconds: Option<f64>,
     /// Requests finished (HTTP) or connections accepted (TCP) since the start.
@@ -28,7 +27,6 @@ pub(super) struct ServiceRow {
     pub(super) unknown_options: Vec<String>,
 }
 
-/// One instance.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct InstanceRow {
     pub(super) node: String,

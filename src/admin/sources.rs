@@ -7,14 +7,13 @@ use serde::Serialize;
 use crate::journal::SourceStatus;
 use crate::journal::events::timestamp;
 
-/// One source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct SourceRow {
     pub(super) name: String,
-    /// `ok`, `failing`, or `waiting` for its first complete answer.
+    /// `ok`, `failing`, or `waiting` for its first complete response.
     pub(super) state: &'static str,
     pub(super) synced: bool,
-    /// RFC 3339; none before the first answer.
+    /// RFC 3339; none before the first response.
     pub(super) last_success: Option<String>,
     pub(super) age_seconds: Option<f64>,
     /// Kept when it is over.
@@ -26,7 +25,7 @@ pub(super) struct SourceRow {
     pub(super) watches: usize,
     pub(super) failing_watches: usize,
     pub(super) errors_total: u64,
-    /// Where it is asked.
+    /// Where its requests go.
     pub(super) transport: Option<String>,
     /// What is wrong, in one sentence; none while nothing is.
     pub(super) trouble: Option<String>,
@@ -74,7 +73,7 @@ pub(super) fn warnings(sources: &[SourceStatus]) -> Vec<String> {
     sources.iter().filter_map(sentence).collect()
 }
 
-/// The name of a source with what keeps it from answering, if something does.
+/// The name of a source with what keeps it from responding, if something does.
 pub(super) fn with_cause(name: &str, sources: &[SourceStatus]) -> String {
     let trouble = sources
         .iter()

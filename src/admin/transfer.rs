@@ -1,5 +1,5 @@
-//! How answers travel: compressed where the client takes it (RFC 9110, section 12.5.3), and not at
-//! all where it has them already (`ETag` and `If-None-Match`, section 13.1.2).
+//! How responses travel: compressed where the client takes it (RFC 9110, section 12.5.3), and not
+//! at all where it has them already (`ETag` and `If-None-Match`, section 13.1.2).
 
 use std::hash::BuildHasher as _;
 use std::io::Write as _;
@@ -15,14 +15,14 @@ use http::header::{
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
-use super::answer::{Answer, off_thread};
 use super::body::AdminBody;
+use super::response::{AdminResponse, off_thread};
 
 /// Smaller bodies gain nothing.
 const BYTES_MIN: usize = 1024;
 
-/// Compresses the answer, if it is worth it and the client takes it.
-pub(super) async fn compressed(answer: Answer, takes_gzip: bool) -> Answer {
+/// Compresses the response, if it is worth it and the client takes it.
+pub(super) async fn compressed(answer: AdminResponse, takes_gzip: bool) -> AdminResponse {
     let (mut head, body) = answer.into_parts();
     let AdminBody::Whole(body) = body else {
         return Response::from_parts(head, body);
@@ -99,8 +99,8 @@ pub(super) fn tag(of: &impl std::hash::Hash) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("W/\"0\""))
 }
 
-/// The answer for a client that has what this tag stands for already; none for all others.
-pub(super) fn not_modified(headers: &HeaderMap, tag: &HeaderValue) -> Option<Answer> {
+/// The response for a client that has what this tag stands for already; none for all others.
+pub(super) fn not_modified(headers: &HeaderMap, tag: &HeaderValue) -> Option<AdminResponse> {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     let ours = opaque(tag.to_str().ok()?);
     let values = headers
@@ -112,20 +112,19 @@ pub(super) fn not_modified(headers: &HeaderMap, tag: &HeaderValue) -> Option<Ans
         .any(|known| known.trim() == "*" || opaque(known) == ours);
     known.then(|| {
         let mut answer =
-            super::answer::with_body(StatusCode::NOT_MODIFIED, super::answer::PLAIN, "");
+            super::response::with_body(StatusCode::NOT_MODIFIED, super::response::PLAIN, "");
         answer.headers_mut().remove(http::header::CONTENT_TYPE);
         answer.headers_mut().insert(ETAG, tag.clone());
         answer
     })
 }
 
-/// With its tag.
-pub(super) fn tagged(mut answer: Answer, tag: HeaderValue) -> Answer {
+pub(super) fn tagged(mut answer: AdminResponse, tag: HeaderValue) -> AdminResponse {
     answer.headers_mut().insert(ETAG, tag);
     answer
 }
 
-/// How many there are in all, of which an answer shows a part.
+/// How many there are in all, of which a response shows a part.
 pub(super) static TOTAL: HeaderName = HeaderName::from_static("x-total-count");
 
 #[cfg(test)]
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_for_those_who_take_it() {
+    fn gzip_is_for_clients_that_take_it() {
         for (value, expected) in [
             ("gzip", true),
             ("deflate, GZIP;q=0.5", true),
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_it_already_gets_nothing() {
+    fn a_client_that_has_it_already_gets_nothing() {
         let tag = tag(&("a", 1));
         let has = |value: String| {
             let headers =

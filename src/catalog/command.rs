@@ -15,7 +15,7 @@ use super::static_route::StaticRoute;
 use super::tag::{RouteKey, RouteSpec};
 use super::{Endpoint, ServiceName};
 
-/// One command, parsed.
+/// A command of the language, parsed.
 #[expect(
     clippy::large_enum_variant,
     reason = "lists of commands are nearly all additions"
@@ -62,8 +62,8 @@ pub struct AddRoute {
     pub endpoint: Endpoint,
     /// Query of the URL, put before the request's own.
     pub query: Option<Arc<str>>,
-    /// The endpoint's name is an SRV name (`srv+http://NAME`): answers give address, port and
-    /// weight; its port is 0.
+    /// The endpoint's name is an SRV name (`srv+http://NAME`): DNS gives address, port and weight;
+    /// its port is 0.
     pub srv: bool,
     /// Plain tags.
     pub tags: Vec<Arc<str>>,
@@ -77,7 +77,7 @@ pub struct CommandError {
     /// Line number, from 1; 0 where there are no lines. For a static route: number of the target
     /// URL, 0 for what concerns all of them.
     pub line: usize,
-    /// The line.
+    /// The line as written.
     pub text: String,
     /// Why, and what would be right.
     pub reason: String,
@@ -123,7 +123,7 @@ impl fmt::Display for CommandError {
 /// Parses commands, one a line. Blank lines and lines that start with `#` or `//` are ignored.
 ///
 /// An error whose reason ends in `(line kept)` is about a part of a line that has no effect, or
-/// about an access rule that refuses everybody because it cannot be read; the line's command is
+/// about an access rule that refuses every client because it cannot be read; the line's command is
 /// among the commands all the same.
 #[must_use]
 pub fn parse_commands(text: &str) -> (Vec<Command>, Vec<CommandError>) {
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_has_nobody_to_connect_to() {
+    fn a_redirect_has_nothing_to_connect_to() {
         let route = add(r#"route add s a/ https://$host$path opts "redirect=301 proto=tcp""#);
         assert_eq!(route.spec.options.proto, Proto::Http);
         assert_eq!(

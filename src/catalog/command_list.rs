@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_lists_are_equal_whoever_made_them() {
+    fn equal_lists_are_equal_wherever_they_come_from() {
         let list = |text: &str| CommandList::from(parse_commands(text).0);
         let two = format!("{}\n{}", add(1), add(2));
         assert_eq!(list(&two), list(&two));

@@ -18,7 +18,6 @@ use super::command_line::Line;
 /// Most characters of an entry that an error shows.
 const SHOWN_MAX: usize = 200;
 
-/// One entry.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Definition {
@@ -41,7 +40,7 @@ struct Definition {
 /// The commands of a list, and the entries that make none; each error names its entry, from 1.
 ///
 /// # Errors
-/// What is no JSON list.
+/// The text is not a JSON list.
 pub fn parse_definitions(
     body: &[u8],
 ) -> Result<(Vec<Command>, Vec<CommandError>), serde_json::Error> {

@@ -13,7 +13,6 @@ use super::options::Proto;
 /// Longest DNS name in text form (RFC 1035, 2.3.4).
 const NAME_BYTES_MAX: usize = 253;
 
-/// A parsed destination.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Destination {
     /// As written, the scheme in lower case.
@@ -30,7 +29,7 @@ pub(super) struct Destination {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Host {
-    /// A redirect: there is nobody to connect to.
+    /// A redirect: there is nothing to connect to.
     None,
     Ip(IpAddr),
     Name(Arc<str>),
@@ -78,7 +77,7 @@ impl Destination {
         })
     }
 
-    /// The destination of a redirect, which is a template for an answer and nobody to connect to.
+    /// The destination of a redirect: a template for a response, and nothing to connect to.
     pub(super) fn redirect(url: &str) -> Self {
         Self {
             text: url.into(),
@@ -144,7 +143,7 @@ fn parse_host(text: &str) -> Result<Host, String> {
     if let Ok(ip) = text.parse::<Ipv4Addr>() {
         return Ok(Host::Ip(IpAddr::V4(ip)));
     }
-    // Underscores are no host name characters, but SRV names and many internal names have them.
+    // Underscores are not allowed in host names, but SRV names and many internal names have them.
     let valid = text
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))

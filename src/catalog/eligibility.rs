@@ -7,7 +7,7 @@
 //! | rule | effect |
 //! |---|---|
 //! | not a target (a proxy or gateway of the service mesh) | out for good |
-//! | maintenance of node or service | out at once: somebody wishes it |
+//! | maintenance of node or service | out at once: an operator wants it |
 //! | `serfHealth` or another node check critical (or `serfHealth` alone counts) | out; held if that would empty the pool |
 //! | Consul weight 0 | out |
 //! | service checks accepted (all, or one) | in |
@@ -29,7 +29,7 @@
 //! more: then they are gone most likely.
 //!
 //! **Start.** Instances that are registered when `lb` starts are admitted without grace: most of
-//! them have been there for long, and after a restart of `lb` nobody should wait.
+//! them have been there for long, and after a restart of `lb` no client should wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ use super::{
     Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration, ServiceSnapshot,
 };
 
-/// The user's choices.
+/// Which checks count, and how long instances are held: the keys of `[consul]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Check states that count as healthy (`routing.accept_status`).
@@ -61,7 +61,7 @@ pub struct Rules {
 
 /// What is decided for one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum EligibilityVerdict {
     /// May serve.
     Eligible {
         /// Consul's weight for its state; at least 1.
@@ -80,7 +80,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evaluation {
     /// One per instance of the snapshot, in its order.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<EligibilityVerdict>,
     /// Why instances are held, if some are.
     pub held: Option<String>,
     /// When to evaluate again although nothing may have changed.
@@ -100,11 +100,11 @@ const TOGETHER: Duration = Duration::from_millis(500);
 /// What was seen of one service's instances. An instance on another address is another instance.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    seen: HashMap<(InstanceId, Endpoint), Seen>,
+    seen: HashMap<(InstanceId, Endpoint), InstanceHistory>,
 }
 
 #[derive(Clone, Debug)]
-struct Seen {
+struct InstanceHistory {
     /// Admitted without service checks from here on.
     grace_until: Instant,
     /// Its checks were accepted when last looked at.
@@ -154,12 +154,12 @@ impl History {
     ) -> Evaluation {
         let instances = &snapshot.instances;
         let mut before = std::mem::take(&mut self.seen);
-        let mut seen: Vec<Seen> = Vec::with_capacity(instances.len());
+        let mut seen: Vec<InstanceHistory> = Vec::with_capacity(instances.len());
         let mut standings = Vec::with_capacity(instances.len());
         for instance in instances {
             let entry = before
                 .remove(&(instance.id.clone(), instance.endpoint.clone()))
-                .unwrap_or_else(|| Seen {
+                .unwrap_or_else(|| InstanceHistory {
                     grace_until: if starting {
                         now
                     } else {
@@ -188,20 +188,20 @@ impl History {
                     Registration::Unconfirmed {
                         reason,
                         rights_lost: false,
-                    } if doubt.all_dead => Verdict::Excluded {
+                    } if doubt.all_dead => EligibilityVerdict::Excluded {
                         reason: format!("{reason}; connections to it fail").into(),
                     },
                     registration => {
                         let held = matches!(registration, Registration::Unconfirmed { .. });
-                        Verdict::Eligible { weight, held }
+                        EligibilityVerdict::Eligible { weight, held }
                     }
                 },
-                Standing::Barred(reason) => Verdict::Excluded {
+                Standing::Barred(reason) => EligibilityVerdict::Excluded {
                     reason: reason.into(),
                 },
                 Standing::Waiting { until } => {
                     wake(until);
-                    Verdict::Excluded {
+                    EligibilityVerdict::Excluded {
                         reason: "new, and without a check yet: waits for check_grace".into(),
                     }
                 }
@@ -215,7 +215,7 @@ impl History {
                         Some(until) => {
                             held += 1;
                             wake(until.min(now + HOLD_LOOK));
-                            Verdict::Eligible { weight, held: true }
+                            EligibilityVerdict::Eligible { weight, held: true }
                         }
                         None => {
                             // Once let go, it must pass again first: dead ones do not come back by
@@ -227,7 +227,7 @@ impl History {
                             {
                                 seen.fell = None;
                             }
-                            Verdict::Excluded {
+                            EligibilityVerdict::Excluded {
                                 reason: reason.into(),
                             }
                         }
@@ -312,8 +312,8 @@ impl<'a> Doubt<'a> {
     }
 }
 
-/// Notes who was good until now and is not any more, and whether most fell together.
-fn note_falls(seen: &mut [Seen], standings: &[Standing], now: Instant) {
+/// Notes which instances were good until now and are not any more, and whether most fell together.
+fn note_falls(seen: &mut [InstanceHistory], standings: &[Standing], now: Instant) {
     let mut still_good = 0;
     for (seen, standing) in seen.iter_mut().zip(standings) {
         let was_good = std::mem::replace(&mut seen.good, matches!(standing, Standing::Good { .. }));
@@ -347,7 +347,7 @@ fn note_falls(seen: &mut [Seen], standings: &[Standing], now: Instant) {
 
 /// Until when a fallen instance is held; none: it is not.
 fn hold_until(
-    seen: &Seen,
+    seen: &InstanceHistory,
     rules: &Rules,
     now: Instant,
     nobody_good: bool,
@@ -458,7 +458,7 @@ fn refused<'a>(rules: &Rules, checks: &'a [Check]) -> Option<&'a Check> {
     }
 }
 
-/// Whether the check takes its instance out of service by somebody's wish.
+/// Whether the check takes its instance out of service because an operator wants that.
 fn is_maintenance(check: &Check) -> bool {
     match check.scope {
         // Its presence counts, in any state.
@@ -541,10 +541,10 @@ mod tests {
 
     /// `+` in, `h` held, `-` out.
     fn picture(evaluation: &Evaluation) -> String {
-        let sign = |verdict: &Verdict| match verdict {
-            Verdict::Eligible { held: false, .. } => '+',
-            Verdict::Eligible { held: true, .. } => 'h',
-            Verdict::Excluded { .. } => '-',
+        let sign = |verdict: &EligibilityVerdict| match verdict {
+            EligibilityVerdict::Eligible { held: false, .. } => '+',
+            EligibilityVerdict::Eligible { held: true, .. } => 'h',
+            EligibilityVerdict::Excluded { .. } => '-',
         };
         evaluation.verdicts.iter().map(sign).collect()
     }
@@ -674,8 +674,8 @@ mod tests {
                 |_, _| false,
             );
             let weight = match got.verdicts[0] {
-                Verdict::Eligible { weight, .. } => Some(weight),
-                Verdict::Excluded { .. } => None,
+                EligibilityVerdict::Eligible { weight, .. } => Some(weight),
+                EligibilityVerdict::Excluded { .. } => None,
             };
             assert_eq!(weight, expected);
         }
@@ -708,7 +708,7 @@ mod tests {
                 &[(0, [p, p, p], "+++"), (1, [p, p, c], "++-")],
             ),
             (
-                "one by one, until nobody is left",
+                "one by one, until none is left",
                 &[
                     (0, [p, p, p], "+++"),
                     (1, [p, p, c], "++-"),
@@ -837,7 +837,7 @@ mod tests {
         );
         assert_eq!(
             got.verdicts[1],
-            Verdict::Excluded {
+            EligibilityVerdict::Excluded {
                 reason: "Connect proxy".into()
             }
         );

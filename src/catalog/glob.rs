@@ -29,7 +29,7 @@ pub struct Glob {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("glob `{pattern}`: {fault}")]
 pub struct GlobError {
-    /// The pattern.
+    /// The pattern as written.
     pub pattern: String,
     /// What is wrong with it.
     pub fault: GlobFault,

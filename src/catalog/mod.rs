@@ -1,4 +1,4 @@
-//! What the cluster says now: services, their instances, and how each instance feels.
+//! What the cluster says now: services, their instances, and the health of each instance.
 //!
 //! Plain data and pure rules. Nothing here knows Consul's wire format (that is `sources`), and
 //! nothing here knows what a route does with an instance (that is `table`).
@@ -24,8 +24,8 @@ use std::sync::Arc;
 /// The name under which a service is registered.
 pub type ServiceName = Arc<str>;
 
-/// Who an instance is, apart from where it is: two registrations on the same address with another
-/// id are two instances, because a dynamic port is soon handed to another job.
+/// The identity of an instance, apart from its address: two registrations on the same address with
+/// another id are two instances, because a dynamic port is soon handed to another job.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId {
     /// Name of the node that carries the registration; for static sources the name of the source.
@@ -53,7 +53,7 @@ pub enum Endpoint {
         /// TCP port.
         port: u16,
     },
-    /// A name that has no address now: nobody to dial, but a place that is still taken
+    /// A name that has no address now: nothing to connect to, but a place that is still taken
     /// (`sources::resolve` makes it).
     Unresolved {
         /// DNS name, without port.
@@ -66,7 +66,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Why nobody can be dialled here, in words for the operator; none for an address.
+    /// Why nothing can be dialled here, in words for the operator; none for an address.
     #[must_use]
     pub fn trouble(&self) -> Option<Arc<str>> {
         match self {
@@ -109,7 +109,7 @@ pub enum CheckStatus {
     Warning,
     /// Failed, or not yet run.
     Critical,
-    /// Under maintenance (an API state of its own in some answers).
+    /// Under maintenance (an API state of its own in some responses).
     Maintenance,
 }
 
@@ -133,7 +133,7 @@ pub struct Check {
     pub id: Arc<str>,
     /// What the check speaks about.
     pub scope: CheckScope,
-    /// Its state.
+    /// State of the check.
     pub status: CheckStatus,
 }
 
@@ -187,7 +187,7 @@ pub struct Instance {
     pub tags: Vec<Arc<str>>,
     /// All checks that concern it, sorted by id.
     pub checks: Vec<Check>,
-    /// Consul's weights.
+    /// Consul's weights: passing and warning.
     pub weights: Weights,
     /// Whether the registration is certain, and one to route to.
     pub registration: Registration,

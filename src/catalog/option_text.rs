@@ -2,9 +2,9 @@
 //! Fabio shows them.
 //!
 //! One bad option never takes anything else with it than the tag or line that holds it. Three
-//! degrees: an error (the target would do something else than asked: a weight that is no number, a
-//! broken redirect), a warning (the option is left out, or an access rule that cannot be read
-//! refuses everybody), and an unknown option (kept in `raw`, without effect).
+//! degrees: an error (the target would do something else than the tag says: a weight that is not a
+//! number, a broken redirect), a warning (the option is left out, or an access rule that cannot be
+//! read refuses every client), and an unknown option (kept in `raw`, without effect).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,11 +37,12 @@ const ALIKE_MIN: f64 = 0.75;
 /// Options, and what is to be said about them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ParsedOptions {
-    /// What they ask for.
+    /// The options that were understood.
     pub options: RouteOptions,
     /// Unknown ones, in words, with the nearest known option.
     pub unknown: Vec<String>,
-    /// Values without effect, and access rules that refuse everybody because they cannot be read.
+    /// Values without effect, and access rules that refuse every client because they cannot be
+    /// read.
     pub warnings: Vec<String>,
 }
 
@@ -64,12 +65,12 @@ pub enum OptionError {
         "{key} `{value}`: only visible ASCII characters may be sent to an upstream; percent-encode the others"
     )]
     Invisible {
-        /// Which option.
+        /// Name of the option.
         key: &'static str,
         /// What was written.
         value: String,
     },
-    /// `host=` that is no host.
+    /// `host=` that is not a host.
     #[error(
         "host `{0}` is not a host name: write host=dst, host=example.com or host=example.com:8080"
     )]
@@ -89,7 +90,8 @@ pub enum Context<'a> {
 }
 
 /// Parses blank-separated `key=value` words; a word without `=` has an empty value. When a key is
-/// repeated, its last value counts, except for access rules, where a repetition refuses everybody.
+/// repeated, its last value counts, except for access rules, where a repetition refuses every
+/// client.
 ///
 /// # Errors
 /// The first option that makes the whole unusable.
@@ -126,7 +128,6 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
     Ok(parsed)
 }
 
-/// Takes one option over.
 fn apply(
     parsed: &mut ParsedOptions,
     key: &str,
@@ -297,7 +298,7 @@ fn redirect(value: &str, context: Context<'_>) -> Result<Redirect, OptionError> 
 }
 
 /// Both kinds of rule, a repeated one, an empty one or one bad element: refused, with the reason.
-/// Guessing what was meant could open what somebody wanted shut.
+/// Guessing what was meant could open what was meant to be shut.
 fn access(allow: &[&str], deny: &[&str]) -> Result<Access, String> {
     match (allow, deny) {
         ([], []) => Ok(Access::Open),

@@ -1,4 +1,4 @@
-//! What a route tag may ask for beside its place: the options of one target.
+//! What a route tag may say beside its place: the options of one target.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub enum Proto {
     Grpc,
     /// gRPC over TLS.
     Grpcs,
-    /// Bytes.
+    /// Bytes of TCP, not HTTP.
     Tcp,
 }
 
@@ -71,7 +71,7 @@ pub enum HostRewrite {
     Name(Arc<str>),
 }
 
-/// `redirect=CODE,URL`: answer instead of proxying.
+/// `redirect=CODE,URL`: respond instead of proxying.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Redirect {
     /// 300 to 399.
@@ -80,17 +80,18 @@ pub struct Redirect {
     pub url: Arc<str>,
 }
 
-/// Who may use the route (`allow=` and `deny=`). Fails closed: what cannot be understood refuses.
+/// Which clients may use the route (`allow=` and `deny=`). Fails closed: what cannot be understood
+/// refuses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Everybody.
+    /// Every client.
     #[default]
     Open,
     /// Only these networks.
     Allow(Vec<IpNet>),
     /// All but these networks.
     Deny(Vec<IpNet>),
-    /// Nobody: the rule in the tag could not be read; the reason is reported with the tag.
+    /// No client: the rule in the tag could not be read; the reason is reported with the tag.
     Closed,
 }
 
@@ -118,7 +119,7 @@ pub enum Strategy {
     P2c,
     /// One after the other.
     RoundRobin,
-    /// Any.
+    /// Any of them, at random.
     Random,
     /// The one with the fewest requests in flight (per weight).
     Least,
@@ -162,15 +163,15 @@ pub struct RouteOptions {
     pub strip: Option<Arc<str>>,
     /// Text put before the path, after stripping; begins with `/`.
     pub prepend: Option<Arc<str>>,
-    /// Host header.
+    /// What becomes of the Host header (`host=`).
     pub host: HostRewrite,
     /// Accept any upstream certificate.
     pub tls_skip_verify: bool,
     /// TLS server name for grpcs (`grpcservername=`).
     pub grpc_server_name: Option<Arc<str>>,
-    /// Answer with a redirect.
+    /// Respond with a redirect.
     pub redirect: Option<Redirect>,
-    /// Access rules.
+    /// Which clients may use the route (`allow=`, `deny=`).
     pub access: Access,
     /// Name of an authentication scheme.
     pub auth: Option<Arc<str>>,

@@ -12,7 +12,7 @@ pub const CONSUL: SourceName = "consul";
 pub const OVERRIDES: SourceName = "consul_kv";
 
 /// Where the commands of a source stand among those of all sources: by name, but those of the KV
-/// store come last, because they are what somebody changes in a hurry, and have to act on
+/// store come last, because they are what an operator changes in a hurry, and have to act on
 /// everything else.
 #[must_use]
 pub fn order(source: SourceName) -> (bool, SourceName) {

@@ -25,9 +25,9 @@ pub struct RouteKey {
 /// One parsed route tag.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RouteSpec {
-    /// Where.
+    /// Host and path, or the TCP port.
     pub key: RouteKey,
-    /// What.
+    /// Options of its target.
     pub options: RouteOptions,
 }
 
@@ -55,10 +55,10 @@ pub struct TagError {
 /// What can be wrong with a tag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagFault {
-    /// The place.
+    /// The place cannot be one.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// An option.
+    /// An option makes the tag unusable.
     #[error(transparent)]
     Option(#[from] OptionError),
 }
@@ -96,15 +96,15 @@ pub fn parse_tag(
     }))
 }
 
-/// The place that a route tag asks for, whatever else is wrong with it; none where that place makes
-/// no sense.
+/// The place that a route tag names, whatever else is wrong with it; none where that place makes no
+/// sense.
 #[must_use]
 pub fn place_of(prefix: &str, tag: &str, env: &HashMap<String, String>) -> Option<RouteKey> {
     let rest = tag.trim().strip_prefix(prefix)?.trim();
     place(rest.split(char::is_whitespace).next()?, env)
 }
 
-/// The place that a line of the route language asks for, whatever else is wrong with it: `… SERVICE
+/// The place that a line of the route language names, whatever else is wrong with it: `… SERVICE
 /// PLACE …`, from the third word on.
 #[must_use]
 pub fn place_of_line(line: &str) -> Option<RouteKey> {
@@ -122,7 +122,7 @@ fn place(source: &str, env: &HashMap<String, String>) -> Option<RouteKey> {
     RouteKey::parse(&source, false).ok()
 }
 
-/// The tags that are no route tags, in their order.
+/// The tags that are not route tags, in their order.
 #[must_use]
 pub fn plain_tags(prefix: &str, tags: &[Arc<str>]) -> Vec<Arc<str>> {
     tags.iter()

@@ -12,14 +12,14 @@ const NAMED_MAX: usize = 3;
 
 /// A service as of some table.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct SeenService {
     pub(super) snapshot: Arc<ServiceSnapshot>,
     /// How many instances may serve.
     pub(super) serving: usize,
 }
 
 /// What happened since `before`; none when nothing did that the line could tell.
-fn describe(before: Option<&Seen>, now: &Seen) -> Option<String> {
+fn describe(before: Option<&SeenService>, now: &SeenService) -> Option<String> {
     if before == Some(now) {
         return None;
     }
@@ -77,7 +77,7 @@ pub(super) struct Changed {
 
 impl Changed {
     /// A service was evaluated.
-    pub(super) fn service(&mut self, name: &str, before: Option<&Seen>, now: &Seen) {
+    pub(super) fn service(&mut self, name: &str, before: Option<&SeenService>, now: &SeenService) {
         if self.named.len() >= NAMED_MAX {
             self.more += usize::from(before != Some(now));
         } else if let Some(what) = describe(before, now) {
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::catalog::{Endpoint, Registration, Weights};
 
-    fn seen(ports: &[(&str, u16)], serving: usize) -> Seen {
+    fn seen(ports: &[(&str, u16)], serving: usize) -> SeenService {
         let instance = |&(id, port): &(&str, u16)| Instance {
             id: InstanceId {
                 node: "n".into(),
@@ -127,7 +127,7 @@ mod tests {
             datacenter: None,
             instances: ports.iter().map(instance).collect(),
         };
-        Seen {
+        SeenService {
             snapshot: Arc::new(snapshot),
             serving,
         }
@@ -138,7 +138,7 @@ mod tests {
         let base = seen(&[("b", 1), ("d", 2)], 2);
         let mut tagged = (*base.snapshot).clone();
         tagged.instances[0].tags = vec!["x".into()];
-        let tagged = Seen {
+        let tagged = SeenService {
             snapshot: Arc::new(tagged),
             serving: 2,
         };

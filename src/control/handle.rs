@@ -1,4 +1,4 @@
-//! What the rest of the process may ask of the control loop.
+//! What the rest of the process may request from the control loop.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::table::explain::Asked;
 /// Requests that may wait at the control loop; more wait at their senders.
 pub(super) const REQUESTS_MAX: usize = 64;
 
-/// A question to the control loop.
+/// A request to the control loop.
 #[derive(Debug)]
 pub(super) enum ControlRequest {
     /// The state of all services.
@@ -33,12 +33,14 @@ pub struct ControlHandle {
 impl ControlHandle {
     /// The state of all services, by name; empty when the control loop has ended.
     pub async fn services(&self) -> Vec<ServiceStatus> {
-        self.ask(ControlRequest::Services).await.unwrap_or_default()
+        self.request(ControlRequest::Services)
+            .await
+            .unwrap_or_default()
     }
 
     /// Tags and route commands that make no route, and would match this if they did.
     pub async fn rejected(&self, asked: Asked) -> Vec<RejectedPlace> {
-        self.ask(|answer| ControlRequest::Rejected(asked, answer))
+        self.request(|answer| ControlRequest::Rejected(asked, answer))
             .await
             .unwrap_or_default()
     }
@@ -46,17 +48,17 @@ impl ControlHandle {
     /// Brings `lb_table_targets` up to date, ejected instances included. To be called before
     /// metrics are written.
     pub async fn refresh_targets(&self) {
-        self.ask(ControlRequest::RefreshTargets).await;
+        self.request(ControlRequest::RefreshTargets).await;
     }
 
-    /// Whether the control loop still answers. Waits for it as long as it takes.
+    /// Whether the control loop still responds. Waits for it as long as it takes.
     pub async fn is_alive(&self) -> bool {
-        self.ask(ControlRequest::RefreshTargets).await.is_some()
+        self.request(ControlRequest::RefreshTargets).await.is_some()
     }
 
     /// Puts new settings into force; returns when the table that follows them is live.
     pub async fn update_settings(&self, settings: ControlSettings) {
-        self.ask(|answer| ControlRequest::Settings(Box::new(settings), answer))
+        self.request(|answer| ControlRequest::Settings(Box::new(settings), answer))
             .await;
     }
 
@@ -88,7 +90,7 @@ impl ControlHandle {
             .await;
     }
 
-    async fn ask<T>(
+    async fn request<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<T>) -> ControlRequest,
     ) -> Option<T> {

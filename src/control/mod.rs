@@ -1,5 +1,5 @@
-//! The control loop: takes updates of all sources, decides who may serve, builds tables, publishes
-//! them.
+//! The control loop: takes updates of all sources, decides which instances may serve, builds
+//! tables, publishes them.
 
 mod change;
 mod handle;
@@ -27,7 +27,7 @@ pub use run::Control;
 pub struct ControlSettings {
     /// What routing tags start with (`routing.tag_prefix`).
     pub tag_prefix: String,
-    /// Who may serve.
+    /// Which instances may serve.
     pub rules: Rules,
     /// Path matcher (`proxy.matcher`).
     pub matcher: Matcher,
@@ -54,14 +54,14 @@ pub struct ServiceStatus {
     pub name: ServiceName,
     /// Which source told of it.
     pub source: SourceName,
-    /// When its watch last answered.
+    /// When the last response of its watch came.
     pub last_success: Option<SystemTime>,
     /// Its instances.
     pub instances: Vec<InstanceStatus>,
     /// Tags that could not be understood, each with the reason.
     pub rejected: Vec<(String, String)>,
-    /// Options in tags that are unknown (kept, without effect), and other remarks on tags, each as
-    /// `TAG: REMARK`.
+    /// Options in tags that are unknown (kept, without effect), and other warnings about tags, each
+    /// as `TAG: WARNING`.
     pub unknown_options: Vec<String>,
     /// Why instances are kept that are critical or not confirmed, if some are.
     pub held: Option<String>,
@@ -87,7 +87,7 @@ pub struct InstanceStatus {
     pub failures: u32,
 }
 
-/// A tag or a line of route commands that makes no route, and what it asks for.
+/// A tag or a line of route commands that makes no route, and the place it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedPlace {
     /// The service, or the source of the commands.
@@ -96,7 +96,7 @@ pub struct RejectedPlace {
     pub text: String,
     /// Why it makes no route.
     pub reason: String,
-    /// The place that it asks for.
+    /// The place that it names.
     pub key: RouteKey,
 }
 

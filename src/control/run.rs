@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::change::Changed;
 use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
-use super::service::{Counts, Service, Surroundings, reason_of_ejection, tag_env};
+use super::service::{Counts, EvaluationContext, Service, reason_of_ejection, tag_env};
 use super::tags::{TagRules, unknown_auth};
 use super::teller::Teller;
 use super::transitions::{Evaluated, Reasons, all_gone, transitions};
@@ -71,8 +71,8 @@ pub struct Control {
     /// Remarks on commands, by the service that they name.
     command_remarks: BTreeSet<(ServiceName, String)>,
     synced: BTreeSet<SourceName>,
-    /// Told since the last table, and not counted as synced before that is live: what came in the
-    /// same breath was there before, and counts as known from the start.
+    /// Sources that have synced since the last table. They count as synced once the next table is
+    /// live, so that what came together with the sync counts as known from the start.
     newly_synced: BTreeSet<SourceName>,
     started: Instant,
     /// When the earliest change that is not published yet could first be seen.
@@ -150,7 +150,7 @@ impl Control {
                     None => sources_live = false,
                 },
                 request = self.requests.recv(), if handles_live => match request {
-                    Some(request) => self.answer(request),
+                    Some(request) => self.respond(request),
                     None => handles_live = false,
                 },
                 Some(ejection) = next(&mut self.ejections) => self.take_ejections(&ejection),
@@ -238,7 +238,7 @@ impl Control {
         }
     }
 
-    /// Notes when a change could first be seen. What a source tells before it has synced is no
+    /// Notes when a change could first be seen. What a source sends before it has synced is not a
     /// change.
     fn see(&mut self, source: SourceName, at: Instant) {
         if self.synced.contains(source) {
@@ -278,7 +278,7 @@ impl Control {
             .map(|error| (&*error.text, &*error.reason))
             .collect();
         let is_new = |error: &&CommandError| !known.contains(&(&*error.text, &*error.reason));
-        // Some thousands would push everything else out of the events.
+        // An event for each of some thousands would push everything else out of the journal.
         for error in errors.iter().filter(is_new).take(LOGGED_ERRORS_MAX) {
             let reason = format!("{}: {}: {}", error.place(), error.text, error.reason);
             self.teller.event(
@@ -304,7 +304,8 @@ impl Control {
         self.command_errors.insert(source, errors);
     }
 
-    /// Looks which schemes routes of commands name, and tells of those that have become unknown.
+    /// Checks which authentication schemes the routes of commands name, and reports those that have
+    /// become unknown.
     fn remark_on_commands(&mut self) {
         let mut remarks = BTreeSet::new();
         for command in self.commands.values().flat_map(|commands| commands.iter()) {
@@ -322,7 +323,7 @@ impl Control {
             .difference(&self.command_remarks)
             .take(LOGGED_ERRORS_MAX)
         {
-            tracing::warn!(%service, remark, "route taken, with a remark");
+            tracing::warn!(%service, remark, "route accepted with warning");
         }
         self.command_remarks = remarks;
     }
@@ -395,7 +396,7 @@ impl Control {
         let remarks_before = std::mem::take(&mut service.tags.remarks);
         let held_before = service.held.clone();
         let (seen_before, verdicts_before) = (service.seen.take(), service.take_verdicts());
-        let around = Surroundings {
+        let around = EvaluationContext {
             settings: &self.settings,
             tag_rules: TagRules {
                 prefix: &self.settings.tag_prefix,
@@ -460,7 +461,7 @@ impl Control {
                 .event(event.because(&format!("{tag}: not registered any more, or accepted now")));
         }
         for remark in service.tags.remarks.difference(&remarks_before) {
-            tracing::warn!(service = %key.1, remark, "route tag taken, with a remark");
+            tracing::warn!(service = %key.1, remark, "route tag accepted with warning");
             self.teller.event(
                 Draft::new(Kind::Tag)
                     .of(&key.1)
@@ -603,8 +604,8 @@ impl Control {
         });
     }
 
-    fn answer(&mut self, request: ControlRequest) {
-        // Whoever asked may have gone; nobody else needs the answer.
+    fn respond(&mut self, request: ControlRequest) {
+        // The requester may be gone; nothing else needs the response.
         match request {
             ControlRequest::Services(answer) => drop(answer.send(self.statuses())),
             ControlRequest::Rejected(asked, answer) => drop(answer.send(self.rejected(&asked))),
@@ -1265,7 +1266,7 @@ mod tests {
                 0
             );
 
-            // Nobody can be reached there, so it is no reason to let go of the others.
+            // That instance cannot be reached anyway, so it must not end the hold of the others.
             bench
                 .send(update(
                     "web",

@@ -1,4 +1,5 @@
-//! One service of one source: who may serve, under which tags, and what to tell about it.
+//! One service of one source: which instances may serve, under which tags, and what to report about
+//! it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -7,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::change::Seen;
+use super::change::SeenService;
 use super::tags::{TagMemory, TagRules};
 use super::transitions::{EJECTED, EXCLUDED, HEALTHY, HELD, Reasons, UNCONFIRMED};
 use super::{ControlSettings, InstanceStatus};
-use crate::catalog::eligibility::{History, Verdict};
+use crate::catalog::eligibility::{EligibilityVerdict, History};
 use crate::catalog::{Endpoint, Instance, Registration, ServiceSnapshot};
 use crate::table::{Admission, Clock, Contribution, TableBuilder, TargetState};
 
@@ -21,10 +22,10 @@ pub(super) struct Service {
     pub(super) snapshot: Arc<ServiceSnapshot>,
     history: History,
     pub(super) tags: TagMemory,
-    verdicts: Vec<Verdict>,
+    verdicts: Vec<EligibilityVerdict>,
     pub(super) held: Option<String>,
     /// As of the last evaluation.
-    pub(super) seen: Option<Seen>,
+    pub(super) seen: Option<SeenService>,
     /// When to evaluate again although nothing was heard.
     pub(super) next_deadline: Option<Instant>,
 }
@@ -40,7 +41,7 @@ pub(super) struct Counts {
 }
 
 /// What an evaluation needs from around.
-pub(super) struct Surroundings<'a> {
+pub(super) struct EvaluationContext<'a> {
     pub(super) settings: &'a ControlSettings,
     pub(super) tag_rules: TagRules<'a>,
     pub(super) builder: &'a TableBuilder,
@@ -75,7 +76,7 @@ impl Service {
     }
 
     /// Decides for every instance, and says what the service contributes to the table.
-    pub(super) fn evaluate(&mut self, around: &Surroundings<'_>) -> Vec<Contribution> {
+    pub(super) fn evaluate(&mut self, around: &EvaluationContext<'_>) -> Vec<Contribution> {
         let snapshot = Arc::clone(&self.snapshot);
         let now_ms = around.clock.at(around.now);
         let eject_after = around.settings.eject_after;
@@ -125,25 +126,25 @@ impl Service {
     }
 
     /// The service as the last evaluation left it.
-    pub(super) fn see(&self) -> Seen {
+    pub(super) fn see(&self) -> SeenService {
         let serving = self
             .verdicts
             .iter()
-            .filter(|verdict| matches!(verdict, Verdict::Eligible { .. }))
+            .filter(|verdict| matches!(verdict, EligibilityVerdict::Eligible { .. }))
             .count();
-        Seen {
+        SeenService {
             snapshot: Arc::clone(&self.snapshot),
             serving,
         }
     }
 
     /// The verdicts of the last evaluation, in the order of the instances that it saw.
-    pub(super) fn verdicts(&self) -> &[Verdict] {
+    pub(super) fn verdicts(&self) -> &[EligibilityVerdict] {
         &self.verdicts
     }
 
     /// The same, before the next evaluation makes new ones.
-    pub(super) fn take_verdicts(&mut self) -> Vec<Verdict> {
+    pub(super) fn take_verdicts(&mut self) -> Vec<EligibilityVerdict> {
         std::mem::take(&mut self.verdicts)
     }
 
@@ -175,7 +176,7 @@ impl Service {
                     counts.ejected += 1
                 }
                 Admission::Eligible { .. }
-                    if matches!(verdict, Verdict::Eligible { held: true, .. }) =>
+                    if matches!(verdict, EligibilityVerdict::Eligible { held: true, .. }) =>
                 {
                     counts.held += 1
                 }
@@ -210,10 +211,13 @@ fn dialled(snapshot: &Arc<ServiceSnapshot>) -> Arc<ServiceSnapshot> {
 }
 
 /// One verdict per instance, in their order, from those of the instances with an address.
-fn with_unresolved(snapshot: &ServiceSnapshot, verdicts: Vec<Verdict>) -> Vec<Verdict> {
+fn with_unresolved(
+    snapshot: &ServiceSnapshot,
+    verdicts: Vec<EligibilityVerdict>,
+) -> Vec<EligibilityVerdict> {
     let mut of_dialled = verdicts.into_iter();
     let verdict = |instance: &Instance| match instance.endpoint.trouble() {
-        Some(reason) => Verdict::Excluded { reason },
+        Some(reason) => EligibilityVerdict::Excluded { reason },
         None => of_dialled
             .next()
             .expect("a verdict for each instance with an address"),
@@ -222,10 +226,10 @@ fn with_unresolved(snapshot: &ServiceSnapshot, verdicts: Vec<Verdict>) -> Vec<Ve
 }
 
 /// Where the instance is, and whether it may serve there.
-fn place(instance: &Instance, verdict: &Verdict) -> (SocketAddr, Admission) {
+fn place(instance: &Instance, verdict: &EligibilityVerdict) -> (SocketAddr, Admission) {
     let admission = match verdict {
-        Verdict::Eligible { weight, .. } => Admission::Eligible { weight: *weight },
-        Verdict::Excluded { reason } => Admission::Excluded {
+        EligibilityVerdict::Eligible { weight, .. } => Admission::Eligible { weight: *weight },
+        EligibilityVerdict::Excluded { reason } => Admission::Excluded {
             reason: Arc::clone(reason),
         },
     };
@@ -245,7 +249,7 @@ pub(super) fn reason_of_ejection(state: &TargetState, now_ms: u64) -> String {
 fn status(
     service: &str,
     instance: &Instance,
-    verdict: &Verdict,
+    verdict: &EligibilityVerdict,
     builder: &TableBuilder,
     now_ms: u64,
     reasons: Reasons<'_>,
@@ -266,7 +270,7 @@ fn status(
             (Registration::Unconfirmed { reason, .. }, _) => {
                 (UNCONFIRMED, Some(reason.to_string()))
             }
-            (_, Verdict::Eligible { held: true, .. }) => {
+            (_, EligibilityVerdict::Eligible { held: true, .. }) => {
                 (HELD, Some(reasons.of_hold(service, instance)))
             }
             _ => (HEALTHY, None),

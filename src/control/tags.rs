@@ -13,7 +13,6 @@ use crate::catalog::tag::{RouteKey, parse_tag, plain_tags};
 use crate::catalog::{Instance, InstanceId};
 use crate::table::Matcher;
 
-/// One good tag.
 #[derive(Debug)]
 pub(super) struct GoodTag {
     pub(super) key: RouteKey,
@@ -22,7 +21,7 @@ pub(super) struct GoodTag {
     remarks: Vec<String>,
 }
 
-/// What the tags of one instance ask for.
+/// The routes that the tags of one instance name.
 #[derive(Debug)]
 pub(super) struct InstanceTags {
     pub(super) routes: Vec<Arc<GoodTag>>,
@@ -138,7 +137,7 @@ impl TagMemory {
     }
 }
 
-/// None when the tag is no route tag.
+/// None when the tag is not a route tag.
 fn parse(rules: TagRules<'_>, tag: &str) -> Option<Result<Arc<GoodTag>, String>> {
     let parsed = match parse_tag(rules.prefix, tag, rules.env)? {
         Ok(parsed) => parsed,

@@ -1,8 +1,8 @@
 //! Tells of what happened to instances and services: one line of the log and one event each.
 //!
-//! What changes in one table is collected and told when that table is live. Ejections are seen by
-//! workers, who pass them on; their end is a matter of time, so ejected instances are looked at
-//! until they are well again.
+//! What changes in one table is collected and told when that table is live. Workers see ejections
+//! and pass them on. An ejection ends by time alone, so ejected instances are checked until they
+//! are well again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -27,10 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const NAMED_MAX: usize = 10;
 
 /// An instance on an address.
-type Place = (InstanceId, SocketAddr);
+type InstanceAddress = (InstanceId, SocketAddr);
 
 /// Targets of a service of route commands: why one is out, if it is.
-type Targets = BTreeMap<Place, Option<Arc<str>>>;
+type Targets = BTreeMap<InstanceAddress, Option<Arc<str>>>;
 
 /// Collects what changes, and tells it.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct Teller {
     journal: Journal,
     transitions: Vec<Transition>,
     services: Vec<ServiceChange>,
-    ejected: HashMap<Place, Watched>,
+    ejected: HashMap<InstanceAddress, Watched>,
     look_at: Option<Instant>,
     /// Targets of route commands as they were told last: why one is out, if it is.
     commands: BTreeMap<ServiceName, Targets>,
@@ -87,7 +87,6 @@ impl Teller {
             .map(|watched| watched.word)
     }
 
-    /// Collects changes of instances.
     pub(super) fn note(&mut self, mut transitions: Vec<Transition>, now_ms: u64) {
         if !self.ejected.is_empty() {
             transitions
@@ -192,7 +191,7 @@ impl Teller {
             ));
         }
         for (name, known, was, now, registered) in usable {
-            // Of what is there at the start nobody has to be told one by one.
+            // What is there at the start is not reported one by one.
             let started_with =
                 !known && found.iter().all(|transition| *transition.service != *name);
             if !started_with {
@@ -210,7 +209,7 @@ impl Teller {
         starting: &impl Fn(&str) -> bool,
     ) -> Vec<Transition> {
         let mut found = Vec::new();
-        let mut push = |place: &Place, from, to, reason: String| {
+        let mut push = |place: &InstanceAddress, from, to, reason: String| {
             let (instance, address) = (place.0.clone(), place.1.to_string());
             found.push(Transition {
                 service: name.to_string(),
@@ -600,7 +599,7 @@ mod tests {
             reason: "x".to_owned(),
         };
         teller.note(vec![transition(EJECTED, EXCLUDED)], 1500);
-        // Excluded meanwhile: the end of the ejection is no news.
+        // Excluded meanwhile: the end of the ejection changes nothing.
         teller.look(start + Duration::from_secs(6), 7000);
         teller.note(vec![transition(EXCLUDED, HEALTHY)], 7100);
         teller.note(vec![transition(PROBATION, GONE)], 7200);

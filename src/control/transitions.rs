@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::catalog::eligibility::{Rules, Verdict, blamed};
+use crate::catalog::eligibility::{EligibilityVerdict, Rules, blamed};
 use crate::catalog::{Endpoint, Instance, InstanceId, Registration, ServiceSnapshot};
 use crate::journal::Outputs;
 
@@ -81,19 +81,19 @@ impl Reasons<'_> {
 pub(super) struct Evaluated<'a> {
     pub(super) snapshot: &'a ServiceSnapshot,
     /// One per instance.
-    pub(super) verdicts: &'a [Verdict],
+    pub(super) verdicts: &'a [EligibilityVerdict],
 }
 
-fn word(instance: &Instance, verdict: &Verdict) -> &'static str {
+fn word(instance: &Instance, verdict: &EligibilityVerdict) -> &'static str {
     match verdict {
-        Verdict::Eligible { .. }
+        EligibilityVerdict::Eligible { .. }
             if matches!(instance.registration, Registration::Unconfirmed { .. }) =>
         {
             UNCONFIRMED
         }
-        Verdict::Eligible { held: false, .. } => HEALTHY,
-        Verdict::Eligible { held: true, .. } => HELD,
-        Verdict::Excluded { .. } => EXCLUDED,
+        EligibilityVerdict::Eligible { held: false, .. } => HEALTHY,
+        EligibilityVerdict::Eligible { held: true, .. } => HELD,
+        EligibilityVerdict::Excluded { .. } => EXCLUDED,
     }
 }
 
@@ -101,7 +101,7 @@ fn word(instance: &Instance, verdict: &Verdict) -> &'static str {
 /// it.
 fn told_word(
     instance: &Instance,
-    verdict: &Verdict,
+    verdict: &EligibilityVerdict,
     of_traffic: &impl Fn(&InstanceId, SocketAddr) -> Option<&'static str>,
 ) -> &'static str {
     match word(instance, verdict) {
@@ -111,7 +111,8 @@ fn told_word(
 }
 
 /// What differs between two evaluations of a service. `of_traffic`: the state that the traffic gave
-/// to an instance, if it is not healthy. `starting`: what is healthy from the start is no news.
+/// to an instance, if it is not healthy. `starting`: what is healthy from the start is not
+/// reported.
 pub(super) fn transitions(
     before: Option<Evaluated<'_>>,
     now: Evaluated<'_>,
@@ -130,8 +131,9 @@ pub(super) fn transitions(
     let (old_len, new_len) = (before.map_or(0, pairs), pairs(now));
     let old_at =
         |at: usize| before.map(|before| (&before.snapshot.instances[at], &before.verdicts[at]));
-    let state_before =
-        |instance: &Instance, verdict: &Verdict| told_word(instance, verdict, &of_traffic);
+    let state_before = |instance: &Instance, verdict: &EligibilityVerdict| {
+        told_word(instance, verdict, &of_traffic)
+    };
     let mut found = Vec::new();
     let mut push = |instance: &Instance, from, to, reason: String| {
         let (instance, address) = (instance.id.clone(), instance.endpoint.to_string());
@@ -168,7 +170,7 @@ pub(super) fn transitions(
                     reason_of_loss(known, now.snapshot),
                 );
             }
-            (None, Some((_, Verdict::Eligible { held: false, .. }))) if starting => {}
+            (None, Some((_, EligibilityVerdict::Eligible { held: false, .. }))) if starting => {}
             (None, Some((fresh, is))) => push(
                 fresh,
                 NEW,
@@ -177,9 +179,10 @@ pub(super) fn transitions(
             ),
             (Some((known, was)), Some((fresh, is))) if known.endpoint == fresh.endpoint => {
                 let same = match (was, is) {
-                    (Verdict::Excluded { reason: was }, Verdict::Excluded { reason: is }) => {
-                        was == is
-                    }
+                    (
+                        EligibilityVerdict::Excluded { reason: was },
+                        EligibilityVerdict::Excluded { reason: is },
+                    ) => was == is,
                     _ => word(known, was) == word(fresh, is),
                 };
                 if !same {
@@ -227,7 +230,7 @@ pub(super) fn all_gone(
     of_traffic: impl Fn(&InstanceId, SocketAddr) -> Option<&'static str>,
 ) -> Vec<Transition> {
     let instances = before.snapshot.instances.iter().zip(before.verdicts);
-    let gone = |(instance, verdict): (&Instance, &Verdict)| Transition {
+    let gone = |(instance, verdict): (&Instance, &EligibilityVerdict)| Transition {
         service: before.snapshot.name.to_string(),
         instance: instance.id.clone(),
         address: instance.endpoint.to_string(),
@@ -259,27 +262,29 @@ fn reason_of_loss(lost: &Instance, now: &ServiceSnapshot) -> String {
 fn reason_of(
     service: &str,
     instance: &Instance,
-    verdict: &Verdict,
+    verdict: &EligibilityVerdict,
     from: &str,
     reasons: Reasons<'_>,
 ) -> String {
     match (verdict, &instance.registration) {
-        (Verdict::Eligible { .. }, Registration::Unconfirmed { reason, .. }) => {
+        (EligibilityVerdict::Eligible { .. }, Registration::Unconfirmed { reason, .. }) => {
             return reason.to_string();
         }
-        (Verdict::Eligible { .. }, _) if from == UNCONFIRMED => {
+        (EligibilityVerdict::Eligible { .. }, _) if from == UNCONFIRMED => {
             return "its source shows it again".to_owned();
         }
         _ => {}
     }
     match verdict {
-        Verdict::Excluded { reason } => reasons.with_output(service, instance, reason),
-        Verdict::Eligible { held: true, .. } => reasons.of_hold(service, instance),
-        Verdict::Eligible { held: false, .. } if from == NEW => "registered".to_owned(),
-        Verdict::Eligible { held: false, .. } if instance.checks.is_empty() => {
+        EligibilityVerdict::Excluded { reason } => reasons.with_output(service, instance, reason),
+        EligibilityVerdict::Eligible { held: true, .. } => reasons.of_hold(service, instance),
+        EligibilityVerdict::Eligible { held: false, .. } if from == NEW => "registered".to_owned(),
+        EligibilityVerdict::Eligible { held: false, .. } if instance.checks.is_empty() => {
             "it may serve again".to_owned()
         }
-        Verdict::Eligible { held: false, .. } => "its checks are accepted again".to_owned(),
+        EligibilityVerdict::Eligible { held: false, .. } => {
+            "its checks are accepted again".to_owned()
+        }
     }
 }
 
@@ -361,17 +366,17 @@ mod tests {
         }
     }
 
-    const GOOD: Verdict = Verdict::Eligible {
+    const GOOD: EligibilityVerdict = EligibilityVerdict::Eligible {
         weight: 1,
         held: false,
     };
-    const KEPT: Verdict = Verdict::Eligible {
+    const KEPT: EligibilityVerdict = EligibilityVerdict::Eligible {
         weight: 1,
         held: true,
     };
 
-    fn out(reason: &str) -> Verdict {
-        Verdict::Excluded {
+    fn out(reason: &str) -> EligibilityVerdict {
+        EligibilityVerdict::Excluded {
             reason: reason.into(),
         }
     }
@@ -383,13 +388,15 @@ mod tests {
         outputs
     }
 
-    fn evaluated<'a>((snapshot, verdicts): (&'a ServiceSnapshot, &'a [Verdict])) -> Evaluated<'a> {
+    fn evaluated<'a>(
+        (snapshot, verdicts): (&'a ServiceSnapshot, &'a [EligibilityVerdict]),
+    ) -> Evaluated<'a> {
         Evaluated { snapshot, verdicts }
     }
 
     fn told(
-        before: Option<(&ServiceSnapshot, &[Verdict])>,
-        now: (&ServiceSnapshot, &[Verdict]),
+        before: Option<(&ServiceSnapshot, &[EligibilityVerdict])>,
+        now: (&ServiceSnapshot, &[EligibilityVerdict]),
     ) -> Vec<String> {
         let (rules, outputs) = (rules(), outputs());
         let reasons = Reasons {

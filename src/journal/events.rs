@@ -73,11 +73,11 @@ pub struct Draft {
     pub instance: Option<String>,
     /// `address:port` of the instance.
     pub address: Option<String>,
-    /// State before.
+    /// State before; none for something that has no state.
     pub from: Option<Cow<'static, str>>,
-    /// State now.
+    /// State now; none for something that has no state.
     pub to: Option<Cow<'static, str>>,
-    /// Why.
+    /// Why, in words for the operator; bounded, control characters escaped.
     pub reason: Option<String>,
 }
 

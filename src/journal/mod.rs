@@ -1,10 +1,10 @@
-//! What happened, and how fresh the knowledge is: for the people who ask later why something was as
-//! it was.
+//! What happened, and how fresh the knowledge is: for people who want to know later why something
+//! was as it was.
 //!
 //! ```text
 //! control loop, reloads, certificates ──▶ events: the last 1,000, numbered ──▶ /api/events, page
 //! workers ── bounded channel ──▶ control loop ─┘
-//! sources ──▶ sources: last answer, last error, since when ──▶ /api/sources, /ready, page, reminders in the log
+//! sources ──▶ sources: last response, last error, since when ──▶ /api/sources, /ready, page, reminders in the log
 //! Consul's watches ──▶ outputs: what failing checks say ──▶ reasons
 //! ```
 //!
@@ -140,7 +140,7 @@ impl Journal {
             .take()
     }
 
-    /// How many ejections did not fit into the channel since this was asked last.
+    /// How many ejections did not fit into the channel since the last call.
     #[must_use]
     pub fn take_dropped(&self) -> u64 {
         self.0.ejections.dropped.swap(0, Relaxed)

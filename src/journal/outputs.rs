@@ -1,7 +1,7 @@
 //! What failing health checks say of themselves, for reasons.
 //!
-//! Kept beside the snapshots and not in them: an output changes with every run of its check, and
-//! that is no reason to build a table.
+//! Kept beside the snapshots and not in them: an output changes with every run of its check, which
+//! must not cause a new table.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -20,10 +20,10 @@ const ERROR_MAX: usize = 2 * TEXT_MAX;
 
 /// All sources, by name.
 #[derive(Debug, Default)]
-pub struct Sources(Mutex<BTreeMap<String, State>>);
+pub struct Sources(Mutex<BTreeMap<String, SourceState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct SourceState {
     synced: bool,
     transport: Option<String>,
     last_success: Option<SystemTime>,
@@ -50,15 +50,15 @@ struct Failing {
 pub struct SourceStatus {
     /// Its name.
     pub name: String,
-    /// What it knows is complete: every watch has answered once, or is excused.
+    /// What it knows is complete: every watch has had a response once, or is excused.
     pub synced: bool,
-    /// Where it is asked, and how.
+    /// Where its requests go, and how.
     pub transport: Option<String>,
-    /// When it last answered.
+    /// When its last good response came.
     pub last_success: Option<SystemTime>,
     /// The last error, even if it is over.
     pub last_error: Option<String>,
-    /// When that was.
+    /// When the last error came.
     pub last_error_at: Option<SystemTime>,
     /// Since when some watch cannot read; none while all is well.
     pub failing_since: Option<SystemTime>,
@@ -71,7 +71,7 @@ pub struct SourceStatus {
 }
 
 impl SourceStatus {
-    /// `waiting` before the first complete answer, `failing`, or `ok`.
+    /// `waiting` before the first complete response, `failing`, or `ok`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match (self.failing_since, self.synced) {
@@ -103,13 +103,13 @@ impl SourceStatus {
 pub struct Reminder {
     /// How it is.
     pub status: SourceStatus,
-    /// For how long.
+    /// For how long it has been failing.
     pub lasting: Duration,
 }
 
 impl Sources {
-    /// Makes the source known before it has answered. `transport`: where it is asked, if that can
-    /// be told.
+    /// Makes the source known before its first response. `transport`: where its requests go, if
+    /// that is known.
     pub fn expect(&self, name: &str, transport: Option<String>) {
         let mut all = self.all();
         let state = all.entry(name.to_owned()).or_default();
@@ -130,7 +130,7 @@ impl Sources {
         state.last_success.get_or_insert_with(SystemTime::now);
     }
 
-    /// A watch of it has read something good. Returns the event if that ends a trouble.
+    /// A watch of it has read something good. Returns the event if that ends a failure.
     #[must_use]
     pub fn succeeded(&self, name: &str, watch: &str) -> Option<Draft> {
         let mut all = self.all();
@@ -150,7 +150,7 @@ impl Sources {
     }
 
     /// A watch of it could not read, or read what is not believed. Returns the event if that begins
-    /// a trouble.
+    /// a failure.
     #[must_use]
     pub fn failed(&self, name: &str, watch: &str, error: &str) -> Option<Draft> {
         let mut all = self.all();
@@ -192,7 +192,7 @@ impl Sources {
         )
     }
 
-    /// A watch of it is needed no more. Returns the event if that ends a trouble.
+    /// A watch of it is needed no more. Returns the event if that ends a failure.
     #[must_use]
     pub fn ended(&self, name: &str, watch: &str) -> Option<Draft> {
         let mut all = self.all();
@@ -235,22 +235,22 @@ impl Sources {
         due
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<String, State>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, SourceState>> {
         // Each change leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The state of a source, without a new name for it each time.
-fn state_of<'a>(all: &'a mut BTreeMap<String, State>, name: &str) -> &'a mut State {
+fn state_of<'a>(all: &'a mut BTreeMap<String, SourceState>, name: &str) -> &'a mut SourceState {
     if !all.contains_key(name) {
-        all.insert(name.to_owned(), State::default());
+        all.insert(name.to_owned(), SourceState::default());
     }
     all.get_mut(name).expect("inserted above")
 }
 
-impl State {
-    /// Ends the trouble if nothing fails any more.
+impl SourceState {
+    /// Ends the failure if no watch fails any more.
     fn recovered(&mut self, name: &str) -> Option<Draft> {
         if self.watches.values().any(Option::is_some) {
             return None;

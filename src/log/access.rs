@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::format;
-use super::queue::{Queue, Shared};
+use super::queue::{Queue, Queues};
 use super::time::TimeCache;
 use crate::config::{AccessFormat, AccessLog};
 
@@ -24,20 +24,18 @@ pub use super::record::AccessRecord;
 #[derive(Clone, Debug)]
 pub struct AccessLoggers {
     /// None: no log.
-    on: Option<(format::Form, Arc<Shared>)>,
+    on: Option<(format::Form, Arc<Queues>)>,
     connections: bool,
 }
 
 impl AccessLoggers {
-    /// Loggers into `queues`.
-    pub(super) fn new(format: AccessLog, queues: Arc<Shared>) -> Self {
+    pub(super) fn new(format: AccessLog, queues: Arc<Queues>) -> Self {
         Self {
             on: format::Form::of(format).map(|form| (form, queues)),
             connections: true,
         }
     }
 
-    /// Loggers that log nothing.
     pub(super) fn off() -> Self {
         Self {
             on: None,
@@ -97,7 +95,7 @@ impl AccessLogger {
         self.connections && self.is_on()
     }
 
-    /// The form of one's own, if it is one: says what [`AccessRecord::more`] has to hold.
+    /// The custom format, if it is one: says what [`AccessRecord::more`] has to hold.
     #[must_use]
     pub fn custom(&self) -> Option<&AccessFormat> {
         self.on.as_ref().and_then(|(form, _)| form.custom())

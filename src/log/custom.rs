@@ -1,4 +1,4 @@
-//! A line of the access log in a form of one's own.
+//! A line of the access log in a custom format.
 //!
 //! Fields and their texts are those of Fabio's `log.access.format`; what is not known is empty
 //! there, too. Values are escaped as in the other forms, so that none of them can end a line.

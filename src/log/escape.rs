@@ -51,7 +51,7 @@ pub(super) fn push_json_inner(line: &mut Vec<u8>, text: &[u8]) {
         for character in chunk.valid().chars() {
             push_json_char(line, character);
         }
-        // A character split by the cut is no fault of the sender.
+        // A character that the cut splits is left out: the sender's bytes were valid.
         let at_cut = cut && chunk.invalid().as_ptr_range().end == text.as_ptr_range().end;
         if !chunk.invalid().is_empty() && !at_cut {
             line.extend_from_slice("\u{fffd}".as_bytes());

@@ -11,7 +11,6 @@ use super::record::{AccessRecord, Connection, target_of, version_text};
 use super::time::{TimeCache, push_three};
 use crate::config::{AccessFormat, AccessLog};
 
-/// Which line to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Common,
@@ -31,7 +30,7 @@ impl Form {
         }
     }
 
-    /// The form of one's own, if it is one.
+    /// The custom format, if it is one.
     pub(super) fn custom(&self) -> Option<&AccessFormat> {
         if let Self::Custom(format) = self {
             Some(format)

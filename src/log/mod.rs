@@ -42,7 +42,7 @@ pub enum LogError {
         "log.level `{level}`: {source}; write a level (`info`) or directives (`info,lb::sources=debug`)"
     )]
     Level {
-        /// As given.
+        /// The filter as given.
         level: String,
         /// What the parser says.
         source: tracing_subscriber::filter::ParseError,
@@ -68,7 +68,7 @@ impl LogHandle {
     /// Replaces the filter; the old one stays in force when `level` is not one.
     ///
     /// # Errors
-    /// When `level` is no filter, or the subscriber is gone.
+    /// When `level` is not a filter, or the subscriber is gone.
     pub fn set_level(&self, level: &str) -> Result<(), LogError> {
         Ok(self.filter.reload(filter(level)?)?)
     }
@@ -83,7 +83,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::new(filter(&config.level)?);
-    // The library would report its own errors to standard error, and wait for whoever reads it.
+    // The library would report its own errors to standard error, and wait for its reader.
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .log_internal_errors(false);
@@ -145,9 +145,9 @@ mod tests {
     use crate::config::AccessLog;
 
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Shared {
+    impl Write for SharedBuffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -165,7 +165,7 @@ mod tests {
             access: AccessLog::Off,
             access_tcp: true,
         };
-        let sink = Shared::default();
+        let sink = SharedBuffer::default();
         let to_sink = sink.clone();
         let (subscriber, handle) = subscriber(&config, move || to_sink.clone(), false).unwrap();
         tracing::subscriber::with_default(subscriber, || log(&handle));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_cannot_make_libraries_fill_the_log_unless_somebody_asks_for_it() {
+    fn strangers_cannot_make_libraries_fill_the_log_unless_it_is_configured() {
         let chatter = || tracing::warn!(target: "h2::proto", "recv PING ack that we never sent");
         for (level, heard) in [("info", false), ("debug", false), ("info,h2=warn", true)] {
             let text = written(LogFormat::Text, |handle| {

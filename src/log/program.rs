@@ -36,7 +36,6 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 static PROGRAM: OnceLock<Program> = OnceLock::new();
 static DROPPED: LazyLock<Arc<AtomicU64>> = LazyLock::new(Arc::default);
 
-/// The running log.
 #[derive(Debug)]
 struct Program {
     queue: Arc<Queue>,
@@ -187,7 +186,6 @@ impl Write for &Queue {
     }
 }
 
-/// Lines in memory.
 #[derive(Default)]
 struct Note(Mutex<Vec<u8>>);
 
@@ -226,7 +224,7 @@ mod tests {
     impl Write for Reader {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let _ = self.entered.send(());
-            // Nobody holds it up any more: takes everything.
+            // Nothing holds it up any more: takes everything.
             if !self.go_on.recv().unwrap_or(true) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -275,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_reader_holds_up_nobody_and_is_told_what_it_missed_where_it_is_missing() {
+    fn a_stuck_reader_holds_up_nothing_and_is_told_what_it_missed_where_it_is_missing() {
         for format in [LogFormat::Text, LogFormat::Json] {
             let stand = stand(format, 100);
             say(&stand.queue, "first");

@@ -2,9 +2,10 @@
 //!
 //! Of the access log each worker has a buffer of its own and formats its lines in it; the thread
 //! swaps it for an empty one. So a line costs no allocation, no copy and no wait: the lock is the
-//! worker's alone but for the moment of the swap. What comes first into an empty buffer rings the
-//! bell; as long as the thread has not fetched it, the lines behind it ring none. One that makes it
-//! half full ends the thread's nap. The program's log has one buffer for all threads.
+//! worker's alone but for the moment of the swap. The first line in an empty buffer wakes the
+//! writer; lines behind it do not, as long as the thread has not fetched it. A line that fills the
+//! buffer half way wakes the writer before its pause is over. The program's log has one buffer for
+//! all threads.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
@@ -17,7 +18,6 @@ const KEPT_MAX: usize = 1 << 20;
 /// What each queue may hold however many there are, in bytes.
 const SHARE_MIN: usize = 256 << 10;
 
-/// Lines that wait.
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
@@ -26,39 +26,38 @@ struct Waiting {
 
 /// What all queues of a log have in common.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Queues {
     queues: Mutex<Vec<Arc<Mutex<Waiting>>>>,
     /// Bytes that each of them may hold, and a line more.
     share: AtomicUsize,
     bytes_max: usize,
     dropped: Arc<AtomicU64>,
-    bell: SyncSender<()>,
-    /// Who naps.
+    wake: SyncSender<()>,
+    /// The writer thread.
     pub(super) thread: OnceLock<Thread>,
 }
 
-impl Shared {
-    /// No queues yet; they will share `bytes_max`. `bell` has room for one, and wakes who calls
-    /// [`Self::take_out`]; `dropped` counts lines.
+impl Queues {
+    /// No queues yet; they will share `bytes_max`. `wake` has room for one, and wakes the thread
+    /// that calls [`Self::take_out`]; `dropped` counts lines.
     pub(super) fn new(
         bytes_max: usize,
         dropped: &Arc<AtomicU64>,
-        bell: SyncSender<()>,
+        wake: SyncSender<()>,
     ) -> Arc<Self> {
         Arc::new(Self {
             queues: Mutex::default(),
             share: AtomicUsize::new(bytes_max),
             bytes_max,
             dropped: Arc::clone(dropped),
-            bell,
+            wake,
             thread: OnceLock::new(),
         })
     }
 
-    /// Wakes the thread.
-    pub(super) fn ring(&self) {
-        // Full: it was rung already.
-        let _ = self.bell.try_send(());
+    pub(super) fn wake_writer(&self) {
+        // Full: it was woken already.
+        let _ = self.wake.try_send(());
     }
 
     /// Takes out what is in all of them. `write` may wait as long as it likes; it returns how many
@@ -94,16 +93,14 @@ impl Shared {
     }
 }
 
-/// A worker's queue.
 #[derive(Debug)]
 pub(super) struct Queue {
     own: Arc<Mutex<Waiting>>,
-    shared: Arc<Shared>,
+    shared: Arc<Queues>,
 }
 
 impl Queue {
-    /// One more.
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<Queues>) -> Self {
         let own = Arc::default();
         let mut queues = shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.push(Arc::clone(&own));
@@ -130,7 +127,7 @@ impl Queue {
         let half = before < share / 2 && own.bytes.len() >= share / 2;
         drop(own);
         if is_first {
-            self.shared.ring();
+            self.shared.wake_writer();
         }
         if half && let Some(thread) = self.shared.thread.get() {
             thread.unpark();
@@ -154,7 +151,7 @@ mod tests {
         queue.push(|lines| lines.extend_from_slice(line.as_bytes()));
     }
 
-    fn taken(shared: &Shared) -> String {
+    fn taken(shared: &Queues) -> String {
         let mut lines = Vec::new();
         shared.take_out(&mut Vec::new(), |taken| {
             lines.extend_from_slice(taken);
@@ -165,23 +162,23 @@ mod tests {
 
     #[test]
     fn the_first_line_rings_and_those_behind_it_do_not() {
-        let (bell, rung) = sync_channel(1);
-        let shared = Shared::new(1 << 20, &Arc::default(), bell);
+        let (wake, woken) = sync_channel(1);
+        let shared = Queues::new(1 << 20, &Arc::default(), wake);
         let queue = Queue::new(&shared);
         for lines in ["a\nb\n", "c\n"] {
             for line in lines.split_inclusive('\n') {
                 push(&queue, line);
             }
-            rung.try_recv().unwrap();
-            assert!(rung.try_recv().is_err());
+            woken.try_recv().unwrap();
+            assert!(woken.try_recv().is_err());
             assert_eq!(taken(&shared), lines);
         }
     }
 
     #[test]
     fn half_a_queue_ends_the_nap() {
-        let (bell, _rung) = sync_channel(1);
-        let shared = Shared::new(1000, &Arc::default(), bell);
+        let (wake, _woken) = sync_channel(1);
+        let shared = Queues::new(1000, &Arc::default(), wake);
         shared.thread.set(std::thread::current()).unwrap();
         let queue = Queue::new(&shared);
         for length in [499, 1, 400] {
@@ -194,8 +191,8 @@ mod tests {
 
     #[test]
     fn a_line_that_panics_costs_no_other() {
-        let (bell, rung) = sync_channel(1);
-        let shared = Shared::new(1 << 20, &Arc::default(), bell);
+        let (wake, woken) = sync_channel(1);
+        let shared = Queues::new(1 << 20, &Arc::default(), wake);
         let queue = Queue::new(&shared);
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             queue.push(|line| {
@@ -203,16 +200,16 @@ mod tests {
                 panic!("inside a line");
             });
         }));
-        assert!(panicked.is_err() && rung.try_recv().is_err());
+        assert!(panicked.is_err() && woken.try_recv().is_err());
         push(&queue, "whole\n");
-        rung.try_recv().unwrap();
+        woken.try_recv().unwrap();
         assert_eq!(taken(&shared), "half\nwhole\n");
     }
 
     #[test]
     fn lines_of_a_worker_that_ended_are_written_and_its_queue_goes() {
-        let (bell, _rung) = sync_channel(1);
-        let shared = Shared::new(1 << 20, &Arc::default(), bell);
+        let (wake, _woken) = sync_channel(1);
+        let shared = Queues::new(1 << 20, &Arc::default(), wake);
         let (stays, ends) = (Queue::new(&shared), Queue::new(&shared));
         push(&ends, "last\n");
         drop(ends);
@@ -222,7 +219,7 @@ mod tests {
         assert_eq!(
             shared.share.load(Relaxed),
             1 << 20,
-            "it shares with nobody any more"
+            "it shares with no other queue any more"
         );
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderValue, Version};
 use crate::catalog::InstanceId;
 use crate::catalog::tag::RouteKey;
 
-/// One answered request, or one closed connection. Borrows everything.
+/// One request that got its response, or one closed connection. Borrows everything.
 #[derive(Clone, Debug)]
 pub struct AccessRecord<'a> {
     /// When it ended.
@@ -27,13 +27,13 @@ pub struct AccessRecord<'a> {
     pub status: u16,
     /// Body bytes sent to the client.
     pub bytes_out: u64,
-    /// From the request's head to the end of the answer.
+    /// From the request's head to the end of the response.
     pub duration: Duration,
     /// Service that was chosen.
     pub service: Option<&'a str>,
-    /// Instance that answered, or was tried last.
+    /// Instance that responded, or was tried last.
     pub instance: Option<&'a InstanceId>,
-    /// Its address.
+    /// Address of that instance.
     pub upstream: Option<SocketAddr>,
     /// Attempts made, the first included; 0: none.
     pub attempts: u32,
@@ -41,7 +41,7 @@ pub struct AccessRecord<'a> {
     pub upstream_duration: Option<Duration>,
     /// Route that matched.
     pub route: Option<&'a RouteKey>,
-    /// Class of the failure, when the answer was made here (`no_route`, `connect`, `timeout`, …).
+    /// Class of the failure, when the response was made here (`no_route`, `connect`, `timeout`, …).
     pub error: Option<&'a str>,
     /// Request id.
     pub request_id: Option<&'a str>,
@@ -54,10 +54,10 @@ pub struct AccessRecord<'a> {
     /// Of a call of gRPC: its own status.
     pub grpc_status: Option<u32>,
     /// Of a connection of TCP. The method is then `TCP`, the target the listener, the host the
-    /// server name that the client's TLS asked for, and the status what nginx logs for such a
+    /// server name of the client's TLS handshake, and the status what nginx logs for such a
     /// connection: 200, 400, 403, 404 or 502.
     pub tcp: Option<Connection>,
-    /// What only a form of one's own tells.
+    /// Fields that only a custom format has.
     pub more: Option<More<'a>>,
 }
 
@@ -72,7 +72,7 @@ pub struct Connection {
     pub end: &'static str,
 }
 
-/// What only a form of one's own tells of a request. What is not known is empty.
+/// Fields of a request that only a custom format has. What is not known is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct More<'a> {
     /// The client's port.
@@ -89,7 +89,7 @@ pub struct More<'a> {
     pub upstream_uri: &'a str,
 }
 
-/// What was asked for. CONNECT has no path: its target is the authority alone (RFC 9110, 9.3.6).
+/// The request target. CONNECT has no path: its target is the authority alone (RFC 9110, 9.3.6).
 pub(super) fn target_of<'a>(record: &AccessRecord<'a>) -> &'a str {
     if record.uri.is_empty() && record.method == "CONNECT" {
         record.host

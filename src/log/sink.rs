@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Standard output or standard error without the standard library's buffer and lock: whoever else
-/// holds that lock cannot hold up this writer, and the other way round.
+/// Standard output or standard error without the standard library's buffer and lock: another thread
+/// with that lock cannot hold up this writer, and the other way round.
 #[derive(Debug)]
 pub(super) struct Descriptor(File);
 
@@ -49,7 +49,6 @@ pub(super) struct Lines<W> {
 }
 
 impl<W: Write> Lines<W> {
-    /// Lines into `sink`.
     pub(super) fn new(sink: W) -> Self {
         Self { sink, torn: false }
     }
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_somebody_made_non_blocking_is_waited_for() {
+    fn a_stream_that_another_process_made_non_blocking_is_waited_for() {
         let (mut reader, writer) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
         let mut lines = Lines::new(Descriptor::of(&writer).unwrap());

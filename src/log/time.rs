@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-/// Formats of the last second that was asked for.
+/// Formats of the last second that was formatted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TimeCache {
     second: Option<u64>,
@@ -70,7 +70,7 @@ fn formatted(format: &str, second: u64) -> Vec<u8> {
         .ok()
         .and_then(|second| Timestamp::from_second(second).ok());
     let mut text = Vec::with_capacity(32);
-    // Both formats ask only for what a time stamp has, and writing to a Vec cannot fail.
+    // Both formats need only what a time stamp has, and writing to a Vec cannot fail.
     let _ = write!(
         text,
         "{}",

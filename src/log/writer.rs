@@ -124,9 +124,9 @@ mod tests {
     }
 
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Shared {
+    impl Write for SharedBuffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn lines_of_all_workers_arrive_whole_and_finish_flushes() {
-        let (sink, dropped) = (Shared::default(), Arc::default());
+        let (sink, dropped) = (SharedBuffer::default(), Arc::default());
         let (loggers, writer) =
             AccessLogWriter::start_on(AccessLog::Common, &dropped, sink.clone()).unwrap();
         thread::scope(|scope| {
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_line_is_written_without_a_finish() {
-        let (sink, dropped) = (Shared::default(), Arc::default());
+        let (sink, dropped) = (SharedBuffer::default(), Arc::default());
         let (loggers, _writer) =
             AccessLogWriter::start_on(AccessLog::Json, &dropped, sink.clone()).unwrap();
         let logger = loggers.logger();

@@ -18,7 +18,7 @@ use super::drain::{LocalPhase, Phase};
 use super::http::server::connection::{self, Negotiated};
 use super::listener::Listener;
 use super::worker::Worker;
-use super::{server_name, session};
+use super::{session, sni};
 use crate::config::ListenerProtocol;
 use crate::system::lack::{is_exhaustion, is_reserved, none_left};
 use crate::system::throttle::Throttle;
@@ -44,7 +44,7 @@ pub async fn accept_loop(
         }
     };
     let told = Throttle::default();
-    // Whoever scrapes must get in when it matters.
+    // A metrics scraper must get in when it matters.
     let extra = if listener.config.protocol == ListenerProtocol::Prometheus {
         SCRAPES_EXTRA
     } else {
@@ -69,8 +69,8 @@ pub async fn accept_loop(
             Err(error) => accept_failed(&worker, &listener, &error, &told).await,
         }
     }
-    // Who is in the queue has a connection already: closing the socket would reset it.
-    // The kernel is asked directly: the runtime knows only of what came before its last look.
+    // Clients in the queue have a connection already: closing the socket would reset it. `accept`
+    // is called directly: the runtime knows only of what came before its last look.
     let Ok(socket) = socket.into_std() else {
         return;
     };
@@ -85,15 +85,15 @@ pub async fn accept_loop(
     }
 }
 
-/// A listening socket that is asked for a connection while somebody is in its queue, and no more
+/// A listening socket on which `accept` is called while a client is in its queue, and no more
 /// often.
 ///
 /// For every `accept` the kernel makes a socket and a file before it looks into the queue, and
-/// throws them away if that is empty: asking in vain, as one has to who waits for the next change
-/// alone, costs almost what a connection does. To look is cheap.
+/// throws them away if that is empty: a failed `accept` costs almost as much as a successful one.
+/// To look is cheap.
 ///
-/// The runtime's listener cannot be told that nobody is there, so this is one of its streams: for
-/// it a socket like any other.
+/// The runtime's listener cannot be told that the queue is empty, so this is one of its streams:
+/// for it a socket like any other.
 struct Acceptor(TcpStream);
 
 impl Acceptor {
@@ -101,10 +101,10 @@ impl Acceptor {
         Ok(Self(TcpStream::from_std(OwnedFd::from(socket).into())?))
     }
 
-    /// The next connection, and who makes it. Cancel safe.
+    /// The next connection, and the address of its client. Cancel safe.
     async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
         loop {
-            // However many are in the queue, those who are served already get their turns.
+            // However many are in the queue, clients that are served already get their turns.
             consume_budget().await;
             self.0.readable().await?;
             let accept = || {
@@ -119,7 +119,7 @@ impl Acceptor {
                 Err(error) => return Err(error),
             };
             if self.is_deserted() {
-                // Clears what the runtime knows; who comes from now on is told of.
+                // Clears what the runtime knows; clients that come from now on are reported.
                 let _ = self.0.try_io(Interest::READABLE, || {
                     Err::<(), _>(io::ErrorKind::WouldBlock.into())
                 });
@@ -129,7 +129,7 @@ impl Acceptor {
         }
     }
 
-    /// Whether nobody is in the queue, as far as is known.
+    /// Whether the queue is empty, as far as is known.
     fn is_deserted(&self) -> bool {
         let mut look = [PollFd::new(&self.0, PollFlags::IN)];
         poll(&mut look, Some(&Timespec::default())) == Ok(0)
@@ -160,7 +160,7 @@ fn spawn(
             });
         }
         ListenerProtocol::TcpSni | ListenerProtocol::HttpsTcpSni => {
-            let beginning = Box::pin(server_name::serve(worker, listener, phase, stream, peer));
+            let beginning = Box::pin(sni::serve(worker, listener, phase, stream, peer));
             spawn_negotiated(permit, beginning);
         }
         ListenerProtocol::Http
@@ -174,7 +174,7 @@ fn spawn(
     }
 }
 
-/// Serves whom the boxed future has found out about; `permit` is held to the end.
+/// Serves the client that the boxed future has found out about; `permit` is held to the end.
 fn spawn_negotiated<P, F>(permit: P, beginning: Pin<Box<F>>)
 where
     P: 'static,
@@ -216,9 +216,8 @@ async fn unreserved(
     }
 }
 
-/// A connection that died in the queue is nobody's fault; a process without file descriptors must
-/// wait for some, and gives up idle connections to instances meanwhile, and says so as `told` lets
-/// it.
+/// Ignores connections that were aborted while queued. Out of file descriptors, closes idle
+/// connections to instances, backs off, and logs that as often as `told` allows.
 async fn accept_failed(worker: &Worker, listener: &Listener, error: &io::Error, told: &Throttle) {
     match error.kind() {
         io::ErrorKind::ConnectionAborted
@@ -245,7 +244,7 @@ mod tests {
     use crate::proxy::listener::{Sharing, bind};
 
     #[tokio::test]
-    async fn everybody_in_the_queue_is_accepted_and_whoever_comes_later() {
+    async fn all_clients_in_the_queue_are_accepted_and_those_that_come_later() {
         let sockets =
             bind("127.0.0.1:0".parse().expect("address"), 1, Sharing::Alone).expect("binds");
         let (address, mut sockets) = (sockets.address, sockets.open().expect("listens"));
@@ -257,12 +256,14 @@ mod tests {
             for client in &clients {
                 let accepted =
                     tokio::time::timeout(Duration::from_secs(10), acceptor.accept()).await;
-                let (_, peer) = accepted.expect("somebody is there").expect("accepts");
+                let (_, peer) = accepted
+                    .expect("a client is in the queue")
+                    .expect("accepts");
                 assert_eq!(peer, client.local_addr().expect("address"));
             }
             assert!(acceptor.is_deserted());
             let more = tokio::time::timeout(Duration::from_millis(10), acceptor.accept()).await;
-            assert!(more.is_err(), "nobody is left");
+            assert!(more.is_err(), "the queue is empty");
         }
     }
 

@@ -3,7 +3,7 @@
 //! Pure; one per worker, time as an argument. Retries help when one instance is sick and hurt when
 //! all are: without a bound, an overloaded service gets its load multiplied. The bound is a share
 //! of the requests of the last ten seconds, and a floor per second so that a quiet service may
-//! retry at all. Failed connects do not ask here: nothing was sent.
+//! retry at all. Failed connects do not count here: nothing was sent.
 
 /// Length of the window in seconds, and number of its slots.
 const WINDOW_S: u64 = 10;

@@ -1,4 +1,4 @@
-//! Opening a connection to an instance, under a deadline, with TLS when the route asks for it.
+//! Opening a connection to an instance, under a deadline, with TLS when the route says so.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use crate::proxy::tls::upstream::{Inside, server_name};
 use crate::system::lack::{is_exhaustion, is_reserved, none_left};
 use crate::table::Target;
 
-/// A connected upstream.
+/// A connection to an instance.
 #[derive(Debug)]
 pub enum UpstreamStream {
     /// In clear.
@@ -200,7 +200,7 @@ impl UpstreamStream {
         self.socket().poll_read_ready(cx)
     }
 
-    /// The socket below.
+    /// The TCP socket, below TLS if there is any.
     #[must_use]
     pub fn socket(&self) -> &TcpStream {
         match self {
@@ -209,8 +209,8 @@ impl UpstreamStream {
         }
     }
 
-    /// Whether an idle connection has nothing to say. Anything else is its end, or nothing that
-    /// anybody asked for.
+    /// Whether nothing has come on an idle connection. Anything that came is its end, or not a
+    /// response to any request.
     ///
     /// `surely` costs a system call and sees what the event loop has not seen yet.
     #[must_use]

@@ -53,7 +53,7 @@ impl LocalPhase {
         loop {
             let phase = *source.borrow_and_update();
             self.advance(phase);
-            // A vanished sender means that nobody is left to finish anything for.
+            // A vanished sender means that the process is ending.
             if phase == Phase::Cut || source.changed().await.is_err() {
                 self.advance(Phase::Cut);
                 return;
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_phase_moves_forward_only_and_wakes_who_waits() {
+    fn a_phase_moves_forward_only_and_wakes_waiting_tasks() {
         let local = tokio::task::LocalSet::new();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()

@@ -1,13 +1,13 @@
 //! What can go wrong with a request, and what the client is told.
 //!
 //! One table from cause to status; the cause itself goes to the log, the client gets a short text.
-//! A gRPC client gets the same news in its own terms (trailers-only answer with `grpc-status`).
+//! A gRPC client gets the same news in its own terms (trailers-only response with `grpc-status`).
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, Response, StatusCode};
 
-/// Why the proxy answered by itself.
+/// Why the proxy responded by itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
     /// The request cannot be understood or is not allowed to mean two things.
@@ -22,8 +22,8 @@ pub enum ProxyError {
     /// No route for host and path.
     #[error("no route")]
     NoRoute,
-    /// The connection's TLS asked for another host, and that of the request is passed on unopened
-    /// to instances that end its TLS themselves.
+    /// The connection's TLS was for another host, and that of the request is passed on unopened to
+    /// instances that end its TLS themselves.
     #[error("the host is not served on this connection")]
     Misdirected,
     /// The route exists, but no instance of it may serve.
@@ -41,8 +41,8 @@ pub enum ProxyError {
     /// Too many requests wait for their credentials to be verified.
     #[error("too many requests wait for their credentials to be verified")]
     AuthBusy,
-    /// The service that decides about requests gave no answer.
-    #[error("no answer from the service that authorizes requests")]
+    /// The service that decides about requests did not respond.
+    #[error("no response from the service that authorizes requests")]
     AuthUnavailable,
     /// No instance could be connected to.
     #[error("cannot connect to an upstream: {0}")]
@@ -53,33 +53,33 @@ pub enum ProxyError {
     /// Connecting took too long, everywhere.
     #[error("connecting to an upstream timed out")]
     ConnectTimeout,
-    /// The upstream closed the connection before an answer was complete enough to pass on.
-    #[error("upstream failed before an answer: {0}")]
+    /// The upstream closed the connection before a response was complete enough to pass on.
+    #[error("upstream failed before its response: {0}")]
     Upstream(String),
     /// The upstream speaks no HTTP, or shows a certificate that is not accepted.
     #[error("upstream cannot be used: {0}")]
     Unusable(String),
     /// No first byte in time.
-    #[error("no answer from the upstream in time")]
+    #[error("no response from the upstream in time")]
     ResponseTimeout,
     /// The request as a whole took longer than it may.
     #[error("the request took longer than proxy.request_timeout")]
     RequestTimeout,
-    /// The client went away before the answer was there (only logged).
+    /// The client went away before the response was there (only logged).
     #[error("client closed the request")]
     ClientClosed,
 }
 
-/// What the answers to ordinary clients depend on.
+/// What the responses to ordinary clients depend on.
 #[derive(Clone, Debug)]
-pub struct ErrorAnswers {
+pub struct ErrorResponses {
     /// Status where there is no route.
     pub no_route: StatusCode,
     /// Page where there is no route.
     pub no_route_page: Bytes,
-    /// When a client may come back that was told 503, in seconds.
+    /// When a client that got 503 may come back, in seconds.
     pub retry_after_s: u64,
-    /// As Fabio answers for upstreams: without a text, and 500 for what cannot be used.
+    /// As Fabio responds for upstreams: without a text, and 500 for what cannot be used.
     pub bare: bool,
 }
 
@@ -183,7 +183,7 @@ impl ProxyError {
         }
     }
 
-    /// Whether it is about an upstream that was asked, or was to be.
+    /// Whether it is about an upstream that the request was sent to, or was to be.
     fn is_of_upstream(&self) -> bool {
         matches!(
             self,
@@ -195,9 +195,9 @@ impl ProxyError {
         )
     }
 
-    /// The answer to an ordinary client.
+    /// The response to an ordinary client.
     #[must_use]
-    pub fn response(&self, answers: &ErrorAnswers) -> Response<Bytes> {
+    pub fn response(&self, answers: &ErrorResponses) -> Response<Bytes> {
         let bare = answers.bare && self.is_of_upstream();
         let mut response = Response::new(match self {
             Self::NoRoute => answers.no_route_page.clone(),
@@ -228,7 +228,7 @@ impl ProxyError {
         response
     }
 
-    /// The answer to a gRPC client: HTTP 200, the news in `grpc-status`.
+    /// The response to a gRPC client: HTTP 200, the news in `grpc-status`.
     #[must_use]
     pub fn grpc_response(&self) -> Response<Bytes> {
         let (status, message) = self.grpc_status();
@@ -246,8 +246,8 @@ mod tests {
     use super::*;
     use crate::metrics::outcomes::PROXY_ERRORS;
 
-    fn answers() -> ErrorAnswers {
-        ErrorAnswers {
+    fn answers() -> ErrorResponses {
+        ErrorResponses {
             no_route: StatusCode::NOT_FOUND,
             no_route_page: Bytes::new(),
             retry_after_s: 3,
@@ -290,7 +290,7 @@ mod tests {
                 "{error}"
             );
             assert_eq!(error.grpc_response().status(), StatusCode::OK);
-            // A client that went away is not answered.
+            // A client that went away gets no response.
             let counted = PROXY_ERRORS.contains(&error.class());
             assert_eq!(
                 counted,
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn a_503_says_when_to_come_back_and_a_404_shows_the_page() {
         let page = Bytes::from_static(b"<p>nothing here</p>");
-        let answers = ErrorAnswers {
+        let answers = ErrorResponses {
             no_route: StatusCode::IM_A_TEAPOT,
             no_route_page: page.clone(),
             ..answers()
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(response.body(), &page);
         assert!(!response.headers().contains_key(RETRY_AFTER));
         assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
-        let nothing = ProxyError::NoRoute.response(&ErrorAnswers {
+        let nothing = ProxyError::NoRoute.response(&ErrorResponses {
             no_route_page: Bytes::new(),
             ..answers
         });
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn without_a_text_there_is_no_content_type() {
-        let bare = ErrorAnswers {
+        let bare = ErrorResponses {
             bare: true,
             ..answers()
         };

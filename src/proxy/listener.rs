@@ -32,7 +32,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Counts a connection that ended because of its client, and says so to whoever debugs.
+    /// Counts a connection that ended because of its client, and logs it for debugging.
     pub fn client_fault(&self, peer: SocketAddr, fault: ClientFault, reason: &dyn fmt::Display) {
         self.metrics.record_client_fault(fault);
         tracing::debug!(listener = %self.config.address, %peer, ?fault, %reason, "client connection refused");
@@ -74,8 +74,8 @@ impl Listener {
         }
     }
 
-    /// Tells the observer of a connection that found no target in reach, or did not say for whom it
-    /// came.
+    /// Tells the observer of a connection that found no target in reach, or did not say which host
+    /// it is for.
     pub fn failed(&self) {
         if let Some(observer) = &self.observer {
             observer.failure(self.traffic());
@@ -127,11 +127,11 @@ impl Listener {
 pub struct ClientLimits {
     /// For a request head, a ClientHello or a handshake.
     pub header: Duration,
-    /// Between requests.
+    /// Without a request, between two of them.
     pub idle: Duration,
-    /// Inside a body.
+    /// Without a byte, inside a body.
     pub body: Duration,
-    /// For a request and its answer as a whole; none: no limit.
+    /// For a request and its response as a whole; none: no limit.
     pub request: Option<Duration>,
     /// Without a byte either way on a connection of TCP; zero: for ever.
     pub tcp_idle: Duration,
@@ -380,7 +380,7 @@ mod tests {
             assert_eq!(shared.open().expect("listens beside").len(), 2);
             drop(open);
         }
-        // Of another program, which shares with nothing.
+        // Of another program, which shares nothing.
         let other = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         for sharing in [Sharing::Alone, Sharing::WithOthers] {
             bind(other.local_addr().expect("address"), 1, sharing).expect_err("in use");

@@ -39,7 +39,8 @@ impl MovingDeadline {
             armed.sleep.as_mut().reset(deadline);
         }
         loop {
-            // To whom has no budget left the runtime says no, whatever he asks, and sets no timer.
+            // For a task without budget the runtime returns pending, whatever it polls, and sets no
+            // timer.
             armed.task = has_budget_remaining().then(|| cx.waker().clone());
             ready!(armed.sleep.as_mut().poll(cx));
             if Instant::now() >= deadline {

@@ -68,7 +68,8 @@ impl Ended {
         }
     }
 
-    /// What nginx logs for it (`$status` of its stream module): 200 for whatever was carried.
+    /// What nginx logs for it (`$status` of its stream module): 200 for every connection whose
+    /// bytes were passed on.
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
@@ -158,8 +159,8 @@ impl Passage {
         self.note(|open| open.peer = peer);
     }
 
-    /// The server name that it asks for.
-    pub fn asks_for(&mut self, name: Option<&str>) {
+    /// The server name of its TLS.
+    pub fn set_server_name(&mut self, name: Option<&str>) {
         self.note(|open| open.server_name = name.map(str::to_owned));
     }
 
@@ -191,7 +192,7 @@ impl Passage {
         self.note(|open| open.ended = ended);
     }
 
-    /// What was carried.
+    /// Bytes both ways, and how the connection ended.
     pub fn carried(&mut self, pumped: &Pumped, drained: bool) {
         self.note(|open| {
             open.bytes = (pumped.bytes_in, pumped.bytes_out);

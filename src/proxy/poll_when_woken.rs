@@ -1,6 +1,6 @@
-//! A future beside the one that a task is about: it is polled only when it was woken itself.
+//! Wraps a rarely ready future so that it is polled only after its own waker fired.
 //!
-//! Timers and signals that hardly ever fire would otherwise be asked each time a byte comes.
+//! Timers and signals that hardly ever fire would otherwise be polled each time a byte comes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// See the module. What its future cannot be woken for has to be seen by who polls this.
+    /// See the module. The caller has to notice what the future cannot be woken for.
     #[derive(Debug)]
     pub struct PollWhenWoken<F> {
         #[pin]
@@ -19,7 +19,7 @@ pin_project! {
     }
 }
 
-/// Wakes the task, and remembers for whom.
+/// Wakes the task, and remembers that the future was woken.
 #[derive(Debug)]
 struct WakeFlag {
     woken: AtomicBool,
@@ -62,15 +62,15 @@ impl<F: Future> PollWhenWoken<F> {
         let Some((flag, waker)) = this.flag else {
             return Poll::Pending;
         };
-        // Looked at first: to take it back is much dearer. Taken back before the poll, so that no
-        // ring is lost.
+        // Loaded first: an atomic swap is much more expensive than a load. Taken back before the
+        // poll, so that no wake-up is lost.
         let woken = flag.woken.load(Acquire) && flag.woken.swap(false, AcqRel);
         if !woken && !anyway {
             return Poll::Pending;
         }
         let polled = this.future.poll(&mut Context::from_waker(waker));
         if polled.is_ready() {
-            // What else it waits for may not have been asked in this turn.
+            // What else it waits for may not have been polled in this turn.
             flag.woken.store(true, Release);
         }
         polled

@@ -176,7 +176,7 @@ impl UpstreamPool {
         slots.map(|slot| slot.idle.drain(..).count()).sum()
     }
 
-    /// Opens a shared connection, or takes the one that somebody opened meanwhile.
+    /// Opens a shared connection, or takes the one that another request opened meanwhile.
     ///
     /// # Errors
     /// As [`connect`]; a failed HTTP handshake counts as an I/O error.
@@ -188,7 +188,7 @@ impl UpstreamPool {
         now_ms: u64,
     ) -> Result<(H2Connection, StreamGuard), ConnectError> {
         let dialing = self.slot(key, target, |slot| Rc::clone(&slot.dialing));
-        // Whoever waits for another's dial waits no longer than for an own one.
+        // Waiting for another request's dial takes no longer than an own one.
         let limit = settings.proxy.connect_timeout;
         let Ok(_one_at_a_time) = tokio::time::timeout(limit, dialing.lock()).await else {
             return Err(ConnectError::Timeout(limit));

@@ -1,9 +1,9 @@
-//! The PROXY protocol, versions 1 and 2: who the client is, told by the balancer in front or to the
-//! target behind.
+//! The PROXY protocol, versions 1 and 2: the client's address, told by the balancer in front or to
+//! the target behind.
 //!
-//! Pure and incremental: bytes in, verdict out. Reading, its deadline, and giving the bytes after
-//! the header to whoever comes next are the listener's. The header is optional for a client, as in
-//! Fabio: bytes that cannot be one are [`Received::Absent`] as soon as that is certain. Source: the
+//! Pure and incremental: bytes in, verdict out. Reading, its deadline, and passing on the bytes
+//! after the header are left to the listener. The header is optional for a client, as in Fabio:
+//! bytes that cannot be one are [`Received::Absent`] as soon as that is certain. Source: the
 //! specification in HAProxy's `proxy-protocol.txt`, sections 2.1 and 2.2.
 
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! One TCP connection through the proxy: route by port (or as [`crate::proxy::server_name`] found),
-//! pick, connect (elsewhere if that fails), then bytes both ways.
+//! One TCP connection through the proxy: route by port (or as [`crate::proxy::sni`] found), pick,
+//! connect (elsewhere if that fails), then bytes both ways.
 
 use std::io;
 use std::net::SocketAddr;
@@ -63,7 +63,7 @@ pub async fn serve(
     match accepted {
         Ok(Ok(stream)) => {
             passage.speaks(tls::details(stream.get_ref().1).version_name());
-            passage.asks_for(stream.get_ref().1.server_name());
+            passage.set_server_name(stream.get_ref().1.server_name());
             passage.ends(Ended::Drain);
             route(
                 &worker,
@@ -136,7 +136,7 @@ async fn route<T>(
         passage.ends(Ended::NoRoute);
         return tracing::debug!(%local, "no route for this port");
     };
-    carry(
+    proxy_tcp(
         worker,
         listener,
         &route,
@@ -150,7 +150,7 @@ async fn route<T>(
     .await;
 }
 
-/// What is known of a connection that is carried.
+/// What is known of a connection that is proxied.
 #[derive(Clone, Copy, Debug)]
 pub struct Carried {
     /// Its two ends, for the PROXY header of its target.
@@ -160,8 +160,8 @@ pub struct Carried {
     pub is_tls: bool,
 }
 
-/// Carries a connection to one of `route`'s targets, to its end.
-pub async fn carry<T>(
+/// Proxies a connection to one of `route`'s targets, to its end.
+pub async fn proxy_tcp<T>(
     worker: &Rc<Worker>,
     listener: &Listener,
     route: &Arc<Route>,
@@ -172,7 +172,7 @@ pub async fn carry<T>(
     T: Stream,
 {
     passage.takes(route);
-    let connected = connect_somewhere(worker, listener, route, carried, passage).await;
+    let connected = connect_with_failover(worker, listener, route, carried, passage).await;
     let Some((target, mut upstream, _in_flight)) = connected else {
         return;
     };
@@ -195,7 +195,7 @@ pub async fn carry<T>(
 
 /// A connection to one of the route's targets: nothing is sent before it stands, so every target
 /// may be tried.
-async fn connect_somewhere<'r>(
+async fn connect_with_failover<'r>(
     worker: &Rc<Worker>,
     listener: &Listener,
     route: &'r Arc<Route>,
@@ -244,7 +244,7 @@ async fn connect_somewhere<'r>(
                 passage.ends(Ended::ConnectFailed);
                 match &error {
                     // It went away meanwhile and is not counted: others come first, and where there
-                    // are none it is asked again.
+                    // are none it is tried again.
                     ConnectError::Gone => continue,
                     ConnectError::Exhausted(_) => worker.note_exhaustion(&error),
                     _ => worker.note_failure(route, target),

@@ -10,7 +10,7 @@ use crate::config::ProxyConfig;
 use crate::proxy::auth::Schemes;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
-use crate::proxy::page::NoRoutePage;
+use crate::proxy::no_route_page::NoRoutePage;
 use crate::proxy::tls::UpstreamTls;
 use crate::table::health::HealthConfig;
 

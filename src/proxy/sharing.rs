@@ -2,9 +2,9 @@
 //!
 //! `SO_REUSEPORT` lets the workers of one process share an address, and with it any other process
 //! of the same user: the kernel then deals connections out to both. So an address is bound alone
-//! (see [`crate::proxy::listener`]), unless taking over is asked for; and who shares one is looked
-//! up here. Reading `/proc/self/net/tcp` needs no rights; to name the process behind a socket needs
-//! those over it.
+//! (see [`crate::proxy::listener`]), unless taking over is configured; and which process shares one
+//! is looked up here. Reading `/proc/self/net/tcp` needs no rights; to name the process behind a
+//! socket needs those over it.
 
 use std::fmt;
 use std::fs;
@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long it is remembered who has a socket open.
+/// How long it is remembered which process has a socket open.
 const HOLDER_KEPT: Duration = Duration::from_secs(60);
 
 /// State `LISTEN` in the table. Rows of that state come first.
@@ -24,7 +24,7 @@ const LISTEN: &str = "0A";
 /// A listening socket of this machine (of this network namespace).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listening {
-    /// Where.
+    /// The address it listens on.
     pub address: SocketAddr,
     /// What identifies the socket.
     pub inode: u64,
@@ -137,9 +137,9 @@ pub fn others(address: SocketAddr, own: &[u64], listening: &[Listening]) -> Vec<
     foreign.map(|it| it.inode).collect()
 }
 
-/// Who has one of these sockets open: the process with the lowest id that may be looked at. All
-/// open files of all processes are read for that, so what was found is kept for a minute: a port
-/// that another process has is tried again each second.
+/// Which process has one of these sockets open: the one with the lowest id that may be looked at.
+/// All open files of all processes are read for that, so what was found is kept for a minute: a
+/// port that another process has is tried again each second.
 #[must_use]
 pub fn holder(inodes: &[u64]) -> Holder {
     static FOUND: Mutex<Vec<(Vec<u64>, Instant, Holder)>> = Mutex::new(Vec::new());

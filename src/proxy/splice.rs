@@ -63,7 +63,7 @@ pub enum Moved {
     End,
 }
 
-/// Which side failed.
+/// The side that failed, and how.
 #[derive(Debug)]
 pub enum SpliceError {
     /// The reader.
@@ -219,7 +219,7 @@ mod tests {
             received
         };
         let (left, received, ()) = tokio::join!(moving, receiving, async {
-            // The reader keeps its last third: nobody takes it.
+            // The reader keeps its last third: nothing takes it.
             tokio::time::timeout(std::time::Duration::from_secs(1), sending)
                 .await
                 .ok();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tells_the_end_and_who_failed() {
+    async fn tells_the_end_and_which_side_failed() {
         let ((source, reader), (writer, sink)) = (pair().await, pair().await);
         let mut pipe = Pipes::default().take().unwrap();
         drop(source);

@@ -1,9 +1,9 @@
 //! Bytes both ways between two streams, until both directions have ended.
 //!
 //! A direction ends with the end of what its reader sends; that is passed on as a half-close and
-//! the other direction goes on, so that an answer which follows a half-closed request arrives.
-//! Connecting, choosing a target and counting connections are left to others; whoever calls closes
-//! the streams by dropping them.
+//! the other direction goes on, so that a response which follows a half-closed request arrives.
+//! Connecting, choosing a target and counting connections are left to others; the caller closes the
+//! streams by dropping them.
 //!
 //! Cost: no clock is read and no timer set per chunk. A timer of a quarter of the idle time looks
 //! whether bytes moved since it was set, so an idle connection ends after one to one and a quarter
@@ -56,7 +56,7 @@ impl BufferPool {
         }
     }
 
-    /// Buffers that nobody uses now.
+    /// Buffers that are not in use now.
     #[must_use]
     pub fn idle(&self) -> usize {
         self.0.borrow().len()
@@ -643,7 +643,7 @@ mod tests {
     fn a_slow_reader_holds_back_the_writer() {
         run(async {
             let ends = async |mut client: DuplexStream, upstream: DuplexStream| {
-                // Nobody reads: 100 bytes in each pipe and one buffer fit, not a byte more.
+                // Nothing is read: 100 bytes in each pipe and one buffer fit, not a byte more.
                 let mut sent = 0;
                 let flood = async {
                     loop {

@@ -1,4 +1,4 @@
-//! The thread of a worker: what it is ordered to accept, its clock, and its end.
+//! The thread of a worker: the listeners it accepts for, its clock, and its end.
 //!
 //! ```text
 //! thread lb-worker-N: current_thread runtime + LocalSet
@@ -43,11 +43,11 @@ async fn tick(worker: Rc<Worker>) {
     }
 }
 
-/// Obeys `orders` until the worker drains, then waits for what still runs.
+/// Handles `commands` until the worker drains, then waits for what still runs.
 async fn run(
     worker: Rc<Worker>,
-    first: Vec<Order>,
-    mut orders: mpsc::Receiver<Order>,
+    first: Vec<ListenerCommand>,
+    mut commands: mpsc::Receiver<ListenerCommand>,
     phase: PhaseReceiver,
 ) {
     let local_phase = Rc::clone(&worker.phase);
@@ -66,16 +66,16 @@ async fn run(
         })
     });
     let mut accepting = Accepting::default();
-    for order in first {
-        accepting.obey(&worker, order);
+    for command in first {
+        accepting.handle(&worker, command);
     }
     let (mut more, mut follows) = (true, true);
     loop {
         tokio::select! {
             biased;
             () = worker.phase.reached(Phase::Draining) => break,
-            order = orders.recv(), if more => match order {
-                Some(order) => accepting.obey(&worker, order),
+            command = commands.recv(), if more => match command {
+                Some(command) => accepting.handle(&worker, command),
                 None => more = false,
             },
             // Without it this worker would not hear that it has to end.
@@ -87,8 +87,8 @@ async fn run(
             }
         }
     }
-    // Sockets of orders that came too late: they must not take clients whom nobody serves.
-    drop(orders);
+    // Sockets of commands that came too late: they must not take clients that would not be served.
+    drop(commands);
     accepting.end().await;
     while worker.connections() > 0 && worker.phase.get() < Phase::Cut {
         tokio::select! {
@@ -99,7 +99,7 @@ async fn run(
     if worker.connections() > 0 {
         tracing::warn!(
             connections = worker.connections(),
-            "drain deadline: cutting what still runs"
+            "drain deadline: closing remaining connections"
         );
     }
     tick.abort();
@@ -109,14 +109,14 @@ async fn run(
 
 /// What a worker does with its listeners.
 #[derive(Debug)]
-pub enum Order {
+pub enum ListenerCommand {
     /// Accept connections for this listener.
     Open(ListenerNumber, Listener, TcpListener),
     /// Accept no more for it; its connections end as in a drain, but without its deadline.
     Close(ListenerNumber),
 }
 
-/// What a listener is called in orders: never used twice.
+/// What a listener is called in commands: never used twice.
 pub type ListenerNumber = u64;
 
 /// The accept loops of one worker.
@@ -127,18 +127,18 @@ struct Accepting {
 }
 
 impl Accepting {
-    fn obey(&mut self, worker: &Rc<Worker>, order: Order) {
+    fn handle(&mut self, worker: &Rc<Worker>, command: ListenerCommand) {
         // Those that ended meanwhile.
         while self.loops.try_join_next().is_some() {}
-        match order {
-            Order::Open(number, listener, socket) => {
+        match command {
+            ListenerCommand::Open(number, listener, socket) => {
                 let phase: Rc<LocalPhase> = Rc::default();
                 self.phases.insert(number, Rc::clone(&phase));
                 let accepting = accept_loop(Rc::clone(worker), Rc::new(listener), phase, socket);
                 self.loops
                     .spawn_local(vital::task("an accept loop", accepting));
             }
-            Order::Close(number) => {
+            ListenerCommand::Close(number) => {
                 if let Some(phase) = self.phases.remove(&number) {
                     phase.advance(Phase::Draining);
                 }
@@ -154,16 +154,16 @@ impl Accepting {
     }
 }
 
-/// Starts worker `number` on a thread of its own with its `first` orders; further ones come through
-/// `orders`. The thread ends when the worker has drained or was cut.
+/// Starts worker `number` on a thread of its own with its `first` commands; further ones come
+/// through `commands`. The thread ends when the worker has drained or was cut.
 ///
 /// # Errors
 /// The thread or its runtime cannot be made.
 pub fn spawn(
     number: usize,
     context: WorkerContext,
-    first: Vec<Order>,
-    orders: mpsc::Receiver<Order>,
+    first: Vec<ListenerCommand>,
+    commands: mpsc::Receiver<ListenerCommand>,
     seed: u64,
 ) -> io::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -177,7 +177,7 @@ pub fn spawn(
             local.block_on(&runtime, async move {
                 vital::task(
                     "a worker",
-                    run(Worker::new(&context, seed), first, orders, phase),
+                    run(Worker::new(&context, seed), first, commands, phase),
                 )
                 .await;
             });

@@ -38,7 +38,7 @@ use crate::table::{Probe, Route, SharedTable, TableReader, Target};
 pub struct WorkerContext {
     /// The table.
     pub table: SharedTable,
-    /// The rules.
+    /// What a reload may change.
     pub settings: SharedSettings,
     /// The counters.
     pub metrics: Metrics,
@@ -46,9 +46,9 @@ pub struct WorkerContext {
     pub access: AccessLoggers,
     /// The process clock.
     pub clock: Clock,
-    /// The instance of which the workers find out whether it answers.
+    /// The instance of which the workers find out whether it responds.
     pub probe: Probe,
-    /// When to stop.
+    /// How far the drain of the process is.
     pub phase: PhaseReceiver,
 }
 
@@ -72,17 +72,17 @@ pub struct Worker {
     pub scratch: WorkerScratch,
     /// Open byte tunnels.
     pub tunnels: Rc<Tunnels>,
-    /// What encoders of answers hold.
+    /// What encoders of responses hold.
     pub compressing: compression::Memory,
     /// The process clock.
     pub clock: Clock,
-    /// The instance of which it is to be found out whether it answers.
+    /// The instance of which it is to be found out whether it responds.
     pub probe: Probe,
     /// The access log.
     pub access: AccessLogger,
     /// The counters.
     pub metrics: Metrics,
-    /// Drain.
+    /// How far the drain is, as this worker sees it.
     pub phase: Rc<LocalPhase>,
     connections: Cell<usize>,
     connection_ended: Notify,
@@ -97,8 +97,8 @@ pub struct ConnectionPermit(Rc<Worker>);
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
-        // All of them: whichever has somebody waiting may go on. A waiter registers in the same
-        // turn of this thread in which it looked, so none misses it.
+        // All of them: each listener with a waiting client may go on. A waiter registers in the
+        // same turn of this thread in which it looked, so none misses it.
         self.0.connection_ended.notify_waiters();
     }
 }
@@ -146,8 +146,8 @@ impl Worker {
     }
 
     /// Waits for room for one more connection; false once `phase`, the listener's, is past serving.
-    /// Room is not kept: a listener that nobody comes to must not hold it. Listeners that accept at
-    /// the same time may exceed the limit by one each.
+    /// Room is not kept: a listener without clients must not hold it. Listeners that accept at the
+    /// same time may exceed the limit by one each.
     ///
     /// `extra`: connections above the limit that this listener may have all the same.
     pub async fn has_room(&self, phase: &LocalPhase, extra: usize) -> bool {
@@ -208,9 +208,9 @@ impl Worker {
         }
     }
 
-    /// Notes an answer of `target` that counts as its failure, which may eject it.
-    pub fn note_bad_answer(&self, route: &Route, target: &Target, latency_us: u64, now_ms: u64) {
-        if target.state.record_bad_answer(
+    /// Notes a response of `target` that counts as its failure, which may eject it.
+    pub fn note_bad_response(&self, route: &Route, target: &Target, latency_us: u64, now_ms: u64) {
+        if target.state.record_bad_response(
             now_ms,
             latency_us,
             &self.settings().health,
@@ -224,12 +224,12 @@ impl Worker {
         }
     }
 
-    /// Notes that `target` did not answer within the limit, which may eject it.
-    pub fn note_no_answer(&self, route: &Route, target: &Target) {
+    /// Notes that `target` did not respond within the limit, which may eject it.
+    pub fn note_no_response(&self, route: &Route, target: &Target) {
         let now_ms = self.clock.now_ms();
         if target
             .state
-            .record_no_answer(now_ms, &self.settings().health, &route.targets)
+            .record_no_response(now_ms, &self.settings().health, &route.targets)
         {
             self.tell_ejection(
                 target,
@@ -242,7 +242,7 @@ impl Worker {
     /// Counts an ejection, and passes it on. `why`: what was seen, beside failures in a row.
     fn tell_ejection(&self, target: &Target, now_ms: u64, why: Option<&'static str>) {
         target.service.ejections.fetch_add(1, Relaxed);
-        // Told by the control loop: a worker neither waits for a log nor takes a lock.
+        // The control loop logs it: a worker neither waits for a log nor takes a lock.
         self.metrics.journal().ejected(Ejection {
             service: Arc::clone(target.service.name()),
             node: Arc::clone(&target.state.id.node),

@@ -1,5 +1,5 @@
-//! Work that may hang (files on a network that is gone, a pipe in the place of a file), beside the
-//! thread that asks for it.
+//! Work that may hang (files on a network that is gone, a pipe in the place of a file), on a thread
+//! beside the caller's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ pub(super) struct Aside {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AsideError {
     /// It still runs.
-    #[error("not done within {} s: a file system or a pipe does not answer", .0.as_secs())]
+    #[error("not done within {} s: a file system or a pipe does not respond", .0.as_secs())]
     Late(Duration),
     /// It panicked.
-    #[error("it failed in an unforeseen way")]
+    #[error("the work panicked: this is a fault of lb, the log has the details")]
     Panicked,
 }
 
@@ -116,7 +116,7 @@ mod tests {
             Err(AsideError::Late(SHORT))
         );
         assert_eq!(
-            aside.run(SHORT, || panic!("does not begin")).await,
+            aside.run(SHORT, || panic!("cannot start the work")).await,
             Err::<(), _>(AsideError::Late(SHORT))
         );
         drop(open);

@@ -4,9 +4,9 @@
 //! their own: a Vault that hangs holds up neither a request nor a table, and without such sources
 //! there is no such thread.
 
+mod certificate_sink;
 mod fetcher;
 mod present;
-mod shelf;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,16 +17,16 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
+use self::certificate_sink::CertificateSink;
 use self::fetcher::Fetcher;
 use self::present::{Present, SOURCE_LABEL, Stores, joined, label};
-use self::shelf::StoreShelf;
 use crate::admin::TlsSettings;
 use crate::certificates::{Demand, Demands, Surroundings, Tokens};
 use crate::config::{AdminConfig, CertificateConfig, CertificateSource, Config, TokenPlace};
 use crate::metrics::Metrics;
 use crate::proxy::tls::{CertStore, Problems, ServerUse};
 
-/// Clients of one source that may ask for a certificate at a time, beside those that wait for one.
+/// Requests for certificates that one source takes at a time, beside those that wait already.
 const DEMANDS_MAX: usize = 256;
 
 /// All of them, by name.
@@ -110,8 +110,8 @@ impl Certificates {
         Ok(stores)
     }
 
-    /// Puts prepared stores into force, reads the files of all of them again, and asks all other
-    /// sources anew. What cannot be used is reported and stays as it was.
+    /// Puts prepared stores into force, reads the files of all of them again, and fetches from all
+    /// other sources anew. What cannot be used is reported and stays as it was.
     pub(super) fn commit(&self, stores: Stores, config: &Config) {
         for (name, store) in &stores {
             let before = store.expiries();
@@ -138,7 +138,7 @@ impl Certificates {
             );
         }
         // After the tasks of the last configuration have ended. What is read from files now is not
-        // asked of anything.
+        // fetched.
         let is_asked_for = |name: &str| {
             config
                 .certificates
@@ -172,11 +172,11 @@ impl Certificates {
             let Some(store) = stores.get(name) else {
                 continue;
             };
-            let shelf = StoreShelf::new(name, Arc::clone(store), Arc::clone(&self.present));
+            let sink = CertificateSink::new(name, Arc::clone(store), Arc::clone(&self.present));
             let demands = self
                 .demands_of(name, &source.source)
                 .map(|(_, demands)| demands);
-            jobs.push((source.clone(), around.clone(), shelf, demands));
+            jobs.push((source.clone(), around.clone(), sink, demands));
         }
         // Once there it stays: the renewal of tokens lives there too.
         if fetcher.is_none() && !jobs.is_empty() {
@@ -188,7 +188,7 @@ impl Certificates {
         Ok(())
     }
 
-    /// Both ends of the channel for names that are asked for; they stay the same for all reloads.
+    /// Both ends of the channel for requested names; they stay the same for all reloads.
     fn demands_of(
         &self,
         name: &str,
@@ -205,7 +205,6 @@ impl Certificates {
         Some(all.entry(name.to_owned()).or_insert_with(made).clone())
     }
 
-    /// The present stores.
     pub(super) fn stores(&self) -> Arc<Stores> {
         self.present.stores.load_full()
     }
@@ -244,7 +243,7 @@ pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
     paths
 }
 
-/// Whether the admin listener can use what it names. A source that has not answered yet is waited
+/// Whether the admin listener can use what it names. A source that has not responded yet is waited
 /// for.
 pub(super) fn check_admin(config: &AdminConfig, stores: &Stores) -> anyhow::Result<()> {
     let loaded = |name: &String| stores.get(name).is_none_or(|store| store.is_loaded());
@@ -267,7 +266,7 @@ fn admin_settings(
     let store = stores
         .get(name)
         .ok_or_else(|| format!("no certificates.{name}"))?;
-    // No name is offered by ALPN: HTTP/1.1 is spoken, as by those who know nothing of it.
+    // No name is offered by ALPN: HTTP/1.1 is spoken, as with a client that does not know ALPN.
     let used = ServerUse {
         strict: config.strict_sni,
         http: false,

@@ -22,7 +22,7 @@ use crate::journal::events::timestamp;
 use crate::journal::sources::Reminder;
 use crate::journal::{Draft, Journal, Kind};
 use crate::metrics::Metrics;
-use crate::proxy::page::LivePage;
+use crate::proxy::no_route_page::LivePage;
 use crate::proxy::worker::WorkerContext;
 use crate::sources::dns::Dns;
 use crate::sources::task::SourceTask;
@@ -53,13 +53,13 @@ pub(super) struct Start {
     pub(super) registry: Registry,
     pub(super) table: SharedTable,
     pub(super) live_page: LivePage,
-    /// What a worker needs, for one that explains.
+    /// What a worker needs: the one that explains is made of it.
     pub(super) context: WorkerContext,
     pub(super) open: Opener,
     pub(super) follower: Follower,
 }
 
-enum Order {
+enum Command {
     Reload(Box<Config>, Vec<Reload>, oneshot::Sender<()>),
     Withdraw(oneshot::Sender<()>),
     Stop,
@@ -67,7 +67,7 @@ enum Order {
 
 /// The running thread.
 pub(super) struct ControlThread {
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
     sources: Arc<[Arc<dyn RunningSource>]>,
 }
 
@@ -83,16 +83,16 @@ impl ControlThread {
         Arc::clone(&self.sources)
     }
 
-    /// Asks the sources and the control loop to take over `config`, as the sources have prepared it.
+    /// Has the sources and the control loop to take over `config`, as the sources have prepared it.
     pub(super) async fn reload(
         &self,
         config: Config,
         prepared: Vec<Reload>,
         answer: oneshot::Sender<()>,
     ) -> anyhow::Result<()> {
-        let order = Order::Reload(Box::new(config), prepared, answer);
-        self.orders
-            .send(order)
+        let command = Command::Reload(Box::new(config), prepared, answer);
+        self.commands
+            .send(command)
             .await
             .ok()
             .context("the control thread has ended")
@@ -101,7 +101,7 @@ impl ControlThread {
     /// Removes what is registered of this process, if anything; takes a few seconds at most.
     pub(super) async fn withdraw(&self) {
         let (done, waiting) = oneshot::channel();
-        if self.orders.send(Order::Withdraw(done)).await.is_ok() {
+        if self.commands.send(Command::Withdraw(done)).await.is_ok() {
             waiting.await.ok();
         }
     }
@@ -109,17 +109,16 @@ impl ControlThread {
     /// Ends the thread; does not wait for it.
     pub(super) fn stop(&self) {
         // A full queue means that the thread is busy with a reload, and the process ends anyway.
-        self.orders.try_send(Order::Stop).ok();
+        self.commands.try_send(Command::Stop).ok();
     }
 }
 
-/// Starts the thread.
 pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandle)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("control runtime")?;
-    let (orders, received) = mpsc::channel(4);
+    let (commands, received) = mpsc::channel(4);
     let names = sources::list::names(&start.sources, &start.config);
     let (control, handle) = Control::new(
         control_settings(&start.config),
@@ -138,7 +137,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
                 match Parts::start(start, control, thread_handle) {
                     Ok(parts) => {
                         started.send(Ok(Arc::clone(&parts.sources))).ok();
-                        parts.obey(received).await;
+                        parts.handle(received).await;
                     }
                     Err(error) => {
                         started.send(Err(error)).ok();
@@ -150,7 +149,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
     let sources = starting
         .recv()
         .context("the control thread died while starting")??;
-    Ok((ControlThread { orders, sources }, handle))
+    Ok((ControlThread { commands, sources }, handle))
 }
 
 fn control_settings(config: &Config) -> ControlSettings {
@@ -283,20 +282,20 @@ impl Parts {
         })
     }
 
-    async fn obey(self, mut orders: mpsc::Receiver<Order>) {
-        while let Some(order) = orders.recv().await {
-            match order {
-                Order::Reload(config, prepared, answer) => {
+    async fn handle(self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Reload(config, prepared, answer) => {
                     self.reload(&config, prepared).await;
                     answer.send(()).ok();
                 }
-                Order::Withdraw(done) => {
+                Command::Withdraw(done) => {
                     if let Some(registration) = &self.registration {
                         registration.withdraw().await;
                     }
                     done.send(()).ok();
                 }
-                Order::Stop => return,
+                Command::Stop => return,
             }
         }
     }
@@ -369,7 +368,8 @@ async fn open_when_synced(
     }
     if let Err(error) = open() {
         tracing::error!(error = format!("{error:#}"), "cannot open the listeners");
-        // Nobody can be served, and nothing here will change that: the supervisor shall see it.
+        // No client can be served, and nothing here will change that: the process ends, so that the
+        // supervisor notices.
         crate::log::flush();
         std::process::exit(1);
     }

@@ -1,5 +1,5 @@
-//! What the data path would do with a request, for the admin listener: a worker of its own that
-//! serves nobody, on the control thread.
+//! What the data path would do with a request, for the admin listener: a worker of its own without
+//! clients, on the control thread.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,12 +15,12 @@ use crate::proxy::http::explain::{decide, decide_connection};
 use crate::proxy::http::headers::without_port;
 use crate::proxy::listener::Listener;
 use crate::proxy::worker::{Worker, WorkerContext};
-use crate::table::explain::{AskedRequest, Decision};
+use crate::table::explain::{Decision, ExplainedRequest};
 
 /// The configured listeners, as they are now.
 pub(super) type Listeners = watch::Receiver<Arc<[ListenerConfig]>>;
 
-/// Decides about requests without carrying them.
+/// Decides about requests without sending them.
 pub(super) struct Explainer {
     worker: Rc<Worker>,
     listeners: Listeners,
@@ -35,7 +35,7 @@ impl Explainer {
     }
 
     /// The listener that such a request comes to: by its port, else the first that speaks so.
-    fn listener(&self, asked: &AskedRequest) -> Rc<Listener> {
+    fn listener(&self, asked: &ExplainedRequest) -> Rc<Listener> {
         let listeners = self.listeners.borrow();
         let speaks = |config: &&ListenerConfig| is_http(config.protocol) == Some(asked.tls);
         let by_port = |config: &&ListenerConfig| Some(config.address.port()) == asked.port;
@@ -63,7 +63,7 @@ impl Explainer {
         })
     }
 
-    async fn decide(&self, asked: &AskedRequest) -> Decision {
+    async fn decide(&self, asked: &ExplainedRequest) -> Decision {
         let listener = self.listener(asked);
         if listener.config.protocol == ListenerProtocol::HttpsTcpSni {
             let host = asked
@@ -106,7 +106,7 @@ fn is_http(protocol: ListenerProtocol) -> Option<bool> {
 }
 
 impl DataPath for Explainer {
-    fn decide<'a>(&'a self, asked: &'a AskedRequest) -> LocalBoxFuture<'a, Decision> {
+    fn decide<'a>(&'a self, asked: &'a ExplainedRequest) -> LocalBoxFuture<'a, Decision> {
         Box::pin(self.decide(asked))
     }
 

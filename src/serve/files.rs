@@ -29,7 +29,6 @@ type Print = Option<(u64, u64, Option<SystemTime>, (i64, i64))>;
 /// What files look like at one moment.
 pub(super) type Look = BTreeMap<PathBuf, Print>;
 
-/// What files looked like.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     /// As of the last reload.

@@ -40,7 +40,7 @@ use crate::log::AccessLogWriter;
 use crate::metrics::Metrics;
 use crate::proxy::drain::{Phase, PhaseSender};
 use crate::proxy::listener::{self, Sharing};
-use crate::proxy::page::LivePage;
+use crate::proxy::no_route_page::LivePage;
 use crate::proxy::settings::SharedSettings;
 use crate::proxy::sharing;
 use crate::sources::{self, Reload, Source, SourceError};
@@ -55,7 +55,7 @@ pub use shadow::shadow;
 
 /// Longest time for the files that a reload reads.
 const READ_MAX: Duration = Duration::from_secs(25);
-/// Longest wait for the registration's end: more than it takes where the agent does not answer.
+/// Longest wait for the registration's end: more than it takes where the agent does not respond.
 const WITHDRAW_MAX: Duration = Duration::from_secs(10);
 
 /// A balancer at work on threads of its own.
@@ -200,7 +200,7 @@ fn bind_admin(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListen
 
 impl Running {
     /// Looks for other processes on the same addresses.
-    fn look_around(&self) {
+    fn look_for_neighbours(&self) {
         self.neighbours.look(&self.workers);
     }
 
@@ -279,7 +279,7 @@ impl Running {
             "draining"
         );
         let orderly = async {
-            // First of all, so that nobody is sent here by Consul any more while traffic is still
+            // First of all, so that Consul sends no client here any more while traffic is still
             // served.
             tokio::time::timeout(WITHDRAW_MAX, self.thread.withdraw())
                 .await
@@ -290,12 +290,12 @@ impl Running {
                 .await
                 .is_err()
             {
-                tracing::warn!(timeout = ?config.timeout, "drain timeout: cutting what still runs");
+                tracing::warn!(timeout = ?config.timeout, "drain timeout: closing remaining connections");
             }
         };
         tokio::select! {
             () = orderly => {}
-            () = hurry => tracing::warn!("second signal: cutting what still runs"),
+            () = hurry => tracing::warn!("second signal: closing remaining connections"),
         }
         self.phase.send_replace(Phase::Cut);
         // Workers notice within a loop turn; a thread that does not must not hold the exit up.
@@ -315,7 +315,7 @@ impl Running {
         self.access_writer.finish(Duration::from_secs(1));
     }
 
-    /// Whether the control thread answers.
+    /// Whether the control thread responds.
     pub async fn is_alive(&self) -> bool {
         tokio::time::timeout(Duration::from_secs(5), self.control.is_alive())
             .await

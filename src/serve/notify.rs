@@ -1,5 +1,4 @@
-//! Talks to systemd when it asked for it (`NOTIFY_SOCKET`, `WATCHDOG_USEC`); does nothing
-//! otherwise.
+//! Talks to systemd when it wants that (`NOTIFY_SOCKET`, `WATCHDOG_USEC`); does nothing otherwise.
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,5 +1,5 @@
-//! What `lb` registers of itself: its own name, and those that routes ask for, as long as there are
-//! such routes.
+//! What `lb` registers of itself: its own name, and those in `register=` options, as long as there
+//! are such routes.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -41,7 +41,7 @@ struct Wanted {
     config: RegisterConfig,
     /// What is spoken on the admin listener: `http` or `https`.
     scheme: &'static str,
-    /// Clients are served: before that, nobody should be sent here.
+    /// Clients are served: before that, no client should be sent here.
     open: bool,
 }
 
@@ -216,7 +216,7 @@ impl Aliases {
     }
 }
 
-/// The names that routes with a target ask for.
+/// The names in `register=` options of routes that have a target.
 fn aliases(table: &RouteTable) -> BTreeSet<Arc<str>> {
     let routes = table.routes();
     let targets = routes.iter().flat_map(|route| &route.targets);

@@ -215,7 +215,7 @@ async fn follow_files<T>(
         if asked {
             tracing::info!("SIGHUP: reloading");
         } else {
-            running.look_around();
+            running.look_for_neighbours();
         }
         let paths = watched_files(options, config);
         // Before reading: what changes meanwhile is a change.

@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::proxy::auth::Schemes;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
-use crate::proxy::page::{LivePage, NoRoutePage};
+use crate::proxy::no_route_page::{LivePage, NoRoutePage};
 use crate::proxy::settings::Settings;
 use crate::proxy::tls::{Problems, UpstreamTls};
 
@@ -18,7 +18,7 @@ use crate::proxy::tls::{Problems, UpstreamTls};
 /// worker, as configured or fewer.
 ///
 /// Without `present` the process starts, and a file that cannot be used costs only what depends on
-/// it: no page, no CA to trust, no user who is let in. Each is read again when it changes.
+/// it: no page, no CA to trust, no user with access. Each is read again when it changes.
 ///
 /// # Errors
 /// Of a new configuration: the page, the CAs or a file of users cannot be read.
@@ -70,7 +70,7 @@ fn no_route_page(proxy: &ProxyConfig) -> anyhow::Result<Bytes> {
         .with_context(|| format!("key proxy.no_route_page: cannot read {}", path.display()))
 }
 
-/// Whom to trust among instances. A file that was good and is bad now keeps its CAs.
+/// Which instances to trust. A file that was good and is bad now keeps its CAs.
 fn upstream_tls(
     proxy: &ProxyConfig,
     present: Option<&Settings>,

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Compares the table of the Fabio whose `ui.addr` is `url` with the one that `config` makes.
 ///
 /// # Errors
-/// Fabio cannot be asked, or there is no table of ours within 30 s.
+/// Fabio cannot be reached, or there is no table of ours within 30 s.
 pub fn shadow(mut config: Config, url: &str) -> anyhow::Result<Comparison> {
     alone(&mut config);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -56,7 +56,7 @@ pub fn shadow(mut config: Config, url: &str) -> anyhow::Result<Comparison> {
                 .flat_map(left_out)
                 .collect();
             let comparison = compare(&theirs, &ours, &left_out)
-                .with_context(|| format!("{url} does not answer as Fabio does"))?;
+                .with_context(|| format!("{url} does not respond as Fabio does"))?;
             if comparison.is_equal() || tokio::time::Instant::now() >= until {
                 running.thread.stop();
                 return Ok(comparison);
@@ -100,8 +100,8 @@ fn waited_for(running: &Running) -> String {
     running.control.readiness().waiting_for.join(", ")
 }
 
-/// An address and nothing else: whoever answers there with TLS has a certificate that the system
-/// trusts.
+/// An address and nothing else: over TLS, the server there has to have a certificate that the
+/// system trusts.
 fn access(url: String) -> Access {
     Access {
         url,
@@ -117,17 +117,17 @@ async fn fabio_routes(url: &str) -> anyhow::Result<String> {
                 anyhow::anyhow!("nothing listens on {address}: is Fabio's ui.addr there?")
             }
             AdminClientError::Exchange { address, reason } => {
-                anyhow::anyhow!("asking Fabio on {address}: {reason}")
+                anyhow::anyhow!("request to Fabio at {address} failed: {reason}")
             }
             AdminClientError::Timeout { address } => {
-                anyhow::anyhow!("Fabio on {address} gave no answer in time")
+                anyhow::anyhow!("Fabio at {address} did not respond in time")
             }
-            AdminClientError::Answer {
+            AdminClientError::Response {
                 address,
                 status,
                 message,
             } => {
-                anyhow::anyhow!("Fabio on {address} says {status}: {message}")
+                anyhow::anyhow!("Fabio at {address} responded {status}: {message}")
             }
             error @ (AdminClientError::Address { .. }
             | AdminClientError::File { .. }

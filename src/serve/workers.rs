@@ -16,7 +16,7 @@ use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::metrics::Metrics;
 use crate::proxy::listener::{self, Listener, Sharing, Sockets};
 use crate::proxy::sharing::{Listening, meet};
-use crate::proxy::thread::{self as worker_thread, ListenerNumber, Order};
+use crate::proxy::thread::{self as worker_thread, ListenerCommand, ListenerNumber};
 use crate::proxy::tls::CertStore;
 use crate::proxy::worker::WorkerContext;
 
@@ -24,11 +24,10 @@ use dynamic::Dynamic;
 pub(super) use dynamic::Follower;
 
 /// Orders that may wait at a worker; more wait at the reload.
-const ORDERS_MAX: usize = 64;
+const COMMANDS_MAX: usize = 64;
 
 type Stores = std::collections::BTreeMap<String, Arc<CertStore>>;
 
-/// Where the workers stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Bound,
@@ -40,18 +39,18 @@ enum Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Workers {
     count: usize,
-    state: Arc<Mutex<State>>,
-    /// Held from a decision about listeners until its orders are sent: an order to close must not
+    state: Arc<Mutex<WorkersState>>,
+    /// Held from a decision about listeners until its commands are sent: a command to close must not
     /// overtake the one to open.
     deciding: Arc<tokio::sync::Mutex<()>>,
     stage: Arc<watch::Sender<Stage>>,
 }
 
-/// How long after the start addresses are bound beside a predecessor, where that is asked for.
+/// How long after the start addresses are bound beside a predecessor, where that is configured.
 const TAKE_OVER_FOR: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
-struct State {
+struct WorkersState {
     listeners: Vec<Bound>,
     dynamic: Vec<Dynamic>,
     /// Of dynamic listeners that were changed or removed: to be closed as soon as their successors
@@ -66,10 +65,9 @@ struct State {
     take_over: bool,
     started: Instant,
     /// One per worker, once they run.
-    orders: Vec<mpsc::Sender<Order>>,
+    commands: Vec<mpsc::Sender<ListenerCommand>>,
 }
 
-/// One listener.
 #[derive(Debug)]
 struct Bound {
     number: ListenerNumber,
@@ -94,7 +92,7 @@ pub(super) struct Open {
 /// What a reload will do to the listeners.
 #[derive(Debug)]
 pub(super) struct Replacement {
-    /// In the new order; `Err` is the number of one that stays.
+    /// In the new sequence; `Err` is the number of one that stays.
     listeners: Vec<Result<Bound, ListenerNumber>>,
     /// Without sockets.
     dynamic: Vec<Dynamic>,
@@ -103,7 +101,7 @@ pub(super) struct Replacement {
 /// Opens the sockets and starts the workers, once.
 pub(super) type Opener = Box<dyn FnOnce() -> anyhow::Result<()> + Send>;
 
-/// How many workers a configuration asks for.
+/// How many workers a configuration has.
 pub(super) fn count(config: &Config) -> usize {
     match config.proxy.workers {
         0 => thread::available_parallelism().map_or(1, usize::from),
@@ -121,7 +119,7 @@ impl Workers {
         let count = count(config);
         let workers = Self {
             count,
-            state: Arc::new(Mutex::new(State::new())),
+            state: Arc::new(Mutex::new(WorkersState::new())),
             deciding: Arc::default(),
             stage: Arc::new(watch::Sender::new(Stage::Bound)),
         };
@@ -133,7 +131,6 @@ impl Workers {
         Ok(workers)
     }
 
-    /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.count
     }
@@ -152,35 +149,38 @@ impl Workers {
             .collect()
     }
 
-    /// What opens them.
     pub(super) fn opener(&self, context: WorkerContext) -> Opener {
         let (state, stage, count) = (Arc::clone(&self.state), Arc::clone(&self.stage), self.count);
         Box::new(move || {
             let mut state = lock(&state);
-            let mut first: Vec<Vec<Order>> = (0..count).map(|_| Vec::new()).collect();
+            let mut first: Vec<Vec<ListenerCommand>> = (0..count).map(|_| Vec::new()).collect();
             let own = state.addresses();
             for bound in &mut state.listeners {
                 if bound.is_held() {
                     continue;
                 }
-                for (orders, socket) in first.iter_mut().zip(bound.open(&own)?) {
-                    orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
+                for (commands, socket) in first.iter_mut().zip(bound.open(&own)?) {
+                    commands.push(ListenerCommand::Open(
+                        bound.number,
+                        bound.listener.clone(),
+                        socket,
+                    ));
                 }
             }
             let mut threads = Vec::new();
             for (number, first) in first.into_iter().enumerate() {
-                let (orders, received) = mpsc::channel(ORDERS_MAX);
+                let (commands, received) = mpsc::channel(COMMANDS_MAX);
                 let seed = fastrand::u64(..);
                 let thread = worker_thread::spawn(number, context.clone(), first, received, seed);
                 threads.push(thread.context("cannot start a worker")?);
-                state.orders.push(orders);
+                state.commands.push(commands);
             }
             stage.send_replace(Stage::Open);
             thread::Builder::new()
                 .name("lb-workers-end".to_owned())
                 .spawn(move || {
                     for thread in threads {
-                        // One that panicked has told by itself.
+                        // A worker that panicked has reported that itself.
                         let _ = thread.join();
                     }
                     stage.send_replace(Stage::Ended);
@@ -253,9 +253,10 @@ impl Workers {
     /// closed.
     pub(super) async fn commit(&self, replacement: Replacement) -> anyhow::Result<()> {
         let _deciding = self.deciding.lock().await;
-        let (orders, senders, outcome) = {
+        let (commands, senders, outcome) = {
             let mut state = lock(&self.state);
-            let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
+            let mut commands: Vec<Vec<ListenerCommand>> =
+                state.commands.iter().map(|_| Vec::new()).collect();
             let mut own = state.addresses();
             own.extend(
                 replacement
@@ -275,11 +276,11 @@ impl Workers {
                 };
                 let Some(mut bound) = listener else { continue };
                 // One that stays may have waited for its certificates.
-                if !orders.is_empty() && !bound.is_open() && !bound.is_held() {
+                if !commands.is_empty() && !bound.is_open() && !bound.is_held() {
                     match bound.open(&own) {
                         Ok(sockets) => {
-                            for (orders, socket) in orders.iter_mut().zip(sockets) {
-                                orders.push(Order::Open(
+                            for (commands, socket) in commands.iter_mut().zip(sockets) {
+                                commands.push(ListenerCommand::Open(
                                     bound.number,
                                     bound.listener.clone(),
                                     socket,
@@ -299,26 +300,25 @@ impl Workers {
                 state.listeners.append(&mut old);
             }
             for bound in &old {
-                bound.close(&mut orders);
+                bound.close(&mut commands);
                 state.closing.extend(&bound.inodes);
             }
             if outcome.is_ok() {
                 state.replace_dynamic(replacement.dynamic);
             }
-            (orders, state.orders.clone(), outcome)
+            (commands, state.commands.clone(), outcome)
         };
-        send(orders, &senders).await;
+        send(commands, &senders).await;
         outcome
     }
 
     /// How an address beside theirs is to be bound: with them, if it meets one of them, and else
-    /// alone unless taking over is asked for.
+    /// alone unless taking over is configured.
     pub(super) fn sharing(&self, address: SocketAddr) -> Sharing {
         let state = lock(&self.state);
         state.sharing(address, &state.addresses())
     }
 
-    /// Those that are open.
     pub(super) fn open_listeners(&self) -> Vec<Open> {
         let state = lock(&self.state);
         let open = state
@@ -364,17 +364,17 @@ impl Workers {
     }
 }
 
-/// Hands each worker its orders.
-async fn send(orders: Vec<Vec<Order>>, senders: &[mpsc::Sender<Order>]) {
-    for (orders, sender) in orders.into_iter().zip(senders) {
-        for order in orders {
-            // A worker that has ended needs no order any more.
-            sender.send(order).await.ok();
+/// Hands each worker its commands.
+async fn send(commands: Vec<Vec<ListenerCommand>>, senders: &[mpsc::Sender<ListenerCommand>]) {
+    for (commands, sender) in commands.into_iter().zip(senders) {
+        for command in commands {
+            // A worker that has ended needs no command any more.
+            sender.send(command).await.ok();
         }
     }
 }
 
-impl State {
+impl WorkersState {
     fn new() -> Self {
         Self {
             listeners: Vec::new(),
@@ -385,7 +385,7 @@ impl State {
             next_number: ListenerNumber::default(),
             take_over: false,
             started: Instant::now(),
-            orders: Vec::new(),
+            commands: Vec::new(),
         }
     }
 
@@ -446,14 +446,14 @@ impl State {
 
 impl Bound {
     /// Orders its end.
-    fn close(&self, orders: &mut [Vec<Order>]) {
+    fn close(&self, commands: &mut [Vec<ListenerCommand>]) {
         let (listener, address) = (
             self.listener.config.protocol.as_str(),
             self.listener.config.address,
         );
         tracing::info!(target: "lb::serve", listener, %address, "listener closed");
-        for orders in orders {
-            orders.push(Order::Close(self.number));
+        for commands in commands {
+            commands.push(ListenerCommand::Close(self.number));
         }
     }
 
@@ -519,6 +519,6 @@ impl Bound {
 }
 
 /// A panic while it was held leaves a list that is still whole.
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<WorkersState>) -> MutexGuard<'_, WorkersState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,10 @@
 //! Tasks and threads that have to run for as long as the process does: what becomes of it when one
 //! of them panics.
 //!
-//! A runtime catches the panic of a task, and nobody else notices. That is right for a connection,
-//! which ends alone. Where nothing else could do the work, the process says so and ends in order
-//! ([`failed`]), so that its supervisor starts a whole one; where the work is about one thing of
-//! many, it begins anew ([`again`]). See docs/decisions/0010.
+//! A runtime catches the panic of a task, and nothing else notices it. That is right for a
+//! connection, which ends alone. Where nothing else could do the work, the process says so and ends
+//! in order ([`failed`]), so that its supervisor starts a whole one; where the work is about one
+//! thing of many, it begins anew ([`again`]). See docs/decisions/0010.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::LazyLock;
@@ -31,7 +31,7 @@ pub async fn failed() -> &'static str {
     name.unwrap_or("an unknown part")
 }
 
-/// Reports a panic of whoever holds it.
+/// Reports a panic of the thread or task that holds it.
 #[derive(Debug)]
 #[must_use = "it reports when it is dropped"]
 pub struct Guard(&'static str);
@@ -128,7 +128,7 @@ mod tests {
                     .await
                     .is_err()
             );
-            // Caught by the runtime: nobody else would know.
+            // The runtime catches the panic: without this line nothing would report it.
             tokio::task::spawn_local(task("that panics", async { panic!("on purpose") }));
             assert_eq!(
                 tokio::time::timeout(PATIENCE, failed()).await.unwrap(),

@@ -1,13 +1,13 @@
 //! Picking one of a route's targets.
 //!
-//! Every strategy follows the same list of wishes, and gives up the last first:
+//! Every strategy follows the same list of constraints, and gives up the last first:
 //! 1. never a target whose share is 0, nor one that was tried for this request already;
 //! 2. not one that is ejected (or on probation while another request tries it), whose connections
 //!    were lost just now, or that has left the table meanwhile, unless no other is left;
 //! 3. a young target (slow start) only with the chance its age gives it.
 //!
 //! A draw follows the shares; load then decides between two draws (`p2c`, `ewma`) or all targets
-//! (`least`). An instance that answers with errors is quick and has little to do: errors come
+//! (`least`). An instance that responds with errors is quick and has little to do: errors come
 //! before load, so that neither is a reason for more. Nothing here allocates, waits or locks; every
 //! search is bounded by the number of targets.
 
@@ -42,9 +42,9 @@ const DRAWS_MAX: usize = 8;
 /// Smallest chance of a young target: it must get some request to grow on.
 const SLOW_START_MIN: f64 = 0.05;
 
-/// How far the wishes are given up.
+/// How far the constraints are given up.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mercy {
+enum Relaxation {
     None,
     Ejected,
     /// Also those that left the table: all of the route did, while the request was on its way.
@@ -69,27 +69,28 @@ impl PickState {
         route: &'a Arc<Route>,
         context: PickContext<'_>,
     ) -> Option<&'a Target> {
-        let picked = self.pick_with(route, &context, Mercy::None);
+        let picked = self.pick_with(route, &context, Relaxation::None);
         if let Some(target) = picked.filter(|target| target.state.begin_trial(context.now_ms)) {
             return Some(target);
         }
-        // Another worker took the trial in between, or everybody is out: then ejection is ignored.
+        // Another worker took the trial in between, or every target is out: then ejection is
+        // ignored.
         picked
-            .and_then(|_| self.pick_with(route, &context, Mercy::None))
-            .or_else(|| self.pick_with(route, &context, Mercy::Ejected))
-            .or_else(|| self.pick_with(route, &context, Mercy::Retired))
+            .and_then(|_| self.pick_with(route, &context, Relaxation::None))
+            .or_else(|| self.pick_with(route, &context, Relaxation::Ejected))
+            .or_else(|| self.pick_with(route, &context, Relaxation::Retired))
     }
 
     fn pick_with<'a>(
         &mut self,
         route: &'a Route,
         context: &PickContext<'_>,
-        mercy: Mercy,
+        relaxation: Relaxation,
     ) -> Option<&'a Target> {
         let scope = Scope {
             route,
             context,
-            mercy,
+            relaxation,
         };
         match &route.strategy {
             Strategy::Hash(_) => scope.by_hash(),
@@ -124,7 +125,7 @@ impl PickState {
                 return Some(target);
             }
         }
-        // Rounding left a crumb.
+        // Rounding error: fall back to the last target.
         targets.iter().rev().find(|target| target.share > 0.0)
     }
 
@@ -238,32 +239,32 @@ pub fn choice_by_hash<'a>(route: &'a Route, context: &PickContext<'_>) -> Option
     let Strategy::Hash(_) = route.strategy else {
         return None;
     };
-    let pick = |mercy| {
+    let pick = |relaxation| {
         Scope {
             route,
             context,
-            mercy,
+            relaxation,
         }
         .by_hash()
     };
-    pick(Mercy::None).or_else(|| pick(Mercy::Ejected))
+    pick(Relaxation::None).or_else(|| pick(Relaxation::Ejected))
 }
 
 /// One pick: which targets it may see, and how it values them.
 struct Scope<'a, 'c> {
     route: &'a Route,
     context: &'c PickContext<'c>,
-    mercy: Mercy,
+    relaxation: Relaxation,
 }
 
 impl<'a> Scope<'a, '_> {
     fn is_usable(&self, target: &Target) -> bool {
         target.share > 0.0
             && !self.context.tried.contains(&target.state.key)
-            && match self.mercy {
-                Mercy::None => target.state.is_open(self.context.now_ms),
-                Mercy::Ejected => !target.state.retired.load(Relaxed),
-                Mercy::Retired => true,
+            && match self.relaxation {
+                Relaxation::None => target.state.is_open(self.context.now_ms),
+                Relaxation::Ejected => !target.state.retired.load(Relaxed),
+                Relaxation::Retired => true,
             }
     }
 
@@ -276,8 +277,8 @@ impl<'a> Scope<'a, '_> {
         }
     }
 
-    /// Latency times load. An instance that never answered costs nothing per microsecond but counts
-    /// its load, so that it gets its first requests one by one.
+    /// Latency times load. An instance without a response so far costs nothing per microsecond but
+    /// counts its load, so that it gets its first requests one by one.
     fn cost(&self, target: &Target) -> f64 {
         let part = target.share * self.route.targets.len() as f64;
         let load = f64::from(target.state.in_flight.load(Relaxed)) / part;
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_go_around_and_skip_who_is_out() {
+    fn turns_go_around_and_skip_targets_that_are_out() {
         let even = route(Strategy::RoundRobin, &[0.25; 4]);
         let mut state = PickState::new(1);
         let mut turns = |context: PickContext<'_>, n: usize| -> Vec<u64> {

@@ -31,18 +31,18 @@ use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::metrics::Metrics;
 
-/// Who contributes: sources may know services of the same name.
+/// What contributes: sources may know services of the same name.
 type PartKey = (SourceName, ServiceName);
 
-/// A place, and who has something there.
+/// A place, and the services with targets there.
 #[derive(Debug)]
-struct Place {
+struct RoutePlace {
     id: u64,
     rotation: Rotation,
     parts: BTreeMap<PartKey, Vec<Draft>>,
 }
 
-impl Place {
+impl RoutePlace {
     fn new(id: u64, rotation: Rotation) -> Self {
         Self {
             id,
@@ -76,7 +76,7 @@ pub struct TableBuilder {
     options: InternedOptions,
     /// The places each part stands at.
     parts: HashMap<PartKey, Vec<RouteKey>, foldhash::fast::FixedState>,
-    places: HashMap<RouteKey, Place, foldhash::fast::FixedState>,
+    places: HashMap<RouteKey, RoutePlace, foldhash::fast::FixedState>,
     /// By the order of the sources.
     commands: BTreeMap<(bool, SourceName), RankedList>,
     overlay: Overlay,
@@ -147,7 +147,7 @@ impl TableBuilder {
     }
 
     /// Whether a route whose instances are all out counts as not there, so that another may serve;
-    /// else it stays, and answers that nobody is there.
+    /// else it stays, and its requests get the response that no instance is there.
     pub fn set_fall_through(&mut self, fall_through: bool) {
         if self.fall_through != fall_through {
             self.fall_through = fall_through;
@@ -156,7 +156,7 @@ impl TableBuilder {
     }
 
     /// Replaces everything a service contributes. `since_ms` (process clock) is when instances not
-    /// seen before came in; 0 while starting, so that nobody is started slowly then.
+    /// seen before came in; 0 while starting, so that no instance is started slowly then.
     pub fn apply_service(
         &mut self,
         source: SourceName,
@@ -181,7 +181,7 @@ impl TableBuilder {
                 metrics: Arc::clone(&metrics),
                 state,
                 fixed: contribution.options.weight,
-                options: self.options.share(contribution.options),
+                options: self.options.intern(contribution.options),
                 tags: contribution.tags,
                 url: None,
                 query: None,
@@ -215,8 +215,10 @@ impl TableBuilder {
     fn replace_at(&mut self, key: &RouteKey, part: &PartKey, drafts: Option<Vec<Draft>>) {
         if !self.places.contains_key(key) {
             self.last_id += 1;
-            self.places
-                .insert(key.clone(), Place::new(self.last_id, Rotation::default()));
+            self.places.insert(
+                key.clone(),
+                RoutePlace::new(self.last_id, Rotation::default()),
+            );
         }
         let Some(place) = self.places.get_mut(key) else {
             return;
@@ -307,7 +309,7 @@ impl TableBuilder {
                     service: Arc::clone(&add.service),
                     metrics: self.metrics.service(&add.service),
                     state: self.states.acquire(&id, add.endpoint.addr(), since_ms),
-                    options: self.options.share(Arc::new(add.spec.options.clone())),
+                    options: self.options.intern(Arc::new(add.spec.options.clone())),
                     tags: add.tags.as_slice().into(),
                     url: Some(Arc::clone(&add.url)),
                     query: add.query.clone(),
@@ -379,8 +381,8 @@ impl TableBuilder {
         &self.command_services
     }
 
-    /// Services that route commands named and do not name any more, since this was asked last; some
-    /// may be back.
+    /// Services that route commands named and do not name any more, since the last call; some may
+    /// be back.
     pub fn take_gone_command_services(&mut self) -> BTreeSet<ServiceName> {
         self.command_services.take_gone()
     }
@@ -421,7 +423,8 @@ impl TableBuilder {
             self.routed.insert(id);
             if !self.places.contains_key(key) {
                 self.last_id = next_id;
-                self.places.insert(key.clone(), Place::new(id, rotation));
+                self.places
+                    .insert(key.clone(), RoutePlace::new(id, rotation));
             }
         } else {
             self.routed.remove(&id);

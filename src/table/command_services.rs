@@ -42,7 +42,7 @@ impl CommandServices {
             .flat_map(|targets| targets.values().map(|used| &used.target))
     }
 
-    /// Names that have left since this was asked last; some may be back.
+    /// Names that have left since the last call; some may be back.
     pub(super) fn take_gone(&mut self) -> BTreeSet<ServiceName> {
         std::mem::take(&mut self.gone)
     }

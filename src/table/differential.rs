@@ -5,8 +5,8 @@
 //! of a host wins), and shares nothing with the index but the glob matcher, which has a plain
 //! matcher of its own to agree with.
 //!
-//! `LB_FUZZ_CASES=1000000 cargo test --lib differential` asks a million times; `LB_FUZZ_SEED` sets
-//! another beginning.
+//! `LB_FUZZ_CASES=1000000 cargo test --lib differential` tries a million requests; `LB_FUZZ_SEED`
+//! sets another beginning.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ const CASES: usize = 40_000;
 /// Requests to one table.
 const REQUESTS: usize = 40;
 
-type Place = (String, String);
+type HostAndPath = (String, String);
 
 #[test]
 fn the_index_agrees_with_the_rules() {
@@ -50,7 +50,7 @@ fn the_index_agrees_with_the_rules() {
         let matcher = *rng
             .choice(&[Matcher::Prefix, Matcher::IPrefix, Matcher::Glob])
             .expect("one of three");
-        let places: BTreeSet<Place> = (0..rng.usize(1..30))
+        let places: BTreeSet<HostAndPath> = (0..rng.usize(1..30))
             .map(|_| (host(rng), path(rng, matcher)))
             .collect();
         let rules = Rules::new(matcher, &places);
@@ -63,7 +63,7 @@ fn the_index_agrees_with_the_rules() {
             };
             let (host, path) = (requested_host(rng, &places), requested_path(rng, &places));
             // Now and then a route that is refused, as a redirect to itself is.
-            let refused: Option<&Place> = if rng.u8(..4) == 0 {
+            let refused: Option<&HostAndPath> = if rng.u8(..4) == 0 {
                 rng.choice(&places)
             } else {
                 None
@@ -121,7 +121,7 @@ fn shares_agree_with_the_rules() {
 }
 
 /// The table, made as the control loop makes it: one service, an instance for each place.
-fn table(matcher: Matcher, places: &BTreeSet<Place>) -> RouteTable {
+fn table(matcher: Matcher, places: &BTreeSet<HostAndPath>) -> RouteTable {
     let mut builder = TableBuilder::new(matcher, Strategy::Random, Metrics::default());
     let contributions = places
         .iter()
@@ -152,7 +152,7 @@ struct Rules {
 }
 
 impl Rules {
-    fn new(matcher: Matcher, places: &BTreeSet<Place>) -> Self {
+    fn new(matcher: Matcher, places: &BTreeSet<HostAndPath>) -> Self {
         let mut hosts: BTreeMap<String, Vec<(String, Option<Glob>)>> = BTreeMap::new();
         for (host, path) in places.iter().rev() {
             let glob = (matcher == Matcher::Glob).then(|| Glob::new(path).expect("a pattern"));
@@ -299,8 +299,8 @@ fn path(rng: &mut fastrand::Rng, matcher: Matcher) -> String {
     path
 }
 
-/// A host that somebody asks for: made anew, or one of the table's, somewhat changed.
-fn requested_host(rng: &mut fastrand::Rng, places: &BTreeSet<Place>) -> String {
+/// The host of a request: made anew, or one of the table's, somewhat changed.
+fn requested_host(rng: &mut fastrand::Rng, places: &BTreeSet<HostAndPath>) -> String {
     const LABELS: [&str; 6] = ["a", "b", "ab", "aB", "x-1", ""];
     const PORTS: [&str; 7] = ["", "", "", ":80", ":443", ":81", "."];
     let mut host = match rng.choice(places) {
@@ -320,7 +320,7 @@ fn requested_host(rng: &mut fastrand::Rng, places: &BTreeSet<Place>) -> String {
     }
 }
 
-fn requested_path(rng: &mut fastrand::Rng, places: &BTreeSet<Place>) -> String {
+fn requested_path(rng: &mut fastrand::Rng, places: &BTreeSet<HostAndPath>) -> String {
     let mut path = match rng.choice(places) {
         Some((_, path)) if rng.u8(..3) > 0 => path.clone(),
         _ => path(rng, Matcher::Prefix),

@@ -19,7 +19,7 @@ pub enum Admission {
         /// Part of the traffic, in proportion to those of the other targets; 0 counts as 1.
         weight: u32,
     },
-    /// No.
+    /// It may not.
     Excluded {
         /// Why, in words for the operator.
         reason: Arc<str>,
@@ -29,7 +29,7 @@ pub enum Admission {
 /// A target that a route command adds.
 #[derive(Clone, Debug)]
 pub struct CommandTarget {
-    /// Its state.
+    /// State of its instance, shared by all routes and workers.
     pub state: Arc<TargetState>,
     /// Why it may not serve, in words for the operator, if it may not.
     pub excluded: Option<Arc<str>>,

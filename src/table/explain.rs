@@ -1,4 +1,4 @@
-//! Why a request goes where it goes: the answer of `/api/explain` and `lb explain`.
+//! Why a request goes where it goes: what `/api/explain` and `lb explain` show.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use super::{Excluded, Matcher, Route, RouteTable, Scheme, Target};
 use crate::catalog::glob::Glob;
 use crate::catalog::tag::RouteKey;
 
-/// A request that is asked about, as it would arrive.
+/// A request to be explained, as it would arrive.
 #[derive(Clone, Debug)]
-pub struct AskedRequest {
+pub struct ExplainedRequest {
     /// Its method.
     pub method: http::Method,
     /// It comes over TLS.
@@ -34,7 +34,7 @@ pub struct Decision {
     pub host: String,
     /// Path that was looked up, normalised.
     pub path: String,
-    /// The answer that needs no target: there is none, no route, or the request cannot be taken.
+    /// The response that needs no target: there is none, no route, or the request cannot be taken.
     pub refused: Option<Refusal>,
     /// The route.
     pub route: Option<Arc<Route>>,
@@ -45,27 +45,27 @@ pub struct Decision {
     pub chosen: Option<usize>,
 }
 
-/// An answer of the proxy itself.
+/// A response of the proxy itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its status.
+    /// Status of the response.
     pub status: u16,
-    /// Why.
+    /// Why there is this response, in words for the operator.
     pub why: String,
 }
 
 /// What becomes of a request at one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Fate {
-    /// Status of the proxy's own answer; none: the target answers.
+    /// Status of the proxy's own response; none: the target responds.
     pub status: Option<u16>,
     /// A connection that is closed at once.
     pub closed: bool,
-    /// Why the proxy answers.
+    /// Why the proxy responds itself.
     pub why: Option<String>,
     /// Where a redirect leads.
     pub location: Option<String>,
-    /// The URL that is asked.
+    /// The URL of the request to the instance.
     pub upstream: Option<String>,
     /// Path and query as the instance gets them.
     pub upstream_path: Option<String>,
@@ -80,7 +80,7 @@ pub struct Fate {
 pub enum Asked {
     /// A request.
     Http {
-        /// Of its listener.
+        /// Scheme of the listener it comes to.
         scheme: Scheme,
         /// As received.
         host: String,
@@ -139,9 +139,9 @@ pub struct ExplainedRoute {
     pub path: String,
     /// How one of the targets is picked.
     pub strategy: String,
-    /// Who may get the request.
+    /// Targets that may get the request.
     pub targets: Vec<ExplainedTarget>,
-    /// Who is registered and gets nothing.
+    /// Instances that are registered and get nothing.
     pub excluded: Vec<ExplainedExclusion>,
 }
 
@@ -177,7 +177,7 @@ pub struct ExplainedExclusion {
     pub service: String,
     /// The instance, `NODE/ID`.
     pub instance: String,
-    /// Why.
+    /// Why it gets nothing, in words for the operator.
     pub reason: String,
 }
 

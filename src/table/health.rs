@@ -16,10 +16,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::TargetState;
 
-/// Which answers count as failures of the instance (`health.error_status`).
+/// Which responses count as failures of the instance (`health.error_status`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ErrorStatus {
-    /// None.
+    /// No response counts.
     Off,
     /// 502, 503 and 504; of gRPC, UNAVAILABLE.
     #[default]
@@ -29,7 +29,7 @@ pub enum ErrorStatus {
 }
 
 impl ErrorStatus {
-    /// Whether an answer with this status counts as a failure.
+    /// Whether a response with this status counts as a failure.
     #[must_use]
     pub fn counts(self, status: u16) -> bool {
         match self {
@@ -55,7 +55,7 @@ pub struct HealthConfig {
     /// Time to full share after coming in or back, in milliseconds (`health.slow_start`); 0: at
     /// once.
     pub slow_start_ms: u64,
-    /// Which answers count as failures of the instance (`health.error_status`).
+    /// Which responses count as failures of the instance (`health.error_status`).
     pub error_status: ErrorStatus,
     /// How long an instance has to be silent, in milliseconds, until it counts as frozen
     /// (`health.frozen_after`); 0: nothing is looked at.
@@ -76,8 +76,8 @@ impl Default for HealthConfig {
     }
 }
 
-/// After how long (ms) a measured latency has faded to a third: an instance that was slow once is
-/// asked again.
+/// After how long (ms) a measured latency has faded to a third: an instance that was slow once gets
+/// requests again.
 const LATENCY_DECAY_MS: f64 = 10_000.0;
 
 /// How long (ms) the one request that tries an instance on probation keeps others away; then,
@@ -119,9 +119,9 @@ impl TargetState {
         }
     }
 
-    /// Notes an answer from the instance.
+    /// Notes a response from the instance.
     ///
-    /// While the instance is ejected only the latency is noted: an answer to a request from before
+    /// While the instance is ejected only the latency is noted: a response to a request from before
     /// says little.
     pub fn record_success(&self, now_ms: u64, latency_us: u64) {
         self.note_heard(now_ms, latency_us);
@@ -154,7 +154,8 @@ impl TargetState {
     /// counts among the targets of the route at hand, for the cap.
     ///
     /// Two workers that eject two instances in the same instant can pass the cap by one: the counts
-    /// are theirs, not locked. Picking ignores ejection when nobody is left, so that costs nothing.
+    /// are theirs, not locked. Picking ignores ejection when no target is left, so that costs
+    /// nothing.
     pub fn record_failure(
         &self,
         now_ms: u64,

@@ -35,7 +35,7 @@ pub(super) struct Hosts {
     any: Paths,
     /// Whether hosts are patterns; else they are text, whatever stands in them.
     patterns: bool,
-    /// How many exact hosts end in `:80` and in `:443`: while there are none, nobody has to look
+    /// How many exact hosts end in `:80` and in `:443`: while there are none, no lookup has to look
     /// for them.
     with_default_port: [usize; 2],
 }
@@ -71,7 +71,6 @@ impl<'a> Candidate<'a> {
 }
 
 impl Hosts {
-    /// No routes.
     pub(super) fn new(matcher: Matcher, patterns: bool) -> Self {
         Self {
             matcher,
@@ -232,7 +231,6 @@ impl Hosts {
         growth
     }
 
-    /// Visits every route once.
     pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<Route>)) {
         self.any.for_each(visit);
         self.exact.values().for_each(|paths| paths.for_each(visit));

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::catalog::options::RouteOptions;
 
-/// From so many on, those that nobody has any more are looked for.
+/// From so many on, options that are not in use any more are looked for.
 const SWEEP_MIN: usize = 64;
 /// They come from sources, as hosts do: see [`shards`](super::shards).
 const HASHER: FixedState = FixedState::with_seed(0x6f70_7469_6f6e);
@@ -26,7 +26,7 @@ pub(super) struct InternedOptions {
 
 impl InternedOptions {
     /// Equal options that are in use already, or these.
-    pub(super) fn share(&mut self, options: Arc<RouteOptions>) -> Arc<RouteOptions> {
+    pub(super) fn intern(&mut self, options: Arc<RouteOptions>) -> Arc<RouteOptions> {
         // What is not among these says the same as `raw`, but for rare exceptions, which differ
         // when compared.
         let hash = HASHER.hash_one((
@@ -68,24 +68,24 @@ mod tests {
     #[test]
     fn equal_options_are_one() {
         let mut interned = InternedOptions::default();
-        let first = interned.share(options("/a", "/a"));
-        assert!(Arc::ptr_eq(&first, &interned.share(options("/a", "/a"))));
+        let first = interned.intern(options("/a", "/a"));
+        assert!(Arc::ptr_eq(&first, &interned.intern(options("/a", "/a"))));
         for other in [options("/b", "/b"), options("/b", "/a")] {
-            let shared = interned.share(Arc::clone(&other));
+            let shared = interned.intern(Arc::clone(&other));
             assert!(Arc::ptr_eq(&other, &shared) && !Arc::ptr_eq(&first, &shared));
             assert!(Arc::ptr_eq(
                 &shared,
-                &interned.share(Arc::new((*other).clone()))
+                &interned.intern(Arc::new((*other).clone()))
             ));
         }
     }
 
     #[test]
-    fn what_nobody_has_is_forgotten() {
+    fn what_is_not_in_use_is_forgotten() {
         let mut interned = InternedOptions::default();
-        let kept = interned.share(options("/kept", "/kept"));
+        let kept = interned.intern(options("/kept", "/kept"));
         for n in 0..10_000 {
-            drop(interned.share(options("/gone", &n.to_string())));
+            drop(interned.intern(options("/gone", &n.to_string())));
         }
         assert!(
             interned.by_hash.len() <= SWEEP_MIN + 1,
@@ -94,7 +94,7 @@ mod tests {
         );
         assert!(Arc::ptr_eq(
             &kept,
-            &interned.share(options("/kept", "/kept"))
+            &interned.intern(options("/kept", "/kept"))
         ));
     }
 }

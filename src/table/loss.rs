@@ -2,9 +2,9 @@
 //! of it.
 //!
 //! Where ports are given out anew at once (Nomad's dynamic ports) the next process to listen at the
-//! address may be another service. So for a moment after such a loss others are preferred: a new
-//! connection to the address would be a question of who listens there, and no place for a request.
-//! Where there is no other instance it is asked all the same, as after a restart in place.
+//! address may be another service. So for a moment after such a loss others are preferred: on a new
+//! connection to the address, a request could reach another service. Where there is no other
+//! instance it gets requests all the same, as after a restart in place.
 //!
 //! Times are of the process clock, in milliseconds.
 
@@ -49,8 +49,7 @@ impl TargetState {
         lost != 0 && now_ms.saturating_sub(lost) < AVOIDED_MS
     }
 
-    /// What differs when the instance went away meanwhile: who began to do something with it before
-    /// is not to go on.
+    /// Differs when the instance went away meanwhile: what began with it before must not go on.
     #[must_use]
     pub fn presence(&self) -> Presence {
         Presence {

@@ -9,7 +9,7 @@
 //! `build` makes the next table from the present one and shares all that did not change. Nothing
 //! here knows where routes come from, and nothing here does I/O or reads a clock.
 
-pub mod answers;
+pub mod bad_responses;
 pub mod balancer;
 pub mod build;
 pub mod clock;
@@ -93,7 +93,7 @@ impl RouteTable {
         }
     }
 
-    /// The same, in which a host like `*.example.com` is no pattern but that very text.
+    /// The same, in which a host like `*.example.com` is not a pattern but that very text.
     #[must_use]
     pub fn without_patterns(matcher: Matcher) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl RouteTable {
     /// The route for a request: hosts by Fabio's precedence, then the longest path.
     ///
     /// `host` as received (any case, maybe with port), `path` normalised. `accept` can refuse a
-    /// candidate (a redirect to itself), and the next host is tried. Routes of TCP are no
+    /// candidate (a redirect to itself), and the next host is tried. Routes of TCP are not
     /// candidates: a request written to a port that expects other bytes (TLS, mostly) would show
     /// its cookies on the wire.
     pub fn lookup(
@@ -129,9 +129,9 @@ impl RouteTable {
             .or_else(|| self.tcp.get(&(None, local.port())))
     }
 
-    /// The route of a TLS connection that asks for this server name: path `/` of the first host of
-    /// the table that the name can mean. That host decides alone, whatever stands under less
-    /// specific ones; routes of any host never count: they would send every stranger's TLS to a web
+    /// The route of a TLS connection with this server name: path `/` of the first host of the table
+    /// that the name can mean. That host decides alone, whatever stands under less specific ones;
+    /// routes of any host never count: they would send TLS with any unknown server name to a web
     /// server.
     #[must_use]
     pub fn lookup_server_name(&self, name: &str) -> Option<&Arc<Route>> {
@@ -143,7 +143,7 @@ impl RouteTable {
     }
 
     /// Whether TLS for the host of a request (as received, but without its port) is passed on
-    /// unopened, so that the request is none for us.
+    /// unopened, so that a request for that host is not ours to serve.
     #[must_use]
     pub fn is_passed_through(&self, host: &str) -> bool {
         self.lookup_server_name(host)

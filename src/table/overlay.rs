@@ -55,7 +55,6 @@ impl Overlay {
         steps.insert(at, (position, step));
     }
 
-    /// Takes a step out.
     pub(super) fn remove(&mut self, key: Option<&RouteKey>, position: Position) -> Option<Step> {
         let Some(key) = key else {
             return take(&mut self.everywhere, position);

@@ -98,7 +98,7 @@ impl Paths {
     }
 
     /// Puts `route` at `path`, or takes away what is there. Returns by how many routes it grew: -1,
-    /// 0 or 1. A path that is no valid pattern is not stored: it could match nothing.
+    /// 0 or 1. A path that is not a valid pattern is not stored: it could match nothing.
     pub(super) fn set(&mut self, path: &str, route: Option<Arc<Route>>) -> isize {
         let mut growth = 0;
         match self {
@@ -121,7 +121,6 @@ impl Paths {
         growth
     }
 
-    /// Visits every route.
     pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<Route>)) {
         match self {
             Self::Prefix(prefixes) => prefixes.for_each(visit),

@@ -25,26 +25,15 @@ const SMALL_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) enum Prefixes<V> {
     /// One, as in a table of many hosts: it lies right here, and no node has to be fetched for it.
-    One {
-        /// Its path.
-        path: SmallVec<[u8; 16]>,
-        /// What stands there.
-        value: V,
-    },
+    One { path: SmallVec<[u8; 16]>, value: V },
     /// None, or more.
     Many(Many<V>),
 }
 
-/// Any number of them.
 #[derive(Clone, Debug)]
 pub(super) enum Many<V> {
     /// Few: one trie.
-    Small {
-        /// All paths.
-        all: Trie<V>,
-        /// How many there are.
-        len: usize,
-    },
+    Small { all: Trie<V>, len: usize },
     /// Many: by first segment.
     Large {
         /// Paths by their first segment.
@@ -63,7 +52,6 @@ impl<V> Default for Prefixes<V> {
 }
 
 impl<V> Prefixes<V> {
-    /// Whether nothing is stored.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Many(many) if many.len() == 0)
     }
@@ -79,7 +67,6 @@ impl<V> Prefixes<V> {
         }
     }
 
-    /// Visits every value.
     pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a V)) {
         match self {
             Self::One { value, .. } => visit(value),

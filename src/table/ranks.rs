@@ -18,7 +18,6 @@ const MIDDLE: u64 = 1 << 63;
 /// A command and its rank.
 pub(super) type Ranked = (u64, Arc<Command>);
 
-/// A list with ranks.
 #[derive(Debug, Default)]
 pub(super) struct RankedList {
     commands: CommandList,
@@ -35,7 +34,6 @@ pub(super) struct Difference {
 }
 
 impl RankedList {
-    /// Takes the next list.
     pub(super) fn replace(&mut self, next: CommandList) -> Difference {
         let (head, tail) = common_ends(&self.commands, &next, same);
         let (old_end, new_end) = (self.commands.len() - tail, next.len() - tail);

@@ -24,7 +24,7 @@ pub struct Route {
     /// Whether it is one of TCP alone: all its instances, those that are out included, take bytes
     /// and not requests.
     pub tcp: bool,
-    /// Targets that may get traffic. Empty while every instance is out: the answer is then 503.
+    /// Targets that may get traffic. Empty while every instance is out: the response is then 503.
     pub targets: Targets,
     /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty
     /// otherwise.
@@ -34,7 +34,7 @@ pub struct Route {
     /// Stays the same from table to table while the place is routed, and is never given to another
     /// place.
     pub id: u64,
-    /// Where it stands.
+    /// Host and path, or the TCP port.
     pub key: RouteKey,
     /// Instances that are registered for the route but get nothing, and why.
     pub excluded: Box<[Excluded]>,
@@ -43,7 +43,7 @@ pub struct Route {
 /// The targets of a route: a single one, as most have in a large table, lies in the route itself.
 pub type Targets = SmallVec<[Target; 1]>;
 
-/// The turns of a place, counted for all workers together: whoever asks often, on whatever
+/// The turns of a place, counted for all workers together: a client with many requests, on whatever
 /// connections, sees each target in its turn. With a count for each worker, two of them that step
 /// along would send both their requests to the same target.
 #[derive(Clone, Debug, Default)]
@@ -76,8 +76,8 @@ impl Route {
         }
     }
 
-    /// Whether TLS that asks for its host by name is its targets' business, and not ended by us
-    /// where both may be. A route whose instances are all out is not: then we answer for it.
+    /// Whether TLS with its host as the server name is passed on to its targets, and not ended by
+    /// us where both may be. For a route whose instances are all out it is not: then we respond.
     #[must_use]
     pub fn is_passed_through(&self) -> bool {
         !self.targets.is_empty()

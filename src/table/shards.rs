@@ -1,6 +1,6 @@
 //! A persistent hash map from text to small values, for tables that change one entry at a time.
 //!
-//! Three levels of fixed width: a change copies the root, one branch and one twig (32 pointers
+//! Three levels of fixed width: a change copies the root, one branch and one bucket (32 pointers
 //! each) and one shard (the entries whose hash falls there: about 3 of 100,000), and shares the
 //! rest. Reading is three pointer steps, the first two of which stay in the cache, and a look at
 //! the place where the hash should stand, whatever the size; short keys are kept beside their hash.
@@ -25,8 +25,8 @@ pub(super) struct ShardedMap<V> {
     root: Arc<[Branch<V>]>,
 }
 
-type Branch<V> = Arc<[Twig<V>]>;
-type Twig<V> = Arc<[Shard<V>]>;
+type Branch<V> = Arc<[Bucket<V>]>;
+type Bucket<V> = Arc<[Shard<V>]>;
 /// Sorted by hash; equal hashes are told apart by the key.
 type Shard<V> = Arc<[Entry<V>]>;
 
@@ -48,8 +48,8 @@ impl<V> Clone for ShardedMap<V> {
 impl<V> Default for ShardedMap<V> {
     fn default() -> Self {
         let shard: Shard<V> = Arc::from(Vec::new());
-        let twig: Twig<V> = Arc::from(vec![shard; WIDTH]);
-        let branch: Branch<V> = Arc::from(vec![twig; WIDTH]);
+        let bucket: Bucket<V> = Arc::from(vec![shard; WIDTH]);
+        let branch: Branch<V> = Arc::from(vec![bucket; WIDTH]);
         Self {
             root: Arc::from(vec![branch; WIDTH]),
         }
@@ -57,7 +57,6 @@ impl<V> Default for ShardedMap<V> {
 }
 
 impl<V> ShardedMap<V> {
-    /// The value of `key`.
     pub(super) fn get(&self, key: &str) -> Option<&V> {
         self.entry(key).map(|entry| &entry.value)
     }
@@ -80,8 +79,8 @@ impl<V> ShardedMap<V> {
 
     /// All values, in no particular order.
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        let twigs = self.root.iter().flat_map(|branch| branch.iter());
-        let shards = twigs.flat_map(|twig| twig.iter());
+        let buckets = self.root.iter().flat_map(|branch| branch.iter());
+        let shards = buckets.flat_map(|bucket| bucket.iter());
         shards
             .flat_map(|shard| shard.iter())
             .map(|entry| &entry.value)
@@ -93,8 +92,8 @@ impl<V: Clone> ShardedMap<V> {
     pub(super) fn update(&mut self, key: &str, change: impl FnOnce(&mut Option<V>)) {
         let hash = HASHER.hash_one(key);
         let branch = Arc::make_mut(&mut Arc::make_mut(&mut self.root)[place(hash, 0)]);
-        let twig = Arc::make_mut(&mut branch[place(hash, 1)]);
-        let shard = &mut twig[place(hash, 2)];
+        let bucket = Arc::make_mut(&mut branch[place(hash, 1)]);
+        let shard = &mut bucket[place(hash, 2)];
         let found = find(shard, hash, key);
         let mut value = found.ok().map(|at| shard[at].value.clone());
         change(&mut value);

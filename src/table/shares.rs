@@ -1,7 +1,7 @@
-//! Who gets which part of a route's traffic, by Fabio's rules for fixed weights (`weight=`, `route
-//! weight`) joined with Consul's service weights among the rest.
+//! Which target gets which part of a route's traffic, by Fabio's rules for fixed weights
+//! (`weight=`, `route weight`) joined with Consul's service weights among the rest.
 
-/// What a target asks for.
+/// What the options and weights of a target say.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Demand {
     /// Fixed share; none, or not above 0: takes part in the rest.

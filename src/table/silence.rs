@@ -1,21 +1,21 @@
-//! Whether an instance that owes an answer is frozen, or only takes its time.
+//! Whether an instance that owes a response is frozen, or only takes its time.
 //!
 //! From outside the two look alike: a stopped process still accepts connections and acknowledges
 //! what is sent to it (its kernel does). What tells is how it behaves beside the others of its
 //! route:
 //!
 //! ```text
-//!   an answer is late ──> doubt ──> requests given to it on purpose (probes) ──> frozen
-//!                           ^          │ answered: anything at all               none answered, while others of the
-//!                           └──────────┘                                         route answered requests sent after
+//!   a response is late ─> doubt ──> requests given to it on purpose (probes) ──> frozen
+//!                           ^          │ a response: anything at all              no response, while others of the
+//!                           └──────────┘                                         route responded to requests sent after
 //! ```
 //!
-//! Long polls, reports and other slow requests never come so far: either nothing of the route is
-//! answered meanwhile, by any instance, or the instance answers what else it is given. A strategy
-//! that goes by load sends nothing to an instance that has the most in flight, hence the probes: a
-//! few usual GETs and HEADs, one after another, each only after others have answered something sent
-//! after the one before. A probe waits like any other request, and is asked elsewhere like any
-//! other when the instance proves frozen.
+//! Long polls, reports and other slow requests never come so far: either no instance of the route
+//! responds meanwhile, or this one responds to what else it is given. A strategy that goes by load
+//! sends nothing to an instance that has the most in flight, hence the probes: a few usual GETs and
+//! HEADs, one after another, each only after others have responded to something sent after the one
+//! before. A probe waits like any other request, and is sent elsewhere like any other when the
+//! instance proves frozen.
 //!
 //! Times are of the process clock, in milliseconds.
 
@@ -25,26 +25,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::{Route, TargetState};
 use crate::catalog::options::Strategy;
 
-/// How many requests in a row have to stay without answer.
+/// How many requests in a row have to stay without a response.
 const PROBES: u32 = 3;
-/// Where answers take long it may be chance that one instance gives none for a while: then the
+/// Where responses take long it may be chance that one instance gives none for a while: then the
 /// others have to give so many for each instance of the route meanwhile. Were it well, each of
 /// those would be its own as likely as any other's.
 const ANSWERS_EACH: u32 = 10;
 /// But so many are enough.
 const ANSWERS_MAX: u32 = 200;
-/// How many answers an instance has to owe at once where no more requests come.
+/// How many responses an instance has to owe at once where no more requests come.
 const CROWD: u32 = 5;
 /// The same where a hash decides.
 const CROWD_BY_HASH: u32 = 16;
-/// Bits for how long an answer took (ms): 4.6 hours. The others hold when it came.
+/// Bits for how long a response took (ms): 4.6 hours. The others hold when it came.
 const TOOK_BITS: u32 = 24;
 const TOOK_MAX: u64 = (1 << TOOK_BITS) - 1;
-/// A doubt of which nothing was heard for so many times the limit is none any more.
+/// A doubt ends after so many times the limit without anything new about it.
 const STALE: u64 = 10;
 
 /// The instance that is to get one of the next requests, whatever the strategy says: shared by all
-/// workers. At most one at a time; who wants another one asks again soon.
+/// workers. At most one at a time; another instance in doubt has its next chance soon.
 #[derive(Clone, Debug, Default)]
 pub struct Probe(Arc<AtomicU64>);
 
@@ -59,7 +59,7 @@ impl Probe {
         self.0.store(key, Relaxed);
     }
 
-    /// To be called by whoever sends `state` a request: whether it is the one that was wanted.
+    /// To be called before a request goes to `state`: whether it is the one that was wanted.
     #[must_use]
     pub fn take(&self, state: &TargetState, now_ms: u64) -> bool {
         let taken = self
@@ -85,14 +85,14 @@ impl TargetState {
             .store(self.answers.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    /// When the head of an answer came last; 0: never.
+    /// When the head of a response came last; 0: never.
     #[must_use]
     pub fn heard_ms(&self) -> u64 {
         self.heard.load(Relaxed) >> TOOK_BITS
     }
 
-    /// When the request was sent whose answer came last.
-    fn answered_begun_ms(&self) -> u64 {
+    /// When the request was sent whose response came last.
+    fn responded_begun_ms(&self) -> u64 {
         let heard = self.heard.load(Relaxed);
         (heard >> TOOK_BITS).saturating_sub(heard & TOOK_MAX)
     }
@@ -104,8 +104,8 @@ impl TargetState {
         doubt != 0 && self.probes.load(Relaxed) >= PROBES && self.heard_ms() < doubt
     }
 
-    /// Looks at an instance that has owed an answer since `since_ms`, and says whether it is
-    /// frozen. `limit_ms` is `health.frozen_after`. To be called again and again while the answer
+    /// Looks at an instance that has owed a response since `since_ms`, and says whether it is
+    /// frozen. `limit_ms` is `health.frozen_after`. To be called again and again while the response
     /// is late.
     pub fn look_for_frost(
         &self,
@@ -122,7 +122,7 @@ impl TargetState {
                 .map(|target| &*target.state)
                 .filter(|state| state.key != self.key)
         };
-        let answered_since = |ms| others().any(|state| state.answered_begun_ms() > ms);
+        let answered_since = |ms| others().any(|state| state.responded_begun_ms() > ms);
         if others().next().is_none() {
             return false;
         }
@@ -176,7 +176,7 @@ impl TargetState {
         false
     }
 
-    /// Whether it owes many answers, and the others next to none.
+    /// Whether it owes many responses, and the others next to none.
     fn owes_a_crowd(&self, route: &Route) -> bool {
         let crowd = if matches!(route.strategy, Strategy::Hash(_)) {
             CROWD_BY_HASH
@@ -221,9 +221,9 @@ mod tests {
         }
     }
 
-    /// A request sent to the first of `count` at 1,000 stays without answer. The others answer in 5
-    /// ms what they get every `quick_ms` (0: they get nothing); probes are answered where `alive`.
-    /// When it counts as frozen, within a minute.
+    /// A request sent to the first of `count` at 1,000 stays without a response. The others respond
+    /// in 5 ms to what they get every `quick_ms` (0: they get nothing); probes get a response where
+    /// `alive`. When it counts as frozen, within a minute.
     fn found_frozen(count: u16, quick_ms: u64, alive: bool) -> Option<u64> {
         let (route, probe) = (route(count, Strategy::P2c), Probe::default());
         let (targets, first) = (&route.targets, &route.targets[0].state);
@@ -282,8 +282,8 @@ mod tests {
         let (route, probe) = (route(2, Strategy::P2c), Probe::default());
         let (first, second) = (&route.targets[0].state, &route.targets[1].state);
         let mut polls = vec![1_000];
-        // All requests are polls of 7 s: the probes are, and what the second answers one after
-        // another.
+        // All requests are polls of 7 s: the probes are, and what the second instance gets one
+        // after another.
         for now_ms in (2_000..60_000).step_by(50) {
             if probe.take(first, now_ms) {
                 polls.push(now_ms);
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn polls_that_end_by_chance_are_not_frost() {
         // Three instances with ten polls each; one of the route ends after 20 ms to 30 s, and is
-        // asked again at once.
+        // sent again at once.
         let (route, probe) = (route(3, Strategy::P2c), Probe::default());
         let mut rng = fastrand::Rng::with_seed(7);
         let duration = |rng: &mut fastrand::Rng| {
@@ -435,7 +435,7 @@ mod tests {
         let state = &route.targets[0].state;
         state.record_success(1_000_000_000, 7_000_900);
         assert_eq!(
-            (state.heard_ms(), state.answered_begun_ms()),
+            (state.heard_ms(), state.responded_begun_ms()),
             (1_000_000_000, 999_993_000)
         );
         state.record_success(1_000_000_000, u64::MAX);

@@ -51,23 +51,23 @@ pub struct TargetState {
     /// an ejection and of the time after lost connections, and for ever once it is retired.
     /// Derived, so that a pick reads one figure.
     pub closed_until_ms: AtomicU64,
-    /// When the head of an answer came last, and how long it took: see `silence`.
+    /// When the head of a response came last, and how long it took: see `silence`.
     pub heard: AtomicU64,
-    /// How many answers came, about; wraps around.
+    /// How many responses came, about; wraps around.
     pub answers: AtomicU32,
-    /// The last 64 answers, the latest in the lowest bit; set: it counts as a failure. See
-    /// `answers`.
+    /// The last 64 responses, the latest in the lowest bit; set: it counts as a failure. See
+    /// `bad_responses`.
     pub outcomes: AtomicU64,
-    /// When (process clock, ms) the present run of such answers began.
+    /// When (process clock, ms) the present run of such responses began.
     pub bad_since_ms: AtomicU64,
     /// When (process clock, ms) the last one came.
     pub bad_at_ms: AtomicU64,
-    /// Since when (process clock, ms) it is watched because an answer is late; 0: it is not. See
+    /// Since when (process clock, ms) it is watched because a response is late; 0: it is not. See
     /// `silence`.
     pub doubt_ms: AtomicU64,
-    /// How many answers the others of the route had given then.
+    /// How many responses the others of the route had given then.
     pub doubt_answers: AtomicU32,
-    /// When (process clock, ms) it was given the last request that shall tell whether it answers;
+    /// When (process clock, ms) it was given the last request that shall tell whether it responds;
     /// 0: none.
     pub probe_ms: AtomicU64,
     /// How many of them it was given.
@@ -84,7 +84,7 @@ pub struct TargetState {
 }
 
 impl TargetState {
-    /// A fresh state.
+    /// The state of an instance that had no traffic so far.
     #[must_use]
     pub fn new(key: u64, id: InstanceId, addr: SocketAddr, since_ms: u64) -> Self {
         let hash = FixedState::with_seed(0x7461_7267_6574).hash_one((&id.node, &id.id, addr));
@@ -160,7 +160,7 @@ pub struct Target {
     pub observer: Option<Arc<dyn TargetObserver>>,
     /// Query put before the request's own (route commands only).
     pub query: Option<Arc<str>>,
-    /// Fixed share as asked for (`weight=` of the tag, or `route weight`), if any: only for
+    /// Fixed share as configured (`weight=` of the tag, or `route weight`), if any: only for
     /// display.
     pub fixed: Option<f64>,
     /// Plain tags of the instance.
@@ -197,7 +197,7 @@ impl Target {
 pub struct InFlight(Arc<TargetState>);
 
 impl InFlight {
-    /// Counts one more.
+    /// Raises the count of `state`, and lowers it when dropped.
     #[must_use]
     pub fn new(state: Arc<TargetState>) -> Self {
         state.in_flight.fetch_add(1, Relaxed);

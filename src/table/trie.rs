@@ -2,7 +2,7 @@
 //!
 //! Nodes are behind `Arc`; a change copies the nodes on its own way down and shares all others with
 //! the trie it was cloned from. A clone is one pointer. What the values are, and which text is
-//! folded or reversed before it gets here, is the business of `index`.
+//! folded or reversed before it gets here, is up to the caller.
 
 use std::sync::Arc;
 
@@ -38,7 +38,6 @@ impl<V> Default for Trie<V> {
 }
 
 impl<V> Trie<V> {
-    /// Whether nothing is stored.
     pub(super) fn is_empty(&self) -> bool {
         self.root.is_none()
     }

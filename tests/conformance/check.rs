@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::ask::{self, Answer};
 use super::case::{Field, Step, Want, Who};
-use super::stage::Stage;
+use super::client::{self, Response};
+use super::setup::Setup;
 use super::subject::Subject;
 use super::support::client::RawResponse;
 
 /// Asks once (or as often as the step says); an error is a line about what is not as it should be.
-pub fn step(stage: &Stage, subject: &Subject, step: &Step) -> Result<(), String> {
+pub fn step(setup: &Setup, subject: &Subject, step: &Step) -> Result<(), String> {
     let want = match (&step.fabio, subject.who) {
         (Some(other), Who::Fabio) => other,
         _ => &step.want,
     };
     match step.times {
-        Some(times) => shares(&ask::many(stage, subject, step, times), want),
-        None => answer(stage, subject, &ask::once(stage, subject, step), want),
+        Some(times) => shares(&client::many(setup, subject, step, times), want),
+        None => answer(setup, subject, &client::once(setup, subject, step), want),
     }
 }
 
@@ -54,7 +54,7 @@ fn shares(answers: &[String], want: &Want) -> Result<(), String> {
     Ok(())
 }
 
-fn answer(stage: &Stage, subject: &Subject, answer: &Answer, want: &Want) -> Result<(), String> {
+fn answer(setup: &Setup, subject: &Subject, answer: &Response, want: &Want) -> Result<(), String> {
     let Some(answer) = answer else {
         return if want.closed {
             Ok(())
@@ -65,7 +65,7 @@ fn answer(stage: &Stage, subject: &Subject, answer: &Answer, want: &Want) -> Res
     if want.closed {
         return Err(format!("an answer came: {}", shown(answer)));
     }
-    let fill = |text: &str| stage.fill(text).replace("<ip>", &subject.ip);
+    let fill = |text: &str| setup.fill(text).replace("<ip>", &subject.ip);
     let status = want.status.unwrap_or(200);
     if answer.status != status {
         return Err(format!(

@@ -16,11 +16,11 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
-mod ask;
 mod case;
 mod check;
+mod client;
 mod register;
-mod stage;
+mod setup;
 mod subject;
 #[path = "../support/mod.rs"]
 mod support;
@@ -29,7 +29,7 @@ mod upstreams;
 use std::fmt::Write as _;
 
 use case::{Case, File, Step, Who};
-use stage::Stage;
+use setup::Setup;
 use subject::Subject;
 
 /// What there is to run besides `lb`.
@@ -47,14 +47,14 @@ fn lb_fabio_behaves_as_fabio() {
     if who.len() == 1 {
         eprintln!("SKIPPED: no fabio on PATH and no FABIO_BIN: the cases ran against lb alone");
     }
-    let stage = Stage::new(&files);
+    let setup = Setup::new(&files);
     let mut failures = Vec::new();
     std::thread::scope(|scope| {
-        let (stage, who) = (&stage, &who);
+        let (setup, who) = (&setup, &who);
         let run = |file| {
             move || {
                 who.iter()
-                    .flat_map(|who| run(stage, file, *who))
+                    .flat_map(|who| run(setup, file, *who))
                     .collect::<Vec<_>>()
             }
         };
@@ -82,17 +82,17 @@ fn lb_fabio_behaves_as_fabio() {
 }
 
 /// Runs the cases of one file against one program; what went wrong, one line each.
-fn run(stage: &Stage, file: &File, who: Who) -> Vec<String> {
+fn run(setup: &Setup, file: &File, who: Who) -> Vec<String> {
     let version = subject::version(who);
     if !file.is_for(who, &version) {
         return Vec::new();
     }
-    let subject = Subject::start(stage, file, who);
+    let subject = Subject::start(setup, file, who);
     let mut failures = Vec::new();
     for case in file.cases.iter().filter(|case| case.is_for(who, &version)) {
         let steps = case.steps();
         for (at, step) in steps.iter().enumerate() {
-            let outcome = play(stage, &subject, file, case, step);
+            let outcome = play(setup, &subject, file, case, step);
             if let Err(what) = outcome {
                 let at = if at == 0 {
                     String::new()
@@ -104,7 +104,7 @@ fn run(stage: &Stage, file: &File, who: Who) -> Vec<String> {
             }
         }
         if steps.iter().any(|step| !step.act.is_empty()) {
-            register::case(stage, file, case);
+            register::case(setup, file, case);
         }
     }
     if !failures.is_empty() && std::env::var_os("LB_CASES_LOG").is_some() {
@@ -116,7 +116,7 @@ fn run(stage: &Stage, file: &File, who: Who) -> Vec<String> {
 /// One step: what changes, what is asked, whether what came is right. After a change it may take a
 /// moment.
 fn play(
-    stage: &Stage,
+    setup: &Setup,
     subject: &Subject,
     file: &File,
     case: &Case,
@@ -124,7 +124,7 @@ fn play(
 ) -> Result<(), String> {
     let begun = std::time::Instant::now();
     for act in &step.act {
-        register::act(stage, file, case, act);
+        register::act(setup, file, case, act);
     }
     let patience = if step.act.is_empty() && !step.settles {
         std::time::Duration::ZERO
@@ -132,7 +132,7 @@ fn play(
         support::lb::PATIENCE
     };
     loop {
-        let outcome = check::step(stage, subject, step);
+        let outcome = check::step(setup, subject, step);
         if outcome.is_ok() || begun.elapsed() >= patience {
             return outcome;
         }

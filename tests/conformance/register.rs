@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 
 use super::case::{Case, File, Instance};
-use super::stage::Stage;
+use super::setup::Setup;
 use super::support::client::{PATIENCE, RawResponse};
 
 /// Hosts of routes that every file has: by them a program tells that it has read the catalog, and
@@ -17,7 +17,7 @@ use super::support::client::{PATIENCE, RawResponse};
 pub const MARKS: [&str; 1] = ["catalog.mark"];
 
 /// Registers the marks of a file.
-pub fn marks(stage: &Stage, file: &File) {
+pub fn marks(setup: &Setup, file: &File) {
     let node = format!("node-{}", file.name);
     let id = format!("{}-mark", file.name);
     let body = json!({
@@ -26,50 +26,50 @@ pub fn marks(stage: &Stage, file: &File) {
             "Tags": [format!("{}catalog.mark/", file.tag_prefix())]},
         "Checks": [{"Node": node, "CheckID": id, "Name": "c", "Status": "passing", "ServiceID": id}],
     });
-    call(stage, "PUT", "/v1/catalog/register", &body.to_string());
+    call(setup, "PUT", "/v1/catalog/register", &body.to_string());
     put(
-        stage,
+        setup,
         &format!("{}/000", file.kv_path()),
         &format!("route add {id} kv.mark/ http://127.0.0.1:1/"),
     );
 }
 
 /// Registers everything a case starts with.
-pub fn case(stage: &Stage, file: &File, case: &Case) {
+pub fn case(setup: &Setup, file: &File, case: &Case) {
     for instance in case.instances() {
-        instance_of(stage, file, case, &instance);
+        instance_of(setup, file, case, &instance);
     }
     if let Some(text) = &case.kv {
-        put(stage, &kv_key(file, case), &stage.fill(text));
+        put(setup, &kv_key(file, case), &setup.fill(text));
     }
 }
 
 /// Carries out a change; see the field `act` of a step.
-pub fn act(stage: &Stage, file: &File, case: &Case, act: &str) {
+pub fn act(setup: &Setup, file: &File, case: &Case, act: &str) {
     let (verb, rest) = act.split_once(' ').unwrap_or((act, ""));
     match verb {
         "check" => {
             let (up, states) = rest.split_once(' ').expect("check UP STATE");
             let mut instance = find(case, up);
             instance.checks = states.split(' ').map(str::to_owned).collect();
-            instance_of(stage, file, case, &instance);
+            instance_of(setup, file, case, &instance);
         }
         "node" => {
             let (up, checks) = rest.split_once(' ').expect("node UP ID=STATE");
             let mut instance = find(case, up);
             instance.node_checks = checks.split(' ').map(str::to_owned).collect();
-            instance_of(stage, file, case, &instance);
+            instance_of(setup, file, case, &instance);
         }
         "gone" => {
             let instance = find(case, rest);
             let body = json!({"Node": node(file, case, &instance), "ServiceID": id(file, case, &instance)});
-            call(stage, "PUT", "/v1/catalog/deregister", &body.to_string());
+            call(setup, "PUT", "/v1/catalog/deregister", &body.to_string());
         }
-        "back" => instance_of(stage, file, case, &find(case, rest)),
-        "kv" => put(stage, &kv_key(file, case), &stage.fill(rest)),
+        "back" => instance_of(setup, file, case, &find(case, rest)),
+        "kv" => put(setup, &kv_key(file, case), &setup.fill(rest)),
         "kv-delete" => {
             call(
-                stage,
+                setup,
                 "DELETE",
                 &format!("/v1/kv/{}", kv_key(file, case)),
                 "",
@@ -77,7 +77,7 @@ pub fn act(stage: &Stage, file: &File, case: &Case, act: &str) {
         }
         "delete" => {
             call(
-                stage,
+                setup,
                 "DELETE",
                 &format!("/v1/kv/{}/{rest}", file.kv_path()),
                 "",
@@ -124,15 +124,15 @@ fn node(file: &File, case: &Case, instance: &Instance) -> String {
     }
 }
 
-fn instance_of(stage: &Stage, file: &File, case: &Case, instance: &Instance) {
-    let upstream = stage.address(&instance.up);
+fn instance_of(setup: &Setup, file: &File, case: &Case, instance: &Instance) {
+    let upstream = setup.address(&instance.up);
     let (node, id) = (node(file, case, instance), id(file, case, instance));
     let tags: Vec<String> = instance
         .tags
         .iter()
         .map(|tag| match tag.strip_prefix('=') {
             Some(plain) => plain.to_owned(),
-            None => stage.fill(&format!("{}{tag}", file.tag_prefix())),
+            None => setup.fill(&format!("{}{tag}", file.tag_prefix())),
         })
         .collect();
     let mut checks: Vec<Value> = instance
@@ -159,16 +159,16 @@ fn instance_of(stage: &Stage, file: &File, case: &Case, instance: &Instance) {
             "Address": instance.address.clone().unwrap_or_else(|| upstream.ip().to_string()), "Tags": tags},
         "Checks": checks,
     });
-    call(stage, "PUT", "/v1/catalog/register", &body.to_string());
+    call(setup, "PUT", "/v1/catalog/register", &body.to_string());
 }
 
-fn put(stage: &Stage, key: &str, text: &str) {
-    call(stage, "PUT", &format!("/v1/kv/{key}"), text);
+fn put(setup: &Setup, key: &str, text: &str) {
+    call(setup, "PUT", &format!("/v1/kv/{key}"), text);
 }
 
 /// One call to the agent, without a program started for it: there are hundreds.
-pub fn call(stage: &Stage, method: &str, path: &str, body: &str) -> String {
-    let host = stage
+pub fn call(setup: &Setup, method: &str, path: &str, body: &str) -> String {
+    let host = setup
         .consul
         .address()
         .trim_start_matches("http://")

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::case::{File, Who};
 use super::register;
-use super::stage::Stage;
+use super::setup::Setup;
 use super::support::client;
 use super::support::consul::free_address;
 use super::support::lb::PATIENCE;
@@ -40,11 +40,11 @@ pub fn fabio() -> Option<PathBuf> {
 
 impl Subject {
     /// Starts it and waits until it serves its first table.
-    pub fn start(stage: &Stage, file: &File, who: Who) -> Self {
+    pub fn start(setup: &Setup, file: &File, who: Who) -> Self {
         let ip = free_address();
         let folder = tempfile::tempdir().unwrap();
         for (name, content) in &file.files {
-            std::fs::write(folder.path().join(name), stage.fill(content)).unwrap();
+            std::fs::write(folder.path().join(name), setup.fill(content)).unwrap();
         }
         let mut command = match who {
             Who::Lb => {
@@ -71,7 +71,7 @@ impl Subject {
                 } else {
                     port
                 };
-                format!("{ip}:{port};proto={}", stage.fill(options))
+                format!("{ip}:{port};proto={}", setup.fill(options))
             })
             .collect();
         let mut args = vec![
@@ -79,7 +79,7 @@ impl Subject {
             format!("-ui.addr={ip}:{ADMIN_PORT}"),
             format!(
                 "-registry.consul.addr={}",
-                stage.consul.address().trim_start_matches("http://")
+                setup.consul.address().trim_start_matches("http://")
             ),
             format!("-registry.consul.tagprefix={}", file.tag_prefix()),
             format!("-registry.consul.kvpath=/{}", file.kv_path()),
@@ -93,7 +93,7 @@ impl Subject {
         args.extend(
             file.settings
                 .iter()
-                .map(|setting| stage.fill(setting).replace("<ip>", &ip)),
+                .map(|setting| setup.fill(setting).replace("<ip>", &ip)),
         );
         let foreign = |name: &str| {
             ["CONSUL_", "LB_", "FABIO_"]

@@ -143,10 +143,10 @@ fn what_fabio_is_wrong_to_route_to_is_said_with_the_reason() {
 }
 
 #[test]
-fn who_is_no_fabio_is_an_error() {
+fn a_server_that_is_not_fabio_is_an_error() {
     for (server, part) in [
-        (stand_in("<html>"), "does not answer as Fabio does"),
-        (stand_in("{}"), "does not answer"),
+        (stand_in("<html>"), "does not respond as Fabio does"),
+        (stand_in("{}"), "does not respond"),
     ] {
         let shown = beside(&server.address.to_string(), ROUTES);
         assert_eq!(
@@ -160,7 +160,7 @@ fn who_is_no_fabio_is_an_error() {
     let refusing = WebServer::start(|_| (503, b"later".to_vec()));
     let shown = beside(&refusing.address.to_string(), ROUTES);
     assert_eq!(shown.code, Some(1));
-    assert!(shown.err.contains("says 503"), "{}", shown.err);
+    assert!(shown.err.contains("responded 503"), "{}", shown.err);
     let nobody = format!("{}:1", free_address());
     let shown = beside(&nobody, ROUTES);
     assert_eq!(shown.code, Some(1));

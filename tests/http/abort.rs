@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stand::{OK, Scripted, router, wait_quiet};
+use crate::harness::{OK, Scripted, router, wait_quiet};
 use crate::support::client::{RawClient, get};
 use crate::support::lb::Lb;
 
@@ -147,7 +147,7 @@ fn behind_bytes_that_nobody_reads() {
 }
 
 fn wait_in_flight(lb: &Lb) {
-    crate::stand::wait_until("request in flight", || {
+    crate::harness::wait_until("request in flight", || {
         lb.metric("lb_http_requests_in_flight{service=\"s0\"}") == Some(1.0)
     });
 }

@@ -5,7 +5,7 @@ use std::fs;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::stand::{OK, Scripted, router, wait_until};
+use crate::harness::{OK, Scripted, router, wait_until};
 use crate::support::client::{RawResponse, exchange};
 use crate::support::lb::Lb;
 
@@ -338,7 +338,7 @@ fn a_service_that_is_not_there_lets_nobody_in() {
     let upstream = Scripted::replying(OK);
     let more = format!(
         "[auth.sso]\ntype = \"external\"\nendpoint = \"http://{}/\"\n",
-        crate::stand::Refusing::new().address
+        crate::harness::Refusing::new().address
     );
     let lb = router(&[("/", &[upstream.address], "auth=sso")], &more);
     let answer = get(&lb, "/", "");
@@ -347,7 +347,7 @@ fn a_service_that_is_not_there_lets_nobody_in() {
         (502, "authorization is not available\n")
     );
     assert_eq!(get(&lb, "/", "").status, 502);
-    let warning = |line: &str| line.contains("\"WARN\"") && line.contains("gives no answer");
+    let warning = |line: &str| line.contains("\"WARN\"") && line.contains("does not respond");
     lb.wait_for_line("a warning", warning);
     assert_eq!(
         lb.stderr().lines().filter(|line| warning(line)).count(),

@@ -14,7 +14,7 @@ use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::stand::{OK, Scripted, router, runtime, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, runtime, wait_quiet, wait_until};
 use crate::support::client::RawClient;
 
 /// The body of a request that another protocol follows is the request's alone.

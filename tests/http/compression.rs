@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use crate::stand::{Scripted, router, wait_quiet};
+use crate::harness::{Scripted, router, wait_quiet};
 use crate::support::client::{RawClient, RawResponse, exchange};
 use crate::support::lb::Lb;
 
@@ -273,7 +273,7 @@ fn a_reload_switches_it_on_and_off() {
     for (text, coding) in [(format!("{off}\n{ON}"), Some("gzip")), (off, None)] {
         std::fs::write(&path, text).unwrap();
         lb.sighup();
-        crate::stand::wait_until("other rules", || {
+        crate::harness::wait_until("other rules", || {
             ask(&lb, "/text", gzip).header("content-encoding") == coding
         });
     }

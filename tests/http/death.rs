@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::stand::{OK, Scripted, router, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, wait_quiet, wait_until};
 use crate::support::client::{Load, get};
 use crate::support::upstream::Upstream;
 

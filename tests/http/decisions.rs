@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::stand::{OK, Scripted, router, runtime};
+use crate::harness::{OK, Scripted, router, runtime};
 use crate::support::client::exchange;
 
 /// Ways into the router: HTTP/1.1, the same with a limit for requests, and HTTP/2.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::stand::{router, runtime, wait_until};
+use crate::harness::{router, runtime, wait_until};
 use crate::support::client::{Load, Outcome, get};
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;

@@ -11,7 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::stand::{Scripted, router};
+use crate::harness::{Scripted, router};
 use crate::support::client::{RawClient, RawResponse};
 use crate::support::lb::Lb;
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use crate::stand::{Refusing, router};
+use crate::harness::{Refusing, router};
 use crate::support::client::{RawResponse, exchange};
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
-use crate::stand::{OK, Refusing, Scripted, router, runtime, wait_quiet, wait_until};
+use crate::harness::{OK, Refusing, Scripted, router, runtime, wait_quiet, wait_until};
 use crate::support::client::{Load, Outcome, RawClient, exchange, get};
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
@@ -314,7 +314,7 @@ fn an_instance_that_dies_inside_a_body_leaves_a_broken_answer_and_no_second_one(
         "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n",
     ] {
-        let script = move |visit: &mut crate::stand::Visit| {
+        let script = move |visit: &mut crate::harness::Visit| {
             visit.request();
             visit.send(head);
             visit.send("first");

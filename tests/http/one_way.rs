@@ -13,7 +13,7 @@ use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::stand::{OK, Scripted, router, runtime, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, runtime, wait_quiet, wait_until};
 use crate::support::client::RawClient;
 use crate::support::upstream::Upstream;
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stand::{OK, Scripted, router, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, wait_quiet, wait_until};
 use crate::support::client::{RawClient, exchange, get};
 use crate::support::upstream::{RawUpstream, Upstream};
 

@@ -1,6 +1,6 @@
 //! What is left of a request: its line in the access log and its series in the metrics.
 
-use crate::stand::{OK, Refusing, Scripted, router, wait_quiet};
+use crate::harness::{OK, Refusing, Scripted, router, wait_quiet};
 use crate::support::client::exchange;
 
 const REQUEST: &str =

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-use crate::stand::{OK, Refusing, Scripted, router, wait_until};
+use crate::harness::{OK, Refusing, Scripted, router, wait_until};
 use crate::support::client::RawClient;
 use crate::support::lb::Lb;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stand::{OK, Scripted, router, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, wait_quiet, wait_until};
 use crate::support::client::RawClient;
 
 const LIMIT: &str = "[proxy]\nrequest_timeout = \"300ms\"\n[log]\naccess = \"json\"\n";

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::stand::{router, runtime};
+use crate::harness::{router, runtime};
 use crate::support::client::{Load, RawResponse, exchange, get};
 use crate::support::fake_consul::FakeConsul;
 use crate::support::lb::Lb;
@@ -331,7 +331,7 @@ fn registered_but_without_a_healthy_instance_is_503_and_no_shorter_prefix_takes_
     lb.wait_admin("/api/services", "critical instance", |text| {
         text.contains("critical")
     });
-    crate::stand::wait_until("503", || get(lb.address("http"), "h", "/web").status == 503);
+    crate::harness::wait_until("503", || get(lb.address("http"), "h", "/web").status == 503);
     let response = get(lb.address("http"), "h", "/web");
     assert_eq!(
         (response.status, response.header("retry-after")),

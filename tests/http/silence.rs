@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::stand::{Scripted, Visit, router, runtime, wait_quiet};
+use crate::harness::{Scripted, Visit, router, runtime, wait_quiet};
 use crate::support::client::RawClient;
 
 const LIMIT: &str = "[proxy]\nworkers = 1\nresponse_idle_timeout = \"600ms\"\n[log]\naccess = \"json\"\n\

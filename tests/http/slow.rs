@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
-use crate::stand::{OK, Scripted, router, runtime, wait_quiet};
+use crate::harness::{OK, Scripted, router, runtime, wait_quiet};
 use crate::support::client::{Load, RawClient};
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
@@ -104,7 +104,7 @@ fn sixty_long_polls_are_sixty() {
 fn long_polls_beside_quick_requests_are_asked_once() {
     const POLLS: usize = 8;
     for strategy in ["p2c", "rr", "least", "ewma"] {
-        let answer = |visit: &mut crate::stand::Visit| {
+        let answer = |visit: &mut crate::harness::Visit| {
             while let Some(request) = visit.request() {
                 if request.starts_with("GET /poll") {
                     std::thread::sleep(SLOW);
@@ -183,7 +183,7 @@ fn a_frozen_instance_is_found_and_costs_no_request() {
 
 #[test]
 fn what_may_not_be_doubled_waits_for_a_frozen_instance() {
-    let answer = |visit: &mut crate::stand::Visit| {
+    let answer = |visit: &mut crate::harness::Visit| {
         while visit.request().is_some() {
             visit.send(OK);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::stand::{Scripted, router, wait_quiet};
+use crate::harness::{Scripted, router, wait_quiet};
 use crate::support::client::RawClient;
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;

@@ -32,31 +32,58 @@ const TEST: &str = "#[cfg(test)]";
 
 fn without_comments(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let follows_word = out.ends_with(is_of_word);
-        let (length, keep) = if rest.starts_with("//") {
-            (rest.find('\n').unwrap_or(rest.len()), false)
-        } else if rest.starts_with("/*") {
-            (block_comment(rest), false)
-        } else if let Some(length) = (!follows_word).then(|| raw_string(rest)).flatten() {
-            (length, false)
-        } else if c == '"' {
-            (string(rest), false)
-        } else if let Some(length) = character(rest) {
-            (length, false)
-        } else {
-            (c.len_utf8(), true)
-        };
-        let (piece, after) = rest.split_at(length);
-        if keep {
+    for (kind, piece) in pieces(text) {
+        if kind == Piece::Code {
             out.push_str(piece);
         } else {
             blank(piece, &mut out);
         }
-        rest = after;
     }
     out
+}
+
+/// What a piece of a source file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Code,
+    Comment,
+    /// A string with its quotes.
+    Text,
+    Character,
+}
+
+/// The pieces of a source file, in their order; together they are the whole text.
+pub(crate) fn pieces(text: &str) -> Vec<(Piece, &str)> {
+    let mut found = Vec::new();
+    let (mut code_from, mut at) = (0, 0);
+    while let Some(c) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let follows_word = text[code_from..at].ends_with(is_of_word);
+        let (kind, length) = if rest.starts_with("//") {
+            (Piece::Comment, rest.find('\n').unwrap_or(rest.len()))
+        } else if rest.starts_with("/*") {
+            (Piece::Comment, block_comment(rest))
+        } else if let Some(length) = (!follows_word).then(|| raw_string(rest)).flatten() {
+            (Piece::Text, length)
+        } else if c == '"' {
+            (Piece::Text, string(rest))
+        } else if let Some(length) = character(rest) {
+            (Piece::Character, length)
+        } else {
+            at += c.len_utf8();
+            continue;
+        };
+        if code_from < at {
+            found.push((Piece::Code, &text[code_from..at]));
+        }
+        found.push((kind, &text[at..at + length]));
+        at += length;
+        code_from = at;
+    }
+    if code_from < at {
+        found.push((Piece::Code, &text[code_from..at]));
+    }
+    found
 }
 
 /// Length of a comment `/* … */`, which may hold others.

@@ -18,16 +18,16 @@ pub enum Admission {
     Denied(Box<Denied>),
     /// Too many requests wait to be decided.
     Busy,
-    /// The service that decides did not answer.
+    /// The service that decides did not respond.
     Unavailable,
     /// There is no such scheme.
     Unknown,
 }
 
 impl Admission {
-    /// What the proxy itself answers to one that may not pass, with the challenge that belongs to
-    /// it. (What a service told goes to clients of HTTP as it is, and not to those of gRPC.)
-    /// `bare_errors`: as Fabio answers.
+    /// The proxy's own response to a request that may not pass, with the challenge that belongs to
+    /// it. (The response of a service goes to clients of HTTP as it is, and not to those of gRPC.)
+    /// `bare_errors`: as Fabio responds.
     #[must_use]
     pub fn refusal(&self, bare_errors: bool) -> (ProxyError, Option<HeaderValue>) {
         match self {
@@ -45,12 +45,12 @@ impl Admission {
     }
 }
 
-/// What an answer changes in the request.
+/// What a response changes in the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Granted {
     /// Replaced, or taken away where there is no value.
     set: Vec<(HeaderName, Option<HeaderValue>)>,
-    /// Added.
+    /// Added to what the client sent.
     append: Vec<(HeaderName, Vec<HeaderValue>)>,
 }
 
@@ -80,7 +80,7 @@ impl Granted {
         }
     }
 
-    /// What the configuration takes over of an answer.
+    /// What the configuration takes over of a response.
     pub(super) fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
         let set = config
             .set_headers
@@ -98,14 +98,14 @@ impl Granted {
     }
 }
 
-/// What the client is answered instead.
+/// The response that the client gets instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// Status.
+    /// Status that the client gets.
     pub status: StatusCode,
     /// Fields, those of the connection included.
     pub headers: HeaderMap,
-    /// Content.
+    /// Content that the client gets.
     pub body: bytes::Bytes,
 }
 

@@ -15,22 +15,22 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::proxy::auth::admission::Admission;
 use crate::proxy::auth::error::AuthError;
+use crate::proxy::auth::hash_permits::HashPermits;
 use crate::proxy::auth::htpasswd::Users;
-use crate::proxy::auth::turns::Turns;
 use crate::proxy::auth::verified::Verified;
 
 /// Longest name and password, together and decoded. Some hashes take time in proportion to it.
 const CREDENTIALS_MAX: usize = 1024;
 /// How long ago a file must have been changed to be taken for whole.
 const QUIET: Duration = Duration::from_millis(250);
-/// Largest file.
+/// Largest file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// One scheme.
+/// A scheme of `[auth.NAME]` with a file of users.
 #[derive(Debug)]
 pub struct Basic {
     name: String,
@@ -83,13 +83,13 @@ impl Basic {
         Ok(Self::with(name, file, realm, refresh, users, stamp))
     }
 
-    /// The same; a file that cannot be read lets nobody in, and is read as soon as it can be.
+    /// The same; a file that cannot be read lets no user in, and is read as soon as it can be.
     pub(super) fn open(name: &str, file: &Path, realm: &str, refresh: Duration) -> Self {
         let stamp = stamp(file);
         match read(name, file) {
             Ok(users) => Self::with(name, file, realm, refresh, users, stamp),
             Err(error) => {
-                tracing::error!(scheme = name, file = %file.display(), %error, "the file of users cannot be read: nobody is let in until it can");
+                tracing::error!(scheme = name, file = %file.display(), %error, "the file of users cannot be read: no user is let in until it can");
                 Self::with(name, file, realm, refresh, Users::default(), None)
             }
         }
@@ -169,12 +169,12 @@ impl Basic {
                 tracing::info!(scheme = self.name, users = users.len(), "users read again");
                 self.users.store(Arc::new(users));
             }
-            // Whoever takes the file away wants nobody let in.
+            // An operator who takes the file away wants no user let in.
             Err(error) => {
                 looked.stamp = None;
                 looked.pending = Some(Pending::Unreadable);
                 if self.users.load().len() > 0 {
-                    tracing::error!(scheme = self.name, file = %self.file.display(), %error, "the file of users cannot be read: nobody is let in until it can");
+                    tracing::error!(scheme = self.name, file = %self.file.display(), %error, "the file of users cannot be read: no user is let in until it can");
                     self.users.store(Arc::default());
                 }
             }
@@ -182,8 +182,8 @@ impl Basic {
     }
 
     /// Decides whether a request with these fields may pass. Cancel safe: what is being computed
-    /// then is finished, and nobody waits for it.
-    pub(super) async fn admit(&self, headers: &HeaderMap, turns: &Turns) -> Admission {
+    /// then is finished, and nothing waits for it.
+    pub(super) async fn admit(&self, headers: &HeaderMap, hash_permits: &HashPermits) -> Admission {
         let refused = || Admission::Refused(self.challenge.clone());
         let verdict = |good: bool| {
             if good {
@@ -207,10 +207,10 @@ impl Basic {
         if let Some(known) = self.verified.recall(&key) {
             return verdict(known);
         }
-        let Some(turn) = turns.next().await else {
+        let Some(turn) = hash_permits.acquire().await else {
             return Admission::Busy;
         };
-        // Another connection of the same client may have asked the same meanwhile.
+        // Another connection of the same client may have sent the same credentials meanwhile.
         if let Some(known) = self.verified.recall(&key) {
             return verdict(known);
         }
@@ -336,35 +336,35 @@ mod tests {
         )
         .unwrap();
         let scheme = Basic::load("main", &file, "the shop", Duration::from_secs(1)).unwrap();
-        let turns = Turns::default();
+        let hash_permits = HashPermits::default();
         let asked = Admission::Refused(HeaderValue::from_static("Basic realm=\"the shop\""));
         runtime().block_on(async {
             // Twice: computed, then remembered.
             for _ in 0..2 {
                 assert_eq!(
-                    scheme.admit(&with("slow", "pw"), &turns).await,
+                    scheme.admit(&with("slow", "pw"), &hash_permits).await,
                     Admission::Granted(None)
                 );
                 assert_eq!(
-                    scheme.admit(&with("fast", "pw"), &turns).await,
+                    scheme.admit(&with("fast", "pw"), &hash_permits).await,
                     Admission::Granted(None)
                 );
-                // The decoy has the password `pw` too, and that helps nobody.
+                // The decoy has the password `pw` too, and that lets no user in.
                 for (user, password) in [("slow", "no"), ("fast", "no"), ("nobody", "pw"), ("", "")]
                 {
                     assert_eq!(
-                        scheme.admit(&with(user, password), &turns).await,
+                        scheme.admit(&with(user, password), &hash_permits).await,
                         asked,
                         "{user}"
                     );
                 }
-                assert_eq!(scheme.admit(&HeaderMap::new(), &turns).await, asked);
+                assert_eq!(scheme.admit(&HeaderMap::new(), &hash_permits).await, asked);
             }
         });
     }
 
     #[test]
-    fn a_changed_file_counts_after_a_look_and_a_vanished_one_lets_nobody_in() {
+    fn a_changed_file_counts_after_a_look_and_a_vanished_one_lets_no_user_in() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("users");
         let write = |text: &str, seconds: u64| {
@@ -379,9 +379,9 @@ mod tests {
         };
         write("a:one", 1000);
         let scheme = Basic::load("main", &file, "r", Duration::from_secs(5)).unwrap();
-        let turns = Turns::default();
+        let hash_permits = HashPermits::default();
         let gets_in = |user: &str, password: &str| {
-            runtime().block_on(scheme.admit(&with(user, password), &turns))
+            runtime().block_on(scheme.admit(&with(user, password), &hash_permits))
                 == Admission::Granted(None)
         };
         let start = Instant::now();
@@ -454,8 +454,9 @@ mod tests {
         for refresh in [Duration::from_secs(5), Duration::ZERO] {
             let scheme = Basic::open("main", &file, "r", refresh);
             let gets_in = || {
-                let (headers, turns) = (with("a", "one"), Turns::default());
-                runtime().block_on(scheme.admit(&headers, &turns)) == Admission::Granted(None)
+                let (headers, hash_permits) = (with("a", "one"), HashPermits::default());
+                runtime().block_on(scheme.admit(&headers, &hash_permits))
+                    == Admission::Granted(None)
             };
             assert!(!gets_in());
             std::fs::write(&file, "a:one\n").unwrap();
@@ -475,7 +476,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         scheme.refresh(Instant::now() + Duration::from_secs(1000));
         assert_eq!(
-            runtime().block_on(scheme.admit(&with("a", "one"), &Turns::default())),
+            runtime().block_on(scheme.admit(&with("a", "one"), &HashPermits::default())),
             Admission::Granted(None)
         );
         assert!(

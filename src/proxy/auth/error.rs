@@ -11,25 +11,25 @@ pub enum AuthError {
     /// Its file cannot be read.
     #[error("auth.{name}.file: cannot read {}: {source}", path.display())]
     File {
-        /// The scheme.
+        /// Name of the scheme: `NAME` of `[auth.NAME]`.
         name: String,
-        /// Its file.
+        /// The file as configured.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
-    /// Its endpoint cannot be asked.
+    /// Its endpoint cannot be reached.
     #[error("auth.{name}.endpoint is not a URL")]
     Endpoint {
-        /// The scheme.
+        /// Name of the scheme: `NAME` of `[auth.NAME]`.
         name: String,
     },
     /// Nothing can be sent to its endpoint.
     #[error("auth.{name}: {source}")]
     Client {
-        /// The scheme.
+        /// Name of the scheme: `NAME` of `[auth.NAME]`.
         name: String,
-        /// Why.
+        /// What the HTTP client said.
         source: HttpError,
     },
 }

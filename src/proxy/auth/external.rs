@@ -1,11 +1,11 @@
-//! A service that is asked about each request: it lets it in, maybe with a few header fields, or
-//! its answer is the client's.
+//! A service that decides about each request: it lets it in, maybe with a few header fields, or its
+//! response goes to the client.
 //!
 //! It gets `GET` of one fixed URL without a body, with the client's fields; what it is told of
 //! where the request came from and what it wants (`X-Forwarded-*`, `X-Real-Ip`, `Forwarded`) is
 //! written by the proxy alone, see [`tell_decider`](crate::proxy::http::headers::tell_decider). Any
-//! 2xx lets the request in. What else it answers goes to the client (a redirect to a login page, a
-//! challenge); without an answer in time every request is refused.
+//! 2xx lets the request in. Any other response goes to the client (a redirect to a login page, a
+//! challenge); without a response in time every request is refused.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -23,14 +23,14 @@ use crate::proxy::auth::error::AuthError;
 use crate::proxy::tls::UpstreamTls;
 use crate::proxy::tls::upstream::Inside;
 
-/// Largest answer that is passed on.
+/// Largest response that is passed on.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Connections kept for all workers together.
 const IDLE_MAX: usize = 256;
 
 /// Fields that are not sent: they tell of the connection, of a body that is not there, or of a
-/// version of what the client wants to have, which the service does not have (it could answer 304,
-/// for the instance).
+/// version of what the client wants to have, which the service does not have (it could respond with
+/// 304, for the instance).
 const NOT_TOLD: [HeaderName; 14] = [
     HOST,
     CONNECTION,
@@ -48,23 +48,21 @@ const NOT_TOLD: [HeaderName; 14] = [
     RANGE,
 ];
 
-/// One scheme.
 #[derive(Debug)]
 pub(super) struct External {
     name: String,
     config: ExternalAuth,
     endpoint: Uri,
     client: Client,
-    /// It gave no answer when it was asked last.
+    /// It gave no response to the last request.
     lost: AtomicBool,
 }
 
 impl External {
-    /// Asks the endpoint, whose certificate has to come from those CAs that upstreams' have to come
-    /// from.
+    /// Sends requests to the endpoint, whose certificate has to come from the CAs for upstreams.
     ///
     /// # Errors
-    /// An endpoint that is no URL.
+    /// An endpoint that is not a URL.
     pub(super) fn new(
         name: &str,
         config: &ExternalAuth,
@@ -111,7 +109,7 @@ impl External {
                 self.note_reached();
                 Admission::Granted(Some(Box::new(Granted::of(&self.config, answer.headers()))))
             }
-            // It was asked nothing that it could switch protocols for.
+            // The request to it has no upgrade that it could switch protocols for.
             Ok(answer) if answer.status().is_informational() => Admission::Unavailable,
             Ok(answer) => {
                 self.note_reached();
@@ -126,7 +124,7 @@ impl External {
             }
             Err(error) => {
                 if !self.lost.swap(true, Relaxed) {
-                    tracing::warn!(scheme = self.name, %error, "the authentication service gives no answer: requests are refused until it does");
+                    tracing::warn!(scheme = self.name, %error, "the authentication service does not respond: requests are refused until it does");
                 }
                 Admission::Unavailable
             }
@@ -138,13 +136,13 @@ impl External {
         if self.lost.load(Relaxed) && self.lost.swap(false, Relaxed) {
             tracing::info!(
                 scheme = self.name,
-                "the authentication service answers again"
+                "the authentication service responds again"
             );
         }
     }
 
-    /// A 401 has to say how to do better (RFC 9110 section 15.5.2). The scheme is one that no
-    /// client knows, so that no browser asks its user for a password that would not help.
+    /// A 401 has to name a scheme (RFC 9110 section 15.5.2). This one is known to no client, so
+    /// that no browser prompts its user for a password that would not help.
     fn challenge(&self, denied: &mut Denied) {
         if denied.status == StatusCode::UNAUTHORIZED
             && !denied.headers.contains_key(WWW_AUTHENTICATE)

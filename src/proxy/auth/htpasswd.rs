@@ -1,7 +1,7 @@
 //! Files of names and passwords as `htpasswd` writes them: `NAME:SECRET`, one a line.
 //!
 //! A secret is recognised by its beginning; what begins with none of them is the password itself.
-//! Lines that cannot be read are reported by number and let nobody in; the others count.
+//! Lines that cannot be read are reported by number and let no user in; the others count.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +14,6 @@ use sha2::Sha256;
 
 use crate::proxy::auth::md5_crypt::md5_crypt;
 
-/// Bytes of a SHA-1.
 const SHA1_LEN: usize = 20;
 
 /// What a password is compared with.
@@ -35,7 +34,6 @@ enum Secret {
         digest: [u8; SHA1_LEN],
         salt: Box<[u8]>,
     },
-    /// The password.
     Plain,
 }
 
@@ -57,8 +55,8 @@ impl fmt::Debug for Stored {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Users {
     by_name: HashMap<Box<str>, Stored>,
-    /// What the passwords of users that do not exist are compared with, so that time does not tell
-    /// who exists.
+    /// What the passwords of users that do not exist are compared with, so that the time does not
+    /// tell which users exist.
     decoy: Option<Stored>,
 }
 
@@ -97,7 +95,6 @@ impl Users {
         (users, bad)
     }
 
-    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.by_name.len()
     }
@@ -298,7 +295,7 @@ twice:new
     }
 
     #[test]
-    fn lines_that_cannot_be_read_are_named_and_let_nobody_in() {
+    fn lines_that_cannot_be_read_are_named_and_let_no_user_in() {
         let lines = [
             ("nobody", "no colon"),
             (":secret", "no name"),

@@ -1,14 +1,15 @@
-//! Who may use a route with `auth=NAME`: the schemes of `[auth.NAME]`, as all workers share them.
+//! Which requests may use a route with `auth=NAME`: the schemes of `[auth.NAME]`, as all workers
+//! share them.
 //!
 //! ```text
-//! Authorization ─► user and secret of the file ─► verified before? ─► a turn ─► verified on a thread of its own
-//!      │ none, wrong: 401, "ask"                       └─ no lock is held, no worker waits ─┘
+//! Authorization ─► user and secret of the file ─► verified before? ─► permit ─► verified on a thread of its own
+//!      │ none, wrong: 401                              └─ no lock is held, no worker waits ─┘
 //! ```
-//! Or a service is asked (`external`).
+//! Or a service decides (`external`).
 //!
 //! A password hash is made to be slow. So none is computed on a worker, only so many at a time
-//! anywhere, and none twice for the same credentials; whoever comes while too many wait is told to
-//! come back.
+//! anywhere, and none twice for the same credentials; a client whose request comes while too many
+//! wait is told to come back.
 //!
 //! A route that names a scheme which is not configured refuses every request; the control loop has
 //! logged that when it came.
@@ -17,9 +18,9 @@ mod admission;
 mod basic;
 mod error;
 mod external;
+mod hash_permits;
 mod htpasswd;
 mod md5_crypt;
-mod turns;
 mod verified;
 
 use std::collections::BTreeMap;
@@ -35,13 +36,13 @@ pub use error::AuthError;
 use crate::config::{AuthConfig, AuthKind};
 use crate::proxy::tls::UpstreamTls;
 use external::External;
-use turns::Turns;
+use hash_permits::HashPermits;
 
 /// All schemes, by name.
 #[derive(Debug, Default)]
 pub struct Schemes {
     by_name: BTreeMap<String, Scheme>,
-    turns: Arc<Turns>,
+    hash_permits: Arc<HashPermits>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ enum Scheme {
 impl Schemes {
     /// The schemes of a configuration. Those of `present` that did not change are taken over, with
     /// what they know. Without `present` the process starts: a file that cannot be read then lets
-    /// nobody in until it can.
+    /// no user in until it can.
     ///
     /// # Errors
     /// The first new scheme whose file cannot be read.
@@ -92,8 +93,8 @@ impl Schemes {
         }
         Ok(Self {
             by_name,
-            turns: present
-                .map(|present| Arc::clone(&present.turns))
+            hash_permits: present
+                .map(|present| Arc::clone(&present.hash_permits))
                 .unwrap_or_default(),
         })
     }
@@ -140,7 +141,7 @@ impl Schemes {
         sent: impl FnOnce() -> HeaderMap,
     ) -> Admission {
         match self.by_name.get(name) {
-            Some(Scheme::Basic(scheme)) => scheme.admit(headers, &self.turns).await,
+            Some(Scheme::Basic(scheme)) => scheme.admit(headers, &self.hash_permits).await,
             Some(Scheme::External(scheme)) => scheme.admit(sent()).await,
             None => Admission::Unknown,
         }

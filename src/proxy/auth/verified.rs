@@ -27,7 +27,7 @@ pub(super) struct Verified {
 #[derive(Default)]
 struct Kept {
     good: Generations<GOOD_MAX>,
-    /// Of its own, so that whoever guesses displaces nobody who knows.
+    /// Of its own, so that wrong guesses do not displace credentials that are right.
     bad: Generations<BAD_MAX>,
 }
 
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_take_bounded_room_and_displace_nobody() {
+    fn guesses_take_bounded_room_and_displace_no_other_user() {
         let verified = Verified::default();
         verified.note([9; 32], true);
         for number in 0..10 * BAD_MAX {

@@ -1,5 +1,5 @@
-//! HTTP in the clear on a port where TLS is spoken: told what is wrong in words that its sender
-//! understands. A TLS alert is not; browsers show it as an empty answer.
+//! HTTP in the clear on a port where TLS is spoken: the client gets a response in HTTP that says
+//! what is wrong. It would not understand a TLS alert; browsers show one as an empty response.
 
 use std::io;
 
@@ -35,8 +35,8 @@ fn is_request(seen: &[u8]) -> Option<bool> {
     }
 }
 
-/// The answer to a request that begins so.
-pub(crate) fn answer(seen: &[u8]) -> Vec<u8> {
+/// The response to a request that begins so.
+pub(crate) fn response(seen: &[u8]) -> Vec<u8> {
     let host = host(seen).unwrap_or("…");
     let text = format!(
         "This port speaks HTTPS and got a request in plain HTTP: use https://{host}/ instead.\n"
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_answer_names_the_host_if_that_is_one() {
-        let text = |head: &str| String::from_utf8(answer(head.as_bytes())).unwrap();
+        let text = |head: &str| String::from_utf8(response(head.as_bytes())).unwrap();
         let answer = text("GET /a HTTP/1.1\r\nUser-Agent: x\r\nhOST: shop.test:8443\r\n\r\n");
         assert!(
             answer.starts_with("HTTP/1.1 400 ") && answer.contains("use https://shop.test:8443/ "),

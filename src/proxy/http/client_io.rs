@@ -79,18 +79,18 @@ impl Activity {
         self.reset_at_end.set(true);
     }
 
-    /// Whether it will.
+    /// Whether [`Self::reset_at_end`] was called.
     #[must_use]
     pub fn resets_at_end(&self) -> bool {
         self.reset_at_end.get()
     }
 
-    /// There is nothing to read, and somebody waits for it.
+    /// There is nothing to read, and a reader waits for it.
     pub fn waits_to_read(&self) {
         self.note(&self.read_waits_since_ms, &Poll::<()>::Pending);
     }
 
-    /// Nobody wants to read for now: the client is not who is waited for.
+    /// Nothing is to be read for now: the client is not waited for.
     pub fn stop_reading(&self) {
         self.read_waits_since_ms.set(None);
     }
@@ -115,7 +115,7 @@ impl Activity {
     }
 }
 
-/// The socket.
+/// A client's socket. See the module.
 #[derive(Debug)]
 pub struct ClientIo {
     stream: TcpStream,
@@ -215,7 +215,7 @@ impl ClientStream {
         }
     }
 
-    /// Asks the kernel, whatever is still to be read before.
+    /// Looks at the kernel's state, whatever is still to be read before.
     #[must_use]
     pub fn hangs_up(&self) -> HangUp {
         let stream = match self {
@@ -244,7 +244,7 @@ pub enum HangUp {
     No,
     /// It has sent FIN.
     Ended,
-    /// It has sent RST, or does not answer any more.
+    /// It has sent RST, or does not respond any more.
     Gone,
 }
 

@@ -10,7 +10,7 @@ use crate::config::{AccessField, AccessFormat};
 use crate::log::More;
 use crate::table::Target;
 
-/// The fields.
+/// Fields of one request. See the module.
 #[derive(Debug)]
 pub struct CustomLogFields {
     /// In the order of the form's.

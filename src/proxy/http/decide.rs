@@ -21,14 +21,14 @@ use super::head::Head;
 use super::headers::{self, Wanted};
 use super::path::NormalPath;
 use super::pick::pick;
+use super::prometheus_listener;
 use super::record::RequestRecord;
 use super::redirect::{self, RedirectSource};
-use super::scrape;
 use super::server::downstream::Downstream;
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::config::ListenerProtocol;
 use crate::proxy::auth::{Admission, Denied, Granted};
-use crate::proxy::error::{ErrorAnswers, ProxyError};
+use crate::proxy::error::{ErrorResponses, ProxyError};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::balancer::PickContext;
@@ -44,7 +44,7 @@ pub struct Incoming<'a> {
     pub worker: &'a Rc<Worker>,
     /// The client's connection.
     pub downstream: &'a Rc<Downstream>,
-    /// The rules.
+    /// The settings that were in force when its head was there.
     pub settings: &'a Arc<Settings>,
     /// Its head.
     pub head: &'a Head<'a>,
@@ -68,14 +68,14 @@ pub enum Decision {
 pub struct Own {
     /// The response.
     pub response: Response<Bytes>,
-    /// Whoever sent such a request is not believed about where the next one begins.
+    /// The client of such a request is not trusted about where the next one begins.
     pub close: bool,
 }
 
 /// Where a request goes.
 #[derive(Debug)]
 pub struct Forward {
-    /// Its route.
+    /// The route of its host and path.
     pub route: Arc<Route>,
     /// Which of the route's targets gets it first.
     pub first: usize,
@@ -117,8 +117,8 @@ async fn try_decide(
         ..
     } = *request;
     if downstream.listener.config.protocol == ListenerProtocol::Prometheus {
-        let response = scrape::response(worker, head).await;
-        finish.answered_here(response.status().as_u16());
+        let response = prometheus_listener::response(worker, head).await;
+        finish.responded_here(response.status().as_u16());
         return Ok(Decision::Respond(Own {
             response,
             close: false,
@@ -127,9 +127,9 @@ async fn try_decide(
     if let Some(error) = unfit_fields(head, settings) {
         return Err(error);
     }
-    // RFC 9110 section 9.3.7: `OPTIONS *` asks the proxy itself.
+    // RFC 9110 section 9.3.7: `OPTIONS *` is for the proxy itself.
     if *head.method == Method::OPTIONS && head.target == "*" {
-        finish.answered_here(200);
+        finish.responded_here(200);
         return Ok(Decision::Respond(Own {
             response: Response::new(Bytes::new()),
             close: false,
@@ -183,7 +183,7 @@ async fn try_decide(
     {
         return Ok(Decision::Respond(own));
     }
-    match request.answer_here(forward.first(), forward.admitted_by.as_deref()) {
+    match request.respond_here(forward.first(), forward.admitted_by.as_deref()) {
         None => Ok(Decision::Forward(forward)),
         Some(Ok(response)) => {
             finish.redirected(response.status().as_u16());
@@ -220,7 +220,7 @@ impl Incoming<'_> {
         let response = if self.head.grpc {
             error.grpc_response()
         } else {
-            error.response(&error_answers(self.settings))
+            error.response(&error_responses(self.settings))
         };
         finish.refused(error, response.status().as_u16());
         finish.metadata(response.headers());
@@ -230,7 +230,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// Asks the scheme that has to let the request in before the first target may have it. Some:
+    /// Calls the scheme that has to let the request in before the first target may have it. Some:
     /// what the client gets instead.
     async fn admit(
         &self,
@@ -258,7 +258,7 @@ impl Incoming<'_> {
             Admission::Denied(denied) if !self.head.grpc => {
                 finish.refused(&ProxyError::Unauthorized, denied.status.as_u16());
                 Ok(Some(Own {
-                    response: self.answer_of_auth(*denied),
+                    response: self.response_of_auth(*denied),
                     close: false,
                 }))
             }
@@ -315,8 +315,8 @@ impl Incoming<'_> {
         fields
     }
 
-    /// What the service answers, as the client gets it.
-    fn answer_of_auth(&self, denied: Denied) -> Response<Bytes> {
+    /// The response of the service, as the client gets it.
+    fn response_of_auth(&self, denied: Denied) -> Response<Bytes> {
         let mut response = Response::new(denied.body);
         *response.status_mut() = denied.status;
         *response.headers_mut() = denied.headers;
@@ -332,10 +332,10 @@ impl Incoming<'_> {
         response
     }
 
-    /// What the options of `target` decide without asking it. `admitted_by`: the scheme that let
-    /// the request in.
+    /// What the options of `target` decide without a request to it. `admitted_by`: the scheme that
+    /// let the request in.
     #[must_use]
-    pub fn answer_here(
+    pub fn respond_here(
         &self,
         target: &Target,
         admitted_by: Option<&str>,
@@ -358,7 +358,7 @@ impl Incoming<'_> {
             )));
         };
         let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
-        Some(Ok(redirect::answer(code, location, self.head.method)))
+        Some(Ok(redirect::response(code, location, self.head.method)))
     }
 }
 
@@ -537,9 +537,8 @@ pub(crate) fn fresh_id(settings: &Settings) -> Option<HeaderValue> {
     HeaderValue::try_from(uuid::Uuid::new_v4().to_string()).ok()
 }
 
-/// How errors are told.
-pub(crate) fn error_answers(settings: &Settings) -> ErrorAnswers {
-    ErrorAnswers {
+pub(crate) fn error_responses(settings: &Settings) -> ErrorResponses {
+    ErrorResponses {
         no_route: settings.no_route_status,
         no_route_page: settings.no_route_page.present(),
         retry_after_s: settings.proxy.retry_after.as_secs().max(1),

@@ -1,5 +1,5 @@
 //! What would become of a request, decided by the very functions that decide about real ones,
-//! without asking an instance.
+//! without sending it to an instance.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -21,14 +21,14 @@ use crate::proxy::listener::Listener;
 use crate::proxy::session::hash_of as hash_of_peer;
 use crate::proxy::worker::Worker;
 use crate::table::balancer::{PickContext, choice_by_hash};
-use crate::table::explain::{AskedRequest, Decision, Fate, Refusal};
+use crate::table::explain::{Decision, ExplainedRequest, Fate, Refusal};
 use crate::table::{Route, Target};
 
 /// Decides about a request that came to `listener`. The worker is one without clients.
 pub async fn decide(
     worker: &Rc<Worker>,
     listener: &Rc<Listener>,
-    asked: &AskedRequest,
+    asked: &ExplainedRequest,
 ) -> Decision {
     let mut decision = Decision::default();
     if let Err(refusal) = look(worker, listener, asked, &mut decision).await {
@@ -41,7 +41,7 @@ pub async fn decide(
 async fn look(
     worker: &Rc<Worker>,
     listener: &Rc<Listener>,
-    asked: &AskedRequest,
+    asked: &ExplainedRequest,
     decision: &mut Decision,
 ) -> Result<(), Refusal> {
     let settings = worker.settings();
@@ -152,7 +152,7 @@ async fn admission(request: &Incoming<'_>, name: &str) -> Result<Option<String>,
         });
     }
     let kind = settings.auth.kind(name);
-    // If the service were asked, it would see a request that no client made.
+    // The service is not called: it would see a request that no client made.
     if let Some(kind @ "external") = kind {
         return Ok(Some(format!(
             "if the service of [auth.{name}] ({kind}) lets it in, which is not asked here"
@@ -175,7 +175,7 @@ async fn admission(request: &Incoming<'_>, name: &str) -> Result<Option<String>,
 /// What the target's own options make of a request that they let pass, or not.
 fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> Fate {
     let (head, options) = (request.head, &*target.options);
-    match request.answer_here(target, admitted_by) {
+    match request.respond_here(target, admitted_by) {
         Some(Ok(response)) => {
             let location = response
                 .headers()

@@ -10,7 +10,7 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// One element.
+/// One element of such a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
     /// An address, IPv4 where it was written as IPv6 (`::ffff:192.0.2.1`).

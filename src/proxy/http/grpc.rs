@@ -1,7 +1,7 @@
 //! How a call of gRPC went, as its client sees it.
 //!
 //! Pure. The status stands in `grpc-status`, in the trailers or (where nothing else is sent) in the
-//! header of an answer whose HTTP status is 200. Without it a client makes one up
+//! header of a response whose HTTP status is 200. Without it a client makes one up
 //! (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>), and so does this.
 
 use std::time::Duration;
@@ -31,7 +31,8 @@ pub fn status_in(fields: &HeaderMap) -> Option<u32> {
 }
 
 /// How long a call may take, as its `grpc-timeout` says: up to eight digits and a unit
-/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). None: that is no such value.
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). None: the value is not such
+/// a time.
 #[must_use]
 pub fn timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
@@ -51,7 +52,7 @@ pub fn timeout(value: &[u8]) -> Option<Duration> {
 }
 
 /// The status of a call that is over. `told`: what its fields said; `http`: the status of the
-/// answer; `error`: why it ended early, in the words of the access log.
+/// response; `error`: why it ended early, in the words of the access log.
 #[must_use]
 pub fn status_of(told: Option<u32>, http: u16, error: Option<&str>) -> u32 {
     match (told, error) {

@@ -27,13 +27,14 @@ pub struct Head<'a> {
     pub target: &'a str,
     /// How many bytes of it are the path.
     path: usize,
-    /// The host it asks for.
+    /// The host it is for.
     pub host: Option<&'a [u8]>,
-    /// It asks for more than one, or for what is none (in HTTP/1 the parser has refused that).
+    /// It names more than one, or something that is not a host (in HTTP/1 the parser has refused
+    /// that).
     pub unclear_host: bool,
     /// Its fields.
     pub fields: Fields<'a>,
-    /// The upgrade it asks for.
+    /// The upgrade it wants.
     pub upgrade: Option<Upgrade>,
     /// Its credentials belong to the connection (NTLM, Negotiate).
     pub authenticates_connection: bool,
@@ -222,7 +223,7 @@ impl Fields<'_> {
         }
     }
 
-    /// All of them.
+    /// All of them, as a map that is made at the first call.
     #[must_use]
     pub fn map(&self) -> &HeaderMap {
         match self {
@@ -293,7 +294,7 @@ impl Fields<'_> {
         self.len() - cookies.saturating_sub(1)
     }
 
-    /// Whether some say through whom the request came.
+    /// Whether some say which proxies the request came through.
     #[must_use]
     pub fn name_hops(&self) -> bool {
         match self {

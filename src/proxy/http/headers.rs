@@ -7,8 +7,8 @@
 //! side.
 //!
 //! Where this departs from Fabio, on purpose:
-//! - `X-Forwarded-Host` and `-Port` tell the host the client asked for, not the one `host=` put in
-//!   its place (unless `proxy.forwarded_host` says otherwise, as for `lb fabio`);
+//! - `X-Forwarded-Host` and `-Port` tell the host of the client's request, not the one `host=` put
+//!   in its place (unless `proxy.forwarded_host` says otherwise, as for `lb fabio`);
 //! - IPv6 addresses in `Forwarded` are bracketed and quoted, as RFC 7239 section 6 demands;
 //! - `Trailer` passes, because trailers do, both ways;
 //! - `Connection` cannot name `Host` or `Content-Length`, besides the forwarding fields Fabio
@@ -50,9 +50,9 @@ static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection"
 /// configuration.
 #[derive(Clone, Debug)]
 pub struct HeaderRules {
-    /// Gets the client address, overwritten.
+    /// The field that gets the client address, overwritten.
     pub client_ip_header: Option<HeaderName>,
-    /// Gets a fresh id per request; written by the exchange, protected here.
+    /// The field that gets a fresh id per request; written by the exchange, protected here.
     pub request_id_header: Option<HeaderName>,
     tls_header: Option<(HeaderName, HeaderValue)>,
     strict_transport_security: Option<HeaderValue>,
@@ -308,7 +308,7 @@ impl ClientContext {
         self.tls
     }
 
-    /// Gives up what the next request would make anew.
+    /// Drops the cached header values.
     pub fn forget(&self) {
         self.made.take();
     }
@@ -383,11 +383,11 @@ pub enum HostError {
     Malformed(String),
 }
 
-/// The host a request asks for: the authority of the target (`:authority` of HTTP/2, absolute form
-/// of HTTP/1.1, RFC 9112 section 3.2.2) before the `Host` field. None: neither is there (HTTP/1.0).
+/// The host of a request: the authority of the target (`:authority` of HTTP/2, absolute form of
+/// HTTP/1.1, RFC 9112 section 3.2.2) before the `Host` field. None: neither is there (HTTP/1.0).
 ///
 /// # Errors
-/// A request whose host is not clear; answer 400.
+/// A request whose host is not clear; the response is 400.
 pub fn received_host(
     uri: &Uri,
     headers: &HeaderMap,
@@ -443,8 +443,8 @@ static HOST_BYTE: [bool; 256] = {
     table
 };
 
-/// The upgrade a request asks for: `Upgrade` that `Connection` lists. `h2c` is never passed on:
-/// upstream would then see requests that nobody routed.
+/// The upgrade a request wants: `Upgrade` that `Connection` lists. `h2c` is never passed on:
+/// upstream would then see requests that were not routed here.
 #[must_use]
 pub fn upgrade_of(headers: &HeaderMap) -> Option<Upgrade> {
     let protocols = headers.get(UPGRADE)?;
@@ -524,8 +524,8 @@ pub fn upstream_host(ctx: &RequestContext<'_>) -> HeaderValue {
 
 /// Makes the fields of a request those that the upstream gets.
 pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
-    let seen = Seen::scan(headers);
-    if seen.has(Seen::LOOKALIKE) || ctx.rules.configured().iter().any(Option::is_some) {
+    let seen = SeenFields::scan(headers);
+    if seen.has(SeenFields::LOOKALIKE) || ctx.rules.configured().iter().any(Option::is_some) {
         remove_where(headers, |name| ctx.rules.is_lookalike(name));
     }
     forward_scheme(headers, ctx, seen);
@@ -535,7 +535,7 @@ pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
     forward_host(headers, ctx, seen);
     set_configured(headers, ctx);
     set_host(headers, ctx);
-    if seen.has(Seen::COOKIES) && !ctx.upstream_h2 {
+    if seen.has(SeenFields::COOKIES) && !ctx.upstream_h2 {
         join_cookies(headers);
     }
     if let Some(upgrade) = ctx.upgrade {
@@ -548,11 +548,11 @@ pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
 /// ours beside them. Which fields the rules write is for [`HeaderRules::overwrite_any`] to say.
 #[must_use]
 pub fn pass_as_they_came(headers: &HeaderMap) -> bool {
-    let Seen(seen) = Seen::scan(headers);
-    seen & !Seen::COOKIE == 0 && !headers.contains_key(&X_FORWARDED_PREFIX)
+    let SeenFields(seen) = SeenFields::scan(headers);
+    seen & !SeenFields::COOKIE == 0 && !headers.contains_key(&X_FORWARDED_PREFIX)
 }
 
-/// Makes the fields of an answer those that the client gets. `switching`: it is a 101 whose tunnel
+/// Makes the fields of a response those that the client gets. `switching`: it is a 101 whose tunnel
 /// will be made.
 pub fn prepare_response(
     headers: &mut HeaderMap,
@@ -560,7 +560,7 @@ pub fn prepare_response(
     rules: &HeaderRules,
     switching: bool,
 ) {
-    let seen = Seen::scan(headers);
+    let seen = SeenFields::scan(headers);
     let protocols = if switching {
         headers.get(UPGRADE).cloned()
     } else {
@@ -598,9 +598,9 @@ pub fn strict_transport_security_for<'r>(
 /// Which of the fields that matter here a map holds: one pass over the names is cheaper than a
 /// look-up for each.
 #[derive(Clone, Copy)]
-struct Seen(u16);
+struct SeenFields(u16);
 
-impl Seen {
+impl SeenFields {
     const HOP: u16 = 1;
     const CONNECTION: u16 = 1 << 1;
     const TE: u16 = 1 << 2;
@@ -647,8 +647,8 @@ impl Seen {
 }
 
 /// RFC 9110 section 7.6.1.
-fn drop_hop_by_hop(headers: &mut HeaderMap, rules: &HeaderRules, seen: Seen) {
-    if seen.has(Seen::CONNECTION) {
+fn drop_hop_by_hop(headers: &mut HeaderMap, rules: &HeaderRules, seen: SeenFields) {
+    if seen.has(SeenFields::CONNECTION) {
         // Most say keep-alive, close or upgrade and are gone after this; others name fields to take
         // along.
         let lists: SmallVec<[HeaderValue; 2]> =
@@ -664,7 +664,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, rules: &HeaderRules, seen: Seen) {
             }
         }
     }
-    if seen.has(Seen::HOP) {
+    if seen.has(SeenFields::HOP) {
         for name in [&KEEP_ALIVE, &PROXY_CONNECTION] {
             headers.remove(name);
         }
@@ -680,8 +680,8 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, rules: &HeaderRules, seen: Seen) {
 }
 
 /// `TE` is for the next hop only; the one word that may travel is `trailers`, which gRPC needs.
-fn keep_trailers(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
-    if !seen.has(Seen::TE) {
+fn keep_trailers(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: SeenFields) {
+    if !seen.has(SeenFields::TE) {
         return;
     }
     let wanted = headers
@@ -701,15 +701,15 @@ fn keep_trailers(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) 
     }
 }
 
-fn forward_client(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
+fn forward_client(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: SeenFields) {
     let ip = &ctx.client.ip_value();
-    let chain = if seen.has(Seen::FOR) {
+    let chain = if seen.has(SeenFields::FOR) {
         appended(headers, ip)
     } else {
         ip.clone()
     };
     headers.insert(&X_FORWARDED_FOR, chain);
-    if !seen.has(Seen::REAL_IP) {
+    if !seen.has(SeenFields::REAL_IP) {
         headers.insert(&X_REAL_IP, ip.clone());
     }
 }
@@ -729,10 +729,10 @@ fn appended(headers: &HeaderMap, ip: &HeaderValue) -> HeaderValue {
 
 /// `X-Forwarded-Proto` and `Forwarded`: both depend on what came in for the other, so they are made
 /// together.
-fn forward_scheme(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
+fn forward_scheme(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: SeenFields) {
     let tls = ctx.client.is_tls();
     let websocket = ctx.upgrade.is_some_and(|upgrade| upgrade.websocket);
-    if !seen.has(Seen::PROTO) && !seen.has(Seen::FORWARDED) {
+    if !seen.has(SeenFields::PROTO) && !seen.has(SeenFields::FORWARDED) {
         let here = seen_scheme(tls, websocket);
         headers.insert(
             &X_FORWARDED_PROTO,
@@ -742,7 +742,7 @@ fn forward_scheme(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen)
         return;
     }
     let word = scheme(headers, tls, websocket);
-    let proto = (!seen.has(Seen::PROTO)).then(|| match word {
+    let proto = (!seen.has(SeenFields::PROTO)).then(|| match word {
         "http" | "ws" => HeaderValue::from_static("http"),
         "https" | "wss" => HeaderValue::from_static("https"),
         other => ascii_value(other.to_owned()),
@@ -781,8 +781,8 @@ fn cached_forwarded(ctx: &RequestContext<'_>, scheme: &'static str) -> HeaderVal
 fn extended_forwarded(headers: &HeaderMap, ctx: &RequestContext<'_>, scheme: &str) -> HeaderValue {
     let mut text = String::with_capacity(160);
     for value in headers.get_all(&FORWARDED) {
-        // Values that are no text could not be joined with ours without changing them; such a field
-        // is no `Forwarded` anyway.
+        // Values that are not text could not be joined with ours without changing them; such a
+        // field is not a valid `Forwarded` anyway.
         if let Ok(part) = value.to_str()
             && !part.is_empty()
         {
@@ -827,17 +827,17 @@ fn forwarded_node(ip: IpAddr) -> String {
     }
 }
 
-fn forward_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: Seen) {
+fn forward_host(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: SeenFields) {
     let sent = (ctx.rules.forwarded_host_sent && *ctx.rewrite != HostRewrite::Keep)
         .then(|| upstream_host(ctx));
     let host = sent.as_ref().or(ctx.host);
-    if !seen.has(Seen::PORT) {
+    if !seen.has(SeenFields::PORT) {
         let text = host.and_then(|host| port_of(host.as_bytes()));
         let port = text.and_then(|port| HeaderValue::from_bytes(port).ok());
         let default = HeaderValue::from_static(if ctx.client.is_tls() { "443" } else { "80" });
         headers.insert(&X_FORWARDED_PORT, port.unwrap_or(default));
     }
-    if let (false, Some(host)) = (seen.has(Seen::FORWARDED_HOST), host) {
+    if let (false, Some(host)) = (seen.has(SeenFields::FORWARDED_HOST), host) {
         headers.insert(&X_FORWARDED_HOST, host.clone());
     }
     if let Some(strip) = ctx.strip

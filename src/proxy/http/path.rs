@@ -19,7 +19,7 @@ use http::uri::PathAndQuery;
 
 use super::target::{legal, push_percent};
 
-/// A path that cannot be what a client meant; answer 400.
+/// A path that cannot be what a client meant; the response is 400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// Neither `/…` nor anything that could be routed.
@@ -41,7 +41,7 @@ pub enum PathError {
 /// A request path in both forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NormalPath<'a> {
-    /// Decoded and cleaned, for look-up. Bytes that are no UTF-8 show as U+FFFD.
+    /// Decoded and cleaned, for look-up. Bytes that are not UTF-8 show as U+FFFD.
     pub decoded: Cow<'a, str>,
     /// As it is sent: the client's own form, without dot segments. It folds to `decoded`.
     pub wire: Cow<'a, str>,
@@ -256,7 +256,7 @@ pub struct PathEdit<'a> {
     pub query: Option<&'a str>,
 }
 
-/// The path that is sent on, after `strip` and `prepend`. The query is not its business.
+/// The path that is sent on, after `strip` and `prepend`. It leaves the query alone.
 #[must_use]
 pub fn edited<'p>(
     path: &'p NormalPath<'_>,
@@ -304,7 +304,7 @@ fn prepended<'p>(rest: Cow<'p, str>, prepend: Option<&str>) -> Cow<'p, str> {
 }
 
 /// What is left of a wire form, beginning with `/`. A cut inside a segment can lay bare `..`
-/// (`/a../x` without `/a`): it is cleaned again, so that nobody climbs out of the stripped prefix.
+/// (`/a../x` without `/a`): it is cleaned again, so that no path climbs out of the stripped prefix.
 fn after_cut(wire: &str, cut: usize) -> Cow<'_, str> {
     let (gone, rest) = wire.split_at(cut);
     if gone.is_empty() {

@@ -1,4 +1,4 @@
-//! Which instance a request goes to: the strategy of its route, and the two reasons to ask another
+//! Which instance a request goes to: the strategy of its route, and the two reasons to take another
 //! one than that says.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::table::balancer::PickContext;
 use crate::table::{Route, Target};
 
 /// A target for a request, picked by the route's strategy. `doublable`: it may be sent to an
-/// instance of which it is not known whether it answers.
+/// instance of which it is not known whether it responds.
 pub(crate) fn pick<'r>(
     worker: &Worker,
     route: &'r Arc<Route>,
@@ -53,7 +53,7 @@ fn pick_for_requests<'r>(
     (picked.options.proto != Proto::Tcp).then_some(picked)
 }
 
-/// The instance of which it is to be found out whether it answers, if that is one of the route's;
+/// The instance of which it is to be found out whether it responds, if that is one of the route's;
 /// else `picked`.
 fn or_probe<'r>(
     worker: &Worker,

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::proxy::splice::Stream;
 
-/// The stream.
+/// A stream, and the bytes that are read before anything of it.
 #[derive(Debug)]
 pub struct Prefixed<T> {
     ahead: Vec<u8>,

@@ -45,7 +45,7 @@ pub struct RequestNote {
 }
 
 impl RequestNote {
-    /// Copies what was asked for: host, path and query; and by whom, if they say so.
+    /// Copies host, path and query of the request; user agent and referer too, if they are there.
     #[must_use]
     pub fn new(
         host: &[u8],
@@ -87,7 +87,7 @@ impl RequestNote {
         )
     }
 
-    /// Empty, if it is no text.
+    /// Empty, if it is not text.
     fn text(&self, piece: &Range<usize>) -> &str {
         std::str::from_utf8(&self.text[piece.clone()]).unwrap_or("")
     }
@@ -97,7 +97,7 @@ impl RequestNote {
     }
 }
 
-/// Everything that ends with an exchange. Complete it when the answer is through; dropping it
+/// Everything that ends with an exchange. Complete it when the response is through; dropping it
 /// earlier means that the client went away or the upstream broke off.
 #[derive(Debug)]
 pub struct RequestRecord {
@@ -231,8 +231,8 @@ impl RequestRecord {
         }
     }
 
-    /// The answer's head is there.
-    pub fn answered(
+    /// The response's head is there.
+    pub fn set_response(
         &mut self,
         target: &Target,
         status: u16,
@@ -253,11 +253,11 @@ impl RequestRecord {
         self.call = Some(None);
     }
 
-    /// The proxy answers by itself.
+    /// The proxy responds by itself, because of `error`.
     pub fn refused(&mut self, error: &ProxyError, status: u16) {
         self.status = status;
         self.error = Some(error.class());
-        // That one gets no answer.
+        // A client that went away gets no response.
         if *error != ProxyError::ClientClosed {
             self.outcomes().record_error(error.class());
         }
@@ -270,20 +270,20 @@ impl RequestRecord {
         )
     }
 
-    /// The proxy answers by itself, and that is what was asked for (redirects, `OPTIONS *`).
-    pub fn answered_here(&mut self, status: u16) {
+    /// The proxy responds by itself, as configured or requested (redirects, `OPTIONS *`).
+    pub fn responded_here(&mut self, status: u16) {
         self.status = status;
     }
 
-    /// The proxy answers with a redirect.
+    /// The proxy responds with a redirect.
     pub fn redirected(&mut self, status: u16) {
-        self.answered_here(status);
+        self.responded_here(status);
         if let Some(observer) = &self.downstream.listener.observer {
             observer.redirect(status);
         }
     }
 
-    /// Header fields, or trailers, of the answer: where gRPC says how the call went.
+    /// Header fields, or trailers, of the response: where gRPC says how the call went.
     pub fn metadata(&mut self, fields: &HeaderMap) {
         self.observed.metadata(fields);
         if let Some(call) = &mut self.call
@@ -334,15 +334,15 @@ impl RequestRecord {
             .is_some_and(|deadline| deadline.is_past(cx))
     }
 
-    /// The answer broke off inside the body: the client's connection will be cut.
+    /// The response broke off inside the body: the client's connection will be cut.
     pub fn abort(&mut self, class: &'static str, error: &dyn std::fmt::Display) {
         self.error = Some(class);
-        // The end of the connection is the end of the answer for such a client: it has to see a
+        // The end of the connection is the end of the response for such a client: it has to see a
         // broken one.
         if self.version == Version::HTTP_10 {
             self.downstream.watch.reset_at_end();
         }
-        tracing::debug!(%error, "an answer broke off inside its body");
+        tracing::debug!(%error, "a response broke off inside its body");
         self.end();
     }
 
@@ -352,12 +352,12 @@ impl RequestRecord {
         self.end();
     }
 
-    /// The answer is through.
+    /// The response is through.
     pub fn complete(&mut self) {
         self.complete_at(Instant::now());
     }
 
-    /// The answer was through at `now`.
+    /// The response was through at `now`.
     pub fn complete_at(&mut self, now: Instant) {
         self.end_at(now);
     }

@@ -1,4 +1,4 @@
-//! `redirect=CODE,URL`: the `Location` of the answer, and the rule that a route does not redirect
+//! `redirect=CODE,URL`: the `Location` of the response, and the rule that a route does not redirect
 //! to itself.
 //!
 //! Pure. Escapes of the request's path are always kept; Fabio decodes them when `$path` follows the
@@ -47,10 +47,10 @@ pub fn location(template: &str, source: &RedirectSource<'_>) -> Option<HeaderVal
     HeaderValue::from_str(&ascii).ok()
 }
 
-/// The answer, with a short note for people whose client does not follow (RFC 9110, section 15.4);
-/// a client that did not GET is told nothing but where.
+/// The response, with a short note for people whose client does not follow (RFC 9110, section
+/// 15.4); a client that did not GET is told nothing but where.
 #[must_use]
-pub fn answer(code: StatusCode, location: HeaderValue, method: &Method) -> Response<Bytes> {
+pub fn response(code: StatusCode, location: HeaderValue, method: &Method) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = code;
     if matches!(*method, Method::GET | Method::HEAD) {
@@ -67,7 +67,7 @@ pub fn answer(code: StatusCode, location: HeaderValue, method: &Method) -> Respo
     response
 }
 
-/// A link. What a client asked for may be in it, and must not become markup.
+/// A link. Parts of the client's request may be in it, and must not become markup.
 fn note(code: StatusCode, location: &str) -> String {
     let mut text = String::from("<a href=\"");
     for c in location.chars() {
@@ -515,9 +515,9 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_has_a_link_that_cannot_be_more() {
+    fn the_response_has_a_link_that_cannot_be_more() {
         let location = || HeaderValue::from_static("https://to.test/?a='b'&c=<\"");
-        let answer = |method: &Method| super::answer(StatusCode::FOUND, location(), method);
+        let answer = |method: &Method| super::response(StatusCode::FOUND, location(), method);
         let got = answer(&Method::GET);
         assert_eq!(
             (got.status(), &got.headers()[LOCATION]),

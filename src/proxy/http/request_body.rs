@@ -39,7 +39,7 @@ pub enum IncomingError {
     /// A stream.
     #[error(transparent)]
     Stream(#[from] StreamBodyError),
-    /// It broke off before, and was asked again.
+    /// It broke off before, and was polled again.
     #[error("the upload broke off")]
     Again,
 }
@@ -54,11 +54,11 @@ pub struct UploadProgress {
     pub done: Cell<bool>,
     /// The client broke off inside the body.
     pub broken: Cell<bool>,
-    /// What it sent is no body; why.
+    /// What it sent is not a body; why.
     pub malformed: Cell<Option<&'static str>>,
     /// The upstream would take more, but the client has not sent it yet.
     pub waits_for_client: Cell<bool>,
-    /// Bytes so far.
+    /// Bytes taken from the client so far.
     pub bytes: Cell<u64>,
 }
 
@@ -72,10 +72,10 @@ impl UploadProgress {
         }
     }
 
-    /// What the client is to be told that broke off inside its body, whatever else happened then.
-    /// None: it did not.
+    /// The error for a client that broke off inside its body, whatever else happened then. None: it
+    /// did not.
     #[must_use]
-    pub fn blame(&self) -> Option<ProxyError> {
+    pub fn client_failure(&self) -> Option<ProxyError> {
         let broken = || {
             self.malformed
                 .get()
@@ -289,7 +289,7 @@ impl IncomingBody {
         }
     }
 
-    /// Whether nothing comes any more, as far as is known without asking.
+    /// Whether nothing comes any more, as far as is known without polling.
     fn is_over(&self) -> bool {
         match self {
             Self::H1(body) => body.is_over(),

@@ -1,9 +1,9 @@
 //! When a request has to be over (`proxy.request_timeout`): one timer for each, and the list of all
 //! of a connection.
 //!
-//! The timer ends an answer that goes on for too long; whoever writes the body asks it. A client
-//! that takes nothing is not written to, so nobody asks there: that is what the watchdog of the
-//! connection has the list for.
+//! The timer ends a response that goes on for too long; it is polled where the body is written. A
+//! client that takes nothing is not written to, so the timer is not polled there: the watchdog of
+//! the connection has the list for that.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -42,13 +42,13 @@ impl OpenDeadlines {
     }
 }
 
-/// One request's end.
+/// The deadline of one request.
 #[derive(Debug)]
 pub struct RequestDeadline {
     open: Rc<OpenDeadlines>,
     key: (u64, u64),
     at: Instant,
-    /// Made by the first that asks.
+    /// Made by the first poll.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -65,7 +65,7 @@ impl RequestDeadline {
         }
     }
 
-    /// The moment.
+    /// When the request has to be over.
     #[must_use]
     pub fn at(&self) -> Instant {
         self.at

@@ -18,7 +18,6 @@ pub struct RequestObserver {
     call: Option<Call>,
 }
 
-/// One call of gRPC.
 #[derive(Debug)]
 struct Call {
     observer: Arc<dyn TrafficObserver>,
@@ -44,7 +43,7 @@ impl RequestObserver {
         self.target.clone_from(&target.observer);
     }
 
-    /// Header fields, or trailers, of its answer.
+    /// Header fields, or trailers, of its response.
     pub fn metadata(&mut self, fields: &HeaderMap) {
         let Some(call) = &mut self.call else { return };
         if let Some(status) = fields.get("grpc-status") {

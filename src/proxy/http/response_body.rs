@@ -112,7 +112,7 @@ impl Body for UpstreamBody {
     }
 }
 
-/// The body of an answer on its way to the client.
+/// The body of a response on its way to the client.
 #[derive(Debug)]
 pub enum ResponseBody {
     /// Made here: an error text, a page, nothing.
@@ -169,7 +169,7 @@ impl ResponseBody {
     }
 }
 
-/// Why the body of an answer broke off.
+/// Why the body of a response broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The upstream did.

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 /// Longest target that [`http::uri::PathAndQuery`] holds, in bytes.
 const LENGTH_MAX: usize = u16::MAX as usize - 1;
 
-/// A target that cannot be sent on; answer 400, or 414 for one that is too long.
+/// A target that cannot be sent on; the response is 400, or 414 for one that is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Neither a path nor `*`. An absolute form has its scheme and host cut off before.
@@ -54,7 +54,7 @@ const CLASSES: [u8; 256] = {
 /// The target with everything percent-encoded that has to be; borrowed when that is nothing.
 /// `http::uri::PathAndQuery` takes what comes out.
 ///
-/// `%` and what follows it stays as it is, whatever it is: that is the business of
+/// `%` and what follows it stays as it is, whatever it is: that is left to
 /// [`super::path::normalise`].
 ///
 /// # Errors

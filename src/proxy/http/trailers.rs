@@ -11,7 +11,7 @@ use super::alike::alike;
 use super::h1::scan::{self, Field, LineEnd};
 use super::h1::syntax::Violation;
 
-/// Names that are no trailers; beginnings of names stand in [`FAMILIES`].
+/// Names that may not be trailers; beginnings of names stand in [`FAMILIES`].
 const NAMES: [&str; 39] = [
     "age",
     "authorization",
@@ -89,7 +89,7 @@ pub fn keep_trailing(fields: &mut HeaderMap) {
 /// A trailer section of HTTP/1: its lines, and the empty one behind them.
 ///
 /// # Errors
-/// Lines that are no fields, or more than `fields_max`.
+/// Lines that are not fields, or more than `fields_max`.
 pub fn parse(section: &[u8], fields_max: usize) -> Result<Vec<Field>, Violation> {
     let mut fields = Vec::new();
     match scan::fields(section, 0, LineEnd::Strict, fields_max, &mut fields) {

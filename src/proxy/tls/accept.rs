@@ -9,8 +9,8 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::proxy::tls::store::{CertStore, ServerUse};
 
-/// Shakes hands with a client. Where certificates are made on demand, the client waits for the one
-/// it names; nobody else does.
+/// The handshake with a client. Where certificates are made on demand, the client waits for the one
+/// it names; no other client does.
 ///
 /// # Errors
 /// What went wrong, on either side.

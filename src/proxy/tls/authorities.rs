@@ -1,4 +1,4 @@
-//! The CAs of a PEM text, for both sides: whom clients and whom instances may be certified by.
+//! The CAs of a PEM text, for both sides: those that may certify clients, and instances.
 
 use std::path::Path;
 

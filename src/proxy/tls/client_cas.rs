@@ -109,7 +109,7 @@ impl ClientCas {
         self.known == other.known && self.anchors == other.anchors
     }
 
-    /// What asks clients for their certificate, and judges it.
+    /// What requests certificates from clients, and verifies them.
     pub(super) fn verifier(&self, optional: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let anchors = roots(&self.anchors)?;
         let of_cas: Option<Arc<dyn ClientCertVerifier>> = match anchors.is_empty() {
@@ -142,7 +142,7 @@ fn roots(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, Erro
     Ok(roots)
 }
 
-/// Certificates of version 1 have no way to say it, and nobody makes them for anything else any
+/// Certificates of version 1 have no way to say it, and they are not made for anything else any
 /// more.
 fn is_ca(certificate: &X509Certificate<'_>) -> bool {
     match certificate.basic_constraints() {

@@ -8,31 +8,31 @@ pub enum TlsError {
     /// A file or directory that cannot be read.
     #[error("cannot read {path}: {source}", path = path.display())]
     Read {
-        /// Which one.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: std::io::Error,
     },
     /// A file far larger than any certificate.
     #[error("{path} is larger than 1 MiB: not a PEM file of certificates", path = path.display())]
     TooLarge {
-        /// Which one.
+        /// The file.
         path: PathBuf,
     },
     /// A file without what it should hold.
     #[error("{path} holds no {what}", path = path.display())]
     Missing {
-        /// Which one.
+        /// The file.
         path: PathBuf,
         /// `certificate` or `private key`.
         what: &'static str,
     },
-    /// A file whose content is no valid PEM.
+    /// A file whose content is not valid PEM.
     #[error("{path}: {reason}", path = path.display())]
     Malformed {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the PEM text.
         reason: String,
     },
     /// A certificate and a key that do not belong together, or a key that cannot be used.
@@ -40,29 +40,29 @@ pub enum TlsError {
     Pair {
         /// The certificate's file.
         path: PathBuf,
-        /// Why.
+        /// What the TLS library said.
         source: rustls::Error,
     },
     /// A directory tree without a single pair, or with too much in it.
     #[error("{path} {reason}", path = path.display())]
     Directory {
-        /// Which one.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// What it lacks, or has too much of.
         reason: &'static str,
     },
     /// An entry that a remote source has, but could not be read there.
     #[error("{path}: {reason}", path = path.display())]
     Fetch {
-        /// Its name.
+        /// Its name at the source.
         path: PathBuf,
-        /// Why.
+        /// What the source said.
         reason: String,
     },
     /// The other half of a pair of a remote source.
     #[error("{path} is missing at the source", path = path.display())]
     Absent {
-        /// Its name.
+        /// Its name at the source.
         path: PathBuf,
     },
     /// A remote source without a single pair.

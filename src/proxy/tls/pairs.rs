@@ -1,7 +1,7 @@
 //! Certificates with their keys, read from files or from what a remote source told.
 //!
 //! A pair counts only whole: the key must be the certificate's, and the certificate must be
-//! readable. A bad pair concerns nobody but itself; what replaces it is decided in
+//! readable. A bad pair affects no other one; what replaces it is decided in
 //! [`store`](crate::proxy::tls::store).
 
 use std::borrow::Cow;

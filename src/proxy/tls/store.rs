@@ -2,8 +2,8 @@
 //!
 //! A reload reads everything again, keeps the previous form of whatever turned bad, and swaps whole
 //! [`ServerConfig`]s: handshakes that began use the one they have, open connections notice nothing.
-//! Who calls for a reload (a signal, a watched file) is left to others; [`paths`] says what to
-//! watch and [`CertStore::changed`] whether something did change.
+//! What starts a reload (a signal, a watched file) is left to others; [`paths`] says what to watch
+//! and [`CertStore::changed`] whether something did change.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -49,13 +49,13 @@ pub struct ServerUse {
 /// What a remote source has. What it did not tell of stays as it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Material {
-    /// Pairs.
+    /// PEM texts of certificates and keys; none: as before.
     pub pairs: Option<Pems>,
     /// CAs of client certificates.
     pub client_cas: Option<Pems>,
 }
 
-/// Somebody wants a certificate for this name (in lower case), and hears when it was added or
+/// A handshake wants a certificate for this name (in lower case), and waits until it was added or
 /// cannot be had.
 pub type Demand = (String, oneshot::Sender<()>);
 
@@ -69,11 +69,11 @@ pub struct CertStore {
     on_demand: Option<OnDemand>,
 }
 
-/// Certificates that are made when somebody asks for them.
+/// Requests for certificates that are made on demand.
 #[derive(Debug)]
 struct OnDemand {
     demands: mpsc::Sender<Demand>,
-    /// Names that were asked for since somebody looked, of those that have a certificate.
+    /// Names that clients named since the last look, of those that have a certificate.
     used: Mutex<HashSet<String>>,
 }
 
@@ -125,8 +125,8 @@ impl CertStore {
 
     /// The store of a remote source. Handshakes are refused until [`CertStore::take`] brought
     /// something, unless there is a store that this one replaces: its pairs serve until then.
-    /// `demands` is asked where certificates are made on demand. Client CAs in files that cannot be
-    /// used are added to `problems`: nobody is let in until they can.
+    /// `demands` gets the names where certificates are made on demand. Client CAs in files that
+    /// cannot be used are added to `problems`: no client is let in until they can.
     ///
     /// # Errors
     /// The TLS library refuses its own settings.
@@ -137,12 +137,12 @@ impl CertStore {
         problems: &mut Problems,
     ) -> Result<Self, TlsError> {
         let stamps = stamps_of(&config);
-        // What was made for one name is no pair for others, and the other way round.
+        // What was made for one name is not a pair for others, and the other way round.
         let before = before.filter(|store| store.is_on_demand() == demands.is_some());
         let before = before.map(|store| store.current.load_full());
         let client_cas = match client_cas_or(&config, None, problems) {
             Some(cas) => Some(cas),
-            // Those of before are better than none, and none at all lets nobody in.
+            // Those of before are better than none, and none at all lets no client in.
             None if config.source.has_client_cas() => before
                 .as_ref()
                 .and_then(|current| current.client_cas.clone()),
@@ -297,7 +297,7 @@ impl CertStore {
     }
 
     /// Sees to it that there is a certificate for this name (in lower case), if that is possible:
-    /// asks for one and waits.
+    /// requests one and waits.
     pub async fn provide(&self, name: &str) {
         let Some(on_demand) = &self.on_demand else {
             return;
@@ -311,7 +311,7 @@ impl CertStore {
             return;
         }
         let (answer, answered) = oneshot::channel();
-        // Too many ask already: this one is refused, as if there were none.
+        // Too many requests wait already: this one is refused, as if there were no certificate.
         if on_demand
             .demands
             .try_send((name.to_owned(), answer))
@@ -321,7 +321,7 @@ impl CertStore {
         }
     }
 
-    /// Names that have a certificate and were asked for since this was called last.
+    /// Names that have a certificate and that clients named since the last call.
     #[must_use]
     pub fn take_used(&self) -> HashSet<String> {
         let Some(on_demand) = &self.on_demand else {
@@ -344,13 +344,13 @@ impl CertStore {
     /// The settings for the next handshake.
     ///
     /// # Errors
-    /// Limits that leave nothing to choose: whoever asked for the same before gets no error any
-    /// more. And nothing to show, because a remote source has not answered yet.
+    /// Limits that leave nothing to choose; not for limits with which this has succeeded before.
+    /// And nothing to show, because a remote source has not responded yet.
     pub fn server_config(&self, used: &ServerUse) -> Result<Arc<ServerConfig>, TlsError> {
         let current = self.current.load();
         current.readiness(&self.config)?;
         if self.on_demand.is_some() && !used.strict {
-            // The first one that was made is nobody's default.
+            // The first one that was made is not a default for clients without a name.
             return current.config(&ServerUse {
                 strict: true,
                 ..used.clone()
@@ -448,8 +448,8 @@ impl Current {
         Ok(current)
     }
 
-    /// Whether there is what handshakes need. Without it nobody is let in: not to meet a server
-    /// without certificate, and not without being asked for the client's.
+    /// Whether there is what handshakes need. Without it no client is let in: not to meet a server
+    /// without certificate, and not without a request for the client's.
     fn readiness(&self, config: &CertificateConfig) -> Result<(), TlsError> {
         if self.client_cas.is_none()
             && (config.source.has_client_cas() || config.client_ca_file.is_some())

@@ -1,4 +1,4 @@
-//! Whom to trust behind the proxy: settings for TLS connections to instances.
+//! Which CAs to trust behind the proxy: settings for TLS connections to instances.
 //!
 //! Made once per configuration and shared: sessions are resumed from a cache inside. The name that
 //! is verified is the route's (`host=NAME`, `grpcservername=`) or else the target's address.
@@ -124,7 +124,7 @@ pub fn has_system_roots() -> bool {
     !system_roots().is_empty()
 }
 
-/// The name a target must prove. None: the route names something that is no DNS name.
+/// The name a target must prove. None: the route names something that is not a DNS name.
 #[must_use]
 pub fn server_name(target: &Target) -> Option<ServerName<'static>> {
     let options = &target.options;

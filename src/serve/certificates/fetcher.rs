@@ -7,27 +7,30 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
-use super::shelf::StoreShelf;
+use super::certificate_sink::CertificateSink;
 use crate::certificates::{self, Demands, Surroundings};
 use crate::config::CertificateConfig;
 use crate::system::vital;
 
-/// What one task does.
-pub(super) type Job = (CertificateConfig, Surroundings, StoreShelf, Option<Demands>);
+pub(super) type Job = (
+    CertificateConfig,
+    Surroundings,
+    CertificateSink,
+    Option<Demands>,
+);
 
 /// The thread; ends when this is dropped, and its tasks with it.
 #[derive(Debug)]
 pub(super) struct Fetcher(mpsc::UnboundedSender<Vec<Job>>);
 
 impl Fetcher {
-    /// Starts the thread.
     pub(super) fn start() -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("certificates")?;
         let (sender, received) = mpsc::unbounded_channel();
-        let run = move || LocalSet::new().block_on(&runtime, obey(received));
+        let run = move || LocalSet::new().block_on(&runtime, run_jobs(received));
         thread::Builder::new()
             .name("lb-certificates".to_owned())
             .spawn(run)?;
@@ -41,19 +44,19 @@ impl Fetcher {
     }
 }
 
-async fn obey(mut received: mpsc::UnboundedReceiver<Vec<Job>>) {
+async fn run_jobs(mut received: mpsc::UnboundedReceiver<Vec<Job>>) {
     let mut tasks: Vec<JoinHandle<()>> = Vec::new();
     while let Some(jobs) = received.recv().await {
         for task in tasks.drain(..) {
             task.abort();
         }
-        let spawned = jobs.into_iter().map(|(config, around, shelf, demands)| {
-            let shelf = Arc::new(shelf);
+        let spawned = jobs.into_iter().map(|(config, around, sink, demands)| {
+            let sink = Arc::new(sink);
             tokio::task::spawn_local(vital::again("a source of certificates", move || {
                 certificates::run(
                     config.clone(),
                     around.clone(),
-                    shelf.clone(),
+                    sink.clone(),
                     demands.clone(),
                 )
             }))

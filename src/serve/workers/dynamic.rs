@@ -2,11 +2,11 @@
 //! everything else goes on.
 //!
 //! ```text
-//! every `refresh`, after a reload:  table ─► plan (which ports) ─► bind and open what is new ─► orders to the workers
-//!                                                              └─► close what no route asks for any more
+//! every `refresh`, after a reload:  table ─► plan (which ports) ─► bind and open what is new ─► commands to the workers
+//!                                                              └─► close what no route needs any more
 //! ```
 //! A closed port takes no new connections; those it had go on. What cannot be opened is reported
-//! once, tried again each time, and is nobody else's trouble.
+//! once, tried again each time, and affects nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::ports::{Plan, Refusal, Taken, plan};
-use super::{Bound, State, Workers, lock, send};
+use super::{Bound, Workers, WorkersState, lock, send};
 use crate::config::ListenerConfig;
 use crate::metrics::Metrics;
 use crate::proxy::drain::{Phase, PhaseReceiver};
-use crate::proxy::thread::Order;
+use crate::proxy::thread::ListenerCommand;
 use crate::proxy::tls::CertStore;
 use crate::table::{RouteTable, SharedTable};
 
@@ -64,7 +64,7 @@ impl Dynamic {
     }
 }
 
-impl State {
+impl WorkersState {
     /// Takes over dynamic listeners of a new configuration. Ports of those that changed stay until
     /// their successors are open.
     pub(super) fn replace_dynamic(&mut self, next: Vec<Dynamic>) {
@@ -105,14 +105,15 @@ impl State {
         all.any(|bound| bound.listener.config.address == address)
     }
 
-    /// Opens and closes what `table` asks for. Ports that nobody may open are returned.
+    /// Opens and closes ports so that they match `table`. Ports that no listener may open are
+    /// returned.
     fn follow(
         &mut self,
         table: &RouteTable,
         admin: SocketAddr,
         workers: usize,
         metrics: &Metrics,
-        orders: &mut [Vec<Order>],
+        commands: &mut [Vec<ListenerCommand>],
     ) -> BTreeMap<u16, Refusal> {
         let plan = self.plan(table, admin);
         let own = self.addresses();
@@ -123,7 +124,7 @@ impl State {
                 .open
                 .extract_if(.., |port, _| !wanted.contains(port));
             closed.extend(gone.map(|(_, bound)| bound));
-            dynamic.open_missing(wanted, orders, |dynamic, address| {
+            dynamic.open_missing(wanted, commands, |dynamic, address| {
                 self.bind(
                     &dynamic.asked,
                     address,
@@ -135,7 +136,7 @@ impl State {
         }
         self.dynamic = all;
         for bound in closed {
-            bound.close(orders);
+            bound.close(commands);
             self.closing.extend(&bound.inodes);
             let address = bound.listener.config.address;
             if !self.has(address) {
@@ -150,7 +151,7 @@ impl Dynamic {
     fn open_missing(
         &mut self,
         wanted: &BTreeSet<u16>,
-        orders: &mut [Vec<Order>],
+        commands: &mut [Vec<ListenerCommand>],
         mut bind: impl FnMut(&Self, SocketAddr) -> anyhow::Result<Bound>,
     ) {
         let mut failed = BTreeMap::new();
@@ -172,8 +173,12 @@ impl Dynamic {
             };
             match opened {
                 Ok((bound, sockets)) => {
-                    for (orders, socket) in orders.iter_mut().zip(sockets) {
-                        orders.push(Order::Open(bound.number, bound.listener.clone(), socket));
+                    for (commands, socket) in commands.iter_mut().zip(sockets) {
+                        commands.push(ListenerCommand::Open(
+                            bound.number,
+                            bound.listener.clone(),
+                            socket,
+                        ));
                     }
                     self.open.insert(port, bound);
                 }
@@ -257,24 +262,25 @@ impl Follower {
         self.reloaded.notify_one();
     }
 
-    /// Opens and closes what the present table asks for.
+    /// Opens and closes ports so that they match the present table.
     pub(in crate::serve) async fn follow(&self) {
         let _deciding = self.workers.deciding.lock().await;
         if *self.phase.borrow() >= Phase::Draining {
             return;
         }
-        let (orders, senders) = {
+        let (commands, senders) = {
             let mut state = lock(&self.workers.state);
             // Not open yet, or nothing to do.
-            if state.orders.is_empty() || (state.dynamic.is_empty() && state.leaving.is_empty()) {
+            if state.commands.is_empty() || (state.dynamic.is_empty() && state.leaving.is_empty()) {
                 return;
             }
-            let mut orders: Vec<Vec<Order>> = state.orders.iter().map(|_| Vec::new()).collect();
+            let mut commands: Vec<Vec<ListenerCommand>> =
+                state.commands.iter().map(|_| Vec::new()).collect();
             let (table, count) = (self.table.load(), self.workers.count);
-            self.report(state.follow(&table, self.admin, count, &self.metrics, &mut orders));
-            (orders, state.orders.clone())
+            self.report(state.follow(&table, self.admin, count, &self.metrics, &mut commands));
+            (commands, state.commands.clone())
         };
-        send(orders, &senders).await;
+        send(commands, &senders).await;
     }
 
     fn report(&self, refused: BTreeMap<u16, Refusal>) {

@@ -8,10 +8,9 @@ use crate::catalog::options::Proto;
 use crate::config::{ListenerConfig, ListenerProtocol, overlap};
 use crate::table::{Route, RouteTable};
 
-/// Somebody who has a port already.
+/// A listener that has a port already.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
-    /// Where.
     pub(super) address: SocketAddr,
     /// What is spoken there; none: it is the admin listener.
     pub(super) protocol: Option<ListenerProtocol>,
@@ -31,7 +30,7 @@ pub(super) enum Refusal {
 pub(super) struct Plan {
     /// One set for each of the listeners, in their order.
     pub(super) ports: Vec<BTreeSet<u16>>,
-    /// Ports of TCP routes that nobody serves.
+    /// Ports of TCP routes that no listener serves.
     pub(super) refused: BTreeMap<u16, Refusal>,
 }
 
@@ -41,7 +40,7 @@ pub(super) fn plan(table: &RouteTable, listeners: &[&ListenerConfig], taken: &[T
         ports: vec![BTreeSet::new(); listeners.len()],
         ..Plan::default()
     };
-    // Then nobody expects ports to be opened.
+    // Then no ports are expected to be opened.
     if listeners.is_empty() {
         return plan;
     }
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_tcp_routes_inside_the_range_and_nobody_elses() {
+    fn ports_of_tcp_routes_inside_the_range_that_no_other_listener_has() {
         let table = table(
             "route add a :1000 tcp://10.0.0.1:1\n\
              route add a :1001 http://10.0.0.1:1\n\

@@ -9,7 +9,7 @@ use crate::config::Coding;
 const FULL: u16 = 1000;
 
 /// The coding of `offered` that the client gives the most weight, the first of them where it likes
-/// several equally. None: it takes none of them, or would rather have the answer as it is.
+/// several equally. None: it takes none of them, or would rather have the response as it is.
 #[must_use]
 pub(crate) fn preferred(headers: &HeaderMap, offered: &[Coding]) -> Option<Coding> {
     let mut best = None;

@@ -1,7 +1,7 @@
 //! A body that is compressed as it passes.
 //!
 //! Nothing is gathered beyond what the encoder needs: a piece is taken from the instance only when
-//! the client's side asks for one, and when the instance pauses, all it has sent so far goes out. A
+//! the client's side wants one, and when the instance pauses, all it has sent so far goes out. A
 //! pause is one turn of the event loop in which nothing came: pieces that follow each other at once
 //! are compressed as one.
 
@@ -32,7 +32,7 @@ pub enum Failed<E> {
 /// The next frame, if there is one.
 type Polled<E> = Poll<Option<Result<Frame<Bytes>, Failed<E>>>>;
 
-/// The body.
+/// A body whose data is compressed when it is polled.
 #[derive(Debug)]
 pub struct Compressed<B> {
     first: Option<Frame<Bytes>>,
@@ -41,7 +41,7 @@ pub struct Compressed<B> {
     /// Taken from the source and not yet compressed.
     rest: Bytes,
     trailers: Option<HeaderMap>,
-    state: State,
+    state: CompressionState,
     /// Something was compressed that the encoder may hold back.
     held: bool,
     /// The source had nothing at the last look.
@@ -51,7 +51,7 @@ pub struct Compressed<B> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum CompressionState {
     /// More may come.
     Open,
     /// All of the source is there.
@@ -72,7 +72,7 @@ where
             encoder,
             rest: Bytes::new(),
             trailers: None,
-            state: State::Open,
+            state: CompressionState::Open,
             held: false,
             paused: false,
             turn_bytes: 0,
@@ -84,12 +84,12 @@ where
             Ok(data) => self.rest = data,
             Err(frame) => {
                 self.trailers = frame.into_trailers().ok();
-                self.state = State::Ended;
+                self.state = CompressionState::Ended;
             }
         }
-        // Of a body of known length nobody asks for the end.
+        // The end of a body of known length is not polled for.
         if self.source.is_end_stream() {
-            self.state = State::Ended;
+            self.state = CompressionState::Ended;
         }
     }
 
@@ -127,16 +127,16 @@ where
                 return Poll::Pending;
             }
             match self.state {
-                State::Open => {}
-                State::Ended => {
-                    self.state = State::Finished;
+                CompressionState::Open => {}
+                CompressionState::Ended => {
+                    self.state = CompressionState::Finished;
                     match self.encoder.finish() {
                         Ok(last) if last.is_empty() => continue,
                         Ok(last) => return Poll::Ready(Some(Ok(Frame::data(last)))),
                         Err(error) => return Poll::Ready(Some(Err(Failed::Encoder(error)))),
                     }
                 }
-                State::Finished => {
+                CompressionState::Finished => {
                     return Poll::Ready(
                         self.trailers
                             .take()
@@ -153,7 +153,7 @@ where
                     self.paused = false;
                     self.take(frame);
                 }
-                Poll::Ready(None) => self.state = State::Ended,
+                Poll::Ready(None) => self.state = CompressionState::Ended,
                 Poll::Ready(Some(Err(error))) => {
                     return Poll::Ready(Some(Err(Failed::Source(error))));
                 }
@@ -182,7 +182,7 @@ where
 
     /// Whether nothing comes any more.
     pub fn is_over(&self) -> bool {
-        self.state == State::Finished && self.trailers.is_none()
+        self.state == CompressionState::Finished && self.trailers.is_none()
     }
 }
 

@@ -1,4 +1,4 @@
-//! One answer's encoder: bytes in, compressed bytes out, all three codings behind one face.
+//! The encoder of one response: bytes in, compressed bytes out, all three codings behind one face.
 
 use std::cell::Cell;
 use std::io::{self, Write as _};
@@ -9,12 +9,12 @@ use flate2::write::GzEncoder;
 
 use crate::config::Coding;
 
-/// Levels for answers that are made for one client each: the last few percent cost several times
+/// Levels for responses that are made for one client each: the last few percent cost several times
 /// the time.
 const GZIP_LEVEL: u32 = 5;
 const BROTLI_LEVEL: u32 = 4;
 const ZSTD_LEVEL: i32 = 3;
-/// Brotli and Zstandard look back this far (2^18 bytes): more helps few answers and costs memory
+/// Brotli and Zstandard look back this far (2^18 bytes): more helps few responses and costs memory
 /// with every one.
 const WINDOW_LOG: u32 = 18;
 /// What Brotli gathers before it passes something on.
@@ -66,7 +66,7 @@ impl Drop for Taken {
     }
 }
 
-/// The encoder of one answer.
+/// The encoder of one response.
 pub(crate) struct Encoder {
     kind: Kind,
     _taken: Taken,

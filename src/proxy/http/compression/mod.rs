@@ -1,7 +1,7 @@
-//! Compression of answers: which ones, and what their heads say then.
+//! Compression of responses: which ones, and what their heads say then.
 //!
 //! ```text
-//! answer's head ─► may it, does its type match? ─no──► passes as it is
+//! response head ─► may it, does its type match? ─no──► passes as it is
 //!                          │ yes: Vary
 //!                          ▼
 //!                  does the client take it? ─► is there memory? ─► head edited, body through an encoder
@@ -67,8 +67,8 @@ impl Compression {
         status == StatusCode::NOT_MODIFIED.as_u16() || self.content_types.hold(kind)
     }
 
-    /// Decides, and edits the answer's head. `request` is that of the client. An answer to HEAD
-    /// gets the head of the answer to GET; there is nothing to be encoded then.
+    /// Decides, and edits the response's head. `request` is that of the client. A response to HEAD
+    /// gets the head of the response to GET; there is nothing to be encoded then.
     pub(crate) fn prepare(
         &self,
         request: &HeaderMap,
@@ -76,7 +76,7 @@ impl Compression {
         answer: &mut HeaderMap,
         memory: &Memory,
     ) -> Option<Compressing> {
-        // RFC 9110 section 15.4.5: it says what the whole answer would say, and does not tell its
+        // RFC 9110 section 15.4.5: it says what the whole response would say, and does not tell its
         // type.
         if status == StatusCode::NOT_MODIFIED && !answer.contains_key(CONTENT_TYPE) {
             vary(answer);
@@ -97,13 +97,13 @@ impl Compression {
         let encoder = Encoder::new(coding, memory, self.memory_max)?;
         answer.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
         answer.remove(CONTENT_LENGTH);
-        // Parts are parts of the compressed answer, of which we have none to give.
+        // Parts would be parts of the compressed response, of which we have none to give.
         answer.remove(ACCEPT_RANGES);
         weaken(answer);
         Some(Compressing(encoder))
     }
 
-    /// Whether such an answer could be compressed, whoever asks.
+    /// Whether such a response could be compressed, whatever the request.
     fn may(&self, status: StatusCode, answer: &HeaderMap) -> bool {
         let empty = status.is_informational()
             || matches!(
@@ -126,7 +126,7 @@ impl Compression {
             && !DIGESTS.iter().any(|name| answer.contains_key(name))
     }
 
-    /// Whether its length is known, and not worth it. An empty answer never is.
+    /// Whether its length is known, and not worth it. An empty response never is.
     fn is_short(&self, answer: &HeaderMap) -> bool {
         let length = answer
             .get(CONTENT_LENGTH)
@@ -135,12 +135,11 @@ impl Compression {
     }
 }
 
-/// An answer whose head says that it is compressed.
+/// A response whose head says that it is compressed.
 #[derive(Debug)]
 pub(crate) struct Compressing(Encoder);
 
 impl Compressing {
-    /// Its body.
     pub(crate) fn body<B>(self, first: Option<Frame<bytes::Bytes>>, source: B) -> Box<Compressed<B>>
     where
         B: hyper::body::Body<Data = bytes::Bytes> + Unpin,
@@ -157,7 +156,7 @@ fn forbids(headers: &HeaderMap) -> bool {
         .any(|value| contains(value, "no-transform"))
 }
 
-/// Caches have to keep answers for those who take a coding apart from those for others.
+/// Caches have to keep responses for clients that take a coding apart from those for others.
 fn vary(answer: &mut HeaderMap) {
     let told = answer
         .get_all(VARY)
@@ -221,7 +220,7 @@ mod tests {
             .collect()
     }
 
-    /// What becomes of an answer: its head, if it is compressed or not.
+    /// What becomes of a response: its head, if it is compressed or not.
     fn prepared(
         rules: &Compression,
         request: &[(&'static str, &'static str)],
@@ -312,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_compressed_varies_whoever_asks() {
+    fn what_could_be_compressed_varies_whatever_the_request() {
         let varied = |request: &[(&'static str, &'static str)],
                       answer: &[(&'static str, &'static str)]| {
             let (done, head) = prepared(&rules(1024), request, 200, answer);

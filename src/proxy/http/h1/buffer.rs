@@ -129,7 +129,7 @@ impl Buffers {
 
     /// An empty one for what an upstream sends.
     #[must_use]
-    pub fn for_answer(&self) -> Buffer {
+    pub fn for_response(&self) -> Buffer {
         self.0
             .answers
             .borrow_mut()
@@ -142,7 +142,7 @@ impl Buffers {
     pub fn make_room(&self, buffer: &mut Buffer, more: usize) {
         let whole = buffer.filled().len() + more;
         if buffer.bytes.len() < whole && whole <= ANSWER_BYTES {
-            let mut large = self.for_answer();
+            let mut large = self.for_response();
             large.append(buffer.filled());
             self.give_back(std::mem::replace(buffer, large));
         } else {

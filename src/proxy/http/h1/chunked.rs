@@ -8,8 +8,8 @@ use http::HeaderMap;
 use super::syntax::{Limits, Violation};
 use crate::proxy::http::trailers;
 
-/// Most bytes of a chunk's extensions in a request. Nobody needs them; slow streams of them are an
-/// attack.
+/// Most bytes of a chunk's extensions in a request. Clients do not need them; slow streams of them
+/// are an attack.
 const CHUNK_LINE_MAX: usize = 256;
 /// Most bytes of chunk extensions of a response, and of its trailers, each.
 const EXTRA_MAX: usize = 64 << 10;
@@ -17,7 +17,7 @@ const EXTRA_MAX: usize = 64 << 10;
 const TRAILERS_MAX: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     /// In the digits of a size.
     Size {
         digits: u8,
@@ -42,7 +42,7 @@ enum State {
 /// Where in a body the last byte was.
 #[derive(Clone, Debug)]
 pub struct Chunks {
-    state: State,
+    state: ChunkState,
     left: u64,
     bounds: Bounds,
     /// Bytes of extensions (of a request: of this size line) or of trailers so far.
@@ -60,7 +60,6 @@ struct Bounds {
     line_max: usize,
     /// Most bytes of the trailer section.
     trailers_max: usize,
-    /// Most fields of it.
     fields_max: usize,
 }
 
@@ -100,7 +99,7 @@ impl Chunks {
 
     fn new(bounds: Bounds) -> Self {
         Self {
-            state: State::Size { digits: 0 },
+            state: ChunkState::Size { digits: 0 },
             left: 0,
             bounds,
             extra: 0,
@@ -111,7 +110,7 @@ impl Chunks {
     /// The body has ended.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == ChunkState::Done
     }
 
     /// Whether a trailer section was read, as far as it was.
@@ -124,7 +123,7 @@ impl Chunks {
     /// are none.
     ///
     /// # Errors
-    /// Lines that are no fields, or too many.
+    /// Lines that are not fields, or too many.
     pub fn trailers(&self) -> Result<Option<HeaderMap>, Violation> {
         if self.trailers.is_empty() {
             Ok(None)
@@ -150,11 +149,11 @@ impl Chunks {
     /// Takes the next bytes of a body whose chunks pass as they came.
     ///
     /// # Errors
-    /// Bytes that are no chunked body.
+    /// Bytes that are not a chunked body.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Piece, Violation> {
         let (mut at, mut passes, mut data) = (0, 0, 0);
-        while at < bytes.len() && self.state != State::Done {
-            if self.state == State::Data {
+        while at < bytes.len() && self.state != ChunkState::Done {
+            if self.state == ChunkState::Data {
                 let here = self.run_of_data(bytes.len() - at);
                 at += here;
                 data += here as u64;
@@ -182,11 +181,11 @@ impl Chunks {
     /// As [`Self::feed`].
     pub fn unwrap(&mut self, bytes: &[u8]) -> Result<(usize, usize), Violation> {
         let mut at = 0;
-        while at < bytes.len() && !matches!(self.state, State::Data | State::Done) {
+        while at < bytes.len() && !matches!(self.state, ChunkState::Data | ChunkState::Done) {
             self.step(bytes[at])?;
             at += 1;
         }
-        let here = if self.state == State::Data {
+        let here = if self.state == ChunkState::Data {
             self.run_of_data(bytes.len() - at)
         } else {
             0
@@ -198,7 +197,7 @@ impl Chunks {
         let here = most.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.left -= here as u64;
         if self.left == 0 {
-            self.state = State::DataCr;
+            self.state = ChunkState::DataCr;
         }
         here
     }
@@ -206,16 +205,16 @@ impl Chunks {
     fn is_in_trailers(&self) -> bool {
         matches!(
             self.state,
-            State::Line | State::Trailer | State::TrailerEnd | State::LastLf
+            ChunkState::Line | ChunkState::Trailer | ChunkState::TrailerEnd | ChunkState::LastLf
         )
     }
 
-    /// Takes one byte that is no data; those of the trailer section are kept, unless it is empty.
+    /// Takes one byte that is not data; those of the trailer section are kept, unless it is empty.
     fn step(&mut self, byte: u8) -> Result<(), Violation> {
         let kept = match self.state {
-            State::Line => byte != b'\r' || !self.trailers.is_empty(),
-            State::Trailer | State::TrailerEnd => true,
-            State::LastLf => !self.trailers.is_empty(),
+            ChunkState::Line => byte != b'\r' || !self.trailers.is_empty(),
+            ChunkState::Trailer | ChunkState::TrailerEnd => true,
+            ChunkState::LastLf => !self.trailers.is_empty(),
             _ => false,
         };
         self.state = self.next(byte)?;
@@ -231,47 +230,49 @@ impl Chunks {
         Ok(())
     }
 
-    fn next(&mut self, byte: u8) -> Result<State, Violation> {
+    fn next(&mut self, byte: u8) -> Result<ChunkState, Violation> {
         match (self.state, byte) {
-            (State::Size { digits }, byte) if byte.is_ascii_hexdigit() => {
+            (ChunkState::Size { digits }, byte) if byte.is_ascii_hexdigit() => {
                 // Fifteen digits are an exabyte, and far from any overflow.
                 if digits == 15 {
                     return Err(Violation::bad("chunk size too large"));
                 }
                 self.left = self.left * 16 + u64::from(char::from(byte).to_digit(16).unwrap_or(0));
-                Ok(State::Size { digits: digits + 1 })
+                Ok(ChunkState::Size { digits: digits + 1 })
             }
-            (State::Size { digits: 1.. }, b'\r') => Ok(State::SizeEnd),
-            (State::Size { digits: 1.. }, b';') => Ok(State::Extension),
-            (State::Size { digits: 1.. }, b' ' | b'\t') if self.bounds.lenient => {
-                Ok(State::Extension)
+            (ChunkState::Size { digits: 1.. }, b'\r') => Ok(ChunkState::SizeEnd),
+            (ChunkState::Size { digits: 1.. }, b';') => Ok(ChunkState::Extension),
+            (ChunkState::Size { digits: 1.. }, b' ' | b'\t') if self.bounds.lenient => {
+                Ok(ChunkState::Extension)
             }
-            (State::Extension, b'\r') => Ok(State::SizeEnd),
-            (State::Extension, byte) if is_text(byte) => self.spend(),
-            (State::SizeEnd, b'\n') if self.left == 0 => Ok(State::Line),
-            (State::SizeEnd, b'\n') => Ok(State::Data),
-            (State::DataCr, b'\r') => Ok(State::DataLf),
-            (State::DataLf, b'\n') => {
+            (ChunkState::Extension, b'\r') => Ok(ChunkState::SizeEnd),
+            (ChunkState::Extension, byte) if is_text(byte) => self.spend(),
+            (ChunkState::SizeEnd, b'\n') if self.left == 0 => Ok(ChunkState::Line),
+            (ChunkState::SizeEnd, b'\n') => Ok(ChunkState::Data),
+            (ChunkState::DataCr, b'\r') => Ok(ChunkState::DataLf),
+            (ChunkState::DataLf, b'\n') => {
                 if !self.bounds.lenient {
                     self.extra = 0;
                 }
-                Ok(State::Size { digits: 0 })
+                Ok(ChunkState::Size { digits: 0 })
             }
-            (State::Line, b'\r') => Ok(State::LastLf),
-            (State::Trailer, b'\r') => Ok(State::TrailerEnd),
-            (State::Line | State::Trailer, byte) if is_text(byte) => Ok(State::Trailer),
-            (State::TrailerEnd, b'\n') => Ok(State::Line),
-            (State::LastLf, b'\n') => Ok(State::Done),
+            (ChunkState::Line, b'\r') => Ok(ChunkState::LastLf),
+            (ChunkState::Trailer, b'\r') => Ok(ChunkState::TrailerEnd),
+            (ChunkState::Line | ChunkState::Trailer, byte) if is_text(byte) => {
+                Ok(ChunkState::Trailer)
+            }
+            (ChunkState::TrailerEnd, b'\n') => Ok(ChunkState::Line),
+            (ChunkState::LastLf, b'\n') => Ok(ChunkState::Done),
             _ => Err(Violation::bad("malformed chunked body")),
         }
     }
 
-    fn spend(&mut self) -> Result<State, Violation> {
+    fn spend(&mut self) -> Result<ChunkState, Violation> {
         self.extra += 1;
         if self.extra > self.bounds.line_max {
             return Err(Violation::bad("chunk extensions too long"));
         }
-        Ok(State::Extension)
+        Ok(ChunkState::Extension)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::proxy::settings::Settings;
 /// Clients remembered; about 300 bytes for each.
 const CLIENTS_MAX: usize = 256;
 
-/// Who got which lines. One place for each remainder of a hash: whoever comes last has it.
+/// Which client got which lines. One slot for each remainder of a hash: the last client has it.
 #[derive(Debug, Default)]
 pub struct Lines(RefCell<Option<Remembered>>);
 

@@ -1,4 +1,4 @@
-//! The time as answers carry it, written once a second.
+//! The time as responses carry it, written once a second.
 
 use std::cell::{Cell, RefCell};
 use std::time::{SystemTime, UNIX_EPOCH};

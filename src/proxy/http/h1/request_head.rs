@@ -24,7 +24,7 @@ pub enum BodyFraming {
     Chunked,
 }
 
-/// A head.
+/// A whole head that passed all checks.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     /// Its method.
@@ -37,7 +37,7 @@ pub struct RequestHead {
     legal: Option<Box<str>>,
     /// Bytes of it before the query.
     path: usize,
-    /// The host it asks for: of the target, where that has one, else of `Host`. None: HTTP/1.0
+    /// The host it is for: of the target, where that has one, else of `Host`. None: HTTP/1.0
     /// without.
     pub host: Option<Span>,
     /// How its body is framed.
@@ -48,7 +48,7 @@ pub struct RequestHead {
     pub keep: bool,
     /// Its fields cannot be passed line by line: some of them decide about others.
     pub mapped: bool,
-    /// Fields are there that say through whom it came.
+    /// Fields are there that say which proxies it came through.
     pub forwarded: bool,
     /// It has an `Upgrade` field.
     pub upgrade: bool,
@@ -89,7 +89,7 @@ pub enum Parsed {
     /// An empty line, which may stand once before a head (RFC 9112 section 2.2): take it away and
     /// look again.
     Blank,
-    /// No request that may be answered otherwise.
+    /// Not a request that could be served; why.
     Bad(Violation),
 }
 

@@ -1,4 +1,4 @@
-//! The head of an upstream's answer, and how its body is framed (RFC 9112 section 6.3).
+//! The head of an upstream's response, and how its body is framed (RFC 9112 section 6.3).
 
 use http::Method;
 
@@ -6,12 +6,11 @@ use super::syntax::has_control;
 use crate::proxy::http::h1::scan::{self, End, Field, Kind, LineEnd, Span};
 use crate::proxy::http::headers::tokens_of;
 
-/// Largest head of an answer, in bytes.
+/// Largest head of a response, in bytes.
 pub const HEAD_MAX: usize = 256 << 10;
-/// Most fields of one.
 const FIELDS_MAX: usize = 256;
 
-/// Where the body of an answer ends.
+/// Where the body of a response ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// There is none.
@@ -24,7 +23,7 @@ pub enum Framing {
     UntilClose,
 }
 
-/// A head.
+/// A whole head that passed all checks.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseHead {
     /// 100 to 999.
@@ -47,7 +46,7 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// An answer before the answer (RFC 9110 section 15.2).
+    /// An interim response (RFC 9110 section 15.2).
     #[must_use]
     pub fn is_interim(&self) -> bool {
         self.status < 200 && self.status != 101
@@ -61,12 +60,12 @@ pub enum Parsed {
     Whole(ResponseHead),
     /// The beginning of one.
     Partial,
-    /// No answer in HTTP/1; why.
+    /// Not a response in HTTP/1; why.
     Bad(&'static str),
 }
 
-/// Looks at the bytes read so far of the answer to a request with `method`. The fields found lie in
-/// `fields`.
+/// Looks at the bytes read so far of the response to a request with `method`. The fields found lie
+/// in `fields`.
 pub fn parse(bytes: &[u8], method: &Method, fields: &mut Vec<Field>) -> Parsed {
     match try_parse(bytes, method, fields) {
         Ok(Some(head)) => Parsed::Whole(head),
@@ -204,7 +203,7 @@ fn status_line(line: &[u8]) -> Result<(bool, u16, Span), &'static str> {
     let http11 = match line.get(..9) {
         Some(b"HTTP/1.1 ") => true,
         Some(b"HTTP/1.0 ") => false,
-        _ => return Err("not an answer in HTTP/1"),
+        _ => return Err("not a response in HTTP/1"),
     };
     let status = line
         .get(9..SHORTEST)

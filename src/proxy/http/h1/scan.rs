@@ -2,7 +2,8 @@
 //! proxy.
 //!
 //! Pure, without copies: spans into the bytes that were read. Nothing here decides what becomes of
-//! a message; whatever is out of the ordinary is an error to the caller, who has others for it.
+//! a message; whatever is out of the ordinary is an error, for which the caller has types of its
+//! own.
 
 use super::syntax::{has_control, is_token};
 
@@ -37,13 +38,13 @@ impl Span {
         std::str::from_utf8(self.of(bytes)).unwrap_or("")
     }
 
-    /// Where it begins.
+    /// Offset of its first byte.
     #[must_use]
     pub fn start(self) -> usize {
         self.start as usize
     }
 
-    /// Where it ends.
+    /// Offset behind its last byte.
     #[must_use]
     pub fn end(self) -> usize {
         self.end as usize
@@ -87,7 +88,7 @@ pub enum Kind {
     Dropped,
 }
 
-/// One field.
+/// One field line, as offsets into the bytes of its head.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     /// Its whole line, with the line end.
@@ -96,7 +97,7 @@ pub struct Field {
     pub name: Span,
     /// Its value without the blanks around it.
     pub value: Span,
-    /// What it is.
+    /// What it is to a proxy.
     pub kind: Kind,
 }
 
@@ -172,7 +173,7 @@ fn field(line: &[u8], at: usize, length: usize) -> Result<Field, &'static str> {
     // Names are so short that looking at each byte of them finds the colon as well.
     let colon = match line.iter().position(|&byte| !is_token(byte)) {
         None => return Err("field line without colon"),
-        // A folded line begins with a blank, which is no token either.
+        // A folded line begins with a blank, which is not a token either.
         Some(at) if at == 0 || line[at] != b':' => return Err("field name is not a token"),
         Some(at) => at,
     };

@@ -271,8 +271,8 @@ fn passes_as_it_came(request: &Outbound<'_>, rules: &HeaderRules, rewrite: &Host
         }
 }
 
-/// Whether a request without content has to say so: some servers answer 411 to a POST that does not
-/// (RFC 9110 section 8.6).
+/// Whether a request without content has to say so: some servers respond with 411 to a POST that
+/// does not (RFC 9110 section 8.6).
 #[must_use]
 pub fn expects_content(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
@@ -331,11 +331,11 @@ fn put_lines(out: &mut Vec<u8>, bytes: &[u8], fields: &[Field], skip: impl Fn(Ki
 /// What a client is told beside what the upstream said.
 #[derive(Clone, Copy, Debug)]
 pub struct Telling<'a> {
-    /// Who it is told.
+    /// The client that gets it.
     pub client: &'a ClientContext,
     /// Header rules.
     pub settings: &'a Settings,
-    /// The time, for an answer that has none, in the form of RFC 9110 section 5.6.7.
+    /// The time, for a response that has none, in the form of RFC 9110 section 5.6.7.
     pub date: &'a str,
     /// What becomes of the connection behind it.
     pub fate: Fate,
@@ -346,7 +346,7 @@ pub struct Telling<'a> {
 pub enum Fate {
     /// Nothing: it goes on, as is usual in HTTP/1.1.
     Silent,
-    /// It goes on, which a client of HTTP/1.0 has asked for.
+    /// It goes on, which a client of HTTP/1.0 has requested.
     Keeps,
     /// It ends with this response.
     Closes,

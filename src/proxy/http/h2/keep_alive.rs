@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How often it is looked at, and after what silence it is asked.
+/// How often it is looked at, and after what silence it gets a ping.
 const LOOK: Duration = Duration::from_secs(20);
-/// How long after the last question a server that counts them is asked once more.
+/// How long after the last ping a server that counts them gets the next one.
 const SELDOM: Duration = Duration::from_secs(305);
 
 /// What is known of the other side.
@@ -25,7 +25,7 @@ pub struct Liveness {
     pub heard: Cell<bool>,
     /// A stream got a head or data since then.
     pub answered: Cell<bool>,
-    /// Told with the first that is read.
+    /// Notified with the first byte that is read.
     pub greeted: Notify,
 }
 
@@ -37,26 +37,26 @@ impl Liveness {
     }
 }
 
-/// How often the other side may be asked.
+/// How often the other side may get a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
     /// As often as it is silent. Clients do not count, and for the boxes on the way to them a ping
     /// is a sign of use.
     Any,
-    /// Servers of gRPC hang up on whoever asks more often than every five minutes: two such
-    /// questions are let pass, until a stream gets a head or data.
+    /// Servers of gRPC hang up on a client that sends pings more often than every five minutes: two
+    /// such pings are let pass, until a stream gets a head or data.
     Counts,
 }
 
 impl Patience {
-    /// Whether to ask, having asked so often since a stream got something, and last so long ago.
+    /// Whether to send a ping, after so many since a stream got something, the last so long ago.
     fn permits(self, asked: u32, last: Duration) -> bool {
         self == Self::Any || asked < 3 || last >= SELDOM
     }
 }
 
-/// Returns when the other side was silent, and was asked, and stayed silent for `limit`. `needed`:
-/// whether anybody waits for it.
+/// Returns when the other side was silent, and got a ping, and stayed silent for `limit`. `needed`:
+/// whether anything waits for it.
 pub async fn keepalive_expired(
     ping_pong: Option<PingPong>,
     patience: Patience,
@@ -64,7 +64,7 @@ pub async fn keepalive_expired(
     liveness: &Liveness,
     needed: impl Fn() -> bool,
 ) {
-    // None: somebody else asks.
+    // None: pings are sent elsewhere.
     let Some(mut ping_pong) = ping_pong else {
         return std::future::pending().await;
     };
@@ -78,17 +78,17 @@ pub async fn keepalive_expired(
             continue;
         }
         (asked, last) = (asked + 1, Instant::now());
-        // Fails only while the question before is still open: then its answer is waited for.
+        // Fails only while the ping before is still open: then its response is waited for.
         let _ = ping_pong.send_ping(Ping::opaque());
         match tokio::time::timeout(limit, poll_fn(|cx| ping_pong.poll_pong(cx))).await {
             Ok(Ok(_pong)) => {}
             // The connection ends by itself.
             Ok(Err(_)) => return std::future::pending().await,
-            // Behind much data the answer takes its time.
+            // Behind much data the response takes its time.
             Err(_elapsed) if liveness.heard.get() => {}
             Err(_elapsed) => return,
         }
-        // The answer is no word of its own.
+        // The response to a ping does not count as traffic.
         liveness.heard.set(false);
     }
 }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_answer_is_lost() {
+    async fn a_peer_that_does_not_respond_is_lost() {
         let (_sender, mut connection, liveness, _there) = pair().await;
         let ping_pong = connection.ping_pong().unwrap();
         let begun = Instant::now();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_answers_or_is_not_needed_is_kept() {
+    async fn a_peer_that_responds_or_is_not_needed_is_kept() {
         for needed in [false, true] {
             let (sender, mut connection, liveness, there) = pair().await;
             let serving = async {

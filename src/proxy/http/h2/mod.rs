@@ -3,11 +3,11 @@
 //!
 //! ```text
 //!  client ═► server: a task per connection ─► a task per stream: exchange ─► client: a task per upstream connection ═► upstream
-//!                                                      ▲ pump: answer              │ pump: upload
+//!                                                      ▲ pump: response            │ pump: upload
 //! ```
 //! Every stream has one task, on the thread of its connection. It drops what it holds when its
-//! client resets the stream, and whoever drops an answer resets the upstream's stream: nothing runs
-//! on for nobody.
+//! client resets the stream, and dropping a response resets the upstream's stream: nothing runs on
+//! without a client.
 
 pub mod keep_alive;
 pub mod pump;

@@ -58,9 +58,9 @@ where
         }
     }
 
-    /// Of an upstream's answer, or one of our own.
+    /// Of an upstream's response, or one of our own.
     #[must_use]
-    pub fn of_answer(body: B, stream: SendStream<Bytes>) -> Self {
+    pub fn of_response(body: B, stream: SendStream<Bytes>) -> Self {
         Self {
             body,
             stream,
@@ -92,7 +92,8 @@ where
     /// Moves on. Ready when the last byte is with the connection.
     ///
     /// # Errors
-    /// See [`PumpError`]. The stream is reset then, so that nobody takes a part for the whole.
+    /// See [`PumpError`]. The stream is reset then, so that the other side does not take a part for
+    /// the whole.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError<B::Error>>> {
         loop {
             if let Some(mut data) = self.held.take() {
@@ -108,7 +109,7 @@ where
                     }
                 };
                 // No more than there is room for: what waits in the connection is seen by no clock,
-                // and counted by nobody.
+                // and not counted.
                 if room < data.len() {
                     self.held = Some(data.split_off(room));
                 }
@@ -119,15 +120,15 @@ where
                     return Poll::Ready(Ok(()));
                 }
                 if self.held.is_some() {
-                    // Room for it was asked for together with that for the rest.
+                    // Room for it was reserved together with that for the rest.
                     continue;
                 }
             }
-            // The body first, then room for what is there: room that is asked for ahead is taken
+            // The body first, then room for what is there: room that is reserved ahead is taken
             // from other streams.
             let frame = match Pin::new(&mut self.body).poll_frame(cx) {
-                // Asked here alone: whoever asks is woken by every change of the stream's room,
-                // too.
+                // Polled here alone: the task that polls this is woken by every change of the
+                // stream's room, too.
                 Poll::Pending => {
                     return self
                         .stream
@@ -182,7 +183,7 @@ where
     }
 }
 
-/// An upload that goes on while its answer comes in. It ends with whoever holds this.
+/// An upload that goes on while its response comes in. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Upload(JoinHandle<()>);
 

@@ -24,7 +24,7 @@ const HEADER_BYTES: usize = 9;
 pub enum Refused {
     /// Fields or pseudo fields that no request may have (RFC 9113 section 8.1.1).
     Malformed,
-    /// Its header is larger than allowed: the answer was 431.
+    /// Its header is larger than allowed: the response was 431.
     TooLarge,
     /// More streams than the connection may have.
     TooMany,
@@ -46,7 +46,7 @@ impl Refusals {
         self.accepted.set(self.accepted.get().max(stream));
     }
 
-    /// Those since this was asked last.
+    /// Those since the last call.
     pub fn take(&self) -> SmallVec<[Refused; 2]> {
         if self.found.borrow().is_empty() {
             SmallVec::new()
@@ -56,7 +56,7 @@ impl Refusals {
     }
 
     fn note(&self, stream: u32, refused: Refused) {
-        // Of a stream that is answered and then reset the first frame counts.
+        // Of a stream that gets a response and is then reset the first frame counts.
         if stream > self.accepted.get() && stream > self.refused.get() {
             self.refused.set(stream);
             self.found.borrow_mut().push(refused);

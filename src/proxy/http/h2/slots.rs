@@ -1,17 +1,17 @@
-//! The streams that an upstream takes at the same time on one connection, and who waits for one.
+//! The streams that an upstream takes at the same time on one connection, and the queue for them.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-/// What all who share it know.
+/// What all requests on the connection share.
 #[derive(Debug, Default)]
 pub struct Slots {
     pub(crate) closed: Cell<bool>,
     /// Streams that are open.
     pub(crate) open: Cell<usize>,
-    /// Told when one of them ends, and with the connection.
+    /// Notified when one of them ends, and with the connection.
     pub(crate) changed: Notify,
 }
 

@@ -22,14 +22,14 @@ pub struct StreamBody {
     /// Bytes that are still to come, as far as the header said.
     left: Option<u64>,
     data_ended: bool,
-    /// Of an upstream's answer.
-    answer: Option<Answer>,
+    /// Of an upstream's response.
+    resources: Option<ResponseResources>,
 }
 
-/// What an upstream's answer holds to its end.
+/// What an upstream's response holds to its end.
 #[derive(Debug)]
-pub struct Answer {
-    /// What still goes the other way on this stream; it ends with the answer.
+pub struct ResponseResources {
+    /// What still goes the other way on this stream; it ends with the response.
     pub upload: Option<Upload>,
     /// Noted with what comes in.
     pub liveness: Rc<Liveness>,
@@ -53,21 +53,25 @@ impl StreamBodyError {
 impl StreamBody {
     /// The body behind a head with `headers`.
     #[must_use]
-    pub fn new(stream: RecvStream, headers: &HeaderMap, answer: Option<Answer>) -> Self {
+    pub fn new(
+        stream: RecvStream,
+        headers: &HeaderMap,
+        resources: Option<ResponseResources>,
+    ) -> Self {
         Self {
             stream,
             left: promised_length(headers),
             data_ended: false,
-            answer,
+            resources,
         }
     }
 
     /// Whether the request's body is still on its way, so that the instance may wait for that.
     #[must_use]
     pub fn uploads(&self) -> bool {
-        self.answer
+        self.resources
             .as_ref()
-            .and_then(|answer| answer.upload.as_ref())
+            .and_then(|resources| resources.upload.as_ref())
             .is_some_and(Upload::goes_on)
     }
 
@@ -95,8 +99,8 @@ impl StreamBody {
             match ready!(self.stream.poll_data(cx)).transpose()? {
                 Some(data) => {
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-                    if let Some(answer) = &self.answer {
-                        answer.liveness.answered.set(true);
+                    if let Some(resources) = &self.resources {
+                        resources.liveness.answered.set(true);
                     }
                     // Fails only for more than was received.
                     let _ = self.stream.flow_control().release_capacity(data.len());

@@ -18,7 +18,7 @@ static X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// Beginnings of names under which proxies tell of the original request.
 const FAMILIES: [&str; 2] = ["x-forwarded-", "x-original-"];
-/// Further such names; also those by which a framework would answer our GET as another method.
+/// Further such names; also those by which a framework would treat our GET as another method.
 const NAMES: [&str; 9] = [
     "forwarded",
     "x-forwarded",
@@ -48,8 +48,8 @@ pub fn tell_decider(fields: &mut HeaderMap, ctx: &RequestContext<'_>, wanted: &W
     remove_where(fields, |name| {
         tells_of_the_request(name.as_str().as_bytes()) && !configured.contains(&Some(name))
     });
-    // It is asked in HTTP/1.1, whatever the instance speaks: one field, or it might decide by the
-    // first.
+    // Requests to it are in HTTP/1.1, whatever the instance speaks: one field, or it might decide
+    // by the first.
     if fields.get_all(COOKIE).iter().nth(1).is_some() {
         join_cookies(fields);
     }

@@ -1,7 +1,7 @@
-//! Who is awake: connections that hold what serving takes, because they were served just now or may
+//! Active connections: those that hold what serving takes, because they were served just now or may
 //! be any moment.
 //!
-//! One task for each worker looks at all of them now and then, and tells those to rest that have
+//! One task for each worker looks at all of them now and then, and tells those to park that have
 //! been quiet for a while. A timer for each connection would cost the busy ones more than this
 //! costs all of them.
 
@@ -16,10 +16,10 @@ use tokio::sync::Notify;
 use super::downstream::Downstream;
 use crate::table::clock::Clock;
 
-/// So many connections may stay awake for as long as they are not much too quiet: a few KB for
+/// So many connections may stay active for as long as they are not much too quiet: a few KB for
 /// each.
 const UNHURRIED_MAX: usize = 128;
-/// After so long one rests in any case.
+/// After so long one is parked in any case.
 const QUIET: Duration = Duration::from_secs(1);
 /// Between two looks at few.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -29,8 +29,8 @@ const LOOK_EVERY_HURRIED: Duration = Duration::from_millis(20);
 /// And so much more for each of them, so that looking stays a small part of all time.
 const LOOK_PER_CONNECTION: Duration = Duration::from_micros(10);
 
-/// The connections of a worker that are awake and wait for a next request, or did so before the one
-/// they have.
+/// The connections of a worker that are active and wait for a next request, or did so before the
+/// one they have.
 #[derive(Debug, Default)]
 pub struct Active {
     list: RefCell<Slab<Waiting>>,
@@ -41,7 +41,6 @@ pub struct Active {
 #[derive(Debug)]
 struct Waiting {
     downstream: Rc<Downstream>,
-    /// The connection's task.
     waker: Waker,
 }
 

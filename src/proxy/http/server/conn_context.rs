@@ -7,10 +7,8 @@ use super::downstream::Downstream;
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 
-/// Where a connection belongs.
 #[derive(Debug)]
 pub(crate) struct ConnContext {
-    /// This worker.
     pub(crate) worker: Rc<Worker>,
     /// The settings it began with.
     pub(crate) settings: Arc<Settings>,

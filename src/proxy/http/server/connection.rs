@@ -100,7 +100,7 @@ pub(crate) async fn negotiate(
     let activity = Rc::clone(io.activity());
     let Some(certificates) = &listener.certificates else {
         let speaks = tokio::time::timeout(header_timeout, speaks_h2(&mut io));
-        // Whoever has not said a word when the last call is over loses nothing.
+        // A client that has sent nothing by the end of the grace period can be closed safely.
         let speaks = tokio::select! {
             biased;
             speaks = speaks => speaks,
@@ -141,7 +141,7 @@ pub(crate) async fn negotiate(
         });
     };
     let used = listener.server_use();
-    // Boxed: who comes without TLS does not need the room.
+    // Boxed: connections without TLS do not need the room.
     let handshake = Box::pin(async {
         match clear::begins(&mut io).await? {
             true => Ok(Handshake::InTheClear(io)),
@@ -158,7 +158,7 @@ pub(crate) async fn negotiate(
     };
     match handshake {
         Ok(Ok(Handshake::InTheClear(io))) => {
-            let answer = clear::answer(io.peeked());
+            let response = clear::response(io.peeked());
             let downstream = downstream(&listener, phase, peer, None, None, activity);
             let refusal = Refusal {
                 fault: ClientFault::Tls,
@@ -170,7 +170,7 @@ pub(crate) async fn negotiate(
                 refusal,
                 &"plain HTTP where TLS is spoken",
             );
-            lingering_close(io, &answer, &downstream.phase).await;
+            lingering_close(io, &response, &downstream.phase).await;
         }
         Ok(Ok(Handshake::Done(stream))) => {
             let tls = stream.get_ref().1;
@@ -206,7 +206,7 @@ pub(crate) async fn negotiate(
 /// again.
 ///
 /// # Errors
-/// Those of the socket; and a first line of another protocol, which would not understand an answer
+/// Those of the socket; and a first line of another protocol, which would not understand a response
 /// in HTTP.
 async fn speaks_h2(io: &mut ClientIo) -> io::Result<bool> {
     loop {
@@ -292,8 +292,8 @@ async fn ended(context: &ConnContext, io: ClientStream, end: End) {
     } = context;
     let last: &[u8] = match end {
         End::Abrupt | End::Park => return,
-        // With nothing unread a plain socket closes with a FIN by itself; TLS has to say its
-        // farewell.
+        // With nothing unread a plain socket closes with a FIN by itself; TLS has to send its
+        // closing alert.
         End::Done if io.plain().is_some_and(is_silent) => return,
         End::Done => b"",
         End::Orderly(last) => last,
@@ -382,7 +382,7 @@ async fn watched(
                 return End::Orderly(TOO_SLOW);
             }
             Ok(Signal::WatchdogAction(_) | Signal::Cut) => return End::Abrupt,
-            // A client that is being answered is told with the response.
+            // An in-flight response carries `Connection: close` itself.
             Ok(Signal::LastCall) if downstream.watch.is_idle() => return End::Orderly(b""),
             Ok(Signal::LastCall) => {}
         }

@@ -17,7 +17,7 @@ use crate::table::clock::ms;
 
 /// How long a client that has sent FIN may wait for a response in silence before it counts as gone.
 /// It may have closed one direction only (RFC 9112 section 9.6) and be waiting; but most that send
-/// FIN have left, and what they asked for costs an instance work as long as nobody says so.
+/// FIN have left, and their request costs an instance work as long as it goes on.
 const GONE_AFTER: Duration = Duration::from_secs(7);
 
 /// What all requests of a client connection share.
@@ -32,8 +32,8 @@ pub struct Downstream {
     pub phase: Rc<LocalPhase>,
     /// Which default port a Host may carry.
     pub scheme: Scheme,
-    /// The name that the client's TLS asked for, where others with other names are passed on
-    /// unopened (`https+tcp+sni`).
+    /// The server name of the client's TLS, where others with other names are passed on unopened
+    /// (`https+tcp+sni`).
     pub server_name: Option<Box<str>>,
     /// Its state, for the watchdog.
     pub watch: Watch,
@@ -56,9 +56,8 @@ impl Downstream {
         self.client.tls().map(TlsDetails::version_name)
     }
 
-    /// Whether a request for `host` (as received) asks on this connection for another host than its
-    /// TLS did, on a listener that passes some of them on: such a host may be none of ours to
-    /// answer for.
+    /// Whether a request for `host` (as received) is for another host than the TLS of its
+    /// connection, on a listener that passes some of them on: such a host may not be ours to serve.
     #[must_use]
     pub fn is_elsewhere(&self, host: &[u8]) -> bool {
         self.server_name
@@ -97,7 +96,7 @@ impl Watch {
         self.exchanges.set(self.exchanges.get().saturating_sub(1));
     }
 
-    /// A reader of HTTP/1 begins: nothing was read yet, or all that was read is answered.
+    /// A reader of HTTP/1 begins: nothing was read yet, or all that was read has got its response.
     pub fn reads_h1(&self) {
         self.is_h1.set(true);
         self.between.set(true);
@@ -138,13 +137,13 @@ impl Watch {
         self.begun.get()
     }
 
-    /// Requests that are being answered.
+    /// Requests without their whole response.
     #[must_use]
     pub fn exchanges(&self) -> u32 {
         self.exchanges.get()
     }
 
-    /// Nothing is being answered.
+    /// No request is without its whole response.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.exchanges.get() == 0
@@ -170,8 +169,8 @@ impl Watch {
         &self.activity
     }
 
-    /// Since when (ms) nothing was asked after a response; none: a request is being answered or
-    /// read, or is the first.
+    /// Since when (ms) the client has sent no request after a response; none: a request is being
+    /// served or read, or is the first.
     #[must_use]
     pub fn quiet_since_ms(&self) -> Option<u64> {
         (self.between.get() && self.begun.get() > 0 && self.is_idle())
@@ -184,7 +183,7 @@ impl Watch {
         self.told_to_park.set(true);
     }
 
-    /// Whether it was told so, since this was asked last.
+    /// Whether it was told so, since the last call.
     #[must_use]
     pub fn is_told_to_park(&self) -> bool {
         self.told_to_park.take()
@@ -198,7 +197,7 @@ impl Watch {
     /// Waits until the client has sent FIN and has not been written to for a while although it has
     /// a request open. Half-closed or vanished look the same from here, until something is written.
     ///
-    /// Has no waker for the FIN: who polls this polls it once [`Self::has_ended`], too.
+    /// Has no waker for the FIN: the caller polls this once after [`Self::has_ended`], too.
     pub async fn gone(&self) {
         poll_fn(|_| {
             if self.has_ended() {

@@ -16,8 +16,9 @@
 //!   between requests that has been quiet for a while is *parked* ([`active`](super::active),
 //!   [`parked`](super::parked)): all that serving takes is given up, and a small future waits for
 //!   the next byte, the idle limit and the drain. It is parked only where nothing is held for it:
-//!   every request that was read is answered and written, and all that could be read was read, so
-//!   that there is no byte of the client, in the clear or decrypted, that no socket would tell of.
+//!   the response to every request that was read is written, and all that could be read was read,
+//!   so that there is no byte of the client, in the clear or decrypted, that no socket would tell
+//!   of.
 //! - **No allocation in steady state.** Buffers, heads and lists of fields go back to the worker's
 //!   scratch; to wake up costs some, which is why no connection is parked between requests that
 //!   follow each other.
@@ -88,9 +89,9 @@ pub struct Client<'a> {
 
 /// Where a request stands.
 enum Step {
-    /// It is answered.
+    /// Its response is written.
     Over { close: bool },
-    /// The table has changed since its instance was picked, and nothing was answered yet.
+    /// The table has changed since its instance was picked, and nothing of a response was sent yet.
     Again,
     /// All of its body is wanted before anything is sent.
     WantsBody,
@@ -147,7 +148,6 @@ impl<'a> Client<'a> {
         self.ahead.as_ref().map_or(&[], Buffer::filled)
     }
 
-    /// Reads the next head.
     async fn next_head(&mut self) -> Result<(Arc<Settings>, RequestHead), End> {
         let buffers = &self.worker.scratch.buffers;
         let (mut blank, mut looked_at) = (false, 0);
@@ -212,7 +212,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Answers one request.
+    /// Serves one request.
     async fn one(&mut self, settings: &Arc<Settings>, head: RequestHead) -> Result<(), End> {
         let started = Instant::now();
         let mut began = Began {
@@ -281,7 +281,7 @@ impl<'a> Client<'a> {
         Some(self.filled().len().saturating_sub(head.length).min(whole))
     }
 
-    /// Decides about a request, and answers it if all that takes is there.
+    /// Decides about a request, and serves it if all that takes is there.
     async fn look(
         &mut self,
         settings: &Arc<Settings>,
@@ -440,7 +440,7 @@ impl<'a> Client<'a> {
             .is_some_and(|response| response.status() == 101);
         let found = match found {
             Ok(_) if switching && seen.upgrade.is_none() => Err(ProxyError::Upstream(
-                "it switches protocols although nobody asked".to_owned(),
+                "it switches protocols although the request has no upgrade".to_owned(),
             )),
             // What is left of it would be taken for the other protocol.
             Ok(_) if switching && !stream.borrow().is_body_read() => Err(ProxyError::Upstream(
@@ -584,7 +584,7 @@ fn goes_to(
     let at = forward.route.targets.iter().position(fits)?;
     let target = &forward.route.targets[at];
     if incoming
-        .answer_here(target, forward.admitted_by.as_deref())
+        .respond_here(target, forward.admitted_by.as_deref())
         .is_some()
     {
         return None;
@@ -680,7 +680,7 @@ async fn switch(
     let mut switching = Response::new(());
     *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *switching.headers_mut() = map;
-    finish.answered(target, 101, in_flight, None, took);
+    finish.set_response(target, 101, in_flight, None, took);
     finish.unlimit();
     responder.switch(&switching, &spelling).await?;
     // What the client sent behind its request is the tunnel's.

@@ -59,7 +59,7 @@ pub struct Responder<'a> {
     pub settings: &'a Settings,
     /// The version that the client speaks.
     pub version: Version,
-    /// It asked for the head alone.
+    /// It requested the head alone.
     pub head_only: bool,
     /// What becomes of its connection.
     pub fate: Fate,
@@ -67,7 +67,7 @@ pub struct Responder<'a> {
     pub binds: bool,
     /// It, once the response is through.
     pub bound: Option<BoundConnection>,
-    /// Its timer.
+    /// The timer of the client's connection.
     pub timer: &'a mut MovingDeadline,
 }
 
@@ -227,7 +227,7 @@ impl Responder<'_> {
             took,
             ..
         } = response;
-        finish.answered(target, head.status, in_flight, None, took);
+        finish.set_response(target, head.status, in_flight, None, took);
         let buffers = &self.worker.scratch.buffers;
         let mut out = buffers.for_head();
         let mut put = |date: &str| {

@@ -20,7 +20,7 @@ use crate::proxy::http::h1::request_head::BodyFraming;
 use crate::proxy::http::h1::syntax::{Limits, Violation};
 use crate::proxy::splice::Stream as _;
 
-/// Most bytes of next requests that are read while one is being answered.
+/// Most bytes of next requests that are read while one is being served.
 const ASIDE_MAX: usize = 64 << 10;
 /// What a client waits for that expects 100 (RFC 9110 section 10.1.1).
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -72,7 +72,7 @@ pub enum Broken {
     /// The client left.
     #[error("the client left inside its request: {0}")]
     Left(io::Error),
-    /// What came is no body.
+    /// What came is not a body.
     #[error("{0}")]
     Malformed(#[from] Violation),
 }
@@ -96,7 +96,7 @@ impl H1Stream {
         }
     }
 
-    /// Takes the socket away; whoever still reads a body from here gets an error.
+    /// Takes the socket away; a body that is still read from here gets an error.
     pub fn take_io(&mut self) -> Option<ClientStream> {
         self.body = Body::Broken;
         self.io.take()
@@ -123,7 +123,7 @@ impl H1Stream {
             BodyFraming::Length(length) => Body::Length(length),
             BodyFraming::Chunked => Body::Chunked(Box::new(Chunks::of_request(limits))),
         };
-        // Whoever sends it without being asked waits for nothing.
+        // A client that sends it at once does not wait for 100.
         self.expects = expects && first.is_empty();
         if !first.is_empty() {
             self.inbox
@@ -158,7 +158,7 @@ impl H1Stream {
             .unwrap_or(0))
     }
 
-    /// As [`Self::fill`], but none is the result when `given_up`, which is asked while there is
+    /// As [`Self::fill`], but none is the result when `given_up`, which is called while there is
     /// nothing in `ahead` and nothing to read.
     ///
     /// # Errors
@@ -301,13 +301,13 @@ impl H1Stream {
         let buffers = &self.buffers;
         loop {
             let Some(inbox) = &mut self.inbox else {
-                // What TLS has decrypted is told of by no socket.
+                // What TLS has decrypted wakes no socket.
                 if io.plain().is_some() && io.poll_readable(cx).map_err(Broken::Left)?.is_pending()
                 {
                     self.downstream.watch.activity().waits_to_read();
                     return Poll::Pending;
                 }
-                self.inbox = Some(buffers.for_answer());
+                self.inbox = Some(buffers.for_response());
                 continue;
             };
             inbox.make_room(READ_MIN);
@@ -326,7 +326,7 @@ impl H1Stream {
         }
     }
 
-    /// Nobody takes the body for now, so the client is not waited for.
+    /// The body is not taken for now, so the client is not waited for.
     pub fn pause_body(&self) {
         if !self.is_body_read() {
             self.downstream.watch.activity().stop_reading();
@@ -368,7 +368,7 @@ impl H1Stream {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(0)) => {
-                    // It may have no more to ask and still want the response (RFC 9112 section
+                    // It may have no more requests and still want the response (RFC 9112 section
                     // 9.6).
                     self.ended = true;
                     self.downstream.watch.set_ended();
@@ -385,7 +385,7 @@ impl H1Stream {
     }
 
     /// Whether the kernel knows of an end of the client that reading has not come to: behind bytes
-    /// that nobody takes.
+    /// that are not taken.
     #[must_use]
     pub fn hangs_up(&self) -> HangUp {
         self.io.as_ref().map_or(HangUp::No, ClientStream::hangs_up)
@@ -427,7 +427,7 @@ impl H1Stream {
     fn poll_outbox(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_outbox() {
             if self.outbox.is_empty() {
-                // Not before: as long as they wait there, instances are asked for no more of them.
+                // Not before: as long as they wait there, no more of them are read from instances.
                 self.outbox = std::mem::take(&mut *self.downstream.interim.borrow_mut());
             }
             let Some(io) = &mut self.io else {
@@ -509,7 +509,7 @@ fn unwrapped(
     Ok((at, total))
 }
 
-/// The body of a request in HTTP/1, for whoever takes it piece by piece.
+/// The body of a request in HTTP/1, to be taken piece by piece.
 #[derive(Debug)]
 pub struct H1Body(Rc<RefCell<H1Stream>>);
 
@@ -538,14 +538,14 @@ impl H1Body {
         self.0.borrow().is_body_read()
     }
 
-    /// Nobody takes it for now.
+    /// It is not taken for now.
     pub fn pause(&self) {
         self.0.borrow().pause_body();
     }
 }
 
-/// Reads and throws away a body of which nobody wants anything; false if that would take too long,
-/// or the client left.
+/// Reads and throws away a body that is not wanted; false if that would take too long, or the
+/// client left.
 pub async fn discard(stream: &RefCell<H1Stream>, most: usize) -> bool {
     let mut left = most;
     loop {

@@ -52,13 +52,13 @@ use crate::proxy::worker::Worker;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// Largest window there is (RFC 9113 section 6.9.1).
 const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
-/// How often it is looked whether a client still asks for something while its listener drains, and
-/// how often it must not.
+/// How often it is checked whether a client still sends requests while its listener drains, and how
+/// many checks in a row without one end the connection.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(250);
 const DRAIN_LOOKS: u32 = 8;
 /// How often a request is decided about, as long as the table changes under it.
 const DECISIONS_MAX: u32 = 3;
-/// How long a client that was silent has to answer a ping.
+/// How long a client that was silent has to respond to a ping.
 const PONG_MAX: Duration = Duration::from_secs(20);
 
 /// Serves the connection to its end.
@@ -100,7 +100,7 @@ where
             });
         }
         if lost.as_mut().poll(cx).is_ready() {
-            tracing::debug!("client does not answer pings");
+            tracing::debug!("client does not respond to pings");
             return Poll::Ready(Signal::End);
         }
         if drained.as_mut().poll(cx).is_ready() {
@@ -136,8 +136,8 @@ where
     }
 }
 
-/// Completes when a drain has begun and the client has asked for nothing for a while: what is left
-/// is to say farewell, which a client that does not read would never answer.
+/// Completes when a drain has begun and the client has sent no request for a while: what is left is
+/// the closing of the connection, to which a client that does not read would never respond.
 async fn drained(downstream: &Downstream) {
     downstream.phase.reached(Phase::Draining).await;
     let mut quiet = 0;
@@ -255,7 +255,7 @@ where
     }
 }
 
-/// Answers one request.
+/// Serves one request.
 async fn serve(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
@@ -268,7 +268,7 @@ async fn serve(
         if let Poll::Ready(answered) = answering.as_mut().poll(cx) {
             return Poll::Ready(Some(answered));
         }
-        // Whoever takes the request back ends what was done for it.
+        // A client that takes the request back ends what was done for it.
         respond.poll_reset(cx).map(|_| None)
     });
     let Some((response, upload)) = answered.await else {
@@ -287,7 +287,7 @@ async fn serve(
         timer: None,
         before: None,
     };
-    if let Err(error) = answer(&worker, response, head_only, &mut respond, stall).await {
+    if let Err(error) = send_response(&worker, response, head_only, &mut respond, stall).await {
         tracing::debug!(%error, "a response did not get through");
     }
 }
@@ -429,7 +429,9 @@ async fn find(
                     .as_ref()
                     .is_some_and(|response| response.status() == 101) =>
             {
-                ProxyError::Upstream("it switches protocols although nobody asked".to_owned())
+                ProxyError::Upstream(
+                    "it switches protocols although the request has no upgrade".to_owned(),
+                )
             }
             Ok(Ok(target)) => match response {
                 Some(mut response) => {
@@ -529,7 +531,7 @@ impl StallClock {
     }
 }
 
-async fn answer(
+async fn send_response(
     worker: &Worker,
     response: Response<ResponseBody>,
     head_only: bool,
@@ -567,7 +569,7 @@ async fn answer(
         // What we make ourselves has a body all the same.
         body.leave_out();
     } else if !over {
-        let mut pump = Pump::of_answer(body, stream);
+        let mut pump = Pump::of_response(body, stream);
         let sent = poll_fn(|cx| match pump.poll(cx) {
             Poll::Ready(sent) => Poll::Ready(Some(sent)),
             Poll::Pending => stall

@@ -22,11 +22,11 @@ pin_project! {
     pub(crate) struct Parked<'a> {
         place: &'a ConnContext,
         io: &'a ClientStream,
-        // One timer, for the idle limit and then for the last call.
+        // One timer, for the idle limit and then for the grace period.
         #[pin]
         timer: Sleep,
-        // One phase: it begins to drain before the worker cuts, and one that cuts drops whoever
-        // waits.
+        // One phase: it begins to drain before the worker cuts, and one that cuts drops waiting
+        // connections.
         #[pin]
         phase_changed: Notified<'a>,
         draining: bool,
@@ -34,7 +34,7 @@ pin_project! {
 }
 
 impl<'a> Parked<'a> {
-    /// For a connection all of whose requests are answered, and of which everything that came was
+    /// For a connection on which every request has got its response and everything that came was
     /// read.
     #[must_use]
     pub(crate) fn new(place: &'a ConnContext, io: &'a ClientStream) -> Self {

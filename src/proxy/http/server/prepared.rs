@@ -28,7 +28,7 @@ pub(crate) fn prepared(
         took,
     } = streamed;
     let status = response.status();
-    finish.answered(target, status.as_u16(), in_flight, stream, took);
+    finish.set_response(target, status.as_u16(), in_flight, stream, took);
     finish.metadata(response.headers());
     headers::prepare_response(
         response.headers_mut(),
@@ -57,7 +57,7 @@ pub(crate) fn prepared(
             )
         });
     let (mut parts, body) = response.into_parts();
-    // The version is the client connection's business, not the instance's.
+    // The version depends on the client's connection, not on the instance.
     parts.version = Version::HTTP_11;
     if empty {
         finish.complete();

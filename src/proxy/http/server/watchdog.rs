@@ -18,17 +18,16 @@ use crate::table::clock::ms;
 
 /// How long a client that was active when the drain began may take to send one more request.
 pub(crate) const LAST_CALL: Duration = Duration::from_secs(1);
-/// How long a response that is overdue may take to end by itself: that of a client which takes
-/// nothing does not.
+/// Grace after the request deadline before a client that is not reading is cut off.
 const OVERDUE_MAX: Duration = Duration::from_secs(1);
 /// What a client is told whose head does not come to its end.
 pub(crate) const TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Completes when no more is expected of the client: its listener stops, and it has been silent for
-/// a moment before that or after it. Who spoke just now may be about to speak again, and a
-/// connection that is closed while a request is on its way to it is a failed request; answers that
-/// are sent meanwhile say that the connection ends with them.
+/// a moment before that or after it. A client that was active just now may be about to send again,
+/// and a connection that is closed while a request is on its way to it is a failed request;
+/// responses that are sent meanwhile say that the connection ends with them.
 pub(crate) async fn idle_or_draining(phase: &LocalPhase, activity: &Activity) {
     phase.reached(Phase::Draining).await;
     tokio::time::sleep(LAST_CALL.saturating_sub(activity.silent())).await;
@@ -40,16 +39,14 @@ pub(crate) const HEAD_TOO_SLOW: &str = "the head did not come to its end in time
 /// How a request is refused that never became one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
-    /// What the client did.
     pub(crate) fault: ClientFault,
     /// The status that it was told, or would have been.
     pub(crate) status: u16,
-    /// What it spoke.
     pub(crate) version: Version,
 }
 
 impl Refusal {
-    /// Bytes that are no request of HTTP/1.
+    /// Bytes that are not a request of HTTP/1.
     pub(crate) const MALFORMED: Self = Self {
         fault: ClientFault::Malformed,
         status: 400,
@@ -106,21 +103,20 @@ pub(crate) fn log_rejected(
     });
 }
 
-/// What the watchdog found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchdogAction {
-    /// Nothing was asked for too long.
+    /// No request came for too long.
     Idle,
     /// A request's head did not come to its end.
     HeadTooSlow,
-    /// The client neither sends what it announced nor reads what it asked for.
+    /// The client neither sends what it announced nor reads its response.
     Stalled,
     /// The client left while its request was running.
     Gone,
 }
 
 /// Looks at the connection now and then; a verdict comes up to one look after its limit. `hangs_up`
-/// asks the kernel for the client's end, for a connection of HTTP/1.
+/// looks in the kernel for the client's end, for a connection of HTTP/1.
 pub(crate) async fn watchdog(
     worker: &Worker,
     limits: ClientLimits,
@@ -160,7 +156,7 @@ pub(crate) async fn watchdog(
             return WatchdogAction::Stalled;
         }
         if !watch.is_h1() {
-            // HTTP/2: pings are answered for ever and are no sign of use.
+            // HTTP/2: pings get their responses for ever and are not a sign of use.
             if passed(quiet.since(now_ms, watch), limits.idle) {
                 return WatchdogAction::Idle;
             }
@@ -169,7 +165,7 @@ pub(crate) async fn watchdog(
         let between = watch.is_between_requests();
         if !watch.is_idle() {
             head.reset();
-            // Whoever reads sees it; behind bytes for which there is no room, nobody does.
+            // A read sees it, but not behind bytes for which there is no room.
             match if watch.has_ended() {
                 HangUp::No
             } else {
@@ -206,7 +202,7 @@ pub(crate) async fn watchdog(
     }
 }
 
-/// Since when nothing was asked on an HTTP/2 connection.
+/// Since when an HTTP/2 connection has had no request.
 struct QuietClock {
     since_ms: u64,
     begun: u64,

@@ -1,19 +1,19 @@
-//! To whom a request is sent: to one instance, and to others while there is no answer.
+//! Where a request is sent: to one instance, and to others while there is no response.
 //!
-//! When another instance is asked:
+//! When it is sent to another instance:
 //! - the connection could not be made: always, nothing was sent;
-//! - it ended before any byte of an answer: if the request was provably not sent, or is idempotent
-//!   and has no body; of the latter also when it ended between the head of an answer and its body,
+//! - it ended before any byte of a response: if the request was provably not sent, or is idempotent
+//!   and has no body; of the latter also when it ended between the head of a response and its body,
 //!   if the head told that body's length;
 //! - it is frozen (`health.frozen_after`, see [`silence`](crate::table::silence)): a GET or HEAD
-//!   without body is asked elsewhere *too*, and the first answer wins. Slowness alone is no reason:
-//!   what takes 7 s is done once;
+//!   without body is sent elsewhere *too*, and the first response wins. Slowness alone is not a
+//!   reason: what takes 7 s is done once;
 //! - no first byte within `proxy.try_timeout`, where that is set: likewise.
 //!
 //! All but the first kind draw on the retry budget, and are refused when it is spent (but for the
 //! one retry that follows a pooled connection found closed, and one of what an instance says it has
 //! not looked at); for frozen instances the budget is the share of recent requests alone. None
-//! happens after anything of an answer was passed on.
+//! happens after anything of a response was passed on.
 //!
 //! How an attempt is made is left to [`Transport`].
 
@@ -42,67 +42,67 @@ use crate::table::balancer::PickContext;
 use crate::table::clock::ms;
 use crate::table::{Route, Target};
 
-/// Keys of targets that need not be asked again.
+/// Keys of targets that need not be tried again.
 type Tried = SmallVec<[u64; 4]>;
 
 /// What an attempt makes of the request, and comes back with.
 pub type Attempted<A, B> = Result<A, AttemptError<B>>;
 
-/// How one instance is asked.
+/// How a request is sent to one instance.
 pub trait Transport<'a> {
     /// The request's body. Its default is what may be sent again, as often as wanted.
     type Body: Default;
-    /// The head of an answer, and what comes with it.
-    type Answer;
+    /// The head of a response, and what comes with it.
+    type Response;
 
-    /// Sends the request to `target` and waits for the head of the answer, with no deadline but
+    /// Sends the request to `target` and waits for the head of the response, with no deadline but
     /// that of the connect. Dropping the future leaves nothing behind.
     fn attempt(
         &'a self,
         target: &'a Target,
         body: Self::Body,
         fresh_only: bool,
-    ) -> LocalBoxFuture<'a, Attempted<Self::Answer, Self::Body>>;
+    ) -> LocalBoxFuture<'a, Attempted<Self::Response, Self::Body>>;
 
     /// Whether the options of `target` let the request pass as those of the first one did.
     fn is_eligible(&self, target: &Target) -> bool;
 
-    /// From the moment a connection was there to the head of the answer.
-    fn latency(answer: &Self::Answer) -> Duration;
+    /// From the moment a connection was there to the head of the response.
+    fn latency(answer: &Self::Response) -> Duration;
 
-    /// Whether the answer counts as a failure of its instance.
-    fn failed(&self, answer: &Self::Answer) -> bool;
+    /// Whether the response counts as a failure of its instance.
+    fn failed(&self, answer: &Self::Response) -> bool;
 
-    /// Notes for the access log what `target` is asked.
+    /// Notes for the access log what is sent to `target`.
     fn note_attempt(&self, _target: &Target, _finish: &mut RequestRecord) {}
 }
 
 /// An attempt that is out.
 pub struct InFlightAttempt<'a, A: Transport<'a>> {
-    /// Who is asked.
+    /// The target that gets the request.
     pub target: &'a Target,
-    /// Since when.
+    /// When it was sent.
     pub started: Instant,
     /// What comes of it.
-    pub future: LocalBoxFuture<'a, Attempted<A::Answer, A::Body>>,
+    pub future: LocalBoxFuture<'a, Attempted<A::Response, A::Body>>,
 }
 
-/// Where the attempt_loop begins.
+/// Where the attempt loop begins.
 pub enum Start<'a, A: Transport<'a>> {
-    /// Nobody was asked yet.
+    /// The request was not sent yet.
     New(&'a Target, A::Body),
-    /// The first one is being asked.
+    /// It was sent to the first target, which has not responded yet.
     Asked(InFlightAttempt<'a, A>),
-    /// The first one was asked in vain.
+    /// The attempt at the first target failed.
     Failed(&'a Target, AttemptError<A::Body>),
 }
 
-/// One request and what it meets, while it looks for an answer.
+/// One request on its way to a response, and what its attempts need.
 #[derive(Clone, Copy)]
 pub struct AttemptLoop<'a> {
     /// This worker.
     pub worker: &'a Rc<Worker>,
-    /// Its limits.
+    /// Limits, header rules and health rules.
     pub settings: &'a Settings,
     /// Where it may go.
     pub route: &'a Arc<Route>,
@@ -112,7 +112,7 @@ pub struct AttemptLoop<'a> {
     pub version: Version,
     /// Idempotent and without a body: a second one does no harm when the first is lost.
     pub repeatable: bool,
-    /// GET or HEAD without a body: it may be asked twice at the same time.
+    /// GET or HEAD without a body: it may be sent twice at the same time.
     pub doublable: bool,
 }
 
@@ -133,10 +133,11 @@ impl<'a> AttemptLoop<'a> {
         pick(self.worker, self.route, context, self.doublable)
     }
 
-    /// Asks the first, and others as the rules above allow, until there is the head of an answer.
+    /// Sends it to the first target, and to others as the rules above allow, until there is the
+    /// head of a response.
     ///
     /// # Errors
-    /// The last failure when no more may be asked, or time is up.
+    /// The last failure when no more may be tried, or time is up.
     pub async fn run<A: Transport<'a>>(
         &self,
         attempts: &'a A,
@@ -144,8 +145,8 @@ impl<'a> AttemptLoop<'a> {
         mut deadlines: Deadlines,
         upload: &UploadProgress,
         finish: &mut RequestRecord,
-    ) -> Result<(&'a Target, A::Answer), ProxyError> {
-        let mut state = State::new(self.settings.proxy.retry_attempts.max(1));
+    ) -> Result<(&'a Target, A::Response), ProxyError> {
+        let mut state = AttemptState::new(self.settings.proxy.retry_attempts.max(1));
         let mut begun = None;
         let first = match first {
             Start::New(target, body) => {
@@ -160,7 +161,7 @@ impl<'a> AttemptLoop<'a> {
                 target
             }
             Start::Failed(target, error) => {
-                if let Some(broken) = upload.blame() {
+                if let Some(broken) = upload.client_failure() {
                     return Err(broken);
                 }
                 state.left -= 1;
@@ -190,7 +191,7 @@ impl<'a> AttemptLoop<'a> {
                             return Ok((ended.target, answer));
                         }
                         Err(error) => {
-                            if let Some(broken) = upload.blame() {
+                            if let Some(broken) = upload.client_failure() {
                                 return Err(broken);
                             }
                             begun = self.after_failure(attempts, &mut state, first, ended.target, error)?;
@@ -200,13 +201,13 @@ impl<'a> AttemptLoop<'a> {
                 () = sleep.as_mut() => {
                     let now = Instant::now();
                     if deadlines.try_passed(now) {
-                        self.ask_another_too(attempts, &mut state, first, finish, |attempt_loop| {
+                        self.send_to_another_too(attempts, &mut state, first, finish, |attempt_loop| {
                             attempt_loop.may_retry(RetryReason::Timeout)
                         });
                     }
                     if deadlines.look_passed(now)
                         && self.are_frozen(&state.running)
-                        && !self.ask_another_too(attempts, &mut state, first, finish, Self::may_ask_beside)
+                        && !self.send_to_another_too(attempts, &mut state, first, finish, Self::may_send_beside)
                     {
                         // Nothing pays for a second try of this one; those to come shall go
                         // elsewhere all the same.
@@ -224,13 +225,13 @@ impl<'a> AttemptLoop<'a> {
                     if deadlines.end.is_some_and(|end| end <= now) {
                         // While it still sends, the client has taken that time.
                         for attempt in state.running.iter().filter(|_| upload.done.get()) {
-                            self.worker.note_no_answer(self.route, attempt.target);
+                            self.worker.note_no_response(self.route, attempt.target);
                         }
                         return Err(ProxyError::RequestTimeout);
                     }
                     if deadlines.response_passed(now, upload, self.worker.clock.now_ms()) {
                         for attempt in &state.running {
-                            self.worker.note_no_answer(self.route, attempt.target);
+                            self.worker.note_no_response(self.route, attempt.target);
                         }
                         return Err(ProxyError::ResponseTimeout);
                     }
@@ -245,7 +246,7 @@ impl<'a> AttemptLoop<'a> {
     fn after_failure<A: Transport<'a>>(
         &self,
         attempts: &'a A,
-        state: &mut State<'a, A>,
+        state: &mut AttemptState<'a, A>,
         first: &'a Target,
         failed: &'a Target,
         error: AttemptError<A::Body>,
@@ -287,14 +288,14 @@ impl<'a> AttemptLoop<'a> {
         );
         let (proxy_error, again) = settle(error, self.repeatable);
         if !state.running.is_empty() {
-            // Another attempt is still out; its answer is as good.
+            // Another attempt is still out; its response is as good.
             return Ok(None);
         }
         let Some(again) = again else {
             return Err(proxy_error);
         };
         if gone {
-            // That was no attempt: nothing was asked of it. Without others it may have been
+            // That was not an attempt: nothing was sent to it. Without others it may have been
             // restarted in place.
             state.left += 1;
             return Ok(Some((
@@ -310,7 +311,7 @@ impl<'a> AttemptLoop<'a> {
         {
             return Err(proxy_error);
         }
-        // What an instance did not look at may be asked of it again, if there is no other.
+        // What an instance did not look at may be sent to it again, if there is no other.
         let other = self.pick_another(attempts, first, &mut state.tried);
         let Some(target) = other.or(refused.then_some(failed)) else {
             return Err(proxy_error);
@@ -319,12 +320,12 @@ impl<'a> AttemptLoop<'a> {
         Ok(Some((target, again)))
     }
 
-    /// Asks another instance beside those that are asked, if there is one and `may` says so.
+    /// Sends it to another instance beside those that have it, if there is one and `may` says so.
     /// Returns whether it did.
-    fn ask_another_too<A: Transport<'a>>(
+    fn send_to_another_too<A: Transport<'a>>(
         &self,
         attempts: &'a A,
-        state: &mut State<'a, A>,
+        state: &mut AttemptState<'a, A>,
         first: &'a Target,
         finish: &mut RequestRecord,
         may: impl FnOnce(&Self) -> bool,
@@ -344,7 +345,7 @@ impl<'a> AttemptLoop<'a> {
         false
     }
 
-    /// Whether all that were asked are frozen.
+    /// Whether all instances that have it are frozen.
     fn are_frozen<A: Transport<'a>>(&self, running: &[InFlightAttempt<'a, A>]) -> bool {
         let (now_ms, limit_ms) = (
             self.worker.clock.now_ms(),
@@ -363,7 +364,7 @@ impl<'a> AttemptLoop<'a> {
         !running.is_empty() && running.iter().all(is_frozen)
     }
 
-    fn may_ask_beside(&self) -> bool {
+    fn may_send_beside(&self) -> bool {
         self.worker
             .budget
             .borrow_mut()
@@ -442,7 +443,7 @@ impl<'a> AttemptLoop<'a> {
                 .try_retry(self.worker.clock.now_ms())
     }
 
-    /// Notes who answered, and who had a head start and did not.
+    /// Notes which instance responded, and which ones had a head start and did not.
     fn record_winner<A: Transport<'a>>(
         &self,
         winner: &InFlightAttempt<'a, A>,
@@ -450,7 +451,7 @@ impl<'a> AttemptLoop<'a> {
         took: Duration,
         failed: bool,
     ) {
-        self.answered(winner.target, took, self.worker.clock.now_ms(), failed);
+        self.note_response(winner.target, took, self.worker.clock.now_ms(), failed);
         for loser in losers.iter().filter(|loser| loser.started < winner.started) {
             if loser.target.state.is_frozen() {
                 self.worker.note_frozen(self.route, loser.target);
@@ -460,13 +461,13 @@ impl<'a> AttemptLoop<'a> {
         }
     }
 
-    /// Notes that `target` answered at `now_ms` of the process clock; `failed`: with what counts as
-    /// its failure.
-    pub fn answered(&self, target: &Target, took: Duration, now_ms: u64, failed: bool) {
+    /// Notes that `target` responded at `now_ms` of the process clock; `failed`: with what counts
+    /// as its failure.
+    pub fn note_response(&self, target: &Target, took: Duration, now_ms: u64, failed: bool) {
         let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         if failed {
             self.worker
-                .note_bad_answer(self.route, target, latency_us, now_ms);
+                .note_bad_response(self.route, target, latency_us, now_ms);
         } else {
             target.state.record_success(now_ms, latency_us);
         }
@@ -480,7 +481,7 @@ impl<'a> AttemptLoop<'a> {
 }
 
 /// What happened so far.
-struct State<'a, A: Transport<'a>> {
+struct AttemptState<'a, A: Transport<'a>> {
     running: SmallVec<[InFlightAttempt<'a, A>; 2]>,
     tried: Tried,
     fresh_only: bool,
@@ -489,7 +490,7 @@ struct State<'a, A: Transport<'a>> {
     left: u32,
 }
 
-impl<'a, A: Transport<'a>> State<'a, A> {
+impl<'a, A: Transport<'a>> AttemptState<'a, A> {
     fn new(left: u32) -> Self {
         Self {
             running: SmallVec::new(),
@@ -504,7 +505,7 @@ impl<'a, A: Transport<'a>> State<'a, A> {
 /// Waits for the first attempt that ends, whichever. Cancel safe.
 async fn first_done<'a, A: Transport<'a>>(
     running: &mut [InFlightAttempt<'a, A>],
-) -> (usize, Attempted<A::Answer, A::Body>) {
+) -> (usize, Attempted<A::Response, A::Body>) {
     std::future::poll_fn(|cx| {
         for (at, attempt) in running.iter_mut().enumerate() {
             if let Poll::Ready(outcome) = Pin::new(&mut attempt.future).poll(cx) {
@@ -528,7 +529,7 @@ pub struct Deadlines {
     started: Instant,
     try_every: Option<Duration>,
     next_try: Option<Instant>,
-    /// When to look whether who was asked is frozen, and how often at most.
+    /// When to look whether an instance that has the request is frozen, and how often at most.
     next_look: Option<Instant>,
     look_every: Duration,
     response: Instant,
@@ -620,8 +621,8 @@ impl Deadlines {
         !upload.done.get() && upload.waits_for_client.get() && quiet >= self.body_timeout
     }
 
-    /// The time for an answer counts from the last byte of the upload that the upstream took:
-    /// whoever still sends is not waiting yet (a client that stalls is ended by
+    /// The time for a response counts from the last byte of the upload that the upstream took: a
+    /// client that still sends is not waiting yet (a client that stalls is ended by
     /// `proxy.body_timeout`, on its own connection).
     fn response_passed(&mut self, now: Instant, upload: &UploadProgress, now_ms: u64) -> bool {
         if self.response > now {

@@ -25,8 +25,8 @@ pub enum AttemptError<B = RequestBody> {
         /// The request's body, untouched.
         body: B,
     },
-    /// The connection ended before any byte of an answer, or of one that had a head only.
-    #[error("connection closed before an answer: {source}")]
+    /// The connection ended before any byte of a response, or after its head alone.
+    #[error("connection closed before a response: {source}")]
     Closed {
         /// What ended it.
         source: BoxError,
@@ -35,8 +35,8 @@ pub enum AttemptError<B = RequestBody> {
         /// The request's body, if it was provably not sent.
         unsent: Option<B>,
     },
-    /// The answer was not HTTP, or broke off inside its head.
-    #[error("not an answer: {0}")]
+    /// The response was not HTTP, or broke off inside its head.
+    #[error("not a valid response: {0}")]
     Protocol(BoxError),
     /// The request cannot be expressed towards this upstream.
     #[error("cannot build the upstream request: {0}")]

@@ -50,7 +50,7 @@ pub struct Exchange<'a> {
     pub incoming: &'a Incoming<'a>,
     /// Its path, decoded.
     pub path: &'a NormalPath<'a>,
-    /// Where it goes.
+    /// Its route and its first target.
     pub forward: &'a Forward,
     /// What its client's requests have in common.
     pub lines: &'a ClientLines,
@@ -105,7 +105,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Finds a response, and puts it into `found`: it is large. `aside` is asked whenever the task
+    /// Finds a response, and puts it into `found`: it is large. `aside` is polled whenever the task
     /// is woken: ready when the client is gone for sure.
     ///
     /// # Errors
@@ -166,11 +166,11 @@ impl<'a> Exchange<'a> {
                 match waiting.await {
                     Waited::ClientGone => return Err(ClientGone),
                     Waited::Over(Err(error)) => Start::Failed(first, error),
-                    Waited::Over(Ok(())) => match pending.into_answer() {
+                    Waited::Over(Ok(())) => match pending.into_response() {
                         Some(response) => {
                             let at = response.at;
                             let response = found.insert(UpstreamResponse::H1(response));
-                            attempt_loop.answered(
+                            attempt_loop.note_response(
                                 first,
                                 response.took(),
                                 worker.clock.at(at),
@@ -185,7 +185,7 @@ impl<'a> Exchange<'a> {
                     },
                     Waited::Late => {
                         let future: LocalBoxFuture<'a, _> =
-                            Box::pin(async { pending.answer().await.map(UpstreamResponse::H1) });
+                            Box::pin(async { pending.response().await.map(UpstreamResponse::H1) });
                         Start::Asked(InFlightAttempt {
                             target: first,
                             started: now,
@@ -302,7 +302,7 @@ impl<'a> Exchange<'a> {
         ))
     }
 
-    async fn ask_h1(
+    async fn attempt_h1(
         &self,
         target: &Target,
         body: RequestBody,
@@ -320,11 +320,11 @@ impl<'a> Exchange<'a> {
             Ok(connection) => connection,
             Err(source) => return Err(AttemptError::Connect { source, body }),
         };
-        let response = self.send_h1(connection, body, target)?.answer().await?;
+        let response = self.send_h1(connection, body, target)?.response().await?;
         Ok(UpstreamResponse::H1(response))
     }
 
-    async fn ask_h2(
+    async fn attempt_h2(
         &self,
         target: &Target,
         body: RequestBody,
@@ -387,9 +387,9 @@ impl<'a> Exchange<'a> {
         let sent = Instant::now();
         let mut response = match shared.send(request, content, body).await {
             Ok(response) => response,
-            // Looked at by nobody: behind the last stream of a connection that ends in order, which
-            // speaks against nobody, or refused by an instance that is there and does not do what
-            // it is asked.
+            // The instance has not looked at it: the stream was behind the last one of a connection
+            // that ends in order, which does not speak against the instance, or was refused by an
+            // instance that is there and does not do its work.
             Err(SendError::Refused {
                 source,
                 body,
@@ -504,7 +504,7 @@ async fn first_of_body(
 
 impl<'a> Transport<'a> for Exchange<'a> {
     type Body = RequestBody;
-    type Answer = UpstreamResponse;
+    type Response = UpstreamResponse;
 
     fn attempt(
         &'a self,
@@ -513,15 +513,15 @@ impl<'a> Transport<'a> for Exchange<'a> {
         fresh_only: bool,
     ) -> LocalBoxFuture<'a, Attempted<UpstreamResponse, RequestBody>> {
         if target.options.proto.is_h2() {
-            Box::pin(self.ask_h2(target, body, fresh_only))
+            Box::pin(self.attempt_h2(target, body, fresh_only))
         } else {
-            Box::pin(self.ask_h1(target, body, fresh_only))
+            Box::pin(self.attempt_h1(target, body, fresh_only))
         }
     }
 
     fn is_eligible(&self, target: &Target) -> bool {
         self.incoming
-            .answer_here(target, self.forward.admitted_by.as_deref())
+            .respond_here(target, self.forward.admitted_by.as_deref())
             .is_none()
     }
 

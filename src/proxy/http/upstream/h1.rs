@@ -33,7 +33,7 @@ const INTERIM_MAX: usize = 64 << 10;
 /// A connection that a request may go on.
 #[derive(Debug)]
 pub struct H1Connection {
-    /// Whose it is.
+    /// Its key in the pool.
     pub key: PoolKey,
     /// The connection.
     pub stream: UpstreamStream,
@@ -98,11 +98,11 @@ pub struct PendingResponse {
     reused: bool,
     outgoing: RequestWriter,
     method: Method,
-    /// The request has no body and may be asked again.
+    /// The request has no body and may be sent again.
     repeatable: bool,
     buffer: Option<Buffer>,
     fields: Vec<Field>,
-    /// Who gets interim responses; none: the client knows none.
+    /// What interim responses go to; none: the client does not know them.
     interim_to: Option<Rc<Downstream>>,
     head: Option<ResponseHead>,
     /// Since when the head waits for the first of its body.
@@ -111,10 +111,10 @@ pub struct PendingResponse {
     in_flight: InFlight,
 }
 
-/// The head of an answer, and what comes with it.
+/// The head of a response, and what comes with it.
 #[derive(Debug)]
 pub struct H1Response {
-    /// Whose it is.
+    /// The key of its connection in the pool.
     pub key: PoolKey,
     /// The connection it comes on.
     pub stream: UpstreamStream,
@@ -128,7 +128,7 @@ pub struct H1Response {
     pub outgoing: RequestWriter,
     /// The instance's load counter.
     pub in_flight: InFlight,
-    /// From the moment a connection was there to the head of the answer.
+    /// From the moment a connection was there to the head of the response.
     pub took: Duration,
     /// When that was.
     pub at: Instant,
@@ -164,7 +164,7 @@ impl PendingResponse {
         }
     }
 
-    /// Sends on and reads on, as far as it goes. Ready when [`Self::into_answer`] has one.
+    /// Sends on and reads on, as far as it goes. Ready when [`Self::into_response`] has one.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
         self.outgoing.poll(&mut self.stream, cx);
         if self.outgoing.is_broken() {
@@ -266,7 +266,7 @@ impl PendingResponse {
 
     /// What [`Self::poll`] found.
     #[must_use]
-    pub fn into_answer(self) -> Option<H1Response> {
+    pub fn into_response(self) -> Option<H1Response> {
         let (head, buffer) = (self.head?, self.buffer?);
         let at = Instant::now();
         Some(H1Response {
@@ -282,13 +282,13 @@ impl PendingResponse {
         })
     }
 
-    /// Reads on until there is an answer.
+    /// Reads on until there is a response.
     ///
     /// # Errors
     /// As [`Self::poll`].
-    pub async fn answer(mut self) -> Attempted<H1Response, RequestBody> {
+    pub async fn response(mut self) -> Attempted<H1Response, RequestBody> {
         poll_fn(|cx| self.poll(cx)).await?;
-        self.into_answer()
+        self.into_response()
             .ok_or(AttemptError::Request("no head was found".to_owned()))
     }
 }
@@ -303,7 +303,7 @@ pub fn poll_fill(
     loop {
         let Some(present) = buffer else {
             ready!(stream.poll_readable(cx))?;
-            *buffer = Some(worker.scratch.buffers.for_answer());
+            *buffer = Some(worker.scratch.buffers.for_response());
             continue;
         };
         let polled = present.poll_read(stream, cx);

@@ -31,7 +31,7 @@ const OWN_ROOM_MIN: u64 = 16 << 10;
 /// Most of them at once.
 const OWN_ROOM_MAX: usize = 64 << 10;
 
-/// The rest of an answer.
+/// The rest of a response.
 #[derive(Debug)]
 pub struct H1ResponseBody {
     worker: Rc<Worker>,
@@ -67,16 +67,16 @@ pub enum H1ResponseBodyError {
     /// The client broke off its request.
     #[error("the client broke off its request")]
     Upload,
-    /// What came is no body.
+    /// What came is not a body.
     #[error("{}", .0.reason)]
     Malformed(Violation),
 }
 
-/// What an answer becomes: its head and its body, the load counter of its instance, and the time it
-/// took.
+/// What a response becomes: its head and its body, the load counter of its instance, and the time
+/// it took.
 #[derive(Debug)]
 pub struct Opened {
-    /// The answer.
+    /// Head and body.
     pub response: Response<Box<H1ResponseBody>>,
     /// Counts the request at the instance while it lives.
     pub in_flight: InFlight,
@@ -85,7 +85,7 @@ pub struct Opened {
 }
 
 impl H1ResponseBody {
-    /// Takes over an answer of the instance `target`.
+    /// Takes over a response of the instance `target`.
     #[must_use]
     pub fn open(worker: &Rc<Worker>, target: &Arc<TargetState>, answer: H1Response) -> Opened {
         let H1Response {
@@ -271,7 +271,7 @@ impl H1ResponseBody {
         let frame =
             (data > 0).then(|| Frame::data(Bytes::copy_from_slice(&buffer.filled()[..data])));
         buffer.consume(data);
-        // Of TLS, what is decrypted already is known to those alone who read.
+        // Of TLS, only a read tells what is decrypted already.
         let plain = self
             .stream
             .as_ref()
@@ -291,7 +291,7 @@ impl H1ResponseBody {
         Ok(frame.or_else(|| trailers.map(Frame::trailers)))
     }
 
-    /// The answer is through: its connection is for others now, if nothing speaks against it.
+    /// The response is through: its connection is for others now, if nothing speaks against it.
     fn end(&mut self) {
         self.rest = Rest::Nothing;
         let buffer = self.buffer.take();

@@ -20,7 +20,6 @@ pub struct RequestWriter {
     written: usize,
     /// Bytes written so far.
     sent: u64,
-    /// Something was written.
     begun: bool,
     flushed: bool,
     /// The upstream takes no more of it.
@@ -29,7 +28,6 @@ pub struct RequestWriter {
     upload: Option<Upload>,
     /// All of it is ready.
     ended: bool,
-    /// The upload broke off.
     broken: bool,
 }
 
@@ -67,7 +65,7 @@ impl RequestWriter {
     }
 
     /// Writes on, as far as the upstream takes it; wakes the task when it takes more. An upstream
-    /// that fails here may have answered all the same: reading tells.
+    /// that fails here may have responded all the same: reading tells.
     pub fn poll(&mut self, stream: &mut UpstreamStream, cx: &mut Context<'_>) {
         if self.deaf || self.flushed {
             return;
@@ -210,7 +208,7 @@ impl RequestWriter {
 }
 
 /// Writes both in one call to a socket in clear; how many bytes it took. Nothing where it takes
-/// none, or fails: whoever polls meets the same again.
+/// none, or fails: the next poll meets the same again.
 fn take_at_once(head: &[u8], body: &[u8], stream: &UpstreamStream) -> usize {
     let UpstreamStream::Plain(socket) = stream else {
         return 0;

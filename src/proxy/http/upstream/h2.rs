@@ -18,20 +18,20 @@ use crate::proxy::http::h1::write_head::expects_content;
 use crate::proxy::http::h2::keep_alive::{self, ActivityIo, Liveness, Patience};
 use crate::proxy::http::h2::pump::{Pump, Upload};
 use crate::proxy::http::h2::slots::{Slots, StreamSlot};
-use crate::proxy::http::h2::stream_body::{Answer, StreamBody};
+use crate::proxy::http::h2::stream_body::{ResponseResources, StreamBody};
 use crate::proxy::http::h2::{SEND_BUFFER_BYTES, without_hop};
 use crate::proxy::http::request_body::{RequestBody, StreamedRequest};
 use crate::proxy::poll_when_woken::PollWhenWoken;
 
-/// Bytes of one answer that may wait at the proxy. The connection's window has room for all its
-/// streams: clients that do not read their answers must not hold up those that do.
+/// Bytes of one response that may wait at the proxy. The connection's window has room for all its
+/// streams: clients that do not read their responses must not hold up those that do.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
-/// Largest header of an answer in bytes: as generous as HTTP/1's.
+/// Largest header of a response in bytes: as generous as HTTP/1's.
 const HEADER_BYTES_MAX: u32 = 256 << 10;
-/// How long to wait for an upstream's greeting, which most send by themselves, before it gets
+/// How long to wait for an upstream's first SETTINGS, which most send by themselves, before it gets
 /// requests all the same.
 const GREETING_MAX: Duration = Duration::from_millis(100);
-/// How long an upstream that was silent has to answer a ping.
+/// How long an upstream that was silent has to respond to a ping.
 const PONG_MAX: Duration = Duration::from_secs(10);
 
 /// A connection that streams share.
@@ -42,7 +42,7 @@ pub struct H2Connection {
     liveness: Rc<Liveness>,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// Nothing of the request was sent, or looked at.
@@ -72,8 +72,8 @@ pub enum SendError {
 }
 
 impl H2Connection {
-    /// Greets the upstream; the connection runs by itself until nobody holds it any more. `most`:
-    /// how many streams there will be at the same time.
+    /// Opens HTTP/2 with the upstream; the connection runs by itself until nothing holds it any
+    /// more. `most`: how many streams there will be at the same time.
     ///
     /// # Errors
     /// Those of the connection.
@@ -200,12 +200,12 @@ impl H2Connection {
         });
         let (parts, stream) = response?.into_parts();
         self.liveness.answered.set(true);
-        let answer = Answer {
+        let resources = ResponseResources {
             upload,
             liveness: Rc::clone(&self.liveness),
             place,
         };
-        let body = StreamBody::new(stream, &parts.headers, Some(answer));
+        let body = StreamBody::new(stream, &parts.headers, Some(resources));
         Ok(Response::from_parts(parts, body))
     }
 
@@ -230,12 +230,12 @@ fn is_untouched(error: &h2::Error) -> bool {
     error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
 }
 
-/// What is there already goes at once; the rest, if any, beside the answer.
+/// What is there already goes at once; the rest, if any, beside the response.
 async fn upload(mut pump: Pump<StreamedRequest>) -> Option<Upload> {
     match poll_fn(|cx| Poll::Ready(pump.poll(cx))).await {
         Poll::Ready(Ok(())) => None,
         Poll::Ready(Err(error)) => {
-            // The answer tells what becomes of it.
+            // The response tells what becomes of it.
             tracing::debug!(%error, "an upload ended early");
             None
         }
@@ -249,7 +249,7 @@ async fn run(
     state: Rc<Slots>,
 ) {
     let ping_pong = connection.ping_pong();
-    // Without streams nobody waits for it.
+    // Without streams nothing waits for it.
     let lost =
         keep_alive::keepalive_expired(ping_pong, Patience::Counts, PONG_MAX, &liveness, || {
             state.open.get() > 0
@@ -261,7 +261,7 @@ async fn run(
         Poll::Pending => {
             let now = connection.max_concurrent_send_streams();
             if std::mem::replace(&mut streams_max, now) < now {
-                // Whoever waits for a place may have one now.
+                // A request that waits for a slot may have one now.
                 state.changed.notify_waiters();
             }
             lost.as_mut().poll(false, cx).map(|()| None)
@@ -270,7 +270,7 @@ async fn run(
     match ended.await {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, "an upstream's connection ended"),
-        None => tracing::debug!("an upstream does not answer pings"),
+        None => tracing::debug!("an upstream does not respond to pings"),
     }
     state.close();
 }

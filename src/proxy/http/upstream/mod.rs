@@ -1,4 +1,4 @@
-//! The instance's side: which one is asked, and the two drivers that ask it.
+//! The instance's side: which one gets the request, and the two drivers that send it.
 
 pub mod attempts;
 pub mod error;

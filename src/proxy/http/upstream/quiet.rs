@@ -49,7 +49,7 @@ impl QuietClock {
         }
     }
 
-    /// Something came, or nobody waits.
+    /// Something came, or nothing is waited for.
     pub fn stop(&mut self) {
         self.waits = false;
     }

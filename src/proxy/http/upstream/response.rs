@@ -127,7 +127,7 @@ impl UpstreamResponse {
         ))
     }
 
-    /// The same with a map of its fields, for those who edit them.
+    /// The same with a map of its fields, to be edited.
     #[must_use]
     pub fn into_streamed(self, worker: &Rc<Worker>, target: &Arc<TargetState>) -> Streamed {
         let limit = worker.settings().proxy.response_idle_timeout;

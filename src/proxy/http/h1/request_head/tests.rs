@@ -340,7 +340,7 @@ fn fields_that_decide_about_others_are_mapped() {
 }
 
 #[test]
-fn who_may_ask_again_on_the_connection() {
+fn which_connections_may_carry_another_request() {
     for (version, field, keep) in [
         ("1.1", "A: b", true),
         ("1.1", "Connection: Close", false),

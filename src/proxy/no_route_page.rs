@@ -1,23 +1,23 @@
-//! The page of answers without a route.
+//! The page of responses without a route.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
-/// A page that somebody keeps up to date from elsewhere; none while there is none. Cheap to clone,
-/// all clones are one.
+/// A page that is kept up to date from elsewhere; none while there is none. Cheap to clone, all
+/// clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct LivePage(Arc<ArcSwapOption<Bytes>>);
 
 impl LivePage {
-    /// Takes the page for all answers from now on; none: the configured one counts.
+    /// Takes the page for all responses from now on; none: the configured one counts.
     pub fn set(&self, page: Option<Bytes>) {
         self.0.store(page.map(Arc::new));
     }
 }
 
-/// What is sent.
+/// The page that is sent: the live one, else the configured one.
 #[derive(Clone, Debug, Default)]
 pub struct NoRoutePage {
     /// As configured.
@@ -32,7 +32,7 @@ impl NoRoutePage {
         Self { configured, live }
     }
 
-    /// The present page.
+    /// The present page; empty where there is none.
     #[must_use]
     pub fn present(&self) -> Bytes {
         self.live

@@ -5,26 +5,27 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Requests that may wait for a turn. At 50 ms a hash and two at a time the last of them waits six
-/// seconds.
+/// Requests that may wait for a permit. At 50 ms a hash and two at a time the last of them waits
+/// six seconds.
 const WAITING_MAX: usize = 256;
 
-/// The turns of one process.
+/// The permits of one process.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct HashPermits {
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
-impl Default for Turns {
-    /// Half of the cores: whoever guesses passwords takes no more than that from the traffic.
+impl Default for HashPermits {
+    /// Half of the cores: an attacker that guesses passwords takes no more than that from the
+    /// traffic.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self::new((cores / 2).max(1))
     }
 }
 
-impl Turns {
+impl HashPermits {
     fn new(count: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(count)),
@@ -32,17 +33,18 @@ impl Turns {
         }
     }
 
-    /// Waits for a turn, which lasts until it is dropped. None: too many wait already. Cancel safe.
-    pub(super) async fn next(&self) -> Option<OwnedSemaphorePermit> {
-        let _place = Place::take(&self.waiting)?;
+    /// Waits for a permit, which lasts until it is dropped. None: too many wait already. Cancel
+    /// safe.
+    pub(super) async fn acquire(&self) -> Option<OwnedSemaphorePermit> {
+        let _place = WaitingPlace::take(&self.waiting)?;
         Arc::clone(&self.free).acquire_owned().await.ok()
     }
 }
 
 /// A place in the queue.
-struct Place<'a>(&'a AtomicUsize);
+struct WaitingPlace<'a>(&'a AtomicUsize);
 
-impl<'a> Place<'a> {
+impl<'a> WaitingPlace<'a> {
     fn take(waiting: &'a AtomicUsize) -> Option<Self> {
         let place = Self(waiting);
         // Counted before it is compared: the place is given back by its drop either way.
@@ -50,7 +52,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -63,28 +65,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_few_and_the_queue_has_an_end() {
-        let turns = Turns::new(1);
-        let first = turns.next().now_or_never().flatten().expect("a free turn");
-        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| Box::pin(turns.next())).collect();
+    fn permits_are_few_and_the_queue_has_an_end() {
+        let hash_permits = HashPermits::new(1);
+        let first = hash_permits
+            .acquire()
+            .now_or_never()
+            .flatten()
+            .expect("a free permit");
+        let mut waiting: Vec<_> = (0..WAITING_MAX)
+            .map(|_| Box::pin(hash_permits.acquire()))
+            .collect();
         for wait in &mut waiting {
             assert!(wait.as_mut().now_or_never().is_none());
         }
         assert!(
-            turns
-                .next()
+            hash_permits
+                .acquire()
                 .now_or_never()
-                .expect("an answer at once")
+                .expect("a result at once")
                 .is_none(),
             "the queue is full"
         );
         drop(first);
         assert!(waiting[0].as_mut().now_or_never().flatten().is_some());
         waiting.clear();
-        assert_eq!(turns.waiting.load(Relaxed), 0);
+        assert_eq!(hash_permits.waiting.load(Relaxed), 0);
         assert!(
-            turns.next().now_or_never().flatten().is_some(),
-            "who went away holds nothing"
+            hash_permits.acquire().now_or_never().flatten().is_some(),
+            "a request that went away holds nothing"
         );
     }
 }

@@ -1,5 +1,5 @@
 //! The server name of a ClientHello from before TLS 1.2. rustls reads such a hello and then refuses
-//! it, because it could not serve that client; whoever the client is passed on to may.
+//! it, because it could not serve that client; the instance that the client is passed on to may.
 //!
 //! Only for what rustls has read as a whole hello: everything here ends in none where a length does
 //! not fit.
@@ -11,9 +11,9 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: [u8; 2] = [0, 0];
 const HOST_NAME: u8 = 0;
 
-/// The name in lower case; none when there is none, or one that is no DNS name. `records`: from the
-/// first byte of the connection, in records of any size (RFC 8446 sections 4.1.2 and 5.1, RFC 6066
-/// section 3).
+/// The name in lower case; none when there is none, or one that is not a DNS name. `records`: from
+/// the first byte of the connection, in records of any size (RFC 8446 sections 4.1.2 and 5.1, RFC
+/// 6066 section 3).
 pub(super) fn server_name(records: &[u8]) -> Option<String> {
     let message = joined(records);
     let mut rest = message.as_slice();
@@ -73,7 +73,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::proxy::server_name::tests::{hello, in_records};
+    use crate::proxy::sni::tests::{hello, in_records};
 
     fn with_length(width: usize, content: &[u8]) -> Vec<u8> {
         let length = u32::try_from(content.len()).unwrap().to_be_bytes();
@@ -81,7 +81,7 @@ pub(super) mod tests {
     }
 
     /// A hello of TLS 1.1 in one record; without extensions when there is no name.
-    pub(in crate::proxy::server_name) fn old(name: Option<&str>) -> Vec<u8> {
+    pub(in crate::proxy::sni) fn old(name: Option<&str>) -> Vec<u8> {
         let mut body = [
             &[3, 2][..],
             &[7; 32],

@@ -1,17 +1,17 @@
-//! Answers that count as failures: what they do to an instance's place among the others.
+//! Responses that count as failures: what they do to an instance's place among the others.
 //!
-//! An instance that answers 503 at once looks like the best one: quick, and nothing in flight. So
-//! such answers
+//! An instance that responds with 503 at once looks like the best one: quick, and nothing in
+//! flight. So such responses
 //! - never lower the latency that `ewma` sees,
 //! - weigh more than any load while they make up more than a third of an instance's last 16
-//!   answers,
+//!   responses,
 //! - eject the instance, as failed connections do, when `eject_after` come in a row *and others of
-//!   the route do better*: others were heard since the run began, answered well the last time, and
-//!   failed at most half as often. What fails everywhere (an overload, a path that answers 503 by
-//!   design, a database that is away) ejects nothing.
+//!   the route do better*: others have responded since the run began, well the last time, and
+//!   failed at most half as often. What fails everywhere (an overload, a path that responds with
+//!   503 by design, a database that is away) ejects nothing.
 //!
-//! An answer that does not come within its limit counts like these: a request that takes too long
-//! takes it anywhere.
+//! A response that does not come within its limit counts like these: a request that takes too long
+//! does so on any instance.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,14 +20,15 @@ use smallvec::SmallVec;
 use super::health::HealthConfig;
 use super::{Target, TargetState};
 
-/// Answers that the weight against load is taken from.
+/// Responses that the weight against load is taken from.
 const LATEST: u64 = 0xffff;
 /// Errors among them that make one step.
 const STEP: u32 = 6;
-/// How long (ms) errors weigh against load after the last one: then the instance is asked again,
-/// and tells. Where it cannot be ejected this is what keeps it from most requests.
+/// How long (ms) errors weigh against load after the last one: then the instance gets a request
+/// again, whose response decides. Where it cannot be ejected this is what keeps it from most
+/// requests.
 const WEIGHS_MS: u64 = 500;
-/// By how many errors, of 64 answers, an instance has to be worse than twice the better ones.
+/// By how many errors, of 64 responses, an instance has to be worse than twice the better ones.
 const WORSE_BY: u32 = 4;
 
 impl TargetState {
@@ -41,9 +42,9 @@ impl TargetState {
         (outcomes & LATEST).count_ones() / STEP
     }
 
-    /// Notes an answer that counts as a failure; true when it ejected the instance. `targets` are
+    /// Notes a response that counts as a failure; true when it ejected the instance. `targets` are
     /// those of the route.
-    pub fn record_bad_answer(
+    pub fn record_bad_response(
         &self,
         now_ms: u64,
         latency_us: u64,
@@ -54,11 +55,16 @@ impl TargetState {
         if latency_us as f64 > self.latency_at(now_ms) {
             self.note_latency(now_ms, latency_us);
         }
-        self.record_no_answer(now_ms, config, targets)
+        self.record_no_response(now_ms, config, targets)
     }
 
-    /// The same for an answer that did not come in time.
-    pub fn record_no_answer(&self, now_ms: u64, config: &HealthConfig, targets: &[Target]) -> bool {
+    /// The same for a response that did not come in time.
+    pub fn record_no_response(
+        &self,
+        now_ms: u64,
+        config: &HealthConfig,
+        targets: &[Target],
+    ) -> bool {
         if self.is_ejected(now_ms) {
             return false;
         }
@@ -99,7 +105,7 @@ impl TargetState {
             .iter()
             .map(|target| &*target.state)
             .filter(|state| heard(state));
-        // How many answers there were before the first error is not known, so the last one has to
+        // How many responses there were before the first error is not known, so the last one has to
         // be good.
         let errors = others.map(|state| match state.outcomes.load(Relaxed) {
             outcomes if outcomes & 1 == 0 => outcomes.count_ones(),
@@ -121,7 +127,7 @@ mod tests {
     use crate::table::ErrorStatus;
     use crate::table::fixture::equal_targets;
 
-    /// Lets targets answer in turn, each with an error where `fails` says so, until one is ejected
+    /// Lets targets respond in turn, each with an error where `fails` says so, until one is ejected
     /// or `turns` are over. Which ones are ejected then.
     fn ejected(count: u16, turns: u64, fails: impl Fn(usize, u64) -> bool) -> Vec<usize> {
         let (targets, config) = (equal_targets(count), HealthConfig::default());
@@ -131,7 +137,7 @@ mod tests {
                 if fails(at, turn) {
                     target
                         .state
-                        .record_bad_answer(now_ms, 200, &config, &targets);
+                        .record_bad_response(now_ms, 200, &config, &targets);
                 } else {
                     target.state.record_success(now_ms, 100_000);
                 }
@@ -159,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_while_others_do_better_is_ejected() {
+    fn an_instance_that_fails_while_others_do_better_is_ejected() {
         assert_eq!(ejected(4, 20, |at, _| at == 2), [2]);
         assert_eq!(ejected(2, 20, |at, _| at == 0), [0]);
         assert_eq!(ejected(4, 20, |at, _| at < 2), [0, 1]);
@@ -198,7 +204,7 @@ mod tests {
         let bad = |now_ms| {
             targets[0]
                 .state
-                .record_bad_answer(now_ms, 100, &config, &targets)
+                .record_bad_response(now_ms, 100, &config, &targets)
         };
         assert!(
             (100..120).all(|now_ms| !bad(now_ms)),
@@ -220,14 +226,14 @@ mod tests {
         let ejects: Vec<bool> = (0..5)
             .map(|n| {
                 others(100 + n);
-                state.record_bad_answer(100 + n, 100, &config, &targets)
+                state.record_bad_response(100 + n, 100, &config, &targets)
             })
             .collect();
         assert_eq!(ejects, [false, false, false, false, true]);
         assert!(!state.is_open(5_000) && state.is_open(5_104));
         others(5_105);
         assert!(
-            state.record_bad_answer(5_106, 100, &config, &targets),
+            state.record_bad_response(5_106, 100, &config, &targets),
             "on probation one is enough"
         );
         assert!(
@@ -254,7 +260,7 @@ mod tests {
         state.record_success(1, 50_000);
         for n in 0..16u32 {
             assert_eq!(state.error_level(1), n / STEP);
-            assert!(!state.record_bad_answer(1, 100, &config, &targets));
+            assert!(!state.record_bad_response(1, 100, &config, &targets));
         }
         assert_eq!(state.error_level(WEIGHS_MS), 2);
         assert_eq!(
@@ -263,7 +269,7 @@ mod tests {
             "asked again after a while"
         );
         assert!(state.latency_at(1) >= 50_000.0);
-        state.record_bad_answer(2, 90_000, &config, &targets);
+        state.record_bad_response(2, 90_000, &config, &targets);
         assert!(state.latency_at(2) >= 90_000.0, "slow errors are slow");
     }
 }

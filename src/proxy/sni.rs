@@ -9,7 +9,7 @@
 //! rustls reads the ClientHello, however it is cut into segments and records; it needs no key for
 //! that. What a client may send before its name is known is bounded in bytes and in time.
 
-mod old_hello;
+mod legacy_client_hello;
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ use crate::proxy::http::server::watchdog::idle_or_draining;
 use crate::proxy::listener::Listener;
 use crate::proxy::passage::{Ended, Passage};
 use crate::proxy::proxy_protocol::Addresses;
-use crate::proxy::session::{Carried, carry, receive_proxy_header};
+use crate::proxy::session::{Carried, proxy_tcp, receive_proxy_header};
 use crate::proxy::worker::Worker;
 
 /// Most bytes before the end of a ClientHello. Post-quantum key shares make one of 2 KB; the rest
@@ -79,7 +79,8 @@ pub async fn serve(
     let name = tokio::select! {
         biased;
         name = read_within(limit, &mut io) => name,
-        // Whoever has not finished its first word when the last call is over loses nothing.
+        // A client that has not sent its whole ClientHello by the end of the grace period can be
+        // closed safely.
         () = idle_or_draining(&phase, &activity) => return None,
     };
     let name = match name {
@@ -96,7 +97,7 @@ pub async fn serve(
             return None;
         }
     };
-    passage.asks_for(name.as_deref());
+    passage.set_server_name(name.as_deref());
     let route = name.as_deref().and_then(|name| {
         worker
             .table
@@ -110,9 +111,9 @@ pub async fn serve(
             listener.accepted();
             if ends_tls {
                 passage = Passage::new(&worker, &listener, peer);
-                passage.asks_for(name.as_deref());
+                passage.set_server_name(name.as_deref());
             }
-            carry(
+            proxy_tcp(
                 &worker,
                 &listener,
                 &route,
@@ -126,7 +127,7 @@ pub async fn serve(
         _ => {
             listener.accepted();
             passage.ends(Ended::NoRoute);
-            // Fabio tells who names nobody from who names somebody unknown.
+            // Fabio counts clients without a server name apart from those with an unknown one.
             if name.is_some() {
                 listener.no_route();
             } else {
@@ -186,7 +187,7 @@ async fn read(io: &mut ClientIo) -> Result<Option<String>, HelloError> {
 
 /// What a whole ClientHello says.
 struct Hello {
-    /// None: it names nobody, or an IP address, which is no server name (RFC 6066 section 3).
+    /// None: it names no server, or an IP address, which is not a server name (RFC 6066 section 3).
     server_name: Option<String>,
 }
 
@@ -226,7 +227,7 @@ impl HelloReader {
                     _alert,
                 )) => {
                     return Ok(Some(Hello {
-                        server_name: old_hello::server_name(seen),
+                        server_name: legacy_client_hello::server_name(seen),
                     }));
                 }
                 Err((error, _alert)) => return Err(error),
@@ -305,7 +306,7 @@ mod tests {
     #[test]
     fn hellos_from_before_tls_1_2_have_their_name_too() {
         for name in [Some("a.test"), None] {
-            let whole = old_hello::tests::old(name);
+            let whole = legacy_client_hello::tests::old(name);
             for bytes in [
                 whole.clone(),
                 in_records(&whole, &[1]),

@@ -15,7 +15,7 @@ const ISSUE_SAY: Duration = Duration::from_secs(5);
 
 /// The store of one source.
 #[derive(Debug)]
-pub(super) struct StoreShelf {
+pub(super) struct CertificateSink {
     source: String,
     store: Arc<CertStore>,
     present: Arc<Present>,
@@ -28,21 +28,20 @@ struct Said {
     issue: Option<Instant>,
 }
 
-impl StoreShelf {
+impl CertificateSink {
     pub(super) fn new(source: &str, store: Arc<CertStore>, present: Arc<Present>) -> Self {
-        let shelf = Self {
+        let sink = Self {
             source: source.to_owned(),
             store,
             present,
             said: Mutex::default(),
         };
-        shelf
-            .present
+        sink.present
             .metrics
             .journal()
             .sources()
-            .expect(&shelf.name(), None);
-        shelf
+            .expect(&sink.name(), None);
+        sink
     }
 
     /// What it is called among the sources.
@@ -51,7 +50,7 @@ impl StoreShelf {
     }
 }
 
-impl Shelf for StoreShelf {
+impl Shelf for CertificateSink {
     fn take(&self, told: &Told) {
         let material = Material {
             pairs: told.pairs.clone(),

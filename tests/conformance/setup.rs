@@ -1,4 +1,4 @@
-//! What the programs stand between: a Consul agent with everything registered, and upstreams by
+//! What the programs run between: a Consul agent with everything registered, and upstreams by
 //! name.
 //!
 //! Cases name these as `<NAME>`:
@@ -27,7 +27,7 @@ use super::support::consul::{ConsulAgent, Options};
 use super::support::upstream::{RawUpstream, TcpEcho, Upstream};
 use super::upstreams;
 
-pub struct Stage {
+pub struct Setup {
     pub consul: ConsulAgent,
     pub ca: Ca,
     folder: TempDir,
@@ -37,7 +37,7 @@ pub struct Stage {
     _junk: RawUpstream,
 }
 
-impl Stage {
+impl Setup {
     /// Starts it and registers the cases of all files.
     pub fn new(files: &[File]) -> Self {
         let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -83,7 +83,7 @@ impl Stage {
             connections_max: 5000,
             ..Options::default()
         });
-        let stage = Self {
+        let setup = Self {
             consul,
             ca,
             folder,
@@ -93,12 +93,12 @@ impl Stage {
             _junk: junk,
         };
         for file in files {
-            register::marks(&stage, file);
+            register::marks(&setup, file);
             for case in &file.cases {
-                register::case(&stage, file, case);
+                register::case(&setup, file, case);
             }
         }
-        stage
+        setup
     }
 
     /// Address of an upstream.

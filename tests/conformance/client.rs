@@ -1,4 +1,4 @@
-//! Asks as a case says, and tells what came back.
+//! Sends what a case says, and tells what came back.
 //!
 //! | `ask` | does |
 //! |---|---|
@@ -25,40 +25,40 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::case::Step;
-use super::stage::Stage;
+use super::setup::Setup;
 use super::subject::Subject;
 use super::support::client::{PATIENCE, RawClient, RawResponse, exchange};
 
 /// What came back; none when the connection ended without an answer.
-pub type Answer = Option<RawResponse>;
+pub type Response = Option<RawResponse>;
 
 /// Host of requests that name none.
 const ANY_HOST: &str = "any.test";
 
 /// One exchange.
-pub fn once(stage: &Stage, subject: &Subject, step: &Step) -> Answer {
+pub fn once(setup: &Setup, subject: &Subject, step: &Step) -> Response {
     let step = &Step {
-        body: step.body.as_ref().map(|body| stage.fill(body)),
+        body: step.body.as_ref().map(|body| setup.fill(body)),
         ..step.clone()
     };
     let address = subject.listener(step.on.as_deref());
-    let ask = stage.fill(&step.ask).replace("<ip>", &subject.ip);
+    let ask = setup.fill(&step.ask).replace("<ip>", &subject.ip);
     let (verb, rest) = ask.split_once(' ').unwrap_or((&ask, ""));
     match verb {
         "HTTPS" | "H2" => {
             let (name, place) = rest.split_once(' ').expect("a server name and a place");
             let alpn = if verb == "H2" { "h2" } else { "http/1.1" };
             if verb == "H2" {
-                over_h2(stage, address, name, place, step)
+                over_h2(setup, address, name, place, step)
             } else {
-                over_tls(stage, address, name, alpn, &head("GET", place, step))
+                over_tls(setup, address, name, alpn, &head("GET", place, step))
             }
         }
         "WS" => websocket(address, rest, step),
-        "GRPC" => grpc(stage, address, None, rest),
+        "GRPC" => grpc(setup, address, None, rest),
         "GRPCS" => {
             let (name, rest) = rest.split_once(' ').expect("a server name and a path");
-            grpc(stage, address, Some(name), rest)
+            grpc(setup, address, Some(name), rest)
         }
         "TCP" => tcp(&subject.ip, address, &unescaped(rest), step),
         "RAW" => {
@@ -76,9 +76,9 @@ pub fn once(stage: &Stage, subject: &Subject, step: &Step) -> Answer {
 
 /// The same request again and again, on one connection unless the step says otherwise; who answered
 /// each time.
-pub fn many(stage: &Stage, subject: &Subject, step: &Step, times: usize) -> Vec<String> {
+pub fn many(setup: &Setup, subject: &Subject, step: &Step, times: usize) -> Vec<String> {
     let address = subject.listener(step.on.as_deref());
-    let ask = stage.fill(&step.ask);
+    let ask = setup.fill(&step.ask);
     let (method, place) = ask.split_once(' ').expect("METHOD HOST/PATH");
     let request = head(method, place, step);
     let name = |answer: &RawResponse| answer.header("x-instance").unwrap_or("nobody").to_owned();
@@ -169,7 +169,7 @@ fn unescaped(text: &str) -> Vec<u8> {
 }
 
 /// Reads one answer. Interim ones are passed over.
-fn read_answer(stream: &mut impl Read, bodiless: bool) -> Answer {
+fn read_answer(stream: &mut impl Read, bodiless: bool) -> Response {
     let mut bytes = Vec::new();
     // What came before a reset or the end counts.
     let _ = stream.read_to_end(&mut bytes);
@@ -198,10 +198,10 @@ fn read_answer(stream: &mut impl Read, bodiless: bool) -> Answer {
     RawResponse::parse(&bytes)
 }
 
-fn tls_config(stage: &Stage, alpn: &str) -> ClientConfig {
+fn tls_config(setup: &Setup, alpn: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots
-        .add(CertificateDer::from_pem_slice(stage.ca.pem.as_bytes()).unwrap())
+        .add(CertificateDer::from_pem_slice(setup.ca.pem.as_bytes()).unwrap())
         .unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -218,9 +218,9 @@ fn server_name(name: &str) -> ServerName<'static> {
     ServerName::try_from(name.to_owned()).unwrap()
 }
 
-fn over_tls(stage: &Stage, address: SocketAddr, name: &str, alpn: &str, request: &str) -> Answer {
+fn over_tls(setup: &Setup, address: SocketAddr, name: &str, alpn: &str, request: &str) -> Response {
     let connection =
-        ClientConnection::new(Arc::new(tls_config(stage, alpn)), server_name(name)).unwrap();
+        ClientConnection::new(Arc::new(tls_config(setup, alpn)), server_name(name)).unwrap();
     let mut stream = StreamOwned::new(connection, connect(address)?);
     stream.write_all(request.as_bytes()).ok()?;
     read_answer(&mut stream, false)
@@ -238,8 +238,8 @@ fn block_on<F: Future>(future: F) -> F::Output {
     })
 }
 
-fn over_h2(stage: &Stage, address: SocketAddr, name: &str, place: &str, step: &Step) -> Answer {
-    let config = tls_config(stage, "h2");
+fn over_h2(setup: &Setup, address: SocketAddr, name: &str, place: &str, step: &Step) -> Response {
+    let config = tls_config(setup, "h2");
     block_on(async {
         let socket = tokio::net::TcpStream::connect(address).await.ok()?;
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
@@ -262,13 +262,13 @@ fn over_h2(stage: &Stage, address: SocketAddr, name: &str, place: &str, step: &S
     })
 }
 
-fn grpc(stage: &Stage, address: SocketAddr, tls: Option<&str>, rest: &str) -> Answer {
+fn grpc(setup: &Setup, address: SocketAddr, tls: Option<&str>, rest: &str) -> Response {
     let (host, path) = rest.split_once(' ').unwrap_or(("", rest));
     block_on(async {
         let socket = tokio::net::TcpStream::connect(address).await.ok()?;
         let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         let mut sender = if let Some(name) = tls {
-            let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config(stage, "h2")));
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(tls_config(setup, "h2")));
             let stream = connector.connect(server_name(name), socket).await.ok()?;
             let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
             tokio::spawn(connection);
@@ -326,7 +326,7 @@ async fn gathered(response: http::Response<hyper::body::Incoming>) -> RawRespons
     }
 }
 
-fn websocket(address: SocketAddr, place: &str, step: &Step) -> Answer {
+fn websocket(address: SocketAddr, place: &str, step: &Step) -> Response {
     let mut step = step.clone();
     if !step.head.iter().any(|line| line.starts_with("Upgrade:")) {
         step.head.push("Upgrade: websocket".to_owned());
@@ -343,7 +343,7 @@ fn websocket(address: SocketAddr, place: &str, step: &Step) -> Answer {
     Some(answer)
 }
 
-fn tcp(ip: &str, address: SocketAddr, sent: &[u8], step: &Step) -> Answer {
+fn tcp(ip: &str, address: SocketAddr, sent: &[u8], step: &Step) -> Response {
     let mut socket = connect(address)?;
     let want = &step.want;
     let wanted = want.body.as_deref().unwrap_or("").len();

@@ -14,8 +14,8 @@ use super::tabular::printable;
 /// Where `lb` listens unless told otherwise.
 pub const DEFAULT_ADMIN: &str = "http://127.0.0.1:9998";
 
-/// Its port: also that of an address without one, because nobody keeps the admin listener on port
-/// 80.
+/// Its port: also that of an address without one, because an admin listener on port 80 would be
+/// unusual.
 const DEFAULT_PORT: u16 = 9998;
 
 /// Bounds of a request; the body is that of a table of some 100,000 routes.
@@ -37,15 +37,15 @@ pub struct Access {
     pub key: Option<PathBuf>,
 }
 
-/// Why a running `lb` could not be asked.
+/// Why there is no response of a running `lb`.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminClientError {
     /// The address makes no sense.
     #[error("admin address `{address}`: {reason}; it looks like {DEFAULT_ADMIN}")]
     Address {
-        /// As given.
+        /// The address as given.
         address: String,
-        /// What is wrong.
+        /// What is wrong with it.
         reason: &'static str,
     },
     /// A file that was named for TLS.
@@ -56,7 +56,7 @@ pub enum AdminClientError {
     Tls {
         /// Host and port.
         address: String,
-        /// Why.
+        /// What the TLS library said.
         reason: String,
         /// What to do; empty, or behind a semicolon.
         hint: &'static str,
@@ -70,7 +70,7 @@ pub enum AdminClientError {
         address: String,
     },
     /// The exchange failed.
-    #[error("asking lb on {address}: {reason}")]
+    #[error("request to lb at {address} failed: {reason}")]
     Exchange {
         /// Host and port.
         address: String,
@@ -78,19 +78,19 @@ pub enum AdminClientError {
         reason: String,
     },
     /// It took too long.
-    #[error("lb on {address} gave no answer within {} s", LIMITS.time.as_secs())]
+    #[error("lb at {address} did not respond within {} s", LIMITS.time.as_secs())]
     Timeout {
         /// Host and port.
         address: String,
     },
-    /// The answer is an error.
-    #[error("lb on {address} says {status}: {message}")]
-    Answer {
+    /// The response is an error.
+    #[error("lb at {address} responded {status}: {message}")]
+    Response {
         /// Host and port.
         address: String,
-        /// Its status.
+        /// Status of the response.
         status: StatusCode,
-        /// Its words.
+        /// Text of the response, control characters made visible.
         message: String,
     },
 }
@@ -154,7 +154,7 @@ impl Admin {
         let url = format!("{}{path}", self.base).parse::<Uri>();
         let url = url.map_err(|error| self.failed(error.to_string()))?;
         let response = self.client.send_once(Request::get(url), LIMITS).await;
-        let response = response.map_err(|error| self.unanswered(error))?;
+        let response = response.map_err(|error| self.no_response(error))?;
         let body = String::from_utf8_lossy(response.body());
         match response.status() {
             status if status.is_success() => Ok(body.into_owned()),
@@ -171,14 +171,14 @@ impl Admin {
             |_| body.trim().chars().take(200).collect(),
             |problem| problem.error,
         );
-        AdminClientError::Answer {
+        AdminClientError::Response {
             address: self.address.clone(),
             status,
             message: printable(&message),
         }
     }
 
-    fn unanswered(&self, error: HttpError) -> AdminClientError {
+    fn no_response(&self, error: HttpError) -> AdminClientError {
         let address = self.address.clone();
         match error {
             HttpError::Connect { refused: true, .. } => AdminClientError::Refused { address },

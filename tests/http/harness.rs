@@ -1,4 +1,4 @@
-//! What these tests stand on: the router with static routes, and an upstream that follows a script
+//! What these tests run against: the router with static routes, and an upstream that follows a script
 //! byte by byte.
 
 use std::io::{Read as _, Write as _};

@@ -1,4 +1,4 @@
-//! What answers are made of.
+//! What responses are made of.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -11,22 +11,21 @@ use super::body::AdminBody;
 use super::html::content_security_policy;
 use super::query::Query;
 
-pub(super) type Answer = Response<AdminBody>;
+pub(super) type AdminResponse = Response<AdminBody>;
 
 pub(super) const JSON: &str = "application/json; charset=utf-8";
 
 pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// Which methods there are.
-pub(super) fn not_allowed(methods: &'static str, mut answer: Answer) -> Answer {
+pub(super) fn not_allowed(methods: &'static str, mut answer: AdminResponse) -> AdminResponse {
     answer
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(methods));
     answer
 }
 
-/// A page whose script and style sheet carry this answer's nonce.
-pub(super) fn with_html(render: impl FnOnce(&str) -> String) -> Answer {
+/// A page whose script and style sheet carry this response's nonce.
+pub(super) fn with_html(render: impl FnOnce(&str) -> String) -> AdminResponse {
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", render(&nonce));
     if let Ok(policy) = HeaderValue::try_from(content_security_policy(&nonce)) {
@@ -45,11 +44,15 @@ pub(super) async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-pub(super) fn error(status: StatusCode, message: &str) -> Answer {
-    json_answer(status, &json!({ "error": message }), &Query::default())
+pub(super) fn error(status: StatusCode, message: &str) -> AdminResponse {
+    json_response(status, &json!({ "error": message }), &Query::default())
 }
 
-pub(super) fn json_answer(status: StatusCode, value: &impl Serialize, query: &Query) -> Answer {
+pub(super) fn json_response(
+    status: StatusCode,
+    value: &impl Serialize,
+    query: &Query,
+) -> AdminResponse {
     let mut body = Vec::new();
     let written = if query.has("pretty") {
         let four_blanks = serde_json::ser::PrettyFormatter::with_indent(b"    ");
@@ -61,7 +64,7 @@ pub(super) fn json_answer(status: StatusCode, value: &impl Serialize, query: &Qu
         serde_json::to_writer(&mut body, value)
     };
     if let Err(cause) = written {
-        tracing::error!(%cause, "an admin answer cannot be written as JSON");
+        tracing::error!(%cause, "an admin response cannot be written as JSON");
         return with_body(
             StatusCode::INTERNAL_SERVER_ERROR,
             PLAIN,
@@ -76,7 +79,7 @@ pub(super) fn with_body(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
-) -> Answer {
+) -> AdminResponse {
     let mut answer = Response::new(AdminBody::Whole(Full::new(body.into())));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
@@ -85,8 +88,8 @@ pub(super) fn with_body(
     secured(answer)
 }
 
-/// The fields that keep browsers from making more of an answer than it is.
-pub(super) fn secured(mut answer: Answer) -> Answer {
+/// The fields that keep browsers from treating a response as something else.
+pub(super) fn secured(mut answer: AdminResponse) -> AdminResponse {
     let headers = answer.headers_mut();
     headers.insert(
         "x-content-type-options",

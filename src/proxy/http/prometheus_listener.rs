@@ -1,4 +1,4 @@
-//! Answers of listeners with `protocol = "prometheus"`: metrics at one path, compressed where the
+//! Responses of listeners with `protocol = "prometheus"`: metrics at one path, compressed where the
 //! client accepts that, and the way there from all others.
 
 use std::io::{self, Write as _};
