@@ -326,7 +326,7 @@ fn masked(config: &Config) -> Arc<str> {
     Arc::from(config.to_masked_json().to_string())
 }
 
-/// Hands every page that is found on to those who send it.
+/// Hands every page that is found on to the workers, which send it.
 async fn keep_page(mut found: watch::Receiver<Page>, live: LivePage) {
     while found.changed().await.is_ok() {
         live.set(found.borrow_and_update().clone());
