@@ -22,15 +22,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use lb::bootstrap::acl::{self, TokenStore};
-use lb::bootstrap::api::{self, ApiError, LIMIT};
-use lb::bootstrap::gates::{GateFailure, Gates, leader_of};
-use lb::bootstrap::reach::Reach;
-use lb::bootstrap::secrets::{Pair, Secret};
+use lb::bootstrap::cluster::acl::{self, TokenStore};
+use lb::bootstrap::cluster::api::{self, ApiError, LIMIT};
+use lb::bootstrap::cluster::client::Reach;
+use lb::bootstrap::cluster::gates::{GateFailure, Gates, leader_of};
+use lb::bootstrap::cluster::{gossip, peers, status};
+use lb::bootstrap::security::secrets::{Pair, Secret};
 use lb::bootstrap::topology::{
     BinarySource, Cluster, Node, Phase, Product, ReleaseKey, Role, Scope, Target,
 };
-use lb::bootstrap::{gossip, members, peers};
 use serde_json::{Value, json};
 use support::consul::{Certificates, free_address};
 use tempfile::TempDir;
@@ -444,8 +444,8 @@ async fn consul_from_nothing_and_through_its_life() {
         .await
         .unwrap();
 
-    let status = members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await;
-    assert!(!status.degraded, "{}", members::render(&status));
+    let status = status::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await;
+    assert!(!status.degraded, "{}", status::render(&status));
     assert_eq!(
         status.consul_leader.as_deref(),
         leader_of(&site.cluster, &reach, Consul)
@@ -536,7 +536,7 @@ async fn consul_from_nothing_and_through_its_life() {
 
     site.kill(&name, Consul);
     let begun = Instant::now();
-    let status = members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await;
+    let status = status::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await;
     assert!(
         status.degraded && begun.elapsed() < 2 * LIMIT,
         "{:?}",
@@ -559,7 +559,7 @@ async fn consul_from_nothing_and_through_its_life() {
     );
 
     let noticed = Instant::now() + PATIENCE;
-    while members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30)
+    while status::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30)
         .await
         .nodes[follower]
         .consul
@@ -715,8 +715,8 @@ async fn nomad_from_nothing_and_through_its_life() {
     site.gate(&operator, Phase::NomadClients, &[], PATIENCE)
         .await
         .unwrap();
-    let status = members::look(&site.cluster, &operator, Scope::All, now(), 30).await;
-    assert!(!status.degraded, "{}", members::render(&status));
+    let status = status::look(&site.cluster, &operator, Scope::All, now(), 30).await;
+    assert!(!status.degraded, "{}", status::render(&status));
 
     let key = |index: usize| Secret::new(KEYS[index]);
     for _ in 0..2 {

@@ -12,45 +12,19 @@
 //! gate after each step (`gates`). So the first run, the second, a resumed one, a rotation and an
 //! upgrade are the same walk with another starting point.
 
-pub mod access;
-pub mod acl;
-pub mod api;
-pub mod causes;
-pub mod file;
-pub mod gates;
-pub mod gossip;
-pub mod host;
-pub mod inventory;
-pub mod members;
-pub mod passphrase;
-pub mod peers;
-pub mod pki;
-pub mod plan;
+pub mod cluster;
+pub mod description;
+pub mod nodes;
 pub mod progress;
-pub mod reach;
 pub mod render;
-pub mod secrets;
-pub mod spec;
+pub mod security;
 pub mod state;
 pub mod topology;
 
-mod checks;
 mod commands;
-mod compatible;
+mod context;
 mod converge;
 mod exit;
-mod hold;
-mod keys;
-mod many;
-mod phase_gate;
-mod preflight;
-mod programs;
-mod recall;
-mod restart;
-mod sample;
-mod tokens;
-mod words;
-mod work;
-mod world;
+mod plural;
 
 pub use commands::run;

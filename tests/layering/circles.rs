@@ -11,25 +11,28 @@ use crate::rust_files;
 const CIRCLES: &[(&[&str], &str)] = &[
     (
         &[
-            "src/bootstrap/file/binaries.rs",
-            "src/bootstrap/file/build.rs",
-            "src/bootstrap/file/nodes.rs",
+            "src/bootstrap/description/binaries.rs",
+            "src/bootstrap/description/build.rs",
+            "src/bootstrap/description/nodes.rs",
         ],
         "what is known before the file is read is defined where the cluster is built of all parts",
     ),
     (
-        &["src/bootstrap/file/locate.rs", "src/bootstrap/file/mod.rs"],
+        &[
+            "src/bootstrap/description/locate.rs",
+            "src/bootstrap/description/mod.rs",
+        ],
         "the face defines question and answer, and hands over to `locate`",
     ),
     (
         &[
-            "src/bootstrap/host/binaries.rs",
-            "src/bootstrap/host/daemons.rs",
-            "src/bootstrap/host/files.rs",
-            "src/bootstrap/host/mod.rs",
-            "src/bootstrap/host/observe.rs",
-            "src/bootstrap/host/preflight.rs",
-            "src/bootstrap/host/tasks.rs",
+            "src/bootstrap/nodes/host/binaries.rs",
+            "src/bootstrap/nodes/host/daemons.rs",
+            "src/bootstrap/nodes/host/files.rs",
+            "src/bootstrap/nodes/host/mod.rs",
+            "src/bootstrap/nodes/host/observe.rs",
+            "src/bootstrap/nodes/host/preflight.rs",
+            "src/bootstrap/nodes/host/tasks.rs",
         ],
         "each part of what a host can do takes the host itself",
     ),

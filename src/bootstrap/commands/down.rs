@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use super::asked::Asked;
+use super::foreground;
+use super::invocation::Asked;
 use super::terminal::confirm;
+use crate::bootstrap::converge::many::each;
 use crate::bootstrap::exit::INTERRUPTED;
-use crate::bootstrap::hold;
-use crate::bootstrap::host::Wipe;
-use crate::bootstrap::many::each;
+use crate::bootstrap::nodes::host::Wipe;
 use crate::cli::DownArgs;
 
 /// Stops all nodes against the order of their start.
@@ -30,7 +30,7 @@ pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
     }
-    hold::stop_all(&world).await?;
+    foreground::stop_all(&world).await?;
     if !args.purge {
         world.applied.detached = false;
         world.save_applied()?;

@@ -3,10 +3,10 @@
 
 use anyhow::Result;
 
-use super::asked::{Asked, no_cluster};
+use super::invocation::{Asked, no_cluster};
 use super::terminal::{print, say};
-use crate::bootstrap::access::{self, Access};
-use crate::bootstrap::recall;
+use crate::bootstrap::context::access::{self, Access};
+use crate::bootstrap::context::applied;
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Scope;
 
@@ -22,7 +22,7 @@ pub(super) fn run(asked: &Asked, json: bool) -> Result<u8> {
     let Some(applied) = state.cluster()? else {
         anyhow::bail!(no_cluster(dir))
     };
-    let cluster = &recall::cluster(asked.described.cluster.clone(), &applied);
+    let cluster = &applied::cluster(asked.described.cluster.clone(), &applied);
     let scope = if applied.consul_only {
         Scope::ConsulOnly
     } else {

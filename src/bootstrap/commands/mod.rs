@@ -1,12 +1,14 @@
 //! The subcommands of `lb bootstrap`: what each asks of the parts, in order, and what it prints.
 
-mod asked;
 mod down;
 mod env;
+mod foreground;
+mod invocation;
 mod plan;
 mod replace_node;
 mod rotate_certs;
 mod rotate_gossip;
+mod sample;
 mod status;
 mod terminal;
 mod up;
@@ -15,10 +17,10 @@ mod upgrade;
 use anyhow::{Context as _, Result};
 
 use super::exit::{WRONG, Wrong};
-use super::file::{self, Request};
-use super::passphrase::Passphrase;
+use crate::bootstrap::description::{self, Request};
+use crate::bootstrap::state::passphrase::Passphrase;
 use crate::cli::{BootstrapAction, BootstrapArgs};
-use asked::{Asked, flags};
+use invocation::{Asked, flags};
 use terminal::say;
 
 /// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
@@ -26,7 +28,7 @@ use terminal::say;
 /// # Errors
 /// What could not be done, and why.
 pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
-    let described = match file::describe(&Request::from(args)) {
+    let described = match description::describe(&Request::from(args)) {
         Ok(described) => described,
         Err(mistakes) => {
             for mistake in mistakes.0 {

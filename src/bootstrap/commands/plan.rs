@@ -7,17 +7,17 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::asked::Asked;
+use super::invocation::Asked;
 use super::terminal::print;
+use crate::bootstrap::context::{World, compatible};
+use crate::bootstrap::converge;
 use crate::bootstrap::exit::DIFFERS;
-use crate::bootstrap::plan::NodePlan;
+use crate::bootstrap::nodes::plan::NodePlan;
+use crate::bootstrap::plural::counted;
 use crate::bootstrap::progress::Progress;
-use crate::bootstrap::secrets::{NodePairs, Pair, Secret, Shared};
+use crate::bootstrap::security::secrets::{NodePairs, Pair, Secret, Shared};
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
-use crate::bootstrap::words::counted;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge};
 
 /// All that would be done.
 #[derive(Debug, Serialize)]

@@ -4,14 +4,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::asked::Asked;
+use super::invocation::Asked;
 use super::terminal::confirm;
+use crate::bootstrap::cluster::peers;
+use crate::bootstrap::context::{World, compatible};
+use crate::bootstrap::converge::restart::STOP_PATIENCE;
+use crate::bootstrap::converge::{self, phase_gate, preflight};
 use crate::bootstrap::exit::{INTERRUPTED, Wrong};
-use crate::bootstrap::host::Wipe;
-use crate::bootstrap::restart::STOP_PATIENCE;
+use crate::bootstrap::nodes::host::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge, peers, phase_gate, preflight};
 use crate::cli::ReplaceNodeArgs;
 
 /// How long servers may take to elect another leader.

@@ -7,12 +7,13 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 
-use super::asked::Asked;
+use super::invocation::Asked;
+use crate::bootstrap::context::{World, compatible};
+use crate::bootstrap::converge;
+use crate::bootstrap::description;
 use crate::bootstrap::exit::Wrong;
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
 use crate::bootstrap::topology::Scope;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge, file};
 
 /// Rotates.
 ///
@@ -23,7 +24,7 @@ pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
     let mut world = asked.whole_world()?;
     compatible::check_known(&world, None)?;
     if world.scope == Scope::All && world.cluster.nomad.is_none() {
-        anyhow::bail!(Wrong(file::no_nomad(&world.cluster)));
+        anyhow::bail!(Wrong(description::no_nomad(&world.cluster)));
     }
     let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
     let now = SystemTime::now();

@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result};
 
-use super::asked::Asked;
-use crate::bootstrap::gossip::{self, Step};
+use super::invocation::Asked;
+use crate::bootstrap::cluster::gossip::{self, Step};
+use crate::bootstrap::context::{World, compatible};
+use crate::bootstrap::converge;
 use crate::bootstrap::state::{GossipKeys, GossipStep, NextKey};
 use crate::bootstrap::topology::Product;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge};
 
 /// Rotates, product by product.
 ///

@@ -4,10 +4,11 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
-use super::asked::Asked;
+use super::invocation::Asked;
 use super::terminal::print;
+use crate::bootstrap::cluster::status;
 use crate::bootstrap::exit::DIFFERS;
-use crate::bootstrap::{members, pki};
+use crate::bootstrap::security::pki;
 
 /// A certificate with fewer days than this is a reason for exit code 3.
 const WARN_DAYS: i64 = 30;
@@ -24,7 +25,7 @@ pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    let mut status = members::look(
+    let mut status = status::look(
         &world.cluster,
         &world.reach()?,
         world.scope,
@@ -37,7 +38,7 @@ pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
     }
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
-        false => print(&members::render(&status))?,
+        false => print(&status::render(&status))?,
     }
     Ok(if status.degraded { DIFFERS } else { 0 })
 }

@@ -6,13 +6,16 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::asked::Asked;
+use super::foreground;
+use super::invocation::Asked;
+use super::sample;
+use crate::bootstrap::context::{World, access, compatible};
+use crate::bootstrap::converge::{self, preflight};
+use crate::bootstrap::description;
 use crate::bootstrap::exit::{INTERRUPTED, Wrong};
-use crate::bootstrap::plan::NodePlan;
+use crate::bootstrap::nodes::plan::NodePlan;
+use crate::bootstrap::plural::counted;
 use crate::bootstrap::topology::{Product, Role, Scope};
-use crate::bootstrap::words::counted;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{access, compatible, converge, file, hold, preflight, sample};
 use crate::cli::UpArgs;
 
 /// Brings the cluster up.
@@ -33,13 +36,13 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it
     // has begun.
     let foreground = if world.cluster.is_local() && !args.detach {
-        hold::take(&world)?
+        foreground::take(&world)?
     } else {
         None
     };
     world.applied.detached |= args.detach;
     // One for all of the time: between two a signal would be caught and heard by nobody.
-    let mut stop = pin!(hold::asked_to_stop());
+    let mut stop = pin!(foreground::asked_to_stop());
     let walked = tokio::select! {
         walked = walk(&mut world, asked, start) => walked,
         () = &mut stop => {
@@ -48,7 +51,7 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
                 return Ok(INTERRUPTED);
             }
             world.progress.note("stopping what was started");
-            hold::stop_all_unless_asked_again(&world).await?;
+            foreground::stop_all_unless_asked_again(&world).await?;
             return Ok(INTERRUPTED);
         }
     };
@@ -67,7 +70,7 @@ pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
     world
         .progress
         .note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
-    hold::until_stopped(&world, stop).await
+    foreground::until_stopped(&world, stop).await
 }
 
 /// Where a walk starts from.
@@ -174,7 +177,7 @@ pub(super) fn changed_nodes(plans: &[NodePlan]) -> usize {
 /// Fails where Nomad is asked for and not there.
 pub(super) fn need_nomad(asked: &Asked) -> Result<()> {
     if asked.described.scope == Scope::All && asked.needs_nomad() {
-        bail!(Wrong(file::no_nomad(&asked.described.cluster)));
+        bail!(Wrong(description::no_nomad(&asked.described.cluster)));
     }
     Ok(())
 }

@@ -3,12 +3,12 @@
 
 use anyhow::Result;
 
-use super::asked::Asked;
+use super::invocation::Asked;
+use crate::bootstrap::context::{World, compatible};
+use crate::bootstrap::converge::{self, preflight};
+use crate::bootstrap::plural::counted;
 use crate::bootstrap::render::Version;
 use crate::bootstrap::topology::Product;
-use crate::bootstrap::words::counted;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge, preflight};
 
 /// Upgrades.
 ///

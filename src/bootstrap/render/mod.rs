@@ -27,9 +27,9 @@ pub use version::{OLDEST_CONSUL, OLDEST_NOMAD, Version, Versions};
 
 use program::Program;
 
-use super::secrets::{NodePairs, Pair, Shared};
-use super::spec::{DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
 use super::topology::{BinarySource, Cluster, Layout, Node, Product, Role, Runner, Scope, Target};
+use crate::bootstrap::nodes::spec::{DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
+use crate::bootstrap::security::secrets::{NodePairs, Pair, Shared};
 
 /// All that the node shall have. With [`Scope::ConsulOnly`], and where no Nomad is known, Consul
 /// alone.

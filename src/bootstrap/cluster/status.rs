@@ -1,0 +1,425 @@
+//! What `status` shows: every node as its daemons and their servers see it.
+//!
+//! Works with any part of the cluster dead: all questions are asked at once and are short, whatever
+//! a living server can tell is taken from it, and what nobody can tell is `unknown`. Tables are
+//! made in `table`; exit codes by the caller.
+
+mod table;
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::api::{ApiError, LIMIT};
+use super::client::Reach;
+use super::gates::leader_of;
+use super::peers::{self, Peer};
+use crate::bootstrap::plural::counted;
+use crate::bootstrap::topology::{Cluster, Node, Product, Role, Scope};
+
+pub use table::render;
+
+/// The whole cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClusterStatus {
+    /// Whether anything is not as it should be.
+    pub degraded: bool,
+    /// Name of the node that leads Consul.
+    pub consul_leader: Option<String>,
+    /// Name of the node that leads Nomad.
+    pub nomad_leader: Option<String>,
+    /// Days until the CA's own certificate ends; negative when it has.
+    pub ca_days: Option<i64>,
+    /// Every node of the description, in its order.
+    pub nodes: Vec<NodeStatus>,
+    /// What is wrong with no node in particular.
+    pub problems: Vec<String>,
+}
+
+/// One node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// Name.
+    pub name: String,
+    /// Its role, as a word: `consul-server`, `nomad-server`, `nomad-client`.
+    pub role: &'static str,
+    /// Address.
+    pub address: String,
+    /// Its Consul agent.
+    pub consul: AgentStatus,
+    /// Its Nomad agent, if it is to have one.
+    pub nomad: Option<AgentStatus>,
+    /// What is wrong here.
+    pub problems: Vec<String>,
+}
+
+/// One daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AgentStatus {
+    /// `alive`, `failed`, `left`, `leaving`, `absent`, `unknown`; of Nomad clients `ready`, `down`,
+    /// `initializing`….
+    pub status: String,
+    /// Whether its own API answers.
+    pub answers: bool,
+    /// Version.
+    pub version: Option<String>,
+    /// Of servers: whether it votes.
+    pub voter: Option<bool>,
+    /// Of servers: whether it leads.
+    pub leader: Option<bool>,
+    /// Of Nomad clients: `eligible` or `ineligible`.
+    pub eligibility: Option<String>,
+    /// Of Nomad clients: whether it is being drained.
+    pub drain: Option<bool>,
+    /// Days until the certificate that it serves ends; negative when it has.
+    pub certificate_days: Option<i64>,
+}
+
+impl ClusterStatus {
+    /// Notes how long the CA lasts. With fewer than `warn_days` left that is a problem: nothing it
+    /// signs outlives it.
+    pub fn judge_ca(&mut self, days: i64, warn_days: i64) {
+        self.ca_days = Some(days);
+        if days < warn_days {
+            let when = match days {
+                ..0 => "has expired".to_owned(),
+                _ => format!("ends in {}", counted(days, "day")),
+            };
+            self.problems.push(format!(
+                "the CA {when}; run `lb bootstrap rotate-certs --ca`"
+            ));
+            self.degraded = true;
+        }
+    }
+}
+
+/// What the servers of one product tell about all.
+struct Told {
+    product: Product,
+    /// The members; an error if no server tells any.
+    members: Result<Vec<Value>, String>,
+    /// The clients of Nomad.
+    clients: Result<Vec<Value>, String>,
+    peers: Option<Vec<Peer>>,
+    leader: Option<String>,
+}
+
+/// What a daemon tells about itself.
+struct Own {
+    /// None: it answers, and knows a leader.
+    trouble: Option<String>,
+    answers: bool,
+    certificate_end: Option<i64>,
+}
+
+/// Asks all nodes at once. `now` in Unix seconds; certificates with fewer than `warn_days` left are
+/// a problem.
+pub async fn look(
+    cluster: &Cluster,
+    reach: &Reach,
+    scope: Scope,
+    now: i64,
+    warn_days: i64,
+) -> ClusterStatus {
+    let with_nomad = scope == Scope::All && cluster.servers(Product::Nomad).next().is_some();
+    let nomad_told = async {
+        if with_nomad {
+            Some(tell(cluster, reach, Product::Nomad).await)
+        } else {
+            None
+        }
+    };
+    let owns = join_all(cluster.nodes.iter().map(|node| async move {
+        let nomad = async {
+            if with_nomad && node.products().contains(&Product::Nomad) {
+                Some(ask_itself(reach, node, Product::Nomad).await)
+            } else {
+                None
+            }
+        };
+        tokio::join!(ask_itself(reach, node, Product::Consul), nomad)
+    }));
+    let (consul, nomad, owns) =
+        tokio::join!(tell(cluster, reach, Product::Consul), nomad_told, owns);
+    let mut status = ClusterStatus {
+        consul_leader: consul.leader.clone(),
+        nomad_leader: nomad.as_ref().and_then(|told| told.leader.clone()),
+        problems: general_problems(cluster, &consul),
+        ..ClusterStatus::default()
+    };
+    status.problems.extend(
+        nomad
+            .iter()
+            .flat_map(|told| general_problems(cluster, told)),
+    );
+    for (node, (own_consul, own_nomad)) in cluster.nodes.iter().zip(owns) {
+        status.nodes.push(judge(
+            cluster,
+            node,
+            (&consul, own_consul),
+            nomad.as_ref().zip(own_nomad),
+            now,
+            warn_days,
+        ));
+    }
+    status.degraded =
+        !status.problems.is_empty() || status.nodes.iter().any(|node| !node.problems.is_empty());
+    status
+}
+
+async fn tell(cluster: &Cluster, reach: &Reach, product: Product) -> Told {
+    let members = async {
+        let answer = reach
+            .any_server::<Value>(cluster, product, "/v1/agent/members")
+            .await;
+        let (_, mut members) = answer.map_err(|error| format!("{error:#}"))?;
+        if product == Product::Nomad {
+            members = members["Members"].take();
+        }
+        match members {
+            Value::Array(members) if members.is_empty() => {
+                Err("the token has no right to see members".to_owned())
+            }
+            Value::Array(members) => Ok(members),
+            _ => Err("the member list is not understood".to_owned()),
+        }
+    };
+    let clients = async {
+        if product == Product::Consul {
+            return Ok(Vec::new());
+        }
+        // What one server remembers will do: without a leader there is nothing else.
+        let answer = reach
+            .any_server::<Vec<Value>>(cluster, product, "/v1/nodes?stale=true")
+            .await;
+        answer
+            .map(|(_, clients)| clients)
+            .map_err(|error| format!("{error:#}"))
+    };
+    let (members, clients, peers, leader) = tokio::join!(
+        members,
+        clients,
+        peers::list(cluster, reach, product),
+        leader_of(cluster, reach, product)
+    );
+    Told {
+        product,
+        members,
+        clients,
+        peers: peers.ok(),
+        leader: leader.map(|node| node.name.clone()),
+    }
+}
+
+async fn ask_itself(reach: &Reach, node: &Node, product: Product) -> Own {
+    let api = reach.api(node, product);
+    // Goes over RPC, so that it also tests the certificates. A client of Nomad answers it by way of
+    // a server as well.
+    let leader = async { api.get("/v1/status/leader", LIMIT).await?.json::<String>() };
+    let (leader, certificate) = tokio::join!(leader, api.served_certificate(LIMIT));
+    let answers = match &leader {
+        Ok(_) | Err(ApiError::Status { .. } | ApiError::Content { .. }) => true,
+        // It hangs while there is no leader; whether it listens is told by the handshake.
+        Err(ApiError::Timeout { .. }) => certificate.is_ok(),
+        Err(_) => false,
+    };
+    let trouble = match leader {
+        Ok(leader) if leader.is_empty() => Some("knows no leader".to_owned()),
+        Ok(_) => None,
+        Err(error) if answers => Some(format!("cannot reach the servers: {error}")),
+        Err(error) => Some(format!("does not answer: {error}")),
+    };
+    Own {
+        trouble,
+        answers,
+        certificate_end: certificate.ok().and_then(|leaf| end_of(&leaf)),
+    }
+}
+
+/// When a certificate ends, in Unix seconds.
+fn end_of(der: &[u8]) -> Option<i64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
+fn general_problems(cluster: &Cluster, told: &Told) -> Vec<String> {
+    let product = told.product;
+    let mut problems = Vec::new();
+    if let Err(error) = &told.members {
+        problems.push(format!("{product}: no server tells the members: {error}"));
+    }
+    if let Err(error) = &told.clients {
+        problems.push(format!("{product}: no server tells the clients: {error}"));
+    }
+    if told.leader.is_none() {
+        problems.push(format!("{product}: no server leads"));
+    } else if told.peers.is_none() {
+        problems.push(format!("{product}: the raft peers cannot be read"));
+    }
+    let known = |peer: &&Peer| cluster.servers(product).any(|node| is_peer(peer, node));
+    for stranger in told.peers.iter().flatten().filter(|peer| !known(peer)) {
+        problems.push(format!(
+            "{product}: raft peer {} ({}) is not in the description",
+            stranger.node, stranger.address
+        ));
+    }
+    problems
+}
+
+fn is_peer(peer: &Peer, node: &Node) -> bool {
+    peer.address
+        .parse::<std::net::SocketAddr>()
+        .is_ok_and(|address| address.ip() == node.address)
+}
+
+fn judge(
+    cluster: &Cluster,
+    node: &Node,
+    consul: (&Told, Own),
+    nomad: Option<(&Told, Own)>,
+    now: i64,
+    warn_days: i64,
+) -> NodeStatus {
+    let mut problems = Vec::new();
+    let mut agent = |(told, own): (&Told, Own)| {
+        let status = agent_status(cluster, node, told, &own, now);
+        problems.extend(agent_problems(node, told.product, &status, &own, warn_days));
+        status
+    };
+    let consul = agent(consul);
+    let nomad = nomad.map(agent);
+    let role = match node.role {
+        Role::ConsulServer => "consul-server",
+        Role::NomadServer => "nomad-server",
+        Role::NomadClient => "nomad-client",
+    };
+    NodeStatus {
+        name: node.name.clone(),
+        role,
+        address: node.address.to_string(),
+        consul,
+        nomad,
+        problems,
+    }
+}
+
+fn agent_status(cluster: &Cluster, node: &Node, told: &Told, own: &Own, now: i64) -> AgentStatus {
+    let mut status = AgentStatus {
+        answers: own.answers,
+        certificate_days: own
+            .certificate_end
+            .map(|end| (end - now).div_euclid(86_400)),
+        ..AgentStatus::default()
+    };
+    if node.is_server(told.product) {
+        status.leader = told.leader.as_ref().map(|leader| *leader == node.name);
+        status.voter = told
+            .peers
+            .as_ref()
+            .map(|peers| peers.iter().any(|peer| peer.voter && is_peer(peer, node)));
+    }
+    match (told.product, node.role) {
+        (Product::Nomad, Role::NomadClient) => client_status(&mut status, told, &node.name),
+        (Product::Nomad, _) => member_status(
+            &mut status,
+            told,
+            &format!("{}.{}", node.name, cluster.region),
+        ),
+        (Product::Consul, _) => member_status(&mut status, told, &node.name),
+    }
+    status
+}
+
+fn member_status(status: &mut AgentStatus, told: &Told, name: &str) {
+    let Ok(members) = &told.members else {
+        "unknown".clone_into(&mut status.status);
+        return;
+    };
+    let Some(member) = members.iter().find(|member| member["Name"] == name) else {
+        "absent".clone_into(&mut status.status);
+        return;
+    };
+    status.status = match &member["Status"] {
+        // Consul gives a number, Nomad a word.
+        Value::Number(number) => match number.as_u64() {
+            Some(1) => "alive",
+            Some(2) => "leaving",
+            Some(3) => "left",
+            Some(4) => "failed",
+            _ => "unknown",
+        }
+        .to_owned(),
+        word => word.as_str().unwrap_or("unknown").to_owned(),
+    };
+    // Consul's has the commit behind a colon.
+    let build = member["Tags"]["build"]
+        .as_str()
+        .and_then(|build| build.split(':').next());
+    status.version = build.map(ToOwned::to_owned);
+}
+
+fn client_status(status: &mut AgentStatus, told: &Told, name: &str) {
+    let Ok(clients) = &told.clients else {
+        "unknown".clone_into(&mut status.status);
+        return;
+    };
+    let own = || clients.iter().filter(|client| client["Name"] == name);
+    // One that was made anew leaves its former self behind as `down`.
+    let Some(client) = own()
+        .find(|client| client["Status"] != "down")
+        .or_else(|| own().next())
+    else {
+        "absent".clone_into(&mut status.status);
+        return;
+    };
+    let text = |key: &str| client[key].as_str().map(ToOwned::to_owned);
+    status.status = text("Status").unwrap_or_else(|| "unknown".to_owned());
+    status.eligibility = text("SchedulingEligibility");
+    status.drain = client["Drain"].as_bool();
+    status.version = text("Version");
+}
+
+fn agent_problems(
+    node: &Node,
+    product: Product,
+    status: &AgentStatus,
+    own: &Own,
+    warn_days: i64,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !matches!(status.status.as_str(), "alive" | "ready") {
+        problems.push(format!("{product}: {}", status.status));
+    }
+    if let Some(trouble) = &own.trouble {
+        problems.push(format!("{product}: {trouble}"));
+    }
+    if status.voter == Some(false) {
+        problems.push(format!("{product}: does not vote"));
+    }
+    if status.drain == Some(true) {
+        problems.push(format!("{product}: is being drained"));
+    } else if status
+        .eligibility
+        .as_deref()
+        .is_some_and(|word| word != "eligible")
+    {
+        problems.push(format!("{product}: takes no allocations (ineligible)"));
+    }
+    match status.certificate_days {
+        Some(days) if days < 0 => {
+            problems.push(format!(
+                "{product}: its certificate has expired; run `lb bootstrap rotate-certs`"
+            ));
+        }
+        Some(days) if days < warn_days => problems.push(format!(
+            "{product}: the certificate that {} serves ends in {}; run `lb bootstrap rotate-certs`",
+            node.name,
+            counted(days, "day")
+        )),
+        _ => {}
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! ACLs between the phases: Consul's as soon as it has a leader, Nomad's likewise, and each agent
+//! its own.
+
+use anyhow::{Result, bail};
+
+use crate::bootstrap::cluster::acl::{self, TokenStore};
+use crate::bootstrap::context::World;
+use crate::bootstrap::security::secrets::Secret;
+use crate::bootstrap::state::{State, Token, Tokens};
+use crate::bootstrap::topology::{Phase, Product};
+
+/// The tokens of the state folder under the names by which `acl` knows them.
+struct StoredTokens<'a>(&'a mut State);
+
+/// Where a token of this name is kept.
+fn slot<'a>(tokens: &'a mut Tokens, name: &str) -> Option<&'a mut Option<Token>> {
+    Some(match name {
+        acl::CONSUL_MANAGEMENT => &mut tokens.consul_management,
+        acl::CONSUL_OPERATOR => &mut tokens.operator,
+        acl::CONSUL_NOMAD => &mut tokens.nomad_consul,
+        acl::CONSUL_LB => &mut tokens.lb,
+        acl::NOMAD_MANAGEMENT => &mut tokens.nomad_management,
+        acl::NOMAD_OPERATOR => &mut tokens.nomad_operator,
+        _ => return None,
+    })
+}
+
+impl TokenStore for StoredTokens<'_> {
+    fn get(&self, name: &str) -> Option<Secret> {
+        let mut tokens = self.0.tokens().ok()?;
+        let found = match slot(&mut tokens, name) {
+            Some(slot) => slot.take(),
+            None => tokens.agents.remove(name.strip_prefix(acl::CONSUL_AGENT)?),
+        };
+        found.map(|token| token.secret)
+    }
+
+    fn put(&mut self, name: &str, accessor: &str, secret: &Secret) -> Result<()> {
+        let mut tokens = self.0.tokens()?;
+        let token = Token {
+            accessor: accessor.to_owned(),
+            secret: secret.clone(),
+        };
+        match (
+            slot(&mut tokens, name),
+            name.strip_prefix(acl::CONSUL_AGENT),
+        ) {
+            (Some(slot), _) => *slot = Some(token),
+            (None, Some(node)) => drop(tokens.agents.insert(node.to_owned(), token)),
+            (None, None) => bail!("no place for a token called {name:?}"),
+        }
+        self.0.save_tokens(&tokens)
+    }
+}
+
+/// Makes and hands out what the phases after this one need; nothing without ACLs. Whether Nomad was
+/// given its first token, which shows more than the gate could see before.
+///
+/// # Errors
+/// When a product refuses, or has tokens that are not ours.
+pub(super) async fn after(world: &mut World, phase: Phase) -> Result<bool> {
+    if !world.cluster.acl {
+        return Ok(false);
+    }
+    let before = world.state.tokens()?.management(Product::Nomad);
+    match phase {
+        Phase::ConsulServers => {
+            let bar = world.progress.phase("Consul ACLs", 2);
+            let reach = world.reach()?;
+            acl::bootstrap_consul(
+                &world.cluster,
+                &reach,
+                &mut StoredTokens(&mut world.state),
+                world.limit,
+            )
+            .await?;
+            let reach = world.reach()?;
+            acl::consul_tokens(&world.cluster, &reach, &mut StoredTokens(&mut world.state)).await?;
+            bar.set(1, "tokens of the servers");
+            let servers: Vec<_> = world.of_phase(phase);
+            acl::give_agent_tokens(
+                &servers.iter().collect::<Vec<_>>(),
+                &reach,
+                &StoredTokens(&mut world.state),
+                world.limit,
+            )
+            .await?;
+            world.read_shared()?;
+            bar.done("default deny, a token for each");
+        }
+        Phase::ConsulClients => {
+            let reach = world.reach()?;
+            let agents: Vec<_> = world.of_phase(phase);
+            acl::give_agent_tokens(
+                &agents.iter().collect::<Vec<_>>(),
+                &reach,
+                &StoredTokens(&mut world.state),
+                world.limit,
+            )
+            .await?;
+        }
+        Phase::NomadServers => {
+            let bar = world.progress.phase("Nomad ACLs", 1);
+            let reach = world.reach()?;
+            acl::bootstrap_nomad(
+                &world.cluster,
+                &reach,
+                &mut StoredTokens(&mut world.state),
+                world.limit,
+            )
+            .await?;
+            let reach = world.reach()?;
+            acl::nomad_tokens(&world.cluster, &reach, &mut StoredTokens(&mut world.state)).await?;
+            bar.done("default deny, an operator's token");
+        }
+        Phase::NomadClients => {}
+    }
+    let now = world.state.tokens()?.management(Product::Nomad);
+    Ok(phase == Phase::NomadServers && before.is_none() && now.is_some())
+}

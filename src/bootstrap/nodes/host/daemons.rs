@@ -1,0 +1,253 @@
+//! Starting, stopping and watching over the daemons of a node, by systemd or as plain processes in
+//! the background.
+//!
+//! A plain process has a session of its own, so that neither the end of this program nor Ctrl-C
+//! reaches it, and a file with its id. Ids are reused: a process counts as the daemon only if its
+//! command line names the daemon's configuration folder.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::super::spec::{DaemonSpec, Stamps};
+use super::Inner;
+use super::channel::PATIENCE;
+use super::script::{quote, quote_all};
+use crate::bootstrap::topology::{Product, Runner};
+
+/// Functions of the process runner. `running PRODUCT CONFIG` prints the daemon's process id, if it
+/// runs.
+pub(super) const RUNNING: &str = r#"
+command_of() {
+  if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -o args= -p "$1" 2>/dev/null; fi
+}
+running() {
+  pid=$(cat "$run/$1.pid" 2>/dev/null)
+  case $pid in ''|*[!0-9]*) return 1 ;; esac
+  case $(command_of "$pid") in *"$2"*) echo "$pid" ;; *) return 1 ;; esac
+}
+"#;
+
+/// Log files are put aside at a start when they are longer than this.
+const LOG_BYTES_MAX: u64 = 32 << 20;
+
+/// Takes `run`, `name`, `config`, `user` (empty: the one we are) and the command, as `$@` and
+/// quoted as `line`.
+///
+/// The process writes its own id to descriptor 3 before it becomes the daemon, so it needs no right
+/// to that file, and whichever way to another user is taken, the id is the right one. On a busy
+/// machine that may take seconds. A shell's `&` would have it ignore SIGINT. What our own caller
+/// left open is closed, too; above descriptor 9 only bash can do that.
+const START_PROCESS: &str = r#"
+if running "$name" "$config" >/dev/null; then return 0; fi
+log="$run/$name.log"
+size=0
+if [ -e "$log" ]; then size=$(($(wc -c <"$log"))); fi
+if [ "$size" -gt "$max" ]; then mv -f "$log" "$log.1"; size=0; fi
+if [ -n "$user" ] && [ "$(id -un)" != "$user" ]; then
+  if has setpriv; then set -- setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"
+  elif has runuser; then as=runuser
+  elif has su; then as=su
+  else die "cannot run $name as $user: neither setpriv nor runuser nor su is there"; fi
+fi
+become='echo $$ >&3; exec 3>&-; for fd in /proc/self/fd/*; do
+  fd=${fd##*/}
+  case $fd in [0-9]|\*) ;; *) [ -z "${BASH_VERSION:-}" ] || eval "exec $fd>&-" ;; esac
+done; exec "$@"'
+sh=sh
+if has bash; then sh=bash; fi
+if [ -n "$as" ]; then set -- "$as" -s /bin/sh -c "echo \$\$ >&3; exec 3>&-; exec $line" "$user"
+else set -- "$sh" -c "$become" sh "$@"; fi
+perl_='use POSIX; fork and exit; POSIX::setsid(); $SIG{INT} = $SIG{QUIT} = "DEFAULT"; exec @ARGV or exit 127'
+rm -f "$run/$name.pid"
+cd /
+umask 022
+if setsid -f true 2>/dev/null; then set -- setsid -f "$@"
+elif has perl; then set -- perl -e "$perl_" -- "$@"
+else set -- background "$@"; fi
+background() { "$@" & }
+"$@" </dev/null >>"$log" 2>&1 3>"$run/$name.pid" 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
+n=0
+while [ ! -s "$run/$name.pid" ] && [ $n -lt 200 ]; do
+  sleep 0.05
+  n=$((n + 1))
+done
+n=0
+while [ $n -lt 6 ] && running "$name" "$config" >/dev/null; do
+  sleep 0.05
+  n=$((n + 1))
+done
+running "$name" "$config" >/dev/null && return 0
+echo "$name ended as soon as it was started; its last words ($log):" >&2
+tail -c +$((size + 1)) "$log" | tail -n 20 >&2
+return 1
+"#;
+
+const START_UNIT: &str = r#"
+systemctl is-active -q "$name" && return 0
+if [ "$(systemctl show -p NeedDaemonReload "$name")" = NeedDaemonReload=yes ]; then systemctl daemon-reload; fi
+systemctl enable -q "$name" || die "cannot enable $name.service"
+systemctl reset-failed -q "$name" 2>/dev/null
+systemctl start --no-block "$name" || die "cannot start $name.service"
+sleep 0.3
+state=$(systemctl show -p ActiveState -p SubState "$name" | cut -d= -f2 | tr '\n' ' ')
+case $state in active*|reloading*|"activating start"*) return 0 ;; esac
+echo "$name.service did not stay up (${state% }); its last words:" >&2
+journalctl -q -o cat --no-pager -n 20 -u "$name" >&2
+return 1
+"#;
+
+/// Takes `rounds` of 0.1 s.
+const STOP_PROCESS: &str = r#"
+pid=$(running "$name" "$config") || { rm -f "$run/$name.pid"; return 0; }
+kill -INT "$pid" 2>/dev/null
+n=0
+while running "$name" "$config" >/dev/null; do
+  if [ $n -eq "$rounds" ]; then
+    echo killed
+    if [ "$keeps" = no ]; then kill -KILL "-$pid" 2>/dev/null; fi
+    kill -KILL "$pid" 2>/dev/null
+  fi
+  [ $n -lt $((rounds + 50)) ] || die "$name (pid $pid) survives SIGKILL"
+  n=$((n + 1))
+  sleep 0.1
+done
+rm -f "$run/$name.pid"
+"#;
+
+const STOP_UNIT: &str = r#"
+case $(systemctl show -p ActiveState "$name") in *=inactive|*=failed) return 0 ;; esac
+systemctl stop --no-block "$name" || die "cannot stop $name.service"
+n=0
+while :; do
+  case $(systemctl show -p ActiveState "$name") in *=inactive|*=failed) return 0 ;; esac
+  if [ $n -eq "$rounds" ]; then
+    echo killed
+    if [ "$keeps" = no ]; then who=all; else who=main; fi
+    systemctl kill --kill-who="$who" -s KILL "$name"
+  fi
+  [ $n -lt $((rounds + 50)) ] || die "$name.service survives SIGKILL"
+  n=$((n + 1))
+  sleep 0.1
+done
+"#;
+
+/// A unit that was never written, or is gone already, cannot be enabled.
+const DISABLE_UNIT: &str = r#"
+case $(systemctl is-enabled "$name" 2>/dev/null) in
+  enabled|enabled-runtime) systemctl disable -q "$name" || die "cannot disable $name.service" ;;
+esac
+"#;
+
+/// The command that prints the daemon's process id, or nothing. Needs [`RUNNING`] and `run`.
+pub(super) fn print_pid(host: &Inner, product: Product) -> String {
+    let name = product.name();
+    match host.runner {
+        Runner::Process => format!("running {name} {}", quote(host.layout.config(product))),
+        Runner::Systemd => {
+            format!(
+                "systemctl show -p MainPID {name} 2>/dev/null | sed -n 's/^MainPID=\\([1-9]\\)/\\1/p'"
+            )
+        }
+    }
+}
+
+/// Variables and functions for a script about a daemon.
+fn about(host: &Inner, product: Product) -> String {
+    let (run, config) = (quote(&host.layout.run), quote(host.layout.config(product)));
+    format!(
+        "run={run} name={} config={config} max={LOG_BYTES_MAX}\n{RUNNING}",
+        product.name()
+    )
+}
+
+pub(super) async fn start(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
+    let about = about(host, daemon.product);
+    let script = match host.runner {
+        Runner::Process => {
+            let user = if host.local { "" } else { daemon.user.name() };
+            let command = quote_all(daemon.command.iter().map(String::as_str));
+            format!(
+                "{about}user={} as= line={}\nset -- {command}\n{START_PROCESS}",
+                quote(user),
+                quote(&command)
+            )
+        }
+        Runner::Systemd => format!("{about}{START_UNIT}"),
+    };
+    host.channel.run(&script, PATIENCE).await.map(drop)
+}
+
+pub(super) async fn stop(host: &Inner, daemon: &DaemonSpec, patience: Duration) -> Result<()> {
+    let body = match host.runner {
+        Runner::Process => STOP_PROCESS,
+        Runner::Systemd => STOP_UNIT,
+    };
+    let keeps = if daemon.keeps_children { "yes" } else { "no" };
+    let script = format!(
+        "{}rounds={} keeps={keeps}\n{body}",
+        about(host, daemon.product),
+        patience.as_millis() / 100
+    );
+    let answer = host.channel.run(&script, patience * 2 + PATIENCE).await?;
+    if answer.contains("killed") {
+        let seconds = patience.as_secs();
+        tracing::warn!(
+            "{}: {} did not end within {seconds} s of SIGINT and was killed",
+            host.name,
+            daemon.product
+        );
+    }
+    Ok(())
+}
+
+/// Takes away what would start the daemon with the machine. Plain processes start with nothing.
+pub(super) async fn disable(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
+    match host.runner {
+        Runner::Process => Ok(()),
+        Runner::Systemd => {
+            let script = format!("{}{DISABLE_UNIT}", about(host, daemon.product));
+            host.channel.run(&script, PATIENCE).await.map(drop)
+        }
+    }
+}
+
+pub(super) async fn reload(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
+    let body = match host.runner {
+        Runner::Process => {
+            "pid=$(running \"$name\" \"$config\") || die \"$name does not run, so it cannot be reloaded\"\nkill -HUP $pid"
+        }
+        Runner::Systemd => "systemctl kill --kill-who=main -s HUP \"$name\"",
+    };
+    host.channel
+        .run(&format!("{}{body}", about(host, daemon.product)), PATIENCE)
+        .await
+        .map(drop)
+}
+
+pub(super) async fn stamp(host: &Inner, product: Product, stamps: &Stamps) -> Result<()> {
+    let mut script = about(host, product);
+    for (kind, stamp) in [("restart", &stamps.restart), ("reload", &stamps.reload)] {
+        let line = match stamp {
+            Some(stamp) => format!(
+                "echo {} >\"$run/$name.{kind}.new\" && mv -f \"$run/$name.{kind}.new\" \"$run/$name.{kind}\" || return 1\n",
+                quote(stamp)
+            ),
+            None => format!("rm -f \"$run/$name.{kind}\" || return 1\n"),
+        };
+        script.push_str(&line);
+    }
+    host.channel.run(&script, PATIENCE).await.map(drop)
+}
+
+pub(super) async fn log(host: &Inner, product: Product, lines: usize) -> Result<String> {
+    let body = match host.runner {
+        Runner::Process => {
+            format!("[ -e \"$run/$name.log\" ] || return 0\ntail -n {lines} \"$run/$name.log\"")
+        }
+        Runner::Systemd => format!("journalctl -q -o cat --no-pager -n {lines} -u \"$name\""),
+    };
+    host.channel
+        .run(&format!("{}{body}", about(host, product)), PATIENCE)
+        .await
+}
