@@ -28,12 +28,12 @@ pub use store::{
 use store::{STEP, TokenMade, is_valid, new_secret};
 
 use super::api::LIMIT;
-use super::client::Reach;
+use super::client::ClusterClient;
 use super::gates::leader_of;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Node, Product};
 
-/// Consul's bootstrap token: the saved one, or a new one of a cluster that has none. `reach` needs
+/// Consul's bootstrap token: the saved one, or a new one of a cluster that has none. `cluster_client` needs
 /// no token.
 ///
 /// # Errors
@@ -41,13 +41,13 @@ use crate::bootstrap::topology::{Cluster, Node, Product};
 /// ready in time.
 pub async fn bootstrap_consul(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     tokens: &mut (dyn TokenStore + '_),
     deadline: Duration,
 ) -> anyhow::Result<Secret> {
     bootstrap(
         cluster,
-        reach,
+        cluster_client,
         Product::Consul,
         CONSUL_MANAGEMENT,
         tokens,
@@ -56,26 +56,26 @@ pub async fn bootstrap_consul(
     .await
 }
 
-/// All policies and tokens of Consul; makes what is missing. `reach` carries the management token.
+/// All policies and tokens of Consul; makes what is missing. `cluster_client` carries the management token.
 ///
 /// # Errors
 /// When Consul refuses.
 pub async fn consul_tokens(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
-    consul::tokens(cluster, reach, tokens).await
+    consul::tokens(cluster, cluster_client, tokens).await
 }
 
-/// Hands their tokens to the agents of these nodes; again does no harm. `reach` carries the
+/// Hands their tokens to the agents of these nodes; again does no harm. `cluster_client` carries the
 /// management token.
 ///
 /// # Errors
 /// When an agent has not taken it by the deadline; names all such.
 pub async fn give_agent_tokens(
     nodes: &[&Node],
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     tokens: &(dyn TokenStore + '_),
     deadline: Duration,
 ) -> anyhow::Result<()> {
@@ -87,7 +87,7 @@ pub async fn give_agent_tokens(
             anyhow::bail!("{}: no token {name} has been made", node.name);
         };
         work.push(async move {
-            let api = reach.api(node, Product::Consul);
+            let api = cluster_client.api(node, Product::Consul);
             consul::give_agent_token(&api, &token, end)
                 .await
                 .err()
@@ -102,7 +102,7 @@ pub async fn give_agent_tokens(
     Ok(())
 }
 
-/// Nomad's bootstrap token: the saved one, or a new one of a cluster that has none. `reach` needs
+/// Nomad's bootstrap token: the saved one, or a new one of a cluster that has none. `cluster_client` needs
 /// no token.
 ///
 /// # Errors
@@ -110,13 +110,13 @@ pub async fn give_agent_tokens(
 /// ready in time.
 pub async fn bootstrap_nomad(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     tokens: &mut (dyn TokenStore + '_),
     deadline: Duration,
 ) -> anyhow::Result<Secret> {
     bootstrap(
         cluster,
-        reach,
+        cluster_client,
         Product::Nomad,
         NOMAD_MANAGEMENT,
         tokens,
@@ -125,16 +125,16 @@ pub async fn bootstrap_nomad(
     .await
 }
 
-/// The operator's policy and token of Nomad. `reach` carries the management token.
+/// The operator's policy and token of Nomad. `cluster_client` carries the management token.
 ///
 /// # Errors
 /// When Nomad refuses.
 pub async fn nomad_tokens(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
-    nomad::tokens(cluster, reach, tokens).await
+    nomad::tokens(cluster, cluster_client, tokens).await
 }
 
 /// What a try to bootstrap came to.
@@ -149,7 +149,7 @@ enum Try {
 
 async fn bootstrap(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     product: Product,
     name: &str,
     tokens: &mut (dyn TokenStore + '_),
@@ -166,7 +166,7 @@ async fn bootstrap(
         }
     };
     loop {
-        let why = match try_all(cluster, reach, product, &secret).await {
+        let why = match try_all(cluster, cluster_client, product, &secret).await {
             Try::Made {
                 accessor,
                 secret: made,
@@ -176,7 +176,7 @@ async fn bootstrap(
                 return Ok(made);
             }
             Try::DoneBefore { reset_index } => {
-                anyhow::bail!(done_before(cluster, reach, product, reset_index).await)
+                anyhow::bail!(done_before(cluster, cluster_client, product, reset_index).await)
             }
             Try::NotYet(why) => why,
         };
@@ -189,10 +189,17 @@ async fn bootstrap(
 }
 
 /// One server after the other: whether our token is valid, else the bootstrap with it.
-async fn try_all(cluster: &Cluster, reach: &Reach, product: Product, secret: &Secret) -> Try {
+async fn try_all(
+    cluster: &Cluster,
+    cluster_client: &ClusterClient,
+    product: Product,
+    secret: &Secret,
+) -> Try {
     let mut last = format!("the cluster has no {product} server");
     for node in cluster.servers(product) {
-        let api = reach.api(node, product).with_token(Some(secret.clone()));
+        let api = cluster_client
+            .api(node, product)
+            .with_token(Some(secret.clone()));
         match is_valid(&api).await {
             Ok(Some(accessor)) => {
                 return Try::Made {
@@ -256,11 +263,11 @@ fn already_done(text: &str) -> Option<Option<u64>> {
 
 async fn done_before(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     product: Product,
     reset_index: Option<u64>,
 ) -> String {
-    let leader = leader_of(cluster, reach, product).await;
+    let leader = leader_of(cluster, cluster_client, product).await;
     let index = reset_index.map_or_else(
         || "the number of `reset index`".to_owned(),
         |index| index.to_string(),

@@ -14,14 +14,14 @@ use crate::bootstrap::topology::{Cluster, Node, Product};
 
 /// See the module.
 #[derive(Clone)]
-pub struct Reach {
+pub struct ClusterClient {
     connect: Connect,
     tls: Arc<ClientConfig>,
     consul_token: Option<Secret>,
     nomad_token: Option<Secret>,
 }
 
-impl Reach {
+impl ClusterClient {
     /// Without tokens.
     #[must_use]
     pub fn new(connect: Connect, tls: Arc<ClientConfig>) -> Self {

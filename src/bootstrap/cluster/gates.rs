@@ -21,7 +21,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 
 use super::api::{Api, ApiError, LIMIT};
-use super::client::Reach;
+use super::client::ClusterClient;
 use super::diagnosis::{self, Cause};
 use crate::bootstrap::topology::{CONSUL_RPC_PORT, Cluster, NOMAD_RPC_PORT, Node, Phase, Product};
 
@@ -86,7 +86,7 @@ pub struct Gates<'a> {
     pub cluster: &'a Cluster,
     /// How to ask it. With ACLs and before their bootstrap it has no token; then the gates leave
     /// out what needs one.
-    pub reach: &'a Reach,
+    pub cluster_client: &'a ClusterClient,
     /// Names of nodes that are expected to be dead, for instance because they are being replaced.
     pub absent: &'a [String],
     /// Where to look for causes.
@@ -186,19 +186,19 @@ impl<'a> Gates<'a> {
     }
 
     fn api(&self, node: &Node, product: Product) -> Api {
-        self.reach.api(node, product)
+        self.cluster_client.api(node, product)
     }
 }
 
 /// The node whose server leads, as most servers see it.
 pub async fn leader_of<'c>(
     cluster: &'c Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     product: Product,
 ) -> Option<&'c Node> {
     let servers: Vec<&Node> = cluster.servers(product).collect();
     let views = join_all(servers.iter().map(|node| {
-        let api = reach.api(node, product);
+        let api = cluster_client.api(node, product);
         async move { leader(&api).await.ok() }
     }))
     .await;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::api::{Api, ApiError};
-use super::client::Reach;
+use super::client::ClusterClient;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Node, Product};
 
@@ -83,7 +83,7 @@ struct NomadMember {
 /// everywhere by the deadline, which is that of each step. Run it again with the same keys.
 pub async fn rotate(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     product: Product,
     old: &Secret,
     new: &Secret,
@@ -91,13 +91,13 @@ pub async fn rotate(
     done: &(dyn Fn(Step) + Send + Sync),
 ) -> anyhow::Result<()> {
     anyhow::ensure!(old != new, "the new gossip key of {product} is the old one");
-    let api = refuse_failed(cluster, reach, product).await?;
+    let api = refuse_failed(cluster, cluster_client, product).await?;
     let keyring = Keyring {
         api,
         product,
         deadline,
         cluster,
-        reach,
+        cluster_client,
     };
     for step in [Step::Install, Step::Use, Step::Remove] {
         keyring.walk(step, old.reveal(), new.reveal()).await?;
@@ -110,7 +110,11 @@ pub async fn rotate(
 ///
 /// Autopilot soon makes a dead server one that has `left`; it would come back with the old key all
 /// the same.
-async fn refuse_failed(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Api> {
+async fn refuse_failed(
+    cluster: &Cluster,
+    cluster_client: &ClusterClient,
+    product: Product,
+) -> anyhow::Result<Api> {
     let path = "/v1/agent/members";
     // All are asked: a loss takes its time to get around.
     let views: Vec<(&Node, BTreeMap<String, String>)> = match product {
@@ -120,7 +124,7 @@ async fn refuse_failed(cluster: &Cluster, reach: &Reach, product: Product) -> an
                 4 => "failed",
                 _ => "left",
             };
-            let told = reach
+            let told = cluster_client
                 .every_server::<Vec<ConsulMember>>(cluster, product, path)
                 .await?
                 .into_iter();
@@ -134,7 +138,7 @@ async fn refuse_failed(cluster: &Cluster, reach: &Reach, product: Product) -> an
                 .collect()
         }
         Product::Nomad => {
-            let told = reach
+            let told = cluster_client
                 .every_server::<NomadMembers>(cluster, product, path)
                 .await?
                 .into_iter();
@@ -169,7 +173,7 @@ async fn refuse_failed(cluster: &Cluster, reach: &Reach, product: Product) -> an
     let (server, _) = views
         .first()
         .with_context(|| format!("the cluster has no {product} server"))?;
-    Ok(reach.api(server, product))
+    Ok(cluster_client.api(server, product))
 }
 
 /// Who has failed, and who of the description is not alive.
@@ -192,7 +196,7 @@ struct Keyring<'a> {
     product: Product,
     deadline: Duration,
     cluster: &'a Cluster,
-    reach: &'a Reach,
+    cluster_client: &'a ClusterClient,
 }
 
 impl Keyring<'_> {
@@ -206,7 +210,7 @@ impl Keyring<'_> {
             if short {
                 // One was lost on the way: it must not be left behind with a key that nobody knows
                 // any more.
-                refuse_failed(self.cluster, self.reach, self.product).await?;
+                refuse_failed(self.cluster, self.cluster_client, self.product).await?;
             } else if matches!(&before, Ok(pools) if is_done(step, pools, old, new)) {
                 return Ok(());
             }

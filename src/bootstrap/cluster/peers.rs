@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::api::{Api, ApiError, LIMIT, Reply};
-use super::client::Reach;
+use super::client::ClusterClient;
 use crate::bootstrap::topology::{Cluster, Node, Product};
 
 /// Pause between two looks.
@@ -92,14 +92,18 @@ struct Allocation {
 ///
 /// # Errors
 /// When no server answers; without a leader none does.
-pub async fn list(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<Vec<Peer>> {
+pub async fn list(
+    cluster: &Cluster,
+    cluster_client: &ClusterClient,
+    product: Product,
+) -> anyhow::Result<Vec<Peer>> {
     let path = "/v1/operator/raft/configuration";
-    let found = match reach
+    let found = match cluster_client
         .any_server::<Configuration>(cluster, product, path)
         .await
     {
         Ok((_, found)) => found,
-        Err(error) if is_forbidden(&error) => autopilot(cluster, reach, product).await?,
+        Err(error) if is_forbidden(&error) => autopilot(cluster, cluster_client, product).await?,
         Err(error) => return Err(error.context(format!("{product}'s raft peers"))),
     };
     let suffix = format!(".{}", cluster.region);
@@ -134,13 +138,13 @@ fn is_forbidden(error: &anyhow::Error) -> bool {
 
 async fn autopilot(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     product: Product,
 ) -> anyhow::Result<Configuration> {
-    let (server, _) = reach
+    let (server, _) = cluster_client
         .any_server::<Value>(cluster, product, "/v1/status/leader")
         .await?;
-    let reply = reach
+    let reply = cluster_client
         .api(server, product)
         .get("/v1/operator/autopilot/health", LIMIT)
         .await?;
@@ -165,13 +169,13 @@ async fn autopilot(
 /// for alive at the deadline.
 pub async fn forget(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     product: Product,
     node: &Node,
     deadline: Duration,
 ) -> anyhow::Result<()> {
     if node.is_server(product) {
-        for peer in list(cluster, reach, product)
+        for peer in list(cluster, cluster_client, product)
             .await?
             .iter()
             .filter(|peer| is_of(peer, node))
@@ -181,7 +185,7 @@ pub async fn forget(
                 "{}: its {product} server leads: stop it first",
                 node.name
             );
-            let api = any_api(cluster, reach, product, node).await?;
+            let api = any_api(cluster, cluster_client, product, node).await?;
             let reply = api
                 .delete(
                     &format!("/v1/operator/raft/peer?id={}", peer.id),
@@ -212,7 +216,7 @@ pub async fn forget(
     until(deadline, || async {
         let mut found = None;
         for server in &others {
-            let members = members(&reach.api(server, product), product)
+            let members = members(&cluster_client.api(server, product), product)
                 .await
                 .map_err(|error| format!("{error:#}"))?;
             let here = members
@@ -232,7 +236,7 @@ pub async fn forget(
                 .is_none_or(|told| told.elapsed() > FORGET_AGAIN)
         {
             told_at.set(Some(Instant::now()));
-            let reply = reach
+            let reply = cluster_client
                 .api(server, product)
                 .put(&path, None, FORGET_LIMIT)
                 .await;
@@ -287,13 +291,13 @@ fn standing(status: &Value) -> Standing {
 /// 10 s.
 pub async fn wait_voter(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     product: Product,
     node: &Node,
     deadline: Duration,
 ) -> anyhow::Result<()> {
     until(deadline, || async {
-        let peers = list(cluster, reach, product)
+        let peers = list(cluster, cluster_client, product)
             .await
             .map_err(|error| format!("{error:#}"))?;
         let own: Vec<&Peer> = peers.iter().filter(|peer| is_of(peer, node)).collect();
@@ -321,11 +325,11 @@ pub async fn wait_voter(
 /// When they have not by the deadline, or Nomad does not know the client.
 pub async fn drain(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     node: &Node,
     deadline: Duration,
 ) -> anyhow::Result<()> {
-    let (api, clients) = clients(cluster, reach, node).await?;
+    let (api, clients) = clients(cluster, cluster_client, node).await?;
     let client = clients.iter().find(|client| client.status != "down");
     let client =
         client.with_context(|| format!("{}: Nomad knows no such client that is up", node.name))?;
@@ -370,8 +374,12 @@ fn system(allocations: &[Allocation]) -> &'static str {
 ///
 /// # Errors
 /// When Nomad refuses.
-pub async fn undrain(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::Result<()> {
-    let (api, clients) = clients(cluster, reach, node).await?;
+pub async fn undrain(
+    cluster: &Cluster,
+    cluster_client: &ClusterClient,
+    node: &Node,
+) -> anyhow::Result<()> {
+    let (api, clients) = clients(cluster, cluster_client, node).await?;
     for client in clients.iter().filter(|client| client.status != "down") {
         let body = json!({ "DrainSpec": null, "MarkEligible": true });
         api.put(&format!("/v1/node/{}/drain", client.id), Some(&body), LIMIT)
@@ -389,8 +397,12 @@ pub async fn undrain(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::R
 ///
 /// # Errors
 /// When Nomad refuses.
-pub async fn purge(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::Result<()> {
-    let (api, clients) = clients(cluster, reach, node).await?;
+pub async fn purge(
+    cluster: &Cluster,
+    cluster_client: &ClusterClient,
+    node: &Node,
+) -> anyhow::Result<()> {
+    let (api, clients) = clients(cluster, cluster_client, node).await?;
     for client in clients {
         let path = format!("/v1/node/{}", client.id);
         if client.status != "down" {
@@ -402,7 +414,7 @@ pub async fn purge(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::Res
                 address: address.ip(),
                 ..node.clone()
             };
-            if reach
+            if cluster_client
                 .api(&there, Product::Nomad)
                 .served_certificate(LIMIT)
                 .await
@@ -423,8 +435,12 @@ pub async fn purge(cluster: &Cluster, reach: &Reach, node: &Node) -> anyhow::Res
 ///
 /// # Errors
 /// When it refuses.
-pub async fn step_down(cluster: &Cluster, reach: &Reach, product: Product) -> anyhow::Result<bool> {
-    let peers = list(cluster, reach, product).await?;
+pub async fn step_down(
+    cluster: &Cluster,
+    cluster_client: &ClusterClient,
+    product: Product,
+) -> anyhow::Result<bool> {
+    let peers = list(cluster, cluster_client, product).await?;
     let leader = peers.iter().find(|peer| peer.leader);
     let heir = peers.iter().find(|peer| peer.voter && !peer.leader);
     let (Some(leader), Some(heir)) = (leader, heir) else {
@@ -433,7 +449,7 @@ pub async fn step_down(cluster: &Cluster, reach: &Reach, product: Product) -> an
     let Some(node) = cluster.servers(product).find(|node| is_at(leader, node)) else {
         return Ok(false);
     };
-    let api = reach.api(node, product);
+    let api = cluster_client.api(node, product);
     let reply = match product {
         Product::Consul => {
             api.post(
@@ -475,29 +491,29 @@ fn is_at(peer: &Peer, node: &Node) -> bool {
 /// A server that answers, other than the node itself.
 async fn any_api(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     product: Product,
     not: &Node,
 ) -> anyhow::Result<Api> {
     let mut others = cluster.clone();
     others.nodes.retain(|node| node.name != not.name);
-    let (server, _) = reach
+    let (server, _) = cluster_client
         .any_server::<Value>(&others, product, "/v1/status/leader")
         .await?;
-    Ok(reach.api(server, product))
+    Ok(cluster_client.api(server, product))
 }
 
 /// Nomad's clients of the node's name, and a server that knows them.
 async fn clients(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     node: &Node,
 ) -> anyhow::Result<(Api, Vec<Client>)> {
-    let (server, mut clients) = reach
+    let (server, mut clients) = cluster_client
         .any_server::<Vec<Client>>(cluster, Product::Nomad, "/v1/nodes")
         .await?;
     clients.retain(|client| client.name == node.name);
-    Ok((reach.api(server, Product::Nomad), clients))
+    Ok((cluster_client.api(server, Product::Nomad), clients))
 }
 
 fn good_or_gone(reply: Reply, gone: &str) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::api::{ApiError, LIMIT};
-use super::client::Reach;
+use super::client::ClusterClient;
 use super::gates::leader_of;
 use super::peers::{self, Peer};
 use crate::bootstrap::plural::counted;
@@ -94,7 +94,7 @@ impl ClusterStatus {
 }
 
 /// What the servers of one product tell about all.
-struct Told {
+struct ServerView {
     product: Product,
     /// The members; an error if no server tells any.
     members: Result<Vec<Value>, String>,
@@ -105,7 +105,7 @@ struct Told {
 }
 
 /// What a daemon tells about itself.
-struct Own {
+struct AgentView {
     /// None: it answers, and knows a leader.
     trouble: Option<String>,
     answers: bool,
@@ -116,7 +116,7 @@ struct Own {
 /// a problem.
 pub async fn look(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     scope: Scope,
     now: i64,
     warn_days: i64,
@@ -124,7 +124,7 @@ pub async fn look(
     let with_nomad = scope == Scope::All && cluster.servers(Product::Nomad).next().is_some();
     let nomad_told = async {
         if with_nomad {
-            Some(tell(cluster, reach, Product::Nomad).await)
+            Some(tell(cluster, cluster_client, Product::Nomad).await)
         } else {
             None
         }
@@ -132,15 +132,18 @@ pub async fn look(
     let owns = join_all(cluster.nodes.iter().map(|node| async move {
         let nomad = async {
             if with_nomad && node.products().contains(&Product::Nomad) {
-                Some(ask_itself(reach, node, Product::Nomad).await)
+                Some(ask_itself(cluster_client, node, Product::Nomad).await)
             } else {
                 None
             }
         };
-        tokio::join!(ask_itself(reach, node, Product::Consul), nomad)
+        tokio::join!(ask_itself(cluster_client, node, Product::Consul), nomad)
     }));
-    let (consul, nomad, owns) =
-        tokio::join!(tell(cluster, reach, Product::Consul), nomad_told, owns);
+    let (consul, nomad, owns) = tokio::join!(
+        tell(cluster, cluster_client, Product::Consul),
+        nomad_told,
+        owns
+    );
     let mut status = ClusterStatus {
         consul_leader: consul.leader.clone(),
         nomad_leader: nomad.as_ref().and_then(|told| told.leader.clone()),
@@ -167,9 +170,9 @@ pub async fn look(
     status
 }
 
-async fn tell(cluster: &Cluster, reach: &Reach, product: Product) -> Told {
+async fn tell(cluster: &Cluster, cluster_client: &ClusterClient, product: Product) -> ServerView {
     let members = async {
-        let answer = reach
+        let answer = cluster_client
             .any_server::<Value>(cluster, product, "/v1/agent/members")
             .await;
         let (_, mut members) = answer.map_err(|error| format!("{error:#}"))?;
@@ -189,7 +192,7 @@ async fn tell(cluster: &Cluster, reach: &Reach, product: Product) -> Told {
             return Ok(Vec::new());
         }
         // What one server remembers will do: without a leader there is nothing else.
-        let answer = reach
+        let answer = cluster_client
             .any_server::<Vec<Value>>(cluster, product, "/v1/nodes?stale=true")
             .await;
         answer
@@ -199,10 +202,10 @@ async fn tell(cluster: &Cluster, reach: &Reach, product: Product) -> Told {
     let (members, clients, peers, leader) = tokio::join!(
         members,
         clients,
-        peers::list(cluster, reach, product),
-        leader_of(cluster, reach, product)
+        peers::list(cluster, cluster_client, product),
+        leader_of(cluster, cluster_client, product)
     );
-    Told {
+    ServerView {
         product,
         members,
         clients,
@@ -211,8 +214,8 @@ async fn tell(cluster: &Cluster, reach: &Reach, product: Product) -> Told {
     }
 }
 
-async fn ask_itself(reach: &Reach, node: &Node, product: Product) -> Own {
-    let api = reach.api(node, product);
+async fn ask_itself(cluster_client: &ClusterClient, node: &Node, product: Product) -> AgentView {
+    let api = cluster_client.api(node, product);
     // Goes over RPC, so that it also tests the certificates. A client of Nomad answers it by way of
     // a server as well.
     let leader = async { api.get("/v1/status/leader", LIMIT).await?.json::<String>() };
@@ -229,7 +232,7 @@ async fn ask_itself(reach: &Reach, node: &Node, product: Product) -> Own {
         Err(error) if answers => Some(format!("cannot reach the servers: {error}")),
         Err(error) => Some(format!("does not answer: {error}")),
     };
-    Own {
+    AgentView {
         trouble,
         answers,
         certificate_end: certificate.ok().and_then(|leaf| end_of(&leaf)),
@@ -242,7 +245,7 @@ fn end_of(der: &[u8]) -> Option<i64> {
     Some(certificate.validity().not_after.timestamp())
 }
 
-fn general_problems(cluster: &Cluster, told: &Told) -> Vec<String> {
+fn general_problems(cluster: &Cluster, told: &ServerView) -> Vec<String> {
     let product = told.product;
     let mut problems = Vec::new();
     if let Err(error) = &told.members {
@@ -275,13 +278,13 @@ fn is_peer(peer: &Peer, node: &Node) -> bool {
 fn judge(
     cluster: &Cluster,
     node: &Node,
-    consul: (&Told, Own),
-    nomad: Option<(&Told, Own)>,
+    consul: (&ServerView, AgentView),
+    nomad: Option<(&ServerView, AgentView)>,
     now: i64,
     warn_days: i64,
 ) -> NodeStatus {
     let mut problems = Vec::new();
-    let mut agent = |(told, own): (&Told, Own)| {
+    let mut agent = |(told, own): (&ServerView, AgentView)| {
         let status = agent_status(cluster, node, told, &own, now);
         problems.extend(agent_problems(node, told.product, &status, &own, warn_days));
         status
@@ -303,7 +306,13 @@ fn judge(
     }
 }
 
-fn agent_status(cluster: &Cluster, node: &Node, told: &Told, own: &Own, now: i64) -> AgentStatus {
+fn agent_status(
+    cluster: &Cluster,
+    node: &Node,
+    told: &ServerView,
+    own: &AgentView,
+    now: i64,
+) -> AgentStatus {
     let mut status = AgentStatus {
         answers: own.answers,
         certificate_days: own
@@ -330,7 +339,7 @@ fn agent_status(cluster: &Cluster, node: &Node, told: &Told, own: &Own, now: i64
     status
 }
 
-fn member_status(status: &mut AgentStatus, told: &Told, name: &str) {
+fn member_status(status: &mut AgentStatus, told: &ServerView, name: &str) {
     let Ok(members) = &told.members else {
         "unknown".clone_into(&mut status.status);
         return;
@@ -358,7 +367,7 @@ fn member_status(status: &mut AgentStatus, told: &Told, name: &str) {
     status.version = build.map(ToOwned::to_owned);
 }
 
-fn client_status(status: &mut AgentStatus, told: &Told, name: &str) {
+fn client_status(status: &mut AgentStatus, told: &ServerView, name: &str) {
     let Ok(clients) = &told.clients else {
         "unknown".clone_into(&mut status.status);
         return;
@@ -383,7 +392,7 @@ fn agent_problems(
     node: &Node,
     product: Product,
     status: &AgentStatus,
-    own: &Own,
+    own: &AgentView,
     warn_days: i64,
 ) -> Vec<String> {
     let mut problems = Vec::new();

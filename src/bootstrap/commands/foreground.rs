@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::converge::many::each;
 use crate::bootstrap::converge::phase_gate;
 use crate::bootstrap::exit::INTERRUPTED;
@@ -28,27 +28,27 @@ const LOG_LINES: usize = 5;
 ///
 /// # Errors
 /// When the state cannot be read.
-pub(super) fn take(world: &World) -> Result<Option<Foreground>> {
-    if world
+pub(super) fn take(context: &Context) -> Result<Option<Foreground>> {
+    if context
         .state
         .cluster()?
         .is_some_and(|applied| applied.detached)
     {
         return Ok(None);
     }
-    world.state.foreground()
+    context.state.foreground()
 }
 
 /// Stops everything; left as it is when asked to stop a second time. Whether all was stopped.
 ///
 /// # Errors
 /// When something cannot be stopped.
-pub(super) async fn stop_all_unless_asked_again(world: &World) -> Result<bool> {
+pub(super) async fn stop_all_unless_asked_again(context: &Context) -> Result<bool> {
     tokio::select! {
-        stopped = stop_all(world) => stopped.map(|()| true),
+        stopped = stop_all(context) => stopped.map(|()| true),
         () = asked_to_stop() => {
-            let flags = &world.flags;
-            world.progress.note(&format!("left as it is; `lb bootstrap down{flags}` stops what still runs"));
+            let flags = &context.flags;
+            context.progress.note(&format!("left as it is; `lb bootstrap down{flags}` stops what still runs"));
             Ok(false)
         }
     }
@@ -60,7 +60,7 @@ pub(super) async fn stop_all_unless_asked_again(world: &World) -> Result<bool> {
 /// # Errors
 /// When an agent cannot be stopped.
 pub(super) async fn until_stopped(
-    world: &World,
+    context: &Context,
     mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<u8> {
     let mut down: BTreeSet<(String, Product)> = BTreeSet::new();
@@ -70,61 +70,61 @@ pub(super) async fn until_stopped(
             () = tokio::time::sleep(LOOK) => {}
         }
         // A machine that is short of something just now is no reason to let go of the cluster.
-        let Ok(now) = ended(world).await else {
+        let Ok(now) = ended(context).await else {
             continue;
         };
-        if now.len() == agents(world) {
-            world
+        if now.len() == agents(context) {
+            context
                 .progress
                 .note("all nodes were stopped by another command");
             return Ok(0);
         }
         for (node, product) in now.difference(&down) {
-            let log = match world
+            let log = match context
                 .cluster
                 .nodes
                 .iter()
                 .find(|candidate| candidate.name == *node)
             {
-                Some(node) => world
+                Some(node) => context
                     .host(node)
                     .log(*product, LOG_LINES)
                     .await
                     .unwrap_or_default(),
                 None => String::new(),
             };
-            world.progress.note(&format!(
+            context.progress.note(&format!(
                 "{node}: {product} ended; `up` starts it again\n{}",
                 log.trim_end()
             ));
         }
         for (node, product) in down.difference(&now) {
-            world.progress.note(&format!("{node}: {product} is back"));
+            context.progress.note(&format!("{node}: {product} is back"));
         }
         down = now;
     }
-    world.progress.note("stopping all nodes");
-    let stopped = stop_all_unless_asked_again(world).await?;
+    context.progress.note("stopping all nodes");
+    let stopped = stop_all_unless_asked_again(context).await?;
     Ok(if stopped { 0 } else { INTERRUPTED })
 }
 
-fn agents(world: &World) -> usize {
-    world
+fn agents(context: &Context) -> usize {
+    context
         .phases()
         .into_iter()
-        .map(|phase| world.of_phase(phase).len())
+        .map(|phase| context.of_phase(phase).len())
         .sum()
 }
 
-async fn ended(world: &World) -> Result<BTreeSet<(String, Product)>> {
+async fn ended(context: &Context) -> Result<BTreeSet<(String, Product)>> {
     let mut ended = BTreeSet::new();
-    for node in &world.cluster.nodes {
-        let daemons = world.spec(node)?.daemons;
+    for node in &context.cluster.nodes {
+        let daemons = context.spec(node)?.daemons;
         let spec = NodeSpec {
             daemons: daemons.clone(),
             ..NodeSpec::default()
         };
-        let seen = world.host(node).observe(&spec).await?;
+        let seen = context.host(node).observe(&spec).await?;
         let runs = |product| {
             seen.daemons
                 .get(product)
@@ -145,13 +145,13 @@ async fn ended(world: &World) -> Result<BTreeSet<(String, Product)>> {
 ///
 /// # Errors
 /// When something cannot be stopped.
-pub(super) async fn stop_all(world: &World) -> Result<()> {
-    for phase in world.phases().into_iter().rev() {
-        let nodes = world.of_phase(phase);
-        let bar = world
+pub(super) async fn stop_all(context: &Context) -> Result<()> {
+    for phase in context.phases().into_iter().rev() {
+        let nodes = context.of_phase(phase);
+        let bar = context
             .progress
             .phase(&format!("stop {}", phase_gate::title(phase)), nodes.len());
-        let tasks = each(world, nodes.iter().map(|node| stop(world, node, phase))).await?;
+        let tasks = each(context, nodes.iter().map(|node| stop(context, node, phase))).await?;
         match tasks.iter().sum::<usize>() {
             0 => bar.done(&format!("{} stopped", nodes.len())),
             tasks => bar.done(&format!(
@@ -163,12 +163,12 @@ pub(super) async fn stop_all(world: &World) -> Result<()> {
     Ok(())
 }
 
-async fn stop(world: &World, node: &Node, phase: Phase) -> Result<usize> {
-    let spec = world.spec(node)?;
+async fn stop(context: &Context, node: &Node, phase: Phase) -> Result<usize> {
+    let spec = context.spec(node)?;
     let Some(daemon) = spec.daemon(phase.product()) else {
         return Ok(0);
     };
-    let host = world.host(node);
+    let host = context.host(node);
     host.stop(daemon, PATIENCE)
         .await
         .with_context(|| node.name.clone())?;

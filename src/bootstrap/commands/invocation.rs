@@ -1,14 +1,14 @@
-//! What every command was given, and the world that it makes of it: to change, to read, or to end.
+//! What every command was given, and the context that it opens with it: to change, to read, or to end.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use super::terminal::{is_terminal, say};
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::context::access::quoted;
 use crate::bootstrap::description::Described;
-use crate::bootstrap::exit::Wrong;
+use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::progress::Progress;
 use crate::bootstrap::state::State;
 use crate::bootstrap::state::passphrase::Passphrase;
@@ -16,7 +16,7 @@ use crate::bootstrap::topology::{Role, Scope};
 use crate::cli::ClusterArgs;
 
 /// What every command was given.
-pub(super) struct Asked {
+pub(super) struct Invocation {
     /// Which cluster.
     pub(super) described: Described,
     /// The flags that name it, with a space in front.
@@ -27,8 +27,8 @@ pub(super) struct Asked {
     pub(super) limit: Duration,
 }
 
-impl Asked {
-    /// Whether Nomad is part of what is asked, and no program for it is known.
+impl Invocation {
+    /// Whether Nomad is part of what is asked for, and no program for it is known.
     pub(super) fn needs_nomad(&self) -> bool {
         let cluster = &self.described.cluster;
         cluster.nomad.is_none()
@@ -38,57 +38,57 @@ impl Asked {
                 .any(|node| node.role != Role::ConsulServer)
     }
 
-    /// The world with its state open for writing; made if there is none.
-    pub(super) fn world_for_change(&self) -> Result<World> {
-        self.world(State::create(&self.described.cluster.state)?)
+    /// Opens the state for writing; makes it if there is none.
+    pub(super) fn open_for_change(&self) -> Result<Context> {
+        self.open(State::create(&self.described.cluster.state)?)
     }
 
-    /// The world of a cluster that was brought up before, its state open for writing.
-    pub(super) fn world_that_exists(&self) -> Result<World> {
+    /// Opens the state of a cluster that was brought up before for writing.
+    pub(super) fn open_existing(&self) -> Result<Context> {
         let dir = &self.described.cluster.state;
         match State::open(dir)? {
-            Some(state) if state.cluster()?.is_some() => self.world(state),
+            Some(state) if state.cluster()?.is_some() => self.open(state),
             _ => bail!(no_cluster(dir)),
         }
     }
 
     /// The same for what concerns all of the cluster that there is.
-    pub(super) fn whole_world(&self) -> Result<World> {
-        let mut world = self.world_that_exists()?;
-        world.as_applied();
-        only_whole(&world)?;
-        Ok(world)
+    pub(super) fn open_whole(&self) -> Result<Context> {
+        let mut context = self.open_existing()?;
+        context.as_applied();
+        only_whole(&context)?;
+        Ok(context)
     }
 
     /// The same, with the programs that are on PATH now where none are named.
-    pub(super) fn world_to_upgrade(&self) -> Result<World> {
+    pub(super) fn open_for_upgrade(&self) -> Result<Context> {
         let described = Described {
             unnamed: Vec::new(),
             ..self.described.clone()
         };
-        let asked = Self {
+        let invocation = Self {
             described,
             flags: self.flags.clone(),
             passphrase: self.passphrase.clone(),
             limit: self.limit,
         };
-        asked.world_that_exists()
+        invocation.open_existing()
     }
 
     /// The cluster that was applied, its state open for reading. Keys and certificates are read,
     /// too.
-    pub(super) fn world_to_read(&self) -> Result<World> {
-        self.recalled(State::open_read_only(&self.described.cluster.state)?)
+    pub(super) fn open_to_read(&self) -> Result<Context> {
+        self.applied(State::open_read_only(&self.described.cluster.state)?)
     }
 
     /// The same, its state open for writing.
-    pub(super) fn world_to_end(&self) -> Result<World> {
-        let world = self.recalled(State::open(&self.described.cluster.state)?)?;
-        only_whole(&world)?;
-        Ok(world)
+    pub(super) fn open_to_end(&self) -> Result<Context> {
+        let context = self.applied(State::open(&self.described.cluster.state)?)?;
+        only_whole(&context)?;
+        Ok(context)
     }
 
-    fn recalled(&self, state: Option<State>) -> Result<World> {
+    fn applied(&self, state: Option<State>) -> Result<Context> {
         let found = match state {
             Some(state) => state.cluster()?.map(|applied| (state, applied)),
             None => None,
@@ -98,31 +98,31 @@ impl Asked {
         };
         state.notes().iter().for_each(|note| say(note));
         let progress = Progress::new(is_terminal());
-        let mut world =
-            World::recalled(self.described.clone(), applied, state, progress, self.limit)?;
-        world.flags.clone_from(&self.flags);
-        world.as_applied();
-        world.read_keys()?;
-        Ok(world)
+        let mut context =
+            Context::of_applied(self.described.clone(), applied, state, progress, self.limit)?;
+        context.flags.clone_from(&self.flags);
+        context.as_applied();
+        context.read_keys()?;
+        Ok(context)
     }
 
-    fn world(&self, state: State) -> Result<World> {
+    fn open(&self, state: State) -> Result<Context> {
         state.notes().iter().for_each(|note| say(note));
-        let mut world = World::new(
+        let mut context = Context::new(
             self.described.clone(),
             state,
             Progress::new(is_terminal()),
             self.limit,
         )?;
-        world.flags.clone_from(&self.flags);
-        Ok(world)
+        context.flags.clone_from(&self.flags);
+        Ok(context)
     }
 }
 
 /// What is done to Consul alone would be done to it under Nomad.
-fn only_whole(world: &World) -> Result<()> {
-    if world.scope == Scope::ConsulOnly && !world.applied.consul_only {
-        bail!(Wrong(
+fn only_whole(context: &Context) -> Result<()> {
+    if context.scope == Scope::ConsulOnly && !context.applied.consul_only {
+        bail!(UsageError(
             "--only consul leaves out Nomad, which runs on top of it: leave the flag away"
                 .to_owned()
         ));

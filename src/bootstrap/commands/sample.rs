@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::render::jobs;
 use crate::bootstrap::topology::{Node, Product, Role, Scope};
 
@@ -22,23 +22,23 @@ const LB_PORT: u16 = 9999;
 ///
 /// # Errors
 /// When Nomad refuses a job, or its instances do not become healthy in time.
-pub(super) async fn run(world: &mut World) -> Result<String> {
-    if world.scope != Scope::All || world.cluster.of_role(Role::NomadClient).next().is_none() {
+pub(super) async fn run(context: &mut Context) -> Result<String> {
+    if context.scope != Scope::All || context.cluster.of_role(Role::NomadClient).next().is_none() {
         bail!("--with-sample needs Nomad clients: leave out --only");
     }
-    let clients = world.cluster.of_role(Role::NomadClient).count();
-    let bar = world.progress.phase("Sample jobs", 2);
-    submit(world, &jobs::hello(&world.cluster))
+    let clients = context.cluster.of_role(Role::NomadClient).count();
+    let bar = context.progress.phase("Sample jobs", 2);
+    submit(context, &jobs::hello(&context.cluster))
         .await
         .context("job hello")?;
-    submit(world, &jobs::lb_system(&world.cluster))
+    submit(context, &jobs::lb_system(&context.cluster))
         .await
         .context("job lb")?;
-    let deadline = Instant::now() + world.limit;
-    healthy(world, "hello", 1, deadline).await?;
+    let deadline = Instant::now() + context.limit;
+    healthy(context, "hello", 1, deadline).await?;
     bar.set(1, "hello is healthy");
-    healthy(world, "lb", clients, deadline).await?;
-    let client = world
+    healthy(context, "lb", clients, deadline).await?;
+    let client = context
         .cluster
         .of_role(Role::NomadClient)
         .next()
@@ -51,12 +51,12 @@ pub(super) async fn run(world: &mut World) -> Result<String> {
 }
 
 /// Has Nomad read the job and run it. The same job again changes nothing.
-async fn submit(world: &World, request: &Value) -> Result<()> {
-    let reach = world.reach()?;
-    let (server, _): (&Node, Value) = reach
-        .any_server(&world.cluster, Product::Nomad, "/v1/status/leader")
+async fn submit(context: &Context, request: &Value) -> Result<()> {
+    let cluster_client = context.cluster_client()?;
+    let (server, _): (&Node, Value) = cluster_client
+        .any_server(&context.cluster, Product::Nomad, "/v1/status/leader")
         .await?;
-    let api = reach.api(server, Product::Nomad);
+    let api = cluster_client.api(server, Product::Nomad);
     let job: Value = api
         .put("/v1/jobs/parse", Some(request), JOB_LIMIT)
         .await?
@@ -68,12 +68,12 @@ async fn submit(world: &World, request: &Value) -> Result<()> {
     Ok(())
 }
 
-async fn healthy(world: &World, service: &str, wanted: usize, deadline: Instant) -> Result<()> {
-    let reach = world.reach()?;
+async fn healthy(context: &Context, service: &str, wanted: usize, deadline: Instant) -> Result<()> {
+    let cluster_client = context.cluster_client()?;
     let path = format!("/v1/health/service/{service}?passing");
     loop {
-        let found = reach
-            .any_server::<Vec<Value>>(&world.cluster, Product::Consul, &path)
+        let found = cluster_client
+            .any_server::<Vec<Value>>(&context.cluster, Product::Consul, &path)
             .await;
         let count = found.as_ref().map_or(0, |(_, instances)| instances.len());
         if count >= wanted {

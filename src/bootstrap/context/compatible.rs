@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 
-use super::World;
-use crate::bootstrap::exit::Wrong;
+use super::Context;
+use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::render::Version;
 use crate::bootstrap::state::{Applied, AppliedRole};
 use crate::bootstrap::topology::{Cluster, Product};
@@ -12,8 +12,8 @@ use crate::bootstrap::topology::{Cluster, Product};
 ///
 /// # Errors
 /// Everything that cannot be changed so, and how it can.
-pub(in crate::bootstrap) fn check(world: &World) -> Result<()> {
-    check_with(world, |_, _| Vec::new(), None)
+pub(in crate::bootstrap) fn check(context: &Context) -> Result<()> {
+    check_with(context, |_, _| Vec::new(), None)
 }
 
 /// The same for commands that go through all nodes without bringing new ones up. The address of the
@@ -21,23 +21,23 @@ pub(in crate::bootstrap) fn check(world: &World) -> Result<()> {
 ///
 /// # Errors
 /// As [`check`], and nodes that were never brought up.
-pub(in crate::bootstrap) fn check_known(world: &World, replaced: Option<&str>) -> Result<()> {
-    check_with(world, newcomers, replaced)
+pub(in crate::bootstrap) fn check_known(context: &Context, replaced: Option<&str>) -> Result<()> {
+    check_with(context, newcomers, replaced)
 }
 
 fn check_with(
-    world: &World,
+    context: &Context,
     more: fn(&Applied, &Cluster) -> Vec<String>,
     replaced: Option<&str>,
 ) -> Result<()> {
-    let Some(applied) = world.state.cluster()? else {
+    let Some(applied) = context.state.cluster()? else {
         return Ok(());
     };
-    let mut problems = problems(&applied, &world.cluster, replaced);
-    problems.extend(more(&applied, &world.cluster));
+    let mut problems = problems(&applied, &context.cluster, replaced);
+    problems.extend(more(&applied, &context.cluster));
     for (product, new) in [
-        (Product::Consul, Some(world.versions.consul)),
-        (Product::Nomad, world.versions.nomad),
+        (Product::Consul, Some(context.versions.consul)),
+        (Product::Nomad, context.versions.nomad),
     ] {
         let old = applied
             .versions
@@ -50,8 +50,8 @@ fn check_with(
     if problems.is_empty() {
         return Ok(());
     }
-    let (source, dir) = (&world.source, world.state.dir().display());
-    bail!(Wrong(format!(
+    let (source, dir) = (&context.source, context.state.dir().display());
+    bail!(UsageError(format!(
         "{source} is not the cluster in {dir}:\n  {}",
         problems.join("\n  ")
     )))

@@ -1,4 +1,4 @@
-//! The keys and certificates of the world: made where they are missing or due, read, and seen to be
+//! The keys and certificates of the context: made where they are missing or due, read, and seen to be
 //! served.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::World;
+use super::Context;
 use crate::bootstrap::cluster::api;
 use crate::bootstrap::state::Made;
 use crate::bootstrap::state::passphrase::Passphrase;
@@ -17,7 +17,7 @@ use crate::bootstrap::topology::{Cluster, Product};
 /// Pause between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(100);
 
-impl World {
+impl Context {
     /// Makes the CA, certificates and gossip keys that are missing or due, and says which.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl World {
     /// # Errors
     /// Those that do not in time.
     pub(in crate::bootstrap) async fn wait_served(&self) -> Result<()> {
-        let reach = self.reach()?;
+        let cluster_client = self.cluster_client()?;
         let deadline = Instant::now() + self.limit;
         for phase in self.phases() {
             for node in self.of_phase(phase) {
@@ -101,7 +101,7 @@ impl World {
                 };
                 let Some(pair) = pair else { continue };
                 let wanted = CertificateDer::from_pem_slice(pair.cert.as_bytes())?;
-                let api = reach.api(&node, phase.product());
+                let api = cluster_client.api(&node, phase.product());
                 while api.served_certificate(api::LIMIT).await.ok().as_ref() != Some(&wanted) {
                     if Instant::now() > deadline {
                         bail!(

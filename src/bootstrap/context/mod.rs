@@ -23,7 +23,7 @@ use super::render::{self, Versions};
 use super::state::{Applied, State};
 use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
 use crate::bootstrap::cluster::api::{self, BoxedStream};
-use crate::bootstrap::cluster::client::Reach;
+use crate::bootstrap::cluster::client::ClusterClient;
 use crate::bootstrap::description::Described;
 use crate::bootstrap::nodes::host::{ControlDir, Host, Releases};
 use crate::bootstrap::nodes::plan::Ownership;
@@ -35,7 +35,7 @@ use programs::{digest, identity, remember_sources, versions};
 const LOG_LINES: usize = 200;
 
 /// See the module.
-pub(in crate::bootstrap) struct World {
+pub(in crate::bootstrap) struct Context {
     /// The description.
     pub cluster: Cluster,
     /// Where the description came from.
@@ -69,7 +69,7 @@ pub(in crate::bootstrap) struct World {
     digests: BTreeMap<PathBuf, String>,
 }
 
-impl World {
+impl Context {
     /// Puts it together; dials nothing and writes nothing.
     ///
     /// # Errors
@@ -98,10 +98,10 @@ impl World {
             scope,
             unnamed,
         };
-        let mut world =
+        let mut context =
             Self::assemble(described, versions, applied, before, state, progress, limit)?;
-        world.read_digests()?;
-        Ok(world)
+        context.read_digests()?;
+        Ok(context)
     }
 
     /// The cluster that was applied, whatever its description says by now. Enough for looking at
@@ -109,7 +109,7 @@ impl World {
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub(in crate::bootstrap) fn recalled(
+    pub(in crate::bootstrap) fn of_applied(
         described: Described,
         before: Applied,
         state: State,
@@ -291,7 +291,7 @@ impl World {
     ///
     /// # Errors
     /// When the operator has no certificate.
-    pub(in crate::bootstrap) fn reach(&self) -> Result<Reach> {
+    pub(in crate::bootstrap) fn cluster_client(&self) -> Result<ClusterClient> {
         let shared = self
             .shared
             .as_ref()
@@ -317,9 +317,9 @@ impl World {
             }
             .boxed()
         });
-        let reach = Reach::new(connect, tls);
+        let cluster_client = ClusterClient::new(connect, tls);
         let tokens = self.state.tokens()?;
-        Ok(reach
+        Ok(cluster_client
             .with_token(Product::Consul, tokens.management(Product::Consul))
             .with_token(Product::Nomad, tokens.management(Product::Nomad)))
     }

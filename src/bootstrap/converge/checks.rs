@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::bootstrap::cluster::api::{Api, LIMIT};
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::topology::{Node, Product};
 
 /// Longest wait: some services are sick for reasons of their own, and then nothing is gained by
@@ -31,8 +31,8 @@ struct Check {
 pub(super) struct Passing(BTreeSet<String>);
 
 /// Looks at the checks of a node's agent; at none where it does not answer.
-pub(super) async fn passing(world: &World, node: &Node) -> anyhow::Result<Passing> {
-    let found = ask(&world.reach()?.api(node, Product::Consul))
+pub(super) async fn passing(context: &Context, node: &Node) -> anyhow::Result<Passing> {
+    let found = ask(&context.cluster_client()?.api(node, Product::Consul))
         .await
         .unwrap_or_default();
     Ok(Passing(
@@ -50,12 +50,12 @@ pub(super) async fn passing(world: &World, node: &Node) -> anyhow::Result<Passin
 /// # Errors
 /// When the operator has no certificate.
 pub(super) async fn wait_passing(
-    world: &World,
+    context: &Context,
     node: &Node,
     before: &Passing,
 ) -> anyhow::Result<()> {
-    let api = world.reach()?.api(node, Product::Consul);
-    let deadline = Instant::now() + world.limit.min(PATIENCE);
+    let api = context.cluster_client()?.api(node, Product::Consul);
+    let deadline = Instant::now() + context.limit.min(PATIENCE);
     loop {
         let waiting = match ask(&api).await {
             Some(now) => waiting(before, &now),
@@ -66,7 +66,7 @@ pub(super) async fn wait_passing(
         }
         if Instant::now() > deadline {
             let waiting = waiting.join(", ");
-            world.progress.note(&format!(
+            context.progress.note(&format!(
                 "{}: passed before the restart and do not yet: {waiting}",
                 node.name
             ));

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use futures_util::stream::{self, StreamExt as _};
 
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 
 /// Works on many nodes at once, on each to the end: one that fails cuts no other off in the middle
 /// of something. The results in order.
@@ -11,10 +11,15 @@ use crate::bootstrap::context::World;
 /// # Errors
 /// All failures together.
 pub(in crate::bootstrap) async fn each<T>(
-    world: &World,
+    context: &Context,
     all: impl IntoIterator<Item = impl Future<Output = Result<T>>>,
 ) -> Result<Vec<T>> {
-    together(stream::iter(all).buffered(world.parallel()).collect().await)
+    together(
+        stream::iter(all)
+            .buffered(context.parallel())
+            .collect()
+            .await,
+    )
 }
 
 fn together<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {

@@ -23,7 +23,7 @@ use super::progress::PhaseProgress;
 use super::state::Program;
 use super::topology::{BinarySource, Layout, Node, Phase, Product};
 use crate::bootstrap::cluster::peers;
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::nodes::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
 use crate::bootstrap::nodes::spec::{Effect, FileSpec, NodeSpec};
 use many::each;
@@ -74,20 +74,20 @@ fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Product) -> Node
 ///
 /// # Errors
 /// A node that cannot be observed.
-pub(in crate::bootstrap) async fn look(world: &World, phase: Phase) -> Result<Vec<Work>> {
-    let nodes = world.of_phase(phase);
+pub(in crate::bootstrap) async fn look(context: &Context, phase: Phase) -> Result<Vec<Work>> {
+    let nodes = context.of_phase(phase);
     let all = nodes.into_iter().map(|node| async move {
         let part = part(
-            &world.spec(&node)?,
-            &world.cluster.layout(&node),
+            &context.spec(&node)?,
+            &context.cluster.layout(&node),
             &node,
             phase.product(),
         );
-        let seen = world
+        let seen = context
             .observe(&node, &part)
             .await
             .with_context(|| node.name.clone())?;
-        let plan = compare(&node.name, &part, &seen, world.ownership());
+        let plan = compare(&node.name, &part, &seen, context.ownership());
         anyhow::Ok(Work {
             node,
             part,
@@ -95,24 +95,24 @@ pub(in crate::bootstrap) async fn look(world: &World, phase: Phase) -> Result<Ve
             plan,
         })
     });
-    each(world, all).await
+    each(context, all).await
 }
 
 /// Goes through all phases. The plans that were carried out; all empty when nothing differed.
 ///
 /// # Errors
 /// What could not be done, or the gate that did not open, with a reason per node.
-pub(in crate::bootstrap) async fn converge(world: &mut World) -> Result<Vec<NodePlan>> {
+pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<NodePlan>> {
     let mut done: Vec<NodePlan> = Vec::new();
-    for phase in world.phases() {
-        done.extend(run_phase(world, phase).await?);
-        if tokens::after(world, phase).await? {
+    for phase in context.phases() {
+        done.extend(run_phase(context, phase).await?);
+        if tokens::after(context, phase).await? {
             // Some of what the gate asks for is shown only to who has a token: now there is one.
-            let bar = world.progress.phase(
+            let bar = context.progress.phase(
                 &format!("{} with ACLs", title(phase)),
-                world.of_phase(phase).len(),
+                context.of_phase(phase).len(),
             );
-            gate(world, phase, &bar, world.limit).await?;
+            gate(context, phase, &bar, context.limit).await?;
             bar.done("well");
         }
     }
@@ -124,50 +124,50 @@ pub(in crate::bootstrap) async fn converge(world: &mut World) -> Result<Vec<Node
 ///
 /// # Errors
 /// As [`converge`].
-async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<NodePlan>> {
-    let mut works = look(world, phase).await?;
-    let bar = world.progress.phase(title(phase), works.len());
+async fn run_phase(context: &mut Context, phase: Phase) -> Result<Vec<NodePlan>> {
+    let mut works = look(context, phase).await?;
+    let bar = context.progress.phase(title(phase), works.len());
     let product = phase.product();
     let wanted =
         |action: DaemonAction| move |work: &&Work| work.plan.daemon(product) == Some(action);
 
     // Programs come first: what a release hashes to is known only when it is there.
-    let installed = each(world, works.iter_mut().map(|work| install(world, work))).await?;
+    let installed = each(context, works.iter_mut().map(|work| install(context, work))).await?;
     let releases: Vec<Installed> = installed.into_iter().flatten().collect();
     if !releases.is_empty() {
         for (node, name, program) in releases {
-            world
+            context
                 .applied
                 .programs
                 .entry(node)
                 .or_default()
                 .insert(name, program);
         }
-        world.save_applied()?;
+        context.save_applied()?;
     }
     bar.set(0, "starting");
     let down: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Start)).collect();
     each(
-        world,
-        down.into_iter().map(|work| start(world, work, product)),
+        context,
+        down.into_iter().map(|work| start(context, work, product)),
     )
     .await?;
     for work in works
         .iter()
         .filter(|work| !work.plan.is_empty() && work.plan.daemon(product).is_none())
     {
-        write(world, work).await?;
+        write(context, work).await?;
     }
     for work in works.iter().filter(wanted(DaemonAction::Reload)) {
         bar.set(0, &format!("{} reads its certificates", work.node.name));
-        reload(world, work, product).await?;
+        reload(context, work, product).await?;
     }
     let restarts: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Restart)).collect();
     if !restarts.is_empty() {
-        restart_all(world, phase, restarts, &bar).await?;
+        restart_all(context, phase, restarts, &bar).await?;
     }
-    gate(world, phase, &bar, world.limit).await?;
-    wait_voters(world, &works, product, &bar).await?;
+    gate(context, phase, &bar, context.limit).await?;
+    wait_voters(context, &works, product, &bar).await?;
     bar.done(&summary(&works, product));
     Ok(works.into_iter().map(|work| work.plan).collect())
 }
@@ -175,7 +175,7 @@ async fn run_phase(world: &mut World, phase: Phase) -> Result<Vec<NodePlan>> {
 /// Waits until servers that came to others vote: autopilot lets them after 10 s, and until then
 /// they bear no loss. Those that are all new have begun as voters.
 async fn wait_voters(
-    world: &World,
+    context: &Context,
     works: &[Work],
     product: Product,
     bar: &PhaseProgress,
@@ -189,7 +189,7 @@ async fn wait_voters(
         .map(|work| &work.node)
         .collect();
     // Before the bootstrap of ACLs nobody may ask.
-    let may_ask = !world.cluster.acl || world.state.tokens()?.management(product).is_some();
+    let may_ask = !context.cluster.acl || context.state.tokens()?.management(product).is_some();
     if new.len() == works.len() || !may_ask {
         return Ok(());
     }
@@ -198,7 +198,14 @@ async fn wait_voters(
             works.len(),
             &format!("waiting for the vote of {}", node.name),
         );
-        peers::wait_voter(&world.cluster, &world.reach()?, product, node, world.limit).await?;
+        peers::wait_voter(
+            &context.cluster,
+            &context.cluster_client()?,
+            product,
+            node,
+            context.limit,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -207,8 +214,8 @@ async fn wait_voters(
 type Installed = (String, String, Program);
 
 /// Makes users and folders, and installs programs; afterwards the plan knows their digests.
-async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
-    let (host, name) = (world.host(&work.node), work.node.name.clone());
+async fn install(context: &Context, work: &mut Work) -> Result<Vec<Installed>> {
+    let (host, name) = (context.host(&work.node), work.node.name.clone());
     if work.plan.is_empty() {
         return Ok(Vec::new());
     }
@@ -219,7 +226,7 @@ async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
         .await
         .with_context(|| name.clone())?;
     let mut installed = Vec::new();
-    if world.cluster.is_local() {
+    if context.cluster.is_local() {
         return Ok(installed);
     }
     for binary in work
@@ -229,7 +236,7 @@ async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
         .filter(|binary| work.plan.writes(&binary.path))
     {
         let digest = host
-            .install(binary, &world.releases)
+            .install(binary, &context.releases)
             .await
             .with_context(|| name.clone())?;
         if let BinarySource::Release(version) = &binary.source {
@@ -245,10 +252,10 @@ async fn install(world: &World, work: &mut Work) -> Result<Vec<Installed>> {
     Ok(installed)
 }
 
-async fn reload(world: &World, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (world.host(&work.node), || work.node.name.clone());
+async fn reload(context: &Context, work: &Work, product: Product) -> Result<()> {
+    let (host, name) = (context.host(&work.node), || work.node.name.clone());
     let daemon = work.part.daemon(product).with_context(name)?;
-    write(world, work).await?;
+    write(context, work).await?;
     host.reload(daemon).await.with_context(name)?;
     host.stamp(product, &wanted_stamps(&work.part, &work.seen, product))
         .await

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::bootstrap::cluster::gates::{self, GateFailure};
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::progress::PhaseProgress;
 use crate::bootstrap::topology::Phase;
 
@@ -14,12 +14,12 @@ use crate::bootstrap::topology::Phase;
 /// # Errors
 /// A reason per node that is not well.
 pub(in crate::bootstrap) async fn gate(
-    world: &World,
+    context: &Context,
     phase: Phase,
     bar: &PhaseProgress,
     limit: Duration,
 ) -> Result<()> {
-    told(gate_result(world, phase, bar, limit).await?)
+    told(gate_result(context, phase, bar, limit).await?)
 }
 
 /// What the gate of a phase comes to.
@@ -27,18 +27,18 @@ pub(in crate::bootstrap) async fn gate(
 /// # Errors
 /// When it cannot be held at all.
 pub(super) async fn gate_result(
-    world: &World,
+    context: &Context,
     phase: Phase,
     bar: &PhaseProgress,
     limit: Duration,
 ) -> Result<Result<(), GateFailure>> {
-    let reach = world.reach()?;
+    let cluster_client = context.cluster_client()?;
     let progress = |done, _| bar.set(done, waiting_for(phase));
-    let logs = world.logs();
+    let logs = context.logs();
     let gates = gates::Gates {
-        cluster: &world.cluster,
-        reach: &reach,
-        absent: &world.absent,
+        cluster: &context.cluster,
+        cluster_client: &cluster_client,
+        absent: &context.absent,
         logs: &logs,
         progress: &progress,
         deadline: limit,

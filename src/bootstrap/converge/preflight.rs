@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use futures_util::stream::{self, StreamExt as _};
 
 use super::many::each;
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::nodes::host::{Facts, Preflight};
 use crate::bootstrap::topology::{Node, Product, Runner, Target};
 
@@ -20,24 +20,24 @@ const DISK_MIN_BYTES: u64 = 500 << 20;
 ///
 /// # Errors
 /// Everything that is in the way, node by node.
-pub(in crate::bootstrap) async fn run(world: &World, known: bool) -> Result<()> {
-    let bar = world.progress.phase("Nodes", world.cluster.nodes.len());
-    let looks = world
+pub(in crate::bootstrap) async fn run(context: &Context, known: bool) -> Result<()> {
+    let bar = context.progress.phase("Nodes", context.cluster.nodes.len());
+    let looks = context
         .cluster
         .nodes
         .iter()
-        .filter(|node| !world.absent.contains(&node.name))
+        .filter(|node| !context.absent.contains(&node.name))
         .map(|node| async move {
             let ask = Preflight {
-                cluster_id: world.applied.id.clone(),
-                ports: ports(world, node),
+                cluster_id: context.applied.id.clone(),
+                ports: ports(context, node),
             };
-            let spec = world.spec(node)?;
-            let facts = world.host(node).preflight(&spec, &ask).await;
+            let spec = context.spec(node)?;
+            let facts = context.host(node).preflight(&spec, &ask).await;
             anyhow::Ok((node, facts))
         });
     let found: Vec<_> = stream::iter(looks)
-        .buffered(world.parallel())
+        .buffered(context.parallel())
         .collect()
         .await;
     let mut problems = String::new();
@@ -45,7 +45,7 @@ pub(in crate::bootstrap) async fn run(world: &World, known: bool) -> Result<()> 
     for look in found {
         let (node, facts) = look?;
         let here = match &facts {
-            Ok(facts) => judge(world, node, facts, known),
+            Ok(facts) => judge(context, node, facts, known),
             Err(error) => vec![format!("{error:#}")],
         };
         good += usize::from(here.is_empty());
@@ -61,8 +61,8 @@ pub(in crate::bootstrap) async fn run(world: &World, known: bool) -> Result<()> 
     Ok(())
 }
 
-fn ports(world: &World, node: &Node) -> Vec<u16> {
-    let wanted = |product: &&Product| world.scope.includes(**product);
+fn ports(context: &Context, node: &Node) -> Vec<u16> {
+    let wanted = |product: &&Product| context.scope.includes(**product);
     node.products()
         .iter()
         .filter(wanted)
@@ -71,11 +71,11 @@ fn ports(world: &World, node: &Node) -> Vec<u16> {
         .collect()
 }
 
-fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> {
+fn judge(context: &Context, node: &Node, facts: &Facts, known: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let mut say = |problem: String| problems.push(problem);
     let systemd =
-        matches!(&world.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
+        matches!(&context.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
     if !facts.missing_tools.is_empty() {
         say(format!(
             "lacks {}: install it there",
@@ -88,7 +88,7 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
     if !facts.has_address {
         say(format!(
             "{} is no address of that machine: correct it in {}",
-            node.address, world.source
+            node.address, context.source
         ));
     }
     if facts.clock_skew_ms.abs() > CLOCK_SKEW_MAX_MS {
@@ -112,7 +112,7 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
             true => {
                 "it looks like a cluster whose state folder is gone: bring the folder back, or stop that cluster"
             }
-            false if world.cluster.is_local() => {
+            false if context.cluster.is_local() => {
                 "stop it, or choose other addresses with --network"
             }
             false => "stop it there",
@@ -131,12 +131,12 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
     if let Some(id) = facts
         .cluster_id
         .as_ref()
-        .filter(|id| **id != world.applied.id)
+        .filter(|id| **id != context.applied.id)
     {
         say(format!(
             "belongs to the cluster {id}, whose keys are not in {}: bring that state folder back (--state), or run \
              `lb bootstrap down --purge` with it first. New keys for a cluster that lives would cut it in two",
-            world.state.dir().display()
+            context.state.dir().display()
         ));
     } else if !facts.foreign.is_empty() {
         say(format!(
@@ -157,15 +157,15 @@ fn judge(world: &World, node: &Node, facts: &Facts, known: bool) -> Vec<String> 
 ///
 /// # Errors
 /// A node that carries another mark.
-pub(in crate::bootstrap) async fn claim(world: &World) -> Result<()> {
-    let nodes = world
+pub(in crate::bootstrap) async fn claim(context: &Context) -> Result<()> {
+    let nodes = context
         .cluster
         .nodes
         .iter()
-        .filter(|node| !world.absent.contains(&node.name));
+        .filter(|node| !context.absent.contains(&node.name));
     each(
-        world,
-        nodes.map(|node| world.host(node).claim(&world.applied.id)),
+        context,
+        nodes.map(|node| context.host(node).claim(&context.applied.id)),
     )
     .await
     .map(drop)

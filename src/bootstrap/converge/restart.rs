@@ -12,7 +12,7 @@ use super::many::each;
 use super::phase_gate::{gate, gate_result, told};
 use super::work::{Work, start};
 use crate::bootstrap::cluster::gates;
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::progress::PhaseProgress;
 use crate::bootstrap::topology::{Node, Phase, Product};
 
@@ -27,18 +27,18 @@ const LEADERLESS: Duration = Duration::from_secs(15);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-async fn restart(world: &World, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (world.host(&work.node), || work.node.name.clone());
+async fn restart(context: &Context, work: &Work, product: Product) -> Result<()> {
+    let (host, name) = (context.host(&work.node), || work.node.name.clone());
     host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE)
         .await
         .with_context(name)?;
-    start(world, work, product).await
+    start(context, work, product).await
 }
 
 /// One after the other behind a gate, the leader last; all at once where nothing leads and nothing
 /// can be lost.
 pub(super) async fn restart_all(
-    world: &World,
+    context: &Context,
     phase: Phase,
     works: Vec<&Work>,
     bar: &PhaseProgress,
@@ -46,40 +46,40 @@ pub(super) async fn restart_all(
     let product = phase.product();
     let serving = works.iter().any(|work| work.node.is_server(product));
     let leader = if serving {
-        leader(world, product).await?
+        leader(context, product).await?
     } else {
         None
     };
     if serving && leader.is_none() {
-        world.progress.note(&format!(
+        context.progress.note(&format!(
             "{product} has no leader: all its servers are restarted at once"
         ));
-        return restart_at_once(world, works, product).await;
+        return restart_at_once(context, works, product).await;
     }
-    let mut works = restart_sick(world, phase, works, bar).await?;
+    let mut works = restart_sick(context, phase, works, bar).await?;
     works.sort_by_key(|work| Some(&work.node.name) == leader.as_ref());
     for (done, work) in works.iter().enumerate() {
         bar.set(done, &format!("restarting {}", work.node.name));
-        let passing = checks::passing(world, &work.node).await?;
-        restart(world, work, product).await?;
+        let passing = checks::passing(context, &work.node).await?;
+        restart(context, work, product).await?;
         if serving {
-            rolling_gate(world, product, &work.node).await?;
+            rolling_gate(context, product, &work.node).await?;
         } else {
-            gate(world, phase, bar, world.limit).await?;
+            gate(context, phase, bar, context.limit).await?;
         }
         if product == Product::Consul {
-            checks::wait_passing(world, &work.node, &passing).await?;
+            checks::wait_passing(context, &work.node, &passing).await?;
         }
     }
     Ok(())
 }
 
 /// Who leads. One silence proves nothing: it may be an election, or a machine that is busy.
-async fn leader(world: &World, product: Product) -> Result<Option<String>> {
-    let reach = world.reach()?;
+async fn leader(context: &Context, product: Product) -> Result<Option<String>> {
+    let cluster_client = context.cluster_client()?;
     let deadline = Instant::now() + LEADERLESS;
     loop {
-        let found = gates::leader_of(&world.cluster, &reach, product).await;
+        let found = gates::leader_of(&context.cluster, &cluster_client, product).await;
         if found.is_some() || Instant::now() > deadline {
             return Ok(found.map(|node| node.name.clone()));
         }
@@ -87,10 +87,12 @@ async fn leader(world: &World, product: Product) -> Result<Option<String>> {
     }
 }
 
-async fn restart_at_once(world: &World, works: Vec<&Work>, product: Product) -> Result<()> {
+async fn restart_at_once(context: &Context, works: Vec<&Work>, product: Product) -> Result<()> {
     each(
-        world,
-        works.into_iter().map(|work| restart(world, work, product)),
+        context,
+        works
+            .into_iter()
+            .map(|work| restart(context, work, product)),
     )
     .await
     .map(drop)
@@ -101,12 +103,12 @@ async fn restart_at_once(world: &World, works: Vec<&Work>, product: Product) -> 
 /// a Nomad client with an expired certificate is not ready until then. Those that are left, to be
 /// restarted one by one.
 async fn restart_sick<'w>(
-    world: &World,
+    context: &Context,
     phase: Phase,
     works: Vec<&'w Work>,
     bar: &PhaseProgress,
 ) -> Result<Vec<&'w Work>> {
-    let Err(failure) = gate_result(world, phase, bar, world.limit.min(BEFORE_RESTART)).await?
+    let Err(failure) = gate_result(context, phase, bar, context.limit.min(BEFORE_RESTART)).await?
     else {
         return Ok(works);
     };
@@ -121,7 +123,7 @@ async fn restart_sick<'w>(
         .iter()
         .filter(|work| work.node.is_server(phase.product()))
         .count();
-    let spare = world
+    let spare = context
         .cluster
         .servers(phase.product())
         .count()
@@ -131,21 +133,21 @@ async fn restart_sick<'w>(
         told(Err(failure)).context("not restarted, because not all is well")?;
     }
     bar.set(0, "restarting what is not well");
-    restart_at_once(world, sick, phase.product()).await?;
-    gate(world, phase, bar, world.limit).await?;
+    restart_at_once(context, sick, phase.product()).await?;
+    gate(context, phase, bar, context.limit).await?;
     Ok(well)
 }
 
-async fn rolling_gate(world: &World, product: Product, node: &Node) -> Result<()> {
-    let reach = world.reach()?;
-    let logs = world.logs();
+async fn rolling_gate(context: &Context, product: Product, node: &Node) -> Result<()> {
+    let cluster_client = context.cluster_client()?;
+    let logs = context.logs();
     let gates = gates::Gates {
-        cluster: &world.cluster,
-        reach: &reach,
-        absent: &world.absent,
+        cluster: &context.cluster,
+        cluster_client: &cluster_client,
+        absent: &context.absent,
         logs: &logs,
         progress: &|_, _| {},
-        deadline: world.limit,
+        deadline: context.limit,
     };
     told(gates.rolling(product, node).await)
 }

@@ -4,7 +4,7 @@
 use anyhow::{Result, bail};
 
 use crate::bootstrap::cluster::acl::{self, TokenStore};
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::state::{State, Token, Tokens};
 use crate::bootstrap::topology::{Phase, Product};
@@ -58,63 +58,73 @@ impl TokenStore for StoredTokens<'_> {
 ///
 /// # Errors
 /// When a product refuses, or has tokens that are not ours.
-pub(super) async fn after(world: &mut World, phase: Phase) -> Result<bool> {
-    if !world.cluster.acl {
+pub(super) async fn after(context: &mut Context, phase: Phase) -> Result<bool> {
+    if !context.cluster.acl {
         return Ok(false);
     }
-    let before = world.state.tokens()?.management(Product::Nomad);
+    let before = context.state.tokens()?.management(Product::Nomad);
     match phase {
         Phase::ConsulServers => {
-            let bar = world.progress.phase("Consul ACLs", 2);
-            let reach = world.reach()?;
+            let bar = context.progress.phase("Consul ACLs", 2);
+            let cluster_client = context.cluster_client()?;
             acl::bootstrap_consul(
-                &world.cluster,
-                &reach,
-                &mut StoredTokens(&mut world.state),
-                world.limit,
+                &context.cluster,
+                &cluster_client,
+                &mut StoredTokens(&mut context.state),
+                context.limit,
             )
             .await?;
-            let reach = world.reach()?;
-            acl::consul_tokens(&world.cluster, &reach, &mut StoredTokens(&mut world.state)).await?;
+            let cluster_client = context.cluster_client()?;
+            acl::consul_tokens(
+                &context.cluster,
+                &cluster_client,
+                &mut StoredTokens(&mut context.state),
+            )
+            .await?;
             bar.set(1, "tokens of the servers");
-            let servers: Vec<_> = world.of_phase(phase);
+            let servers: Vec<_> = context.of_phase(phase);
             acl::give_agent_tokens(
                 &servers.iter().collect::<Vec<_>>(),
-                &reach,
-                &StoredTokens(&mut world.state),
-                world.limit,
+                &cluster_client,
+                &StoredTokens(&mut context.state),
+                context.limit,
             )
             .await?;
-            world.read_shared()?;
+            context.read_shared()?;
             bar.done("default deny, a token for each");
         }
         Phase::ConsulClients => {
-            let reach = world.reach()?;
-            let agents: Vec<_> = world.of_phase(phase);
+            let cluster_client = context.cluster_client()?;
+            let agents: Vec<_> = context.of_phase(phase);
             acl::give_agent_tokens(
                 &agents.iter().collect::<Vec<_>>(),
-                &reach,
-                &StoredTokens(&mut world.state),
-                world.limit,
+                &cluster_client,
+                &StoredTokens(&mut context.state),
+                context.limit,
             )
             .await?;
         }
         Phase::NomadServers => {
-            let bar = world.progress.phase("Nomad ACLs", 1);
-            let reach = world.reach()?;
+            let bar = context.progress.phase("Nomad ACLs", 1);
+            let cluster_client = context.cluster_client()?;
             acl::bootstrap_nomad(
-                &world.cluster,
-                &reach,
-                &mut StoredTokens(&mut world.state),
-                world.limit,
+                &context.cluster,
+                &cluster_client,
+                &mut StoredTokens(&mut context.state),
+                context.limit,
             )
             .await?;
-            let reach = world.reach()?;
-            acl::nomad_tokens(&world.cluster, &reach, &mut StoredTokens(&mut world.state)).await?;
+            let cluster_client = context.cluster_client()?;
+            acl::nomad_tokens(
+                &context.cluster,
+                &cluster_client,
+                &mut StoredTokens(&mut context.state),
+            )
+            .await?;
             bar.done("default deny, an operator's token");
         }
         Phase::NomadClients => {}
     }
-    let now = world.state.tokens()?.management(Product::Nomad);
+    let now = context.state.tokens()?.management(Product::Nomad);
     Ok(phase == Phase::NomadServers && before.is_none() && now.is_some())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::bootstrap::context::World;
+use crate::bootstrap::context::Context;
 use crate::bootstrap::nodes::plan::{NodePlan, wanted_stamps};
 use crate::bootstrap::nodes::spec::{FileSpec, NodeSpec, Observed};
 use crate::bootstrap::topology::{Node, Product};
@@ -20,7 +20,7 @@ pub(in crate::bootstrap) struct Work {
 }
 
 /// Writes the files that differ.
-pub(super) async fn write(world: &World, work: &Work) -> Result<()> {
+pub(super) async fn write(context: &Context, work: &Work) -> Result<()> {
     let files: Vec<&FileSpec> = work
         .part
         .files
@@ -30,7 +30,7 @@ pub(super) async fn write(world: &World, work: &Work) -> Result<()> {
     if files.is_empty() {
         return Ok(());
     }
-    world
+    context
         .host(&work.node)
         .write(&files)
         .await
@@ -39,10 +39,10 @@ pub(super) async fn write(world: &World, work: &Work) -> Result<()> {
 
 /// Writes what differs and starts the daemon. The stamps go before the start: whatever runs
 /// afterwards has read these files.
-pub(super) async fn start(world: &World, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (world.host(&work.node), || work.node.name.clone());
+pub(super) async fn start(context: &Context, work: &Work, product: Product) -> Result<()> {
+    let (host, name) = (context.host(&work.node), || work.node.name.clone());
     let daemon = work.part.daemon(product).with_context(name)?;
-    write(world, work).await?;
+    write(context, work).await?;
     host.stamp(product, &wanted_stamps(&work.part, &work.seen, product))
         .await
         .with_context(name)?;

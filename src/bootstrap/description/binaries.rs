@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::build::Surroundings;
+use super::build::BuildContext;
 use super::names;
 use super::nodes::Kind;
 use super::reader::Reader;
@@ -84,13 +84,13 @@ pub(super) fn source(
     reader: &mut Reader<'_>,
     product: Product,
     kind: Kind,
-    around: &Surroundings<'_>,
+    context: &BuildContext<'_>,
 ) -> Option<BinarySource> {
-    let programs = around.programs;
+    let programs = context.programs;
     let (version_key, binary_key) = (format!("{product}.version"), format!("{product}.binary"));
     match (
-        reader.spot(&version_key).is_some(),
-        reader.spot(&binary_key).is_some(),
+        reader.spanned(&version_key).is_some(),
+        reader.spanned(&binary_key).is_some(),
     ) {
         (true, true) => {
             let problem = format!("stands beside {binary_key}, and only one of them can be meant");
@@ -129,7 +129,7 @@ pub(super) fn source(
             let found = programs
                 .find(product.name())
                 .filter(|_| kind == Kind::Local || programs.run_on_linux());
-            let recorded = || match around.recorded.sources.get(product.name()) {
+            let recorded = || match context.recorded.sources.get(product.name()) {
                 Some(BinarySource::File(path)) if programs.check(path).is_err() => None,
                 recorded => recorded.cloned(),
             };

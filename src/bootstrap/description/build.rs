@@ -29,7 +29,7 @@ const CERTIFICATE_DAYS_MIN: u16 = 7;
 const CERTIFICATE_DAYS_MAX: u16 = 1825;
 
 /// What a description means depends on this.
-pub(super) struct Surroundings<'a> {
+pub(super) struct BuildContext<'a> {
     /// Folder that paths are relative to, absolute.
     pub(super) folder: &'a Path,
     /// What `~/` stands for.
@@ -62,15 +62,15 @@ pub(super) struct Recorded {
 /// Makes the cluster; `mistakes` are those of earlier steps.
 pub(super) fn build(
     raw: &Raw,
-    around: &Surroundings<'_>,
+    context: &BuildContext<'_>,
     mistakes: Vec<Mistake>,
 ) -> Result<Cluster, Vec<Mistake>> {
-    let mut reader = Reader::new(raw, around.folder, around.home);
+    let mut reader = Reader::new(raw, context.folder, context.home);
     reader.mistakes = mistakes;
-    let (kind, nodes) = nodes::read(&mut reader, &around.recorded, around.scope);
+    let (kind, nodes) = nodes::read(&mut reader, &context.recorded, context.scope);
     let target = target(&mut reader, kind);
-    let consul = source(&mut reader, Product::Consul, kind, around);
-    let nomad = source(&mut reader, Product::Nomad, kind, around);
+    let consul = source(&mut reader, Product::Consul, kind, context);
+    let nomad = source(&mut reader, Product::Nomad, kind, context);
     let letters = "use lower-case letters, digits and -";
     let name = reader.checked("name", names::label, letters);
     let place =
@@ -92,10 +92,13 @@ pub(super) fn build(
         CERTIFICATE_DAYS_MIN,
         CERTIFICATE_DAYS_MAX,
     );
-    let acl = reader.truth("acl").or(around.recorded.acl).unwrap_or(false);
+    let acl = reader
+        .truth("acl")
+        .or(context.recorded.acl)
+        .unwrap_or(false);
     let release_url = url(&mut reader, "releases.url", RELEASES);
     let release_key = release_key(&mut reader);
-    let state = state(&mut reader, around);
+    let state = state(&mut reader, context);
     match (consul, state) {
         (Some(consul), Some(state)) if reader.mistakes.is_empty() => Ok(Cluster {
             name: name.unwrap_or_else(|| "lb".to_owned()),
@@ -103,7 +106,7 @@ pub(super) fn build(
             region: region.unwrap_or_else(|| "global".to_owned()),
             domain: domain.unwrap_or_else(|| "consul".to_owned()),
             network_interface: interface
-                .or((kind == Kind::Local).then(|| around.loopback.to_owned())),
+                .or((kind == Kind::Local).then(|| context.loopback.to_owned())),
             certificate_days: u32::from(days.unwrap_or(365)),
             target,
             nodes,
@@ -186,13 +189,13 @@ fn release_key(reader: &mut Reader<'_>) -> ReleaseKey {
     }
 }
 
-fn state(reader: &mut Reader<'_>, around: &Surroundings<'_>) -> Option<PathBuf> {
-    if reader.spot("state").is_some() {
+fn state(reader: &mut Reader<'_>, context: &BuildContext<'_>) -> Option<PathBuf> {
+    if reader.spanned("state").is_some() {
         return reader.path("state");
     }
-    if around.state.is_none() {
+    if context.state.is_none() {
         let problem = "has no place: neither XDG_STATE_HOME nor HOME names a folder";
         reader.wrong("state", problem, "name one with --state DIR");
     }
-    around.state.clone()
+    context.state.clone()
 }

@@ -11,15 +11,15 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::{ROLES, Spot, Value};
-use crate::config::mistake::{Mistake, Place, nearest};
+use super::{ROLES, Spanned, Value};
+use crate::config::mistake::{Mistake, Place as SourceLocation, nearest};
 
 /// Reads the text of an inventory: role keys with their lists. Mistakes are added to the list.
 pub(super) fn read(
     path: &Path,
     text: &str,
     mistakes: &mut Vec<Mistake>,
-) -> Vec<(&'static str, Spot)> {
+) -> Vec<(&'static str, Spanned)> {
     let mut file = File {
         path: path.into(),
         text,
@@ -68,7 +68,7 @@ pub(super) fn read(
             let value = Value::List(file.nodes(start, items));
             found.push((
                 *known,
-                Spot {
+                Spanned {
                     value,
                     place: file.place(start),
                 },
@@ -101,18 +101,18 @@ struct File<'a> {
 
 impl File<'_> {
     /// The parser of JSON keeps no lines: a node is told by the line that its address stands on.
-    fn nodes(&self, start: usize, items: &[Json]) -> Vec<Spot> {
+    fn nodes(&self, start: usize, items: &[Json]) -> Vec<Spanned> {
         let mut at = start;
         let each = |item: &Json| {
             if let Some(text) = item.as_str().or_else(|| item.get("address")?.as_str()) {
                 at = self.find(at, &format!("{text:?}"));
             }
-            self.spot(at, item)
+            self.spanned(at, item)
         };
         items.iter().map(each).collect()
     }
 
-    fn spot(&self, at: usize, json: &Json) -> Spot {
+    fn spanned(&self, at: usize, json: &Json) -> Spanned {
         let value = match json {
             Json::String(text) => Value::Text(text.clone()),
             Json::Bool(truth) => Value::Bool(*truth),
@@ -120,19 +120,19 @@ impl File<'_> {
                 .as_i64()
                 .map_or_else(|| Value::Other(number.to_string()), Value::Integer),
             Json::Array(items) => {
-                Value::List(items.iter().map(|item| self.spot(at, item)).collect())
+                Value::List(items.iter().map(|item| self.spanned(at, item)).collect())
             }
             // terraform writes null for what is not set.
             Json::Object(keys) => {
                 let set = keys.iter().filter(|(_, value)| !value.is_null());
                 Value::Table(
-                    set.map(|(key, value)| (key.clone(), self.spot(at, value)))
+                    set.map(|(key, value)| (key.clone(), self.spanned(at, value)))
                         .collect(),
                 )
             }
             Json::Null => Value::Other("null".to_owned()),
         };
-        Spot {
+        Spanned {
             value,
             place: self.place(at),
         }
@@ -155,12 +155,12 @@ impl File<'_> {
             .count()
     }
 
-    fn place(&self, offset: usize) -> Place {
-        Place::File(self.path.clone(), self.line(offset))
+    fn place(&self, offset: usize) -> SourceLocation {
+        SourceLocation::File(self.path.clone(), self.line(offset))
     }
 
     fn wrong(&mut self, key: &str, line: usize, problem: &str, advice: &str) {
-        let place = Place::File(self.path.clone(), line);
+        let place = SourceLocation::File(self.path.clone(), line);
         let (key, problem, advice) = (key.to_owned(), problem.to_owned(), advice.to_owned());
         self.mistakes.push(Mistake {
             key,
@@ -190,7 +190,7 @@ mod tests {
   ]
 }"#;
 
-    fn lists(text: &str) -> Vec<(&'static str, Spot)> {
+    fn lists(text: &str) -> Vec<(&'static str, Spanned)> {
         let mut mistakes = Vec::new();
         let found = read(Path::new("i.json"), text, &mut mistakes);
         assert_eq!(mistakes, []);
@@ -202,7 +202,7 @@ mod tests {
         let bare = lists(BARE);
         let lines: Vec<String> = bare
             .iter()
-            .flat_map(|(_, spot)| match &spot.value {
+            .flat_map(|(_, spanned)| match &spanned.value {
                 Value::List(items) => items.iter().map(|item| item.place.to_string()).collect(),
                 _ => Vec::new(),
             })

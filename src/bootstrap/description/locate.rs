@@ -6,14 +6,14 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::binaries::{Installed, Programs, Unneeded};
-use super::build::{Recorded, Surroundings, build};
+use super::build::{BuildContext, Recorded, build};
 use super::inventory;
 use super::raw::{self, Raw, Value};
 use super::reader::plain;
 use super::{Described, ROLES, Request};
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
-use crate::config::mistake::{Mistake, Mistakes, Place};
+use crate::config::mistake::{Mistake, Mistakes, Place as SourceLocation};
 
 /// Where a description lies when none is named, in this order.
 const USUAL: [&str; 2] = ["cluster.toml", "config/cluster.toml"];
@@ -21,7 +21,7 @@ const USUAL: [&str; 2] = ["cluster.toml", "config/cluster.toml"];
 /// Largest inventory taken from standard input, in bytes.
 const STDIN_MAX: u64 = 16 << 20;
 
-/// What this process knows of its surroundings.
+/// What this process inherited.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     /// Current folder, absolute.
@@ -41,7 +41,7 @@ impl Process {
         let folder = std::env::current_dir().map_err(|error| {
             let problem = format!("the current folder cannot be told: {error}");
             Mistakes(vec![about(
-                Place::Absent,
+                SourceLocation::Absent,
                 problem,
                 "change into one that exists",
             )])
@@ -71,7 +71,7 @@ impl Process {
     }
 }
 
-/// As [`super::describe`], with the surroundings as an argument.
+/// As [`super::describe`], with them as an argument.
 pub(super) fn describe(request: &Request, process: &Process) -> Result<Described, Mistakes> {
     let mut mistakes = Vec::new();
     let file = file(request, process)?;
@@ -80,7 +80,7 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
             let text = read_file(
                 &process.folder.join(path),
                 path,
-                &Place::Flag("--cluster".to_owned()),
+                &SourceLocation::Flag("--cluster".to_owned()),
             )?;
             raw::read(path, &text, &mut mistakes)
         }
@@ -104,7 +104,7 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
     } else {
         &installed
     };
-    let mut around = Surroundings {
+    let mut context = BuildContext {
         folder,
         home: process.home.as_deref(),
         state: match (&beside, &request.inventory) {
@@ -135,11 +135,11 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
         .filter(|&product| !named(product))
         .collect();
     // Where the state is has to be known before what it says can be heeded.
-    if let Ok(first) = build(&raw, &around, mistakes.clone()) {
-        around.recorded = recorded(&first.state).unwrap_or_default();
+    if let Ok(first) = build(&raw, &context, mistakes.clone()) {
+        context.recorded = recorded(&first.state).unwrap_or_default();
     }
-    around.programs = programs;
-    match build(&raw, &around, mistakes) {
+    context.programs = programs;
+    match build(&raw, &context, mistakes) {
         Ok(cluster) => Ok(Described {
             cluster,
             source,
@@ -148,9 +148,9 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
         }),
         Err(mut mistakes) => {
             mistakes.sort_by_key(|mistake| match &mistake.place {
-                Place::File(path, line) => (0, path.to_path_buf(), *line),
-                Place::Env(_) | Place::Flag(_) => (1, PathBuf::new(), 0),
-                Place::Absent => (2, PathBuf::new(), 0),
+                SourceLocation::File(path, line) => (0, path.to_path_buf(), *line),
+                SourceLocation::Env(_) | SourceLocation::Flag(_) => (1, PathBuf::new(), 0),
+                SourceLocation::Absent => (2, PathBuf::new(), 0),
             });
             Err(Mistakes(mistakes))
         }
@@ -190,14 +190,18 @@ fn file(request: &Request, process: &Process) -> Result<Option<PathBuf>, Mistake
         (None, None) => {
             let problem = format!("there is neither {} nor {} here", USUAL[0], USUAL[1]);
             let advice = "name the description with --cluster FILE, or take --local for nine nodes on this machine";
-            Err(Mistakes(vec![about(Place::Absent, problem, advice)]))
+            Err(Mistakes(vec![about(
+                SourceLocation::Absent,
+                problem,
+                advice,
+            )]))
         }
     }
 }
 
 /// A flag wins over the file: it takes the place of its key, and of keys that mean the same thing.
 fn overlay(raw: &mut Raw, request: &Request, process: &Process, mistakes: &mut Vec<Mistake>) {
-    let flag = |name: &str| Place::Flag(name.to_owned());
+    let flag = |name: &str| SourceLocation::Flag(name.to_owned());
     if request.local {
         raw.put("target", Value::Text("local".to_owned()), flag("--local"));
     }
@@ -271,13 +275,13 @@ fn overlay(raw: &mut Raw, request: &Request, process: &Process, mistakes: &mut V
 
 /// Puts the nodes of the inventory, if one is named, in the place of the lists.
 fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<Mistake>) {
-    let Some(spot) = raw.get("inventory").cloned() else {
+    let Some(spanned) = raw.get("inventory").cloned() else {
         return;
     };
-    let place = spot.place.clone();
+    let place = spanned.place.clone();
     if let Some((_, key, _)) = ROLES.iter().find(|(_, key, _)| raw.get(key).is_some()) {
         let problem = format!("stands beside {key}, and only one of them can be meant");
-        let value = Some(spot.value.to_string());
+        let value = Some(spanned.value.to_string());
         let advice = "take the lists of nodes away, or the inventory".to_owned();
         mistakes.push(Mistake {
             key: "inventory".to_owned(),
@@ -288,8 +292,8 @@ fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<Mistake>) {
         });
         return;
     }
-    let Value::Text(name) = &spot.value else {
-        let value = Some(spot.value.to_string());
+    let Value::Text(name) = &spanned.value else {
+        let value = Some(spanned.value.to_string());
         let (problem, advice) = (
             "is not a path".to_owned(),
             "write inventory = \"inventory.json\"".to_owned(),
@@ -312,8 +316,8 @@ fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<Mistake>) {
     };
     match text {
         Ok(text) => {
-            for (key, spot) in inventory::read(&shown, &text, mistakes) {
-                raw.put(key, spot.value, spot.place);
+            for (key, spanned) in inventory::read(&shown, &text, mistakes) {
+                raw.put(key, spanned.value, spanned.place);
             }
             // Whoever names machines means machines, even when the inventory lacks some.
             if raw.get("target").is_none() {
@@ -324,7 +328,7 @@ fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<Mistake>) {
     }
 }
 
-fn read_file(path: &Path, shown: &Path, place: &Place) -> Result<String, Mistakes> {
+fn read_file(path: &Path, shown: &Path, place: &SourceLocation) -> Result<String, Mistakes> {
     std::fs::read_to_string(path).map_err(|error| {
         let problem = format!("{} cannot be read: {error}", shown.display());
         Mistakes(vec![about(
@@ -335,7 +339,7 @@ fn read_file(path: &Path, shown: &Path, place: &Place) -> Result<String, Mistake
     })
 }
 
-fn read_stdin(place: &Place) -> Result<String, Mistakes> {
+fn read_stdin(place: &SourceLocation) -> Result<String, Mistakes> {
     let mut text = String::new();
     match std::io::stdin()
         .lock()
@@ -355,7 +359,7 @@ fn read_stdin(place: &Place) -> Result<String, Mistakes> {
 }
 
 /// A mistake that is about no single key.
-fn about(place: Place, problem: String, advice: &str) -> Mistake {
+fn about(place: SourceLocation, problem: String, advice: &str) -> Mistake {
     Mistake {
         key: String::new(),
         value: None,

@@ -28,7 +28,7 @@ use crate::config::Mistakes;
 
 pub use binaries::no_nomad;
 pub(super) use nodes::ROLES;
-pub(super) use raw::{Spot, Value};
+pub(super) use raw::{Spanned, Value};
 
 /// Which cluster is meant, as asked for on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

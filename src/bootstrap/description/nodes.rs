@@ -10,7 +10,7 @@ use super::build::Recorded;
 use super::reader::Reader;
 use super::written::{Given, Listed, Written, listed};
 use crate::bootstrap::topology::{Node, Role, Scope};
-use crate::config::Place;
+use crate::config::Place as SourceLocation;
 
 /// The roles with their key and what the default names begin with; in the order in which nodes are
 /// listed.
@@ -61,8 +61,8 @@ pub(super) fn read(
     // In a file the key may wait for another target; whoever writes the flag means it now.
     if kind == Kind::Ssh
         && reader
-            .spot("local.network")
-            .is_some_and(|spot| matches!(spot.place, Place::Flag(_)))
+            .spanned("local.network")
+            .is_some_and(|spanned| matches!(spanned.place, SourceLocation::Flag(_)))
     {
         reader.wrong(
             "local.network",
@@ -118,7 +118,7 @@ fn named(
     listed: Listed,
     (role, key, prefix): (Role, &str, &str),
 ) -> Vec<(String, Written)> {
-    let derived = |_| Written::derived(role, key, reader.spot(key).cloned());
+    let derived = |_| Written::derived(role, key, reader.spanned(key).cloned());
     let written = match listed {
         Listed::Nodes(written) => written,
         counted => (0..count(kind, &counted).unwrap_or_default())
@@ -183,7 +183,7 @@ fn addresses(
                     let advice = "add address = \"…\", the one that the other nodes reach it by";
                     reader.wrong_at(
                         &written.key,
-                        written.spot.as_ref(),
+                        written.spanned.as_ref(),
                         "has no address",
                         advice,
                     );
@@ -299,7 +299,7 @@ fn check_counts(reader: &mut Reader<'_>, kind: Kind, scope: Scope, listed: &[Lis
 
 fn network(reader: &mut Reader<'_>, recorded: &Recorded) -> Option<Ipv4Net> {
     let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    let text = match reader.spot("local.network") {
+    let text = match reader.spanned("local.network") {
         Some(_) => reader.text("local.network")?,
         None => {
             network_of(recorded).map_or_else(|| NETWORK.to_owned(), |network| network.to_string())
@@ -366,7 +366,7 @@ fn check_address(
     };
     reader.wrong_at(
         &written.key,
-        written.spot_of_address(address).as_ref(),
+        written.spanned_address(address).as_ref(),
         problem,
         advice,
     );
@@ -379,7 +379,7 @@ fn check_node(reader: &mut Reader<'_>, kind: Kind, written: &Written) {
         let key = format!("{}.dynamic_ports", written.key);
         reader.wrong_at(
             &key,
-            written.spot.as_ref(),
+            written.spanned.as_ref(),
             "is for Nomad clients",
             "take it away: no task runs on this node",
         );
@@ -389,7 +389,7 @@ fn check_node(reader: &mut Reader<'_>, kind: Kind, written: &Written) {
         let advice = "take it away, or write target = \"ssh\"";
         reader.wrong_at(
             &key,
-            written.spot.as_ref(),
+            written.spanned.as_ref(),
             "is not for nodes of the local target",
             advice,
         );
@@ -440,7 +440,7 @@ fn share_ports(reader: &mut Reader<'_>, kind: Kind, nodes: &mut [(Node, Written)
             let key = format!("{}.dynamic_ports", written.key);
             reader.wrong_at(
                 &key,
-                written.spot.as_ref(),
+                written.spanned.as_ref(),
                 problem,
                 "give every client a range of its own, or none a range",
             );
@@ -457,17 +457,17 @@ fn check_collisions(reader: &mut Reader<'_>, nodes: &[(Node, Written)]) {
             let problem = format!("is called {}, and so is {}", node.name, first.key);
             reader.wrong_at(
                 &written.key,
-                written.spot.as_ref(),
+                written.spanned.as_ref(),
                 problem,
                 "give each node a name of its own",
             );
         }
         if let Some(first) = addresses.insert(node.address, node) {
-            let spot = written.spot_of_address(node.address);
+            let spanned = written.spanned_address(node.address);
             let problem = format!("is the address of {}, too", first.name);
             reader.wrong_at(
                 &written.key,
-                spot.as_ref(),
+                spanned.as_ref(),
                 problem,
                 "each node needs a machine of its own",
             );
@@ -480,10 +480,10 @@ fn check_collisions(reader: &mut Reader<'_>, nodes: &[(Node, Written)]) {
             "is IPv6, and {} has the IPv4 address {}",
             v6.name, v4.address
         );
-        let spot = written.spot_of_address(v6.address);
+        let spanned = written.spanned_address(v6.address);
         reader.wrong_at(
             &written.key,
-            spot.as_ref(),
+            spanned.as_ref(),
             problem,
             "agents bind one address each: take one family for all nodes",
         );

@@ -6,10 +6,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistake, Place, nearer_than, nearest};
+use crate::config::mistake::{Mistake, Place as SourceLocation, nearer_than, nearest};
 
 /// Every key there is, with its section. `config/cluster.toml` shows each of them.
 pub(crate) const KEYS: &[&str] = &[
@@ -54,8 +53,8 @@ pub(crate) enum Value {
     Text(String),
     Integer(i64),
     Bool(bool),
-    List(Vec<Spot>),
-    Table(BTreeMap<String, Spot>),
+    List(Vec<Spanned>),
+    Table(BTreeMap<String, Spanned>),
     /// Something that no key takes: a float, a date, a number out of range.
     Other(String),
 }
@@ -75,26 +74,26 @@ impl fmt::Display for Value {
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Spot {
+pub(crate) struct Spanned {
     pub(crate) value: Value,
-    pub(crate) place: Place,
+    pub(crate) place: SourceLocation,
 }
 
 /// All that was written, by dotted key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Raw {
-    values: BTreeMap<&'static str, Spot>,
+    values: BTreeMap<&'static str, Spanned>,
 }
 
 impl Raw {
     /// What stands at the key.
-    pub(crate) fn get(&self, key: &str) -> Option<&Spot> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Spanned> {
         self.values.get(key)
     }
 
     /// Puts a value in the place of what was there: a flag wins over the file.
-    pub(crate) fn put(&mut self, key: &'static str, value: Value, place: Place) {
-        self.values.insert(key, Spot { value, place });
+    pub(crate) fn put(&mut self, key: &'static str, value: Value, place: SourceLocation) {
+        self.values.insert(key, Spanned { value, place });
     }
 
     /// Takes the key away.
@@ -138,13 +137,13 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    fn place(&self, offset: usize) -> Place {
+    fn place(&self, offset: usize) -> SourceLocation {
         let before = self
             .text
             .as_bytes()
             .get(..offset)
             .unwrap_or(self.text.as_bytes());
-        Place::File(
+        SourceLocation::File(
             self.path.clone(),
             1 + before.iter().filter(|byte| **byte == b'\n').count(),
         )
@@ -185,7 +184,7 @@ impl File<'_> {
         }
     }
 
-    fn key(&mut self, path: &str, at: usize, value: &Spanned<DeValue<'_>>) {
+    fn key(&mut self, path: &str, at: usize, value: &toml::Spanned<DeValue<'_>>) {
         match KEYS.iter().find(|known| **known == path) {
             Some(known) => {
                 let value = self.value(value);
@@ -195,8 +194,8 @@ impl File<'_> {
         }
     }
 
-    fn value(&self, value: &Spanned<DeValue<'_>>) -> Value {
-        let spot = |value: &Spanned<DeValue<'_>>| Spot {
+    fn value(&self, value: &toml::Spanned<DeValue<'_>>) -> Value {
+        let spanned = |value: &toml::Spanned<DeValue<'_>>| Spanned {
             value: self.value(value),
             place: self.place(value.span().start),
         };
@@ -209,10 +208,10 @@ impl File<'_> {
                     Err(_) => Value::Other(number.to_string()),
                 }
             }
-            DeValue::Array(items) => Value::List(items.iter().map(spot).collect()),
+            DeValue::Array(items) => Value::List(items.iter().map(spanned).collect()),
             DeValue::Table(keys) => Value::Table(
                 keys.iter()
-                    .map(|(name, value)| (name.get_ref().to_string(), spot(value)))
+                    .map(|(name, value)| (name.get_ref().to_string(), spanned(value)))
                     .collect(),
             ),
             DeValue::Float(number) => Value::Other(number.as_str().to_owned()),
@@ -286,7 +285,7 @@ mod tests {
         let text = "acl = true\n\nnomad_clients = [\n  \"10.0.0.1\",\n  { name = \"a\" },\n]\n[ssh]\nport = 0x16\n";
         let raw = read(Path::new("c.toml"), text, &mut mistakes);
         assert_eq!(mistakes, []);
-        let line = |spot: &Spot| spot.place.to_string();
+        let line = |spanned: &Spanned| spanned.place.to_string();
         assert_eq!(raw.get("acl").unwrap().value, Value::Bool(true));
         assert_eq!(raw.get("ssh.port").unwrap().value, Value::Integer(22));
         assert_eq!(line(raw.get("ssh.port").unwrap()), "c.toml:8");

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::raw::{Raw, Spot, Value};
-use crate::config::mistake::{Mistake, Place, nearest};
+use super::raw::{Raw, Spanned, Value};
+use crate::config::mistake::{Mistake, Place as SourceLocation, nearest};
 
 /// Reads keys and gathers mistakes.
 pub(super) struct Reader<'a> {
@@ -27,7 +27,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn spot(&self, key: &str) -> Option<&'a Spot> {
+    pub(super) fn spanned(&self, key: &str) -> Option<&'a Spanned> {
         self.raw.get(key)
     }
 
@@ -45,21 +45,21 @@ impl<'a> Reader<'a> {
     pub(super) fn wrong_at(
         &mut self,
         key: &str,
-        spot: Option<&Spot>,
+        spanned: Option<&Spanned>,
         problem: impl Into<String>,
         advice: impl Into<String>,
     ) {
         self.mistakes.push(Mistake {
             key: key.to_owned(),
-            value: spot.map(|spot| spot.value.to_string()),
-            place: spot.map_or(Place::Absent, |spot| spot.place.clone()),
+            value: spanned.map(|spanned| spanned.value.to_string()),
+            place: spanned.map_or(SourceLocation::Absent, |spanned| spanned.place.clone()),
             problem: problem.into(),
             advice: advice.into(),
         });
     }
 
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
-        match &self.spot(key)?.value {
+        match &self.spanned(key)?.value {
             Value::Text(text) => Some(text.clone()),
             _ => {
                 self.wrong(key, "is not a text", "put it in double quotes");
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn truth(&mut self, key: &str) -> Option<bool> {
-        match &self.spot(key)?.value {
+        match &self.spanned(key)?.value {
             Value::Bool(truth) => Some(*truth),
             _ => {
                 self.wrong(
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
 
     /// A whole number within bounds, both included.
     pub(super) fn whole(&mut self, key: &str, least: u16, most: u16) -> Option<u16> {
-        let number = match &self.spot(key)?.value {
+        let number = match &self.spanned(key)?.value {
             Value::Integer(number) => u16::try_from(*number).ok(),
             _ => None,
         };
@@ -136,10 +136,10 @@ impl<'a> Reader<'a> {
 
     /// A list of texts.
     pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
-        let Some(spot) = self.spot(key) else {
+        let Some(spanned) = self.spanned(key) else {
             return Vec::new();
         };
-        let Value::List(items) = &spot.value else {
+        let Value::List(items) = &spanned.value else {
             self.wrong(key, "is not a list", "write [\"…\", \"…\"]");
             return Vec::new();
         };

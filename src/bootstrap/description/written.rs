@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::names;
-use super::raw::{Spot, Value};
+use super::raw::{Spanned, Value};
 use super::reader::Reader;
 use crate::bootstrap::topology::Role;
 use crate::config::mistake::nearest;
@@ -19,7 +19,7 @@ pub(super) struct Written {
     pub(super) role: Role,
     /// Where it stands: `consul_servers[1]`, for messages.
     pub(super) key: String,
-    pub(super) spot: Option<Spot>,
+    pub(super) spanned: Option<Spanned>,
     pub(super) name: Option<String>,
     pub(super) address: Given,
     pub(super) ssh: Option<String>,
@@ -45,11 +45,11 @@ pub(super) enum Listed {
 
 impl Written {
     /// A node of which nothing is written but that there is one.
-    pub(super) fn derived(role: Role, key: &str, spot: Option<Spot>) -> Self {
+    pub(super) fn derived(role: Role, key: &str, spanned: Option<Spanned>) -> Self {
         Self {
             role,
             key: key.to_owned(),
-            spot,
+            spanned,
             name: None,
             address: Given::Absent,
             ssh: None,
@@ -58,19 +58,19 @@ impl Written {
     }
 
     /// Where the node stands, with its address as the value.
-    pub(super) fn spot_of_address(&self, address: IpAddr) -> Option<Spot> {
-        self.spot.clone().map(|spot| Spot {
+    pub(super) fn spanned_address(&self, address: IpAddr) -> Option<Spanned> {
+        self.spanned.clone().map(|spanned| Spanned {
             value: Value::Text(address.to_string()),
-            place: spot.place,
+            place: spanned.place,
         })
     }
 }
 
 pub(super) fn listed(reader: &mut Reader<'_>, role: Role, key: &str) -> Listed {
-    let Some(spot) = reader.spot(key) else {
+    let Some(spanned) = reader.spanned(key) else {
         return Listed::Nothing;
     };
-    match &spot.value {
+    match &spanned.value {
         Value::Integer(count) => match usize::try_from(*count) {
             Ok(count) => Listed::Count(count),
             Err(_) => {
@@ -95,10 +95,10 @@ pub(super) fn listed(reader: &mut Reader<'_>, role: Role, key: &str) -> Listed {
     }
 }
 
-fn entry(reader: &mut Reader<'_>, role: Role, key: String, spot: &Spot) -> Written {
-    let mut written = Written::derived(role, &key, Some(spot.clone()));
-    match &spot.value {
-        Value::Text(text) => written.address = address(reader, &key, spot, text),
+fn entry(reader: &mut Reader<'_>, role: Role, key: String, spanned: &Spanned) -> Written {
+    let mut written = Written::derived(role, &key, Some(spanned.clone()));
+    match &spanned.value {
+        Value::Text(text) => written.address = address(reader, &key, spanned, text),
         Value::Table(keys) => {
             for (word, value) in keys {
                 let path = format!("{key}.{word}");
@@ -148,26 +148,26 @@ fn entry(reader: &mut Reader<'_>, role: Role, key: String, spot: &Spot) -> Writt
             written.address = Given::Wrong;
             let advice =
                 "write \"10.0.0.11\", or { name = \"…\", address = \"10.0.0.11\", ssh = \"…\" }";
-            reader.wrong_at(&key, Some(spot), "is not a node", advice);
+            reader.wrong_at(&key, Some(spanned), "is not a node", advice);
         }
     }
     written
 }
 
-fn address(reader: &mut Reader<'_>, key: &str, spot: &Spot, text: &str) -> Given {
+fn address(reader: &mut Reader<'_>, key: &str, spanned: &Spanned, text: &str) -> Given {
     if let Ok(address) = text.parse() {
         return Given::Is(address);
     }
     let advice = "agents bind an address, not a name: write the address, and the name as ssh in { address = \"…\", ssh = \"…\" }";
-    reader.wrong_at(key, Some(spot), "is not an IP address", advice);
+    reader.wrong_at(key, Some(spanned), "is not an IP address", advice);
     Given::Wrong
 }
 
-fn ports(reader: &mut Reader<'_>, key: &str, spot: &Spot, text: &str) -> Option<(u16, u16)> {
+fn ports(reader: &mut Reader<'_>, key: &str, spanned: &Spanned, text: &str) -> Option<(u16, u16)> {
     let Some((first, last)) = names::ports(text) else {
         reader.wrong_at(
             key,
-            Some(spot),
+            Some(spanned),
             "is not a range of ports above 1023",
             "write it like \"20000-32000\"",
         );
@@ -180,7 +180,7 @@ fn ports(reader: &mut Reader<'_>, key: &str, spot: &Spot, text: &str) -> Option<
         let problem = format!("holds port {port}, which an agent listens on");
         reader.wrong_at(
             key,
-            Some(spot),
+            Some(spanned),
             problem,
             "take a range above 8600, like \"20000-32000\"",
         );

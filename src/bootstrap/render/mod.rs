@@ -44,13 +44,13 @@ pub fn node(
 ) -> NodeSpec {
     let layout = cluster.layout(node);
     let mut spec = NodeSpec::default();
-    let mut place = Place {
+    let mut builder = SpecBuilder {
         cluster,
         layout: &layout,
         spec: &mut spec,
     };
-    place.ground();
-    place.consul(node, pairs, shared, versions);
+    builder.ground();
+    builder.consul(node, pairs, shared, versions);
     let pair = pairs
         .nomad
         .as_ref()
@@ -63,22 +63,22 @@ pub fn node(
             .as_ref()
             .filter(|_| node.role == Role::NomadClient);
         let lb = lb.map(|path| Program::new("lb", &BinarySource::File(path.clone()), &layout));
-        place.nomad(node, source, pair, shared, versions, lb.as_ref());
+        builder.nomad(node, source, pair, shared, versions, lb.as_ref());
         if let Some(lb) = lb {
-            place.lb(node, shared, lb);
+            builder.lb(node, shared, lb);
         }
     }
     spec
 }
 
 /// The node being furnished.
-struct Place<'a> {
+struct SpecBuilder<'a> {
     cluster: &'a Cluster,
     layout: &'a Layout,
     spec: &'a mut NodeSpec,
 }
 
-impl Place<'_> {
+impl SpecBuilder<'_> {
     /// What every node has, whatever runs there.
     fn ground(&mut self) {
         if self.cluster.is_local() {

@@ -11,7 +11,7 @@ use super::store::{
     CONSUL_LB, CONSUL_NOMAD, CONSUL_OPERATOR, STEP, TokenStore, consul_agent, is_valid, new_secret,
 };
 use crate::bootstrap::cluster::api::{Api, LIMIT};
-use crate::bootstrap::cluster::client::Reach;
+use crate::bootstrap::cluster::client::ClusterClient;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Product};
 
@@ -82,14 +82,14 @@ struct Policy {
 
 pub(super) async fn tokens(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
-    let (node, policies): (_, Vec<Policy>) = reach
+    let (node, policies): (_, Vec<Policy>) = cluster_client
         .any_server(cluster, Product::Consul, "/v1/acl/policies")
         .await?;
     // One server for all: another might not have seen yet what was just made.
-    let api = reach.api(node, Product::Consul);
+    let api = cluster_client.api(node, Product::Consul);
     let policies: BTreeMap<String, String> = policies
         .into_iter()
         .map(|policy| (policy.name, policy.id))

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::store::{NOMAD_OPERATOR, TokenMade, TokenStore, is_valid};
 use crate::bootstrap::cluster::api::{Api, LIMIT};
-use crate::bootstrap::cluster::client::Reach;
+use crate::bootstrap::cluster::client::ClusterClient;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Product};
 
@@ -36,13 +36,13 @@ struct Listed {
 
 pub(super) async fn tokens(
     cluster: &Cluster,
-    reach: &Reach,
+    cluster_client: &ClusterClient,
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
-    let (node, listed): (_, Vec<Listed>) = reach
+    let (node, listed): (_, Vec<Listed>) = cluster_client
         .any_server(cluster, Product::Nomad, "/v1/acl/tokens")
         .await?;
-    let api = reach.api(node, Product::Nomad);
+    let api = cluster_client.api(node, Product::Nomad);
     ensure_policy(&api).await?;
     if let Some(secret) = tokens.get(NOMAD_OPERATOR)
         && is_valid(&api.with_token(Some(secret))).await?.is_some()

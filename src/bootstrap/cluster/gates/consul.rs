@@ -28,7 +28,7 @@ impl<'a> Gates<'a> {
             .iter()
             .filter(|node| self.is_present(node))
             .collect();
-        let members = self.reach.any_server::<Vec<Member>>(
+        let members = self.cluster_client.any_server::<Vec<Member>>(
             self.cluster,
             Product::Consul,
             "/v1/agent/members",

@@ -119,7 +119,7 @@ impl<'a> Gates<'a> {
             return Vec::new();
         }
         let listed = match self
-            .reach
+            .cluster_client
             .any_server::<Vec<Client>>(self.cluster, Product::Nomad, "/v1/nodes")
             .await
         {

@@ -87,7 +87,7 @@ impl<'a> Gates<'a> {
             async move { raft_index(&api, "commit_index").await }
         }))
         .await;
-        // Asked after the others: its index may only be higher by then.
+        // Invocation after the others: its index may only be higher by then.
         let own = raft_index(restarted, "applied_index").await;
         match (others.into_iter().flatten().max(), own) {
             (Some(committed), Some(applied)) if applied < committed => Err(format!(

@@ -41,7 +41,7 @@ fn cluster(servers: u8) -> Cluster {
     }
 }
 
-fn reach() -> Reach {
+fn cluster_client() -> ClusterClient {
     let refused: Connect =
         Arc::new(|_| async { Err(std::io::ErrorKind::ConnectionRefused.into()) }.boxed());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -50,17 +50,21 @@ fn reach() -> Reach {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    Reach::new(refused, Arc::new(tls))
+    ClusterClient::new(refused, Arc::new(tls))
 }
 
 fn no_logs(_: &Node, _: Product) -> BoxFuture<'static, String> {
     async { String::new() }.boxed()
 }
 
-fn gates<'a>(cluster: &'a Cluster, reach: &'a Reach, absent: &'a [String]) -> Gates<'a> {
+fn gates<'a>(
+    cluster: &'a Cluster,
+    cluster_client: &'a ClusterClient,
+    absent: &'a [String],
+) -> Gates<'a> {
     Gates {
         cluster,
-        reach,
+        cluster_client,
         absent,
         logs: &no_logs,
         progress: &|_, _| {},
@@ -75,7 +79,7 @@ fn view(leader: u8, peers: &[u8]) -> View {
 
 #[test]
 fn servers_must_agree_on_leader_and_peers() {
-    let (cluster, reach) = (cluster(3), reach());
+    let (cluster, cluster_client) = (cluster(3), cluster_client());
     let cases: [(&str, Vec<View>, [&str; 3]); 5] = [
         (
             "all well",
@@ -120,7 +124,7 @@ fn servers_must_agree_on_leader_and_peers() {
         ),
     ];
     for (what, views, expected) in cases {
-        let gates = gates(&cluster, &reach, &[]);
+        let gates = gates(&cluster, &cluster_client, &[]);
         let servers = gates.present_servers(Product::Consul);
         for ((node, finding), expected) in judge_servers(&gates, Product::Consul, &servers, views)
             .iter()
@@ -140,8 +144,8 @@ fn servers_must_agree_on_leader_and_peers() {
 
 #[test]
 fn an_absent_server_is_neither_asked_nor_missed() {
-    let (cluster, reach, absent) = (cluster(3), reach(), ["consul-2".to_owned()]);
-    let gates = gates(&cluster, &reach, &absent);
+    let (cluster, cluster_client, absent) = (cluster(3), cluster_client(), ["consul-2".to_owned()]);
+    let gates = gates(&cluster, &cluster_client, &absent);
     let servers = gates.present_servers(Product::Consul);
     assert_eq!(servers.len(), 2);
     for peers in [&[0, 1][..], &[0, 1, 2]] {
@@ -160,7 +164,7 @@ fn an_absent_server_is_neither_asked_nor_missed() {
 
 #[tokio::test]
 async fn a_gate_that_stays_shut_gives_a_reason_per_node() {
-    let (cluster, reach) = (cluster(2), reach());
+    let (cluster, cluster_client) = (cluster(2), cluster_client());
     let log = "couldn't join: No installed keys could decrypt the message";
     let logs = |node: &Node, _: Product| {
         let text = if node.name == "consul-1" { log } else { "" };
@@ -168,7 +172,7 @@ async fn a_gate_that_stays_shut_gives_a_reason_per_node() {
     };
     let failure = Gates {
         logs: &logs,
-        ..gates(&cluster, &reach, &[])
+        ..gates(&cluster, &cluster_client, &[])
     }
     .phase(Phase::ConsulServers)
     .await

@@ -49,9 +49,9 @@ fn peer(node: &str, address: &str) -> Peer {
     }
 }
 
-fn consul() -> Told {
+fn consul() -> ServerView {
     let member = |name: &str, status: u8| json!({"Name": name, "Status": status, "Tags": {"build": "1.8.7:abc"}});
-    Told {
+    ServerView {
         product: Product::Consul,
         members: Ok(vec![
             member("consul-0", 1),
@@ -64,12 +64,12 @@ fn consul() -> Told {
     }
 }
 
-fn nomad() -> Told {
+fn nomad() -> ServerView {
     let client = |status: &str, id: u8| {
         json!({"Name": "nomad-client-0", "ID": id, "Status": status, "SchedulingEligibility": "eligible",
                "Drain": false, "Version": "2.0.5"})
     };
-    Told {
+    ServerView {
         product: Product::Nomad,
         members: Ok(vec![
             json!({"Name": "nomad-server-0.global", "Status": "alive", "Tags": {"build": "2.0.5"}}),
@@ -80,8 +80,8 @@ fn nomad() -> Told {
     }
 }
 
-fn well(days: i64) -> Own {
-    Own {
+fn well(days: i64) -> AgentView {
+    AgentView {
         trouble: None,
         answers: true,
         certificate_end: Some(days * DAY + 5),
@@ -92,7 +92,7 @@ fn well(days: i64) -> Own {
 fn every_kind_of_node_is_told() {
     let cluster = cluster();
     let (consul, nomad) = (consul(), nomad());
-    let judge = |index: usize, own, of_nomad: Option<Own>| {
+    let judge = |index: usize, own, of_nomad: Option<AgentView>| {
         judge(
             &cluster,
             &cluster.nodes[index],
@@ -136,7 +136,7 @@ fn every_kind_of_node_is_told() {
 
     let expired = judge(
         1,
-        Own {
+        AgentView {
             certificate_end: Some(-1),
             ..well(0)
         },
@@ -153,13 +153,13 @@ fn every_kind_of_node_is_told() {
 #[test]
 fn what_nobody_can_tell_is_unknown() {
     let cluster = cluster();
-    let dead = Told {
+    let dead = ServerView {
         members: Err("refused".to_owned()),
         peers: None,
         leader: None,
         ..consul()
     };
-    let own = Own {
+    let own = AgentView {
         trouble: Some("does not answer: refused".to_owned()),
         answers: false,
         certificate_end: None,

@@ -5,7 +5,7 @@ mod shipped;
 use std::path::{Path, PathBuf};
 
 use super::binaries::Programs;
-use super::build::{Recorded, Surroundings, build};
+use super::build::{BuildContext, Recorded, build};
 use super::nodes::ROLES;
 use super::raw;
 use crate::bootstrap::topology::{
@@ -63,7 +63,7 @@ fn read_told(
 ) -> Result<Cluster, Vec<String>> {
     let mut mistakes = Vec::new();
     let raw = raw::read(Path::new("c.toml"), text, &mut mistakes);
-    let around = Surroundings {
+    let context = BuildContext {
         recorded,
         folder: Path::new("/etc/lb"),
         home: Some(Path::new("/home/op")),
@@ -72,7 +72,7 @@ fn read_told(
         loopback: "lo",
         scope,
     };
-    build(&raw, &around, mistakes)
+    build(&raw, &context, mistakes)
         .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
 }
 
