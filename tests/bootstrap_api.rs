@@ -25,7 +25,8 @@ use futures_util::future::BoxFuture;
 use lb::bootstrap::cluster::acl::{self, TokenStore};
 use lb::bootstrap::cluster::api::{self, ApiError, LIMIT};
 use lb::bootstrap::cluster::client::ClusterClient;
-use lb::bootstrap::cluster::gates::{GateFailure, Gates, leader_of};
+use lb::bootstrap::cluster::gates::{GateFailure, Gates};
+use lb::bootstrap::cluster::view::ClusterView;
 use lb::bootstrap::cluster::{gossip, peers, status};
 use lb::bootstrap::security::secrets::{Pair, Secret};
 use lb::bootstrap::topology::{
@@ -107,6 +108,10 @@ impl Site {
             api::direct(),
             api::tls_config(&read("ca.pem"), &operator).unwrap(),
         )
+    }
+
+    fn view(&self, cluster_client: &ClusterClient) -> ClusterView<'_> {
+        ClusterView::new(&self.cluster, cluster_client.clone())
     }
 
     fn node(&self, index: usize) -> &Node {
@@ -235,8 +240,7 @@ impl Site {
             looks.fetch_add(1, Ordering::Relaxed);
         };
         let gates = Gates {
-            cluster: &self.cluster,
-            cluster_client,
+            view: &self.view(cluster_client),
             absent,
             logs: &logs,
             progress: &progress,
@@ -250,8 +254,7 @@ impl Site {
     async fn rolling(&self, cluster_client: &ClusterClient, product: Product, node: &Node) {
         let logs = |node: &Node, product: Product| self.log(node, product);
         let gates = Gates {
-            cluster: &self.cluster,
-            cluster_client,
+            view: &self.view(cluster_client),
             absent: &[],
             logs: &logs,
             progress: &|_, _| {},
@@ -359,10 +362,7 @@ async fn consul_from_nothing_and_through_its_life() {
         .await
         .unwrap_err()
         .to_string();
-    let leader = leader_of(&site.cluster, &bare, Consul)
-        .await
-        .unwrap()
-        .clone();
+    let leader = site.view(&bare).leader(Consul).await.unwrap().clone();
     assert!(
         error.contains(&format!("on {}, which leads", leader.name)),
         "{error}"
@@ -386,7 +386,7 @@ async fn consul_from_nothing_and_through_its_life() {
         .unwrap();
     let count = || async {
         cluster_client
-            .any_server::<Vec<Value>>(&site.cluster, Consul, "/v1/acl/tokens")
+            .any_server::<Vec<Value>>(site.cluster.servers(Consul), Consul, "/v1/acl/tokens")
             .await
             .unwrap()
             .1
@@ -451,11 +451,12 @@ async fn consul_from_nothing_and_through_its_life() {
         .await
         .unwrap();
 
-    let status = status::look(&site.cluster, &cluster_client, Scope::ConsulOnly, now(), 30).await;
+    let status = status::look(&site.view(&cluster_client), Scope::ConsulOnly, now(), 30).await;
     assert!(!status.degraded, "{}", status::render(&status));
     assert_eq!(
         status.consul_leader.as_deref(),
-        leader_of(&site.cluster, &cluster_client, Consul)
+        site.view(&cluster_client)
+            .leader(Consul)
             .await
             .map(|node| &*node.name)
     );
@@ -474,8 +475,7 @@ async fn consul_from_nothing_and_through_its_life() {
         steps.fetch_add(1, Ordering::Relaxed);
     };
     gossip::rotate(
-        &site.cluster,
-        &cluster_client,
+        &site.view(&cluster_client),
         Consul,
         &key(0),
         &key(1),
@@ -485,8 +485,7 @@ async fn consul_from_nothing_and_through_its_life() {
     .await
     .unwrap();
     gossip::rotate(
-        &site.cluster,
-        &cluster_client,
+        &site.view(&cluster_client),
         Consul,
         &key(0),
         &key(1),
@@ -510,8 +509,7 @@ async fn consul_from_nothing_and_through_its_life() {
         assert!(Instant::now() < installed);
     }
     gossip::rotate(
-        &site.cluster,
-        &cluster_client,
+        &site.view(&cluster_client),
         Consul,
         &key(1),
         &key(3),
@@ -522,7 +520,9 @@ async fn consul_from_nothing_and_through_its_life() {
     .unwrap();
 
     // A restart, then a loss.
-    let leader = leader_of(&site.cluster, &cluster_client, Consul)
+    let leader = site
+        .view(&cluster_client)
+        .leader(Consul)
         .await
         .unwrap()
         .name
@@ -544,7 +544,7 @@ async fn consul_from_nothing_and_through_its_life() {
 
     site.kill(&name, Consul);
     let begun = Instant::now();
-    let status = status::look(&site.cluster, &cluster_client, Scope::ConsulOnly, now(), 30).await;
+    let status = status::look(&site.view(&cluster_client), Scope::ConsulOnly, now(), 30).await;
     assert!(
         status.degraded && begun.elapsed() < 2 * LIMIT,
         "{:?}",
@@ -567,7 +567,7 @@ async fn consul_from_nothing_and_through_its_life() {
     );
 
     let noticed = Instant::now() + PATIENCE;
-    while status::look(&site.cluster, &cluster_client, Scope::ConsulOnly, now(), 30)
+    while status::look(&site.view(&cluster_client), Scope::ConsulOnly, now(), 30)
         .await
         .nodes[follower]
         .consul
@@ -577,8 +577,7 @@ async fn consul_from_nothing_and_through_its_life() {
         assert!(Instant::now() < noticed);
     }
     let refusal = gossip::rotate(
-        &site.cluster,
-        &cluster_client,
+        &site.view(&cluster_client),
         Consul,
         &key(3),
         &key(0),
@@ -594,8 +593,7 @@ async fn consul_from_nothing_and_through_its_life() {
 
     // Replaced: the same name, nothing of its data.
     peers::forget(
-        &site.cluster,
-        &cluster_client,
+        &site.view(&cluster_client),
         Consul,
         site.node(follower),
         PATIENCE,
@@ -603,8 +601,7 @@ async fn consul_from_nothing_and_through_its_life() {
     .await
     .unwrap();
     peers::forget(
-        &site.cluster,
-        &cluster_client,
+        &site.view(&cluster_client),
         Consul,
         site.node(follower),
         PATIENCE,
@@ -612,7 +609,8 @@ async fn consul_from_nothing_and_through_its_life() {
     .await
     .unwrap();
     assert_eq!(
-        peers::list(&site.cluster, &cluster_client, Consul)
+        site.view(&cluster_client)
+            .raft_peers(Consul)
             .await
             .unwrap()
             .len(),
@@ -638,8 +636,7 @@ async fn consul_from_nothing_and_through_its_life() {
     }
     site.start_consul(follower);
     peers::wait_voter(
-        &site.cluster,
-        &cluster_client,
+        &site.view(&cluster_client),
         Consul,
         site.node(follower),
         PATIENCE,
@@ -649,7 +646,7 @@ async fn consul_from_nothing_and_through_its_life() {
     site.rolling(&cluster_client, Consul, site.node(follower))
         .await;
     assert!(
-        !peers::step_down(&site.cluster, &cluster_client, Consul)
+        !peers::step_down(&site.view(&cluster_client), Consul)
             .await
             .is_err_and(|error| error.to_string().contains("500"))
     );
@@ -747,14 +744,13 @@ async fn nomad_from_nothing_and_through_its_life() {
     site.gate(&operator, Phase::NomadClients, &[], PATIENCE)
         .await
         .unwrap();
-    let status = status::look(&site.cluster, &operator, Scope::All, now(), 30).await;
+    let status = status::look(&site.view(&operator), Scope::All, now(), 30).await;
     assert!(!status.degraded, "{}", status::render(&status));
 
     let key = |index: usize| Secret::new(KEYS[index]);
     for _ in 0..2 {
         gossip::rotate(
-            &site.cluster,
-            &operator,
+            &site.view(&operator),
             Nomad,
             &key(2),
             &key(3),
@@ -771,10 +767,10 @@ async fn nomad_from_nothing_and_through_its_life() {
         .await
         .unwrap();
 
-    peers::wait_voter(&site.cluster, &operator, Nomad, site.node(1), PATIENCE)
+    peers::wait_voter(&site.view(&operator), Nomad, site.node(1), PATIENCE)
         .await
         .unwrap();
-    peers::drain(&site.cluster, &operator, site.node(2), PATIENCE)
+    peers::drain(&site.view(&operator), site.node(2), PATIENCE)
         .await
         .unwrap();
     let failure = site
@@ -782,26 +778,26 @@ async fn nomad_from_nothing_and_through_its_life() {
         .await
         .unwrap_err();
     assert!(failure.to_string().contains("ineligible"), "{failure}");
-    peers::undrain(&site.cluster, &operator, site.node(2))
+    peers::undrain(&site.view(&operator), site.node(2))
         .await
         .unwrap();
     site.gate(&operator, Phase::NomadClients, &[], PATIENCE)
         .await
         .unwrap();
-    peers::purge(&site.cluster, &operator, site.node(2))
+    peers::purge(&site.view(&operator), site.node(2))
         .await
         .unwrap();
     site.gate(&operator, Phase::NomadClients, &[], Duration::ZERO)
         .await
         .unwrap();
     site.kill("nomad-client-2", Nomad);
-    peers::purge(&site.cluster, &operator, site.node(2))
+    peers::purge(&site.view(&operator), site.node(2))
         .await
         .unwrap();
     let gone = [site.node(2).name.clone()];
     let count = || async {
         operator
-            .any_server::<Vec<Value>>(&site.cluster, Nomad, "/v1/nodes")
+            .any_server::<Vec<Value>>(site.cluster.servers(Nomad), Nomad, "/v1/nodes")
             .await
             .unwrap()
             .1

@@ -114,6 +114,22 @@ impl Node {
         }
     }
 
+    /// Where servers of the program talk to each other, and agents to servers.
+    #[must_use]
+    pub fn rpc(&self, product: Product) -> SocketAddr {
+        let port = match product {
+            Product::Consul => CONSUL_RPC_PORT,
+            Product::Nomad => NOMAD_RPC_PORT,
+        };
+        SocketAddr::new(self.address, port)
+    }
+
+    /// Whether a text such as `10.0.0.11:8300` is that address.
+    #[must_use]
+    pub fn is_rpc(&self, product: Product, text: &str) -> bool {
+        text.parse() == Ok(self.rpc(product))
+    }
+
     /// Where the program's HTTPS API listens for other nodes.
     #[must_use]
     pub fn https(&self, product: Product) -> SocketAddr {

@@ -29,7 +29,7 @@ use store::{STEP, TokenMade, is_valid, new_secret};
 
 use super::api::LIMIT;
 use super::client::ClusterClient;
-use super::gates::leader_of;
+use super::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Node, Product};
 
@@ -267,7 +267,8 @@ async fn done_before(
     product: Product,
     reset_index: Option<u64>,
 ) -> String {
-    let leader = leader_of(cluster, cluster_client, product).await;
+    let view = ClusterView::new(cluster, cluster_client.clone());
+    let leader = view.leader(product).await;
     let index = reset_index.map_or_else(
         || "the number of `reset index`".to_owned(),
         |index| index.to_string(),

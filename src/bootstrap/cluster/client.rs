@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::api::{Api, ApiError, Connect, LIMIT};
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{Cluster, Node, Product};
+use crate::bootstrap::topology::{Node, Product};
 
 /// See the module.
 #[derive(Clone)]
@@ -58,19 +58,18 @@ impl ClusterClient {
         )
     }
 
-    /// The first good answer of any server; all are asked at once, so that a hanging one costs no
-    /// time.
+    /// The first good answer of any of these servers; all are asked at once, so that a hanging one
+    /// costs no time.
     ///
     /// # Errors
     /// The last error, if no server answers well.
     pub async fn any_server<'c, T: DeserializeOwned>(
         &self,
-        cluster: &'c Cluster,
+        servers: impl Iterator<Item = &'c Node>,
         product: Product,
         path: &str,
     ) -> anyhow::Result<(&'c Node, T)> {
-        let questions: Vec<_> = cluster
-            .servers(product)
+        let questions: Vec<_> = servers
             .map(|node| {
                 let api = self.api(node, product);
                 async move { Ok::<_, ApiError>((node, api.get(path, LIMIT).await?.json::<T>()?)) }
@@ -82,18 +81,17 @@ impl ClusterClient {
         Ok(answer)
     }
 
-    /// The good answers of all servers, asked at once, in their order: what one has not heard of
-    /// yet another may know.
+    /// The good answers of all of these servers, asked at once, in their order.
     ///
     /// # Errors
     /// The last error, if no server answers well.
     pub async fn every_server<'c, T: DeserializeOwned>(
         &self,
-        cluster: &'c Cluster,
+        servers: impl Iterator<Item = &'c Node>,
         product: Product,
         path: &str,
     ) -> anyhow::Result<Vec<(&'c Node, T)>> {
-        let questions = cluster.servers(product).map(|node| {
+        let questions = servers.map(|node| {
             let api = self.api(node, product);
             async move { Ok::<_, ApiError>((node, api.get(path, LIMIT).await?.json::<T>()?)) }
         });

@@ -14,16 +14,15 @@ mod nomad;
 mod rolling;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 
-use super::api::{Api, ApiError, LIMIT};
-use super::client::ClusterClient;
+use super::api::{ApiError, LIMIT};
 use super::diagnosis::{self, Cause};
-use crate::bootstrap::topology::{CONSUL_RPC_PORT, Cluster, NOMAD_RPC_PORT, Node, Phase, Product};
+use super::view::ClusterView;
+use crate::bootstrap::topology::{Node, Phase, Product};
 
 /// Pause between two looks.
 const STEP: Duration = Duration::from_millis(100);
@@ -82,11 +81,9 @@ impl fmt::Display for GateFailure {
 /// What every gate needs.
 #[derive(Clone, Copy)]
 pub struct Gates<'a> {
-    /// The cluster.
-    pub cluster: &'a Cluster,
-    /// How to ask it. With ACLs and before their bootstrap it has no token; then the gates leave
-    /// out what needs one.
-    pub cluster_client: &'a ClusterClient,
+    /// The cluster, and how to ask it. With ACLs and before their bootstrap it has no token; then
+    /// the gates leave out what needs one.
+    pub view: &'a ClusterView<'a>,
     /// Names of nodes that are expected to be dead, for instance because they are being replaced.
     pub absent: &'a [String],
     /// Where to look for causes.
@@ -179,53 +176,20 @@ impl<'a> Gates<'a> {
 
     /// The servers that shall be there.
     fn present_servers(&self, product: Product) -> Vec<&'a Node> {
-        self.cluster
+        self.view
+            .cluster
             .servers(product)
             .filter(|node| self.is_present(node))
             .collect()
     }
 
-    fn api(&self, node: &Node, product: Product) -> Api {
-        self.cluster_client.api(node, product)
-    }
-}
-
-/// The node whose server leads, as most servers see it.
-pub async fn leader_of<'c>(
-    cluster: &'c Cluster,
-    cluster_client: &ClusterClient,
-    product: Product,
-) -> Option<&'c Node> {
-    let servers: Vec<&Node> = cluster.servers(product).collect();
-    let views = join_all(servers.iter().map(|node| {
-        let api = cluster_client.api(node, product);
-        async move { leader(&api).await.ok() }
-    }))
-    .await;
-    let votes = |node: &Node| {
-        views
-            .iter()
-            .flatten()
-            .filter(|view| is_rpc_of(view, node, product))
-            .count()
-    };
-    servers
-        .into_iter()
-        .filter(|node| votes(node) > 0)
-        .max_by_key(|node| votes(node))
-}
-
-/// What an agent says who leads; an error if it says nobody.
-async fn leader(api: &Api) -> Result<String, String> {
-    let path = "/v1/status/leader";
-    match api
-        .get(path, LIMIT)
-        .await
-        .and_then(|reply| reply.json::<String>())
-    {
-        Ok(leader) if leader.is_empty() => Err("knows no leader".to_owned()),
-        Ok(leader) => Ok(leader),
-        Err(error) => Err(asked(&error)),
+    /// What an agent says who leads; an error if it says nobody.
+    async fn leader_seen_by(&self, node: &Node, product: Product) -> Result<String, String> {
+        match self.view.leader_seen_by(node, product).await {
+            Ok(Some(leader)) => Ok(leader),
+            Ok(None) => Err("knows no leader".to_owned()),
+            Err(error) => Err(asked(&error)),
+        }
     }
 }
 
@@ -234,34 +198,14 @@ fn asked(error: &ApiError) -> String {
     format!("asked {error}")
 }
 
-/// Whether a text such as `10.0.0.11:8300` is the RPC address of this node's server.
-fn is_rpc_of(text: &str, node: &Node, product: Product) -> bool {
-    text.parse::<SocketAddr>()
-        .is_ok_and(|address| address == rpc(node, product))
-}
-
-fn rpc(node: &Node, product: Product) -> SocketAddr {
-    let port = match product {
-        Product::Consul => CONSUL_RPC_PORT,
-        Product::Nomad => NOMAD_RPC_PORT,
-    };
-    SocketAddr::new(node.address, port)
-}
-
 /// How each present server is found in what it says itself: a leader, and all servers of the
 /// description as peers.
 async fn servers_of<'a>(gates: &Gates<'a>, product: Product) -> Vec<Finding<'a>> {
     let servers = gates.present_servers(product);
-    let views = join_all(servers.iter().map(|node| {
-        let api = gates.api(node, product);
-        async move {
-            let leader = leader(&api).await?;
-            let peers = api
-                .get("/v1/status/peers", LIMIT)
-                .await
-                .and_then(|reply| reply.json::<Vec<String>>());
-            Ok::<_, String>((leader, peers.map_err(|error| asked(&error))?))
-        }
+    let views = join_all(servers.iter().map(|node| async move {
+        let leader = gates.leader_seen_by(node, product).await?;
+        let peers = gates.view.peer_addresses_seen_by(node, product).await;
+        Ok::<_, String>((leader, peers.map_err(|error| asked(&error))?))
     }))
     .await;
     judge_servers(gates, product, &servers, views)
@@ -298,10 +242,10 @@ fn judge_servers<'a>(
 }
 
 fn judge_peers(gates: &Gates<'_>, product: Product, peers: &[String]) -> Result<(), String> {
-    let all: Vec<&Node> = gates.cluster.servers(product).collect();
+    let all: Vec<&Node> = gates.view.cluster.servers(product).collect();
     if let Some(stranger) = peers
         .iter()
-        .find(|peer| !all.iter().any(|node| is_rpc_of(peer, node, product)))
+        .find(|peer| !all.iter().any(|node| node.is_rpc(product, peer)))
     {
         let product = product.name();
         return Err(format!(
@@ -312,7 +256,7 @@ fn judge_peers(gates: &Gates<'_>, product: Product, peers: &[String]) -> Result<
     let missing: Vec<&str> = all
         .iter()
         .filter(|node| {
-            gates.is_present(node) && !peers.iter().any(|peer| is_rpc_of(peer, node, product))
+            gates.is_present(node) && !peers.iter().any(|peer| node.is_rpc(product, peer))
         })
         .map(|node| node.name.as_str())
         .collect();

@@ -18,9 +18,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::api::{Api, ApiError};
-use super::client::ClusterClient;
+use super::facts::{Member, MemberStatus};
+use super::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{Cluster, Node, Product};
+use crate::bootstrap::topology::Product;
 
 /// Limit for one call: it waits for the answers of all members.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -55,26 +56,6 @@ struct Pool {
     wan: bool,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ConsulMember {
-    name: String,
-    status: u8,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct NomadMembers {
-    members: Vec<NomadMember>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct NomadMember {
-    name: String,
-    status: String,
-}
-
 /// Goes from the old key to the new one, from wherever an earlier run stopped; told each step once
 /// it is done.
 ///
@@ -82,8 +63,7 @@ struct NomadMember {
 /// When a member has failed (it would come back with the old key only), or a step is not done
 /// everywhere by the deadline, which is that of each step. Run it again with the same keys.
 pub async fn rotate(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
+    view: &ClusterView<'_>,
     product: Product,
     old: &Secret,
     new: &Secret,
@@ -91,13 +71,12 @@ pub async fn rotate(
     done: &(dyn Fn(Step) + Send + Sync),
 ) -> anyhow::Result<()> {
     anyhow::ensure!(old != new, "the new gossip key of {product} is the old one");
-    let api = refuse_failed(cluster, cluster_client, product).await?;
+    let api = refuse_failed(view, product).await?;
     let keyring = Keyring {
         api,
         product,
         deadline,
-        cluster,
-        cluster_client,
+        view,
     };
     for step in [Step::Install, Step::Use, Step::Remove] {
         keyring.walk(step, old.reveal(), new.reveal()).await?;
@@ -110,55 +89,16 @@ pub async fn rotate(
 ///
 /// Autopilot soon makes a dead server one that has `left`; it would come back with the old key all
 /// the same.
-async fn refuse_failed(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    product: Product,
-) -> anyhow::Result<Api> {
-    let path = "/v1/agent/members";
+async fn refuse_failed(view: &ClusterView<'_>, product: Product) -> anyhow::Result<Api> {
     // All are asked: a loss takes its time to get around.
-    let views: Vec<(&Node, BTreeMap<String, String>)> = match product {
-        Product::Consul => {
-            let word = |status| match status {
-                1 => "alive",
-                4 => "failed",
-                _ => "left",
-            };
-            let told = cluster_client
-                .every_server::<Vec<ConsulMember>>(cluster, product, path)
-                .await?
-                .into_iter();
-            let view = |members: Vec<ConsulMember>| {
-                members
-                    .into_iter()
-                    .map(|member| (member.name, word(member.status).to_owned()))
-                    .collect()
-            };
-            told.map(|(server, members)| (server, view(members)))
-                .collect()
-        }
-        Product::Nomad => {
-            let told = cluster_client
-                .every_server::<NomadMembers>(cluster, product, path)
-                .await?
-                .into_iter();
-            let view = |told: NomadMembers| {
-                told.members
-                    .into_iter()
-                    .map(|member| (member.name, member.status))
-                    .collect()
-            };
-            told.map(|(server, members)| (server, view(members)))
-                .collect()
-        }
-    };
-    let wanted: Vec<String> = match product {
-        Product::Consul => cluster.nodes.iter().map(|node| node.name.clone()).collect(),
-        Product::Nomad => cluster
-            .servers(product)
-            .map(|node| format!("{}.{}", node.name, cluster.region))
-            .collect(),
-    };
+    let views = view.members_by_server(product).await?;
+    let wanted: Vec<String> = view
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| product == Product::Consul || node.is_server(product))
+        .map(|node| view.member_name(node, product))
+        .collect();
     let away = views
         .iter()
         .map(|(_, members)| away(members, &wanted))
@@ -173,20 +113,29 @@ async fn refuse_failed(
     let (server, _) = views
         .first()
         .with_context(|| format!("the cluster has no {product} server"))?;
-    Ok(cluster_client.api(server, product))
+    Ok(view.api(server, product))
 }
 
 /// Who has failed, and who of the description is not alive.
-fn away(members: &BTreeMap<String, String>, wanted: &[String]) -> Vec<String> {
-    let failed = members
+fn away(members: &[Member], wanted: &[String]) -> Vec<String> {
+    let members: BTreeMap<&str, MemberStatus> = members
         .iter()
-        .filter(|(name, status)| *status == "failed" && !wanted.contains(name));
+        .map(|member| (member.name.as_str(), member.status))
+        .collect();
+    let of = |name: &str| members.get(name).copied();
     let absent = wanted
         .iter()
-        .filter(|name| members.get(*name).is_none_or(|status| status != "alive"));
-    let word = |name: &String| members.get(name).map_or("absent", String::as_str);
+        .map(String::as_str)
+        .filter(|name| of(name) != Some(MemberStatus::Alive));
+    let failed = members
+        .iter()
+        .filter(|(name, status)| {
+            **status == MemberStatus::Failed && !wanted.iter().any(|wanted| wanted == *name)
+        })
+        .map(|(name, _)| *name);
+    let word = |name| of(name).map_or("absent", MemberStatus::word);
     absent
-        .chain(failed.map(|(name, _)| name))
+        .chain(failed)
         .map(|name| format!("{name} ({})", word(name)))
         .collect()
 }
@@ -195,8 +144,7 @@ struct Keyring<'a> {
     api: Api,
     product: Product,
     deadline: Duration,
-    cluster: &'a Cluster,
-    cluster_client: &'a ClusterClient,
+    view: &'a ClusterView<'a>,
 }
 
 impl Keyring<'_> {
@@ -210,7 +158,7 @@ impl Keyring<'_> {
             if short {
                 // One was lost on the way: it must not be left behind with a key that nobody knows
                 // any more.
-                refuse_failed(self.cluster, self.cluster_client, self.product).await?;
+                refuse_failed(self.view, self.product).await?;
             } else if matches!(&before, Ok(pools) if is_done(step, pools, old, new)) {
                 return Ok(());
             }
@@ -236,9 +184,9 @@ impl Keyring<'_> {
     /// Whether a pool has fewer members than the description; more may be of other datacenters, or
     /// undescribed.
     fn is_short(&self, pools: &[Pool]) -> bool {
-        let servers = self.cluster.servers(self.product).count();
+        let servers = self.view.cluster.servers(self.product).count();
         let all = if self.product == Product::Consul {
-            self.cluster.nodes.len()
+            self.view.cluster.nodes.len()
         } else {
             servers
         };
@@ -412,18 +360,16 @@ mod tests {
     #[test]
     fn whoever_is_away_is_named() {
         let members = [
-            ("a", "alive"),
-            ("b", "left"),
-            ("x", "failed"),
-            ("y", "left"),
+            ("y", MemberStatus::Left),
+            ("x", MemberStatus::Failed),
+            ("b", MemberStatus::Leaving),
+            ("a", MemberStatus::Alive),
         ];
-        let members = members
-            .map(|(name, status)| (name.to_owned(), status.to_owned()))
-            .into();
+        let members = members.map(|(name, status)| Member::new(name, status));
         let wanted = ["a", "b", "c"].map(ToOwned::to_owned);
         assert_eq!(
             away(&members, &wanted),
-            ["b (left)", "c (absent)", "x (failed)"]
+            ["b (leaving)", "c (absent)", "x (failed)"]
         );
         assert_eq!(away(&members, &wanted[..1]), ["x (failed)"]);
     }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
-use super::api::{Api, ApiError, LIMIT, Reply};
-use super::client::ClusterClient;
-use crate::bootstrap::topology::{Cluster, Node, Product};
+use super::api::{LIMIT, Reply};
+use super::facts::{MemberStatus, NomadNode, RaftPeer};
+use super::view::{ClusterView, Consistency};
+use crate::bootstrap::topology::{Node, Product};
 
 /// Pause between two looks.
 const STEP: Duration = Duration::from_millis(200);
@@ -25,57 +26,6 @@ const FORGET_LIMIT: Duration = Duration::from_secs(20);
 /// Time between two of them.
 const FORGET_AGAIN: Duration = Duration::from_secs(10);
 
-/// A raft peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its raft id.
-    pub id: String,
-    /// Name of its node; of Nomad without the region. `(unknown)` for one that gossip does not
-    /// know.
-    pub node: String,
-    /// Address of its RPC.
-    pub address: String,
-    /// Whether it votes.
-    pub voter: bool,
-    /// Whether it leads.
-    pub leader: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Configuration {
-    servers: Vec<Server>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Server {
-    #[serde(rename = "ID")]
-    id: String,
-    /// `Name` is autopilot's word for it.
-    #[serde(alias = "Name")]
-    node: String,
-    address: String,
-    voter: bool,
-    leader: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Client {
-    #[serde(rename = "ID")]
-    id: String,
-    name: String,
-    status: String,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    /// Where its agent listens.
-    #[serde(rename = "HTTPAddr", default)]
-    http_address: String,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Allocation {
@@ -83,78 +33,6 @@ struct Allocation {
     /// Of system jobs: they stay while `ignore_system_jobs` is on.
     #[serde(default)]
     job_type: String,
-}
-
-/// All raft peers.
-///
-/// Nomad shows its raft configuration to management tokens alone; with a lesser one autopilot is
-/// asked, which tells the same with up to two seconds' delay.
-///
-/// # Errors
-/// When no server answers; without a leader none does.
-pub async fn list(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    product: Product,
-) -> anyhow::Result<Vec<Peer>> {
-    let path = "/v1/operator/raft/configuration";
-    let found = match cluster_client
-        .any_server::<Configuration>(cluster, product, path)
-        .await
-    {
-        Ok((_, found)) => found,
-        Err(error) if is_forbidden(&error) => autopilot(cluster, cluster_client, product).await?,
-        Err(error) => return Err(error.context(format!("{product}'s raft peers"))),
-    };
-    let suffix = format!(".{}", cluster.region);
-    let name = |node: String| match (product, node.strip_suffix(&suffix)) {
-        (Product::Nomad, Some(name)) => name.to_owned(),
-        _ => node,
-    };
-    Ok(found
-        .servers
-        .into_iter()
-        .map(
-            |Server {
-                 id,
-                 node,
-                 address,
-                 voter,
-                 leader,
-             }| Peer {
-                id,
-                node: name(node),
-                address,
-                voter,
-                leader,
-            },
-        )
-        .collect())
-}
-
-fn is_forbidden(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<ApiError>().and_then(ApiError::status) == Some(StatusCode::FORBIDDEN)
-}
-
-async fn autopilot(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    product: Product,
-) -> anyhow::Result<Configuration> {
-    let (server, _) = cluster_client
-        .any_server::<Value>(cluster, product, "/v1/status/leader")
-        .await?;
-    let reply = cluster_client
-        .api(server, product)
-        .get("/v1/operator/autopilot/health", LIMIT)
-        .await?;
-    // 429 means unhealthy, and comes with the same content.
-    let reply = if reply.status == StatusCode::TOO_MANY_REQUESTS {
-        reply
-    } else {
-        reply.good()?
-    };
-    Ok(reply.json_whatever_the_status()?)
 }
 
 /// Takes a dead node's server out of raft and has its agent counted as gone; good if it was so
@@ -168,24 +46,25 @@ async fn autopilot(
 /// When the product refuses, or its server leads (then it is not dead), or a server still takes it
 /// for alive at the deadline.
 pub async fn forget(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
+    view: &ClusterView<'_>,
     product: Product,
     node: &Node,
     deadline: Duration,
 ) -> anyhow::Result<()> {
     if node.is_server(product) {
-        for peer in list(cluster, cluster_client, product)
+        for peer in view
+            .raft_peers(product)
             .await?
             .iter()
-            .filter(|peer| is_of(peer, node))
+            .filter(|peer| peer.is_of(node))
         {
             anyhow::ensure!(
                 !peer.leader,
                 "{}: its {product} server leads: stop it first",
                 node.name
             );
-            let api = any_api(cluster, cluster_client, product, node).await?;
+            let server = view.answering_server(product, Some(node)).await?;
+            let api = view.api(server, product);
             let reply = api
                 .delete(
                     &format!("/v1/operator/raft/peer?id={}", peer.id),
@@ -196,19 +75,15 @@ pub async fn forget(
             good_or_gone(reply, "was not found in the Raft configuration")?;
         }
     }
-    let (path, member) = match product {
-        Product::Consul => (
-            format!("/v1/agent/force-leave/{}", node.name),
-            node.name.clone(),
-        ),
+    let member = view.member_name(node, product);
+    let path = match product {
+        Product::Consul => format!("/v1/agent/force-leave/{member}"),
         // Its clients are no members.
         Product::Nomad if !node.is_server(product) => return Ok(()),
-        Product::Nomad => {
-            let member = format!("{}.{}", node.name, cluster.region);
-            (format!("/v1/agent/force-leave?node={member}"), member)
-        }
+        Product::Nomad => format!("/v1/agent/force-leave?node={member}"),
     };
-    let others: Vec<&Node> = cluster
+    let others: Vec<&Node> = view
+        .cluster
         .servers(product)
         .filter(|server| server.name != node.name)
         .collect();
@@ -216,27 +91,28 @@ pub async fn forget(
     until(deadline, || async {
         let mut found = None;
         for server in &others {
-            let members = members(&cluster_client.api(server, product), product)
+            let members = view
+                .members_seen_by(server, product)
                 .await
-                .map_err(|error| format!("{error:#}"))?;
+                .map_err(|error| error.to_string())?;
             let here = members
                 .into_iter()
-                .find(|(name, standing)| *name == member && *standing != Standing::Left);
-            found = here.map(|(_, standing)| (*server, standing)).or(found);
+                .find(|one| one.name == member && one.status != MemberStatus::Left);
+            found = here.map(|one| (*server, one.status)).or(found);
         }
-        let Some((server, standing)) = found else {
+        let Some((server, status)) = found else {
             return Ok(());
         };
         // Before the server has noticed that the agent is dead the word would be of no effect
         // there; but it would go round, and be about the agent that comes next. For the same reason
         // it is not repeated in haste.
-        if standing == Standing::Failed
+        if status == MemberStatus::Failed
             && told_at
                 .get()
                 .is_none_or(|told| told.elapsed() > FORGET_AGAIN)
         {
             told_at.set(Some(Instant::now()));
-            let reply = cluster_client
+            let reply = view
                 .api(server, product)
                 .put(&path, None, FORGET_LIMIT)
                 .await;
@@ -250,60 +126,26 @@ pub async fn forget(
     .map_err(|last| anyhow::anyhow!("{}: {product} does not let it go: {last}", node.name))
 }
 
-/// How a server takes a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Alive,
-    Failed,
-    Left,
-}
-
-/// Members as a server sees them.
-async fn members(api: &Api, product: Product) -> Result<Vec<(String, Standing)>, ApiError> {
-    let found: Value = api.get("/v1/agent/members", LIMIT).await?.good()?.json()?;
-    let list = if product == Product::Nomad {
-        &found["Members"]
-    } else {
-        &found
-    };
-    let name = |member: &Value| member["Name"].as_str().unwrap_or_default().to_owned();
-    Ok(list
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|member| (name(member), standing(&member["Status"])))
-        .collect())
-}
-
-/// Consul gives Serf's number, Nomad its word.
-fn standing(status: &Value) -> Standing {
-    match (status.as_u64(), status.as_str()) {
-        (Some(3), _) | (_, Some("left")) => Standing::Left,
-        (Some(4), _) | (_, Some("failed")) => Standing::Failed,
-        _ => Standing::Alive,
-    }
-}
-
 /// Waits until the node's server votes, and no other peer has its name or address.
 ///
 /// # Errors
 /// When it does not by the deadline. Autopilot makes a new server a voter after it was stable for
 /// 10 s.
 pub async fn wait_voter(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
+    view: &ClusterView<'_>,
     product: Product,
     node: &Node,
     deadline: Duration,
 ) -> anyhow::Result<()> {
     until(deadline, || async {
-        let peers = list(cluster, cluster_client, product)
+        let peers = view
+            .raft_peers(product)
             .await
             .map_err(|error| format!("{error:#}"))?;
-        let own: Vec<&Peer> = peers.iter().filter(|peer| is_of(peer, node)).collect();
+        let own: Vec<&RaftPeer> = peers.iter().filter(|peer| peer.is_of(node)).collect();
         match own.as_slice() {
             [] => Err("is no raft peer yet".to_owned()),
-            [peer] if !is_at(peer, node) => Err(format!("is still known at {}", peer.address)),
+            [peer] if !peer.is_at(node) => Err(format!("is still known at {}", peer.address)),
             [peer] if peer.voter => Ok(()),
             [_] => Err("is a raft peer, but does not vote yet".to_owned()),
             _ => Err(format!("is {} raft peers", own.len())),
@@ -323,14 +165,10 @@ pub async fn wait_voter(
 ///
 /// # Errors
 /// When they have not by the deadline, or Nomad does not know the client.
-pub async fn drain(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    node: &Node,
-    deadline: Duration,
-) -> anyhow::Result<()> {
-    let (api, clients) = clients(cluster, cluster_client, node).await?;
-    let client = clients.iter().find(|client| client.status != "down");
+pub async fn drain(view: &ClusterView<'_>, node: &Node, deadline: Duration) -> anyhow::Result<()> {
+    let (server, clients) = clients(view, node).await?;
+    let api = view.api(server, Product::Nomad);
+    let client = NomadNode::of_name(&clients, &node.name).filter(|client| client.is_up());
     let client =
         client.with_context(|| format!("{}: Nomad knows no such client that is up", node.name))?;
     // In nanoseconds. What is left then Nomad stops by force, which must be seen before our own
@@ -374,13 +212,10 @@ fn system(allocations: &[Allocation]) -> &'static str {
 ///
 /// # Errors
 /// When Nomad refuses.
-pub async fn undrain(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    node: &Node,
-) -> anyhow::Result<()> {
-    let (api, clients) = clients(cluster, cluster_client, node).await?;
-    for client in clients.iter().filter(|client| client.status != "down") {
+pub async fn undrain(view: &ClusterView<'_>, node: &Node) -> anyhow::Result<()> {
+    let (server, clients) = clients(view, node).await?;
+    let api = view.api(server, Product::Nomad);
+    for client in clients.iter().filter(|client| client.is_up()) {
         let body = json!({ "DrainSpec": null, "MarkEligible": true });
         api.put(&format!("/v1/node/{}/drain", client.id), Some(&body), LIMIT)
             .await?
@@ -397,16 +232,12 @@ pub async fn undrain(
 ///
 /// # Errors
 /// When Nomad refuses.
-pub async fn purge(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    node: &Node,
-) -> anyhow::Result<()> {
-    let (api, clients) = clients(cluster, cluster_client, node).await?;
+pub async fn purge(view: &ClusterView<'_>, node: &Node) -> anyhow::Result<()> {
+    let (server, clients) = clients(view, node).await?;
+    let api = view.api(server, Product::Nomad);
     for client in clients {
-        let path = format!("/v1/node/{}", client.id);
-        if client.status != "down" {
-            let details: Details = api.get(&path, LIMIT).await?.json()?;
+        if client.is_up() {
+            let details = view.nomad_node(server, &client.id).await?;
             let Ok(address) = details.http_address.parse::<SocketAddr>() else {
                 continue;
             };
@@ -414,7 +245,7 @@ pub async fn purge(
                 address: address.ip(),
                 ..node.clone()
             };
-            if cluster_client
+            if view
                 .api(&there, Product::Nomad)
                 .served_certificate(LIMIT)
                 .await
@@ -423,7 +254,7 @@ pub async fn purge(
                 continue;
             }
         }
-        api.put(&format!("{path}/purge"), None, LIMIT)
+        api.put(&format!("/v1/node/{}/purge", client.id), None, LIMIT)
             .await?
             .good()?;
     }
@@ -435,21 +266,21 @@ pub async fn purge(
 ///
 /// # Errors
 /// When it refuses.
-pub async fn step_down(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    product: Product,
-) -> anyhow::Result<bool> {
-    let peers = list(cluster, cluster_client, product).await?;
+pub async fn step_down(view: &ClusterView<'_>, product: Product) -> anyhow::Result<bool> {
+    let peers = view.raft_peers(product).await?;
     let leader = peers.iter().find(|peer| peer.leader);
     let heir = peers.iter().find(|peer| peer.voter && !peer.leader);
     let (Some(leader), Some(heir)) = (leader, heir) else {
         return Ok(false);
     };
-    let Some(node) = cluster.servers(product).find(|node| is_at(leader, node)) else {
+    let Some(node) = view
+        .cluster
+        .servers(product)
+        .find(|node| leader.is_at(node))
+    else {
         return Ok(false);
     };
-    let api = cluster_client.api(node, product);
+    let api = view.api(node, product);
     let reply = match product {
         Product::Consul => {
             api.post(
@@ -478,42 +309,14 @@ pub async fn step_down(
     Ok(true)
 }
 
-fn is_of(peer: &Peer, node: &Node) -> bool {
-    peer.node == node.name || is_at(peer, node)
-}
-
-fn is_at(peer: &Peer, node: &Node) -> bool {
-    peer.address
-        .parse::<SocketAddr>()
-        .is_ok_and(|address| address.ip() == node.address)
-}
-
-/// A server that answers, other than the node itself.
-async fn any_api(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    product: Product,
-    not: &Node,
-) -> anyhow::Result<Api> {
-    let mut others = cluster.clone();
-    others.nodes.retain(|node| node.name != not.name);
-    let (server, _) = cluster_client
-        .any_server::<Value>(&others, product, "/v1/status/leader")
-        .await?;
-    Ok(cluster_client.api(server, product))
-}
-
 /// Nomad's clients of the node's name, and a server that knows them.
-async fn clients(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
+async fn clients<'a>(
+    view: &ClusterView<'a>,
     node: &Node,
-) -> anyhow::Result<(Api, Vec<Client>)> {
-    let (server, mut clients) = cluster_client
-        .any_server::<Vec<Client>>(cluster, Product::Nomad, "/v1/nodes")
-        .await?;
+) -> anyhow::Result<(&'a Node, Vec<NomadNode>)> {
+    let (server, mut clients) = view.nomad_nodes(Consistency::Default).await?;
     clients.retain(|client| client.name == node.name);
-    Ok((cluster_client.api(server, Product::Nomad), clients))
+    Ok((server, clients))
 }
 
 fn good_or_gone(reply: Reply, gone: &str) -> anyhow::Result<()> {

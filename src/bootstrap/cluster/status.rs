@@ -8,12 +8,10 @@ mod table;
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::api::{ApiError, LIMIT};
-use super::client::ClusterClient;
-use super::gates::leader_of;
-use super::peers::{self, Peer};
+use super::facts::{Member, NomadNode, RaftPeer};
+use super::view::{ClusterView, Consistency};
 use crate::bootstrap::plural::counted;
 use crate::bootstrap::topology::{Cluster, Node, Product, Role, Scope};
 
@@ -97,10 +95,10 @@ impl ClusterStatus {
 struct ServerView {
     product: Product,
     /// The members; an error if no server tells any.
-    members: Result<Vec<Value>, String>,
+    members: Result<Vec<Member>, String>,
     /// The clients of Nomad.
-    clients: Result<Vec<Value>, String>,
-    peers: Option<Vec<Peer>>,
+    clients: Result<Vec<NomadNode>, String>,
+    peers: Option<Vec<RaftPeer>>,
     leader: Option<String>,
 }
 
@@ -114,17 +112,12 @@ struct AgentView {
 
 /// Asks all nodes at once. `now` in Unix seconds; certificates with fewer than `warn_days` left are
 /// a problem.
-pub async fn look(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    scope: Scope,
-    now: i64,
-    warn_days: i64,
-) -> ClusterStatus {
+pub async fn look(view: &ClusterView<'_>, scope: Scope, now: i64, warn_days: i64) -> ClusterStatus {
+    let cluster = view.cluster;
     let with_nomad = scope == Scope::All && cluster.servers(Product::Nomad).next().is_some();
-    let nomad_told = async {
+    let nomad_servers = async {
         if with_nomad {
-            Some(tell(cluster, cluster_client, Product::Nomad).await)
+            Some(ask_servers(view, Product::Nomad).await)
         } else {
             None
         }
@@ -132,28 +125,25 @@ pub async fn look(
     let owns = join_all(cluster.nodes.iter().map(|node| async move {
         let nomad = async {
             if with_nomad && node.products().contains(&Product::Nomad) {
-                Some(ask_itself(cluster_client, node, Product::Nomad).await)
+                Some(ask_agent(view, node, Product::Nomad).await)
             } else {
                 None
             }
         };
-        tokio::join!(ask_itself(cluster_client, node, Product::Consul), nomad)
+        tokio::join!(ask_agent(view, node, Product::Consul), nomad)
     }));
-    let (consul, nomad, owns) = tokio::join!(
-        tell(cluster, cluster_client, Product::Consul),
-        nomad_told,
-        owns
-    );
+    let (consul, nomad, owns) =
+        tokio::join!(ask_servers(view, Product::Consul), nomad_servers, owns);
     let mut status = ClusterStatus {
         consul_leader: consul.leader.clone(),
-        nomad_leader: nomad.as_ref().and_then(|told| told.leader.clone()),
+        nomad_leader: nomad.as_ref().and_then(|servers| servers.leader.clone()),
         problems: general_problems(cluster, &consul),
         ..ClusterStatus::default()
     };
     status.problems.extend(
         nomad
             .iter()
-            .flat_map(|told| general_problems(cluster, told)),
+            .flat_map(|servers| general_problems(cluster, servers)),
     );
     for (node, (own_consul, own_nomad)) in cluster.nodes.iter().zip(owns) {
         status.nodes.push(judge(
@@ -170,40 +160,30 @@ pub async fn look(
     status
 }
 
-async fn tell(cluster: &Cluster, cluster_client: &ClusterClient, product: Product) -> ServerView {
+async fn ask_servers(view: &ClusterView<'_>, product: Product) -> ServerView {
     let members = async {
-        let answer = cluster_client
-            .any_server::<Value>(cluster, product, "/v1/agent/members")
-            .await;
-        let (_, mut members) = answer.map_err(|error| format!("{error:#}"))?;
-        if product == Product::Nomad {
-            members = members["Members"].take();
-        }
-        match members {
-            Value::Array(members) if members.is_empty() => {
+        match view.members(product).await {
+            Ok((_, members)) if members.is_empty() => {
                 Err("the token has no right to see members".to_owned())
             }
-            Value::Array(members) => Ok(members),
-            _ => Err("the member list is not understood".to_owned()),
+            Ok((_, members)) => Ok(members),
+            Err(error) => Err(format!("{error:#}")),
         }
     };
     let clients = async {
         if product == Product::Consul {
             return Ok(Vec::new());
         }
-        // What one server remembers will do: without a leader there is nothing else.
-        let answer = cluster_client
-            .any_server::<Vec<Value>>(cluster, product, "/v1/nodes?stale=true")
-            .await;
-        answer
-            .map(|(_, clients)| clients)
-            .map_err(|error| format!("{error:#}"))
+        match view.nomad_nodes(Consistency::Stale).await {
+            Ok((_, clients)) => Ok(clients),
+            Err(error) => Err(format!("{error:#}")),
+        }
     };
     let (members, clients, peers, leader) = tokio::join!(
         members,
         clients,
-        peers::list(cluster, cluster_client, product),
-        leader_of(cluster, cluster_client, product)
+        view.raft_peers(product),
+        view.leader(product)
     );
     ServerView {
         product,
@@ -214,12 +194,13 @@ async fn tell(cluster: &Cluster, cluster_client: &ClusterClient, product: Produc
     }
 }
 
-async fn ask_itself(cluster_client: &ClusterClient, node: &Node, product: Product) -> AgentView {
-    let api = cluster_client.api(node, product);
-    // Goes over RPC, so that it also tests the certificates. A client of Nomad answers it by way of
-    // a server as well.
-    let leader = async { api.get("/v1/status/leader", LIMIT).await?.json::<String>() };
-    let (leader, certificate) = tokio::join!(leader, api.served_certificate(LIMIT));
+async fn ask_agent(view: &ClusterView<'_>, node: &Node, product: Product) -> AgentView {
+    let api = view.api(node, product);
+    // A client of Nomad answers the first by way of a server as well.
+    let (leader, certificate) = tokio::join!(
+        view.leader_seen_by(node, product),
+        api.served_certificate(LIMIT)
+    );
     let answers = match &leader {
         Ok(_) | Err(ApiError::Status { .. } | ApiError::Content { .. }) => true,
         // It hangs while there is no leader; whether it listens is told by the handshake.
@@ -227,8 +208,8 @@ async fn ask_itself(cluster_client: &ClusterClient, node: &Node, product: Produc
         Err(_) => false,
     };
     let trouble = match leader {
-        Ok(leader) if leader.is_empty() => Some("knows no leader".to_owned()),
-        Ok(_) => None,
+        Ok(None) => Some("knows no leader".to_owned()),
+        Ok(Some(_)) => None,
         Err(error) if answers => Some(format!("cannot reach the servers: {error}")),
         Err(error) => Some(format!("does not answer: {error}")),
     };
@@ -245,34 +226,28 @@ fn end_of(der: &[u8]) -> Option<i64> {
     Some(certificate.validity().not_after.timestamp())
 }
 
-fn general_problems(cluster: &Cluster, told: &ServerView) -> Vec<String> {
-    let product = told.product;
+fn general_problems(cluster: &Cluster, servers: &ServerView) -> Vec<String> {
+    let product = servers.product;
     let mut problems = Vec::new();
-    if let Err(error) = &told.members {
+    if let Err(error) = &servers.members {
         problems.push(format!("{product}: no server tells the members: {error}"));
     }
-    if let Err(error) = &told.clients {
+    if let Err(error) = &servers.clients {
         problems.push(format!("{product}: no server tells the clients: {error}"));
     }
-    if told.leader.is_none() {
+    if servers.leader.is_none() {
         problems.push(format!("{product}: no server leads"));
-    } else if told.peers.is_none() {
+    } else if servers.peers.is_none() {
         problems.push(format!("{product}: the raft peers cannot be read"));
     }
-    let known = |peer: &&Peer| cluster.servers(product).any(|node| is_peer(peer, node));
-    for stranger in told.peers.iter().flatten().filter(|peer| !known(peer)) {
+    let known = |peer: &&RaftPeer| cluster.servers(product).any(|node| peer.is_at(node));
+    for stranger in servers.peers.iter().flatten().filter(|peer| !known(peer)) {
         problems.push(format!(
             "{product}: raft peer {} ({}) is not in the description",
             stranger.node, stranger.address
         ));
     }
     problems
-}
-
-fn is_peer(peer: &Peer, node: &Node) -> bool {
-    peer.address
-        .parse::<std::net::SocketAddr>()
-        .is_ok_and(|address| address.ip() == node.address)
 }
 
 fn judge(
@@ -284,9 +259,15 @@ fn judge(
     warn_days: i64,
 ) -> NodeStatus {
     let mut problems = Vec::new();
-    let mut agent = |(told, own): (&ServerView, AgentView)| {
-        let status = agent_status(cluster, node, told, &own, now);
-        problems.extend(agent_problems(node, told.product, &status, &own, warn_days));
+    let mut agent = |(servers, own): (&ServerView, AgentView)| {
+        let status = agent_status(cluster, node, servers, &own, now);
+        problems.extend(agent_problems(
+            node,
+            servers.product,
+            &status,
+            &own,
+            warn_days,
+        ));
         status
     };
     let consul = agent(consul);
@@ -309,7 +290,7 @@ fn judge(
 fn agent_status(
     cluster: &Cluster,
     node: &Node,
-    told: &ServerView,
+    servers: &ServerView,
     own: &AgentView,
     now: i64,
 ) -> AgentStatus {
@@ -320,72 +301,53 @@ fn agent_status(
             .map(|end| (end - now).div_euclid(86_400)),
         ..AgentStatus::default()
     };
-    if node.is_server(told.product) {
-        status.leader = told.leader.as_ref().map(|leader| *leader == node.name);
-        status.voter = told
+    if node.is_server(servers.product) {
+        status.leader = servers.leader.as_ref().map(|leader| *leader == node.name);
+        status.voter = servers
             .peers
             .as_ref()
-            .map(|peers| peers.iter().any(|peer| peer.voter && is_peer(peer, node)));
+            .map(|peers| peers.iter().any(|peer| peer.voter && peer.is_at(node)));
     }
-    match (told.product, node.role) {
-        (Product::Nomad, Role::NomadClient) => client_status(&mut status, told, &node.name),
+    match (servers.product, node.role) {
+        (Product::Nomad, Role::NomadClient) => client_status(&mut status, servers, &node.name),
         (Product::Nomad, _) => member_status(
             &mut status,
-            told,
+            servers,
             &format!("{}.{}", node.name, cluster.region),
         ),
-        (Product::Consul, _) => member_status(&mut status, told, &node.name),
+        (Product::Consul, _) => member_status(&mut status, servers, &node.name),
     }
     status
 }
 
-fn member_status(status: &mut AgentStatus, told: &ServerView, name: &str) {
-    let Ok(members) = &told.members else {
+fn member_status(status: &mut AgentStatus, servers: &ServerView, name: &str) {
+    let Ok(members) = &servers.members else {
         "unknown".clone_into(&mut status.status);
         return;
     };
-    let Some(member) = members.iter().find(|member| member["Name"] == name) else {
+    let Some(member) = members.iter().find(|member| member.name == name) else {
         "absent".clone_into(&mut status.status);
         return;
     };
-    status.status = match &member["Status"] {
-        // Consul gives a number, Nomad a word.
-        Value::Number(number) => match number.as_u64() {
-            Some(1) => "alive",
-            Some(2) => "leaving",
-            Some(3) => "left",
-            Some(4) => "failed",
-            _ => "unknown",
-        }
-        .to_owned(),
-        word => word.as_str().unwrap_or("unknown").to_owned(),
-    };
-    // Consul's has the commit behind a colon.
-    let build = member["Tags"]["build"]
-        .as_str()
-        .and_then(|build| build.split(':').next());
-    status.version = build.map(ToOwned::to_owned);
+    status.status = member.status.to_string();
+    status.version = member.version().map(ToOwned::to_owned);
 }
 
-fn client_status(status: &mut AgentStatus, told: &ServerView, name: &str) {
-    let Ok(clients) = &told.clients else {
+fn client_status(status: &mut AgentStatus, servers: &ServerView, name: &str) {
+    let Ok(clients) = &servers.clients else {
         "unknown".clone_into(&mut status.status);
         return;
     };
-    let own = || clients.iter().filter(|client| client["Name"] == name);
-    // One that was made anew leaves its former self behind as `down`.
-    let Some(client) = own()
-        .find(|client| client["Status"] != "down")
-        .or_else(|| own().next())
-    else {
+    let Some(client) = NomadNode::of_name(clients, name) else {
         "absent".clone_into(&mut status.status);
         return;
     };
-    let text = |key: &str| client[key].as_str().map(ToOwned::to_owned);
-    status.status = text("Status").unwrap_or_else(|| "unknown".to_owned());
-    status.eligibility = text("SchedulingEligibility");
-    status.drain = client["Drain"].as_bool();
-    status.version = text("Version");
+    status.status.clone_from(&client.status);
+    status
+        .eligibility
+        .clone_from(&client.scheduling_eligibility);
+    status.drain = client.drain;
+    status.version.clone_from(&client.version);
 }
 
 fn agent_problems(

@@ -90,14 +90,7 @@ pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Resu
     for product in products(&context, &node) {
         if node.is_server(product) {
             let bar = context.progress.phase(&format!("{} votes", node.name), 1);
-            peers::wait_voter(
-                &context.cluster,
-                &context.cluster_client()?,
-                product,
-                &node,
-                context.limit,
-            )
-            .await?;
+            peers::wait_voter(&context.cluster_view()?, product, &node, context.limit).await?;
             bar.done("again");
         }
     }
@@ -165,9 +158,9 @@ async fn stop(context: &Context, node: &Node) -> Result<()> {
 }
 
 async fn forget(context: &Context, node: &Node) -> Result<()> {
-    let cluster_client = context.cluster_client()?;
+    let view = context.cluster_view()?;
     if node.role == Role::NomadClient && context.scope == Scope::All {
-        peers::purge(&context.cluster, &cluster_client, node)
+        peers::purge(&view, node)
             .await
             .context("Nomad does not forget the node")?;
     }
@@ -182,14 +175,7 @@ async fn forget(context: &Context, node: &Node) -> Result<()> {
                 .servers(product)
                 .any(|server| server.name != node.name)
         {
-            peers::forget(
-                &context.cluster,
-                &cluster_client,
-                product,
-                node,
-                context.limit,
-            )
-            .await?;
+            peers::forget(&view, product, node, context.limit).await?;
         }
     }
     Ok(())
@@ -205,10 +191,10 @@ async fn wait_other_leader(context: &Context, product: Product, node: &Node) -> 
     {
         return Ok(());
     }
-    let cluster_client = context.cluster_client()?;
+    let view = context.cluster_view()?;
     let deadline = Instant::now() + context.limit.min(ELECTION);
     loop {
-        let why = match peers::list(&context.cluster, &cluster_client, product).await {
+        let why = match view.raft_peers(product).await {
             Ok(peers)
                 if peers
                     .iter()

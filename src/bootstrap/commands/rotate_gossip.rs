@@ -57,8 +57,7 @@ async fn rotate(context: &mut Context, product: Product) -> Result<()> {
     };
     let done = |step| bar.set(step as usize + 1, word(step));
     gossip::rotate(
-        &context.cluster,
-        &context.cluster_client()?,
+        &context.cluster_view()?,
         product,
         &current,
         &next,

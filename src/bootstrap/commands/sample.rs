@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::bootstrap::context::Context;
 use crate::bootstrap::render::jobs;
-use crate::bootstrap::topology::{Node, Product, Role, Scope};
+use crate::bootstrap::topology::{Product, Role, Scope};
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(250);
@@ -52,11 +52,9 @@ pub(super) async fn run(context: &mut Context) -> Result<String> {
 
 /// Has Nomad read the job and run it. The same job again changes nothing.
 async fn submit(context: &Context, request: &Value) -> Result<()> {
-    let cluster_client = context.cluster_client()?;
-    let (server, _): (&Node, Value) = cluster_client
-        .any_server(&context.cluster, Product::Nomad, "/v1/status/leader")
-        .await?;
-    let api = cluster_client.api(server, Product::Nomad);
+    let view = context.cluster_view()?;
+    let server = view.answering_server(Product::Nomad, None).await?;
+    let api = view.api(server, Product::Nomad);
     let job: Value = api
         .put("/v1/jobs/parse", Some(request), JOB_LIMIT)
         .await?
@@ -73,7 +71,11 @@ async fn healthy(context: &Context, service: &str, wanted: usize, deadline: Inst
     let path = format!("/v1/health/service/{service}?passing");
     loop {
         let found = cluster_client
-            .any_server::<Vec<Value>>(&context.cluster, Product::Consul, &path)
+            .any_server::<Vec<Value>>(
+                context.cluster.servers(Product::Consul),
+                Product::Consul,
+                &path,
+            )
             .await;
         let count = found.as_ref().map_or(0, |(_, instances)| instances.len());
         if count >= wanted {

@@ -25,14 +25,8 @@ pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    let mut status = status::look(
-        &context.cluster,
-        &context.cluster_client()?,
-        context.scope,
-        seconds,
-        WARN_DAYS,
-    )
-    .await;
+    let mut status =
+        status::look(&context.cluster_view()?, context.scope, seconds, WARN_DAYS).await;
     if let Some(ca) = context.state.signing_cert()? {
         status.judge_ca(pki::describe(&ca)?.days_left(now), WARN_DAYS);
     }

@@ -24,6 +24,7 @@ use super::state::{Applied, State};
 use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
 use crate::bootstrap::cluster::api::{self, BoxedStream};
 use crate::bootstrap::cluster::client::ClusterClient;
+use crate::bootstrap::cluster::view::ClusterView;
 use crate::bootstrap::description::Described;
 use crate::bootstrap::nodes::host::{ControlDir, Host, Releases};
 use crate::bootstrap::nodes::plan::Ownership;
@@ -322,6 +323,14 @@ impl Context {
         Ok(cluster_client
             .with_token(Product::Consul, tokens.management(Product::Consul))
             .with_token(Product::Nomad, tokens.management(Product::Nomad)))
+    }
+
+    /// What is true of the cluster, as its agents tell it.
+    ///
+    /// # Errors
+    /// When the operator has no certificate.
+    pub(in crate::bootstrap) fn cluster_view(&self) -> Result<ClusterView<'_>> {
+        Ok(ClusterView::new(&self.cluster, self.cluster_client()?))
     }
 
     /// Connects to all nodes, for commands that begin by asking agents: the patience of a question

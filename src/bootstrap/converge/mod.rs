@@ -198,14 +198,7 @@ async fn wait_voters(
             works.len(),
             &format!("waiting for the vote of {}", node.name),
         );
-        peers::wait_voter(
-            &context.cluster,
-            &context.cluster_client()?,
-            product,
-            node,
-            context.limit,
-        )
-        .await?;
+        peers::wait_voter(&context.cluster_view()?, product, node, context.limit).await?;
     }
     Ok(())
 }

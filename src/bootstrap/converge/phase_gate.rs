@@ -32,12 +32,11 @@ pub(super) async fn gate_result(
     bar: &PhaseProgress,
     limit: Duration,
 ) -> Result<Result<(), GateFailure>> {
-    let cluster_client = context.cluster_client()?;
+    let view = context.cluster_view()?;
     let progress = |done, _| bar.set(done, waiting_for(phase));
     let logs = context.logs();
     let gates = gates::Gates {
-        cluster: &context.cluster,
-        cluster_client: &cluster_client,
+        view: &view,
         absent: &context.absent,
         logs: &logs,
         progress: &progress,

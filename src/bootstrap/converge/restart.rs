@@ -76,10 +76,10 @@ pub(super) async fn restart_all(
 
 /// Who leads. One silence proves nothing: it may be an election, or a machine that is busy.
 async fn leader(context: &Context, product: Product) -> Result<Option<String>> {
-    let cluster_client = context.cluster_client()?;
+    let view = context.cluster_view()?;
     let deadline = Instant::now() + LEADERLESS;
     loop {
-        let found = gates::leader_of(&context.cluster, &cluster_client, product).await;
+        let found = view.leader(product).await;
         if found.is_some() || Instant::now() > deadline {
             return Ok(found.map(|node| node.name.clone()));
         }
@@ -139,11 +139,10 @@ async fn restart_sick<'w>(
 }
 
 async fn rolling_gate(context: &Context, product: Product, node: &Node) -> Result<()> {
-    let cluster_client = context.cluster_client()?;
+    let view = context.cluster_view()?;
     let logs = context.logs();
     let gates = gates::Gates {
-        cluster: &context.cluster,
-        cluster_client: &cluster_client,
+        view: &view,
         absent: &context.absent,
         logs: &logs,
         progress: &|_, _| {},

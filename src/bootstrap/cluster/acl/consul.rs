@@ -86,7 +86,11 @@ pub(super) async fn tokens(
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
     let (node, policies): (_, Vec<Policy>) = cluster_client
-        .any_server(cluster, Product::Consul, "/v1/acl/policies")
+        .any_server(
+            cluster.servers(Product::Consul),
+            Product::Consul,
+            "/v1/acl/policies",
+        )
         .await?;
     // One server for all: another might not have seen yet what was just made.
     let api = cluster_client.api(node, Product::Consul);

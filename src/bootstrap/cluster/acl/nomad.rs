@@ -40,7 +40,11 @@ pub(super) async fn tokens(
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
     let (node, listed): (_, Vec<Listed>) = cluster_client
-        .any_server(cluster, Product::Nomad, "/v1/acl/tokens")
+        .any_server(
+            cluster.servers(Product::Nomad),
+            Product::Nomad,
+            "/v1/acl/tokens",
+        )
         .await?;
     let api = cluster_client.api(node, Product::Nomad);
     ensure_policy(&api).await?;

@@ -1,19 +1,10 @@
 //! What the two gates of Consul look at.
 
 use futures_util::future::join_all;
-use serde::Deserialize;
 
-use super::{Finding, Gates, leader, servers_of};
+use super::{Finding, Gates, servers_of};
+use crate::bootstrap::cluster::facts::{Member, MemberStatus};
 use crate::bootstrap::topology::{Node, Product};
-
-/// A member of Consul's gossip pool.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct Member {
-    pub(super) name: String,
-    /// 1 alive, 2 leaving, 3 left, 4 failed.
-    pub(super) status: u8,
-}
 
 impl<'a> Gates<'a> {
     pub(super) async fn consul_servers(&self) -> Vec<Finding<'a>> {
@@ -23,20 +14,18 @@ impl<'a> Gates<'a> {
     /// All agents, those of the servers as well: alive, and able to reach the servers by RPC.
     pub(super) async fn consul_agents(&self) -> Vec<Finding<'a>> {
         let nodes: Vec<&Node> = self
+            .view
             .cluster
             .nodes
             .iter()
             .filter(|node| self.is_present(node))
             .collect();
-        let members = self.cluster_client.any_server::<Vec<Member>>(
-            self.cluster,
-            Product::Consul,
-            "/v1/agent/members",
+        let members = self.view.members(Product::Consul);
+        let leaders = join_all(
+            nodes
+                .iter()
+                .map(|node| self.leader_seen_by(node, Product::Consul)),
         );
-        let leaders = join_all(nodes.iter().map(|node| {
-            let api = self.api(node, Product::Consul);
-            async move { leader(&api).await }
-        }));
         let (members, leaders) = tokio::join!(members, leaders);
         let (seer, members) = match members {
             Ok((seer, members)) => (seer.name.as_str(), Ok(members)),
@@ -74,8 +63,8 @@ pub(super) fn judge_agent(
         ));
     };
     match (member.status, leader) {
-        (1, Ok(_)) => Ok(()),
-        (1, Err(error)) => Err(format!(
+        (MemberStatus::Alive, Ok(_)) => Ok(()),
+        (MemberStatus::Alive, Err(error)) => Err(format!(
             "member alive, but its RPC to the servers fails: {error}"
         )),
         (status, own) => {
@@ -83,18 +72,7 @@ pub(super) fn judge_agent(
                 .err()
                 .map(|error| format!("; {error}"))
                 .unwrap_or_default();
-            Err(format!("{seer} sees it as {}{own}", member_status(status)))
+            Err(format!("{seer} sees it as {status}{own}"))
         }
-    }
-}
-
-/// Serf's number as Consul's command line puts it.
-pub(super) fn member_status(status: u8) -> &'static str {
-    match status {
-        1 => "alive",
-        2 => "leaving",
-        3 => "left",
-        4 => "failed",
-        _ => "unknown",
     }
 }

@@ -1,29 +1,14 @@
 //! What the two gates of Nomad look at.
 
-use std::collections::BTreeMap;
-
 use futures_util::future::join_all;
 use http::StatusCode;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use super::{Finding, Gates, asked, servers_of};
-use crate::bootstrap::cluster::api::{Api, LIMIT};
+use crate::bootstrap::cluster::api::{Api, ApiError, LIMIT};
+use crate::bootstrap::cluster::facts::{Member, MemberStatus, NomadNode};
+use crate::bootstrap::cluster::view::Consistency;
 use crate::bootstrap::topology::{Node, Product, Role};
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Members {
-    #[serde(default)]
-    members: Vec<Member>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Member {
-    name: String,
-    status: String,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -33,33 +18,6 @@ struct Key {
     state: String,
     #[serde(default)]
     active: bool,
-}
-
-/// A client in the list of nodes.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct Client {
-    #[serde(rename = "ID")]
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) status: String,
-    pub(super) status_description: String,
-    pub(super) scheduling_eligibility: String,
-    pub(super) drivers: Option<BTreeMap<String, Driver>>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct Driver {
-    pub(super) healthy: bool,
-    pub(super) health_description: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Details {
-    #[serde(default)]
-    attributes: Option<BTreeMap<String, String>>,
 }
 
 impl<'a> Gates<'a> {
@@ -77,40 +35,31 @@ impl<'a> Gates<'a> {
     }
 
     async fn nomad_server(&self, node: &Node) -> Result<(), String> {
-        let api = self.api(node, Product::Nomad);
-        let members = ask::<Members>(&api, "/v1/agent/members");
-        let keys = ask::<Option<Vec<Key>>>(&api, "/v1/operator/keyring/keys");
-        let (members, keys) = tokio::try_join!(members, keys)?;
-        if let Some(members) = members {
+        let api = self.view.api(node, Product::Nomad);
+        let (members, keys) = tokio::join!(
+            self.view.members_seen_by(node, Product::Nomad),
+            keyring_keys(&api)
+        );
+        if let Some(members) = if_shown(members, &api)? {
             for server in self.present_servers(Product::Nomad) {
-                self.judge_member(&members.members, &server.name)?;
+                let name = self.view.member_name(server, Product::Nomad);
+                judge_member(&members, &name)?;
             }
         }
         // Versions before 1.4 have no such keys, and no need for them.
-        if let Some(keys) = keys
-            && !keys
-                .iter()
-                .flatten()
-                .any(|key| key.state == "active" || key.active)
+        if let Some(keys) = if_shown(keys, &api)?
+            && !keys.iter().any(|key| key.state == "active" || key.active)
         {
             return Err("its keyring has no active key yet: clients could not register".to_owned());
         }
         Ok(())
     }
 
-    fn judge_member(&self, members: &[Member], server: &str) -> Result<(), String> {
-        let name = format!("{server}.{}", self.cluster.region);
-        match members.iter().find(|member| member.name == name) {
-            Some(member) if member.status == "alive" => Ok(()),
-            Some(member) => Err(format!("sees {name} as {}", member.status)),
-            None => Err(format!("does not see {name} among its members")),
-        }
-    }
-
     /// Clients that are ready, take allocations, can run processes and have found their Consul
     /// agent.
     pub(super) async fn nomad_clients(&self) -> Vec<Finding<'a>> {
         let nodes: Vec<&Node> = self
+            .view
             .cluster
             .of_role(Role::NomadClient)
             .filter(|node| self.is_present(node))
@@ -118,11 +67,7 @@ impl<'a> Gates<'a> {
         if nodes.is_empty() {
             return Vec::new();
         }
-        let listed = match self
-            .cluster_client
-            .any_server::<Vec<Client>>(self.cluster, Product::Nomad, "/v1/nodes")
-            .await
-        {
+        let listed = match self.view.nomad_nodes(Consistency::Default).await {
             Ok(listed) => listed,
             Err(error) => {
                 let text = format!("no server tells the nodes: {error:#}");
@@ -143,13 +88,8 @@ impl<'a> Gates<'a> {
         .await
     }
 
-    async fn has_found_consul(&self, server: &Node, client: &Client) -> Result<(), String> {
-        let path = format!("/v1/node/{}", client.id);
-        let details = self
-            .api(server, Product::Nomad)
-            .get(&path, LIMIT)
-            .await
-            .and_then(|reply| reply.json::<Details>());
+    async fn has_found_consul(&self, server: &Node, client: &NomadNode) -> Result<(), String> {
+        let details = self.view.nomad_node(server, &client.id).await;
         let attributes = details
             .map_err(|error| asked(&error))?
             .attributes
@@ -162,24 +102,37 @@ impl<'a> Gates<'a> {
     }
 }
 
-/// None: not asked (no token yet), or a version that does not have it.
-async fn ask<T: DeserializeOwned>(api: &Api, path: &str) -> Result<Option<T>, String> {
-    let reply = api.get(path, LIMIT).await.map_err(|error| asked(&error))?;
-    match reply.status {
-        StatusCode::NOT_FOUND => Ok(None),
-        StatusCode::FORBIDDEN if !api.has_token() => Ok(None),
-        _ => reply.json::<T>().map(Some).map_err(|error| asked(&error)),
+/// The keys that servers sign and encrypt with for clients.
+async fn keyring_keys(api: &Api) -> Result<Vec<Key>, ApiError> {
+    let reply = api.get("/v1/operator/keyring/keys", LIMIT).await?;
+    Ok(reply.json::<Option<Vec<Key>>>()?.unwrap_or_default())
+}
+
+/// None: not shown (no token yet), or a version that does not have it.
+fn if_shown<T>(found: Result<T, ApiError>, api: &Api) -> Result<Option<T>, String> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => match error.status() {
+            Some(StatusCode::NOT_FOUND) => Ok(None),
+            Some(StatusCode::FORBIDDEN) if !api.has_token() => Ok(None),
+            _ => Err(asked(&error)),
+        },
     }
 }
 
-/// The client of this name. One that was made anew leaves its former self behind as `down`.
-pub(super) fn judge_client<'l>(clients: &'l [Client], name: &str) -> Result<&'l Client, String> {
-    let mut own: Vec<&Client> = clients
-        .iter()
-        .filter(|client| client.name == name)
-        .collect();
-    own.sort_by_key(|client| client.status != "ready");
-    let Some(&client) = own.first() else {
+fn judge_member(members: &[Member], name: &str) -> Result<(), String> {
+    match members.iter().find(|member| member.name == name) {
+        Some(member) if member.status == MemberStatus::Alive => Ok(()),
+        Some(member) => Err(format!("sees {name} as {}", member.status)),
+        None => Err(format!("does not see {name} among its members")),
+    }
+}
+
+pub(super) fn judge_client<'n>(
+    nodes: &'n [NomadNode],
+    name: &str,
+) -> Result<&'n NomadNode, String> {
+    let Some(client) = NomadNode::of_name(nodes, name) else {
         return Err("has not registered with Nomad's servers".to_owned());
     };
     if client.status != "ready" {
@@ -190,20 +143,21 @@ pub(super) fn judge_client<'l>(clients: &'l [Client], name: &str) -> Result<&'l 
         .trim_end()
         .to_owned());
     }
-    if client.scheduling_eligibility != "eligible" {
+    let eligibility = client.scheduling_eligibility.as_deref();
+    if eligibility != Some("eligible") {
         return Err(format!(
             "ready, but {}: it takes no allocations; `nomad node eligibility -enable {}` if nobody works on it",
-            client.scheduling_eligibility, client.id
+            eligibility.unwrap_or("not said to be eligible"),
+            client.id
         ));
     }
     match client
         .drivers
-        .iter()
-        .flatten()
-        .find(|(driver, _)| *driver == "raw_exec")
+        .as_ref()
+        .and_then(|drivers| drivers.get("raw_exec"))
     {
-        Some((_, driver)) if driver.healthy => Ok(client),
-        Some((_, driver)) => Err(format!(
+        Some(driver) if driver.healthy => Ok(client),
+        Some(driver) => Err(format!(
             "ready, but its driver raw_exec is not healthy: {}",
             driver.health_description
         )),

@@ -6,32 +6,12 @@
 
 use futures_util::future::join_all;
 use http::StatusCode;
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Finding, Gates, is_rpc_of, servers_of};
+use super::{Finding, Gates, asked, servers_of};
 use crate::bootstrap::cluster::api::{Api, LIMIT};
+use crate::bootstrap::cluster::facts::AutopilotHealth;
 use crate::bootstrap::topology::{Node, Product};
-
-/// Answer of `/v1/operator/autopilot/health`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct Health {
-    pub(super) healthy: bool,
-    pub(super) failure_tolerance: i64,
-    #[serde(default)]
-    pub(super) servers: Vec<ServerHealth>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct ServerHealth {
-    pub(super) address: String,
-    pub(super) healthy: bool,
-    pub(super) voter: bool,
-    #[serde(default)]
-    pub(super) serf_status: String,
-}
 
 impl<'a> Gates<'a> {
     pub(super) async fn restarted_server(
@@ -54,27 +34,17 @@ impl<'a> Gates<'a> {
     }
 
     async fn is_back(&self, product: Product, restarted: &Node) -> Result<(), String> {
-        let api = self.api(restarted, product);
-        let reply = api
-            .get("/v1/operator/autopilot/health", LIMIT)
-            .await
-            .map_err(|error| super::asked(&error))?;
-        match reply.status {
+        let api = self.view.api(restarted, product);
+        let health = match self.view.autopilot_seen_by(restarted, product).await {
+            Ok(health) => health,
             // Before the bootstrap of ACLs nobody may ask; nothing is restarted then but what has
             // just been started.
-            StatusCode::FORBIDDEN if !api.has_token() => return Ok(()),
-            // 429 means unhealthy, and comes with the same content.
-            StatusCode::OK | StatusCode::TOO_MANY_REQUESTS => {}
-            _ => reply
-                .clone()
-                .good()
-                .map(drop)
-                .map_err(|error| super::asked(&error))?,
-        }
-        let health = reply
-            .json_whatever_the_status::<Health>()
-            .map_err(|error| super::asked(&error))?;
-        let servers = self.cluster.servers(product).count();
+            Err(error) if error.status() == Some(StatusCode::FORBIDDEN) && !api.has_token() => {
+                return Ok(());
+            }
+            Err(error) => return Err(asked(&error)),
+        };
+        let servers = self.view.cluster.servers(product).count();
         let absent = servers - self.present_servers(product).len();
         judge_health(&health, product, restarted, servers, absent)?;
         self.has_caught_up(product, &api).await
@@ -83,7 +53,7 @@ impl<'a> Gates<'a> {
     async fn has_caught_up(&self, product: Product, restarted: &Api) -> Result<(), String> {
         let servers = self.present_servers(product);
         let others = join_all(servers.iter().map(|node| {
-            let api = self.api(node, product);
+            let api = self.view.api(node, product);
             async move { raft_index(&api, "commit_index").await }
         }))
         .await;
@@ -106,7 +76,7 @@ async fn raft_index(api: &Api, key: &str) -> Option<u64> {
 }
 
 pub(super) fn judge_health(
-    health: &Health,
+    health: &AutopilotHealth,
     product: Product,
     restarted: &Node,
     servers: usize,
@@ -115,7 +85,7 @@ pub(super) fn judge_health(
     let Some(own) = health
         .servers
         .iter()
-        .find(|server| is_rpc_of(&server.address, restarted, product))
+        .find(|server| restarted.is_rpc(product, &server.address))
     else {
         return Err("autopilot does not know it yet".to_owned());
     };

@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 
-use super::consul::{Member, judge_agent};
-use super::nomad::{Client, Driver, judge_client};
-use super::rolling::{Health, ServerHealth, judge_health};
+use super::consul::judge_agent;
+use super::nomad::judge_client;
+use super::rolling::judge_health;
 use super::*;
 use crate::bootstrap::cluster::api::Connect;
-use crate::bootstrap::topology::{BinarySource, ReleaseKey, Role, Target};
+use crate::bootstrap::cluster::client::ClusterClient;
+use crate::bootstrap::cluster::facts::{
+    AutopilotHealth, Driver, Member, MemberStatus, NomadNode, ServerHealth,
+};
+use crate::bootstrap::topology::{BinarySource, Cluster, ReleaseKey, Role, Target};
 
 fn cluster(servers: u8) -> Cluster {
     let node = |index: u8| Node {
@@ -41,7 +45,7 @@ fn cluster(servers: u8) -> Cluster {
     }
 }
 
-fn cluster_client() -> ClusterClient {
+fn view_of(cluster: &Cluster) -> ClusterView<'_> {
     let refused: Connect =
         Arc::new(|_| async { Err(std::io::ErrorKind::ConnectionRefused.into()) }.boxed());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -50,21 +54,16 @@ fn cluster_client() -> ClusterClient {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    ClusterClient::new(refused, Arc::new(tls))
+    ClusterView::new(cluster, ClusterClient::new(refused, Arc::new(tls)))
 }
 
 fn no_logs(_: &Node, _: Product) -> BoxFuture<'static, String> {
     async { String::new() }.boxed()
 }
 
-fn gates<'a>(
-    cluster: &'a Cluster,
-    cluster_client: &'a ClusterClient,
-    absent: &'a [String],
-) -> Gates<'a> {
+fn gates<'a>(view: &'a ClusterView<'a>, absent: &'a [String]) -> Gates<'a> {
     Gates {
-        cluster,
-        cluster_client,
+        view,
         absent,
         logs: &no_logs,
         progress: &|_, _| {},
@@ -79,7 +78,8 @@ fn view(leader: u8, peers: &[u8]) -> View {
 
 #[test]
 fn servers_must_agree_on_leader_and_peers() {
-    let (cluster, cluster_client) = (cluster(3), cluster_client());
+    let cluster = cluster(3);
+    let cluster_view = view_of(&cluster);
     let cases: [(&str, Vec<View>, [&str; 3]); 5] = [
         (
             "all well",
@@ -124,7 +124,7 @@ fn servers_must_agree_on_leader_and_peers() {
         ),
     ];
     for (what, views, expected) in cases {
-        let gates = gates(&cluster, &cluster_client, &[]);
+        let gates = gates(&cluster_view, &[]);
         let servers = gates.present_servers(Product::Consul);
         for ((node, finding), expected) in judge_servers(&gates, Product::Consul, &servers, views)
             .iter()
@@ -144,8 +144,9 @@ fn servers_must_agree_on_leader_and_peers() {
 
 #[test]
 fn an_absent_server_is_neither_asked_nor_missed() {
-    let (cluster, cluster_client, absent) = (cluster(3), cluster_client(), ["consul-2".to_owned()]);
-    let gates = gates(&cluster, &cluster_client, &absent);
+    let (cluster, absent) = (cluster(3), ["consul-2".to_owned()]);
+    let cluster_view = view_of(&cluster);
+    let gates = gates(&cluster_view, &absent);
     let servers = gates.present_servers(Product::Consul);
     assert_eq!(servers.len(), 2);
     for peers in [&[0, 1][..], &[0, 1, 2]] {
@@ -164,7 +165,8 @@ fn an_absent_server_is_neither_asked_nor_missed() {
 
 #[tokio::test]
 async fn a_gate_that_stays_shut_gives_a_reason_per_node() {
-    let (cluster, cluster_client) = (cluster(2), cluster_client());
+    let cluster = cluster(2);
+    let cluster_view = view_of(&cluster);
     let log = "couldn't join: No installed keys could decrypt the message";
     let logs = |node: &Node, _: Product| {
         let text = if node.name == "consul-1" { log } else { "" };
@@ -172,7 +174,7 @@ async fn a_gate_that_stays_shut_gives_a_reason_per_node() {
     };
     let failure = Gates {
         logs: &logs,
-        ..gates(&cluster, &cluster_client, &[])
+        ..gates(&cluster_view, &[])
     }
     .phase(Phase::ConsulServers)
     .await
@@ -200,10 +202,10 @@ async fn a_gate_that_stays_shut_gives_a_reason_per_node() {
 
 #[test]
 fn an_alive_member_must_also_reach_the_servers() {
-    let members = [(1, "a"), (4, "b")].map(|(status, name)| Member {
-        name: name.to_owned(),
-        status,
-    });
+    let members = [
+        Member::new("a", MemberStatus::Alive),
+        Member::new("b", MemberStatus::Failed),
+    ];
     let known = || Ok("10.0.0.1:8300".to_owned());
     let fails = || Err("asked https://x: 500: rpc error making call: EOF".to_owned());
     assert_eq!(judge_agent("s", &members, "a", known()), Ok(()));
@@ -230,11 +232,11 @@ fn an_alive_member_must_also_reach_the_servers() {
 
 #[test]
 fn a_client_must_be_of_use() {
-    let good = Client {
+    let good = NomadNode {
         id: "1".to_owned(),
         name: "a".to_owned(),
         status: "ready".to_owned(),
-        scheduling_eligibility: "eligible".to_owned(),
+        scheduling_eligibility: Some("eligible".to_owned()),
         drivers: Some(BTreeMap::from([(
             "raw_exec".to_owned(),
             Driver {
@@ -242,9 +244,9 @@ fn a_client_must_be_of_use() {
                 ..Driver::default()
             },
         )])),
-        ..Client::default()
+        ..NomadNode::default()
     };
-    let down = Client {
+    let down = NomadNode {
         status: "down".to_owned(),
         id: "0".to_owned(),
         ..good.clone()
@@ -258,21 +260,21 @@ fn a_client_must_be_of_use() {
         (vec![], "has not registered"),
         (vec![down], "sees it as down"),
         (
-            vec![Client {
-                scheduling_eligibility: "ineligible".to_owned(),
+            vec![NomadNode {
+                scheduling_eligibility: Some("ineligible".to_owned()),
                 ..good.clone()
             }],
             "takes no allocations",
         ),
         (
-            vec![Client {
+            vec![NomadNode {
                 drivers: None,
                 ..good.clone()
             }],
             "no driver raw_exec",
         ),
         (
-            vec![Client {
+            vec![NomadNode {
                 drivers: Some(BTreeMap::from([("raw_exec".to_owned(), Driver::default())])),
                 ..good
             }],
@@ -290,12 +292,15 @@ fn the_next_restart_waits_for_health_and_tolerance() {
     let cluster = cluster(3);
     let restarted = &cluster.nodes[1];
     let server = |index: usize, healthy, voter, serf: &str| ServerHealth {
+        id: index.to_string(),
+        name: format!("consul-{index}"),
+        leader: index == 0,
         address: format!("127.0.35.{}:8300", 100 + index),
         healthy,
         voter,
         serf_status: serf.to_owned(),
     };
-    let health = |healthy, failure_tolerance, own| Health {
+    let health = |healthy, failure_tolerance, own| AutopilotHealth {
         healthy,
         failure_tolerance,
         servers: vec![
@@ -344,7 +349,7 @@ fn the_next_restart_waits_for_health_and_tolerance() {
             Err(text) => assert!(!expected.is_empty() && text.contains(expected), "{text}"),
         }
     }
-    let single = Health {
+    let single = AutopilotHealth {
         healthy: true,
         failure_tolerance: 0,
         servers: vec![server(1, true, true, "alive")],

@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::bootstrap::topology::{BinarySource, ReleaseKey, Target};
@@ -39,8 +39,8 @@ fn cluster() -> Cluster {
     }
 }
 
-fn peer(node: &str, address: &str) -> Peer {
-    Peer {
+fn peer(node: &str, address: &str) -> RaftPeer {
+    RaftPeer {
         id: "1".to_owned(),
         node: node.to_owned(),
         address: address.to_owned(),
@@ -49,15 +49,19 @@ fn peer(node: &str, address: &str) -> Peer {
     }
 }
 
+fn members(json: Value) -> Vec<Member> {
+    serde_json::from_value(json).unwrap()
+}
+
 fn consul() -> ServerView {
     let member = |name: &str, status: u8| json!({"Name": name, "Status": status, "Tags": {"build": "1.8.7:abc"}});
     ServerView {
         product: Product::Consul,
-        members: Ok(vec![
+        members: Ok(members(json!([
             member("consul-0", 1),
             member("nomad-server-0", 1),
             member("nomad-client-0", 4),
-        ]),
+        ]))),
         clients: Ok(Vec::new()),
         peers: Some(vec![peer("consul-0", "127.0.35.11:8300")]),
         leader: Some("consul-0".to_owned()),
@@ -65,16 +69,21 @@ fn consul() -> ServerView {
 }
 
 fn nomad() -> ServerView {
-    let client = |status: &str, id: u8| {
-        json!({"Name": "nomad-client-0", "ID": id, "Status": status, "SchedulingEligibility": "eligible",
-               "Drain": false, "Version": "2.0.5"})
+    let client = |status: &str, id: &str| NomadNode {
+        id: id.to_owned(),
+        name: "nomad-client-0".to_owned(),
+        status: status.to_owned(),
+        scheduling_eligibility: Some("eligible".to_owned()),
+        drain: Some(false),
+        version: Some("2.0.5".to_owned()),
+        ..NomadNode::default()
     };
     ServerView {
         product: Product::Nomad,
-        members: Ok(vec![
-            json!({"Name": "nomad-server-0.global", "Status": "alive", "Tags": {"build": "2.0.5"}}),
-        ]),
-        clients: Ok(vec![client("down", 1), client("ready", 2)]),
+        members: Ok(members(json!([
+            {"Name": "nomad-server-0.global", "Status": "alive", "Tags": {"build": "2.0.5"}},
+        ]))),
+        clients: Ok(vec![client("down", "1"), client("ready", "2")]),
         peers: Some(vec![peer("nomad-server-0", "127.0.35.14:4647")]),
         leader: Some("nomad-server-0".to_owned()),
     }
