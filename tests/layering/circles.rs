@@ -25,18 +25,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
         "the face defines question and answer, and hands over to `locate`",
     ),
     (
-        &[
-            "src/bootstrap/nodes/host/binaries.rs",
-            "src/bootstrap/nodes/host/daemons.rs",
-            "src/bootstrap/nodes/host/files.rs",
-            "src/bootstrap/nodes/host/mod.rs",
-            "src/bootstrap/nodes/host/observe.rs",
-            "src/bootstrap/nodes/host/preflight.rs",
-            "src/bootstrap/nodes/host/tasks.rs",
-        ],
-        "each part of what a host can do takes the host itself",
-    ),
-    (
         &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
         "ports that come and go change the state of all workers",
     ),

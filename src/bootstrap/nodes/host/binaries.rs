@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::super::spec::BinarySpec;
 use super::channel::PATIENCE;
+use super::command::{ShellCommand, some_word, word};
+use super::machine::Machine;
 use super::observe::program_of_this_machine;
 use super::preflight::arch;
-use super::script::{Sections, quote};
-use super::{Inner, Releases};
+use super::release::Releases;
+use super::script::quote;
+use crate::bootstrap::nodes::spec::BinarySpec;
 use crate::bootstrap::topology::BinarySource;
 
 /// How long a program may take to arrive at a node.
@@ -39,7 +41,7 @@ if [ -f "$path" ] && read -r of is <"$note" && [ "$of" = "$archive" ]; then
   if [ "$(sum "$path")" = "$is" ]; then echo "$is"; return 0; fi
 fi 2>/dev/null
 has curl || has wget || die "neither curl nor wget is there to fetch $url: install one of them"
-has unzip || has python3 || has busybox || die "neither unzip nor python3 nor busybox is there to unpack $url: install one of them"
+has unzip || has python3 || die "neither unzip nor python3 is there to unpack $url: install one of them"
 [ -d "$run" ] || mkdir -p "$run" || die "$run: cannot make it"
 work="$run/$name.fetch"
 rm -rf "$work"
@@ -51,9 +53,9 @@ is=$(sum "$work/zip")
 [ "$is" = "$archive" ] || stop_ "$url has the checksum $is, but its signed list says $archive: nothing was installed"
 rm -f "$new"
 if has unzip; then unzip -p "$work/zip" "$name" >"$new"
-elif has python3; then
+else
   python3 -c 'import sys, zipfile, shutil; shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]), sys.stdout.buffer)' "$work/zip" "$name" >"$new"
-else busybox unzip -p "$work/zip" "$name" >"$new"; fi || stop_ "$url: cannot unpack $name"
+fi || stop_ "$url: cannot unpack $name"
 [ -s "$new" ] || stop_ "$url holds no $name"
 rm -rf "$work"
 is=$(sum "$new")
@@ -63,12 +65,12 @@ echo "$is"
 "#;
 
 pub(super) async fn install(
-    host: &Inner,
+    machine: &Machine,
     binary: &BinarySpec,
     releases: &Releases,
 ) -> Result<String> {
     match &binary.source {
-        BinarySource::File(source) if host.local => {
+        BinarySource::File(source) if machine.local => {
             let seen = program_of_this_machine(&source.to_string_lossy()).await?;
             let seen =
                 seen.with_context(|| format!("{}: there is no such program", source.display()))?;
@@ -81,36 +83,42 @@ pub(super) async fn install(
             }
             Ok(seen.sha256)
         }
-        BinarySource::File(source) => copy(host, binary, source).await,
-        BinarySource::Release(version) => fetch(host, binary, version, releases).await,
+        BinarySource::File(source) => copy(machine, binary, source).await,
+        BinarySource::Release(version) => fetch(machine, binary, version, releases).await,
     }
 }
 
 /// Variables and functions for a script about a program.
-fn about(host: &Inner, binary: &BinarySpec) -> Result<String> {
-    let (folder, name) = binary
-        .path
-        .rsplit_once('/')
-        .with_context(|| format!("`{}` is no path", binary.path))?;
-    let owner = if host.local { "" } else { "root" };
-    let new = quote(&format!("{folder}/.{name}.lb-new"));
+fn about(machine: &Machine, binary: &BinarySpec) -> Result<String> {
+    let owner = if machine.local { "" } else { "root" };
     Ok(format!(
-        "path={} new={new} owner={}\n{PLACE}",
+        "path={} new={} owner={}\n{PLACE}",
         quote(&binary.path),
+        quote(&new_path(binary)?),
         quote(owner)
     ))
 }
 
-async fn copy(host: &Inner, binary: &BinarySpec, source: &Path) -> Result<String> {
+/// Where the new program is made, beside the old one.
+fn new_path(binary: &BinarySpec) -> Result<String> {
+    let (folder, name) = binary
+        .path
+        .rsplit_once('/')
+        .with_context(|| format!("`{}` is no path", binary.path))?;
+    Ok(format!("{folder}/.{name}.lb-new"))
+}
+
+async fn copy(machine: &Machine, binary: &BinarySpec, source: &Path) -> Result<String> {
     let seen = program_of_this_machine(&source.to_string_lossy()).await?;
     let sum = seen
         .with_context(|| format!("{}: there is no such program", source.display()))?
         .sha256;
-    let about = about(host, binary)?;
-    let ask = "echo ::machine; uname -m\necho ::sum; if [ -f \"$path\" ]; then sum \"$path\"; fi\necho ::new; echo \"$new\"";
-    let answer = host.channel.run(&format!("{about}{ask}"), PATIENCE).await?;
-    let answer = Sections::parse(&answer);
-    if answer.first("sum") == Some(&sum) {
+    let about = about(machine, binary)?;
+    let mut command = ShellCommand::new(&about);
+    let processor = command.section("processor", "uname -m", some_word);
+    let present = command.section("sum", "[ ! -f \"$path\" ] || sum \"$path\"", word);
+    let output = command.run(&machine.channel, PATIENCE).await?;
+    if output.get(&present)?.as_ref() == Some(&sum) {
         return Ok(sum);
     }
     let mut file =
@@ -119,54 +127,54 @@ async fn copy(host: &Inner, binary: &BinarySpec, source: &Path) -> Result<String
     std::io::Read::by_ref(&mut file)
         .take(20)
         .read_to_end(&mut head)?;
-    let machine = answer.first("machine").unwrap_or_default();
-    if let Some(reason) = unfit(&head, arch(machine)) {
+    let processor = output.get(&processor)?;
+    if let Some(reason) = unfit(&head, arch(&processor)) {
         bail!(
-            "{}: {} {reason}, but the node is {machine}: name one that fits",
-            host.name,
+            "{}: {} {reason}, but the node is {processor}: name one that fits",
+            machine.name,
             source.display()
         );
     }
     let file =
         File::open(source).with_context(|| format!("{}: cannot read it", source.display()))?;
-    let new = answer.first("new").unwrap_or_default();
-    host.channel.copy(file, new, TRANSFER_PATIENCE).await?;
+    machine
+        .channel
+        .copy(file, &new_path(binary)?, TRANSFER_PATIENCE)
+        .await?;
     let place = format!(
         "{about}is=$(sum \"$new\")\n[ \"$is\" = {sum} ] || die \"$path: arrived with the checksum $is instead of {sum}\"\nplace"
     );
-    host.channel.run(&place, PATIENCE).await?;
+    machine.channel.run(&place, PATIENCE).await?;
     Ok(sum)
 }
 
 async fn fetch(
-    host: &Inner,
+    machine: &Machine,
     binary: &BinarySpec,
     version: &str,
     releases: &Releases,
 ) -> Result<String> {
-    let answer = host.channel.run("uname -s\nuname -m", PATIENCE).await?;
-    let mut lines = answer.lines();
-    let (os, machine) = (
-        lines.next().unwrap_or_default().to_lowercase(),
-        lines.next().unwrap_or_default(),
-    );
+    let mut command = ShellCommand::new("");
+    let os = command.section("os", "uname -s", some_word);
+    let processor = command.section("processor", "uname -m", some_word);
+    let output = command.run(&machine.channel, PATIENCE).await?;
+    let (os, processor) = (output.get(&os)?.to_lowercase(), output.get(&processor)?);
     let archive = releases
-        .archive(&binary.name, version, &os, arch(machine))
+        .archive(&binary.name, version, &os, arch(&processor))
         .await?;
-    let script = format!(
-        "{}run={} name={} url={} archive={}\n{FETCH}",
-        about(host, binary)?,
-        quote(&host.layout.run),
+    let mut command = ShellCommand::new(&format!(
+        "{}run={} name={} url={} archive={}",
+        about(machine, binary)?,
+        quote(&machine.layout.run),
         quote(&binary.name),
         quote(&archive.url),
         quote(&archive.sha256),
-    );
-    Ok(host
-        .channel
-        .run(&script, TRANSFER_PATIENCE)
+    ));
+    let sum = command.section("sum", FETCH, some_word);
+    command
+        .run(&machine.channel, TRANSFER_PATIENCE)
         .await?
-        .trim()
-        .to_owned())
+        .get(&sum)
 }
 
 /// Why a program does not run on this processor, if that can be told from its first bytes. Scripts

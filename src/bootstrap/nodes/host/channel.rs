@@ -106,6 +106,11 @@ impl Channel {
         }
     }
 
+    /// Name of the node.
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
     /// What to call the way in messages.
     pub(super) fn describe(&self) -> String {
         match &self.way {

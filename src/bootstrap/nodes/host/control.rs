@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::super::spec::sha256;
 
-/// Where the folders are made. Not `$TMPDIR`: a path below it is too long for a socket on macOS.
+/// Where the folders are made. Not `$TMPDIR`: a path below it may be too long for a socket.
 const BASE: &str = "/tmp";
 /// How their names begin.
 const PREFIX: &str = "lb-ssh-";
@@ -145,7 +145,7 @@ mod tests {
             0o700
         );
         let socket = control.socket(&"long-name".repeat(20));
-        // ssh appends 17 bytes while it makes the socket; macOS takes 104 in all.
+        // ssh appends 17 bytes while it makes the socket; the smallest limit of a system is 104.
         assert!(socket.len() + 17 < 104, "{socket}");
         assert_ne!(socket, control.socket("other"));
         let clone = control.clone();

@@ -9,35 +9,31 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::super::spec::{DaemonSpec, Stamps};
-use super::Inner;
 use super::channel::PATIENCE;
+use super::command::ShellCommand;
+use super::machine::Machine;
 use super::script::{quote, quote_all};
+use crate::bootstrap::nodes::spec::{DaemonSpec, Stamps};
 use crate::bootstrap::topology::{Product, Runner};
 
 /// Functions of the process runner. `running PRODUCT CONFIG` prints the daemon's process id, if it
 /// runs.
 pub(super) const RUNNING: &str = r#"
-command_of() {
-  if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -o args= -p "$1" 2>/dev/null; fi
-}
 running() {
   pid=$(cat "$run/$1.pid" 2>/dev/null)
   case $pid in ''|*[!0-9]*) return 1 ;; esac
-  case $(command_of "$pid") in *"$2"*) echo "$pid" ;; *) return 1 ;; esac
+  case $(cat "/proc/$pid/cmdline" 2>/dev/null | tr '\0' ' ') in *"$2"*) echo "$pid" ;; *) return 1 ;; esac
 }
 "#;
 
 /// Log files are put aside at a start when they are longer than this.
 const LOG_BYTES_MAX: u64 = 32 << 20;
 
-/// Takes `run`, `name`, `config`, `user` (empty: the one we are) and the command, as `$@` and
-/// quoted as `line`.
+/// Takes `run`, `name`, `config`, `user` (empty: the one we are) and the command as `$@`.
 ///
 /// The process writes its own id to descriptor 3 before it becomes the daemon, so it needs no right
-/// to that file, and whichever way to another user is taken, the id is the right one. On a busy
-/// machine that may take seconds. A shell's `&` would have it ignore SIGINT. What our own caller
-/// left open is closed, too; above descriptor 9 only bash can do that.
+/// to that file. On a busy machine that may take seconds. A shell's `&` would have it ignore SIGINT.
+/// What our own caller left open is closed, too; above descriptor 9 only bash can do that.
 const START_PROCESS: &str = r#"
 if running "$name" "$config" >/dev/null; then return 0; fi
 log="$run/$name.log"
@@ -45,10 +41,8 @@ size=0
 if [ -e "$log" ]; then size=$(($(wc -c <"$log"))); fi
 if [ "$size" -gt "$max" ]; then mv -f "$log" "$log.1"; size=0; fi
 if [ -n "$user" ] && [ "$(id -un)" != "$user" ]; then
-  if has setpriv; then set -- setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"
-  elif has runuser; then as=runuser
-  elif has su; then as=su
-  else die "cannot run $name as $user: neither setpriv nor runuser nor su is there"; fi
+  has setpriv || die "cannot run $name as $user: setpriv is not there"
+  set -- setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"
 fi
 become='echo $$ >&3; exec 3>&-; for fd in /proc/self/fd/*; do
   fd=${fd##*/}
@@ -56,17 +50,10 @@ become='echo $$ >&3; exec 3>&-; for fd in /proc/self/fd/*; do
 done; exec "$@"'
 sh=sh
 if has bash; then sh=bash; fi
-if [ -n "$as" ]; then set -- "$as" -s /bin/sh -c "echo \$\$ >&3; exec 3>&-; exec $line" "$user"
-else set -- "$sh" -c "$become" sh "$@"; fi
-perl_='use POSIX; fork and exit; POSIX::setsid(); $SIG{INT} = $SIG{QUIT} = "DEFAULT"; exec @ARGV or exit 127'
 rm -f "$run/$name.pid"
 cd /
 umask 022
-if setsid -f true 2>/dev/null; then set -- setsid -f "$@"
-elif has perl; then set -- perl -e "$perl_" -- "$@"
-else set -- background "$@"; fi
-background() { "$@" & }
-"$@" </dev/null >>"$log" 2>&1 3>"$run/$name.pid" 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
+setsid -f "$sh" -c "$become" sh "$@" </dev/null >>"$log" 2>&1 3>"$run/$name.pid" 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
 n=0
 while [ ! -s "$run/$name.pid" ] && [ $n -lt 200 ]; do
   sleep 0.05
@@ -97,7 +84,7 @@ journalctl -q -o cat --no-pager -n 20 -u "$name" >&2
 return 1
 "#;
 
-/// Takes `rounds` of 0.1 s.
+/// Takes `rounds` of 0.1 s. Prints `killed` where SIGINT was not enough.
 const STOP_PROCESS: &str = r#"
 pid=$(running "$name" "$config") || { rm -f "$run/$name.pid"; return 0; }
 kill -INT "$pid" 2>/dev/null
@@ -140,10 +127,10 @@ esac
 "#;
 
 /// The command that prints the daemon's process id, or nothing. Needs [`RUNNING`] and `run`.
-pub(super) fn print_pid(host: &Inner, product: Product) -> String {
+pub(super) fn print_pid(machine: &Machine, product: Product) -> String {
     let name = product.name();
-    match host.runner {
-        Runner::Process => format!("running {name} {}", quote(host.layout.config(product))),
+    match machine.runner {
+        Runner::Process => format!("running {name} {}", quote(machine.layout.config(product))),
         Runner::Systemd => {
             format!(
                 "systemctl show -p MainPID {name} 2>/dev/null | sed -n 's/^MainPID=\\([1-9]\\)/\\1/p'"
@@ -153,48 +140,55 @@ pub(super) fn print_pid(host: &Inner, product: Product) -> String {
 }
 
 /// Variables and functions for a script about a daemon.
-fn about(host: &Inner, product: Product) -> String {
-    let (run, config) = (quote(&host.layout.run), quote(host.layout.config(product)));
+fn about(machine: &Machine, product: Product) -> String {
+    let (run, config) = (
+        quote(&machine.layout.run),
+        quote(machine.layout.config(product)),
+    );
     format!(
         "run={run} name={} config={config} max={LOG_BYTES_MAX}\n{RUNNING}",
         product.name()
     )
 }
 
-pub(super) async fn start(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
-    let about = about(host, daemon.product);
-    let script = match host.runner {
+pub(super) async fn start(machine: &Machine, daemon: &DaemonSpec) -> Result<()> {
+    let about = about(machine, daemon.product);
+    let script = match machine.runner {
         Runner::Process => {
-            let user = if host.local { "" } else { daemon.user.name() };
+            let user = if machine.local {
+                ""
+            } else {
+                daemon.user.name()
+            };
             let command = quote_all(daemon.command.iter().map(String::as_str));
             format!(
-                "{about}user={} as= line={}\nset -- {command}\n{START_PROCESS}",
-                quote(user),
-                quote(&command)
+                "{about}user={}\nset -- {command}\n{START_PROCESS}",
+                quote(user)
             )
         }
         Runner::Systemd => format!("{about}{START_UNIT}"),
     };
-    host.channel.run(&script, PATIENCE).await.map(drop)
+    machine.channel.run(&script, PATIENCE).await.map(drop)
 }
 
-pub(super) async fn stop(host: &Inner, daemon: &DaemonSpec, patience: Duration) -> Result<()> {
-    let body = match host.runner {
+pub(super) async fn stop(machine: &Machine, daemon: &DaemonSpec, patience: Duration) -> Result<()> {
+    let body = match machine.runner {
         Runner::Process => STOP_PROCESS,
         Runner::Systemd => STOP_UNIT,
     };
     let keeps = if daemon.keeps_children { "yes" } else { "no" };
-    let script = format!(
-        "{}rounds={} keeps={keeps}\n{body}",
-        about(host, daemon.product),
-        patience.as_millis() / 100
-    );
-    let answer = host.channel.run(&script, patience * 2 + PATIENCE).await?;
-    if answer.contains("killed") {
+    let about = about(machine, daemon.product);
+    let rounds = patience.as_millis() / 100;
+    let mut command = ShellCommand::new(&format!("{about}rounds={rounds} keeps={keeps}"));
+    let killed = command.section("killed", body, |lines| Ok(lines.contains(&"killed")));
+    let output = command
+        .run(&machine.channel, patience * 2 + PATIENCE)
+        .await?;
+    if output.get(&killed)? {
         let seconds = patience.as_secs();
         tracing::warn!(
             "{}: {} did not end within {seconds} s of SIGINT and was killed",
-            host.name,
+            machine.name,
             daemon.product
         );
     }
@@ -202,31 +196,35 @@ pub(super) async fn stop(host: &Inner, daemon: &DaemonSpec, patience: Duration) 
 }
 
 /// Takes away what would start the daemon with the machine. Plain processes start with nothing.
-pub(super) async fn disable(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
-    match host.runner {
+pub(super) async fn disable(machine: &Machine, daemon: &DaemonSpec) -> Result<()> {
+    match machine.runner {
         Runner::Process => Ok(()),
         Runner::Systemd => {
-            let script = format!("{}{DISABLE_UNIT}", about(host, daemon.product));
-            host.channel.run(&script, PATIENCE).await.map(drop)
+            let script = format!("{}{DISABLE_UNIT}", about(machine, daemon.product));
+            machine.channel.run(&script, PATIENCE).await.map(drop)
         }
     }
 }
 
-pub(super) async fn reload(host: &Inner, daemon: &DaemonSpec) -> Result<()> {
-    let body = match host.runner {
+pub(super) async fn reload(machine: &Machine, daemon: &DaemonSpec) -> Result<()> {
+    let body = match machine.runner {
         Runner::Process => {
             "pid=$(running \"$name\" \"$config\") || die \"$name does not run, so it cannot be reloaded\"\nkill -HUP $pid"
         }
         Runner::Systemd => "systemctl kill --kill-who=main -s HUP \"$name\"",
     };
-    host.channel
-        .run(&format!("{}{body}", about(host, daemon.product)), PATIENCE)
+    machine
+        .channel
+        .run(
+            &format!("{}{body}", about(machine, daemon.product)),
+            PATIENCE,
+        )
         .await
         .map(drop)
 }
 
-pub(super) async fn stamp(host: &Inner, product: Product, stamps: &Stamps) -> Result<()> {
-    let mut script = about(host, product);
+pub(super) async fn stamp(machine: &Machine, product: Product, stamps: &Stamps) -> Result<()> {
+    let mut script = about(machine, product);
     for (kind, stamp) in [("restart", &stamps.restart), ("reload", &stamps.reload)] {
         let line = match stamp {
             Some(stamp) => format!(
@@ -237,17 +235,18 @@ pub(super) async fn stamp(host: &Inner, product: Product, stamps: &Stamps) -> Re
         };
         script.push_str(&line);
     }
-    host.channel.run(&script, PATIENCE).await.map(drop)
+    machine.channel.run(&script, PATIENCE).await.map(drop)
 }
 
-pub(super) async fn log(host: &Inner, product: Product, lines: usize) -> Result<String> {
-    let body = match host.runner {
+pub(super) async fn log(machine: &Machine, product: Product, lines: usize) -> Result<String> {
+    let body = match machine.runner {
         Runner::Process => {
             format!("[ -e \"$run/$name.log\" ] || return 0\ntail -n {lines} \"$run/$name.log\"")
         }
         Runner::Systemd => format!("journalctl -q -o cat --no-pager -n {lines} -u \"$name\""),
     };
-    host.channel
-        .run(&format!("{}{body}", about(host, product)), PATIENCE)
+    machine
+        .channel
+        .run(&format!("{}{body}", about(machine, product)), PATIENCE)
         .await
 }

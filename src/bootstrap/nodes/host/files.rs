@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
 
-use super::super::spec::{DirSpec, FileSpec, Owner};
 use super::channel::PATIENCE;
+use super::machine::{MARK, Machine};
 use super::script::{document, quote, quote_all};
-use super::{Inner, MARK};
+use crate::bootstrap::nodes::spec::{DirSpec, FileSpec, Owner};
 use crate::bootstrap::topology::{Layout, Runner};
 
 /// Functions of the scripts here.
@@ -37,16 +37,11 @@ for s in /usr/sbin/nologin /sbin/nologin; do [ -x "$s" ] && shell=$s; done
 for user in "$@"; do
   id -u "$user" >/dev/null 2>&1 && continue
   group=$(grep -c "^$user:" /etc/group)
-  if has useradd; then
-    own=--user-group
-    [ "$group" = 0 ] || own="-g $user"
-    useradd --system $own --no-create-home --home-dir /nonexistent --shell "$shell" "$user"
-  elif has adduser && has addgroup; then
-    [ "$group" != 0 ] || addgroup -S "$user"
-    adduser -S -D -H -h /nonexistent -s "$shell" -G "$user" "$user"
-  else
-    die "cannot make the system user $user: neither useradd nor adduser is there"
-  fi >/dev/null || die "cannot make the system user $user"
+  has useradd || die "cannot make the system user $user: useradd is not there"
+  own=--user-group
+  [ "$group" = 0 ] || own="-g $user"
+  useradd --system $own --no-create-home --home-dir /nonexistent --shell "$shell" "$user" >/dev/null ||
+    die "cannot make the system user $user"
 done
 "#;
 
@@ -62,15 +57,15 @@ dir() {
 }
 "#;
 
-impl Inner {
+impl Machine {
     /// The owner as scripts take it: empty where owners are left alone.
     fn owner(&self, owner: Owner) -> &'static str {
         if self.local { "''" } else { owner.name() }
     }
 }
 
-pub(super) async fn claim(host: &Inner, cluster_id: &str) -> Result<()> {
-    let run = &host.layout.run;
+pub(super) async fn claim(machine: &Machine, cluster_id: &str) -> Result<()> {
+    let run = &machine.layout.run;
     let script = format!(
         "{PUT}\n{DIRECTORY}\nrun={} id={}\n\
          here=$(cat \"$run/{MARK}\" 2>/dev/null)\n\
@@ -80,29 +75,30 @@ pub(super) async fn claim(host: &Inner, cluster_id: &str) -> Result<()> {
          put \"$run/{MARK}\" 644 {} {}",
         quote(run),
         quote(cluster_id),
-        host.owner(Owner::Root),
-        host.owner(Owner::Root),
+        machine.owner(Owner::Root),
+        machine.owner(Owner::Root),
         document(format!("{cluster_id}\n").as_bytes()),
     );
-    host.channel.run(&script, PATIENCE).await.map(drop)
+    machine.channel.run(&script, PATIENCE).await.map(drop)
 }
 
-pub(super) async fn ensure_users(host: &Inner, users: &[Owner]) -> Result<()> {
+pub(super) async fn ensure_users(machine: &Machine, users: &[Owner]) -> Result<()> {
     let names: Vec<&str> = users
         .iter()
         .filter(|&&user| user != Owner::Root)
         .map(|user| user.name())
         .collect();
-    if host.local || names.is_empty() {
+    if machine.local || names.is_empty() {
         return Ok(());
     }
-    host.channel
+    machine
+        .channel
         .run(&format!("set -- {}\n{USERS}", quote_all(names)), PATIENCE)
         .await
         .map(drop)
 }
 
-pub(super) async fn ensure_directories(host: &Inner, dirs: &[DirSpec]) -> Result<()> {
+pub(super) async fn ensure_directories(machine: &Machine, dirs: &[DirSpec]) -> Result<()> {
     if dirs.is_empty() {
         return Ok(());
     }
@@ -113,19 +109,19 @@ pub(super) async fn ensure_directories(host: &Inner, dirs: &[DirSpec]) -> Result
             "dir {} {:o} {}",
             quote(&dir.path),
             dir.mode,
-            host.owner(dir.owner)
+            machine.owner(dir.owner)
         );
     }
-    host.channel.run(&script, PATIENCE).await.map(drop)
+    machine.channel.run(&script, PATIENCE).await.map(drop)
 }
 
-pub(super) async fn write(host: &Inner, files: &[&FileSpec]) -> Result<()> {
+pub(super) async fn write(machine: &Machine, files: &[&FileSpec]) -> Result<()> {
     if files.is_empty() {
         return Ok(());
     }
     let mut script = PUT.to_owned();
     for file in files {
-        let (path, owner) = (quote(&file.path), host.owner(file.owner));
+        let (path, owner) = (quote(&file.path), machine.owner(file.owner));
         let _ = write!(
             script,
             "put {path} {:o} {owner} {}",
@@ -134,17 +130,17 @@ pub(super) async fn write(host: &Inner, files: &[&FileSpec]) -> Result<()> {
         );
     }
     script.push_str(reread_units(
-        host,
+        machine,
         files.iter().map(|file| file.path.as_str()),
     ));
-    host.channel.run(&script, PATIENCE).await.map(drop)
+    machine.channel.run(&script, PATIENCE).await.map(drop)
 }
 
-pub(super) async fn remove(host: &Inner, paths: &[String]) -> Result<()> {
-    if let Some(path) = paths.iter().find(|path| !is_inside(&host.layout, path)) {
+pub(super) async fn remove(machine: &Machine, paths: &[String]) -> Result<()> {
+    if let Some(path) = paths.iter().find(|path| !is_inside(&machine.layout, path)) {
         bail!(
             "{}: {path}: lies outside the folders of the cluster, so it is not removed",
-            host.name
+            machine.name
         );
     }
     if paths.is_empty() {
@@ -154,18 +150,18 @@ pub(super) async fn remove(host: &Inner, paths: &[String]) -> Result<()> {
     let script = format!(
         "rm -rf {} || die 'not all could be removed'\n{}",
         quote_all(paths()),
-        reread_units(host, paths())
+        reread_units(machine, paths())
     );
-    host.channel.run(&script, PATIENCE).await.map(drop)
+    machine.channel.run(&script, PATIENCE).await.map(drop)
 }
 
 /// What makes systemd read changed units, if there are any.
-fn reread_units<'a>(host: &Inner, mut paths: impl Iterator<Item = &'a str>) -> &'static str {
-    let units = host
+fn reread_units<'a>(machine: &Machine, mut paths: impl Iterator<Item = &'a str>) -> &'static str {
+    let units = machine
         .layout
         .units
         .as_deref()
-        .filter(|_| host.runner == Runner::Systemd);
+        .filter(|_| machine.runner == Runner::Systemd);
     match units {
         Some(units) if paths.any(|path| below(units, path)) => {
             "systemctl daemon-reload || die 'systemd cannot read its units'\n"

@@ -18,14 +18,16 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::spec::{BinarySpec, DaemonSpec, DirSpec, FileSpec, NodeSpec, Observed, Owner, Stamps};
-use crate::bootstrap::topology::{Cluster, Layout, Node, Product, Runner, Target};
+use crate::bootstrap::topology::{Cluster, Node, Product, Runner, Target};
 
 mod binaries;
 mod channel;
+mod command;
 mod control;
 mod daemons;
 mod dialer;
 mod files;
+mod machine;
 mod observe;
 mod preflight;
 mod release;
@@ -37,34 +39,14 @@ pub use control::ControlDir;
 pub use dialer::{Dialer, Stream, Tunnel, Tunnelled};
 pub use preflight::{Facts, Preflight, TakenPort};
 pub use release::Releases;
+pub use tasks::Wipe;
 
 use channel::Channel;
-
-/// File in [`Layout::run`] that holds the id of the cluster to which the node belongs.
-const MARK: &str = "cluster-id";
-
-/// What [`Host::wipe`] removes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wipe {
-    /// The data of one product, and the stamps of its daemon. Its configuration stays.
-    Data(Product),
-    /// Configuration, data, notes, units and lb's folder. Programs and users stay.
-    Everything,
-}
+use machine::Machine;
 
 /// One node, and the way to it. Cheap to clone; dials nothing until it is asked for something.
 #[derive(Clone)]
-pub struct Host(Arc<Inner>);
-
-struct Inner {
-    name: String,
-    address: std::net::IpAddr,
-    layout: Layout,
-    runner: Runner,
-    /// The node is this machine: owners are left alone.
-    local: bool,
-    channel: Channel,
-}
+pub struct Host(Arc<Machine>);
 
 impl Host {
     /// The node of this cluster.
@@ -74,7 +56,7 @@ impl Host {
             Target::Local => (Channel::local(&node.name), Runner::Process),
             Target::Ssh(ssh) => (Channel::ssh(node, ssh, control), ssh.runner),
         };
-        Self(Arc::new(Inner {
+        Self(Arc::new(Machine {
             name: node.name.clone(),
             address: node.address,
             layout: cluster.layout(node),

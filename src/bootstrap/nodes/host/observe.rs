@@ -1,22 +1,26 @@
 //! What a node has of all that its specification names, in one round trip.
 //!
-//! Paths are numbered in the script's answer, so that no name has to be read back. The sums of
+//! Paths are numbered in the script's output, so that no name has to be read back. The sums of
 //! programs, which take long, are remembered on the node for as long as the file does not change;
 //! those of this machine's programs are computed once per run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::sync::Mutex;
 
-use super::super::spec::{DaemonSeen, NodeSpec, Observed, Owner, Seen, Stamps};
 use super::channel::{Channel, PATIENCE};
-use super::script::{Sections, quote, quote_all};
-use super::{Inner, daemons};
+use super::command::{Output, Section, ShellCommand, number, some_word, word};
+use super::daemons;
+use super::machine::Machine;
+use super::script::{quote, quote_all};
+use crate::bootstrap::nodes::spec::{DaemonSeen, NodeSpec, Observed, Owner, Seen, Stamps};
 use crate::bootstrap::topology::Product;
 
+/// Functions of the script here. `seen NUMBER PATH` and `program NUMBER PATH` print a line about
+/// what is there.
 const LOOK: &str = r#"
 seen() {
   if [ -d "$2" ]; then set -- "$1" "$2" -
@@ -38,15 +42,11 @@ program() {
 }
 "#;
 
-pub(super) async fn run(host: &Inner, spec: &NodeSpec) -> Result<Observed> {
-    let asked = asked(spec);
-    let answer = host
-        .channel
-        .run(&script(host, spec, &asked), PATIENCE)
-        .await?;
-    let mut observed = read(&answer, spec, &asked)
-        .with_context(|| format!("{}: unexpected answer to an observation", host.name))?;
-    if host.local {
+pub(super) async fn run(machine: &Machine, spec: &NodeSpec) -> Result<Observed> {
+    let (command, observation) = Observation::declare(machine, spec);
+    let output = command.run(&machine.channel, PATIENCE).await?;
+    let mut observed = observation.read(&output)?;
+    if machine.local {
         observed.users.clone_from(&spec.users);
         for (path, owner) in spec
             .files
@@ -67,8 +67,84 @@ pub(super) async fn run(host: &Inner, spec: &NodeSpec) -> Result<Observed> {
     Ok(observed)
 }
 
-/// Paths in the order of their numbers.
-fn asked(spec: &NodeSpec) -> Vec<&str> {
+/// The sections of an observation.
+struct Observation<'s> {
+    paths: Section<'s, BTreeMap<String, Seen>>,
+    users: Section<'s, Vec<Owner>>,
+    daemons: Vec<(Product, DaemonSections)>,
+}
+
+struct DaemonSections {
+    pid: Section<'static, Option<u32>>,
+    restart: Section<'static, Option<String>>,
+    reload: Section<'static, Option<String>>,
+}
+
+impl<'s> Observation<'s> {
+    fn declare(machine: &Machine, spec: &'s NodeSpec) -> (ShellCommand, Self) {
+        let run = quote(&machine.layout.run);
+        let mut command = ShellCommand::new(&format!("run={run}\n{LOOK}{}", daemons::RUNNING));
+        let paths = paths(spec);
+        let script = look_at(machine, spec, &paths);
+        let paths = command.section("paths", &script, move |lines| {
+            lines.iter().map(|line| read_path(line, &paths)).collect()
+        });
+        let names = quote_all(spec.users.iter().map(|user| user.name()));
+        let users = command.section(
+            "users",
+            &format!(
+                "for u in {names}; do if id -u \"$u\" >/dev/null 2>&1; then echo \"$u\"; fi; done"
+            ),
+            |lines| {
+                let is_there = |user: &&Owner| lines.contains(&user.name());
+                Ok(spec.users.iter().filter(is_there).copied().collect())
+            },
+        );
+        let daemons = spec.daemons.iter().map(|daemon| {
+            let (product, name) = (daemon.product, daemon.product.name());
+            let pid = daemons::print_pid(machine, product);
+            let mut stamp = |kind: &str| {
+                let script = format!("cat \"$run/{name}.{kind}\" 2>/dev/null");
+                command.section(format!("{name}.{kind}"), &script, word)
+            };
+            let (restart, reload) = (stamp("restart"), stamp("reload"));
+            let sections = DaemonSections {
+                pid: command.section(format!("{name}.pid"), &pid, number),
+                restart,
+                reload,
+            };
+            (product, sections)
+        });
+        let daemons = daemons.collect();
+        let observation = Self {
+            paths,
+            users,
+            daemons,
+        };
+        (command, observation)
+    }
+
+    fn read(&self, output: &Output) -> Result<Observed> {
+        let daemons = self.daemons.iter().map(|(product, sections)| {
+            let seen = DaemonSeen {
+                pid: output.get(&sections.pid)?,
+                stamps: Stamps {
+                    restart: output.get(&sections.restart)?,
+                    reload: output.get(&sections.reload)?,
+                },
+            };
+            anyhow::Ok((*product, seen))
+        });
+        Ok(Observed {
+            users: output.get(&self.users)?,
+            paths: output.get(&self.paths)?,
+            daemons: daemons.collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Paths in the order of their numbers; programs last.
+fn paths(spec: &NodeSpec) -> Vec<&str> {
     let files = spec.files.iter().map(|file| file.path.as_str());
     let dirs = spec.directories.iter().map(|dir| dir.path.as_str());
     files
@@ -77,98 +153,46 @@ fn asked(spec: &NodeSpec) -> Vec<&str> {
         .collect()
 }
 
-fn script(host: &Inner, spec: &NodeSpec, asked: &[&str]) -> String {
-    let mut script = format!(
-        "run={}\n{LOOK}{}\n",
-        quote(&host.layout.run),
-        daemons::RUNNING
-    );
-    let programs = if host.local {
-        asked.len() - spec.binaries.len()..asked.len()
+fn look_at(machine: &Machine, spec: &NodeSpec, paths: &[&str]) -> String {
+    let first_program = paths.len() - spec.binaries.len();
+    // Programs of this machine are looked at otherwise.
+    let count = if machine.local {
+        first_program
     } else {
-        0..0
+        paths.len()
     };
-    script.push_str("echo ::paths\n");
-    for (number, path) in asked
-        .iter()
-        .enumerate()
-        .filter(|(number, _)| !programs.contains(number))
-    {
-        let is_program = number >= asked.len() - spec.binaries.len();
-        let _ = writeln!(
-            script,
-            "{} {number} {}",
-            if is_program { "program" } else { "seen" },
-            quote(path)
-        );
+    let mut script = String::new();
+    for (number, path) in paths.iter().enumerate().take(count) {
+        let function = if number < first_program {
+            "seen"
+        } else {
+            "program"
+        };
+        let _ = writeln!(script, "{function} {number} {}", quote(path));
     }
-    let users = spec.users.iter().map(|user| user.name());
-    let _ = writeln!(
-        script,
-        "echo ::users\nfor u in {}; do if id -u \"$u\" >/dev/null 2>&1; then echo \"$u\"; fi; done",
-        quote_all(users)
-    );
-    for daemon in &spec.daemons {
-        let name = daemon.product.name();
-        let _ = writeln!(
-            script,
-            "echo ::{name}.pid\n{}",
-            daemons::print_pid(host, daemon.product)
-        );
-        for stamp in ["restart", "reload"] {
-            let _ = writeln!(
-                script,
-                "echo ::{name}.{stamp}\ncat \"$run/{name}.{stamp}\" 2>/dev/null"
-            );
-        }
-    }
-    script.push_str("return 0");
     script
 }
 
-fn read(answer: &str, spec: &NodeSpec, asked: &[&str]) -> Result<Observed> {
-    let answer = Sections::parse(answer);
-    let mut observed = Observed::default();
-    for line in answer.lines("paths") {
-        let [number, mode, owner, sum] = line.split(' ').collect::<Vec<_>>()[..] else {
-            anyhow::bail!("`{line}`");
-        };
-        let path = number
-            .parse()
-            .ok()
-            .and_then(|number: usize| asked.get(number))
-            .with_context(|| line.to_string())?;
-        let mode = u32::from_str_radix(mode, 8).with_context(|| format!("`{line}`: its mode"))?;
-        let sha256 = if sum == "-" { "" } else { sum }.to_owned();
-        observed.paths.insert(
-            (*path).to_owned(),
-            Seen {
-                sha256,
-                mode,
-                owner: owner.to_owned(),
-            },
-        );
-    }
-    let is_there = |user: &&Owner| answer.lines("users").contains(&user.name());
-    observed.users = spec.users.iter().filter(is_there).copied().collect();
-    for daemon in &spec.daemons {
-        observed
-            .daemons
-            .insert(daemon.product, seen_daemon(&answer, daemon.product));
-    }
-    Ok(observed)
+/// A line: the number of a path, mode, owner, and sum, which is `-` for a folder.
+fn read_path(line: &str, paths: &[&str]) -> Result<(String, Seen)> {
+    let [number, mode, owner, sum] = line.split(' ').collect::<Vec<_>>()[..] else {
+        bail!("`{line}` does not have four words");
+    };
+    let path = number
+        .parse()
+        .ok()
+        .and_then(|number: usize| paths.get(number))
+        .with_context(|| format!("`{line}` is about none of the paths"))?;
+    let seen = Seen {
+        sha256: if sum == "-" { "" } else { sum }.to_owned(),
+        mode: mode_of(mode)?,
+        owner: owner.to_owned(),
+    };
+    Ok(((*path).to_owned(), seen))
 }
 
-fn seen_daemon(answer: &Sections<'_>, product: Product) -> DaemonSeen {
-    let of = |what: &str| answer.first(&format!("{}.{what}", product.name()));
-    let stamp = |what| of(what).map(str::to_owned);
-    DaemonSeen {
-        pid: of("pid").and_then(|pid| pid.parse().ok()),
-        stamps: Stamps {
-            restart: stamp("restart"),
-            reload: stamp("reload"),
-        },
-    }
+fn mode_of(text: &str) -> Result<u32> {
+    u32::from_str_radix(text, 8).with_context(|| format!("`{text}` is not a mode"))
 }
 
 /// What is known of this machine's programs, by what changes when the file does.
@@ -180,39 +204,50 @@ pub(super) async fn program_of_this_machine(path: &str) -> Result<Option<Seen>> 
     let path = quote(path);
     // Held while the sum is computed: many nodes ask for the same program at once.
     let mut programs = PROGRAMS.lock().await;
-    let script = format!("[ -f {path} ] || return 0\nprint_of {path}\nlook {path}");
-    let answer = machine.run(&script, PATIENCE).await?;
-    let mut lines = answer.lines();
-    let (Some(print), Some((mode, owner))) = (
-        lines.next(),
-        lines.next().and_then(|line| line.split_once(' ')),
-    ) else {
+    let mut command = ShellCommand::new("");
+    let print = command.section(
+        "print",
+        &format!("[ ! -f {path} ] || print_of {path}"),
+        word,
+    );
+    let look = command.section(
+        "look",
+        &format!("[ ! -f {path} ] || look {path}"),
+        |lines| {
+            let Some(line) = word(lines)? else {
+                return Ok(None);
+            };
+            let (mode, owner) = line
+                .split_once(' ')
+                .with_context(|| format!("`{line}` does not have two words"))?;
+            Ok(Some((mode_of(mode)?, owner.to_owned())))
+        },
+    );
+    let output = command.run(&machine, PATIENCE).await?;
+    let (Some(print), Some((mode, owner))) = (output.get(&print)?, output.get(&look)?) else {
         return Ok(None);
     };
-    let sha256 = match programs.get(print) {
+    let sha256 = match programs.get(&print) {
         Some(sum) => sum.clone(),
         None => {
-            let sum = machine
-                .run(&format!("sum {path}"), PATIENCE)
-                .await?
-                .trim()
-                .to_owned();
-            programs.insert(print.to_owned(), sum.clone());
+            let mut command = ShellCommand::new("");
+            let sum = command.section("sum", &format!("sum {path}"), some_word);
+            let sum = command.run(&machine, PATIENCE).await?.get(&sum)?;
+            programs.insert(print, sum.clone());
             sum
         }
     };
-    let mode = u32::from_str_radix(mode, 8).with_context(|| format!("mode of {path}: {mode}"))?;
     Ok(Some(Seen {
         sha256,
         mode,
-        owner: owner.to_owned(),
+        owner,
     }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::spec::{DaemonSpec, DirSpec};
     use super::*;
+    use crate::bootstrap::nodes::spec::{DaemonSpec, DirSpec};
 
     fn spec() -> NodeSpec {
         NodeSpec {
@@ -234,11 +269,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_answer_is_read() {
+    fn read(printed: &str) -> Result<Observed> {
         let spec = spec();
-        let answer = "::paths\n1 750 consul -\n::users\nconsul\n::consul.pid\n812\n::consul.restart\nabc\n::consul.reload\n";
-        let observed = read(answer, &spec, &asked(&spec)).unwrap();
+        let (_, observation) = Observation::declare(&Machine::example(), &spec);
+        observation.read(&Output::read("consul-0", printed))
+    }
+
+    #[test]
+    fn an_output_is_read() {
+        let printed = "::paths\n1 750 consul -\n::users\nconsul\n::consul.pid\n812\n::consul.restart\nabc\n::consul.reload\n";
+        let observed = read(printed).unwrap();
         let seen = Seen {
             sha256: String::new(),
             mode: 0o750,
@@ -263,18 +303,26 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_an_error() {
-        let spec = spec();
-        for line in [
-            "7 750 consul -",
-            "x 750 consul -",
-            "0 9z consul -",
-            "0 750 consul",
+    fn nonsense_is_an_error_that_tells_where_it_was_said() {
+        for (line, expected) in [
+            (
+                "7 750 consul -",
+                "`7 750 consul -` is about none of the paths",
+            ),
+            (
+                "x 750 consul -",
+                "`x 750 consul -` is about none of the paths",
+            ),
+            ("0 9z consul -", "`9z` is not a mode"),
+            ("0 750 consul", "`0 750 consul` does not have four words"),
         ] {
-            assert!(
-                read(&format!("::paths\n{line}\n"), &spec, &asked(&spec)).is_err(),
-                "{line}"
+            let printed = format!(
+                "::users\n::consul.pid\n::consul.restart\n::consul.reload\n::paths\n{line}\n"
             );
+            let error = format!("{:#}", read(&printed).unwrap_err());
+            let expected =
+                format!("consul-0: unexpected output in the section `paths`: {expected}");
+            assert!(error.starts_with(&expected), "{error}");
         }
     }
 }

@@ -5,12 +5,15 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
 
-use super::super::spec::NodeSpec;
 use super::channel::PATIENCE;
-use super::script::{Sections, quote, quote_all};
-use super::sockets::{Listener, holds_address, listeners};
-use super::{Inner, MARK, daemons};
+use super::command::{Output, Section, ShellCommand, lines, number, some_word, word};
+use super::daemons;
+use super::machine::{MARK, Machine};
+use super::script::{quote, quote_all};
+use super::sockets::{Listener, addresses, holds_address, listeners};
+use crate::bootstrap::nodes::spec::NodeSpec;
 use crate::bootstrap::topology::{BinarySource, Runner};
 
 /// What preflight is to look for.
@@ -34,7 +37,7 @@ pub struct TakenPort {
 /// What preflight found. Whether it is good enough is for the caller to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// `linux`, `darwin`: `uname -s` in lower case.
+    /// `linux`: `uname -s` in lower case.
     pub os: String,
     /// `amd64`, `arm64`, … as release archives call it; `uname -m` itself when unknown.
     pub arch: String,
@@ -43,7 +46,7 @@ pub struct Facts {
     /// How far the node's clock is ahead of ours at the least (behind: negative), in milliseconds;
     /// 0 within what can be told.
     pub clock_skew_ms: i64,
-    /// Whether the node's address is one of the machine's.
+    /// Whether the node's address is one of the machine's, as far as it can be told.
     pub has_address: bool,
     /// Ports that are taken.
     pub ports_taken: Vec<TakenPort>,
@@ -65,8 +68,8 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// Looks again while a port is taken by what may yet turn out to be ours: a daemon that a killed
 /// run of ours had just started has no id on file for a moment, and one that opens its ports
 /// between the two passes of `ss`, over processes and over sockets, is listed as nobody's.
-pub(super) async fn run(host: &Inner, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
-    let mut facts = look(host, spec, ask).await?;
+pub(super) async fn run(machine: &Machine, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
+    let mut facts = look(machine, spec, ask).await?;
     for _ in 1..LOOKS {
         if facts.ports_taken.is_empty()
             || facts.cluster_id.as_deref() != Some(ask.cluster_id.as_str())
@@ -74,89 +77,121 @@ pub(super) async fn run(host: &Inner, spec: &NodeSpec, ask: &Preflight) -> Resul
             break;
         }
         tokio::time::sleep(PAUSE).await;
-        facts = look(host, spec, ask).await?;
+        facts = look(machine, spec, ask).await?;
     }
     Ok(facts)
 }
 
-async fn look(host: &Inner, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
+async fn look(machine: &Machine, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
     // Dialled before the clock is looked at, or the time that takes would be in the comparison.
-    host.channel.run("return 0", PATIENCE).await?;
+    machine.channel.run("return 0", PATIENCE).await?;
+    let (command, sections) = Sections::declare(machine, spec);
     let before = since_epoch();
-    let answer = host.channel.run(&script(host, spec), PATIENCE).await?;
+    let output = command.run(&machine.channel, PATIENCE).await?;
     let after = since_epoch();
-    let answer = Sections::parse(&answer);
-    let user = answer.lines("user");
-    if !host.local && user.first() != Some(&"0") {
+    let user = output.get(&sections.user)?;
+    if !machine.local && user.first().map(String::as_str) != Some("0") {
         bail!(
             "{}: {} works, but as the user {}, who may not make users and write to /etc: log in as root, or set sudo = \
              true",
-            host.name,
-            host.channel.describe(),
-            user.get(1).unwrap_or(&"?")
+            machine.name,
+            machine.channel.describe(),
+            user.get(1).map_or("?", String::as_str)
         );
     }
-    let clock = answer
-        .first("clock")
-        .with_context(|| format!("{}: `date` printed nothing", host.name))?;
-    let cluster_id = answer.first("mark").map(str::to_owned);
-    let is_ours = cluster_id.as_deref() == Some(ask.cluster_id.as_str());
-    let os = answer.first("os").unwrap_or_default().to_lowercase();
-    Ok(Facts {
-        arch: arch(answer.first("arch").unwrap_or_default()).to_owned(),
-        systemd: answer.first("systemd").is_some(),
-        clock_skew_ms: skew_ms(clock, before, after)
-            .with_context(|| format!("{}: its `date`: {clock}", host.name))?,
-        has_address: holds_address(answer.lines("addresses"), host.address, os == "linux"),
-        ports_taken: taken(
-            listeners(answer.lines("sockets")),
-            host.address,
-            ask,
-            answer.lines("ours"),
-        ),
-        missing_tools: answer
-            .lines("missing")
-            .iter()
-            .map(|&tool| tool.to_owned())
-            .collect(),
-        free_disk_bytes: answer
-            .first("disk")
-            .and_then(|kib| kib.parse::<u64>().ok())
-            .unwrap_or(0)
-            * 1024,
-        foreign: if is_ours {
-            Vec::new()
-        } else {
-            answer
-                .lines("there")
-                .iter()
-                .map(|&path| path.to_owned())
-                .collect()
-        },
-        cluster_id,
-        os,
-    })
+    sections.read(&output, machine.address, ask, (before, after))
 }
 
-fn script(host: &Inner, spec: &NodeSpec) -> String {
-    let layout = &host.layout;
-    let mut script = format!("run={}\n{}", quote(&layout.run), daemons::RUNNING);
-    script.push_str(
-        "echo ::clock; date +%s.%N\n\
-         echo ::user; id -u; id -un\n\
-         echo ::os; uname -s\n\
-         echo ::arch; uname -m\n\
-         echo ::systemd; if [ -d /run/systemd/system ]; then echo yes; fi\n\
-         echo ::addresses; ip -o addr 2>/dev/null || ifconfig -a 2>/dev/null\n\
-         echo ::sockets; ss -Hltnp 2>/dev/null || lsof -nP -iTCP -sTCP:LISTEN 2>/dev/null || netstat -ltn 2>/dev/null\n",
-    );
-    script.push_str("echo ::ours\n");
-    for daemon in &spec.daemons {
-        let _ = writeln!(script, "{}", daemons::print_pid(host, daemon.product));
+/// The sections of a look.
+struct Sections {
+    /// Since the epoch, in milliseconds.
+    clock: Section<'static, i64>,
+    /// Id and name.
+    user: Section<'static, Vec<String>>,
+    os: Section<'static, Option<String>>,
+    arch: Section<'static, Option<String>>,
+    systemd: Section<'static, Option<String>>,
+    addresses: Section<'static, Vec<IpNet>>,
+    sockets: Section<'static, Vec<Listener>>,
+    /// Processes that are ours.
+    ours: Section<'static, Vec<u32>>,
+    mark: Section<'static, Option<String>>,
+    missing: Section<'static, Vec<String>>,
+    /// In KiB.
+    disk: Section<'static, Option<u64>>,
+    /// Folders with contents and files where ours would be.
+    there: Section<'static, Vec<String>>,
+}
+
+impl Sections {
+    fn declare(machine: &Machine, spec: &NodeSpec) -> (ShellCommand, Self) {
+        let run = quote(&machine.layout.run);
+        let mut command = ShellCommand::new(&format!("run={run}\n{}", daemons::RUNNING));
+        let ours: Vec<String> = spec
+            .daemons
+            .iter()
+            .map(|daemon| daemons::print_pid(machine, daemon.product))
+            .collect();
+        let sections = Self {
+            clock: command.section("clock", "date +%s.%N", |lines| {
+                milliseconds(&some_word(lines)?)
+            }),
+            user: command.section("user", "id -u; id -un", lines),
+            os: command.section("os", "uname -s", word),
+            arch: command.section("arch", "uname -m", word),
+            systemd: command.section("systemd", "[ ! -d /run/systemd/system ] || echo yes", word),
+            addresses: command.section("addresses", "ip -o addr 2>/dev/null", |lines| {
+                Ok(addresses(lines))
+            }),
+            sockets: command.section("sockets", "ss -Hltnp 2>/dev/null", |lines| {
+                Ok(listeners(lines))
+            }),
+            ours: command.section("ours", &ours.join("\n"), |lines| {
+                let pid = |line: &&str| line.trim().parse().ok();
+                Ok(lines.iter().filter_map(pid).collect())
+            }),
+            mark: command.section("mark", &format!("cat \"$run/{MARK}\" 2>/dev/null"), word),
+            missing: command.section("missing", &look_for_tools(machine, spec), lines),
+            disk: command.section("disk", &look_at_disk(machine), number),
+            there: command.section("there", &look_for_foreign(machine, spec), lines),
+        };
+        (command, sections)
     }
-    let _ = writeln!(script, "echo ::mark; cat \"$run/{MARK}\" 2>/dev/null");
-    script.push_str("echo ::missing\n");
-    for alternatives in tools(host, spec) {
+
+    fn read(
+        &self,
+        output: &Output,
+        address: IpAddr,
+        ask: &Preflight,
+        ours: (Duration, Duration),
+    ) -> Result<Facts> {
+        let cluster_id = output.get(&self.mark)?;
+        let is_ours = cluster_id.as_deref() == Some(ask.cluster_id.as_str());
+        let foreign = output.get(&self.there)?;
+        let arch_of = output.get(&self.arch)?.unwrap_or_default();
+        Ok(Facts {
+            os: output.get(&self.os)?.unwrap_or_default().to_lowercase(),
+            arch: arch(&arch_of).to_owned(),
+            systemd: output.get(&self.systemd)?.is_some(),
+            clock_skew_ms: skew_ms(output.get(&self.clock)?, ours.0, ours.1),
+            has_address: holds_address(&output.get(&self.addresses)?, address),
+            ports_taken: taken(
+                output.get(&self.sockets)?,
+                address,
+                ask,
+                &output.get(&self.ours)?,
+            ),
+            missing_tools: output.get(&self.missing)?,
+            free_disk_bytes: output.get(&self.disk)?.unwrap_or(0) * 1024,
+            foreign: if is_ours { Vec::new() } else { foreign },
+            cluster_id,
+        })
+    }
+}
+
+fn look_for_tools(machine: &Machine, spec: &NodeSpec) -> String {
+    let mut script = String::new();
+    for alternatives in tools(machine, spec) {
         let test = alternatives
             .iter()
             .map(|tool| format!("has {tool}"))
@@ -164,22 +199,25 @@ fn script(host: &Inner, spec: &NodeSpec) -> String {
             .join(" || ");
         let _ = writeln!(script, "{test} || echo '{}'", alternatives.join(" or "));
     }
-    let _ = writeln!(
-        script,
+    script
+}
+
+/// The room in the file system that the data will be on.
+fn look_at_disk(machine: &Machine) -> String {
+    format!(
         "d={}\nwhile [ ! -d \"$d\" ] && [ \"$d\" != / ] && [ -n \"$d\" ]; do d=${{d%/*}}; done\n\
-         echo ::disk; df -kP \"${{d:-/}}\" | awk 'NR == 2 {{ print $4 }}'\necho ::there",
-        quote(&layout.consul_data)
-    );
+         df -kP \"${{d:-/}}\" | awk 'NR == 2 {{ print $4 }}'",
+        quote(&machine.layout.consul_data)
+    )
+}
+
+fn look_for_foreign(machine: &Machine, spec: &NodeSpec) -> String {
+    let layout = &machine.layout;
     let folders = spec
         .daemons
         .iter()
         .flat_map(|daemon| [layout.config(daemon.product), layout.data(daemon.product)]);
     let folders: Vec<&str> = folders.collect();
-    let _ = writeln!(
-        script,
-        "for d in {}; do [ -z \"$(ls -A \"$d\" 2>/dev/null)\" ] || echo \"$d\"; done",
-        quote_all(folders.iter().copied())
-    );
     // Those in the folders above are told by them.
     let files = spec.files.iter().map(|file| file.path.as_str());
     let files = files.filter(|path| {
@@ -187,19 +225,19 @@ fn script(host: &Inner, spec: &NodeSpec) -> String {
             .iter()
             .any(|folder| path.starts_with(&format!("{folder}/")))
     });
-    let _ = writeln!(
-        script,
-        "for f in {}; do [ ! -e \"$f\" ] || echo \"$f\"; done\nreturn 0",
+    format!(
+        "for d in {}; do [ -z \"$(ls -A \"$d\" 2>/dev/null)\" ] || echo \"$d\"; done\n\
+         for f in {}; do [ ! -e \"$f\" ] || echo \"$f\"; done",
+        quote_all(folders.iter().copied()),
         quote_all(files)
-    );
-    script
+    )
 }
 
 /// What has to be there, each with its alternatives.
-fn tools(host: &Inner, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
+fn tools(machine: &Machine, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
     let mut tools: Vec<&[&str]> = vec![
-        &["sha256sum", "shasum"],
-        &["base64", "openssl"],
+        &["sha256sum"],
+        &["base64"],
         &["stat"],
         &["sed"],
         &["awk"],
@@ -209,12 +247,15 @@ fn tools(host: &Inner, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
         &["mv"],
         &["chmod"],
     ];
-    if !host.local {
+    if machine.runner == Runner::Process {
+        tools.push(&["setsid"]);
+    }
+    if !machine.local {
         tools.push(&["chown"]);
-        tools.push(&["useradd", "adduser"]);
-        tools.push(match host.runner {
+        tools.push(&["useradd"]);
+        tools.push(match machine.runner {
             Runner::Systemd => &["systemctl"],
-            Runner::Process => &["setpriv", "runuser", "su"],
+            Runner::Process => &["setpriv"],
         });
     }
     if spec
@@ -223,7 +264,7 @@ fn tools(host: &Inner, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
         .any(|binary| matches!(binary.source, BinarySource::Release(_)))
     {
         tools.push(&["curl", "wget"]);
-        tools.push(&["unzip", "python3", "busybox"]);
+        tools.push(&["unzip", "python3"]);
     }
     tools
 }
@@ -245,40 +286,37 @@ fn since_epoch() -> Duration {
         .unwrap_or_default()
 }
 
-/// How far a clock is off that showed `clock` (seconds since the epoch, with what `date` made of a
-/// fraction) somewhere between two looks at ours.
-fn skew_ms(clock: &str, before: Duration, after: Duration) -> Result<i64> {
-    let (seconds, fraction) = clock.split_once('.').unwrap_or((clock, ""));
-    let seconds: i64 = seconds.trim().parse()?;
-    // BusyBox and BSD know no %N; then it was any moment of that second.
-    let (from, to) = match fraction
-        .get(..3)
-        .and_then(|digits| digits.parse::<i64>().ok())
-    {
-        Some(ms) => (seconds * 1000 + ms, seconds * 1000 + ms),
-        None => (seconds * 1000, seconds * 1000 + 999),
+/// What `date +%s.%N` prints.
+fn milliseconds(clock: &str) -> Result<i64> {
+    let read = || {
+        let (seconds, fraction) = clock.split_once('.')?;
+        let seconds: i64 = seconds.parse().ok()?;
+        let ms: i64 = fraction.get(..3)?.parse().ok()?;
+        Some(seconds * 1000 + ms)
     };
+    read().with_context(|| format!("`{clock}` is not a time"))
+}
+
+/// How far a clock is off that showed `clock`, in milliseconds since the epoch, somewhere between
+/// two looks at ours.
+fn skew_ms(clock: i64, before: Duration, after: Duration) -> i64 {
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    Ok(if from > ms(after) {
-        from - ms(after)
-    } else if to < ms(before) {
-        to - ms(before)
+    if clock > ms(after) {
+        clock - ms(after)
+    } else if clock < ms(before) {
+        clock - ms(before)
     } else {
         0
-    })
+    }
 }
 
 fn taken(
     listeners: Vec<Listener>,
     address: IpAddr,
     ask: &Preflight,
-    ours: &[&str],
+    ours: &[u32],
 ) -> Vec<TakenPort> {
-    let is_ours = |listener: &Listener| {
-        listener
-            .pid
-            .is_some_and(|pid| ours.iter().any(|own| own.trim().parse() == Ok(pid)))
-    };
+    let is_ours = |listener: &Listener| listener.pid.is_some_and(|pid| ours.contains(&pid));
     let mut taken: Vec<TakenPort> = listeners
         .into_iter()
         .filter(|listener| {
@@ -308,17 +346,17 @@ mod tests {
         );
         for (clock, skew) in [
             ("1000.600000000", 0),
-            ("1000.400", -100),
-            ("1001.000", 100),
-            ("1000.N", 0),
-            ("1000.%N", 0),
-            ("1000", 0),
-            ("999", -501),
-            ("1010.N", 9_100),
+            ("1000.400000000", -100),
+            ("1001.000000000", 100),
+            ("999.999000000", -501),
+            ("1010.000", 9_100),
         ] {
-            assert_eq!(skew_ms(clock, before, after).unwrap(), skew, "{clock}");
+            let clock = milliseconds(clock).unwrap();
+            assert_eq!(skew_ms(clock, before, after), skew, "{clock}");
         }
-        assert!(skew_ms("Sun Nov 22", before, after).is_err());
+        for nonsense in ["Sun Nov 22", "1000", "1000.N", "x.123", ""] {
+            assert!(milliseconds(nonsense).is_err(), "{nonsense}");
+        }
     }
 
     #[test]
@@ -341,7 +379,7 @@ mod tests {
             listener("::", 8301, Some(9)),
             listener("127.0.34.1", 8300, None),
         ];
-        let taken = taken(listeners, "127.0.34.1".parse().unwrap(), &ask, &["12"]);
+        let taken = taken(listeners, "127.0.34.1".parse().unwrap(), &ask, &[12]);
         let expected = [(8300, None), (8301, Some("nginx, pid 9".to_owned()))];
         assert_eq!(taken, expected.map(|(port, by)| TakenPort { port, by }));
     }

@@ -1,10 +1,8 @@
-//! Building blocks of the scripts: quoting, contents that travel inside a script, the tools that
-//! differ between systems, and the answer of a script as sections.
+//! Building blocks of the scripts: quoting, contents that travel inside a script, and what every
+//! script may use.
 //!
-//! The scripts keep to what dash and BusyBox's ash know. Where GNU, BusyBox and BSD tools differ,
-//! [`PRELUDE`] has one name for it.
+//! The scripts keep to what POSIX asks of `sh`, and to the core utilities of Linux.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use base64::Engine as _;
@@ -20,19 +18,10 @@ umask 077
 PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 has() { command -v "$1" >/dev/null 2>&1; }
 die() { echo "$*" >&2; exit 1; }
-if stat -c %a / >/dev/null 2>&1; then
-  look() { stat -L -c '%a %U' "$1"; }
-  print_of() { stat -L -c '%d:%i:%s:%Y:%Z' "$1"; }
-else
-  look() { stat -L -f '%Lp %Su' "$1"; }
-  print_of() { stat -L -f '%d:%i:%z:%m:%c' "$1"; }
-fi
-sum() {
-  if has sha256sum; then sha256sum <"$1"; else shasum -a 256 <"$1"; fi | cut -d' ' -f1
-}
-decode() {
-  if has base64; then base64 -d 2>/dev/null || base64 -D; else openssl base64 -d; fi
-}
+look() { stat -L -c '%a %U' "$1"; }
+print_of() { stat -L -c '%d:%i:%s:%Y:%Z' "$1"; }
+sum() { sha256sum <"$1" | cut -d' ' -f1; }
+decode() { base64 -d; }
 "#;
 
 /// A script that is read whole before it runs, and whose commands cannot read it as their input.
@@ -58,7 +47,7 @@ pub(super) fn document(content: &[u8]) -> String {
     let mut text = String::from("<<'LB_END'\n");
     let encoded = STANDARD.encode(content);
     let mut rest = encoded.as_str();
-    // Lines of base64 have a greatest length in some decoders; 76 suits all.
+    // As long as base64 itself makes its lines.
     while !rest.is_empty() {
         let (line, more) = rest.split_at(rest.len().min(76));
         let _ = writeln!(text, "{line}");
@@ -66,41 +55,6 @@ pub(super) fn document(content: &[u8]) -> String {
     }
     text.push_str("LB_END\n");
     text
-}
-
-/// The answer of a script: lines below `::NAME` headings. What stands before the first heading is
-/// dropped.
-pub(super) struct Sections<'a>(BTreeMap<&'a str, Vec<&'a str>>);
-
-impl<'a> Sections<'a> {
-    /// Reads an answer.
-    pub(super) fn parse(text: &'a str) -> Self {
-        let mut sections: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        let mut current = None;
-        for line in text.lines() {
-            if let Some(name) = line.strip_prefix("::") {
-                sections.entry(name).or_default();
-                current = Some(name);
-            } else if let Some(lines) = current.and_then(|name| sections.get_mut(name)) {
-                lines.push(line);
-            }
-        }
-        Self(sections)
-    }
-
-    /// Lines of a section; none when it is absent.
-    pub(super) fn lines(&self, name: &str) -> &[&'a str] {
-        self.0.get(name).map_or(&[], Vec::as_slice)
-    }
-
-    /// The first line of a section, if it is not empty.
-    pub(super) fn first(&self, name: &str) -> Option<&'a str> {
-        self.lines(name)
-            .first()
-            .copied()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-    }
 }
 
 #[cfg(test)]
@@ -176,20 +130,5 @@ mod tests {
         // Nor can a command of it swallow what follows.
         assert_eq!(sh(&whole("cat; echo after")).1, "after\n");
         assert!(!sh(&whole("die gone")).0);
-    }
-
-    #[test]
-    fn an_answer_falls_into_sections() {
-        let answer = Sections::parse("Welcome to this machine\n::a\n1\n2\n::empty\n::b\n 3 \n");
-        assert_eq!(answer.lines("a"), ["1", "2"]);
-        assert_eq!(
-            (answer.first("a"), answer.first("b")),
-            (Some("1"), Some("3"))
-        );
-        assert_eq!(
-            (answer.first("empty"), answer.first("absent")),
-            (None, None)
-        );
-        assert!(Sections::parse("").lines("a").is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What `ss`, `lsof`, `netstat`, `ip` and `ifconfig` print, read.
+//! What `ss` and `ip` print, read.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -34,50 +34,29 @@ impl Listener {
     }
 }
 
-/// Listening sockets out of `ss -Hltnp`, `lsof -nP -iTCP -sTCP:LISTEN` or `netstat -ltn`.
+/// Listening sockets out of `ss -Hltnp`.
 pub(super) fn listeners(lines: &[&str]) -> Vec<Listener> {
     lines.iter().filter_map(|line| listener(line)).collect()
 }
 
+/// `LISTEN 0 4096 127.0.0.1:8501 0.0.0.0:* users:(("consul",pid=12,fd=3))`.
 fn listener(line: &str) -> Option<Listener> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    if fields.first() == Some(&"LISTEN") {
-        // LISTEN 0 4096 127.0.0.1:8501 0.0.0.0:* users:(("consul",pid=12,fd=3))
-        let (address, port) = socket(fields.get(3)?)?;
-        let users = fields.get(5).copied().unwrap_or_default();
-        let command = users.split('"').nth(1).map(str::to_owned);
-        let pid = users
-            .split_once("pid=")
-            .and_then(|(_, rest)| rest.split(',').next()?.parse().ok());
-        return Some(Listener {
-            address,
-            port,
-            pid,
-            command,
-        });
+    if fields.first() != Some(&"LISTEN") {
+        return None;
     }
-    if fields.last() == Some(&"(LISTEN)") {
-        // consul 12 root 3u IPv4 0x0 0t0 TCP 127.0.0.1:8501 (LISTEN)
-        let (address, port) = socket(fields.get(fields.len().checked_sub(2)?)?)?;
-        let command = fields.first().map(|&command| command.to_owned());
-        return Some(Listener {
-            address,
-            port,
-            pid: fields.get(1)?.parse().ok(),
-            command,
-        });
-    }
-    if fields.last() == Some(&"LISTEN") && fields.first()?.starts_with("tcp") {
-        // tcp 0 0 127.0.0.1:8501 0.0.0.0:* LISTEN
-        let (address, port) = socket(fields.get(3)?)?;
-        return Some(Listener {
-            address,
-            port,
-            pid: None,
-            command: None,
-        });
-    }
-    None
+    let (address, port) = socket(fields.get(3)?)?;
+    let users = fields.get(5).copied().unwrap_or_default();
+    let command = users.split('"').nth(1).map(str::to_owned);
+    let pid = users
+        .split_once("pid=")
+        .and_then(|(_, rest)| rest.split(',').next()?.parse().ok());
+    Some(Listener {
+        address,
+        port,
+        pid,
+        command,
+    })
 }
 
 /// `127.0.0.1%lo:80`, `[::1]:80`, `:::80`, `*:80`.
@@ -103,34 +82,25 @@ fn unmapped(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether an address is the machine's, after `ip -o addr` or `ifconfig -a`. On Linux a whole
-/// prefix belongs to the loopback interface, where elsewhere each address is set up.
-pub(super) fn holds_address(lines: &[&str], address: IpAddr, linux: bool) -> bool {
-    lines.iter().any(|line| {
+/// Addresses of the machine with their networks, out of `ip -o addr`.
+pub(super) fn addresses(lines: &[&str]) -> Vec<IpNet> {
+    let address = |line: &&str| {
         let mut fields = line.split_whitespace();
-        let its = fields
-            .by_ref()
-            .find(|field| matches!(*field, "inet" | "inet6"))
-            .and(fields.next());
-        let Some(its) = its else { return false };
-        let its = its
-            .trim_start_matches("addr:")
-            .split('%')
-            .next()
-            .unwrap_or_default();
-        match its.parse::<IpNet>() {
-            Ok(net) => {
-                net.addr() == address || linux && net.addr().is_loopback() && net.contains(&address)
-            }
-            Err(_) => {
-                its.parse() == Ok(address) || linux && its == "127.0.0.1" && is_loopback_v4(address)
-            }
-        }
-    })
+        fields.find(|field| matches!(*field, "inet" | "inet6"))?;
+        let text = fields.next()?;
+        // One with a peer stands there without its network.
+        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse().ok().or_else(alone)
+    };
+    lines.iter().filter_map(address).collect()
 }
 
-fn is_loopback_v4(address: IpAddr) -> bool {
-    address.is_ipv4() && address.is_loopback()
+/// Whether an address is among those of the machine: a whole network belongs to the loopback
+/// interface. Where none could be told, it may be.
+pub(super) fn holds_address(own: &[IpNet], address: IpAddr) -> bool {
+    let holds =
+        |net: &IpNet| net.addr() == address || net.addr().is_loopback() && net.contains(&address);
+    own.is_empty() || own.iter().any(holds)
 }
 
 #[cfg(test)]
@@ -138,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_are_read_whatever_tool_printed_them() {
+    fn sockets_are_read() {
         for (line, expected) in [
             (
                 r#"LISTEN 0 4096 127.0.0.1:8501 0.0.0.0:* users:(("consul",pid=12,fd=3))"#,
@@ -157,11 +127,7 @@ mod tests {
                 r"LISTEN 0 128 [::ffff:127.0.0.1]:8080 *:*",
                 ("127.0.0.1", 8080, None),
             ),
-            (
-                "consul 12 root 3u IPv4 0x0 0t0 TCP 127.0.0.1:8501 (LISTEN)",
-                ("127.0.0.1", 8501, Some(12)),
-            ),
-            ("tcp6 0 0 :::22 :::* LISTEN", ("::", 22, None)),
+            (r"LISTEN 0 128 :::22 :::*", ("::", 22, None)),
         ] {
             let listener = listener(line).unwrap();
             let address = listener.address.unwrap().to_string();
@@ -177,7 +143,7 @@ mod tests {
             "LISTEN",
             "LISTEN 0 1 nonsense",
             "LISTEN 0 1 a:b *:*",
-            "COMMAND PID USER",
+            "ESTAB 0 0 127.0.0.1:1 127.0.0.1:2",
             "tcp LISTEN",
         ] {
             assert_eq!(listener(line), None, "{line}");
@@ -207,28 +173,29 @@ mod tests {
 
     #[test]
     fn addresses_are_found() {
-        let linux = [
-            "1: lo    inet 127.0.0.1/8 scope host lo",
-            "2: eth0    inet 10.0.0.17/24 brd 10.0.0.255 scope",
-        ];
-        let mac = [
-            "lo0: flags=8049<UP>",
-            "\tinet 127.0.0.1 netmask 0xff000000",
-            "\tinet6 fe80::1%lo0 prefixlen 64",
-        ];
-        for (lines, address, is_linux, expected) in [
-            (&linux[..], "10.0.0.17", true, true),
-            (&linux, "10.0.0.18", true, false),
-            (&linux, "127.0.1.11", true, true),
-            (&mac, "127.0.1.11", false, false),
-            (&mac, "127.0.0.1", false, true),
-            (&mac, "fe80::1", false, true),
+        let own = addresses(&[
+            "1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever",
+            "1: lo    inet6 ::1/128 scope host",
+            "2: eth0    inet 10.0.0.17/24 brd 10.0.0.255 scope global",
+            "2: eth0    inet6 fe80::1/64 scope link",
+            "3: wg0    inet 10.9.0.1 peer 10.9.0.2/32 scope global",
+            "nonsense",
+        ]);
+        for (address, expected) in [
+            ("10.0.0.17", true),
+            ("10.0.0.18", false),
+            ("10.9.0.1", true),
+            ("127.0.1.11", true),
+            ("fe80::1", true),
+            ("::1", true),
+            ("::2", false),
         ] {
-            assert_eq!(
-                holds_address(lines, address.parse().unwrap(), is_linux),
-                expected,
-                "{address}"
-            );
+            let found = holds_address(&own, address.parse().unwrap());
+            assert_eq!(found, expected, "{address}");
         }
+        assert!(
+            holds_address(&[], [10, 0, 0, 1].into()),
+            "without `ip` it cannot be told"
+        );
     }
 }

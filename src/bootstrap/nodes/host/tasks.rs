@@ -10,28 +10,31 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use super::channel::PATIENCE;
+use super::command::{ShellCommand, number};
+use super::daemons;
 use super::files::UNITS;
+use super::machine::{MARK, Machine};
 use super::script::{quote, quote_all};
-use super::{Inner, MARK, Wipe, daemons};
 use crate::bootstrap::topology::{Product, Runner};
 
-/// Takes `data` and `rounds` of 0.1 s.
+/// What [`Host::wipe`](super::Host::wipe) removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wipe {
+    /// The data of one product, and the stamps of its daemon. Its configuration stays.
+    Data(Product),
+    /// Configuration, data, notes, units and lb's folder. Programs and users stay.
+    Everything,
+}
+
+/// Takes `data` and `rounds` of 0.1 s. Prints how many processes it ended.
 ///
 /// `left` prints a line `KIND PID` for each process: tasks first are asked, then their executors,
 /// which only then have nothing to report. The shell and its own children are no descendants of an
 /// executor.
 const TASKS: &str = r#"
-if ps -e -ww -o pid= -o ppid= -o args= >/dev/null 2>&1; then
-  processes() { ps -e -ww -o pid= -o ppid= -o args=; }
-else
-  processes() {
-    for p in /proc/[0-9]*; do
-      parent=$(sed -n 's/^PPid:[[:space:]]*//p' "$p/status" 2>/dev/null)
-      [ -n "$parent" ] || continue
-      echo "${p#/proc/} $parent $(tr '\0\n' '  ' <"$p/cmdline" 2>/dev/null)"
-    done
-  }
-fi
+processes() {
+  { grep -aH '' /proc/[0-9]*/stat; grep -aH '' /proc/[0-9]*/cmdline | tr '\0' ' '; } 2>/dev/null
+}
 holds() { ls -l "/proc/$1/fd" 2>/dev/null | grep -qF " $data/"; }
 inside() { ls -ld /proc/[0-9]*/cwd 2>/dev/null | grep -F -- "-> $data/" | sed 's|^.* /proc/\([0-9]*\)/cwd -> .*$|task \1|'; }
 left() {
@@ -39,11 +42,18 @@ left() {
 }
 found() {
   processes | data="$data" awk '
-    { pid = $1; parent[pid] = $2; order[NR] = pid }
-    index($0, ENVIRON["data"] "/") && / executor / { executor[pid] = 1; print "executor", pid }
-    / logmon( |$)/ { print "logmon", pid; logmon[pid] = 1 }
+    { pid = $0; sub(/^\/proc\//, "", pid); sub(/\/.*/, "", pid); line = $0; sub(/^[^:]*:/, "", line) }
+    index($0, "/proc/" pid "/stat:") == 1 {
+      sub(/^.*\) [A-Za-z] /, "", line)
+      split(line, word, " ")
+      parent[pid] = word[1]
+      order[++count] = pid
+      next
+    }
+    index(line, ENVIRON["data"] "/") && line ~ / executor / { executor[pid] = 1; print "executor", pid }
+    line ~ / logmon( |$)/ { print "logmon", pid; logmon[pid] = 1 }
     END {
-      for (n = 1; n <= NR; n++) {
+      for (n = 1; n <= count; n++) {
         pid = order[n]
         if (executor[pid] || logmon[pid]) continue
         above = pid
@@ -75,7 +85,7 @@ end() {
 }
 end task INT
 end executor TERM
-echo "ended $((count))"
+echo $((count))
 "#;
 
 /// Unmounts all below `data`, deepest first, and says what stays.
@@ -86,21 +96,21 @@ stays=$(mounted)
 [ -z "$stays" ] || die "cannot unmount" $stays
 "#;
 
-pub(super) async fn stop(host: &Inner, patience: Duration) -> Result<usize> {
-    let data = quote(&host.layout.nomad_data);
-    let script = format!(
-        "data={data} rounds={}\n{TASKS}\n{UNMOUNT}",
-        patience.as_millis() / 100
-    );
-    let answer = host.channel.run(&script, patience * 4 + PATIENCE).await?;
-    let ended = answer.lines().find_map(|line| line.strip_prefix("ended "));
-    ended
-        .and_then(|ended| ended.parse().ok())
-        .with_context(|| format!("{}: unexpected answer: {answer}", host.name))
+pub(super) async fn stop(machine: &Machine, patience: Duration) -> Result<usize> {
+    let data = quote(&machine.layout.nomad_data);
+    let rounds = patience.as_millis() / 100;
+    let mut command = ShellCommand::new(&format!("data={data} rounds={rounds}"));
+    let ended = command.section("ended", &format!("{TASKS}\n{UNMOUNT}"), |lines| {
+        number(lines)?.context("it is empty")
+    });
+    command
+        .run(&machine.channel, patience * 4 + PATIENCE)
+        .await?
+        .get(&ended)
 }
 
-pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
-    let layout = &host.layout;
+pub(super) async fn wipe(machine: &Machine, what: Wipe) -> Result<()> {
+    let layout = &machine.layout;
     let mut script = format!(
         "run={}\n{}\n\
          empty() {{ [ ! -d \"$1\" ] || find \"$1\" -mindepth 1 -maxdepth 1 -exec rm -rf {{}} + || die \"$1: cannot be emptied\"; }}\n\
@@ -126,7 +136,7 @@ pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
     for &product in products {
         script.push_str(&format!(
             "pid=$({})\n[ -z \"$pid\" ] || die \"{product} still runs (pid $pid): it must be stopped first\"\n",
-            daemons::print_pid(host, product)
+            daemons::print_pid(machine, product)
         ));
     }
     for &product in products {
@@ -153,7 +163,7 @@ pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
         if let Some(units) = &layout.units {
             let paths: Vec<String> = UNITS.iter().map(|unit| format!("{units}/{unit}")).collect();
             let paths = quote_all(paths.iter().map(String::as_str));
-            if host.runner == Runner::Systemd {
+            if machine.runner == Runner::Systemd {
                 script.push_str(&format!(
                     "systemctl disable -q {} 2>/dev/null\n",
                     UNITS[..2].join(" ")
@@ -169,5 +179,5 @@ pub(super) async fn wipe(host: &Inner, what: Wipe) -> Result<()> {
             "rm -rf {folders} && rm -rf \"$run\" || die 'not all could be removed'\n"
         ));
     }
-    host.channel.run(&script, PATIENCE * 2).await.map(drop)
+    machine.channel.run(&script, PATIENCE * 2).await.map(drop)
 }
