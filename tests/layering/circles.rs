@@ -8,27 +8,10 @@ use crate::rust_files;
 
 /// Sets of files that name each other in a circle today, with why that is so. Open them, do not add
 /// to them.
-const CIRCLES: &[(&[&str], &str)] = &[
-    (
-        &[
-            "src/bootstrap/description/binaries.rs",
-            "src/bootstrap/description/build.rs",
-            "src/bootstrap/description/nodes.rs",
-        ],
-        "what is known before the file is read is defined where the cluster is built of all parts",
-    ),
-    (
-        &[
-            "src/bootstrap/description/locate.rs",
-            "src/bootstrap/description/mod.rs",
-        ],
-        "the face defines question and answer, and hands over to `locate`",
-    ),
-    (
-        &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
-        "ports that come and go change the state of all workers",
-    ),
-];
+const CIRCLES: &[(&[&str], &str)] = &[(
+    &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
+    "ports that come and go change the state of all workers",
+)];
 
 /// Modules that are not held to it yet.
 const NOT_YET: &[&str] = &[];

@@ -3,24 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::build::BuildContext;
+use super::build_context::{BuildContext, Kind, Programs};
 use super::names;
-use super::nodes::Kind;
 use super::reader::Reader;
 use crate::bootstrap::topology::{BinarySource, Cluster, Product};
-
-/// Programs of this machine. A trait, so that descriptions can be read without them.
-pub(super) trait Programs {
-    /// The program of this name on PATH, absolute.
-    fn find(&self, name: &str) -> Option<PathBuf>;
-    /// Whether the file can be run.
-    ///
-    /// # Errors
-    /// What is wrong with it, to be read after its path.
-    fn check(&self, path: &Path) -> Result<(), String>;
-    /// Whether they can be copied to the nodes.
-    fn run_on_linux(&self) -> bool;
-}
 
 /// The real ones.
 pub(super) struct Installed {

@@ -1,18 +1,15 @@
 //! From what was written to a [`Cluster`]: defaults, and the keys that are neither nodes nor
-//! programs. Pure but for what it asks [`Programs`].
+//! programs. Pure but for what it asks the programs of this machine.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::binaries::{Programs, source};
+use super::binaries::source;
+use super::build_context::{BuildContext, Kind};
 use super::names;
-use super::nodes::{self, Kind};
+use super::nodes;
 use super::raw::Raw;
 use super::reader::Reader;
-use crate::bootstrap::topology::{
-    BinarySource, Cluster, Product, ReleaseKey, Runner, Scope, Ssh, Target,
-};
+use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Runner, Ssh, Target};
 use crate::config::mistake::Mistake;
 
 /// Official releases.
@@ -22,42 +19,13 @@ const RELEASES: &str = "https://releases.hashicorp.com";
 const FINGERPRINT: &str = "C874011F0AB405110D02105534365D9472D7468F";
 /// Where that key is published.
 const KEY_URL: &str = "https://www.hashicorp.com/.well-known/pgp-key.txt";
+/// Name of the loopback interface.
+const LOOPBACK: &str = "lo";
 /// Shortest life of a leaf certificate, in days: below it, a long weekend without rotation ends the
 /// cluster.
 const CERTIFICATE_DAYS_MIN: u16 = 7;
 /// Longest: half of the CA's.
 const CERTIFICATE_DAYS_MAX: u16 = 1825;
-
-/// What a description means depends on this.
-pub(super) struct BuildContext<'a> {
-    /// Folder that paths are relative to, absolute.
-    pub(super) folder: &'a Path,
-    /// What `~/` stands for.
-    pub(super) home: Option<&'a Path>,
-    /// State folder when none is named; None when there is no place for one.
-    pub(super) state: Option<PathBuf>,
-    /// Programs of this machine.
-    pub(super) programs: &'a dyn Programs,
-    /// What holds where the description says nothing.
-    pub(super) recorded: Recorded,
-    /// Name of the loopback interface.
-    pub(super) loopback: &'static str,
-    /// What part of it is asked for.
-    pub(super) scope: Scope,
-}
-
-/// What was applied of a cluster before, of that which need not be said a second time.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Recorded {
-    /// Whether ACLs are on.
-    pub(super) acl: Option<bool>,
-    /// Addresses of the nodes by name. They hold on the local target, where addresses are given out
-    /// by position.
-    pub(super) addresses: BTreeMap<String, IpAddr>,
-    /// Where its programs came from, by name. They serve where neither the description nor PATH has
-    /// one.
-    pub(super) sources: BTreeMap<String, BinarySource>,
-}
 
 /// Makes the cluster; `mistakes` are those of earlier steps.
 pub(super) fn build(
@@ -105,8 +73,7 @@ pub(super) fn build(
             datacenter: datacenter.unwrap_or_else(|| "dc1".to_owned()),
             region: region.unwrap_or_else(|| "global".to_owned()),
             domain: domain.unwrap_or_else(|| "consul".to_owned()),
-            network_interface: interface
-                .or((kind == Kind::Local).then(|| context.loopback.to_owned())),
+            network_interface: interface.or((kind == Kind::Local).then(|| LOOPBACK.to_owned())),
             certificate_days: u32::from(days.unwrap_or(365)),
             target,
             nodes,

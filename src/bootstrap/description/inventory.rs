@@ -4,14 +4,15 @@
 //! ```json
 //! { "inventory": { "value": { "consul_servers": [ { "name": "consul-0", "address": "10.0.0.11", "ssh": "203.0.113.1" } ] } } }
 //! ```
-//! Whether names and addresses are right is the business of `file`.
+//! Whether names and addresses are right is the business of `nodes`.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::{ROLES, Spanned, Value};
+use super::nodes::ROLES;
+use super::raw::{Spanned, Value};
 use crate::config::mistake::{Mistake, Place as SourceLocation, nearest};
 
 /// Reads the text of an inventory: role keys with their lists. Mistakes are added to the list.

@@ -5,12 +5,14 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::binaries::{Installed, Programs, Unneeded};
-use super::build::{BuildContext, Recorded, build};
+use super::binaries::{Installed, Unneeded};
+use super::build::build;
+use super::build_context::{BuildContext, Programs, Recorded};
 use super::inventory;
+use super::nodes::ROLES;
 use super::raw::{self, Raw, Value};
 use super::reader::plain;
-use super::{Described, ROLES, Request};
+use super::request::{Described, Request};
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
 use crate::config::mistake::{Mistake, Mistakes, Place as SourceLocation};
@@ -71,8 +73,17 @@ impl Process {
     }
 }
 
-/// As [`super::describe`], with them as an argument.
-pub(super) fn describe(request: &Request, process: &Process) -> Result<Described, Mistakes> {
+/// Reads the description that is meant. Reads files, standard input (`--inventory -`), PATH, HOME,
+/// XDG_STATE_HOME.
+///
+/// # Errors
+/// Every mistake in it.
+pub fn describe(request: &Request) -> Result<Described, Mistakes> {
+    describe_for(request, &Process::current()?)
+}
+
+/// The same for a process that inherited this.
+pub(super) fn describe_for(request: &Request, process: &Process) -> Result<Described, Mistakes> {
     let mut mistakes = Vec::new();
     let file = file(request, process)?;
     let mut raw = match &file {
@@ -117,7 +128,6 @@ pub(super) fn describe(request: &Request, process: &Process) -> Result<Described
         },
         programs: &unneeded,
         recorded: Recorded::default(),
-        loopback: if process.os == "macos" { "lo0" } else { "lo" },
         scope: request.scope,
     };
     let source = match (&file, &request.inventory) {
@@ -409,11 +419,13 @@ mod tests {
         }
 
         fn good(&self, request: &Request) -> Described {
-            describe(request, &self.process()).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+            describe_for(request, &self.process()).unwrap_or_else(|mistakes| panic!("{mistakes}"))
         }
 
         fn said(&self, request: &Request) -> String {
-            describe(request, &self.process()).unwrap_err().to_string()
+            describe_for(request, &self.process())
+                .unwrap_err()
+                .to_string()
         }
     }
 
@@ -450,7 +462,7 @@ mod tests {
         let with = |change: &dyn Fn(&mut Process)| {
             let mut process = desk.process();
             change(&mut process);
-            describe(&request, &process)
+            describe_for(&request, &process)
         };
         let found = with(&|process| process.state_home = Some("/var/x".into())).unwrap();
         assert_eq!(found.cluster.state, Path::new("/var/x/lb/local"));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use super::build::Recorded;
+use super::build_context::{Kind, Recorded};
 use super::reader::Reader;
 use super::written::{Given, Listed, Written, listed};
 use crate::bootstrap::topology::{Node, Role, Scope};
@@ -41,13 +41,6 @@ const SSH_PORTS: (u16, u16) = (20_000, 32_000);
 
 /// Most nodes: far above need, and below it every local client still has ports.
 const NODES_MAX: usize = 1_000;
-
-/// How the nodes are reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Local,
-    Ssh,
-}
 
 /// All nodes, and how they are reached.
 pub(super) fn read(

@@ -4,8 +4,8 @@ mod shipped;
 
 use std::path::{Path, PathBuf};
 
-use super::binaries::Programs;
-use super::build::{BuildContext, Recorded, build};
+use super::build::build;
+use super::build_context::{BuildContext, Programs, Recorded};
 use super::nodes::ROLES;
 use super::raw;
 use crate::bootstrap::topology::{
@@ -69,7 +69,6 @@ fn read_told(
         home: Some(Path::new("/home/op")),
         state: Some(PathBuf::from("/etc/lb/c.state")),
         programs,
-        loopback: "lo",
         scope,
     };
     build(&raw, &context, mistakes)

@@ -137,7 +137,7 @@ fn the_inventory_of_deploy_terraform_is_a_cluster() {
         file: Some("cluster.toml".into()),
         ..Request::default()
     };
-    let cluster = locate::describe(&request, &process)
+    let cluster = locate::describe_for(&request, &process)
         .unwrap_or_else(|mistakes| panic!("{mistakes}"))
         .cluster;
     let shown: Vec<String> = cluster
