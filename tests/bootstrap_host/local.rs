@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lb::bootstrap::nodes::host::{ControlDir, Host, Preflight, Wipe};
+use lb::bootstrap::nodes::{ControlDir, Host, Preflight, Wipe};
 use lb::bootstrap::nodes::spec::{
     BinarySpec, DaemonSpec, DirSpec, NodeSpec, Observed, Owner, Stamps, sha256,
 };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use lb::bootstrap::nodes::host::{ControlDir, Host, Releases};
+use lb::bootstrap::nodes::{ControlDir, Host, Releases};
 use lb::bootstrap::nodes::spec::{BinarySpec, sha256};
 use lb::bootstrap::topology::{BinarySource, Target};
 

@@ -7,7 +7,7 @@ use super::invocation::Invocation;
 use super::terminal::confirm;
 use crate::bootstrap::converge::many::each;
 use crate::bootstrap::exit::INTERRUPTED;
-use crate::bootstrap::nodes::host::Wipe;
+use crate::bootstrap::nodes::Wipe;
 use crate::cli::DownArgs;
 
 /// Stops all nodes against the order of their start.

@@ -11,7 +11,7 @@ use crate::bootstrap::context::{Context, compatible};
 use crate::bootstrap::converge::restart::STOP_PATIENCE;
 use crate::bootstrap::converge::{self, phase_gate, preflight};
 use crate::bootstrap::exit::{INTERRUPTED, UsageError};
-use crate::bootstrap::nodes::host::Wipe;
+use crate::bootstrap::nodes::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 use crate::cli::ReplaceNodeArgs;
 

@@ -8,7 +8,7 @@ use futures_util::stream::{self, StreamExt as _};
 
 use super::many::each;
 use crate::bootstrap::context::Context;
-use crate::bootstrap::nodes::host::{Facts, Preflight};
+use crate::bootstrap::nodes::{Facts, Preflight};
 use crate::bootstrap::topology::{Node, Product, Runner, Target};
 
 /// Clocks further apart than this make fresh certificates invalid and logs misleading.

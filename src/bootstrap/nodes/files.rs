@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::channel::PATIENCE;
 use super::machine::{MARK, Machine};
 use super::script::{document, quote, quote_all};
-use crate::bootstrap::nodes::spec::{DirSpec, FileSpec, Owner};
+use super::spec::{DirSpec, FileSpec, Owner};
 use crate::bootstrap::topology::{Layout, Runner};
 
 /// Functions of the scripts here.

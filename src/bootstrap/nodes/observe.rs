@@ -16,7 +16,7 @@ use super::command::{Output, Section, ShellCommand, number, some_word, word};
 use super::daemons;
 use super::machine::Machine;
 use super::script::{quote, quote_all};
-use crate::bootstrap::nodes::spec::{DaemonSeen, NodeSpec, Observed, Owner, Seen, Stamps};
+use super::spec::{DaemonSeen, NodeSpec, Observed, Owner, Seen, Stamps};
 use crate::bootstrap::topology::Product;
 
 /// Functions of the script here. `seen NUMBER PATH` and `program NUMBER PATH` print a line about

@@ -1,16 +1,4 @@
-//! Acting on one node: small POSIX sh scripts, run by `sh` on this machine or over the user's own
-//! `ssh`.
-//!
-//! ```text
-//!   Host ─▶ script (text, read by `sh` from its stdin) ─▶ channel ─▶ sh | ssh … [sudo -n] sh
-//!    │                                                      └─ one connection per node, shared through ControlDir
-//!    └──▶ Dialer ─▶ TcpStream | ssh -W      (bytes to an address as seen from that node)
-//! ```
-//!
-//! One code path serves both targets. Scripts and contents travel over stdin, so no secret is ever
-//! an argument of a process, and a script is read whole before its first line runs, so a broken
-//! connection does nothing by halves. What is to be done is decided elsewhere (`plan`); what a node
-//! shall have comes from `render`.
+//! One node, and the way to it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,29 +8,8 @@ use anyhow::Result;
 use super::spec::{BinarySpec, DaemonSpec, DirSpec, FileSpec, NodeSpec, Observed, Owner, Stamps};
 use crate::bootstrap::topology::{Cluster, Node, Product, Runner, Target};
 
-mod binaries;
-mod channel;
-mod command;
-mod control;
-mod daemons;
-mod dialer;
-mod files;
-mod machine;
-mod observe;
-mod preflight;
-mod release;
-mod script;
-mod sockets;
-mod tasks;
 
-pub use control::ControlDir;
-pub use dialer::{Dialer, Stream, Tunnel, Tunnelled};
-pub use preflight::{Facts, Preflight, TakenPort};
-pub use release::Releases;
-pub use tasks::Wipe;
 
-use channel::Channel;
-use machine::Machine;
 
 /// One node, and the way to it. Cheap to clone; dials nothing until it is asked for something.
 #[derive(Clone)]

@@ -13,7 +13,7 @@ use super::daemons;
 use super::machine::{MARK, Machine};
 use super::script::{quote, quote_all};
 use super::sockets::{Listener, addresses, holds_address, listeners};
-use crate::bootstrap::nodes::spec::NodeSpec;
+use super::spec::NodeSpec;
 use crate::bootstrap::topology::{BinarySource, Runner};
 
 /// What preflight is to look for.

@@ -13,7 +13,7 @@ use super::channel::PATIENCE;
 use super::command::ShellCommand;
 use super::machine::Machine;
 use super::script::{quote, quote_all};
-use crate::bootstrap::nodes::spec::{DaemonSpec, Stamps};
+use super::spec::{DaemonSpec, Stamps};
 use crate::bootstrap::topology::{Product, Runner};
 
 /// Functions of the process runner. `running PRODUCT CONFIG` prints the daemon's process id, if it

@@ -16,7 +16,7 @@ use super::observe::program_of_this_machine;
 use super::preflight::arch;
 use super::release::Releases;
 use super::script::quote;
-use crate::bootstrap::nodes::spec::BinarySpec;
+use super::spec::BinarySpec;
 use crate::bootstrap::topology::BinarySource;
 
 /// How long a program may take to arrive at a node.

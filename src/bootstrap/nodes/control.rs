@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::super::spec::sha256;
+use super::spec::sha256;
 
 /// Where the folders are made. Not `$TMPDIR`: a path below it may be too long for a socket.
 const BASE: &str = "/tmp";
