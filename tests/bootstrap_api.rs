@@ -345,7 +345,7 @@ async fn consul_from_nothing_and_through_its_life() {
 
     // ACLs: once; again; with the state lost; with the way out that the error tells.
     let mut tokens = Tokens::default();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+    let management = acl::bootstrap(&site.view(&bare), Consul, &mut tokens, PATIENCE)
         .await
         .unwrap();
     assert_eq!(
@@ -353,12 +353,12 @@ async fn consul_from_nothing_and_through_its_life() {
         Some(&management)
     );
     assert_eq!(
-        acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+        acl::bootstrap(&site.view(&bare), Consul, &mut tokens, PATIENCE)
             .await
             .unwrap(),
         management
     );
-    let error = acl::bootstrap_consul(&site.cluster, &bare, &mut Tokens::default(), PATIENCE)
+    let error = acl::bootstrap(&site.view(&bare), Consul, &mut Tokens::default(), PATIENCE)
         .await
         .unwrap_err()
         .to_string();
@@ -373,7 +373,7 @@ async fn consul_from_nothing_and_through_its_life() {
         .unwrap();
     fs::write(file.split('`').next().unwrap(), index).unwrap();
     let mut tokens = Tokens::default();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+    let management = acl::bootstrap(&site.view(&bare), Consul, &mut tokens, PATIENCE)
         .await
         .unwrap();
     let cluster_client = bare.clone().with_token(Consul, Some(management));
@@ -381,19 +381,19 @@ async fn consul_from_nothing_and_through_its_life() {
     // A token that a run which was then killed had saved, but not made.
     let chosen = Secret::new("11111111-2222-3333-4444-555555555555");
     tokens.put(acl::CONSUL_LB, "", &chosen).unwrap();
-    acl::consul_tokens(&site.cluster, &cluster_client, &mut tokens)
+    acl::consul_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     let count = || async {
-        cluster_client
-            .any_server::<Vec<Value>>(site.cluster.servers(Consul), Consul, "/v1/acl/tokens")
+        site.view(&cluster_client)
+            .any_server::<Vec<Value>>(Consul, "/v1/acl/tokens")
             .await
             .unwrap()
             .1
             .len()
     };
     let (made, kept) = (count().await, tokens.0.clone());
-    acl::consul_tokens(&site.cluster, &cluster_client, &mut tokens)
+    acl::consul_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     assert_eq!(
@@ -421,7 +421,7 @@ async fn consul_from_nothing_and_through_its_life() {
     let foreign = Certificates::new();
     site.start_consul_with(4, &foreign);
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all[..4], &cluster_client, &tokens, PATIENCE)
+    acl::give_agent_tokens(&site.view(&cluster_client), &all[..4], &tokens, PATIENCE)
         .await
         .unwrap();
     let failure = site
@@ -447,7 +447,7 @@ async fn consul_from_nothing_and_through_its_life() {
         .await
         .unwrap();
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all, &cluster_client, &tokens, PATIENCE)
+    acl::give_agent_tokens(&site.view(&cluster_client), &all, &tokens, PATIENCE)
         .await
         .unwrap();
 
@@ -676,18 +676,18 @@ async fn nomad_from_nothing_and_through_its_life() {
     site.gate(&bare, Phase::ConsulServers, &[], PATIENCE)
         .await
         .unwrap();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+    let management = acl::bootstrap(&site.view(&bare), Consul, &mut tokens, PATIENCE)
         .await
         .unwrap();
     let cluster_client = bare.with_token(Consul, Some(management));
-    acl::consul_tokens(&site.cluster, &cluster_client, &mut tokens)
+    acl::consul_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     site.gate(&cluster_client, Phase::ConsulClients, &[], PATIENCE)
         .await
         .unwrap();
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all, &cluster_client, &tokens, PATIENCE)
+    acl::give_agent_tokens(&site.view(&cluster_client), &all, &tokens, PATIENCE)
         .await
         .unwrap();
 
@@ -696,18 +696,18 @@ async fn nomad_from_nothing_and_through_its_life() {
     site.gate(&cluster_client, Phase::NomadServers, &[], PATIENCE)
         .await
         .unwrap();
-    let management = acl::bootstrap_nomad(&site.cluster, &cluster_client, &mut tokens, PATIENCE)
+    let management = acl::bootstrap(&site.view(&cluster_client), Nomad, &mut tokens, PATIENCE)
         .await
         .unwrap();
     assert_eq!(
-        acl::bootstrap_nomad(&site.cluster, &cluster_client, &mut tokens, PATIENCE)
+        acl::bootstrap(&site.view(&cluster_client), Nomad, &mut tokens, PATIENCE)
             .await
             .unwrap(),
         management
     );
-    let error = acl::bootstrap_nomad(
-        &site.cluster,
-        &cluster_client,
+    let error = acl::bootstrap(
+        &site.view(&cluster_client),
+        Nomad,
         &mut Tokens::default(),
         PATIENCE,
     )
@@ -719,11 +719,11 @@ async fn nomad_from_nothing_and_through_its_life() {
         "{error}"
     );
     let cluster_client = cluster_client.with_token(Nomad, Some(management));
-    acl::nomad_tokens(&site.cluster, &cluster_client, &mut tokens)
+    acl::nomad_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     let operator = tokens.0.remove(acl::NOMAD_OPERATOR).unwrap();
-    acl::nomad_tokens(&site.cluster, &cluster_client, &mut tokens)
+    acl::nomad_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     assert_eq!(
@@ -796,8 +796,8 @@ async fn nomad_from_nothing_and_through_its_life() {
         .unwrap();
     let gone = [site.node(2).name.clone()];
     let count = || async {
-        operator
-            .any_server::<Vec<Value>>(site.cluster.servers(Nomad), Nomad, "/v1/nodes")
+        site.view(&operator)
+            .any_server::<Vec<Value>>(Nomad, "/v1/nodes")
             .await
             .unwrap()
             .1

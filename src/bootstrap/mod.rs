@@ -1,16 +1,17 @@
 //! `lb bootstrap`: a Consul and Nomad cluster from nothing, and its care afterwards.
 //!
 //! ```text
-//!   cluster.toml ─▶ topology ─┐                        ┌─▶ host ─▶ sh, or ssh ─▶ the nodes
-//!                             ├─▶ render ─▶ spec ─▶ plan
-//!   state (CA, keys, tokens) ─┘                ▲       └─▶ gates ─▶ api ─▶ HTTPS of the nodes
-//!                                              └── what `host` observed
+//!   cluster.toml ─▶ description ─┐                       ┌─▶ nodes ─▶ sh, or ssh ─▶ the nodes
+//!                                ├─▶ render ─▶ spec ─▶ plan
+//!   state (CA, keys, tokens) ────┘               ▲       └─▶ cluster ─▶ HTTPS of the agents
+//!                                                └── what `nodes` observed
 //! ```
 //!
-//! What a node shall have is computed (`topology`, `render`), what it has is observed (`host`), and
-//! only the difference is carried out (`plan`), one server at a time once the cluster lives, with a
-//! gate after each step (`gates`). So the first run, the second, a resumed one, a rotation and an
-//! upgrade are the same walk with another starting point.
+//! What a node shall have is computed (`description`, `render`), what it has is observed (`nodes`),
+//! and only the difference is carried out (`converge`), one server at a time once the cluster lives,
+//! with a gate after each step (`cluster`). So the first run, the second, a resumed one, a rotation
+//! and an upgrade are the same walk with another starting point. Each of the `commands` opens a
+//! `context`, which holds all of this together.
 
 pub mod cluster;
 pub mod description;

@@ -1,6 +1,6 @@
 //! The cluster as described: its nodes, their roles and addresses, and where things live on them.
 //!
-//! Valid by construction: `file` and `inventory` make these values and report every mistake. Pure.
+//! Valid by construction: `description` makes these values and reports every mistake. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -21,6 +21,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+pub use consul::tokens as consul_tokens;
+pub use nomad::tokens as nomad_tokens;
 pub use store::{
     CONSUL_AGENT, CONSUL_LB, CONSUL_MANAGEMENT, CONSUL_NOMAD, CONSUL_OPERATOR, NOMAD_MANAGEMENT,
     NOMAD_OPERATOR, TokenStore, consul_agent,
@@ -28,54 +30,18 @@ pub use store::{
 use store::{STEP, TokenMade, is_valid, new_secret};
 
 use super::api::LIMIT;
-use super::client::ClusterClient;
 use super::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Node, Product};
 
-/// Consul's bootstrap token: the saved one, or a new one of a cluster that has none. `cluster_client` needs
-/// no token.
-///
-/// # Errors
-/// When the cluster has been bootstrapped with another token (tells how to start over), or is not
-/// ready in time.
-pub async fn bootstrap_consul(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    tokens: &mut (dyn TokenStore + '_),
-    deadline: Duration,
-) -> anyhow::Result<Secret> {
-    bootstrap(
-        cluster,
-        cluster_client,
-        Product::Consul,
-        CONSUL_MANAGEMENT,
-        tokens,
-        deadline,
-    )
-    .await
-}
-
-/// All policies and tokens of Consul; makes what is missing. `cluster_client` carries the management token.
-///
-/// # Errors
-/// When Consul refuses.
-pub async fn consul_tokens(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    tokens: &mut (dyn TokenStore + '_),
-) -> anyhow::Result<()> {
-    consul::tokens(cluster, cluster_client, tokens).await
-}
-
-/// Hands their tokens to the agents of these nodes; again does no harm. `cluster_client` carries the
+/// Hands their tokens to the agents of these nodes; again does no harm. The view carries the
 /// management token.
 ///
 /// # Errors
 /// When an agent has not taken it by the deadline; names all such.
 pub async fn give_agent_tokens(
+    view: &ClusterView<'_>,
     nodes: &[&Node],
-    cluster_client: &ClusterClient,
     tokens: &(dyn TokenStore + '_),
     deadline: Duration,
 ) -> anyhow::Result<()> {
@@ -87,7 +53,7 @@ pub async fn give_agent_tokens(
             anyhow::bail!("{}: no token {name} has been made", node.name);
         };
         work.push(async move {
-            let api = cluster_client.api(node, Product::Consul);
+            let api = view.api(node, Product::Consul);
             consul::give_agent_token(&api, &token, end)
                 .await
                 .err()
@@ -102,41 +68,6 @@ pub async fn give_agent_tokens(
     Ok(())
 }
 
-/// Nomad's bootstrap token: the saved one, or a new one of a cluster that has none. `cluster_client` needs
-/// no token.
-///
-/// # Errors
-/// When the cluster has been bootstrapped with another token (tells how to start over), or is not
-/// ready in time.
-pub async fn bootstrap_nomad(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    tokens: &mut (dyn TokenStore + '_),
-    deadline: Duration,
-) -> anyhow::Result<Secret> {
-    bootstrap(
-        cluster,
-        cluster_client,
-        Product::Nomad,
-        NOMAD_MANAGEMENT,
-        tokens,
-        deadline,
-    )
-    .await
-}
-
-/// The operator's policy and token of Nomad. `cluster_client` carries the management token.
-///
-/// # Errors
-/// When Nomad refuses.
-pub async fn nomad_tokens(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    tokens: &mut (dyn TokenStore + '_),
-) -> anyhow::Result<()> {
-    nomad::tokens(cluster, cluster_client, tokens).await
-}
-
 /// What a try to bootstrap came to.
 enum Try {
     /// The token that is now valid.
@@ -147,14 +78,22 @@ enum Try {
     NotYet(String),
 }
 
-async fn bootstrap(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
+/// The bootstrap token of a product: the saved one, or a new one of a cluster that has none. The
+/// view needs no token.
+///
+/// # Errors
+/// When the cluster has been bootstrapped with another token (tells how to start over), or is not
+/// ready in time.
+pub async fn bootstrap(
+    view: &ClusterView<'_>,
     product: Product,
-    name: &str,
     tokens: &mut (dyn TokenStore + '_),
     deadline: Duration,
 ) -> anyhow::Result<Secret> {
+    let name = match product {
+        Product::Consul => CONSUL_MANAGEMENT,
+        Product::Nomad => NOMAD_MANAGEMENT,
+    };
     let end = Instant::now() + deadline;
     let secret = match tokens.get(name) {
         Some(secret) => secret,
@@ -166,7 +105,7 @@ async fn bootstrap(
         }
     };
     loop {
-        let why = match try_all(cluster, cluster_client, product, &secret).await {
+        let why = match try_all(view, product, &secret).await {
             Try::Made {
                 accessor,
                 secret: made,
@@ -176,7 +115,7 @@ async fn bootstrap(
                 return Ok(made);
             }
             Try::DoneBefore { reset_index } => {
-                anyhow::bail!(done_before(cluster, cluster_client, product, reset_index).await)
+                anyhow::bail!(done_before(view, product, reset_index).await)
             }
             Try::NotYet(why) => why,
         };
@@ -189,17 +128,10 @@ async fn bootstrap(
 }
 
 /// One server after the other: whether our token is valid, else the bootstrap with it.
-async fn try_all(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    product: Product,
-    secret: &Secret,
-) -> Try {
+async fn try_all(view: &ClusterView<'_>, product: Product, secret: &Secret) -> Try {
     let mut last = format!("the cluster has no {product} server");
-    for node in cluster.servers(product) {
-        let api = cluster_client
-            .api(node, product)
-            .with_token(Some(secret.clone()));
+    for node in view.cluster.servers(product) {
+        let api = view.api(node, product).with_token(Some(secret.clone()));
         match is_valid(&api).await {
             Ok(Some(accessor)) => {
                 return Try::Made {
@@ -261,20 +193,14 @@ fn already_done(text: &str) -> Option<Option<u64>> {
     })
 }
 
-async fn done_before(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
-    product: Product,
-    reset_index: Option<u64>,
-) -> String {
-    let view = ClusterView::new(cluster, cluster_client.clone());
+async fn done_before(view: &ClusterView<'_>, product: Product, reset_index: Option<u64>) -> String {
     let leader = view.leader(product).await;
     let index = reset_index.map_or_else(
         || "the number of `reset index`".to_owned(),
         |index| index.to_string(),
     );
     let (place, file) = match leader {
-        Some(node) => (node.name.as_str(), reset_file(cluster, node, product)),
+        Some(node) => (node.name.as_str(), reset_file(view.cluster, node, product)),
         None => (
             "the leader",
             "acl-bootstrap-reset in its data folder".to_owned(),
@@ -285,7 +211,7 @@ async fn done_before(
          folder of this cluster. If the token is lost for good, allow another bootstrap: on {place}, which leads, run \
          `echo {index} > {file}` as the user of the daemon, then run `lb bootstrap up` again; it makes a new management \
          token beside the old ones",
-        cluster.state.display()
+        view.cluster.state.display()
     )
 }
 

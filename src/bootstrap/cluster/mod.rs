@@ -1,5 +1,5 @@
-//! The living cluster, as its agents tell of it and take orders over HTTPS: how they are reached, what
-//! is true of it, the gates, and what changes it (gossip keys, ACLs, members that go for good).
+//! The living cluster, as its agents tell of it and take orders over HTTPS: how they are reached,
+//! what is true of it, the gates, and what changes it (gossip keys, ACLs, members that go for good).
 
 pub mod acl;
 pub mod api;

@@ -50,6 +50,19 @@ impl<'a> ClusterView<'a> {
         self.client.api(node, product)
     }
 
+    /// The first good answer of any server to a question of the caller's own.
+    ///
+    /// # Errors
+    /// When none answers well.
+    pub async fn any_server<T: DeserializeOwned>(
+        &self,
+        product: Product,
+        path: &str,
+    ) -> anyhow::Result<(&'a Node, T)> {
+        let servers = self.cluster.servers(product);
+        self.client.any_server(servers, product, path).await
+    }
+
     /// What the node's agent is called in the product's gossip pool.
     #[must_use]
     pub fn member_name(&self, node: &Node, product: Product) -> String {
@@ -77,10 +90,7 @@ impl<'a> ClusterView<'a> {
     /// # Errors
     /// When none answers well.
     pub async fn members(&self, product: Product) -> anyhow::Result<(&'a Node, Vec<Member>)> {
-        let (server, Members(members)) = self
-            .client
-            .any_server(self.cluster.servers(product), product, MEMBERS)
-            .await?;
+        let (server, Members(members)) = self.any_server(product, MEMBERS).await?;
         Ok((server, members))
     }
 
@@ -179,15 +189,8 @@ impl<'a> ClusterView<'a> {
     /// # Errors
     /// When no server answers; without a leader none does.
     pub async fn raft_peers(&self, product: Product) -> anyhow::Result<Vec<RaftPeer>> {
-        let found = self
-            .client
-            .any_server::<RaftConfiguration>(
-                self.cluster.servers(product),
-                product,
-                "/v1/operator/raft/configuration",
-            )
-            .await;
-        let peers = match found {
+        let path = "/v1/operator/raft/configuration";
+        let peers = match self.any_server::<RaftConfiguration>(product, path).await {
             Ok((_, found)) => found.servers,
             Err(error) if is_forbidden(&error) => {
                 let server = self.answering_server(product, None).await?;
@@ -237,9 +240,7 @@ impl<'a> ClusterView<'a> {
             Consistency::Default => "/v1/nodes",
             Consistency::Stale => "/v1/nodes?stale=true",
         };
-        self.client
-            .any_server(self.cluster.servers(Product::Nomad), Product::Nomad, path)
-            .await
+        self.any_server(Product::Nomad, path).await
     }
 
     /// What a server of Nomad tells of one client.

@@ -1,4 +1,5 @@
-//! What every command was given, and the context that it opens with it: to change, to read, or to end.
+//! What every command was given, and the context that it opens with it: to change, to read, or to
+//! end.
 
 use std::time::Duration;
 

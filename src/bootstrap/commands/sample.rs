@@ -67,16 +67,10 @@ async fn submit(context: &Context, request: &Value) -> Result<()> {
 }
 
 async fn healthy(context: &Context, service: &str, wanted: usize, deadline: Instant) -> Result<()> {
-    let cluster_client = context.cluster_client()?;
+    let view = context.cluster_view()?;
     let path = format!("/v1/health/service/{service}?passing");
     loop {
-        let found = cluster_client
-            .any_server::<Vec<Value>>(
-                context.cluster.servers(Product::Consul),
-                Product::Consul,
-                &path,
-            )
-            .await;
+        let found = view.any_server::<Vec<Value>>(Product::Consul, &path).await;
         let count = found.as_ref().map_or(0, |(_, instances)| instances.len());
         if count >= wanted {
             return Ok(());

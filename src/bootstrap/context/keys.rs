@@ -1,5 +1,5 @@
-//! The keys and certificates of the context: made where they are missing or due, read, and seen to be
-//! served.
+//! The keys and certificates of the context: made where they are missing or due, read, and seen to
+//! be served.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};

@@ -26,9 +26,9 @@ use crate::bootstrap::cluster::api::{self, BoxedStream};
 use crate::bootstrap::cluster::client::ClusterClient;
 use crate::bootstrap::cluster::view::ClusterView;
 use crate::bootstrap::description::Described;
-use crate::bootstrap::nodes::{ControlDir, Host, Releases};
 use crate::bootstrap::nodes::plan::Ownership;
 use crate::bootstrap::nodes::spec::{NodeSpec, Observed};
+use crate::bootstrap::nodes::{ControlDir, Host, Releases};
 use crate::bootstrap::security::secrets::{NodePairs, Pair, Shared};
 use programs::{digest, identity, remember_sources, versions};
 

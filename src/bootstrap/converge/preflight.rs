@@ -1,4 +1,4 @@
-//! Whether the nodes can be worked on, before anything is touched: what `host` found, judged.
+//! Whether the nodes can be worked on, before anything is touched: what `nodes` found, judged.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

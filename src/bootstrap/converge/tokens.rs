@@ -4,6 +4,7 @@
 use anyhow::{Result, bail};
 
 use crate::bootstrap::cluster::acl::{self, TokenStore};
+use crate::bootstrap::cluster::view::ClusterView;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::state::{State, Token, Tokens};
@@ -66,26 +67,21 @@ pub(super) async fn after(context: &mut Context, phase: Phase) -> Result<bool> {
     match phase {
         Phase::ConsulServers => {
             let bar = context.progress.phase("Consul ACLs", 2);
-            let cluster_client = context.cluster_client()?;
-            acl::bootstrap_consul(
-                &context.cluster,
-                &cluster_client,
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            acl::bootstrap(
+                &view,
+                Product::Consul,
                 &mut StoredTokens(&mut context.state),
                 context.limit,
             )
             .await?;
-            let cluster_client = context.cluster_client()?;
-            acl::consul_tokens(
-                &context.cluster,
-                &cluster_client,
-                &mut StoredTokens(&mut context.state),
-            )
-            .await?;
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            acl::consul_tokens(&view, &mut StoredTokens(&mut context.state)).await?;
             bar.set(1, "tokens of the servers");
             let servers: Vec<_> = context.of_phase(phase);
             acl::give_agent_tokens(
+                &view,
                 &servers.iter().collect::<Vec<_>>(),
-                &cluster_client,
                 &StoredTokens(&mut context.state),
                 context.limit,
             )
@@ -94,11 +90,11 @@ pub(super) async fn after(context: &mut Context, phase: Phase) -> Result<bool> {
             bar.done("default deny, a token for each");
         }
         Phase::ConsulClients => {
-            let cluster_client = context.cluster_client()?;
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
             let agents: Vec<_> = context.of_phase(phase);
             acl::give_agent_tokens(
+                &view,
                 &agents.iter().collect::<Vec<_>>(),
-                &cluster_client,
                 &StoredTokens(&mut context.state),
                 context.limit,
             )
@@ -106,21 +102,16 @@ pub(super) async fn after(context: &mut Context, phase: Phase) -> Result<bool> {
         }
         Phase::NomadServers => {
             let bar = context.progress.phase("Nomad ACLs", 1);
-            let cluster_client = context.cluster_client()?;
-            acl::bootstrap_nomad(
-                &context.cluster,
-                &cluster_client,
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            acl::bootstrap(
+                &view,
+                Product::Nomad,
                 &mut StoredTokens(&mut context.state),
                 context.limit,
             )
             .await?;
-            let cluster_client = context.cluster_client()?;
-            acl::nomad_tokens(
-                &context.cluster,
-                &cluster_client,
-                &mut StoredTokens(&mut context.state),
-            )
-            .await?;
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            acl::nomad_tokens(&view, &mut StoredTokens(&mut context.state)).await?;
             bar.done("default deny, an operator's token");
         }
         Phase::NomadClients => {}

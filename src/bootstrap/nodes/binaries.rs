@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::channel::PATIENCE;
 use super::command::{ShellCommand, some_word, word};
-use super::machine::Machine;
+use super::host::Host;
 use super::observe::program_of_this_machine;
 use super::preflight::arch;
 use super::release::Releases;
@@ -64,33 +64,36 @@ echo "$archive $is" >"$note.new" && mv -f "$note.new" "$note"
 echo "$is"
 "#;
 
-pub(super) async fn install(
-    machine: &Machine,
-    binary: &BinarySpec,
-    releases: &Releases,
-) -> Result<String> {
-    match &binary.source {
-        BinarySource::File(source) if machine.local => {
-            let seen = program_of_this_machine(&source.to_string_lossy()).await?;
-            let seen =
-                seen.with_context(|| format!("{}: there is no such program", source.display()))?;
-            if seen.mode & 0o111 == 0 {
-                bail!(
-                    "{}: is not executable (mode {:o})",
-                    source.display(),
-                    seen.mode
-                );
+impl Host {
+    /// Installs a program unless it is there already; the SHA-256 of what is there now.
+    ///
+    /// # Errors
+    /// When the program is for another processor, or a release archive is not what it ought to be;
+    /// then nothing is installed.
+    pub async fn install(&self, binary: &BinarySpec, releases: &Releases) -> Result<String> {
+        match &binary.source {
+            BinarySource::File(source) if self.local => {
+                let seen = program_of_this_machine(&source.to_string_lossy()).await?;
+                let seen = seen
+                    .with_context(|| format!("{}: there is no such program", source.display()))?;
+                if seen.mode & 0o111 == 0 {
+                    bail!(
+                        "{}: is not executable (mode {:o})",
+                        source.display(),
+                        seen.mode
+                    );
+                }
+                Ok(seen.sha256)
             }
-            Ok(seen.sha256)
+            BinarySource::File(source) => copy(self, binary, source).await,
+            BinarySource::Release(version) => fetch(self, binary, version, releases).await,
         }
-        BinarySource::File(source) => copy(machine, binary, source).await,
-        BinarySource::Release(version) => fetch(machine, binary, version, releases).await,
     }
 }
 
 /// Variables and functions for a script about a program.
-fn about(machine: &Machine, binary: &BinarySpec) -> Result<String> {
-    let owner = if machine.local { "" } else { "root" };
+fn about(host: &Host, binary: &BinarySpec) -> Result<String> {
+    let owner = if host.local { "" } else { "root" };
     Ok(format!(
         "path={} new={} owner={}\n{PLACE}",
         quote(&binary.path),
@@ -108,16 +111,16 @@ fn new_path(binary: &BinarySpec) -> Result<String> {
     Ok(format!("{folder}/.{name}.lb-new"))
 }
 
-async fn copy(machine: &Machine, binary: &BinarySpec, source: &Path) -> Result<String> {
+async fn copy(host: &Host, binary: &BinarySpec, source: &Path) -> Result<String> {
     let seen = program_of_this_machine(&source.to_string_lossy()).await?;
     let sum = seen
         .with_context(|| format!("{}: there is no such program", source.display()))?
         .sha256;
-    let about = about(machine, binary)?;
+    let about = about(host, binary)?;
     let mut command = ShellCommand::new(&about);
     let processor = command.section("processor", "uname -m", some_word);
     let present = command.section("sum", "[ ! -f \"$path\" ] || sum \"$path\"", word);
-    let output = command.run(&machine.channel, PATIENCE).await?;
+    let output = command.run(&host.channel, PATIENCE).await?;
     if output.get(&present)?.as_ref() == Some(&sum) {
         return Ok(sum);
     }
@@ -131,25 +134,24 @@ async fn copy(machine: &Machine, binary: &BinarySpec, source: &Path) -> Result<S
     if let Some(reason) = unfit(&head, arch(&processor)) {
         bail!(
             "{}: {} {reason}, but the node is {processor}: name one that fits",
-            machine.name,
+            host.name,
             source.display()
         );
     }
     let file =
         File::open(source).with_context(|| format!("{}: cannot read it", source.display()))?;
-    machine
-        .channel
+    host.channel
         .copy(file, &new_path(binary)?, TRANSFER_PATIENCE)
         .await?;
     let place = format!(
         "{about}is=$(sum \"$new\")\n[ \"$is\" = {sum} ] || die \"$path: arrived with the checksum $is instead of {sum}\"\nplace"
     );
-    machine.channel.run(&place, PATIENCE).await?;
+    host.channel.run(&place, PATIENCE).await?;
     Ok(sum)
 }
 
 async fn fetch(
-    machine: &Machine,
+    host: &Host,
     binary: &BinarySpec,
     version: &str,
     releases: &Releases,
@@ -157,22 +159,22 @@ async fn fetch(
     let mut command = ShellCommand::new("");
     let os = command.section("os", "uname -s", some_word);
     let processor = command.section("processor", "uname -m", some_word);
-    let output = command.run(&machine.channel, PATIENCE).await?;
+    let output = command.run(&host.channel, PATIENCE).await?;
     let (os, processor) = (output.get(&os)?.to_lowercase(), output.get(&processor)?);
     let archive = releases
         .archive(&binary.name, version, &os, arch(&processor))
         .await?;
     let mut command = ShellCommand::new(&format!(
         "{}run={} name={} url={} archive={}",
-        about(machine, binary)?,
-        quote(&machine.layout.run),
+        about(host, binary)?,
+        quote(&host.layout.run),
         quote(&binary.name),
         quote(&archive.url),
         quote(&archive.sha256),
     ));
     let sum = command.section("sum", FETCH, some_word);
     command
-        .run(&machine.channel, TRANSFER_PATIENCE)
+        .run(&host.channel, TRANSFER_PATIENCE)
         .await?
         .get(&sum)
 }

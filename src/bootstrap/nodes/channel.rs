@@ -31,16 +31,19 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 const SSH_FAILED: i32 = 255;
 
 /// How commands reach a node.
+#[derive(Clone)]
 pub(super) struct Channel {
     node: String,
     way: Way,
 }
 
+#[derive(Clone)]
 enum Way {
     Local,
     Ssh(Remote),
 }
 
+#[derive(Clone)]
 struct Remote {
     /// Where ssh is to go.
     destination: String,

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::channel::PATIENCE;
 use super::command::ShellCommand;
-use super::machine::Machine;
+use super::host::Host;
 use super::script::{quote, quote_all};
 use super::spec::{DaemonSpec, Stamps};
 use crate::bootstrap::topology::{Product, Runner};
@@ -32,8 +32,8 @@ const LOG_BYTES_MAX: u64 = 32 << 20;
 /// Takes `run`, `name`, `config`, `user` (empty: the one we are) and the command as `$@`.
 ///
 /// The process writes its own id to descriptor 3 before it becomes the daemon, so it needs no right
-/// to that file. On a busy machine that may take seconds. A shell's `&` would have it ignore SIGINT.
-/// What our own caller left open is closed, too; above descriptor 9 only bash can do that.
+/// to that file. On a busy machine that may take seconds. A shell's `&` would have it ignore
+/// SIGINT. What our own caller left open is closed, too; above descriptor 9 only bash can do that.
 const START_PROCESS: &str = r#"
 if running "$name" "$config" >/dev/null; then return 0; fi
 log="$run/$name.log"
@@ -127,10 +127,10 @@ esac
 "#;
 
 /// The command that prints the daemon's process id, or nothing. Needs [`RUNNING`] and `run`.
-pub(super) fn print_pid(machine: &Machine, product: Product) -> String {
+pub(super) fn print_pid(host: &Host, product: Product) -> String {
     let name = product.name();
-    match machine.runner {
-        Runner::Process => format!("running {name} {}", quote(machine.layout.config(product))),
+    match host.runner {
+        Runner::Process => format!("running {name} {}", quote(host.layout.config(product))),
         Runner::Systemd => {
             format!(
                 "systemctl show -p MainPID {name} 2>/dev/null | sed -n 's/^MainPID=\\([1-9]\\)/\\1/p'"
@@ -140,113 +140,126 @@ pub(super) fn print_pid(machine: &Machine, product: Product) -> String {
 }
 
 /// Variables and functions for a script about a daemon.
-fn about(machine: &Machine, product: Product) -> String {
-    let (run, config) = (
-        quote(&machine.layout.run),
-        quote(machine.layout.config(product)),
-    );
+fn about(host: &Host, product: Product) -> String {
+    let (run, config) = (quote(&host.layout.run), quote(host.layout.config(product)));
     format!(
         "run={run} name={} config={config} max={LOG_BYTES_MAX}\n{RUNNING}",
         product.name()
     )
 }
 
-pub(super) async fn start(machine: &Machine, daemon: &DaemonSpec) -> Result<()> {
-    let about = about(machine, daemon.product);
-    let script = match machine.runner {
-        Runner::Process => {
-            let user = if machine.local {
-                ""
-            } else {
-                daemon.user.name()
-            };
-            let command = quote_all(daemon.command.iter().map(String::as_str));
-            format!(
-                "{about}user={}\nset -- {command}\n{START_PROCESS}",
-                quote(user)
-            )
-        }
-        Runner::Systemd => format!("{about}{START_UNIT}"),
-    };
-    machine.channel.run(&script, PATIENCE).await.map(drop)
-}
-
-pub(super) async fn stop(machine: &Machine, daemon: &DaemonSpec, patience: Duration) -> Result<()> {
-    let body = match machine.runner {
-        Runner::Process => STOP_PROCESS,
-        Runner::Systemd => STOP_UNIT,
-    };
-    let keeps = if daemon.keeps_children { "yes" } else { "no" };
-    let about = about(machine, daemon.product);
-    let rounds = patience.as_millis() / 100;
-    let mut command = ShellCommand::new(&format!("{about}rounds={rounds} keeps={keeps}"));
-    let killed = command.section("killed", body, |lines| Ok(lines.contains(&"killed")));
-    let output = command
-        .run(&machine.channel, patience * 2 + PATIENCE)
-        .await?;
-    if output.get(&killed)? {
-        let seconds = patience.as_secs();
-        tracing::warn!(
-            "{}: {} did not end within {seconds} s of SIGINT and was killed",
-            machine.name,
-            daemon.product
-        );
-    }
-    Ok(())
-}
-
-/// Takes away what would start the daemon with the machine. Plain processes start with nothing.
-pub(super) async fn disable(machine: &Machine, daemon: &DaemonSpec) -> Result<()> {
-    match machine.runner {
-        Runner::Process => Ok(()),
-        Runner::Systemd => {
-            let script = format!("{}{DISABLE_UNIT}", about(machine, daemon.product));
-            machine.channel.run(&script, PATIENCE).await.map(drop)
-        }
-    }
-}
-
-pub(super) async fn reload(machine: &Machine, daemon: &DaemonSpec) -> Result<()> {
-    let body = match machine.runner {
-        Runner::Process => {
-            "pid=$(running \"$name\" \"$config\") || die \"$name does not run, so it cannot be reloaded\"\nkill -HUP $pid"
-        }
-        Runner::Systemd => "systemctl kill --kill-who=main -s HUP \"$name\"",
-    };
-    machine
-        .channel
-        .run(
-            &format!("{}{body}", about(machine, daemon.product)),
-            PATIENCE,
-        )
-        .await
-        .map(drop)
-}
-
-pub(super) async fn stamp(machine: &Machine, product: Product, stamps: &Stamps) -> Result<()> {
-    let mut script = about(machine, product);
-    for (kind, stamp) in [("restart", &stamps.restart), ("reload", &stamps.reload)] {
-        let line = match stamp {
-            Some(stamp) => format!(
-                "echo {} >\"$run/$name.{kind}.new\" && mv -f \"$run/$name.{kind}.new\" \"$run/$name.{kind}\" || return 1\n",
-                quote(stamp)
-            ),
-            None => format!("rm -f \"$run/$name.{kind}\" || return 1\n"),
+impl Host {
+    /// Starts a daemon, unless it runs.
+    ///
+    /// # Errors
+    /// When it ends at once; with the last lines of its log.
+    pub async fn start(&self, daemon: &DaemonSpec) -> Result<()> {
+        let about = about(self, daemon.product);
+        let script = match self.runner {
+            Runner::Process => {
+                let user = if self.local { "" } else { daemon.user.name() };
+                let command = quote_all(daemon.command.iter().map(String::as_str));
+                format!(
+                    "{about}user={}\nset -- {command}\n{START_PROCESS}",
+                    quote(user)
+                )
+            }
+            Runner::Systemd => format!("{about}{START_UNIT}"),
         };
-        script.push_str(&line);
+        self.channel.run(&script, PATIENCE).await.map(drop)
     }
-    machine.channel.run(&script, PATIENCE).await.map(drop)
-}
 
-pub(super) async fn log(machine: &Machine, product: Product, lines: usize) -> Result<String> {
-    let body = match machine.runner {
-        Runner::Process => {
-            format!("[ -e \"$run/$name.log\" ] || return 0\ntail -n {lines} \"$run/$name.log\"")
+    /// Stops a daemon by SIGINT; by SIGKILL, and a warning in the log, when it still runs after
+    /// `patience`.
+    ///
+    /// # Errors
+    /// When it cannot be stopped.
+    pub async fn stop(&self, daemon: &DaemonSpec, patience: Duration) -> Result<()> {
+        let body = match self.runner {
+            Runner::Process => STOP_PROCESS,
+            Runner::Systemd => STOP_UNIT,
+        };
+        let keeps = if daemon.keeps_children { "yes" } else { "no" };
+        let about = about(self, daemon.product);
+        let rounds = patience.as_millis() / 100;
+        let mut command = ShellCommand::new(&format!("{about}rounds={rounds} keeps={keeps}"));
+        let killed = command.section("killed", body, |lines| Ok(lines.contains(&"killed")));
+        let output = command.run(&self.channel, patience * 2 + PATIENCE).await?;
+        if output.get(&killed)? {
+            let seconds = patience.as_secs();
+            tracing::warn!(
+                "{}: {} did not end within {seconds} s of SIGINT and was killed",
+                self.name,
+                daemon.product
+            );
         }
-        Runner::Systemd => format!("journalctl -q -o cat --no-pager -n {lines} -u \"$name\""),
-    };
-    machine
-        .channel
-        .run(&format!("{}{body}", about(machine, product)), PATIENCE)
-        .await
+        Ok(())
+    }
+
+    /// Keeps a stopped daemon from being started with the machine, until [`Host::start`] is called
+    /// again.
+    ///
+    /// # Errors
+    /// When the node is not reached, or systemd refuses.
+    pub async fn disable(&self, daemon: &DaemonSpec) -> Result<()> {
+        match self.runner {
+            Runner::Process => Ok(()),
+            Runner::Systemd => {
+                let script = format!("{}{DISABLE_UNIT}", about(self, daemon.product));
+                self.channel.run(&script, PATIENCE).await.map(drop)
+            }
+        }
+    }
+
+    /// Has a daemon read its certificates and keys again (SIGHUP).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn reload(&self, daemon: &DaemonSpec) -> Result<()> {
+        let body = match self.runner {
+            Runner::Process => {
+                "pid=$(running \"$name\" \"$config\") || die \"$name does not run, so it cannot be reloaded\"\nkill -HUP $pid"
+            }
+            Runner::Systemd => "systemctl kill --kill-who=main -s HUP \"$name\"",
+        };
+        self.channel
+            .run(&format!("{}{body}", about(self, daemon.product)), PATIENCE)
+            .await
+            .map(drop)
+    }
+
+    /// Notes on the node what its daemon has been started with. A stamp that is `None` is removed.
+    ///
+    /// # Errors
+    /// When the node is not reached.
+    pub async fn stamp(&self, product: Product, stamps: &Stamps) -> Result<()> {
+        let mut script = about(self, product);
+        for (kind, stamp) in [("restart", &stamps.restart), ("reload", &stamps.reload)] {
+            let line = match stamp {
+                Some(stamp) => format!(
+                    "echo {} >\"$run/$name.{kind}.new\" && mv -f \"$run/$name.{kind}.new\" \"$run/$name.{kind}\" || return 1\n",
+                    quote(stamp)
+                ),
+                None => format!("rm -f \"$run/$name.{kind}\" || return 1\n"),
+            };
+            script.push_str(&line);
+        }
+        self.channel.run(&script, PATIENCE).await.map(drop)
+    }
+
+    /// The last lines of a daemon's log.
+    ///
+    /// # Errors
+    /// When the node is not reached.
+    pub async fn log(&self, product: Product, lines: usize) -> Result<String> {
+        let body = match self.runner {
+            Runner::Process => {
+                format!("[ -e \"$run/$name.log\" ] || return 0\ntail -n {lines} \"$run/$name.log\"")
+            }
+            Runner::Systemd => format!("journalctl -q -o cat --no-pager -n {lines} -u \"$name\""),
+        };
+        self.channel
+            .run(&format!("{}{body}", about(self, product)), PATIENCE)
+            .await
+    }
 }

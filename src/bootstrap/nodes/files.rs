@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail};
 
 use super::channel::PATIENCE;
-use super::machine::{MARK, Machine};
+use super::host::{Host, MARK};
 use super::script::{document, quote, quote_all};
 use super::spec::{DirSpec, FileSpec, Owner};
 use crate::bootstrap::topology::{Layout, Runner};
@@ -57,111 +57,134 @@ dir() {
 }
 "#;
 
-impl Machine {
+impl Host {
     /// The owner as scripts take it: empty where owners are left alone.
     fn owner(&self, owner: Owner) -> &'static str {
         if self.local { "''" } else { owner.name() }
     }
 }
 
-pub(super) async fn claim(machine: &Machine, cluster_id: &str) -> Result<()> {
-    let run = &machine.layout.run;
-    let script = format!(
-        "{PUT}\n{DIRECTORY}\nrun={} id={}\n\
+impl Host {
+    /// Marks the node as one of this cluster.
+    ///
+    /// # Errors
+    /// When it carries the mark of another one.
+    pub async fn claim(&self, cluster_id: &str) -> Result<()> {
+        let run = &self.layout.run;
+        let script = format!(
+            "{PUT}\n{DIRECTORY}\nrun={} id={}\n\
          here=$(cat \"$run/{MARK}\" 2>/dev/null)\n\
          [ \"$here\" != \"$id\" ] || return 0\n\
          [ -z \"$here\" ] || die \"$run/{MARK}: this node belongs to the cluster $here, not to $id\"\n\
          [ -d \"$run\" ] || dir \"$run\" 755 {}\n\
          put \"$run/{MARK}\" 644 {} {}",
-        quote(run),
-        quote(cluster_id),
-        machine.owner(Owner::Root),
-        machine.owner(Owner::Root),
-        document(format!("{cluster_id}\n").as_bytes()),
-    );
-    machine.channel.run(&script, PATIENCE).await.map(drop)
-}
-
-pub(super) async fn ensure_users(machine: &Machine, users: &[Owner]) -> Result<()> {
-    let names: Vec<&str> = users
-        .iter()
-        .filter(|&&user| user != Owner::Root)
-        .map(|user| user.name())
-        .collect();
-    if machine.local || names.is_empty() {
-        return Ok(());
-    }
-    machine
-        .channel
-        .run(&format!("set -- {}\n{USERS}", quote_all(names)), PATIENCE)
-        .await
-        .map(drop)
-}
-
-pub(super) async fn ensure_directories(machine: &Machine, dirs: &[DirSpec]) -> Result<()> {
-    if dirs.is_empty() {
-        return Ok(());
-    }
-    let mut script = DIRECTORY.to_owned();
-    for dir in dirs {
-        let _ = writeln!(
-            script,
-            "dir {} {:o} {}",
-            quote(&dir.path),
-            dir.mode,
-            machine.owner(dir.owner)
+            quote(run),
+            quote(cluster_id),
+            self.owner(Owner::Root),
+            self.owner(Owner::Root),
+            document(format!("{cluster_id}\n").as_bytes()),
         );
+        self.channel.run(&script, PATIENCE).await.map(drop)
     }
-    machine.channel.run(&script, PATIENCE).await.map(drop)
-}
 
-pub(super) async fn write(machine: &Machine, files: &[&FileSpec]) -> Result<()> {
-    if files.is_empty() {
-        return Ok(());
+    /// Makes the system users that are missing: own group, no shell, no home. Nothing on the local
+    /// target.
+    ///
+    /// # Errors
+    /// When the node is not reached, or has no tool to make users.
+    pub async fn ensure_users(&self, users: &[Owner]) -> Result<()> {
+        let names: Vec<&str> = users
+            .iter()
+            .filter(|&&user| user != Owner::Root)
+            .map(|user| user.name())
+            .collect();
+        if self.local || names.is_empty() {
+            return Ok(());
+        }
+        self.channel
+            .run(&format!("set -- {}\n{USERS}", quote_all(names)), PATIENCE)
+            .await
+            .map(drop)
     }
-    let mut script = PUT.to_owned();
-    for file in files {
-        let (path, owner) = (quote(&file.path), machine.owner(file.owner));
-        let _ = write!(
-            script,
-            "put {path} {:o} {owner} {}",
-            file.mode,
-            document(&file.content)
-        );
-    }
-    script.push_str(reread_units(
-        machine,
-        files.iter().map(|file| file.path.as_str()),
-    ));
-    machine.channel.run(&script, PATIENCE).await.map(drop)
-}
 
-pub(super) async fn remove(machine: &Machine, paths: &[String]) -> Result<()> {
-    if let Some(path) = paths.iter().find(|path| !is_inside(&machine.layout, path)) {
-        bail!(
-            "{}: {path}: lies outside the folders of the cluster, so it is not removed",
-            machine.name
+    /// Makes folders, and gives those that exist the right mode and owner.
+    ///
+    /// # Errors
+    /// When the node is not reached, or a path is taken by something else.
+    pub async fn ensure_directories(&self, dirs: &[DirSpec]) -> Result<()> {
+        if dirs.is_empty() {
+            return Ok(());
+        }
+        let mut script = DIRECTORY.to_owned();
+        for dir in dirs {
+            let _ = writeln!(
+                script,
+                "dir {} {:o} {}",
+                quote(&dir.path),
+                dir.mode,
+                self.owner(dir.owner)
+            );
+        }
+        self.channel.run(&script, PATIENCE).await.map(drop)
+    }
+
+    /// Writes files, each at once: under another name first, with mode and owner, and renamed. One
+    /// round trip.
+    ///
+    /// # Errors
+    /// When the node is not reached, or a folder is missing.
+    pub async fn write(&self, files: &[&FileSpec]) -> Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let mut script = PUT.to_owned();
+        for file in files {
+            let (path, owner) = (quote(&file.path), self.owner(file.owner));
+            let _ = write!(
+                script,
+                "put {path} {:o} {owner} {}",
+                file.mode,
+                document(&file.content)
+            );
+        }
+        script.push_str(reread_units(
+            self,
+            files.iter().map(|file| file.path.as_str()),
+        ));
+        self.channel.run(&script, PATIENCE).await.map(drop)
+    }
+
+    /// Removes files and folders inside the layout's folders.
+    ///
+    /// # Errors
+    /// When a path lies elsewhere (then nothing is removed), or the node is not reached.
+    pub async fn remove(&self, paths: &[String]) -> Result<()> {
+        if let Some(path) = paths.iter().find(|path| !is_inside(&self.layout, path)) {
+            bail!(
+                "{}: {path}: lies outside the folders of the cluster, so it is not removed",
+                self.name
+            );
+        }
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let paths = || paths.iter().map(String::as_str);
+        let script = format!(
+            "rm -rf {} || die 'not all could be removed'\n{}",
+            quote_all(paths()),
+            reread_units(self, paths())
         );
+        self.channel.run(&script, PATIENCE).await.map(drop)
     }
-    if paths.is_empty() {
-        return Ok(());
-    }
-    let paths = || paths.iter().map(String::as_str);
-    let script = format!(
-        "rm -rf {} || die 'not all could be removed'\n{}",
-        quote_all(paths()),
-        reread_units(machine, paths())
-    );
-    machine.channel.run(&script, PATIENCE).await.map(drop)
 }
 
 /// What makes systemd read changed units, if there are any.
-fn reread_units<'a>(machine: &Machine, mut paths: impl Iterator<Item = &'a str>) -> &'static str {
-    let units = machine
+fn reread_units<'a>(host: &Host, mut paths: impl Iterator<Item = &'a str>) -> &'static str {
+    let units = host
         .layout
         .units
         .as_deref()
-        .filter(|_| machine.runner == Runner::Systemd);
+        .filter(|_| host.runner == Runner::Systemd);
     match units {
         Some(units) if paths.any(|path| below(units, path)) => {
             "systemctl daemon-reload || die 'systemd cannot read its units'\n"

@@ -21,7 +21,6 @@ mod daemons;
 mod dialer;
 mod files;
 mod host;
-mod machine;
 mod observe;
 pub mod plan;
 mod preflight;

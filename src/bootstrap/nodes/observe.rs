@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::channel::{Channel, PATIENCE};
 use super::command::{Output, Section, ShellCommand, number, some_word, word};
 use super::daemons;
-use super::machine::Machine;
+use super::host::Host;
 use super::script::{quote, quote_all};
 use super::spec::{DaemonSeen, NodeSpec, Observed, Owner, Seen, Stamps};
 use crate::bootstrap::topology::Product;
@@ -42,29 +42,38 @@ program() {
 }
 "#;
 
-pub(super) async fn run(machine: &Machine, spec: &NodeSpec) -> Result<Observed> {
-    let (command, observation) = Observation::declare(machine, spec);
-    let output = command.run(&machine.channel, PATIENCE).await?;
-    let mut observed = observation.read(&output)?;
-    if machine.local {
-        observed.users.clone_from(&spec.users);
-        for (path, owner) in spec
-            .files
-            .iter()
-            .map(|file| (&file.path, file.owner))
-            .chain(spec.directories.iter().map(|dir| (&dir.path, dir.owner)))
-        {
-            if let Some(seen) = observed.paths.get_mut(path) {
-                owner.name().clone_into(&mut seen.owner);
+impl Host {
+    /// What the node has of all that `spec` names. One round trip.
+    ///
+    /// On the local target owners are ignored: the owner that the specification asks for is
+    /// reported.
+    ///
+    /// # Errors
+    /// When the node is not reached, or something cannot be read.
+    pub async fn observe(&self, spec: &NodeSpec) -> Result<Observed> {
+        let (command, observation) = Observation::declare(self, spec);
+        let output = command.run(&self.channel, PATIENCE).await?;
+        let mut observed = observation.read(&output)?;
+        if self.local {
+            observed.users.clone_from(&spec.users);
+            for (path, owner) in spec
+                .files
+                .iter()
+                .map(|file| (&file.path, file.owner))
+                .chain(spec.directories.iter().map(|dir| (&dir.path, dir.owner)))
+            {
+                if let Some(seen) = observed.paths.get_mut(path) {
+                    owner.name().clone_into(&mut seen.owner);
+                }
+            }
+            for binary in &spec.binaries {
+                if let Some(seen) = program_of_this_machine(&binary.path).await? {
+                    observed.paths.insert(binary.path.clone(), seen);
+                }
             }
         }
-        for binary in &spec.binaries {
-            if let Some(seen) = program_of_this_machine(&binary.path).await? {
-                observed.paths.insert(binary.path.clone(), seen);
-            }
-        }
+        Ok(observed)
     }
-    Ok(observed)
 }
 
 /// The sections of an observation.
@@ -81,11 +90,11 @@ struct DaemonSections {
 }
 
 impl<'s> Observation<'s> {
-    fn declare(machine: &Machine, spec: &'s NodeSpec) -> (ShellCommand, Self) {
-        let run = quote(&machine.layout.run);
+    fn declare(host: &Host, spec: &'s NodeSpec) -> (ShellCommand, Self) {
+        let run = quote(&host.layout.run);
         let mut command = ShellCommand::new(&format!("run={run}\n{LOOK}{}", daemons::RUNNING));
         let paths = paths(spec);
-        let script = look_at(machine, spec, &paths);
+        let script = look_at(host, spec, &paths);
         let paths = command.section("paths", &script, move |lines| {
             lines.iter().map(|line| read_path(line, &paths)).collect()
         });
@@ -102,7 +111,7 @@ impl<'s> Observation<'s> {
         );
         let daemons = spec.daemons.iter().map(|daemon| {
             let (product, name) = (daemon.product, daemon.product.name());
-            let pid = daemons::print_pid(machine, product);
+            let pid = daemons::print_pid(host, product);
             let mut stamp = |kind: &str| {
                 let script = format!("cat \"$run/{name}.{kind}\" 2>/dev/null");
                 command.section(format!("{name}.{kind}"), &script, word)
@@ -153,10 +162,10 @@ fn paths(spec: &NodeSpec) -> Vec<&str> {
         .collect()
 }
 
-fn look_at(machine: &Machine, spec: &NodeSpec, paths: &[&str]) -> String {
+fn look_at(host: &Host, spec: &NodeSpec, paths: &[&str]) -> String {
     let first_program = paths.len() - spec.binaries.len();
     // Programs of this machine are looked at otherwise.
-    let count = if machine.local {
+    let count = if host.local {
         first_program
     } else {
         paths.len()
@@ -271,7 +280,7 @@ mod tests {
 
     fn read(printed: &str) -> Result<Observed> {
         let spec = spec();
-        let (_, observation) = Observation::declare(&Machine::example(), &spec);
+        let (_, observation) = Observation::declare(&Host::example(), &spec);
         observation.read(&Output::read("consul-0", printed))
     }
 

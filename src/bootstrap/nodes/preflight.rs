@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::channel::PATIENCE;
 use super::command::{Output, Section, ShellCommand, lines, number, some_word, word};
 use super::daemons;
-use super::machine::{MARK, Machine};
+use super::host::{Host, MARK};
 use super::script::{quote, quote_all};
 use super::sockets::{Listener, addresses, holds_address, listeners};
 use super::spec::NodeSpec;
@@ -41,7 +41,7 @@ pub struct Facts {
     pub os: String,
     /// `amd64`, `arm64`, … as release archives call it; `uname -m` itself when unknown.
     pub arch: String,
-    /// Whether systemd is what runs the machine.
+    /// Whether systemd is what runs the host.
     pub systemd: bool,
     /// How far the node's clock is ahead of ours at the least (behind: negative), in milliseconds;
     /// 0 within what can be told.
@@ -65,41 +65,47 @@ pub struct Facts {
 const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Looks again while a port is taken by what may yet turn out to be ours: a daemon that a killed
-/// run of ours had just started has no id on file for a moment, and one that opens its ports
-/// between the two passes of `ss`, over processes and over sockets, is listed as nobody's.
-pub(super) async fn run(machine: &Machine, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
-    let mut facts = look(machine, spec, ask).await?;
-    for _ in 1..LOOKS {
-        if facts.ports_taken.is_empty()
-            || facts.cluster_id.as_deref() != Some(ask.cluster_id.as_str())
-        {
-            break;
+impl Host {
+    /// Whether the node can be worked on, and what is in the way. One round trip.
+    ///
+    /// # Errors
+    /// When it is not reached, or its shell does not have root's rights (ssh target).
+    pub async fn preflight(&self, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
+        let mut facts = look(self, spec, ask).await?;
+        // A port may be taken by what may yet turn out to be ours: a daemon that a killed run of
+        // ours had just started has no id on file for a moment, and one that opens its ports between
+        // the two passes of `ss`, over processes and over sockets, is listed as nobody's.
+        for _ in 1..LOOKS {
+            if facts.ports_taken.is_empty()
+                || facts.cluster_id.as_deref() != Some(ask.cluster_id.as_str())
+            {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            facts = look(self, spec, ask).await?;
         }
-        tokio::time::sleep(PAUSE).await;
-        facts = look(machine, spec, ask).await?;
+        Ok(facts)
     }
-    Ok(facts)
 }
 
-async fn look(machine: &Machine, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
+async fn look(host: &Host, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
     // Dialled before the clock is looked at, or the time that takes would be in the comparison.
-    machine.channel.run("return 0", PATIENCE).await?;
-    let (command, sections) = Sections::declare(machine, spec);
+    host.channel.run("return 0", PATIENCE).await?;
+    let (command, sections) = Sections::declare(host, spec);
     let before = since_epoch();
-    let output = command.run(&machine.channel, PATIENCE).await?;
+    let output = command.run(&host.channel, PATIENCE).await?;
     let after = since_epoch();
     let user = output.get(&sections.user)?;
-    if !machine.local && user.first().map(String::as_str) != Some("0") {
+    if !host.local && user.first().map(String::as_str) != Some("0") {
         bail!(
             "{}: {} works, but as the user {}, who may not make users and write to /etc: log in as root, or set sudo = \
              true",
-            machine.name,
-            machine.channel.describe(),
+            host.name,
+            host.channel.describe(),
             user.get(1).map_or("?", String::as_str)
         );
     }
-    sections.read(&output, machine.address, ask, (before, after))
+    sections.read(&output, host.address, ask, (before, after))
 }
 
 /// The sections of a look.
@@ -124,13 +130,13 @@ struct Sections {
 }
 
 impl Sections {
-    fn declare(machine: &Machine, spec: &NodeSpec) -> (ShellCommand, Self) {
-        let run = quote(&machine.layout.run);
+    fn declare(host: &Host, spec: &NodeSpec) -> (ShellCommand, Self) {
+        let run = quote(&host.layout.run);
         let mut command = ShellCommand::new(&format!("run={run}\n{}", daemons::RUNNING));
         let ours: Vec<String> = spec
             .daemons
             .iter()
-            .map(|daemon| daemons::print_pid(machine, daemon.product))
+            .map(|daemon| daemons::print_pid(host, daemon.product))
             .collect();
         let sections = Self {
             clock: command.section("clock", "date +%s.%N", |lines| {
@@ -151,9 +157,9 @@ impl Sections {
                 Ok(lines.iter().filter_map(pid).collect())
             }),
             mark: command.section("mark", &format!("cat \"$run/{MARK}\" 2>/dev/null"), word),
-            missing: command.section("missing", &look_for_tools(machine, spec), lines),
-            disk: command.section("disk", &look_at_disk(machine), number),
-            there: command.section("there", &look_for_foreign(machine, spec), lines),
+            missing: command.section("missing", &look_for_tools(host, spec), lines),
+            disk: command.section("disk", &look_at_disk(host), number),
+            there: command.section("there", &look_for_foreign(host, spec), lines),
         };
         (command, sections)
     }
@@ -189,9 +195,9 @@ impl Sections {
     }
 }
 
-fn look_for_tools(machine: &Machine, spec: &NodeSpec) -> String {
+fn look_for_tools(host: &Host, spec: &NodeSpec) -> String {
     let mut script = String::new();
-    for alternatives in tools(machine, spec) {
+    for alternatives in tools(host, spec) {
         let test = alternatives
             .iter()
             .map(|tool| format!("has {tool}"))
@@ -203,16 +209,16 @@ fn look_for_tools(machine: &Machine, spec: &NodeSpec) -> String {
 }
 
 /// The room in the file system that the data will be on.
-fn look_at_disk(machine: &Machine) -> String {
+fn look_at_disk(host: &Host) -> String {
     format!(
         "d={}\nwhile [ ! -d \"$d\" ] && [ \"$d\" != / ] && [ -n \"$d\" ]; do d=${{d%/*}}; done\n\
          df -kP \"${{d:-/}}\" | awk 'NR == 2 {{ print $4 }}'",
-        quote(&machine.layout.consul_data)
+        quote(&host.layout.consul_data)
     )
 }
 
-fn look_for_foreign(machine: &Machine, spec: &NodeSpec) -> String {
-    let layout = &machine.layout;
+fn look_for_foreign(host: &Host, spec: &NodeSpec) -> String {
+    let layout = &host.layout;
     let folders = spec
         .daemons
         .iter()
@@ -234,7 +240,7 @@ fn look_for_foreign(machine: &Machine, spec: &NodeSpec) -> String {
 }
 
 /// What has to be there, each with its alternatives.
-fn tools(machine: &Machine, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
+fn tools(host: &Host, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
     let mut tools: Vec<&[&str]> = vec![
         &["sha256sum"],
         &["base64"],
@@ -247,13 +253,13 @@ fn tools(machine: &Machine, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
         &["mv"],
         &["chmod"],
     ];
-    if machine.runner == Runner::Process {
+    if host.runner == Runner::Process {
         tools.push(&["setsid"]);
     }
-    if !machine.local {
+    if !host.local {
         tools.push(&["chown"]);
         tools.push(&["useradd"]);
-        tools.push(match machine.runner {
+        tools.push(match host.runner {
             Runner::Systemd => &["systemctl"],
             Runner::Process => &["setpriv"],
         });

@@ -13,7 +13,7 @@ use super::channel::PATIENCE;
 use super::command::{ShellCommand, number};
 use super::daemons;
 use super::files::UNITS;
-use super::machine::{MARK, Machine};
+use super::host::{Host, MARK};
 use super::script::{quote, quote_all};
 use crate::bootstrap::topology::{Product, Runner};
 
@@ -96,88 +96,102 @@ stays=$(mounted)
 [ -z "$stays" ] || die "cannot unmount" $stays
 "#;
 
-pub(super) async fn stop(machine: &Machine, patience: Duration) -> Result<usize> {
-    let data = quote(&machine.layout.nomad_data);
-    let rounds = patience.as_millis() / 100;
-    let mut command = ShellCommand::new(&format!("data={data} rounds={rounds}"));
-    let ended = command.section("ended", &format!("{TASKS}\n{UNMOUNT}"), |lines| {
-        number(lines)?.context("it is empty")
-    });
-    command
-        .run(&machine.channel, patience * 4 + PATIENCE)
-        .await?
-        .get(&ended)
-}
+impl Host {
+    /// Ends the tasks that a stopped Nomad client left running, and unmounts what it mounted below
+    /// its data folder. How many processes it ended.
+    ///
+    /// # Errors
+    /// When the node is not reached, or a process survives SIGKILL, or something cannot be
+    /// unmounted.
+    pub async fn stop_tasks(&self, patience: Duration) -> Result<usize> {
+        let data = quote(&self.layout.nomad_data);
+        let rounds = patience.as_millis() / 100;
+        let mut command = ShellCommand::new(&format!("data={data} rounds={rounds}"));
+        let ended = command.section("ended", &format!("{TASKS}\n{UNMOUNT}"), |lines| {
+            number(lines)?.context("it is empty")
+        });
+        command
+            .run(&self.channel, patience * 4 + PATIENCE)
+            .await?
+            .get(&ended)
+    }
 
-pub(super) async fn wipe(machine: &Machine, what: Wipe) -> Result<()> {
-    let layout = &machine.layout;
-    let mut script = format!(
-        "run={}\n{}\n\
+    /// Removes what the cluster left on the node. The daemons must be stopped.
+    ///
+    /// # Errors
+    /// When a daemon still runs, something is mounted below the data folder, or the node does not
+    /// carry our mark.
+    pub async fn wipe(&self, what: Wipe) -> Result<()> {
+        let layout = &self.layout;
+        let mut script = format!(
+            "run={}\n{}\n\
          empty() {{ [ ! -d \"$1\" ] || find \"$1\" -mindepth 1 -maxdepth 1 -exec rm -rf {{}} + || die \"$1: cannot be emptied\"; }}\n\
          gone() {{ data=$1; [ -d \"$1\" ] || return 0\n{UNMOUNT}\n}}\n",
-        quote(&layout.run),
-        daemons::RUNNING,
-    );
-    let products: &[Product] = match &what {
-        Wipe::Data(product) => std::slice::from_ref(product),
-        Wipe::Everything => &[Product::Consul, Product::Nomad],
-    };
-    // Without a mark the folders are either empty or somebody else's.
-    let all = products
-        .iter()
-        .flat_map(|&product| [layout.config(product), layout.data(product)]);
-    script.push_str(&format!(
+            quote(&layout.run),
+            daemons::RUNNING,
+        );
+        let products: &[Product] = match &what {
+            Wipe::Data(product) => std::slice::from_ref(product),
+            Wipe::Everything => &[Product::Consul, Product::Nomad],
+        };
+        // Without a mark the folders are either empty or somebody else's.
+        let all = products
+            .iter()
+            .flat_map(|&product| [layout.config(product), layout.data(product)]);
+        script.push_str(&format!(
         "if [ ! -s \"$run/{MARK}\" ]; then\n\
            for d in {}; do [ -z \"$(ls -A \"$d\" 2>/dev/null)\" ] || \
            die \"$d: holds data, but $run/{MARK} is missing: it may not be ours, so it is not removed\"; done\n\
            return 0\nfi\n",
         quote_all(all)
     ));
-    for &product in products {
-        script.push_str(&format!(
+        for &product in products {
+            script.push_str(&format!(
             "pid=$({})\n[ -z \"$pid\" ] || die \"{product} still runs (pid $pid): it must be stopped first\"\n",
-            daemons::print_pid(machine, product)
+            daemons::print_pid(self, product)
         ));
-    }
-    for &product in products {
-        let data = quote(layout.data(product));
-        script.push_str(&format!(
+        }
+        for &product in products {
+            let data = quote(layout.data(product));
+            script.push_str(&format!(
             "gone {data}\nempty {data}\nrm -f \"$run/{product}.restart\" \"$run/{product}.reload\"\n"
         ));
-    }
-    if what == Wipe::Everything {
-        let folders = [
-            &layout.consul_config,
-            &layout.consul_data,
-            &layout.nomad_config,
-            &layout.nomad_data,
-            &layout.lb,
-        ];
-        // Nomad makes this one beside its data, and empties it itself.
-        let parent = layout
-            .nomad_data
-            .rsplit_once('/')
-            .map_or("", |(parent, _)| parent);
-        let mounts = quote(&format!("{parent}/alloc_mounts"));
-        script.push_str(&format!("rmdir {mounts} 2>/dev/null\n"));
-        if let Some(units) = &layout.units {
-            let paths: Vec<String> = UNITS.iter().map(|unit| format!("{units}/{unit}")).collect();
-            let paths = quote_all(paths.iter().map(String::as_str));
-            if machine.runner == Runner::Systemd {
-                script.push_str(&format!(
-                    "systemctl disable -q {} 2>/dev/null\n",
-                    UNITS[..2].join(" ")
-                ));
-                script.push_str(&format!("rm -f {paths}\nsystemctl daemon-reload\n"));
-            } else {
-                script.push_str(&format!("rm -f {paths}\n"));
-            }
         }
-        // Our notes last: until then, a wipe that was cut off can be taken up.
-        let folders = quote_all(folders.into_iter().map(String::as_str));
-        script.push_str(&format!(
-            "rm -rf {folders} && rm -rf \"$run\" || die 'not all could be removed'\n"
-        ));
+        if what == Wipe::Everything {
+            let folders = [
+                &layout.consul_config,
+                &layout.consul_data,
+                &layout.nomad_config,
+                &layout.nomad_data,
+                &layout.lb,
+            ];
+            // Nomad makes this one beside its data, and empties it itself.
+            let parent = layout
+                .nomad_data
+                .rsplit_once('/')
+                .map_or("", |(parent, _)| parent);
+            let mounts = quote(&format!("{parent}/alloc_mounts"));
+            script.push_str(&format!("rmdir {mounts} 2>/dev/null\n"));
+            if let Some(units) = &layout.units {
+                let paths: Vec<String> =
+                    UNITS.iter().map(|unit| format!("{units}/{unit}")).collect();
+                let paths = quote_all(paths.iter().map(String::as_str));
+                if self.runner == Runner::Systemd {
+                    script.push_str(&format!(
+                        "systemctl disable -q {} 2>/dev/null\n",
+                        UNITS[..2].join(" ")
+                    ));
+                    script.push_str(&format!("rm -f {paths}\nsystemctl daemon-reload\n"));
+                } else {
+                    script.push_str(&format!("rm -f {paths}\n"));
+                }
+            }
+            // Our notes last: until then, a wipe that was cut off can be taken up.
+            let folders = quote_all(folders.into_iter().map(String::as_str));
+            script.push_str(&format!(
+                "rm -rf {folders} && rm -rf \"$run\" || die 'not all could be removed'\n"
+            ));
+        }
+        self.channel.run(&script, PATIENCE * 2).await.map(drop)
     }
-    machine.channel.run(&script, PATIENCE * 2).await.map(drop)
 }

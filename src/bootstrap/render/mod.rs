@@ -9,8 +9,8 @@
 //!
 //! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip
 //! keys, Consul's certificates), and what counts at a start alone (whom to join), has files of its
-//! own, so that neither a rotation nor a new node looks like a reason to restart. `host` carries it
-//! out, `plan` decides when.
+//! own, so that neither a rotation nor a new node looks like a reason to restart. `nodes` carries
+//! it out, `plan` decides when.
 
 mod consul;
 mod hcl;

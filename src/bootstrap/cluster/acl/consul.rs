@@ -11,7 +11,7 @@ use super::store::{
     CONSUL_LB, CONSUL_NOMAD, CONSUL_OPERATOR, STEP, TokenStore, consul_agent, is_valid, new_secret,
 };
 use crate::bootstrap::cluster::api::{Api, LIMIT};
-use crate::bootstrap::cluster::client::ClusterClient;
+use crate::bootstrap::cluster::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Product};
 
@@ -80,25 +80,23 @@ struct Policy {
     rules: String,
 }
 
-pub(super) async fn tokens(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
+/// All policies and tokens of Consul; makes what is missing. The view carries the management token.
+///
+/// # Errors
+/// When Consul refuses.
+pub async fn tokens(
+    view: &ClusterView<'_>,
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
-    let (node, policies): (_, Vec<Policy>) = cluster_client
-        .any_server(
-            cluster.servers(Product::Consul),
-            Product::Consul,
-            "/v1/acl/policies",
-        )
-        .await?;
+    let (node, policies): (_, Vec<Policy>) =
+        view.any_server(Product::Consul, "/v1/acl/policies").await?;
     // One server for all: another might not have seen yet what was just made.
-    let api = cluster_client.api(node, Product::Consul);
+    let api = view.api(node, Product::Consul);
     let policies: BTreeMap<String, String> = policies
         .into_iter()
         .map(|policy| (policy.name, policy.id))
         .collect();
-    for Wanted { name, rules } in wanted(cluster) {
+    for Wanted { name, rules } in wanted(view.cluster) {
         ensure_policy(&api, &name, &rules, policies.get(&name).map(String::as_str)).await?;
         ensure_token(&api, &name, tokens).await?;
     }

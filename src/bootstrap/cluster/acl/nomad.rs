@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::store::{NOMAD_OPERATOR, TokenMade, TokenStore, is_valid};
 use crate::bootstrap::cluster::api::{Api, LIMIT};
-use crate::bootstrap::cluster::client::ClusterClient;
+use crate::bootstrap::cluster::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{Cluster, Product};
+use crate::bootstrap::topology::Product;
 
 /// Everything but ACLs.
 const OPERATOR_RULES: &str = r#"agent { policy = "write" }
@@ -34,19 +34,17 @@ struct Listed {
     name: String,
 }
 
-pub(super) async fn tokens(
-    cluster: &Cluster,
-    cluster_client: &ClusterClient,
+/// The operator's policy and token of Nomad. The view carries the management token.
+///
+/// # Errors
+/// When Nomad refuses.
+pub async fn tokens(
+    view: &ClusterView<'_>,
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
-    let (node, listed): (_, Vec<Listed>) = cluster_client
-        .any_server(
-            cluster.servers(Product::Nomad),
-            Product::Nomad,
-            "/v1/acl/tokens",
-        )
-        .await?;
-    let api = cluster_client.api(node, Product::Nomad);
+    let (node, listed): (_, Vec<Listed>) =
+        view.any_server(Product::Nomad, "/v1/acl/tokens").await?;
+    let api = view.api(node, Product::Nomad);
     ensure_policy(&api).await?;
     if let Some(secret) = tokens.get(NOMAD_OPERATOR)
         && is_valid(&api.with_token(Some(secret))).await?.is_some()
