@@ -22,15 +22,16 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use lb::bootstrap::acl::{self, TokenStore};
-use lb::bootstrap::api::{self, ApiError, LIMIT};
-use lb::bootstrap::gates::{GateFailure, Gates, leader_of};
-use lb::bootstrap::reach::Reach;
-use lb::bootstrap::secrets::{Pair, Secret};
+use lb::bootstrap::cluster::acl::{self, TokenStore};
+use lb::bootstrap::cluster::api::{self, ApiError, LIMIT};
+use lb::bootstrap::cluster::client::ClusterClient;
+use lb::bootstrap::cluster::gates::{GateFailure, Gates};
+use lb::bootstrap::cluster::view::ClusterView;
+use lb::bootstrap::cluster::{gossip, peers, status};
+use lb::bootstrap::security::secrets::{Pair, Secret};
 use lb::bootstrap::topology::{
     BinarySource, Cluster, Node, Phase, Product, ReleaseKey, Role, Scope, Target,
 };
-use lb::bootstrap::{gossip, members, peers};
 use serde_json::{Value, json};
 use support::consul::{Certificates, free_address};
 use tempfile::TempDir;
@@ -97,16 +98,20 @@ impl Site {
         }
     }
 
-    fn reach(&self) -> Reach {
+    fn cluster_client(&self) -> ClusterClient {
         let read = |name: &str| fs::read_to_string(self.certificates.path(name)).unwrap();
         let operator = Pair {
             cert: read("client.pem"),
             key: Secret::new(read("client-key.pem")),
         };
-        Reach::new(
+        ClusterClient::new(
             api::direct(),
             api::tls_config(&read("ca.pem"), &operator).unwrap(),
         )
+    }
+
+    fn view(&self, cluster_client: &ClusterClient) -> ClusterView<'_> {
+        ClusterView::new(&self.cluster, cluster_client.clone())
     }
 
     fn node(&self, index: usize) -> &Node {
@@ -223,7 +228,7 @@ impl Site {
 
     async fn gate(
         &self,
-        reach: &Reach,
+        cluster_client: &ClusterClient,
         phase: Phase,
         absent: &[String],
         deadline: Duration,
@@ -235,8 +240,7 @@ impl Site {
             looks.fetch_add(1, Ordering::Relaxed);
         };
         let gates = Gates {
-            cluster: &self.cluster,
-            reach,
+            view: &self.view(cluster_client),
             absent,
             logs: &logs,
             progress: &progress,
@@ -247,11 +251,10 @@ impl Site {
         result
     }
 
-    async fn rolling(&self, reach: &Reach, product: Product, node: &Node) {
+    async fn rolling(&self, cluster_client: &ClusterClient, product: Product, node: &Node) {
         let logs = |node: &Node, product: Product| self.log(node, product);
         let gates = Gates {
-            cluster: &self.cluster,
-            reach,
+            view: &self.view(cluster_client),
             absent: &[],
             logs: &logs,
             progress: &|_, _| {},
@@ -326,7 +329,7 @@ async fn consul_from_nothing_and_through_its_life() {
         Role::NomadServer,
         Role::NomadClient,
     ]);
-    let bare = site.reach();
+    let bare = site.cluster_client();
     let refused = bare
         .api(site.node(0), Consul)
         .get("/v1/status/leader", LIMIT)
@@ -342,7 +345,7 @@ async fn consul_from_nothing_and_through_its_life() {
 
     // ACLs: once; again; with the state lost; with the way out that the error tells.
     let mut tokens = Tokens::default();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+    let management = acl::bootstrap(&site.view(&bare), Consul, &mut tokens, PATIENCE)
         .await
         .unwrap();
     assert_eq!(
@@ -350,19 +353,16 @@ async fn consul_from_nothing_and_through_its_life() {
         Some(&management)
     );
     assert_eq!(
-        acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+        acl::bootstrap(&site.view(&bare), Consul, &mut tokens, PATIENCE)
             .await
             .unwrap(),
         management
     );
-    let error = acl::bootstrap_consul(&site.cluster, &bare, &mut Tokens::default(), PATIENCE)
+    let error = acl::bootstrap(&site.view(&bare), Consul, &mut Tokens::default(), PATIENCE)
         .await
         .unwrap_err()
         .to_string();
-    let leader = leader_of(&site.cluster, &bare, Consul)
-        .await
-        .unwrap()
-        .clone();
+    let leader = site.view(&bare).leader(Consul).await.unwrap().clone();
     assert!(
         error.contains(&format!("on {}, which leads", leader.name)),
         "{error}"
@@ -373,27 +373,27 @@ async fn consul_from_nothing_and_through_its_life() {
         .unwrap();
     fs::write(file.split('`').next().unwrap(), index).unwrap();
     let mut tokens = Tokens::default();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+    let management = acl::bootstrap(&site.view(&bare), Consul, &mut tokens, PATIENCE)
         .await
         .unwrap();
-    let reach = bare.clone().with_token(Consul, Some(management));
+    let cluster_client = bare.clone().with_token(Consul, Some(management));
 
     // A token that a run which was then killed had saved, but not made.
     let chosen = Secret::new("11111111-2222-3333-4444-555555555555");
     tokens.put(acl::CONSUL_LB, "", &chosen).unwrap();
-    acl::consul_tokens(&site.cluster, &reach, &mut tokens)
+    acl::consul_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     let count = || async {
-        reach
-            .any_server::<Vec<Value>>(&site.cluster, Consul, "/v1/acl/tokens")
+        site.view(&cluster_client)
+            .any_server::<Vec<Value>>(Consul, "/v1/acl/tokens")
             .await
             .unwrap()
             .1
             .len()
     };
     let (made, kept) = (count().await, tokens.0.clone());
-    acl::consul_tokens(&site.cluster, &reach, &mut tokens)
+    acl::consul_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     assert_eq!(
@@ -402,7 +402,9 @@ async fn consul_from_nothing_and_through_its_life() {
         "again makes nothing"
     );
     assert_eq!(tokens.get(acl::CONSUL_LB), Some(chosen.clone()));
-    let lb = reach.api(site.node(1), Consul).with_token(Some(chosen));
+    let lb = cluster_client
+        .api(site.node(1), Consul)
+        .with_token(Some(chosen));
     let write = lb.put("/v1/kv/lb/x", Some(&json!(1)), LIMIT).await.unwrap();
     assert_eq!(write.status, 403, "lb may only read");
     assert_eq!(
@@ -419,11 +421,16 @@ async fn consul_from_nothing_and_through_its_life() {
     let foreign = Certificates::new();
     site.start_consul_with(4, &foreign);
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all[..4], &reach, &tokens, PATIENCE)
+    acl::give_agent_tokens(&site.view(&cluster_client), &all[..4], &tokens, PATIENCE)
         .await
         .unwrap();
     let failure = site
-        .gate(&reach, Phase::ConsulClients, &[], Duration::from_secs(4))
+        .gate(
+            &cluster_client,
+            Phase::ConsulClients,
+            &[],
+            Duration::from_secs(4),
+        )
         .await
         .unwrap_err();
     assert_eq!(failure.reasons.len(), 1, "{failure}");
@@ -436,19 +443,20 @@ async fn consul_from_nothing_and_through_its_life() {
     );
     site.kill("nomad-client-4", Consul);
     site.start_consul(4);
-    site.gate(&reach, Phase::ConsulClients, &[], PATIENCE)
+    site.gate(&cluster_client, Phase::ConsulClients, &[], PATIENCE)
         .await
         .unwrap();
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all, &reach, &tokens, PATIENCE)
+    acl::give_agent_tokens(&site.view(&cluster_client), &all, &tokens, PATIENCE)
         .await
         .unwrap();
 
-    let status = members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await;
-    assert!(!status.degraded, "{}", members::render(&status));
+    let status = status::look(&site.view(&cluster_client), Scope::ConsulOnly, now(), 30).await;
+    assert!(!status.degraded, "{}", status::render(&status));
     assert_eq!(
         status.consul_leader.as_deref(),
-        leader_of(&site.cluster, &reach, Consul)
+        site.view(&cluster_client)
+            .leader(Consul)
             .await
             .map(|node| &*node.name)
     );
@@ -467,8 +475,7 @@ async fn consul_from_nothing_and_through_its_life() {
         steps.fetch_add(1, Ordering::Relaxed);
     };
     gossip::rotate(
-        &site.cluster,
-        &reach,
+        &site.view(&cluster_client),
         Consul,
         &key(0),
         &key(1),
@@ -478,8 +485,7 @@ async fn consul_from_nothing_and_through_its_life() {
     .await
     .unwrap();
     gossip::rotate(
-        &site.cluster,
-        &reach,
+        &site.view(&cluster_client),
         Consul,
         &key(0),
         &key(1),
@@ -492,7 +498,7 @@ async fn consul_from_nothing_and_through_its_life() {
     let install = json!({ "Key": KEYS[3] });
     // One late answer makes the call fail, though the key is installed.
     let installed = Instant::now() + PATIENCE;
-    while reach
+    while cluster_client
         .api(site.node(0), Consul)
         .post("/v1/operator/keyring", Some(&install), LIMIT)
         .await
@@ -503,8 +509,7 @@ async fn consul_from_nothing_and_through_its_life() {
         assert!(Instant::now() < installed);
     }
     gossip::rotate(
-        &site.cluster,
-        &reach,
+        &site.view(&cluster_client),
         Consul,
         &key(1),
         &key(3),
@@ -515,7 +520,9 @@ async fn consul_from_nothing_and_through_its_life() {
     .unwrap();
 
     // A restart, then a loss.
-    let leader = leader_of(&site.cluster, &reach, Consul)
+    let leader = site
+        .view(&cluster_client)
+        .leader(Consul)
         .await
         .unwrap()
         .name
@@ -526,8 +533,9 @@ async fn consul_from_nothing_and_through_its_life() {
     let name = site.node(follower).name.clone();
     site.kill(&name, Consul);
     site.start_consul(follower);
-    site.rolling(&reach, Consul, site.node(follower)).await;
-    let own = reach
+    site.rolling(&cluster_client, Consul, site.node(follower))
+        .await;
+    let own = cluster_client
         .api(site.node(follower), Consul)
         .get("/v1/status/leader", LIMIT)
         .await
@@ -536,7 +544,7 @@ async fn consul_from_nothing_and_through_its_life() {
 
     site.kill(&name, Consul);
     let begun = Instant::now();
-    let status = members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30).await;
+    let status = status::look(&site.view(&cluster_client), Scope::ConsulOnly, now(), 30).await;
     assert!(
         status.degraded && begun.elapsed() < 2 * LIMIT,
         "{:?}",
@@ -547,7 +555,7 @@ async fn consul_from_nothing_and_through_its_life() {
         "{status:?}"
     );
     let failure = site
-        .gate(&reach, Phase::ConsulServers, &[], Duration::ZERO)
+        .gate(&cluster_client, Phase::ConsulServers, &[], Duration::ZERO)
         .await
         .unwrap_err();
     assert!(
@@ -559,7 +567,7 @@ async fn consul_from_nothing_and_through_its_life() {
     );
 
     let noticed = Instant::now() + PATIENCE;
-    while members::look(&site.cluster, &reach, Scope::ConsulOnly, now(), 30)
+    while status::look(&site.view(&cluster_client), Scope::ConsulOnly, now(), 30)
         .await
         .nodes[follower]
         .consul
@@ -569,8 +577,7 @@ async fn consul_from_nothing_and_through_its_life() {
         assert!(Instant::now() < noticed);
     }
     let refusal = gossip::rotate(
-        &site.cluster,
-        &reach,
+        &site.view(&cluster_client),
         Consul,
         &key(3),
         &key(0),
@@ -585,21 +592,32 @@ async fn consul_from_nothing_and_through_its_life() {
     );
 
     // Replaced: the same name, nothing of its data.
-    peers::forget(&site.cluster, &reach, Consul, site.node(follower), PATIENCE)
-        .await
-        .unwrap();
-    peers::forget(&site.cluster, &reach, Consul, site.node(follower), PATIENCE)
-        .await
-        .unwrap();
+    peers::forget(
+        &site.view(&cluster_client),
+        Consul,
+        site.node(follower),
+        PATIENCE,
+    )
+    .await
+    .unwrap();
+    peers::forget(
+        &site.view(&cluster_client),
+        Consul,
+        site.node(follower),
+        PATIENCE,
+    )
+    .await
+    .unwrap();
     assert_eq!(
-        peers::list(&site.cluster, &reach, Consul)
+        site.view(&cluster_client)
+            .raft_peers(Consul)
             .await
             .unwrap()
             .len(),
         2
     );
     site.gate(
-        &reach,
+        &cluster_client,
         Phase::ConsulServers,
         std::slice::from_ref(&name),
         PATIENCE,
@@ -617,12 +635,18 @@ async fn consul_from_nothing_and_through_its_life() {
         .unwrap();
     }
     site.start_consul(follower);
-    peers::wait_voter(&site.cluster, &reach, Consul, site.node(follower), PATIENCE)
-        .await
-        .unwrap();
-    site.rolling(&reach, Consul, site.node(follower)).await;
+    peers::wait_voter(
+        &site.view(&cluster_client),
+        Consul,
+        site.node(follower),
+        PATIENCE,
+    )
+    .await
+    .unwrap();
+    site.rolling(&cluster_client, Consul, site.node(follower))
+        .await;
     assert!(
-        !peers::step_down(&site.cluster, &reach, Consul)
+        !peers::step_down(&site.view(&cluster_client), Consul)
             .await
             .is_err_and(|error| error.to_string().contains("500"))
     );
@@ -644,7 +668,7 @@ async fn nomad_from_nothing_and_through_its_life() {
         return;
     }
     let mut site = Site::new(&[Role::ConsulServer, Role::NomadServer, Role::NomadClient]);
-    let bare = site.reach();
+    let bare = site.cluster_client();
     for index in 0..3 {
         site.start_consul(index);
     }
@@ -652,49 +676,54 @@ async fn nomad_from_nothing_and_through_its_life() {
     site.gate(&bare, Phase::ConsulServers, &[], PATIENCE)
         .await
         .unwrap();
-    let management = acl::bootstrap_consul(&site.cluster, &bare, &mut tokens, PATIENCE)
+    let management = acl::bootstrap(&site.view(&bare), Consul, &mut tokens, PATIENCE)
         .await
         .unwrap();
-    let reach = bare.with_token(Consul, Some(management));
-    acl::consul_tokens(&site.cluster, &reach, &mut tokens)
+    let cluster_client = bare.with_token(Consul, Some(management));
+    acl::consul_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
-    site.gate(&reach, Phase::ConsulClients, &[], PATIENCE)
+    site.gate(&cluster_client, Phase::ConsulClients, &[], PATIENCE)
         .await
         .unwrap();
     let all: Vec<&Node> = site.cluster.nodes.iter().collect();
-    acl::give_agent_tokens(&all, &reach, &tokens, PATIENCE)
+    acl::give_agent_tokens(&site.view(&cluster_client), &all, &tokens, PATIENCE)
         .await
         .unwrap();
 
     let token = tokens.get(acl::CONSUL_NOMAD).unwrap();
     site.start_nomad(1, &token);
-    site.gate(&reach, Phase::NomadServers, &[], PATIENCE)
+    site.gate(&cluster_client, Phase::NomadServers, &[], PATIENCE)
         .await
         .unwrap();
-    let management = acl::bootstrap_nomad(&site.cluster, &reach, &mut tokens, PATIENCE)
+    let management = acl::bootstrap(&site.view(&cluster_client), Nomad, &mut tokens, PATIENCE)
         .await
         .unwrap();
     assert_eq!(
-        acl::bootstrap_nomad(&site.cluster, &reach, &mut tokens, PATIENCE)
+        acl::bootstrap(&site.view(&cluster_client), Nomad, &mut tokens, PATIENCE)
             .await
             .unwrap(),
         management
     );
-    let error = acl::bootstrap_nomad(&site.cluster, &reach, &mut Tokens::default(), PATIENCE)
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = acl::bootstrap(
+        &site.view(&cluster_client),
+        Nomad,
+        &mut Tokens::default(),
+        PATIENCE,
+    )
+    .await
+    .unwrap_err()
+    .to_string();
     assert!(
         error.contains("nomad/server/acl-bootstrap-reset") && error.contains("on nomad-server-1"),
         "{error}"
     );
-    let reach = reach.with_token(Nomad, Some(management));
-    acl::nomad_tokens(&site.cluster, &reach, &mut tokens)
+    let cluster_client = cluster_client.with_token(Nomad, Some(management));
+    acl::nomad_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     let operator = tokens.0.remove(acl::NOMAD_OPERATOR).unwrap();
-    acl::nomad_tokens(&site.cluster, &reach, &mut tokens)
+    acl::nomad_tokens(&site.view(&cluster_client), &mut tokens)
         .await
         .unwrap();
     assert_eq!(
@@ -702,27 +731,26 @@ async fn nomad_from_nothing_and_through_its_life() {
         Some(operator.clone()),
         "made, not saved: found again"
     );
-    site.gate(&reach, Phase::NomadServers, &[], PATIENCE)
+    site.gate(&cluster_client, Phase::NomadServers, &[], PATIENCE)
         .await
         .unwrap();
 
     site.start_nomad(2, &token);
     // As the operator, whose token has to be enough for the gates and for status.
-    let operator = reach
+    let operator = cluster_client
         .clone()
         .with_token(Nomad, Some(operator))
         .with_token(Consul, tokens.get(acl::CONSUL_OPERATOR));
     site.gate(&operator, Phase::NomadClients, &[], PATIENCE)
         .await
         .unwrap();
-    let status = members::look(&site.cluster, &operator, Scope::All, now(), 30).await;
-    assert!(!status.degraded, "{}", members::render(&status));
+    let status = status::look(&site.view(&operator), Scope::All, now(), 30).await;
+    assert!(!status.degraded, "{}", status::render(&status));
 
     let key = |index: usize| Secret::new(KEYS[index]);
     for _ in 0..2 {
         gossip::rotate(
-            &site.cluster,
-            &operator,
+            &site.view(&operator),
             Nomad,
             &key(2),
             &key(3),
@@ -739,10 +767,10 @@ async fn nomad_from_nothing_and_through_its_life() {
         .await
         .unwrap();
 
-    peers::wait_voter(&site.cluster, &operator, Nomad, site.node(1), PATIENCE)
+    peers::wait_voter(&site.view(&operator), Nomad, site.node(1), PATIENCE)
         .await
         .unwrap();
-    peers::drain(&site.cluster, &operator, site.node(2), PATIENCE)
+    peers::drain(&site.view(&operator), site.node(2), PATIENCE)
         .await
         .unwrap();
     let failure = site
@@ -750,26 +778,26 @@ async fn nomad_from_nothing_and_through_its_life() {
         .await
         .unwrap_err();
     assert!(failure.to_string().contains("ineligible"), "{failure}");
-    peers::undrain(&site.cluster, &operator, site.node(2))
+    peers::undrain(&site.view(&operator), site.node(2))
         .await
         .unwrap();
     site.gate(&operator, Phase::NomadClients, &[], PATIENCE)
         .await
         .unwrap();
-    peers::purge(&site.cluster, &operator, site.node(2))
+    peers::purge(&site.view(&operator), site.node(2))
         .await
         .unwrap();
     site.gate(&operator, Phase::NomadClients, &[], Duration::ZERO)
         .await
         .unwrap();
     site.kill("nomad-client-2", Nomad);
-    peers::purge(&site.cluster, &operator, site.node(2))
+    peers::purge(&site.view(&operator), site.node(2))
         .await
         .unwrap();
     let gone = [site.node(2).name.clone()];
     let count = || async {
-        operator
-            .any_server::<Vec<Value>>(&site.cluster, Nomad, "/v1/nodes")
+        site.view(&operator)
+            .any_server::<Vec<Value>>(Nomad, "/v1/nodes")
             .await
             .unwrap()
             .1

@@ -17,7 +17,7 @@ mod releases;
 use std::net::IpAddr;
 use std::path::Path;
 
-use lb::bootstrap::spec::{DaemonSpec, Effect, FileSpec, Owner};
+use lb::bootstrap::nodes::spec::{DaemonSpec, Effect, FileSpec, Owner};
 use lb::bootstrap::topology::{BinarySource, Cluster, Node, Product, ReleaseKey, Role, Target};
 
 /// A cluster of one Nomad client.

@@ -1,6 +1,6 @@
 //! The cluster as described: its nodes, their roles and addresses, and where things live on them.
 //!
-//! Valid by construction: `file` and `inventory` make these values and report every mistake. Pure.
+//! Valid by construction: `description` makes these values and reports every mistake. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -112,6 +112,22 @@ impl Node {
             (Product::Nomad, true) => &[NOMAD_HTTPS_PORT, NOMAD_RPC_PORT, 4648],
             (Product::Nomad, false) => &[NOMAD_HTTPS_PORT, NOMAD_RPC_PORT],
         }
+    }
+
+    /// Where servers of the program talk to each other, and agents to servers.
+    #[must_use]
+    pub fn rpc(&self, product: Product) -> SocketAddr {
+        let port = match product {
+            Product::Consul => CONSUL_RPC_PORT,
+            Product::Nomad => NOMAD_RPC_PORT,
+        };
+        SocketAddr::new(self.address, port)
+    }
+
+    /// Whether a text such as `10.0.0.11:8300` is that address.
+    #[must_use]
+    pub fn is_rpc(&self, product: Product, text: &str) -> bool {
+        text.parse() == Ok(self.rpc(product))
     }
 
     /// Where the program's HTTPS API listens for other nodes.

@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lb::bootstrap::host::{ControlDir, Host, Preflight, Wipe};
-use lb::bootstrap::spec::{
+use lb::bootstrap::nodes::spec::{
     BinarySpec, DaemonSpec, DirSpec, NodeSpec, Observed, Owner, Stamps, sha256,
 };
+use lb::bootstrap::nodes::{ControlDir, Host, Preflight, Wipe};
 use lb::bootstrap::topology::{BinarySource, Layout, Product, Target};
 use tempfile::TempDir;
 

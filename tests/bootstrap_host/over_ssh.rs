@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
-use lb::bootstrap::host::{ControlDir, Host, Preflight, Releases, Wipe};
-use lb::bootstrap::spec::{BinarySpec, DirSpec, NodeSpec, Owner, sha256};
+use lb::bootstrap::nodes::spec::{BinarySpec, DirSpec, NodeSpec, Owner, sha256};
+use lb::bootstrap::nodes::{ControlDir, Host, Preflight, Releases, Wipe};
 use lb::bootstrap::topology::{BinarySource, Cluster, Product, Runner, Ssh, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

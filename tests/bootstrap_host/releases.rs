@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use lb::bootstrap::host::{ControlDir, Host, Releases};
-use lb::bootstrap::spec::{BinarySpec, sha256};
+use lb::bootstrap::nodes::spec::{BinarySpec, sha256};
+use lb::bootstrap::nodes::{ControlDir, Host, Releases};
 use lb::bootstrap::topology::{BinarySource, Target};
 
 use super::cluster;

@@ -8,36 +8,10 @@ use crate::rust_files;
 
 /// Sets of files that name each other in a circle today, with why that is so. Open them, do not add
 /// to them.
-const CIRCLES: &[(&[&str], &str)] = &[
-    (
-        &[
-            "src/bootstrap/file/binaries.rs",
-            "src/bootstrap/file/build.rs",
-            "src/bootstrap/file/nodes.rs",
-        ],
-        "what is known before the file is read is defined where the cluster is built of all parts",
-    ),
-    (
-        &["src/bootstrap/file/locate.rs", "src/bootstrap/file/mod.rs"],
-        "the face defines question and answer, and hands over to `locate`",
-    ),
-    (
-        &[
-            "src/bootstrap/host/binaries.rs",
-            "src/bootstrap/host/daemons.rs",
-            "src/bootstrap/host/files.rs",
-            "src/bootstrap/host/mod.rs",
-            "src/bootstrap/host/observe.rs",
-            "src/bootstrap/host/preflight.rs",
-            "src/bootstrap/host/tasks.rs",
-        ],
-        "each part of what a host can do takes the host itself",
-    ),
-    (
-        &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
-        "ports that come and go change the state of all workers",
-    ),
-];
+const CIRCLES: &[(&[&str], &str)] = &[(
+    &["src/serve/workers.rs", "src/serve/workers/dynamic.rs"],
+    "ports that come and go change the state of all workers",
+)];
 
 /// Modules that are not held to it yet.
 const NOT_YET: &[&str] = &[];

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lb::bootstrap::spec::sha256;
+use lb::bootstrap::nodes::spec::sha256;
 
 /// A signing key.
 pub struct Key {

@@ -2,21 +2,21 @@
 
 use anyhow::Result;
 
-use super::asked::Asked;
+use super::foreground;
+use super::invocation::Invocation;
 use super::terminal::confirm;
+use crate::bootstrap::converge::many::each;
 use crate::bootstrap::exit::INTERRUPTED;
-use crate::bootstrap::hold;
-use crate::bootstrap::host::Wipe;
-use crate::bootstrap::many::each;
+use crate::bootstrap::nodes::Wipe;
 use crate::cli::DownArgs;
 
 /// Stops all nodes against the order of their start.
 ///
 /// # Errors
 /// When something cannot be stopped or removed.
-pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
-    let mut world = asked.world_to_end()?;
-    let (name, nodes) = (&world.cluster.name, world.cluster.nodes.len());
+pub(super) async fn run(invocation: &Invocation, args: DownArgs) -> Result<u8> {
+    let mut context = invocation.open_to_end()?;
+    let (name, nodes) = (&context.cluster.name, context.cluster.nodes.len());
     let question = match args.purge {
         true => {
             format!(
@@ -30,24 +30,24 @@ pub(super) async fn run(asked: &Asked, args: DownArgs) -> Result<u8> {
     if !confirm(&question, args.yes)? {
         return Ok(INTERRUPTED);
     }
-    hold::stop_all(&world).await?;
+    foreground::stop_all(&context).await?;
     if !args.purge {
-        world.applied.detached = false;
-        world.save_applied()?;
-        world.progress.note("all nodes are stopped; `lb bootstrap up` starts them again, with the same data and keys");
+        context.applied.detached = false;
+        context.save_applied()?;
+        context.progress.note("all nodes are stopped; `lb bootstrap up` starts them again, with the same data and keys");
         return Ok(0);
     }
     each(
-        &world,
-        world
+        &context,
+        context
             .cluster
             .nodes
             .iter()
-            .map(|node| world.host(node).wipe(Wipe::Everything)),
+            .map(|node| context.host(node).wipe(Wipe::Everything)),
     )
     .await?;
-    world.state.remove()?;
-    world
+    context.state.remove()?;
+    context
         .progress
         .note("all nodes are stopped, and nothing of the cluster is left but programs and users");
     Ok(0)

@@ -3,10 +3,10 @@
 
 use anyhow::Result;
 
-use super::asked::{Asked, no_cluster};
+use super::invocation::{Invocation, no_cluster};
 use super::terminal::{print, say};
-use crate::bootstrap::access::{self, Access};
-use crate::bootstrap::recall;
+use crate::bootstrap::context::access::{self, Access};
+use crate::bootstrap::context::applied;
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Scope;
 
@@ -14,19 +14,19 @@ use crate::bootstrap::topology::Scope;
 ///
 /// # Errors
 /// When there is no such cluster.
-pub(super) fn run(asked: &Asked, json: bool) -> Result<u8> {
-    let dir = &asked.described.cluster.state;
+pub(super) fn run(invocation: &Invocation, json: bool) -> Result<u8> {
+    let dir = &invocation.described.cluster.state;
     let Some(state) = State::open_read_only(dir)? else {
         anyhow::bail!(no_cluster(dir))
     };
     let Some(applied) = state.cluster()? else {
         anyhow::bail!(no_cluster(dir))
     };
-    let cluster = &recall::cluster(asked.described.cluster.clone(), &applied);
+    let cluster = &applied::cluster(invocation.described.cluster.clone(), &applied);
     let scope = if applied.consul_only {
         Scope::ConsulOnly
     } else {
-        asked.described.scope
+        invocation.described.scope
     };
     let access = Access::new(cluster, scope, dir, &state.tokens()?);
     match json {

@@ -1,12 +1,14 @@
 //! The subcommands of `lb bootstrap`: what each asks of the parts, in order, and what it prints.
 
-mod asked;
 mod down;
 mod env;
+mod foreground;
+mod invocation;
 mod plan;
 mod replace_node;
 mod rotate_certs;
 mod rotate_gossip;
+mod sample;
 mod status;
 mod terminal;
 mod up;
@@ -14,11 +16,11 @@ mod upgrade;
 
 use anyhow::{Context as _, Result};
 
-use super::exit::{WRONG, Wrong};
-use super::file::{self, Request};
-use super::passphrase::Passphrase;
+use super::exit::{USAGE_ERROR, UsageError};
+use crate::bootstrap::description::{self, Request};
+use crate::bootstrap::state::passphrase::Passphrase;
 use crate::cli::{BootstrapAction, BootstrapArgs};
-use asked::{Asked, flags};
+use invocation::{Invocation, flags};
 use terminal::say;
 
 /// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
@@ -26,16 +28,16 @@ use terminal::say;
 /// # Errors
 /// What could not be done, and why.
 pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
-    let described = match file::describe(&Request::from(args)) {
+    let described = match description::describe(&Request::from(args)) {
         Ok(described) => described,
         Err(mistakes) => {
             for mistake in mistakes.0 {
                 say(&format!("lb: {mistake}"));
             }
-            return Ok(WRONG);
+            return Ok(USAGE_ERROR);
         }
     };
-    let asked = Asked {
+    let invocation = Invocation {
         described,
         flags: flags(&args.cluster),
         passphrase: Passphrase::new(args.cluster.passphrase_file.clone()),
@@ -47,21 +49,21 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         .context("runtime")?;
     let outcome = runtime.block_on(async {
         match args.action() {
-            BootstrapAction::Up(args) => up::run(&asked, args).await,
-            BootstrapAction::Plan => plan::run(&asked, json).await,
-            BootstrapAction::Status => status::run(&asked, json).await,
-            BootstrapAction::Env => env::run(&asked, json),
-            BootstrapAction::RotateCerts(args) => rotate_certs::run(&asked, args.ca).await,
-            BootstrapAction::RotateGossip => rotate_gossip::run(&asked).await,
-            BootstrapAction::ReplaceNode(args) => replace_node::run(&asked, &args).await,
-            BootstrapAction::Upgrade(_) => upgrade::run(&asked).await,
-            BootstrapAction::Down(args) => down::run(&asked, args).await,
+            BootstrapAction::Up(args) => up::run(&invocation, args).await,
+            BootstrapAction::Plan => plan::run(&invocation, json).await,
+            BootstrapAction::Status => status::run(&invocation, json).await,
+            BootstrapAction::Env => env::run(&invocation, json),
+            BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,
+            BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
+            BootstrapAction::ReplaceNode(args) => replace_node::run(&invocation, &args).await,
+            BootstrapAction::Upgrade(_) => upgrade::run(&invocation).await,
+            BootstrapAction::Down(args) => down::run(&invocation, args).await,
         }
     });
     match outcome {
-        Err(error) if error.is::<Wrong>() => {
+        Err(error) if error.is::<UsageError>() => {
             say(&format!("lb: {error:#}"));
-            Ok(WRONG)
+            Ok(USAGE_ERROR)
         }
         other => other,
     }

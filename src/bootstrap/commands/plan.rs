@@ -7,17 +7,17 @@ use std::time::SystemTime;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::asked::Asked;
+use super::invocation::Invocation;
 use super::terminal::print;
+use crate::bootstrap::context::{Context, compatible};
+use crate::bootstrap::converge;
 use crate::bootstrap::exit::DIFFERS;
-use crate::bootstrap::plan::NodePlan;
+use crate::bootstrap::nodes::plan::NodePlan;
+use crate::bootstrap::plural::counted;
 use crate::bootstrap::progress::Progress;
-use crate::bootstrap::secrets::{NodePairs, Pair, Secret, Shared};
+use crate::bootstrap::security::secrets::{NodePairs, Pair, Secret, Shared};
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
-use crate::bootstrap::words::counted;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge};
 
 /// All that would be done.
 #[derive(Debug, Serialize)]
@@ -32,9 +32,9 @@ struct Planned {
 ///
 /// # Errors
 /// When a node cannot be looked at, or the description does not fit the cluster.
-pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
-    super::up::need_nomad(asked)?;
-    let planned = plan(asked).await?;
+pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
+    super::up::need_nomad(invocation)?;
+    let planned = plan(invocation).await?;
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&planned)?))?,
         false => print(&text(&planned))?,
@@ -42,25 +42,25 @@ pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
     Ok(if planned.changes { DIFFERS } else { 0 })
 }
 
-async fn plan(asked: &Asked) -> Result<Planned> {
-    let described = asked.described.clone();
+async fn plan(invocation: &Invocation) -> Result<Planned> {
+    let described = invocation.described.clone();
     let now = SystemTime::now();
     let dir = described.cluster.state.clone();
     let state = State::open_read_only(&dir)?.unwrap_or_else(|| State::absent(&dir));
-    let mut world = World::new(described, state, Progress::new(false), asked.limit)?;
-    compatible::check(&world)?;
+    let mut context = Context::new(described, state, Progress::new(false), invocation.limit)?;
+    compatible::check(&context)?;
     // What `up` would refuse to make a second time is no plan.
-    world.state.check_not_lost()?;
+    context.state.check_not_lost()?;
     let mut cluster = Vec::new();
-    if world.state.ca_bundle()?.is_none() {
+    if context.state.ca_bundle()?.is_none() {
         cluster.push("make a CA".to_owned());
     }
-    if world.state.gossip()?.is_none() {
+    if context.state.gossip()?.is_none() {
         cluster.push("make gossip keys".to_owned());
     }
-    let due = world.state.due_pairs(&world.cluster, now)?;
+    let due = context.state.due_pairs(&context.cluster, now)?;
     if !due.is_empty() {
-        world.state.check_can_sign()?;
+        context.state.check_can_sign()?;
     }
     for due in due {
         cluster.push(format!(
@@ -68,13 +68,13 @@ async fn plan(asked: &Asked) -> Result<Planned> {
             due.what, due.reason
         ));
     }
-    if world.read_keys().is_err() {
-        world.read_some_keys()?;
-        stand_in(&mut world);
+    if context.read_keys().is_err() {
+        context.read_some_keys()?;
+        stand_in(&mut context);
     }
     let mut nodes: Vec<NodePlan> = Vec::new();
-    for phase in world.phases() {
-        for work in converge::look(&world, phase).await? {
+    for phase in context.phases() {
+        for work in converge::look(&context, phase).await? {
             match nodes.iter_mut().find(|plan| plan.node == work.plan.node) {
                 None => nodes.push(work.plan),
                 Some(plan) => {
@@ -98,14 +98,14 @@ async fn plan(asked: &Asked) -> Result<Planned> {
 }
 
 /// Empty keys, where there are none yet: enough to see which files there will be.
-fn stand_in(world: &mut World) {
+fn stand_in(context: &mut Context) {
     let pair = || Pair {
         cert: String::new(),
         key: Secret::default(),
     };
-    for node in &world.cluster.nodes {
+    for node in &context.cluster.nodes {
         let nomad = node.products().contains(&Product::Nomad).then(pair);
-        world
+        context
             .pairs
             .entry(node.name.clone())
             .or_insert_with(|| NodePairs {
@@ -113,7 +113,7 @@ fn stand_in(world: &mut World) {
                 nomad,
             });
     }
-    world.shared.get_or_insert_with(|| Shared {
+    context.shared.get_or_insert_with(|| Shared {
         ca_bundle: String::new(),
         consul_gossip: Secret::default(),
         nomad_gossip: Secret::default(),

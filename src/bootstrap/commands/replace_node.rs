@@ -4,14 +4,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::asked::Asked;
+use super::invocation::Invocation;
 use super::terminal::confirm;
-use crate::bootstrap::exit::{INTERRUPTED, Wrong};
-use crate::bootstrap::host::Wipe;
-use crate::bootstrap::restart::STOP_PATIENCE;
+use crate::bootstrap::cluster::peers;
+use crate::bootstrap::context::{Context, compatible};
+use crate::bootstrap::converge::restart::STOP_PATIENCE;
+use crate::bootstrap::converge::{self, phase_gate, preflight};
+use crate::bootstrap::exit::{INTERRUPTED, UsageError};
+use crate::bootstrap::nodes::Wipe;
 use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge, peers, phase_gate, preflight};
 use crate::cli::ReplaceNodeArgs;
 
 /// How long servers may take to elect another leader.
@@ -23,18 +24,23 @@ const LOOK: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// When the rest of the cluster is not well, or the new one does not come up.
-pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
-    let mut world = asked.whole_world()?;
-    compatible::check_known(&world, Some(&args.name))?;
-    let Some(node) = world
+pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Result<u8> {
+    let mut context = invocation.open_whole()?;
+    compatible::check_known(&context, Some(&args.name))?;
+    let Some(node) = context
         .cluster
         .nodes
         .iter()
         .find(|node| node.name == args.name)
         .cloned()
     else {
-        let names: Vec<&str> = world.cluster.nodes.iter().map(|node| &*node.name).collect();
-        bail!(Wrong(format!(
+        let names: Vec<&str> = context
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| &*node.name)
+            .collect();
+        bail!(UsageError(format!(
             "no node is called {:?}; there are {}",
             args.name,
             names.join(", ")
@@ -48,56 +54,58 @@ pub(super) async fn run(asked: &Asked, args: &ReplaceNodeArgs) -> Result<u8> {
         return Ok(INTERRUPTED);
     }
     // Its certificates are forgotten only when new ones can be signed.
-    let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
-    world
+    let passphrase = invocation
+        .passphrase
+        .for_key(context.state.is_key_encrypted()?)?;
+    context
         .state
         .ensure_authority(passphrase.as_ref(), SystemTime::now())?;
-    world.make_keys(&asked.passphrase)?;
+    context.make_keys(&invocation.passphrase)?;
     // The others have to be well on their own: before this one is stopped, which may be the one too
     // many, and before anything of it is forgotten.
-    world.absent = vec![node.name.clone()];
-    world.dial().await;
-    without(&world, &node, "others")
+    context.absent = vec![node.name.clone()];
+    context.dial().await;
+    without(&context, &node, "others")
         .await
         .context("nothing was changed")?;
-    stop(&world, &node).await?;
-    without(&world, &node, "without it").await?;
-    world.state.forget_node(&node.name)?;
-    world.make_keys(&asked.passphrase)?;
-    forget(&world, &node).await?;
-    if let Some(before) = world.moved_from(&node) {
-        let bar = world
+    stop(&context, &node).await?;
+    without(&context, &node, "without it").await?;
+    context.state.forget_node(&node.name)?;
+    context.make_keys(&invocation.passphrase)?;
+    forget(&context, &node).await?;
+    if let Some(before) = context.moved_from(&node) {
+        let bar = context
             .progress
             .phase(&format!("{} leaves {before}", node.name), 1);
         bar.set(0, "its name is bound to its old address for a while");
         tokio::time::sleep(name_is_free(&node)).await;
         bar.done("its name is free");
     }
-    wipe(&world, &node).await?;
-    world.absent.clear();
-    preflight::run(&world, true).await?;
-    world.save_applied()?;
-    preflight::claim(&world).await?;
-    converge::converge(&mut world).await?;
-    for product in products(&world, &node) {
+    wipe(&context, &node).await?;
+    context.absent.clear();
+    preflight::run(&context, true).await?;
+    context.save_applied()?;
+    preflight::claim(&context).await?;
+    converge::converge(&mut context).await?;
+    for product in products(&context, &node) {
         if node.is_server(product) {
-            let bar = world.progress.phase(&format!("{} votes", node.name), 1);
-            peers::wait_voter(&world.cluster, &world.reach()?, product, &node, world.limit).await?;
+            let bar = context.progress.phase(&format!("{} votes", node.name), 1);
+            peers::wait_voter(&context.cluster_view()?, product, &node, context.limit).await?;
             bar.done("again");
         }
     }
-    world.write_access()?;
-    world.progress.note(&format!("{} is replaced", node.name));
+    context.write_access()?;
+    context.progress.note(&format!("{} is replaced", node.name));
     Ok(0)
 }
 
 /// Waits until the servers that have to do without the node are well.
-async fn without(world: &World, node: &Node, word: &str) -> Result<()> {
-    for phase in phases_of_servers(world, node) {
-        let bar = world
+async fn without(context: &Context, node: &Node, word: &str) -> Result<()> {
+    for phase in phases_of_servers(context, node) {
+        let bar = context
             .progress
             .phase(&format!("{}, {word}", phase_gate::title(phase)), 1);
-        phase_gate::gate(world, phase, &bar, world.limit).await?;
+        phase_gate::gate(context, phase, &bar, context.limit).await?;
         bar.done("well");
     }
     Ok(())
@@ -116,31 +124,31 @@ fn name_is_free(node: &Node) -> Duration {
     })
 }
 
-fn products(world: &World, node: &Node) -> Vec<Product> {
-    let wanted = |product: &Product| world.scope.includes(*product);
+fn products(context: &Context, node: &Node) -> Vec<Product> {
+    let wanted = |product: &Product| context.scope.includes(*product);
     node.products().iter().copied().filter(wanted).collect()
 }
 
 /// Gates of the servers that have to do without this node, or forget it.
-fn phases_of_servers(world: &World, node: &Node) -> Vec<Phase> {
-    let phases = products(world, node)
+fn phases_of_servers(context: &Context, node: &Node) -> Vec<Phase> {
+    let phases = products(context, node)
         .into_iter()
         .map(|product| match product {
             Product::Consul => Phase::ConsulServers,
             Product::Nomad => Phase::NomadServers,
         });
     phases
-        .filter(|&phase| !world.of_phase(phase).is_empty())
+        .filter(|&phase| !context.of_phase(phase).is_empty())
         .collect()
 }
 
 /// Stops what still runs there. A machine that is gone cannot be asked, and that is no reason to
 /// stop here.
-async fn stop(world: &World, node: &Node) -> Result<()> {
-    let spec = world.spec(node)?;
+async fn stop(context: &Context, node: &Node) -> Result<()> {
+    let spec = context.spec(node)?;
     for daemon in spec.daemons.iter().rev() {
-        if let Err(error) = world.host(node).stop(daemon, STOP_PATIENCE).await {
-            world.progress.note(&format!(
+        if let Err(error) = context.host(node).stop(daemon, STOP_PATIENCE).await {
+            context.progress.note(&format!(
                 "{}: {} could not be stopped there: {error:#}",
                 node.name, daemon.product
             ));
@@ -149,25 +157,25 @@ async fn stop(world: &World, node: &Node) -> Result<()> {
     Ok(())
 }
 
-async fn forget(world: &World, node: &Node) -> Result<()> {
-    let reach = world.reach()?;
-    if node.role == Role::NomadClient && world.scope == Scope::All {
-        peers::purge(&world.cluster, &reach, node)
+async fn forget(context: &Context, node: &Node) -> Result<()> {
+    let view = context.cluster_view()?;
+    if node.role == Role::NomadClient && context.scope == Scope::All {
+        peers::purge(&view, node)
             .await
             .context("Nomad does not forget the node")?;
     }
-    for product in products(world, node) {
+    for product in products(context, node) {
         let member = product == Product::Consul || node.is_server(product);
         if node.is_server(product) {
-            wait_other_leader(world, product, node).await?;
+            wait_other_leader(context, product, node).await?;
         }
         if member
-            && world
+            && context
                 .cluster
                 .servers(product)
                 .any(|server| server.name != node.name)
         {
-            peers::forget(&world.cluster, &reach, product, node, world.limit).await?;
+            peers::forget(&view, product, node, context.limit).await?;
         }
     }
     Ok(())
@@ -175,18 +183,18 @@ async fn forget(world: &World, node: &Node) -> Result<()> {
 
 /// Waits until the others are led by one of them. For a second or two after the loss of their
 /// leader they still name it.
-async fn wait_other_leader(world: &World, product: Product, node: &Node) -> Result<()> {
-    if world
+async fn wait_other_leader(context: &Context, product: Product, node: &Node) -> Result<()> {
+    if context
         .cluster
         .servers(product)
         .all(|server| server.name == node.name)
     {
         return Ok(());
     }
-    let reach = world.reach()?;
-    let deadline = Instant::now() + world.limit.min(ELECTION);
+    let view = context.cluster_view()?;
+    let deadline = Instant::now() + context.limit.min(ELECTION);
     loop {
-        let why = match peers::list(&world.cluster, &reach, product).await {
+        let why = match view.raft_peers(product).await {
             Ok(peers)
                 if peers
                     .iter()
@@ -207,9 +215,9 @@ async fn wait_other_leader(world: &World, product: Product, node: &Node) -> Resu
     }
 }
 
-async fn wipe(world: &World, node: &Node) -> Result<()> {
-    let host = world.host(node);
-    for product in products(world, node) {
+async fn wipe(context: &Context, node: &Node) -> Result<()> {
+    let host = context.host(node);
+    for product in products(context, node) {
         if product == Product::Nomad && node.role == Role::NomadClient {
             host.stop_tasks(STOP_PATIENCE)
                 .await

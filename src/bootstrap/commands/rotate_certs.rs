@@ -7,47 +7,50 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 
-use super::asked::Asked;
-use crate::bootstrap::exit::Wrong;
+use super::invocation::Invocation;
+use crate::bootstrap::context::{Context, compatible};
+use crate::bootstrap::converge;
+use crate::bootstrap::description;
+use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
 use crate::bootstrap::topology::Scope;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge, file};
 
 /// Rotates.
 ///
 /// # Errors
 /// When a node does not take what it is given; what was done stays, and the next run goes on from
 /// there.
-pub(super) async fn run(asked: &Asked, ca: bool) -> Result<u8> {
-    let mut world = asked.whole_world()?;
-    compatible::check_known(&world, None)?;
-    if world.scope == Scope::All && world.cluster.nomad.is_none() {
-        anyhow::bail!(Wrong(file::no_nomad(&world.cluster)));
+pub(super) async fn run(invocation: &Invocation, ca: bool) -> Result<u8> {
+    let mut context = invocation.open_whole()?;
+    compatible::check_known(&context, None)?;
+    if context.scope == Scope::All && context.cluster.nomad.is_none() {
+        anyhow::bail!(UsageError(description::no_nomad(&context.cluster)));
     }
-    let passphrase = asked.passphrase.for_key(world.state.is_key_encrypted()?)?;
+    let passphrase = invocation
+        .passphrase
+        .for_key(context.state.is_key_encrypted()?)?;
     let now = SystemTime::now();
     // Without the CA's key nothing can be signed: better to know it before the rotation is begun
     // than stuck in it.
-    world.state.ensure_authority(passphrase.as_ref(), now)?;
+    context.state.ensure_authority(passphrase.as_ref(), now)?;
     let mut rotation = Some(match ca {
-        true => world
+        true => context
             .state
             .begin_authority_rotation(passphrase.as_ref(), now)?,
-        false => world.state.begin_leaf_rotation(now)?,
+        false => context.state.begin_leaf_rotation(now)?,
     });
     while let Some(step) = rotation {
-        world.progress.note(told(step));
-        world.make_keys(&asked.passphrase)?;
-        world.write_access()?;
-        converge::converge(&mut world).await.context(
+        context.progress.note(told(step));
+        context.make_keys(&invocation.passphrase)?;
+        context.write_access()?;
+        converge::converge(&mut context).await.context(
             "the rotation is not over: what was done stays, and the same command goes on from here",
         )?;
-        served(&world, step).await?;
-        rotation = world.state.advance_rotation()?;
+        served(&context, step).await?;
+        rotation = context.state.advance_rotation()?;
     }
-    world.write_access()?;
-    world.progress.note("certificates are rotated");
+    context.write_access()?;
+    context.progress.note("certificates are rotated");
     Ok(0)
 }
 
@@ -68,9 +71,9 @@ fn told(rotation: Rotation) -> &'static str {
 
 /// A reload is asked for by a signal, which tells nothing back: the next step may begin only when
 /// every daemon shows the certificate that it was given.
-async fn served(world: &World, step: Rotation) -> Result<()> {
+async fn served(context: &Context, step: Rotation) -> Result<()> {
     match step.step {
-        RotationStep::NewLeaves => world.wait_served().await,
+        RotationStep::NewLeaves => context.wait_served().await,
         RotationStep::BothTrusted | RotationStep::OldDropped => Ok(()),
     }
 }

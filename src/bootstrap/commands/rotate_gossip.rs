@@ -2,41 +2,41 @@
 
 use anyhow::{Context as _, Result};
 
-use super::asked::Asked;
-use crate::bootstrap::gossip::{self, Step};
+use super::invocation::Invocation;
+use crate::bootstrap::cluster::gossip::{self, Step};
+use crate::bootstrap::context::{Context, compatible};
+use crate::bootstrap::converge;
 use crate::bootstrap::state::{GossipKeys, GossipStep, NextKey};
 use crate::bootstrap::topology::Product;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge};
 
 /// Rotates, product by product.
 ///
 /// # Errors
 /// When a member has failed, or does not take the key; what was done stays, and the next run goes
 /// on from there.
-pub(super) async fn run(asked: &Asked) -> Result<u8> {
-    let asked_for = asked.described.scope;
-    let mut world = asked.world_that_exists()?;
-    world.as_applied();
-    compatible::check_known(&world, None)?;
-    world.read_keys()?;
-    world.dial().await;
+pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
+    let wanted_scope = invocation.described.scope;
+    let mut context = invocation.open_existing()?;
+    context.as_applied();
+    compatible::check_known(&context, None)?;
+    context.read_keys()?;
+    context.dial().await;
     for product in Product::ALL {
-        let wanted = asked_for.includes(product) && world.scope.includes(product);
-        if wanted && world.cluster.servers(product).next().is_some() {
-            rotate(&mut world, product).await?;
+        let wanted = wanted_scope.includes(product) && context.scope.includes(product);
+        if wanted && context.cluster.servers(product).next().is_some() {
+            rotate(&mut context, product).await?;
         }
     }
     // Only the files change, for nodes that are yet to come: agents keep their keys with their
     // data.
-    converge::converge(&mut world).await?;
-    world.progress.note("gossip keys are rotated");
+    converge::converge(&mut context).await?;
+    context.progress.note("gossip keys are rotated");
     Ok(0)
 }
 
-async fn rotate(world: &mut World, product: Product) -> Result<()> {
-    let bar = world.progress.phase(&format!("{product} gossip key"), 3);
-    let mut keys = world
+async fn rotate(context: &mut Context, product: Product) -> Result<()> {
+    let bar = context.progress.phase(&format!("{product} gossip key"), 3);
+    let mut keys = context
         .state
         .gossip()?
         .context("the state has no gossip keys")?;
@@ -51,18 +51,17 @@ async fn rotate(world: &mut World, product: Product) -> Result<()> {
                 key: key.clone(),
                 step: GossipStep::Install,
             });
-            world.state.save_gossip(&keys)?;
+            context.state.save_gossip(&keys)?;
             key
         }
     };
     let done = |step| bar.set(step as usize + 1, word(step));
     gossip::rotate(
-        &world.cluster,
-        &world.reach()?,
+        &context.cluster_view()?,
         product,
         &current,
         &next,
-        world.limit,
+        context.limit,
         &done,
     )
     .await
@@ -71,8 +70,8 @@ async fn rotate(world: &mut World, product: Product) -> Result<()> {
     })?;
     let keys_of = keys.of_mut(product);
     (keys_of.current, keys_of.next) = (next, None);
-    world.state.save_gossip(&keys)?;
-    world.read_shared()?;
+    context.state.save_gossip(&keys)?;
+    context.read_shared()?;
     bar.done("all members use the new one, the old one is gone");
     Ok(())
 }

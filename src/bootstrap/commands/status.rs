@@ -4,10 +4,11 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
-use super::asked::Asked;
+use super::invocation::Invocation;
 use super::terminal::print;
+use crate::bootstrap::cluster::status;
 use crate::bootstrap::exit::DIFFERS;
-use crate::bootstrap::{members, pki};
+use crate::bootstrap::security::pki;
 
 /// A certificate with fewer days than this is a reason for exit code 3.
 const WARN_DAYS: i64 = 30;
@@ -16,28 +17,22 @@ const WARN_DAYS: i64 = 30;
 ///
 /// # Errors
 /// When there is no such cluster, or no certificate to ask it with.
-pub(super) async fn run(asked: &Asked, json: bool) -> Result<u8> {
-    let world = asked.world_to_read()?;
-    world.dial().await;
+pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
+    let context = invocation.open_to_read()?;
+    context.dial().await;
     let now = SystemTime::now();
     let seconds = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-    let mut status = members::look(
-        &world.cluster,
-        &world.reach()?,
-        world.scope,
-        seconds,
-        WARN_DAYS,
-    )
-    .await;
-    if let Some(ca) = world.state.signing_cert()? {
+    let mut status =
+        status::look(&context.cluster_view()?, context.scope, seconds, WARN_DAYS).await;
+    if let Some(ca) = context.state.signing_cert()? {
         status.judge_ca(pki::describe(&ca)?.days_left(now), WARN_DAYS);
     }
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
-        false => print(&members::render(&status))?,
+        false => print(&status::render(&status))?,
     }
     Ok(if status.degraded { DIFFERS } else { 0 })
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::{Result, bail};
 
-use crate::bootstrap::exit::Wrong;
+use crate::bootstrap::exit::UsageError;
 
 /// Asks before something is done that cannot be undone. Without a terminal `--yes` has to be given.
 pub(super) fn confirm(question: &str, yes: bool) -> Result<bool> {
@@ -12,7 +12,7 @@ pub(super) fn confirm(question: &str, yes: bool) -> Result<bool> {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
-        bail!(Wrong(format!(
+        bail!(UsageError(format!(
             "{question} Nobody is there to be asked: add --yes"
         )));
     }

@@ -6,68 +6,71 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::asked::Asked;
-use crate::bootstrap::exit::{INTERRUPTED, Wrong};
-use crate::bootstrap::plan::NodePlan;
+use super::foreground;
+use super::invocation::Invocation;
+use super::sample;
+use crate::bootstrap::context::{Context, access, compatible};
+use crate::bootstrap::converge::{self, preflight};
+use crate::bootstrap::description;
+use crate::bootstrap::exit::{INTERRUPTED, UsageError};
+use crate::bootstrap::nodes::plan::NodePlan;
+use crate::bootstrap::plural::counted;
 use crate::bootstrap::topology::{Product, Role, Scope};
-use crate::bootstrap::words::counted;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{access, compatible, converge, file, hold, preflight, sample};
 use crate::cli::UpArgs;
 
 /// Brings the cluster up.
 ///
 /// # Errors
 /// What is in the way, or the gate that did not open.
-pub(super) async fn run(asked: &Asked, args: UpArgs) -> Result<u8> {
-    need_nomad(asked)?;
+pub(super) async fn run(invocation: &Invocation, args: UpArgs) -> Result<u8> {
+    need_nomad(invocation)?;
     let begun = Instant::now();
-    let fresh = !asked.described.cluster.state.exists();
-    let mut world = asked.world_for_change()?;
+    let fresh = !invocation.described.cluster.state.exists();
+    let mut context = invocation.open_for_change()?;
     let start = Start {
-        known: world.state.cluster()?.is_some(),
+        known: context.state.cluster()?.is_some(),
         fresh,
         with_sample: args.with_sample,
     };
-    compatible::check(&world)?;
+    compatible::check(&context)?;
     // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it
     // has begun.
-    let foreground = if world.cluster.is_local() && !args.detach {
-        hold::take(&world)?
+    let foreground = if context.cluster.is_local() && !args.detach {
+        foreground::take(&context)?
     } else {
         None
     };
-    world.applied.detached |= args.detach;
+    context.applied.detached |= args.detach;
     // One for all of the time: between two a signal would be caught and heard by nobody.
-    let mut stop = pin!(hold::asked_to_stop());
+    let mut stop = pin!(foreground::asked_to_stop());
     let walked = tokio::select! {
-        walked = walk(&mut world, asked, start) => walked,
+        walked = walk(&mut context, invocation, start) => walked,
         () = &mut stop => {
             if foreground.is_none() {
-                world.progress.note("interrupted; the same command goes on from here");
+                context.progress.note("interrupted; the same command goes on from here");
                 return Ok(INTERRUPTED);
             }
-            world.progress.note("stopping what was started");
-            hold::stop_all_unless_asked_again(&world).await?;
+            context.progress.note("stopping what was started");
+            foreground::stop_all_unless_asked_again(&context).await?;
             return Ok(INTERRUPTED);
         }
     };
     let (plans, sample) = walked?;
     if let Some(url) = &sample {
-        world
+        context
             .progress
             .note(&format!("\nsample service behind lb: {url}"));
     }
-    world.progress.note(&told(&world, &plans, begun));
+    context.progress.note(&told(&context, &plans, begun));
     if foreground.is_none() {
         return Ok(0);
     }
     // Rotations and the like are for other commands to do meanwhile.
-    world.state.release();
-    world
+    context.state.release();
+    context
         .progress
         .note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
-    hold::until_stopped(&world, stop).await
+    foreground::until_stopped(&context, stop).await
 }
 
 /// Where a walk starts from.
@@ -83,28 +86,28 @@ struct Start {
 
 /// All of it. Dropped at any point, it can be begun again.
 async fn walk(
-    world: &mut World,
-    asked: &Asked,
+    context: &mut Context,
+    invocation: &Invocation,
     start: Start,
 ) -> Result<(Vec<NodePlan>, Option<String>)> {
-    world.make_keys(&asked.passphrase)?;
-    if let Err(problems) = preflight::run(world, start.known).await {
+    context.make_keys(&invocation.passphrase)?;
+    if let Err(problems) = preflight::run(context, start.known).await {
         if start.fresh {
             // Keys that were never used would be in the way of the folder that has to be brought
             // back.
-            let dir = world.state.dir();
+            let dir = context.state.dir();
             fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
         return Err(problems);
     }
     // From here on there is a cluster: nothing that it shares is made a second time.
-    world.save_applied()?;
-    preflight::claim(world).await?;
-    let plans = converge::converge(world).await?;
-    world.write_access()?;
+    context.save_applied()?;
+    preflight::claim(context).await?;
+    let plans = converge::converge(context).await?;
+    context.write_access()?;
     // Only when asked: whoever stopped the jobs since does not want them back with every `up`.
     let sample = if start.with_sample {
-        Some(sample::run(world).await?)
+        Some(sample::run(context).await?)
     } else {
         None
     };
@@ -112,8 +115,8 @@ async fn walk(
 }
 
 /// What happened, and what can be done now.
-fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
-    let cluster = &world.cluster;
+fn told(context: &Context, plans: &[NodePlan], begun: Instant) -> String {
+    let cluster = &context.cluster;
     let count = |role| cluster.of_role(role).count();
     let what = match plans.is_empty() {
         true => "nothing to change".to_owned(),
@@ -123,35 +126,35 @@ fn told(world: &World, plans: &[NodePlan], begun: Instant) -> String {
         "\n{}: {what}; {} Consul servers, {} Nomad servers, {} Nomad clients are up ({:.1} s)\n",
         cluster.name,
         count(Role::ConsulServer),
-        if world.scope == Scope::All {
+        if context.scope == Scope::All {
             count(Role::NomadServer)
         } else {
             0
         },
-        if world.scope == Scope::All {
+        if context.scope == Scope::All {
             count(Role::NomadClient)
         } else {
             0
         },
         begun.elapsed().as_secs_f64()
     );
-    let flags = &world.flags;
+    let flags = &context.flags;
     text.push_str(&format!(
         "\n  eval \"$(lb bootstrap env{flags})\"   then: consul members"
     ));
-    if world.scope == Scope::All {
+    if context.scope == Scope::All {
         text.push_str(", nomad node status");
     }
     text.push_str(&format!("\n  lb bootstrap status{flags}"));
     text.push_str(&format!(
         "\n  lb run --config {}",
-        access::quoted(&world.state.dir().join("lb.toml").to_string_lossy())
+        access::quoted(&context.state.dir().join("lb.toml").to_string_lossy())
     ));
     for product in Product::ALL {
         let server = cluster
             .servers(product)
             .next()
-            .filter(|_| world.scope.includes(product));
+            .filter(|_| context.scope.includes(product));
         if let Some(server) = server {
             text.push_str(&format!(
                 "\n  https://{}/ui   ({product}; the browser needs client.pfx)",
@@ -172,9 +175,11 @@ pub(super) fn changed_nodes(plans: &[NodePlan]) -> usize {
 }
 
 /// Fails where Nomad is asked for and not there.
-pub(super) fn need_nomad(asked: &Asked) -> Result<()> {
-    if asked.described.scope == Scope::All && asked.needs_nomad() {
-        bail!(Wrong(file::no_nomad(&asked.described.cluster)));
+pub(super) fn need_nomad(invocation: &Invocation) -> Result<()> {
+    if invocation.described.scope == Scope::All && invocation.needs_nomad() {
+        bail!(UsageError(description::no_nomad(
+            &invocation.described.cluster
+        )));
     }
     Ok(())
 }

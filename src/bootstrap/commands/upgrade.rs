@@ -3,44 +3,44 @@
 
 use anyhow::Result;
 
-use super::asked::Asked;
+use super::invocation::Invocation;
+use crate::bootstrap::context::{Context, compatible};
+use crate::bootstrap::converge::{self, preflight};
+use crate::bootstrap::plural::counted;
 use crate::bootstrap::render::Version;
 use crate::bootstrap::topology::Product;
-use crate::bootstrap::words::counted;
-use crate::bootstrap::world::World;
-use crate::bootstrap::{compatible, converge, preflight};
 
 /// Upgrades.
 ///
 /// # Errors
 /// When it would be a step back, or too far a step; when a node does not come back well.
-pub(super) async fn run(asked: &Asked) -> Result<u8> {
-    super::up::need_nomad(asked)?;
-    let mut world = asked.world_to_upgrade()?;
-    compatible::check(&world)?;
+pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
+    super::up::need_nomad(invocation)?;
+    let mut context = invocation.open_for_upgrade()?;
+    compatible::check(&context)?;
     let mut changes = 0;
     for (product, new) in [
-        (Product::Consul, Some(world.versions.consul)),
-        (Product::Nomad, world.versions.nomad),
+        (Product::Consul, Some(context.versions.consul)),
+        (Product::Nomad, context.versions.nomad),
     ] {
-        let old = world
+        let old = context
             .applied
             .versions
             .get(product.name())
             .and_then(|text| Version::parse(text).ok());
         if let (Some(old), Some(new)) = (old, new) {
             changes += usize::from(old != new);
-            world.progress.note(&match old == new {
+            context.progress.note(&match old == new {
                 true => format!("{product} stays {old}"),
                 false => format!("{product} {old} becomes {new}"),
             });
         }
     }
-    world.make_keys(&asked.passphrase)?;
-    preflight::run(&world, true).await?;
-    let plans = converge::converge(&mut world).await?;
-    finish(&mut world)?;
-    world.progress.note(&match (plans.is_empty(), changes) {
+    context.make_keys(&invocation.passphrase)?;
+    preflight::run(&context, true).await?;
+    let plans = converge::converge(&mut context).await?;
+    finish(&mut context)?;
+    context.progress.note(&match (plans.is_empty(), changes) {
         (true, _) => "nothing to change".to_owned(),
         (false, 0) => format!(
             "{} changed, versions stay",
@@ -51,8 +51,8 @@ pub(super) async fn run(asked: &Asked) -> Result<u8> {
     Ok(0)
 }
 
-fn finish(world: &mut World) -> Result<()> {
-    world.save_applied()?;
-    world.write_access()?;
+fn finish(context: &mut Context) -> Result<()> {
+    context.save_applied()?;
+    context.write_access()?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::hcl::Hcl;
 use super::version::Version;
-use crate::bootstrap::secrets::Secret;
+use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Layout, Node, Product};
 
 /// `ui_config {}` instead of `ui`.

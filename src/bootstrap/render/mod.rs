@@ -9,8 +9,8 @@
 //!
 //! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip
 //! keys, Consul's certificates), and what counts at a start alone (whom to join), has files of its
-//! own, so that neither a rotation nor a new node looks like a reason to restart. `host` carries it
-//! out, `plan` decides when.
+//! own, so that neither a rotation nor a new node looks like a reason to restart. `nodes` carries
+//! it out, `plan` decides when.
 
 mod consul;
 mod hcl;
@@ -27,9 +27,9 @@ pub use version::{OLDEST_CONSUL, OLDEST_NOMAD, Version, Versions};
 
 use program::Program;
 
-use super::secrets::{NodePairs, Pair, Shared};
-use super::spec::{DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
 use super::topology::{BinarySource, Cluster, Layout, Node, Product, Role, Runner, Scope, Target};
+use crate::bootstrap::nodes::spec::{DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
+use crate::bootstrap::security::secrets::{NodePairs, Pair, Shared};
 
 /// All that the node shall have. With [`Scope::ConsulOnly`], and where no Nomad is known, Consul
 /// alone.
@@ -44,13 +44,13 @@ pub fn node(
 ) -> NodeSpec {
     let layout = cluster.layout(node);
     let mut spec = NodeSpec::default();
-    let mut place = Place {
+    let mut builder = SpecBuilder {
         cluster,
         layout: &layout,
         spec: &mut spec,
     };
-    place.ground();
-    place.consul(node, pairs, shared, versions);
+    builder.ground();
+    builder.consul(node, pairs, shared, versions);
     let pair = pairs
         .nomad
         .as_ref()
@@ -63,22 +63,22 @@ pub fn node(
             .as_ref()
             .filter(|_| node.role == Role::NomadClient);
         let lb = lb.map(|path| Program::new("lb", &BinarySource::File(path.clone()), &layout));
-        place.nomad(node, source, pair, shared, versions, lb.as_ref());
+        builder.nomad(node, source, pair, shared, versions, lb.as_ref());
         if let Some(lb) = lb {
-            place.lb(node, shared, lb);
+            builder.lb(node, shared, lb);
         }
     }
     spec
 }
 
 /// The node being furnished.
-struct Place<'a> {
+struct SpecBuilder<'a> {
     cluster: &'a Cluster,
     layout: &'a Layout,
     spec: &'a mut NodeSpec,
 }
 
-impl Place<'_> {
+impl SpecBuilder<'_> {
     /// What every node has, whatever runs there.
     fn ground(&mut self) {
         if self.cluster.is_local() {

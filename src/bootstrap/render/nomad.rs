@@ -8,7 +8,7 @@ use super::consul::{count, join_addresses, loopback_like};
 use super::hcl::Hcl;
 use super::program::Program;
 use super::version::{Version, Versions};
-use crate::bootstrap::secrets::Secret;
+use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Layout, Node, Product, Role};
 
 /// From here on raw_exec knows no `no_cgroups`, and does without cgroups by itself where it may not

@@ -1,6 +1,6 @@
 //! Programs on a node.
 
-use crate::bootstrap::spec::BinarySpec;
+use crate::bootstrap::nodes::spec::BinarySpec;
 use crate::bootstrap::topology::{BinarySource, Layout};
 
 /// A program on a node.

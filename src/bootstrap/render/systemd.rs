@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::hcl::HEAD;
-use crate::bootstrap::spec::DaemonSpec;
+use crate::bootstrap::nodes::spec::DaemonSpec;
 use crate::bootstrap::topology::{Layout, Product};
 
 /// `consul.service` or `nomad.service`.

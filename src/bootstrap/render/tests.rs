@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
-use crate::bootstrap::secrets::Secret;
+use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{ReleaseKey, Ssh};
 
 const OLD: Version = Version::new(1, 8, 7);

@@ -18,8 +18,8 @@ use anyhow::{Context as _, Result, bail};
 
 use super::records::unix;
 use super::{CA, CA_KEY, NEXT_CA_KEY, ROTATION, Rotation, RotationKind, RotationStep, State, key};
-use crate::bootstrap::pki::{self, Authority};
-use crate::bootstrap::secrets::Secret;
+use crate::bootstrap::security::pki::{self, Authority};
+use crate::bootstrap::security::secrets::Secret;
 
 impl State {
     /// The CA certificates that are trusted, PEM.

@@ -8,7 +8,7 @@ use pkcs8::der::SecretDocument;
 use pkcs8::der::pem::LineEnding;
 use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef};
 
-use crate::bootstrap::secrets::Secret;
+use crate::bootstrap::security::secrets::Secret;
 
 const PLAIN: &str = "PRIVATE KEY";
 const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
@@ -78,7 +78,7 @@ pub(super) fn decrypt(pem: &Secret, passphrase: Option<&Secret>, place: &str) ->
 ///
 /// # Errors
 /// When the terminal cannot be read, or nothing was typed.
-pub fn ask_passphrase(prompt: &str) -> Result<Option<Secret>> {
+pub(super) fn ask_passphrase(prompt: &str) -> Result<Option<Secret>> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Ok(None);
     }

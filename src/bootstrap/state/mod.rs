@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::secrets::{Secret, Shared};
+use crate::bootstrap::security::secrets::{Secret, Shared};
 use folder::Folder;
 
 mod authority;
@@ -27,10 +27,10 @@ mod folder;
 mod foreground;
 mod key;
 mod pairs;
+pub(super) mod passphrase;
 mod records;
 
 pub use foreground::Foreground;
-pub use key::ask_passphrase;
 pub use pairs::{Issued, Made};
 pub use records::{
     Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Program, Rotation,

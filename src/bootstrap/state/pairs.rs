@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use anyhow::Result;
 
 use super::State;
-use crate::bootstrap::pki::{self, Authority, BACKDATE, CertificateInfo, Subject};
-use crate::bootstrap::secrets::{NodePairs, Pair, Secret};
+use crate::bootstrap::security::pki::{self, Authority, BACKDATE, CertificateInfo, Subject};
+use crate::bootstrap::security::secrets::{NodePairs, Pair, Secret};
 use crate::bootstrap::topology::{Cluster, Node, Product};
 
 /// A certificate that was made, or is due to be.

@@ -12,8 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::bootstrap::pki;
-use crate::bootstrap::secrets::Secret;
+use crate::bootstrap::security::pki;
+use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{BinarySource, Cluster, Product, Role, Scope};
 
 /// Version of all forms here.
@@ -445,7 +445,7 @@ pub(super) fn unix(now: SystemTime) -> i64 {
 mod hidden {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
-    use crate::bootstrap::secrets::Secret;
+    use crate::bootstrap::security::secrets::Secret;
 
     pub(super) fn serialize<S: Serializer>(
         secret: &Secret,

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 use super::*;
-use crate::bootstrap::pki::tests::cluster;
-use crate::bootstrap::pki::{self, Authority};
+use crate::bootstrap::security::pki::tests::cluster;
+use crate::bootstrap::security::pki::{self, Authority};
 use crate::bootstrap::topology::{Cluster, Product, Scope};
 
 fn now() -> SystemTime {

@@ -1,0 +1,187 @@
+//! A local cluster in the foreground: watched until it is asked to stop, then stopped in order.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::bootstrap::context::Context;
+use crate::bootstrap::converge::many::each;
+use crate::bootstrap::converge::phase_gate;
+use crate::bootstrap::exit::INTERRUPTED;
+use crate::bootstrap::nodes::spec::NodeSpec;
+use crate::bootstrap::state::Foreground;
+use crate::bootstrap::topology::{Node, Phase, Product};
+pub(super) use crate::system::signals::end_came_with_terminal as asked_to_stop;
+
+/// How often the processes are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long an agent, or its tasks, may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Lines of the log shown of an agent that ended by itself.
+const LOG_LINES: usize = 5;
+
+/// Takes the cluster into the foreground, where it belongs there: it is new, was stopped, or ran
+/// there before. One that was left in the background stays there, and one that another command has
+/// in its foreground is that command's.
+///
+/// # Errors
+/// When the state cannot be read.
+pub(super) fn take(context: &Context) -> Result<Option<Foreground>> {
+    if context
+        .state
+        .cluster()?
+        .is_some_and(|applied| applied.detached)
+    {
+        return Ok(None);
+    }
+    context.state.foreground()
+}
+
+/// Stops everything; left as it is when asked to stop a second time. Whether all was stopped.
+///
+/// # Errors
+/// When something cannot be stopped.
+pub(super) async fn stop_all_unless_asked_again(context: &Context) -> Result<bool> {
+    tokio::select! {
+        stopped = stop_all(context) => stopped.map(|()| true),
+        () = asked_to_stop() => {
+            let flags = &context.flags;
+            context.progress.note(&format!("left as it is; `lb bootstrap down{flags}` stops what still runs"));
+            Ok(false)
+        }
+    }
+}
+
+/// Tells of agents that end or come back, until `stop` (see [`asked_to_stop`]); then stops all. The
+/// exit code.
+///
+/// # Errors
+/// When an agent cannot be stopped.
+pub(super) async fn until_stopped(
+    context: &Context,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Result<u8> {
+    let mut down: BTreeSet<(String, Product)> = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        // A machine that is short of something just now is no reason to let go of the cluster.
+        let Ok(now) = ended(context).await else {
+            continue;
+        };
+        if now.len() == agents(context) {
+            context
+                .progress
+                .note("all nodes were stopped by another command");
+            return Ok(0);
+        }
+        for (node, product) in now.difference(&down) {
+            let log = match context
+                .cluster
+                .nodes
+                .iter()
+                .find(|candidate| candidate.name == *node)
+            {
+                Some(node) => context
+                    .host(node)
+                    .log(*product, LOG_LINES)
+                    .await
+                    .unwrap_or_default(),
+                None => String::new(),
+            };
+            context.progress.note(&format!(
+                "{node}: {product} ended; `up` starts it again\n{}",
+                log.trim_end()
+            ));
+        }
+        for (node, product) in down.difference(&now) {
+            context.progress.note(&format!("{node}: {product} is back"));
+        }
+        down = now;
+    }
+    context.progress.note("stopping all nodes");
+    let stopped = stop_all_unless_asked_again(context).await?;
+    Ok(if stopped { 0 } else { INTERRUPTED })
+}
+
+fn agents(context: &Context) -> usize {
+    context
+        .phases()
+        .into_iter()
+        .map(|phase| context.of_phase(phase).len())
+        .sum()
+}
+
+async fn ended(context: &Context) -> Result<BTreeSet<(String, Product)>> {
+    let mut ended = BTreeSet::new();
+    for node in &context.cluster.nodes {
+        let daemons = context.spec(node)?.daemons;
+        let spec = NodeSpec {
+            daemons: daemons.clone(),
+            ..NodeSpec::default()
+        };
+        let seen = context.host(node).observe(&spec).await?;
+        let runs = |product| {
+            seen.daemons
+                .get(product)
+                .is_some_and(|daemon| daemon.pid.is_some())
+        };
+        ended.extend(
+            daemons
+                .iter()
+                .filter(|daemon| !runs(&daemon.product))
+                .map(|daemon| (node.name.clone(), daemon.product)),
+        );
+    }
+    Ok(ended)
+}
+
+/// Stops everything against the order of its start: tasks and their clients first, Consul's servers
+/// last.
+///
+/// # Errors
+/// When something cannot be stopped.
+pub(super) async fn stop_all(context: &Context) -> Result<()> {
+    for phase in context.phases().into_iter().rev() {
+        let nodes = context.of_phase(phase);
+        let bar = context
+            .progress
+            .phase(&format!("stop {}", phase_gate::title(phase)), nodes.len());
+        let tasks = each(context, nodes.iter().map(|node| stop(context, node, phase))).await?;
+        match tasks.iter().sum::<usize>() {
+            0 => bar.done(&format!("{} stopped", nodes.len())),
+            tasks => bar.done(&format!(
+                "{} stopped, {tasks} processes of their tasks ended",
+                nodes.len()
+            )),
+        }
+    }
+    Ok(())
+}
+
+async fn stop(context: &Context, node: &Node, phase: Phase) -> Result<usize> {
+    let spec = context.spec(node)?;
+    let Some(daemon) = spec.daemon(phase.product()) else {
+        return Ok(0);
+    };
+    let host = context.host(node);
+    host.stop(daemon, PATIENCE)
+        .await
+        .with_context(|| node.name.clone())?;
+    // A cluster that was stopped stays so when its machines start.
+    host.disable(daemon)
+        .await
+        .with_context(|| node.name.clone())?;
+    match phase {
+        // The tasks of a client outlive its agent.
+        Phase::NomadClients => host
+            .stop_tasks(PATIENCE)
+            .await
+            .with_context(|| node.name.clone()),
+        _ => Ok(0),
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether the nodes can be worked on, before anything is touched: what `nodes` found, judged.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::{Result, bail};
+use futures_util::stream::{self, StreamExt as _};
+
+use super::many::each;
+use crate::bootstrap::context::Context;
+use crate::bootstrap::nodes::{Facts, Preflight};
+use crate::bootstrap::topology::{Node, Product, Runner, Target};
+
+/// Clocks further apart than this make fresh certificates invalid and logs misleading.
+const CLOCK_SKEW_MAX_MS: i64 = 5_000;
+/// Less room than this does not last for the raft logs of a day.
+const DISK_MIN_BYTES: u64 = 500 << 20;
+
+/// Looks at all nodes at once.
+///
+/// # Errors
+/// Everything that is in the way, node by node.
+pub(in crate::bootstrap) async fn run(context: &Context, known: bool) -> Result<()> {
+    let bar = context.progress.phase("Nodes", context.cluster.nodes.len());
+    let looks = context
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| !context.absent.contains(&node.name))
+        .map(|node| async move {
+            let ask = Preflight {
+                cluster_id: context.applied.id.clone(),
+                ports: ports(context, node),
+            };
+            let spec = context.spec(node)?;
+            let facts = context.host(node).preflight(&spec, &ask).await;
+            anyhow::Ok((node, facts))
+        });
+    let found: Vec<_> = stream::iter(looks)
+        .buffered(context.parallel())
+        .collect()
+        .await;
+    let mut problems = String::new();
+    let mut good = 0;
+    for look in found {
+        let (node, facts) = look?;
+        let here = match &facts {
+            Ok(facts) => judge(context, node, facts, known),
+            Err(error) => vec![format!("{error:#}")],
+        };
+        good += usize::from(here.is_empty());
+        bar.set(good, "looking");
+        for problem in here {
+            let _ = write!(problems, "\n  {}: {problem}", node.name);
+        }
+    }
+    if !problems.is_empty() {
+        bail!("nothing was changed, because of this:{problems}");
+    }
+    bar.done(&format!("{good} can be worked on"));
+    Ok(())
+}
+
+fn ports(context: &Context, node: &Node) -> Vec<u16> {
+    let wanted = |product: &&Product| context.scope.includes(**product);
+    node.products()
+        .iter()
+        .filter(wanted)
+        .flat_map(|&product| node.ports(product))
+        .copied()
+        .collect()
+}
+
+fn judge(context: &Context, node: &Node, facts: &Facts, known: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut say = |problem: String| problems.push(problem);
+    let systemd =
+        matches!(&context.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
+    if !facts.missing_tools.is_empty() {
+        say(format!(
+            "lacks {}: install it there",
+            facts.missing_tools.join(", ")
+        ));
+    }
+    if systemd && !facts.systemd {
+        say("is not run by systemd: set `runner = \"process\"` in [ssh] to do without".to_owned());
+    }
+    if !facts.has_address {
+        say(format!(
+            "{} is no address of that machine: correct it in {}",
+            node.address, context.source
+        ));
+    }
+    if facts.clock_skew_ms.abs() > CLOCK_SKEW_MAX_MS {
+        let seconds = facts.clock_skew_ms as f64 / 1000.0;
+        say(format!(
+            "its clock is {seconds:+.1} s from ours: certificates would not be valid; let it keep time (NTP)"
+        ));
+    }
+    let mut taken: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for port in &facts.ports_taken {
+        taken
+            .entry(port.by.as_deref().unwrap_or("another program"))
+            .or_default()
+            .push(port.port.to_string());
+    }
+    for (by, ports) in taken {
+        let ours = Product::ALL
+            .iter()
+            .any(|product| by.starts_with(product.name()));
+        let advice = match ours && !known {
+            true => {
+                "it looks like a cluster whose state folder is gone: bring the folder back, or stop that cluster"
+            }
+            false if context.cluster.is_local() => {
+                "stop it, or choose other addresses with --network"
+            }
+            false => "stop it there",
+        };
+        let (word, verb) = if ports.len() == 1 {
+            ("port", "is")
+        } else {
+            ("ports", "are")
+        };
+        say(format!(
+            "{word} {} of {} {verb} taken by {by}: {advice}",
+            ports.join(", "),
+            node.address
+        ));
+    }
+    if let Some(id) = facts
+        .cluster_id
+        .as_ref()
+        .filter(|id| **id != context.applied.id)
+    {
+        say(format!(
+            "belongs to the cluster {id}, whose keys are not in {}: bring that state folder back (--state), or run \
+             `lb bootstrap down --purge` with it first. New keys for a cluster that lives would cut it in two",
+            context.state.dir().display()
+        ));
+    } else if !facts.foreign.is_empty() {
+        say(format!(
+            "{} is there already, and not of this cluster: move it away first, nothing of it is taken over",
+            facts.foreign.join(", ")
+        ));
+    }
+    if facts.free_disk_bytes < DISK_MIN_BYTES {
+        say(format!(
+            "has only {} MB of room for data: 500 MB are needed",
+            facts.free_disk_bytes >> 20
+        ));
+    }
+    problems
+}
+
+/// Writes our mark on all nodes.
+///
+/// # Errors
+/// A node that carries another mark.
+pub(in crate::bootstrap) async fn claim(context: &Context) -> Result<()> {
+    let nodes = context
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| !context.absent.contains(&node.name));
+    each(
+        context,
+        nodes.map(|node| context.host(node).claim(&context.applied.id)),
+    )
+    .await
+    .map(drop)
+}

@@ -1,0 +1,152 @@
+//! Restarting what runs already, such that nothing is lost by it: servers keep their quorum,
+//! services their instances.
+//!
+//! What is to be restarted is decided by `plan`, what is well by `gates`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use super::checks;
+use super::many::each;
+use super::phase_gate::{gate, gate_result, told};
+use super::work::{Work, start};
+use crate::bootstrap::cluster::gates;
+use crate::bootstrap::context::Context;
+use crate::bootstrap::progress::PhaseProgress;
+use crate::bootstrap::topology::{Node, Phase, Product};
+
+/// How long a daemon may take to end on SIGINT.
+pub(in crate::bootstrap) const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a living cluster may take to show that it is whole before the first of its servers is
+/// restarted.
+const BEFORE_RESTART: Duration = Duration::from_secs(30);
+/// How long nobody may be seen to lead before that is believed: elections take 3 s, on busy
+/// machines more.
+const LEADERLESS: Duration = Duration::from_secs(15);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+
+async fn restart(context: &Context, work: &Work, product: Product) -> Result<()> {
+    let (host, name) = (context.host(&work.node), || work.node.name.clone());
+    host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE)
+        .await
+        .with_context(name)?;
+    start(context, work, product).await
+}
+
+/// One after the other behind a gate, the leader last; all at once where nothing leads and nothing
+/// can be lost.
+pub(super) async fn restart_all(
+    context: &Context,
+    phase: Phase,
+    works: Vec<&Work>,
+    bar: &PhaseProgress,
+) -> Result<()> {
+    let product = phase.product();
+    let serving = works.iter().any(|work| work.node.is_server(product));
+    let leader = if serving {
+        leader(context, product).await?
+    } else {
+        None
+    };
+    if serving && leader.is_none() {
+        context.progress.note(&format!(
+            "{product} has no leader: all its servers are restarted at once"
+        ));
+        return restart_at_once(context, works, product).await;
+    }
+    let mut works = restart_sick(context, phase, works, bar).await?;
+    works.sort_by_key(|work| Some(&work.node.name) == leader.as_ref());
+    for (done, work) in works.iter().enumerate() {
+        bar.set(done, &format!("restarting {}", work.node.name));
+        let passing = checks::passing(context, &work.node).await?;
+        restart(context, work, product).await?;
+        if serving {
+            rolling_gate(context, product, &work.node).await?;
+        } else {
+            gate(context, phase, bar, context.limit).await?;
+        }
+        if product == Product::Consul {
+            checks::wait_passing(context, &work.node, &passing).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Who leads. One silence proves nothing: it may be an election, or a machine that is busy.
+async fn leader(context: &Context, product: Product) -> Result<Option<String>> {
+    let view = context.cluster_view()?;
+    let deadline = Instant::now() + LEADERLESS;
+    loop {
+        let found = view.leader(product).await;
+        if found.is_some() || Instant::now() > deadline {
+            return Ok(found.map(|node| node.name.clone()));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn restart_at_once(context: &Context, works: Vec<&Work>, product: Product) -> Result<()> {
+    each(
+        context,
+        works
+            .into_iter()
+            .map(|work| restart(context, work, product)),
+    )
+    .await
+    .map(drop)
+}
+
+/// Holds the gate before the first restart. Where it stays shut because of nodes that are to be
+/// restarted, and no quorum hangs on them, these go first, for the restart may be what heals them:
+/// a Nomad client with an expired certificate is not ready until then. Those that are left, to be
+/// restarted one by one.
+async fn restart_sick<'w>(
+    context: &Context,
+    phase: Phase,
+    works: Vec<&'w Work>,
+    bar: &PhaseProgress,
+) -> Result<Vec<&'w Work>> {
+    let Err(failure) = gate_result(context, phase, bar, context.limit.min(BEFORE_RESTART)).await?
+    else {
+        return Ok(works);
+    };
+    let is_sick = |work: &&Work| {
+        failure
+            .reasons
+            .iter()
+            .any(|reason| reason.node == work.node.name)
+    };
+    let (sick, well): (Vec<_>, Vec<_>) = works.into_iter().partition(is_sick);
+    let servers = sick
+        .iter()
+        .filter(|work| work.node.is_server(phase.product()))
+        .count();
+    let spare = context
+        .cluster
+        .servers(phase.product())
+        .count()
+        .saturating_sub(1)
+        / 2;
+    if sick.len() < failure.reasons.len() || servers > spare {
+        told(Err(failure)).context("not restarted, because not all is well")?;
+    }
+    bar.set(0, "restarting what is not well");
+    restart_at_once(context, sick, phase.product()).await?;
+    gate(context, phase, bar, context.limit).await?;
+    Ok(well)
+}
+
+async fn rolling_gate(context: &Context, product: Product, node: &Node) -> Result<()> {
+    let view = context.cluster_view()?;
+    let logs = context.logs();
+    let gates = gates::Gates {
+        view: &view,
+        absent: &context.absent,
+        logs: &logs,
+        progress: &|_, _| {},
+        deadline: context.limit,
+    };
+    told(gates.rolling(product, node).await)
+}

@@ -1,0 +1,121 @@
+//! ACLs between the phases: Consul's as soon as it has a leader, Nomad's likewise, and each agent
+//! its own.
+
+use anyhow::{Result, bail};
+
+use crate::bootstrap::cluster::acl::{self, TokenStore};
+use crate::bootstrap::cluster::view::ClusterView;
+use crate::bootstrap::context::Context;
+use crate::bootstrap::security::secrets::Secret;
+use crate::bootstrap::state::{State, Token, Tokens};
+use crate::bootstrap::topology::{Phase, Product};
+
+/// The tokens of the state folder under the names by which `acl` knows them.
+struct StoredTokens<'a>(&'a mut State);
+
+/// Where a token of this name is kept.
+fn slot<'a>(tokens: &'a mut Tokens, name: &str) -> Option<&'a mut Option<Token>> {
+    Some(match name {
+        acl::CONSUL_MANAGEMENT => &mut tokens.consul_management,
+        acl::CONSUL_OPERATOR => &mut tokens.operator,
+        acl::CONSUL_NOMAD => &mut tokens.nomad_consul,
+        acl::CONSUL_LB => &mut tokens.lb,
+        acl::NOMAD_MANAGEMENT => &mut tokens.nomad_management,
+        acl::NOMAD_OPERATOR => &mut tokens.nomad_operator,
+        _ => return None,
+    })
+}
+
+impl TokenStore for StoredTokens<'_> {
+    fn get(&self, name: &str) -> Option<Secret> {
+        let mut tokens = self.0.tokens().ok()?;
+        let found = match slot(&mut tokens, name) {
+            Some(slot) => slot.take(),
+            None => tokens.agents.remove(name.strip_prefix(acl::CONSUL_AGENT)?),
+        };
+        found.map(|token| token.secret)
+    }
+
+    fn put(&mut self, name: &str, accessor: &str, secret: &Secret) -> Result<()> {
+        let mut tokens = self.0.tokens()?;
+        let token = Token {
+            accessor: accessor.to_owned(),
+            secret: secret.clone(),
+        };
+        match (
+            slot(&mut tokens, name),
+            name.strip_prefix(acl::CONSUL_AGENT),
+        ) {
+            (Some(slot), _) => *slot = Some(token),
+            (None, Some(node)) => drop(tokens.agents.insert(node.to_owned(), token)),
+            (None, None) => bail!("no place for a token called {name:?}"),
+        }
+        self.0.save_tokens(&tokens)
+    }
+}
+
+/// Makes and hands out what the phases after this one need; nothing without ACLs. Whether Nomad was
+/// given its first token, which shows more than the gate could see before.
+///
+/// # Errors
+/// When a product refuses, or has tokens that are not ours.
+pub(super) async fn after(context: &mut Context, phase: Phase) -> Result<bool> {
+    if !context.cluster.acl {
+        return Ok(false);
+    }
+    let before = context.state.tokens()?.management(Product::Nomad);
+    match phase {
+        Phase::ConsulServers => {
+            let bar = context.progress.phase("Consul ACLs", 2);
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            acl::bootstrap(
+                &view,
+                Product::Consul,
+                &mut StoredTokens(&mut context.state),
+                context.limit,
+            )
+            .await?;
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            acl::consul_tokens(&view, &mut StoredTokens(&mut context.state)).await?;
+            bar.set(1, "tokens of the servers");
+            let servers: Vec<_> = context.of_phase(phase);
+            acl::give_agent_tokens(
+                &view,
+                &servers.iter().collect::<Vec<_>>(),
+                &StoredTokens(&mut context.state),
+                context.limit,
+            )
+            .await?;
+            context.read_shared()?;
+            bar.done("default deny, a token for each");
+        }
+        Phase::ConsulClients => {
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            let agents: Vec<_> = context.of_phase(phase);
+            acl::give_agent_tokens(
+                &view,
+                &agents.iter().collect::<Vec<_>>(),
+                &StoredTokens(&mut context.state),
+                context.limit,
+            )
+            .await?;
+        }
+        Phase::NomadServers => {
+            let bar = context.progress.phase("Nomad ACLs", 1);
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            acl::bootstrap(
+                &view,
+                Product::Nomad,
+                &mut StoredTokens(&mut context.state),
+                context.limit,
+            )
+            .await?;
+            let view = ClusterView::new(&context.cluster, context.cluster_client()?);
+            acl::nomad_tokens(&view, &mut StoredTokens(&mut context.state)).await?;
+            bar.done("default deny, an operator's token");
+        }
+        Phase::NomadClients => {}
+    }
+    let now = context.state.tokens()?.management(Product::Nomad);
+    Ok(phase == Phase::NomadServers && before.is_none() && now.is_some())
+}

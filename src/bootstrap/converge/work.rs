@@ -1,0 +1,50 @@
+//! A node's part in a phase, and the steps that bring files and daemon to it.
+
+use anyhow::{Context as _, Result};
+
+use crate::bootstrap::context::Context;
+use crate::bootstrap::nodes::plan::{NodePlan, wanted_stamps};
+use crate::bootstrap::nodes::spec::{FileSpec, NodeSpec, Observed};
+use crate::bootstrap::topology::{Node, Product};
+
+/// A node, what its part in the phase shall be, and what differs.
+pub(in crate::bootstrap) struct Work {
+    /// The node.
+    pub node: Node,
+    /// What belongs to the phase's product, of all that the node shall have.
+    pub part: NodeSpec,
+    /// What was seen.
+    pub seen: Observed,
+    /// The difference.
+    pub plan: NodePlan,
+}
+
+/// Writes the files that differ.
+pub(super) async fn write(context: &Context, work: &Work) -> Result<()> {
+    let files: Vec<&FileSpec> = work
+        .part
+        .files
+        .iter()
+        .filter(|file| work.plan.writes(&file.path))
+        .collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    context
+        .host(&work.node)
+        .write(&files)
+        .await
+        .with_context(|| work.node.name.clone())
+}
+
+/// Writes what differs and starts the daemon. The stamps go before the start: whatever runs
+/// afterwards has read these files.
+pub(super) async fn start(context: &Context, work: &Work, product: Product) -> Result<()> {
+    let (host, name) = (context.host(&work.node), || work.node.name.clone());
+    let daemon = work.part.daemon(product).with_context(name)?;
+    write(context, work).await?;
+    host.stamp(product, &wanted_stamps(&work.part, &work.seen, product))
+        .await
+        .with_context(name)?;
+    host.start(daemon).await.with_context(name)
+}

@@ -1,0 +1,203 @@
+//! The files that are shipped: config/cluster.toml and deploy/terraform.
+
+use std::path::Path;
+
+use super::super::raw::KEYS;
+use super::super::{Request, locate};
+use super::{good, names};
+use crate::bootstrap::topology::{BinarySource, Runner, Target};
+
+/// The shipped file.
+fn shipped() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/cluster.toml"))
+        .unwrap()
+}
+
+/// The shipped file with every line `#key = value` written out, but for keys of which `without` has
+/// one, and without lines of keys that now stand twice.
+fn written_out(without: &[&str]) -> String {
+    let mut section = String::new();
+    let mut rows: Vec<(String, String)> = Vec::new();
+    for row in shipped().lines() {
+        if let Some(name) = row.strip_prefix('[') {
+            section = format!("{}.", name.trim_end_matches(']'));
+            rows.push((String::new(), row.to_owned()));
+        }
+        let row_of = row.strip_prefix('#').unwrap_or(row);
+        let Some((name, _)) = row_of
+            .split_once(" = ")
+            .filter(|(name, _)| !name.contains([' ', '#']))
+        else {
+            continue;
+        };
+        let path = format!("{section}{name}");
+        assert!(
+            KEYS.contains(&path.as_str()),
+            "config/cluster.toml has {path}, which is not a key"
+        );
+        if row.starts_with('#') && without.contains(&path.as_str()) {
+            continue;
+        }
+        rows.retain(|(earlier, _)| *earlier != path);
+        rows.push((path, row_of.to_owned()));
+    }
+    rows.iter().map(|(_, row)| format!("{row}\n")).collect()
+}
+
+#[test]
+fn the_shipped_file_is_the_local_cluster_and_shows_every_key() {
+    let text = shipped();
+    assert_eq!(good(&text), good(""));
+    for key in KEYS {
+        let (section, name) = key.split_once('.').unwrap_or(("", key));
+        let below = if section.is_empty() {
+            &text
+        } else {
+            text.split_once(&format!("\n[{section}]\n")).unwrap().1
+        };
+        let end = below.find("\n[").unwrap_or(below.len());
+        let shown = below[..end].lines().any(|row| {
+            row.trim_start_matches('#')
+                .starts_with(&format!("{name} = "))
+        });
+        assert!(shown, "config/cluster.toml does not show {key}");
+    }
+}
+
+#[test]
+fn the_shipped_file_can_be_written_out() {
+    let machines = ["consul_servers", "nomad_servers", "nomad_clients"];
+    let local: Vec<&str> = machines
+        .into_iter()
+        .chain(["inventory", "state", "consul.version", "nomad.version"])
+        .collect();
+    let mut expected = good("");
+    expected.consul = BinarySource::File("/usr/local/bin/consul".into());
+    expected.nomad = Some(BinarySource::File("/usr/local/bin/nomad".into()));
+    expected.network_interface = Some("eth0".to_owned());
+    expected.release_key.file = Some("/etc/lb/hashicorp.asc".into());
+    assert_eq!(
+        good(&written_out(&local)),
+        expected,
+        "what is called a default is one"
+    );
+
+    let text = written_out(&["inventory", "consul.binary", "nomad.binary"]);
+    let cluster = good(&text.replace("target = \"local\"", "target = \"ssh\""));
+    assert_eq!(cluster.consul, BinarySource::Release("1.8.7".to_owned()));
+    assert_eq!(names(&cluster)[5], "chief");
+    assert_eq!(cluster.state, Path::new("/etc/lb/cluster.state"));
+    let Target::Ssh(ssh) = cluster.target else {
+        panic!()
+    };
+    assert_eq!(ssh.options.len(), 10, "{:?}", ssh.options);
+    assert_eq!(
+        (ssh.sudo, ssh.parallel, ssh.runner),
+        (true, 4, Runner::Systemd)
+    );
+}
+
+/// Text of a fenced block in a file, `before` taken off each line.
+fn fenced(text: &str, language: &str, before: &str) -> String {
+    let lines = text
+        .lines()
+        .map(|line| line.strip_prefix(before).unwrap_or(line));
+    let inside = lines
+        .skip_while(|line| *line != format!("```{language}"))
+        .skip(1);
+    inside
+        .take_while(|line| *line != "```")
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+#[test]
+fn the_inventory_of_deploy_terraform_is_a_cluster() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/terraform/digitalocean");
+    let file = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("cluster.toml"),
+        fenced(&file("README.md"), "toml", ""),
+    )
+    .unwrap();
+    std::fs::write(
+        dir.path().join("inventory.json"),
+        fenced(&file("outputs.tf"), "json", "# "),
+    )
+    .unwrap();
+    let process = locate::Process {
+        folder: dir.path().to_owned(),
+        home: None,
+        state_home: None,
+        path: None,
+        os: "macos",
+    };
+    let request = Request {
+        file: Some("cluster.toml".into()),
+        ..Request::default()
+    };
+    let cluster = locate::describe_for(&request, &process)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+        .cluster;
+    let shown: Vec<String> = cluster
+        .nodes
+        .iter()
+        .map(|node| {
+            format!(
+                "{} {} {}",
+                node.name,
+                node.address,
+                node.ssh.as_deref().unwrap_or_default()
+            )
+        })
+        .collect();
+    assert_eq!(shown.len(), 9);
+    assert_eq!(shown[0], "consul-0 10.88.0.2 203.0.113.10");
+    assert_eq!(shown[8], "nomad-client-2 10.88.0.10 203.0.113.18");
+    assert_eq!(cluster.network_interface.as_deref(), Some("eth1"));
+    let Target::Ssh(ssh) = cluster.target else {
+        panic!()
+    };
+    assert_eq!((ssh.options[1].as_str(), ssh.sudo), ("root", false));
+}
+
+#[test]
+fn the_files_of_deploy_terraform_parse_and_describe_every_variable() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/terraform/digitalocean");
+    let mut used = String::new();
+    let mut variables = Vec::new();
+    for name in [
+        "versions.tf",
+        "variables.tf",
+        "main.tf",
+        "firewall.tf",
+        "outputs.tf",
+    ] {
+        let text = std::fs::read_to_string(folder.join(name)).unwrap();
+        let body: hcl_edit::structure::Body = text
+            .parse()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        for block in body
+            .blocks()
+            .filter(|block| block.ident.as_str() == "variable")
+        {
+            assert!(
+                block.body.get_attribute("description").is_some(),
+                "{:?}",
+                block.labels
+            );
+            variables.push(block.labels[0].as_str().to_owned());
+        }
+        if name != "variables.tf" {
+            used.push_str(&text);
+        }
+    }
+    assert!(variables.len() > 10, "{variables:?}");
+    for variable in variables {
+        assert!(
+            used.contains(&format!("var.{variable}")),
+            "{variable} is used nowhere"
+        );
+    }
+}

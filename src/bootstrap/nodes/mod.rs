@@ -1,0 +1,38 @@
+//! The nodes: what each shall have (`spec`), the difference to what it has (`plan`), and the way to
+//! look and act there by small POSIX sh scripts, run by `sh` on this machine or over the user's own
+//! `ssh`.
+//!
+//! ```text
+//!   Host ─▶ script (text, read by `sh` from its stdin) ─▶ channel ─▶ sh | ssh … [sudo -n] sh
+//!    │                                                      └─ one connection per node, shared through ControlDir
+//!    └──▶ Dialer ─▶ TcpStream | ssh -W      (bytes to an address as seen from that node)
+//! ```
+//!
+//! One code path serves both targets. Scripts and contents travel over stdin, so no secret is ever
+//! an argument of a process, and a script is read whole before its first line runs, so a broken
+//! connection does nothing by halves. What is to be done is decided elsewhere (`plan`); what a node
+//! shall have comes from `render`.
+
+mod binaries;
+mod channel;
+mod command;
+mod control;
+mod daemons;
+mod dialer;
+mod files;
+mod host;
+mod observe;
+pub mod plan;
+mod preflight;
+mod release;
+mod script;
+mod sockets;
+pub mod spec;
+mod tasks;
+
+pub use control::ControlDir;
+pub use dialer::{Dialer, Stream, Tunnel, Tunnelled};
+pub use host::Host;
+pub use preflight::{Facts, Preflight, TakenPort};
+pub use release::Releases;
+pub use tasks::Wipe;

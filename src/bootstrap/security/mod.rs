@@ -1,0 +1,4 @@
+//! Certificates and their authority, and values that must not be shown.
+
+pub mod pki;
+pub mod secrets;
