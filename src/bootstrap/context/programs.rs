@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use sha2::{Digest as _, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
 
 use crate::bootstrap::nodes::spec::{hex, sha256};
 use crate::bootstrap::render::{Version, Versions};
@@ -57,14 +57,14 @@ pub(super) fn identity(path: &Path) -> Result<String> {
 /// SHA-256 of a file.
 pub(super) fn digest(path: &Path) -> Result<String> {
     let mut file = fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mut hash = Sha256::new();
+    let mut hash = Context::new(&SHA256);
     let mut chunk = vec![0; 1 << 20];
     loop {
         match file
             .read(&mut chunk)
             .with_context(|| path.display().to_string())?
         {
-            0 => return Ok(hex(&hash.finalize())),
+            0 => return Ok(hex(hash.finish().as_ref())),
             read => hash.update(&chunk[..read]),
         }
     }

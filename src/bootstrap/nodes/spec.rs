@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest as _, Sha256};
+use aws_lc_rs::digest::{self, Context, SHA256};
 
 use crate::bootstrap::topology::{BinarySource, Product};
 
@@ -135,35 +135,35 @@ impl NodeSpec {
     /// will be on the node.
     #[must_use]
     pub fn restart_stamp(&self, product: Product, binary: &str) -> String {
-        let mut hash = Sha256::new();
+        let mut hash = Context::new(&SHA256);
         if let Some(daemon) = self.daemon(product) {
-            hash.update(daemon.command.join("\0"));
-            hash.update(daemon.user.name());
+            hash.update(daemon.command.join("\0").as_bytes());
+            hash.update(daemon.user.name().as_bytes());
         }
-        hash.update(binary);
+        hash.update(binary.as_bytes());
         self.stamp(hash, Effect::Restart(product))
     }
 
     /// Digest of everything that it must have read at its last reload, or start.
     #[must_use]
     pub fn reload_stamp(&self, product: Product) -> String {
-        self.stamp(Sha256::new(), Effect::Reload(product))
+        self.stamp(Context::new(&SHA256), Effect::Reload(product))
     }
 
-    fn stamp(&self, mut hash: Sha256, effect: Effect) -> String {
+    fn stamp(&self, mut hash: Context, effect: Effect) -> String {
         for file in self.files.iter().filter(|file| file.effect == effect) {
-            hash.update(&file.path);
-            hash.update([0]);
-            hash.update(sha256(&file.content));
+            hash.update(file.path.as_bytes());
+            hash.update(&[0]);
+            hash.update(sha256(&file.content).as_bytes());
         }
-        hex(&hash.finalize())
+        hex(hash.finish().as_ref())
     }
 }
 
 /// SHA-256 in lower-case hexadecimal.
 #[must_use]
 pub fn sha256(content: &[u8]) -> String {
-    hex(&Sha256::digest(content))
+    hex(digest::digest(&SHA256, content).as_ref())
 }
 
 /// Lower-case hexadecimal.

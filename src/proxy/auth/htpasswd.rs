@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{self, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha_crypt::{PasswordVerifier as _, ShaCrypt};
-use sha1::{Digest as _, Sha1};
-use sha2::Sha256;
 
 use crate::proxy::auth::md5_crypt::md5_crypt;
 
@@ -211,12 +211,10 @@ impl Stored {
                 hash.as_bytes(),
             ),
             Secret::Sha1 { digest, salt } => {
-                let found: [u8; SHA1_LEN] = Sha1::new()
-                    .chain_update(password)
-                    .chain_update(salt)
-                    .finalize()
-                    .into();
-                same(&found, digest)
+                let mut found = digest::Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+                found.update(password);
+                found.update(salt);
+                same(found.finish().as_ref(), digest)
             }
             Secret::Plain => same(password, self.text.as_bytes()),
         }
@@ -225,7 +223,8 @@ impl Stored {
 
 /// Compares hashes of the two: how long that takes tells nothing of where they differ.
 fn same(a: &[u8], b: &[u8]) -> bool {
-    Sha256::digest(a) == Sha256::digest(b)
+    let [a, b] = [a, b].map(|bytes| digest::digest(&SHA256, bytes));
+    verify_slices_are_equal(a.as_ref(), b.as_ref()).is_ok()
 }
 
 #[cfg(test)]

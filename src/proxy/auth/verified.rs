@@ -9,7 +9,7 @@ use std::fmt;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use sha2::{Digest as _, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
 
 /// Credentials kept, per kind and generation.
 const GOOD_MAX: usize = 4096;
@@ -50,13 +50,15 @@ impl fmt::Debug for Verified {
 impl Verified {
     /// The key of these credentials.
     pub(super) fn key(&self, user: &[u8], password: &[u8], stored: &[u8]) -> Key {
-        let mut hasher = Sha256::new();
+        let mut hasher = Context::new(&SHA256);
         hasher.update(self.secret.as_flattened());
         for part in [user, password, stored] {
-            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
-        hasher.finalize().into()
+        let mut key = Key::default();
+        key.copy_from_slice(hasher.finish().as_ref());
+        key
     }
 
     /// What is known of them.
