@@ -14,8 +14,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use lb::registry::consul::catalog::snapshot;
-use lb::registry::consul::wire::{HealthEntry, ServiceList};
+use lb::sources::consul::catalog::snapshot;
+use lb::sources::consul::wire::{HealthEntry, ServiceList};
 use serde_json::{Value, json};
 
 const SERVICES: usize = 1_000;

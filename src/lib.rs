@@ -4,7 +4,7 @@
 //! in the routing table, which is replaced as a whole.
 //!
 //! ```text
-//!  clients ──▶ proxy ──▶ instances          Consul, files, HTTP ──▶ registry ──▶ control
+//!  clients ──▶ proxy ──▶ instances           Consul, files, HTTP ──▶ sources ──▶ control
 //!                │ looks up                                                        │ builds
 //!                └───────────────────────▶ table ◀─────────────────────────────────┘
 //! ```
@@ -13,7 +13,7 @@
 //! |---|---|
 //! | [`proxy`] | the data path: listeners, TLS, HTTP/1, HTTP/2, TCP, retries, pools |
 //! | [`table`] | routes, their look-up, balancing, passive health |
-//! | [`registry`] | sources of services, and lb's own registration |
+//! | [`sources`] | Consul, files, an HTTP endpoint; lb's own registration |
 //! | [`catalog`] | what a source tells: services, instances, checks, tags, route commands |
 //! | [`control`] | from what sources tell to tables: which instances may serve |
 //! | [`config`] | every key: its type, bounds, default and text; files, flags, environment |
@@ -46,9 +46,9 @@ pub mod log;
 pub mod manual;
 pub mod metrics;
 pub mod proxy;
-pub mod registry;
 pub mod sample;
 pub mod serve;
+pub mod sources;
 pub mod system;
 pub mod table;
 pub mod trust;

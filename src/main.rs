@@ -16,8 +16,8 @@ use lb::fabio::flags::FlagError;
 use lb::fabio::settings::Warning;
 use lb::fabio::{self, Machine, Source};
 use lb::log::say;
-use lb::registry::consul::{self, probe::ProbeStep};
 use lb::serve::{RunOptions, Signals};
+use lb::sources::{self, ProbeStep};
 use lb::system::unix_now;
 
 /// Failed at run time.
@@ -275,9 +275,20 @@ fn log_left_out(warning: &Warning) {
     tracing::warn!(key = warning.key, origin, "{}", warning.text);
 }
 
-/// Warnings as lines of the log.
+/// Warnings and remarks as lines of the log.
 fn log_warnings(report: &Report) {
     for finding in report.findings() {
+        if finding.severity == Severity::Remark {
+            tracing::info!(
+                file = finding.file,
+                line = finding.line,
+                subject = finding.subject,
+                advice = finding.advice,
+                "{}",
+                finding.problem
+            );
+            continue;
+        }
         tracing::warn!(
             file = finding.file,
             line = finding.line,
@@ -300,6 +311,7 @@ fn load(args: &ConfigArgs) -> (Vec<Finding>, Draft) {
         .map(finding(Severity::Error))
         .collect();
     findings.extend(draft.warnings.iter().map(finding(Severity::Warning)));
+    findings.extend(draft.remarks.iter().map(finding(Severity::Remark)));
     (findings, draft)
 }
 
@@ -343,11 +355,7 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
             Err(error) => findings.push(Finding::unreadable(path, &error)),
         }
     }
-    let prefix = draft
-        .config
-        .consul
-        .as_ref()
-        .map_or("urlprefix-", |consul| &consul.tag_prefix);
+    let prefix = &draft.config.routing.tag_prefix;
     let given = args.config.config.is_some() || !draft.config.auth.is_empty();
     findings.extend(check::lints::check_jobs(
         &jobs,
@@ -357,10 +365,9 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     findings.extend(check::auth::check(&draft.config));
     let report = Report::new(findings);
     let report = if args.strict { report.strict() } else { report };
-    let live = match (args.live, draft.consul()) {
-        (false, _) => None,
-        (true, Some(consul)) => Some(block_on(consul::probe::probe(consul))?),
-        (true, None) => Some(vec![not_dialled(&draft)]),
+    let live = match args.live {
+        false => None,
+        true => Some(block_on(probe(&draft))?),
     };
     if json {
         let mut document = report.to_json();
@@ -384,22 +391,23 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
     })
 }
 
-/// What stands in the place of the steps when there is nothing to dial, or no telling what was
-/// meant.
-fn not_dialled(draft: &Draft) -> ProbeStep {
-    let (detail, hint) = match draft.config.consul {
-        Some(_) => ("not dialled: the configuration of Consul is wrong", None),
-        None => (
-            "no Consul is configured",
-            Some("add [consul], or set CONSUL_HTTP_ADDR".to_owned()),
-        ),
-    };
-    ProbeStep {
-        name: "config",
-        ok: false,
-        detail: detail.to_owned(),
-        hint,
+/// Tries to read every source that is dialled.
+async fn probe(draft: &Draft) -> Vec<ProbeStep> {
+    let mut steps = Vec::new();
+    for source in sources::list() {
+        if let Some(probe) = source.probe(draft) {
+            steps.extend(probe.await);
+        }
     }
+    if steps.is_empty() {
+        let hint = "add [consul], or set CONSUL_HTTP_ADDR".to_owned();
+        steps.push(ProbeStep::failed(
+            "config",
+            "no Consul is configured",
+            Some(hint),
+        ));
+    }
+    steps
 }
 
 fn step_json(step: &ProbeStep) -> serde_json::Value {

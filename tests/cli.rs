@@ -114,6 +114,40 @@ fn check_knows_which_schemes_there_are() {
     );
 }
 
+/// Keys of `[routing]` were keys of `[consul]` once.
+#[test]
+fn old_names_of_keys_are_a_remark_and_contradictions_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |text: &str, env: &[(&str, &str)]| {
+        let config = write(dir.path(), "lb.toml", text);
+        lb_with(env, &["check", "--strict", "--config", &config])
+    };
+    let shown = check("[consul]\nweights = false\ncheck_grace = \"1s\"\n", &[]);
+    assert_eq!(shown.code, Some(0), "{}", shown.out);
+    assert!(
+        shown.out.contains(
+            "  2: remark: consul.weights, consul.check_grace moved to [routing]\n      the old name goes on working\n"
+        ),
+        "{}",
+        shown.out
+    );
+    assert!(shown.out.ends_with("no mistakes found\n"), "{}", shown.out);
+    let shown = check("[consul]\n[routing]\nweights = false\n", &[]);
+    assert_eq!((shown.code, &*shown.out), (Some(0), "no mistakes found\n"));
+
+    let both = "[consul]\ntag_prefix = \"a-\"\n[routing]\ntag_prefix = \"b-\"\n";
+    let shown = check(both, &[]);
+    assert_eq!(shown.code, Some(2), "{}", shown.out);
+    for name in ["consul.tag_prefix = \"a-\"", "routing.tag_prefix = \"b-\""] {
+        assert!(shown.out.contains(name), "{name}: {}", shown.out);
+    }
+    let same = both.replace("a-", "b-");
+    assert_eq!(check(&same, &[]).code, Some(0));
+    let shown = check(&same, &[("LB_CONSUL_TAG_PREFIX", "c-")]);
+    assert_eq!(shown.code, Some(2), "{}", shown.out);
+    assert!(shown.out.contains("LB_CONSUL_TAG_PREFIX"), "{}", shown.out);
+}
+
 #[test]
 fn help_of_run_describes_every_key() {
     let shown = lb(&["run", "--help"]);
@@ -124,9 +158,11 @@ fn help_of_run_describes_every_key() {
         "[default: 65536]",
         "--listener",
         "--log.access",
+        "--routing.weights",
     ] {
         assert!(shown.out.contains(word), "{word}");
     }
+    assert!(!shown.out.contains("--consul.weights"), "a name of old");
     let short = lb(&["run", "-h"]).out;
     assert!(
         !short.contains("--proxy.max_header_bytes") && short.contains("--config"),

@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use lb::catalog::command::CommandError;
 use lb::catalog::source::OVERRIDES;
 use lb::catalog::{CheckScope, CheckStatus, Registration as Listed, ServiceSnapshot};
-use lb::config::ConsulConfig;
+use lb::config::{Config, ConsulConfig, DnsConfig};
 use lb::metrics::Metrics;
-use lb::registry::Update;
-use lb::registry::consul::register::Whereabouts;
-use lb::registry::consul::{ConsulSource, probe, spawn};
+use lb::sources::consul::probe;
+use lb::sources::dns::Dns;
+use lb::sources::registration::{Announcement, Registrar, Whereabouts};
+use lb::sources::{self, Context, Page, RunningSource, Update};
 use support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
 use support::fake_consul::{Acl, FakeConsul, Fault, PREFIX};
 use tokio::sync::{mpsc, watch};
@@ -86,6 +87,62 @@ impl View {
     }
 }
 
+/// The sources that `[consul]` turns on, as a process runs them.
+struct ConsulSource {
+    running: Vec<Arc<dyn RunningSource>>,
+    page: watch::Receiver<Page>,
+}
+
+impl ConsulSource {
+    fn start(config: ConsulConfig, metrics: Metrics, updates: mpsc::Sender<Update>) -> Self {
+        let (no_route_page, page) = watch::channel(None);
+        let context = Context {
+            updates,
+            dns: Arc::new(Dns::new(&DnsConfig::default())),
+            metrics,
+            no_route_page,
+            now: Instant::now,
+        };
+        let started = sources::list::start(&sources::list(), &with_consul(config), &context);
+        Self {
+            running: started.expect("a usable configuration"),
+            page,
+        }
+    }
+
+    /// Takes a new configuration, or says what is wrong with it.
+    fn reload(&self, config: ConsulConfig) -> Result<(), String> {
+        let config = with_consul(config);
+        let prepared: Result<Vec<_>, _> = self
+            .running
+            .iter()
+            .map(|source| source.prepare(&config))
+            .collect();
+        let prepared = prepared.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            format!("{error}: {}", cause.unwrap_or_default())
+        })?;
+        prepared.into_iter().for_each(sources::Reload::apply);
+        Ok(())
+    }
+
+    fn registrar(&self) -> Box<dyn Registrar> {
+        let mut found = self.running.iter().filter_map(|source| source.registrar());
+        found.next().expect("Consul can register")
+    }
+
+    fn no_route_page(&self) -> watch::Receiver<Page> {
+        self.page.clone()
+    }
+}
+
+fn with_consul(consul: ConsulConfig) -> Config {
+    Config {
+        consul: Some(consul),
+        ..Config::default()
+    }
+}
+
 /// A running source and its view.
 struct Watched {
     source: ConsulSource,
@@ -97,7 +154,7 @@ impl Watched {
     fn start(config: ConsulConfig) -> Self {
         let (sender, mut updates) = mpsc::channel(16);
         let metrics = Metrics::default();
-        let source = spawn(config, metrics.clone(), sender).expect("a usable configuration");
+        let source = ConsulSource::start(config, metrics.clone(), sender);
         let (view_sender, view) = watch::channel(View::default());
         tokio::spawn(async move {
             while let Some(update) = updates.recv().await {
@@ -1453,7 +1510,7 @@ async fn a_resync_reads_without_index() {
 }
 
 async fn failing_step(config: &ConsulConfig) -> (String, String, String) {
-    let steps = probe(config).await;
+    let steps = probe(config, "urlprefix-").await;
     let last = steps.last().expect("a step");
     assert!(
         steps[..steps.len() - 1].iter().all(|step| step.ok),
@@ -1472,7 +1529,7 @@ async fn the_probe_names_the_step_that_fails() {
     let agent = ConsulAgent::start();
     let other = Certificates::new();
     let good = agent.config();
-    let steps = probe(&good).await;
+    let steps = probe(&good, "urlprefix-").await;
     let names: Vec<_> = steps.iter().map(|step| step.name).collect();
     assert_eq!(
         names,
@@ -1566,7 +1623,7 @@ async fn the_probe_knows_tokens_and_plain_ports() {
         ..Options::default()
     });
     let good = agent.config();
-    assert!(probe(&good).await.iter().all(|step| step.ok));
+    assert!(probe(&good, "urlprefix-").await.iter().all(|step| step.ok));
     let cases = [
         (
             ConsulConfig {
@@ -1623,11 +1680,11 @@ async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front(
         hostname: "here".to_owned(),
     };
     let registrar = watched.source.registrar();
-    registrar.set(vec![lb::registry::consul::register::Registration::new(
-        "lb",
-        &config.register,
-        &at,
-    )]);
+    registrar.set(&[Announcement {
+        name: "lb".to_owned(),
+        config: config.register.clone(),
+        at,
+    }]);
     let registered = |fake: &FakeConsul| {
         fake.requests()
             .iter()
@@ -1648,7 +1705,12 @@ async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front(
     watched
         .until("web gone", |view| !view.services.contains_key("web"))
         .await;
-    assert!(probe(&config).await.iter().all(|step| step.ok));
+    assert!(
+        probe(&config, "urlprefix-")
+            .await
+            .iter()
+            .all(|step| step.ok)
+    );
     assert!(
         fake.requests()
             .iter()
@@ -1678,7 +1740,7 @@ async fn cas_are_found_in_a_folder_as_openssl_keeps_them() {
         ca_path: Some(folder.path().to_owned()),
         ..agent.config()
     };
-    let steps = probe(&config()).await;
+    let steps = probe(&config(), "urlprefix-").await;
     assert!(
         steps.iter().any(|step| step.name == "tls" && !step.ok),
         "the agent's own is not there yet: {steps:#?}"
@@ -1686,7 +1748,13 @@ async fn cas_are_found_in_a_folder_as_openssl_keeps_them() {
     for name in ["1a2b3c4d.0", "plain", "below/1a2b3c4d.0", "below/deeper/ca"] {
         let path = folder.path().join(name);
         std::fs::copy(&ca, &path).unwrap();
-        assert!(probe(&config()).await.iter().all(|step| step.ok), "{name}");
+        assert!(
+            probe(&config(), "urlprefix-")
+                .await
+                .iter()
+                .all(|step| step.ok),
+            "{name}"
+        );
         std::fs::remove_file(&path).unwrap();
         // What OpenSSL's `rehash` makes is a link.
         std::os::unix::fs::symlink(&ca, &path).unwrap();

@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["catalog", "table", "metrics"]),
     ("table", &["catalog", "metrics"]),
     (
-        "registry",
+        "sources",
         &[
             "catalog",
             "metrics",
@@ -46,7 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "control",
         &[
-            "registry", "catalog", "table", "metrics", "config", "journal",
+            "sources", "catalog", "table", "metrics", "config", "journal",
         ],
     ),
     (
@@ -76,11 +76,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "system",
         ],
     ),
-    ("check", &["config", "catalog", "trust"]),
+    ("check", &["config", "catalog", "trust", "sources"]),
     ("bootstrap", &["config", "cli", "trust", "system"]),
     (
         "certificates",
-        &["catalog", "config", "registry", "http_client", "system"],
+        &["catalog", "config", "sources", "http_client", "system"],
     ),
     ("fabio", &["config", "http_client"]),
     ("cli", &["config"]),
@@ -191,7 +191,7 @@ fn the_document_has_the_same_arrows() {
 fn the_scan_sees_every_form() {
     let text = "use crate::table::{Route, Target};\nuse crate::{catalog, metrics::Metrics};\n\
                 fn f(x: crate::config::Config) {}\n// use crate::proxy::x;\n/// [`crate::admin`]\n\
-                use crate::{\n    control::Status,\n    registry::{a, b::{c}, d},\n};\n\
+                use crate::{\n    control::Status,\n    sources::{a, b::{c}, d},\n};\n\
                 pub(crate) fn g() {}\n#[cfg(test)]\nmod tests {\n    use crate::serve::x;\n}\n";
     let found: Vec<(usize, String)> = named_modules(text);
     let found: Vec<(usize, &str)> = found
@@ -206,7 +206,7 @@ fn the_scan_sees_every_form() {
             (2, "metrics"),
             (3, "config"),
             (6, "control"),
-            (6, "registry")
+            (6, "sources")
         ]
     );
 }

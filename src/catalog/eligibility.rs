@@ -42,20 +42,20 @@ use super::{
 /// The user's choices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Check states that count as healthy (`consul.accept_status`).
+    /// Check states that count as healthy (`routing.accept_status`).
     pub accept_status: Vec<CheckStatus>,
-    /// Every service check must be in one of them; else one is enough (`consul.checks_required`).
+    /// Every service check must be in one of them; else one is enough (`routing.checks_required`).
     pub checks_required_all: bool,
-    /// An instance without service checks never serves (`consul.require_check`).
+    /// An instance without service checks never serves (`routing.require_check`).
     pub require_check: bool,
     /// Every check of a node counts for its instances, else `serfHealth` alone
-    /// (`consul.node_checks`).
+    /// (`routing.node_checks`).
     pub node_checks_all: bool,
-    /// Consul's weights count (`consul.weights`); else all are the same, and none bars.
+    /// Consul's weights count (`routing.weights`); else all are the same, and none bars.
     pub weights: bool,
-    /// How long a new instance without service checks waits for one (`consul.check_grace`).
+    /// How long a new instance without service checks waits for one (`routing.check_grace`).
     pub check_grace: Duration,
-    /// How long instances that fell together are kept (`consul.critical_hold`); zero: not at all.
+    /// How long instances that fell together are kept (`routing.critical_hold`); zero: not at all.
     pub critical_hold: Duration,
 }
 
@@ -394,7 +394,7 @@ fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Insta
         .iter()
         .any(|check| check.scope == CheckScope::Service);
     if !has_own && rules.require_check {
-        return Standing::Barred("it has no check of its own (consul.require_check)".to_owned());
+        return Standing::Barred("it has no check of its own (routing.require_check)".to_owned());
     }
     if !has_own {
         return if now < grace_until {

@@ -1,6 +1,6 @@
 //! What the cluster says now: services, their instances, and how each instance feels.
 //!
-//! Plain data and pure rules. Nothing here knows Consul's wire format (that is `registry`), and
+//! Plain data and pure rules. Nothing here knows Consul's wire format (that is `sources`), and
 //! nothing here knows what a route does with an instance (that is `table`).
 
 pub mod command;
@@ -45,7 +45,7 @@ impl fmt::Display for InstanceId {
 pub enum Endpoint {
     /// Ready to be dialled.
     Addr(SocketAddr),
-    /// A name that has to be resolved first (`registry::resolve` does, before anything reaches the
+    /// A name that has to be resolved first (`sources::resolve` does, before anything reaches the
     /// table).
     Name {
         /// DNS name, without port.
@@ -54,7 +54,7 @@ pub enum Endpoint {
         port: u16,
     },
     /// A name that has no address now: nobody to dial, but a place that is still taken
-    /// (`registry::resolve` makes it).
+    /// (`sources::resolve` makes it).
     Unresolved {
         /// DNS name, without port.
         host: Arc<str>,
@@ -105,7 +105,7 @@ impl fmt::Display for Endpoint {
 pub enum CheckStatus {
     /// All is well.
     Passing,
-    /// Degraded; whether it may serve is the user's choice (`consul.accept_status`).
+    /// Degraded; whether it may serve is the user's choice (`routing.accept_status`).
     Warning,
     /// Failed, or not yet run.
     Critical,

@@ -11,11 +11,11 @@ use super::error::SourceError;
 use super::limits::{BACKOFF, ENTRIES_MAX, PAUSE_MIN};
 use super::source::{Pems, Shelf, Told};
 use crate::config::{ConsulConfig, ConsulKeys, TokenPlace};
-use crate::registry::backoff::Backoff;
-use crate::registry::consul::ConsulError;
-use crate::registry::consul::blocking::{Next, Position, TokenBucket, jittered_wait};
-use crate::registry::consul::client::{Block, Client, Mode};
-use crate::registry::consul::keys;
+use crate::sources::backoff::Backoff;
+use crate::sources::consul::ConsulError;
+use crate::sources::consul::blocking::{Next, Position, TokenBucket, jittered_wait};
+use crate::sources::consul::client::{Block, Client, Mode};
+use crate::sources::consul::keys;
 
 /// Reads of one watch: a burst, and a rate (1/s).
 const BUCKET: (u32, f64) = (10, 1.0);

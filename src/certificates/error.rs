@@ -2,7 +2,7 @@
 
 use crate::http_client::HttpError;
 use crate::http_client::trust::TrustError;
-use crate::registry::consul::ConsulError;
+use crate::sources::consul::ConsulError;
 
 /// A failure. Holds no token and no password.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -26,7 +26,7 @@ pub use vault::Tokens;
 
 use self::limits::{BACKOFF, PAUSE_MIN};
 use crate::config::{CertificateConfig, CertificateSource};
-use crate::registry::backoff::Backoff;
+use crate::sources::backoff::Backoff;
 
 /// Serves one source until it is dropped (or, read once, has answered). Files have none.
 pub async fn run(

@@ -12,7 +12,8 @@ use x509_parser::prelude::FromDer;
 
 use super::Severity;
 use super::reading::Files;
-use crate::config::{CertificateSource, Config, ConsulConfig};
+use crate::config::{CertificateSource, Config};
+use crate::sources::Pem;
 
 /// A certificate that ends within this time is warned about, in seconds.
 const SOON: i64 = 30 * 86_400;
@@ -22,24 +23,9 @@ const PAIRS_MAX: usize = 10_000;
 /// Stands for the file where a certificate is in the configuration itself.
 const INLINE: &str = "configuration";
 
-/// Checks every certificate, key and CA the configuration names. `now` in seconds since 1970.
+/// Checks every certificate, key and CA the configuration names, but for those of sources. `now` in
+/// seconds since 1970.
 pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
-    if let Some(consul) = &config.consul {
-        authorities(files, "consul.ca_file", consul.ca_file.as_deref(), now);
-        if let Some(text) = &consul.ca_pem {
-            authorities_in(
-                files,
-                "consul.ca_pem",
-                Path::new(INLINE),
-                text.as_bytes(),
-                now,
-            );
-        }
-        if let Some(folder) = &consul.ca_path {
-            authorities_below(files, "consul.ca_path", folder, now);
-        }
-        consul_pair(files, consul, now);
-    }
     authorities(
         files,
         "proxy.upstream_ca_file",
@@ -84,42 +70,43 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
     }
 }
 
-/// The client certificate, either half of which is in a file or in the configuration itself. Half a
-/// pair is a mistake of the configuration; whether the half is sound is worth knowing as well.
-fn consul_pair(files: &mut Files, consul: &ConsulConfig, now: i64) {
+/// CAs of a source's server.
+pub(crate) fn source_authorities(files: &mut Files, key: &str, pem: Pem<'_>, now: i64) {
+    match pem {
+        Pem::File(path) => authorities(files, key, Some(path), now),
+        Pem::Text(text) => authorities_in(files, key, Path::new(INLINE), text.as_bytes(), now),
+    }
+}
+
+/// The client certificate of a source, either half of which is in a file or in the configuration
+/// itself.
+pub(crate) fn client_pair(
+    files: &mut Files,
+    cert: Option<(&str, Pem<'_>)>,
+    key: Option<(&str, Pem<'_>)>,
+    now: i64,
+) {
     let inline = Path::new(INLINE);
-    let (cert_key, cert_place, chain) = match (&consul.cert_file, &consul.cert_pem) {
-        (Some(path), _) => (
-            "consul.cert_file",
-            path.as_path(),
-            chain(files, "consul.cert_file", path, now),
-        ),
-        (_, Some(text)) => (
-            "consul.cert_pem",
-            inline,
-            chain_in(files, "consul.cert_pem", inline, text.as_bytes(), now),
-        ),
-        _ => ("consul.cert_file", inline, Vec::new()),
+    let (chain, cert_name) = match cert {
+        Some((key, Pem::File(path))) => {
+            let chain = chain(files, key, path, now);
+            (chain, path.display().to_string())
+        }
+        Some((key, Pem::Text(text))) => {
+            let chain = chain_in(files, key, inline, text.as_bytes(), now);
+            (chain, key.to_owned())
+        }
+        None => (Vec::new(), String::new()),
     };
-    let (key_key, key_place, key) = match (&consul.key_file, &consul.key_pem) {
-        (Some(path), _) => (
-            "consul.key_file",
-            path.as_path(),
-            private_key(files, "consul.key_file", path),
-        ),
-        (_, Some(text)) => (
-            "consul.key_pem",
-            inline,
-            private_key_in(files, "consul.key_pem", inline, text.as_bytes()),
-        ),
-        _ => return,
+    let (key_key, key_place, private) = match key {
+        Some((key, Pem::File(path))) => (key, path, private_key(files, key, path)),
+        Some((key, Pem::Text(text))) => {
+            let private = private_key_in(files, key, inline, text.as_bytes());
+            (key, inline, private)
+        }
+        None => return,
     };
-    let cert_name = if cert_place == inline {
-        cert_key.to_owned()
-    } else {
-        cert_place.display().to_string()
-    };
-    fits(files, (chain, &cert_name), key, (key_key, key_place));
+    fits(files, (chain, &cert_name), private, (key_key, key_place));
 }
 
 /// `X-cert.pem` with `X-key.pem`, or `X.pem` with both.
@@ -288,7 +275,7 @@ fn authorities(files: &mut Files, key: &str, path: Option<&Path>, now: i64) {
 }
 
 /// A folder of CAs. A file without any is passed over at run time, as long as there are others.
-fn authorities_below(files: &mut Files, key: &str, folder: &Path, now: i64) {
+pub(crate) fn authorities_below(files: &mut Files, key: &str, folder: &Path, now: i64) {
     let before = files.findings.len();
     let mut some = false;
     for path in files.tree(key, folder) {
@@ -401,7 +388,7 @@ mod tests {
 
     use super::super::Severity;
     use super::*;
-    use crate::config::CertificateConfig;
+    use crate::config::{CertificateConfig, ConsulConfig};
 
     /// 2030-01-01 in seconds since 1970.
     const NOW: i64 = 1_893_456_000;
@@ -546,17 +533,11 @@ mod tests {
                 ca_pem: ca.map(str::to_owned),
                 ..ConsulConfig::default()
             };
-            let mut files = Files::default();
-            check(
-                &Config {
-                    consul: Some(consul),
-                    ..Config::default()
-                },
-                NOW,
-                &mut files,
-            );
-            let shown = files
-                .findings
+            let config = Config {
+                consul: Some(consul),
+                ..Config::default()
+            };
+            let shown = crate::check::files::check_files(&config, NOW)
                 .into_iter()
                 .map(|it| format!("{} {} {}", it.file, it.subject, it.problem));
             shown.collect::<Vec<_>>().join("; ")

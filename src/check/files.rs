@@ -8,30 +8,18 @@ use super::{Finding, Severity, certificates};
 use crate::catalog::command::parse_commands;
 use crate::catalog::option_text;
 use crate::config::{AuthKind, Config};
+use crate::sources::{self, Look};
 
 /// Looks at every file the configuration names. `now` in seconds since 1970.
 #[must_use]
 pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
     let mut files = Files::default();
-    certificates::check(config, now, &mut files);
-    if let Some(path) = config
-        .consul
-        .as_ref()
-        .and_then(|consul| consul.token_file.as_deref())
-    {
-        files.secret("consul.token_file", path);
-        if files
-            .read("consul.token_file", path)
-            .is_some_and(|bytes| bytes.trim_ascii().is_empty())
-        {
-            files.error(
-                "consul.token_file",
-                path,
-                "is empty",
-                "write the token into it",
-            );
+    for source in sources::list() {
+        for looked_at in source.looks(config) {
+            look(&mut files, looked_at, now);
         }
     }
+    certificates::check(config, now, &mut files);
     if let Some(path) = &config.proxy.no_route_page {
         files.read("proxy.no_route_page", path);
     }
@@ -43,31 +31,43 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
         files.secret(&key, file);
         files.read(&key, file);
     }
-    if let Some(path) = &config.routes_file {
-        routes(&mut files, path);
-    }
-    files
-        .findings
-        .extend(check_commands("configuration", "routes", &config.routes));
-    if let Some(path) = config
-        .routes_http
-        .as_ref()
-        .and_then(|endpoint| endpoint.ca_file.as_ref())
-    {
-        files.read("routes_http.ca_file", path);
-    }
     files.findings
 }
 
-fn routes(files: &mut Files, path: &Path) {
-    let Some(bytes) = files.read("routes_file", path) else {
+/// Looks at what a source names.
+fn look(files: &mut Files, looked_at: Look<'_>, now: i64) {
+    match looked_at {
+        Look::File(key, path) => drop(files.read(key, path)),
+        Look::Token(key, path) => token(files, key, path),
+        Look::Authorities(key, pem) => certificates::source_authorities(files, key, pem, now),
+        Look::AuthoritiesBelow(key, path) => certificates::authorities_below(files, key, path, now),
+        Look::ClientPair { cert, key } => certificates::client_pair(files, cert, key, now),
+        Look::CommandFile(key, path) => commands(files, key, path),
+        Look::Commands(key, text) => {
+            files
+                .findings
+                .extend(check_commands("configuration", key, text))
+        }
+    }
+}
+
+fn token(files: &mut Files, key: &str, path: &Path) {
+    files.secret(key, path);
+    let bytes = files.read(key, path);
+    if bytes.is_some_and(|bytes| bytes.trim_ascii().is_empty()) {
+        files.error(key, path, "is empty", "write the token into it");
+    }
+}
+
+fn commands(files: &mut Files, key: &str, path: &Path) {
+    let Some(bytes) = files.read(key, path) else {
         return;
     };
     match String::from_utf8(bytes) {
         Ok(text) => files
             .findings
             .extend(check_commands(&path.display().to_string(), "", &text)),
-        Err(_) => files.error("routes_file", path, "is not UTF-8 text", "save it as UTF-8"),
+        Err(_) => files.error(key, path, "is not UTF-8 text", "save it as UTF-8"),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`files`] and [`certificates`] look at what the configuration names, [`jobs`] reads Nomad job
 //! files and [`lints`] judges the services in them. Reading the configuration itself is the
-//! business of [`crate::config`]; dialling Consul (`--live`) of the registry.
+//! business of [`crate::config`]; dialling Consul (`--live`) of `sources`.
 
 pub mod auth;
 pub mod certificates;
@@ -24,6 +24,9 @@ pub enum Severity {
     Error,
     /// It works, but is hardly meant so, or not for long.
     Warning,
+    /// It works and goes on working, but is written otherwise by now. Never an error, and not
+    /// counted.
+    Remark,
 }
 
 impl Severity {
@@ -31,6 +34,7 @@ impl Severity {
         match self {
             Self::Error => "error",
             Self::Warning => "warning",
+            Self::Remark => "remark",
         }
     }
 }
@@ -150,8 +154,9 @@ impl Report {
     /// With every warning as an error.
     #[must_use]
     pub fn strict(mut self) -> Self {
-        self.findings
-            .iter_mut()
+        let warnings = self.findings.iter_mut();
+        warnings
+            .filter(|finding| finding.severity == Severity::Warning)
             .for_each(|finding| finding.severity = Severity::Error);
         self
     }
@@ -215,6 +220,7 @@ impl Report {
                 (false, _) => word.to_owned(),
                 (true, Severity::Error) => format!("\x1b[1;31m{word}\x1b[0m"),
                 (true, Severity::Warning) => format!("\x1b[33m{word}\x1b[0m"),
+                (true, Severity::Remark) => format!("\x1b[36m{word}\x1b[0m"),
             };
             let subject = if finding.subject.is_empty() {
                 String::new()
@@ -283,6 +289,20 @@ mod tests {
         assert_eq!(report.summary(), "1 error, 2 warnings");
         assert_eq!(report.exit_code(), 2);
         assert!(report.to_text(true).contains("\x1b[1;31merror\x1b[0m"));
+    }
+
+    #[test]
+    fn a_remark_is_shown_and_counts_for_nothing() {
+        let report = Report::new(vec![finding("b", 9, Severity::Remark)]).strict();
+        assert_eq!(
+            (report.exit_code(), report.summary().as_str()),
+            (0, "no mistakes found")
+        );
+        assert!(
+            report
+                .to_text(false)
+                .contains("9: remark: a key = 1 is odd")
+        );
     }
 
     #[test]

@@ -285,7 +285,9 @@ fn with_keys(mut command: Command) -> Command {
             );
             continue;
         }
-        for key in section.keys {
+        let old_names = section.moved().map(|key| (key, true));
+        let keys = section.keys.iter().map(|key| (key, false));
+        for (key, is_old_name) in keys.chain(old_names) {
             let path = section.path(key);
             let mut arg = Arg::new(path.clone())
                 .long(path)
@@ -308,7 +310,8 @@ fn with_keys(mut command: Command) -> Command {
                 format!("[{}]", section.name)
             };
             let help = format!("{}{}", key.doc, default.unwrap_or_default());
-            command = command.arg(arg.help(help).help_heading(heading).hide_short_help(true));
+            let arg = arg.help(help).help_heading(heading).hide_short_help(true);
+            command = command.arg(arg.hide(is_old_name));
         }
     }
     command
@@ -402,7 +405,10 @@ fn settings(matches: &ArgMatches) -> Vec<(String, String)> {
     for section in SECTIONS {
         let paths: Vec<String> = match is_repeated(section) {
             true => vec![section.name.to_owned()],
-            false => section.keys.iter().map(|key| section.path(key)).collect(),
+            false => {
+                let keys = section.keys.iter().chain(section.moved());
+                keys.map(|key| section.path(key)).collect()
+            }
         };
         for path in paths {
             for value in matches.get_many::<String>(&path).into_iter().flatten() {
@@ -482,6 +488,12 @@ mod tests {
             pair("proxy.workers", "3"),
         ];
         assert_eq!(found, expected);
+        let found = run_settings(&["--consul.require_check", "--routing.weights=false"]);
+        let expected = [
+            pair("consul.require_check", "true"),
+            pair("routing.weights", "false"),
+        ];
+        assert_eq!(found, expected, "the old name of a key that has moved");
         let found = run_settings(&[
             "--consul.stale=false",
             "--listener",

@@ -29,29 +29,13 @@ pub(super) fn consul(
         namespace: reader.text("namespace"),
         partition: reader.text("partition"),
         datacenter: reader.text("datacenter"),
-        tag_prefix: reader.text_or_empty("tag_prefix"),
         kv_path: kv_path(reader, "kv_path"),
         no_route_kv_path: kv_path(reader, "no_route_kv_path"),
-        accept_status: reader
-            .list("accept_status")
-            .iter()
-            .map(|word| match word.as_str() {
-                "warning" => CheckStatus::Warning,
-                "critical" => CheckStatus::Critical,
-                _ => CheckStatus::Passing,
-            })
-            .collect(),
-        checks_required_all: reader.text("checks_required").as_deref() == Some("all"),
-        require_check: reader.bool("require_check"),
-        node_checks_all: reader.text("node_checks").as_deref() != Some("serf"),
-        weights: reader.bool("weights"),
         stale: reader.bool("stale"),
         max_stale: reader.time("max_stale"),
         wait: reader.time("wait"),
         resync: reader.time("resync"),
         confirm_percent: reader.count("confirm_percent"),
-        check_grace: reader.time("check_grace"),
-        critical_hold: reader.time("critical_hold"),
         max_connections: reader.count("max_connections"),
         register,
     };
@@ -79,13 +63,6 @@ pub(super) fn consul(
             "server_name",
             "is not a name a certificate can carry",
             "write it like server.dc1.consul",
-        );
-    }
-    if config.tag_prefix.is_empty() {
-        reader.wrong(
-            "tag_prefix",
-            "is empty, so that every tag would be a route",
-            "write \"urlprefix-\"",
         );
     }
     one_of(

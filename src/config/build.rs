@@ -1,6 +1,6 @@
 //! From [`Settings`] to [`Config`]: types, defaults, and the checks that need more than one key.
 
-use super::keys::section;
+use super::keys::{SOURCE_SWITCHES, section};
 use super::mistake::{Mistake, Place};
 use super::overlay::ConsulEnvironment;
 use super::raw::{Group, Settings};
@@ -28,17 +28,9 @@ pub(crate) fn build(
     let routes_http = one(settings, "routes_http", mistakes, |reader| {
         routes_http::routes_http(reader, warnings)
     });
-    let of_top = |key: &str| {
-        settings
-            .once
-            .get("")
-            .is_some_and(|top| top.entries.contains_key(key))
-    };
-    let has_routes =
-        settings.lists.contains_key("static.route") || of_top("routes_file") || of_top("routes");
-    let has_static = has_routes || routes_http.is_some();
+    let has_other_source = SOURCE_SWITCHES.iter().any(|path| settings.has(path));
     let has_consul =
-        given("consul") || given("consul.register") || around.consul.any || !has_static;
+        given("consul") || given("consul.register") || around.consul.any || !has_other_source;
     let certificates = sources::certificates(settings, has_consul, mistakes, warnings);
     // What `VAULT_*` say concerns only those who use it here.
     let mut of_vault = Vec::new();
@@ -56,6 +48,7 @@ pub(crate) fn build(
         }),
         take_over: one(settings, "", mistakes, |reader| reader.bool("take_over")),
         routes_http,
+        routing: one(settings, "routing", mistakes, routing::routing),
         dns: one(settings, "dns", mistakes, dns),
         listeners: Vec::new(),
         certificates: BTreeMap::new(),

@@ -31,6 +31,12 @@ impl Default for RegisterConfig {
     }
 }
 
+impl Default for RoutingConfig {
+    fn default() -> Self {
+        Config::default().routing
+    }
+}
+
 impl Default for ProxyConfig {
     fn default() -> Self {
         build::proxy_and_retry(&Settings::default(), &mut Vec::new(), &mut Vec::new())

@@ -138,10 +138,21 @@ pub struct Section {
 }
 
 impl Section {
-    /// The key of that name.
+    /// The key of that name, or the one that has moved from here to another section.
     #[must_use]
     pub fn key(&self, name: &str) -> Option<&'static Key> {
-        self.keys.iter().find(|key| key.name == name)
+        let mut keys = self.keys.iter().chain(self.moved());
+        keys.find(|key| key.name == name)
+    }
+
+    /// The keys that have moved from here to another section; they are still taken here.
+    pub fn moved(&self) -> impl Iterator<Item = &'static Key> {
+        let from_here = MOVED.iter().filter(|moved| moved.from == self.name);
+        from_here.flat_map(|moved| {
+            let keys = section(moved.to).map_or(&[][..], |section| section.keys);
+            keys.iter()
+                .filter(move |key| moved.keys.contains(&key.name))
+        })
     }
 
     /// The full path of a key; a placeholder stands for the name or number of a repeated section.
@@ -254,6 +265,37 @@ pub const CODINGS: &[&str] = &["zstd", "br", "gzip"];
 /// Kinds of authentication.
 pub const AUTH_TYPES: &[&str] = &["basic", "external"];
 
+/// Keys that have moved from one section to another.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// The section that they were in.
+    pub from: &'static str,
+    /// The section that they are in.
+    pub to: &'static str,
+    /// Their names, the same in both.
+    pub keys: &'static [&'static str],
+}
+
+/// All keys that have moved. Each means the same under its old name as under its new one.
+pub const MOVED: &[Moved] = &[Moved {
+    from: "consul",
+    to: "routing",
+    keys: &[
+        "tag_prefix",
+        "accept_status",
+        "checks_required",
+        "require_check",
+        "node_checks",
+        "weights",
+        "check_grace",
+        "critical_hold",
+    ],
+}];
+
+/// Keys, and sections of repetitions, that turn a source on. Where one of them is set, Consul is
+/// asked only if `[consul]` is there too.
+pub const SOURCE_SWITCHES: &[&str] = &["routes_file", "routes", "routes_http.url", "static.route"];
+
 /// Every section, in the order of `config/lb.toml`.
 pub const SECTIONS: &[Section] = &[
     Section {
@@ -344,6 +386,13 @@ pub const SECTIONS: &[Section] = &[
         doc: "Routes that do not come from Consul. Short form: --static.route 'SERVICE PLACE URL[,URL] [OPTIONS]', \
               as in --static.route 'web /api http://10.0.0.5:8080 strip=/api'; in the environment separated by `;`.",
         keys: STATIC_ROUTE,
+    },
+    Section {
+        name: "routing",
+        shape: Shape::Once,
+        doc: "Which tags are routes, and which instances get traffic: rules for what every source of services tells. \
+              These keys are also taken in [consul], where they were at first.",
+        keys: ROUTING,
     },
     Section {
         name: "proxy",
@@ -536,7 +585,7 @@ pub const SECTIONS: &[Section] = &[
                 "level",
                 Kind::Text,
                 "info",
-                "error, warn, info, debug or trace; per module as in \"info,lb::registry=debug\".",
+                "error, warn, info, debug or trace; per module as in \"info,lb::sources=debug\".",
             ),
             key(
                 "format",
@@ -566,6 +615,59 @@ pub const SECTIONS: &[Section] = &[
             ),
         ],
     },
+];
+
+const ROUTING: &[Key] = &[
+    key(
+        "tag_prefix",
+        Kind::Text,
+        "urlprefix-",
+        "Tags that start with this are routes.",
+    ),
+    key(
+        "accept_status",
+        Kind::Words(&["passing", "warning", "critical"]),
+        "passing",
+        "Check states that count as healthy: passing, warning, critical.",
+    ),
+    key(
+        "checks_required",
+        Kind::Word(&["all", "one"]),
+        "all",
+        "Whether every check of an instance has to be in such a state, or one is enough.",
+    ),
+    key(
+        "require_check",
+        Kind::Bool,
+        "false",
+        "An instance without any check of its own never gets traffic. Else it does, after check_grace.",
+    ),
+    key(
+        "node_checks",
+        Kind::Word(&["all", "serf"]),
+        "all",
+        "Which critical checks of a node take its instances out: all of them, or serfHealth alone.",
+    ),
+    key(
+        "weights",
+        Kind::Bool,
+        "true",
+        "Instances get traffic in proportion to their weights in Consul. false: these weights say nothing.",
+    ),
+    key(
+        "check_grace",
+        Kind::Time(0, HOUR),
+        "2s",
+        "How long a new instance without checks of its own waits for one before it gets traffic: Nomad registers \
+         services a moment before their checks.",
+    ),
+    key(
+        "critical_hold",
+        Kind::Time(0, HOUR),
+        "10s",
+        "When all known-good instances of a service turn critical in one step (an agent restart), they are kept this \
+         long while they can be reached.",
+    ),
 ];
 
 const CONSUL: &[Key] = &[
@@ -671,12 +773,6 @@ const CONSUL: &[Key] = &[
         "dc1",
         "Datacenter to read, and what $DC in a tag stands for. Without it: the agent's own.",
     ),
-    key(
-        "tag_prefix",
-        Kind::Text,
-        "urlprefix-",
-        "Tags that start with this are routes.",
-    ),
     unset(
         "kv_path",
         Kind::Text,
@@ -691,36 +787,6 @@ const CONSUL: &[Key] = &[
         "fabio/noroute.html",
         "Where the KV store holds the page for requests without a route. While a key begins with this text, its value is \
          sent in place of proxy.no_route_page and proxy.no_route_html. Up to 1 MiB. The token needs key_prefix read.",
-    ),
-    key(
-        "accept_status",
-        Kind::Words(&["passing", "warning", "critical"]),
-        "passing",
-        "Check states that count as healthy: passing, warning, critical.",
-    ),
-    key(
-        "checks_required",
-        Kind::Word(&["all", "one"]),
-        "all",
-        "Whether every check of an instance has to be in such a state, or one is enough.",
-    ),
-    key(
-        "require_check",
-        Kind::Bool,
-        "false",
-        "An instance without any check of its own never gets traffic. Else it does, after check_grace.",
-    ),
-    key(
-        "node_checks",
-        Kind::Word(&["all", "serf"]),
-        "all",
-        "Which critical checks of a node take its instances out: all of them, or serfHealth alone.",
-    ),
-    key(
-        "weights",
-        Kind::Bool,
-        "true",
-        "Instances get traffic in proportion to their weights in Consul. false: these weights say nothing.",
     ),
     key(
         "stale",
@@ -752,20 +818,6 @@ const CONSUL: &[Key] = &[
         "30",
         "When more than this share of all instances vanishes in one answer, it is read a second time in default mode \
          before it is believed.",
-    ),
-    key(
-        "check_grace",
-        Kind::Time(0, HOUR),
-        "2s",
-        "How long a new instance without checks of its own waits for one before it gets traffic: Nomad registers \
-         services a moment before their checks.",
-    ),
-    key(
-        "critical_hold",
-        Kind::Time(0, HOUR),
-        "10s",
-        "When all known-good instances of a service turn critical in one step (an agent restart), they are kept this \
-         long while they can be reached.",
     ),
     key(
         "max_connections",

@@ -8,7 +8,7 @@ use tracing_subscriber::filter::targets::Targets;
 use super::mistake::nearest;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-const ADVICE: &str = "write off, error, warn, info, debug or trace, or \"info,lb::registry=debug\"";
+const ADVICE: &str = "write off, error, warn, info, debug or trace, or \"info,lb::sources=debug\"";
 
 /// What is wrong with a filter, and what to do about it.
 pub(super) fn problem(filter: &str) -> Option<(String, String)> {
@@ -38,9 +38,9 @@ mod tests {
         for good in [
             "info",
             "OFF",
-            "info,lb::registry=debug",
+            "info,lb::sources=debug",
             "lb",
-            "lb::registry",
+            "lb::sources",
             "warn, hyper=trace",
         ] {
             assert_eq!(problem(good), None, "{good}");

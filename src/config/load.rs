@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::build::{Surroundings, build};
 use super::mistake::{Mistake, Mistakes, Place};
-use super::{Config, ConsulConfig, file, overlay};
+use super::{Config, ConsulConfig, file, moved, overlay};
 
 /// Largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -43,15 +43,31 @@ pub struct Draft {
     pub mistakes: Vec<Mistake>,
     /// What works but is hardly meant.
     pub warnings: Vec<Mistake>,
-    /// Whether `[consul]` says what was meant: nothing in it is wrong, and the file was read.
-    consul_is_whole: bool,
+    /// What works and goes on working, but is written otherwise by now.
+    pub remarks: Vec<Mistake>,
+    /// The file was read, if there is one.
+    is_read: bool,
 }
 
 impl Draft {
+    /// Whether a section says what was meant: nothing in it, or in the sections below it, is wrong,
+    /// and the file was read.
+    #[must_use]
+    pub fn is_whole(&self, section: &str) -> bool {
+        // A mistake without a key is about the file as a whole.
+        let spoils = |mistake: &Mistake| {
+            mistake.key.is_empty() || mistake.key.to_ascii_lowercase().starts_with(section)
+        };
+        self.is_read && !self.mistakes.iter().any(spoils)
+    }
+
     /// How to reach Consul, if that is configured and nothing about it is wrong.
     #[must_use]
     pub fn consul(&self) -> Option<&ConsulConfig> {
-        self.config.consul.as_ref().filter(|_| self.consul_is_whole)
+        self.config
+            .consul
+            .as_ref()
+            .filter(|_| self.is_whole("consul"))
     }
 
     /// The configuration, if nothing is wrong with it.
@@ -80,7 +96,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
 /// As [`load`], with what could be built in spite of the mistakes.
 #[must_use]
 pub fn draft(inputs: &Inputs) -> Draft {
-    let (mut mistakes, mut warnings) = (Vec::new(), Vec::new());
+    let (mut mistakes, mut warnings, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
     let mut settings = match &inputs.file {
         Some((path, text)) => file::read(
             &Arc::from(path.as_path()),
@@ -94,6 +110,7 @@ pub fn draft(inputs: &Inputs) -> Draft {
     overlay::vault(&inputs.env, &mut settings);
     overlay::environment(&inputs.env, &mut settings, &mut mistakes, &mut warnings);
     overlay::flags(&inputs.flags, &mut settings, &mut mistakes);
+    moved::take(&mut settings, &mut mistakes, &mut remarks);
     let around = Surroundings {
         terminal: inputs.terminal,
         consul,
@@ -105,16 +122,12 @@ pub fn draft(inputs: &Inputs) -> Draft {
         Place::Flag(_) => (2, 0),
         Place::Absent => (3, 0),
     });
-    // A mistake without a key is about the file as a whole.
-    let spoils = |mistake: &Mistake| {
-        mistake.key.is_empty() || mistake.key.to_ascii_lowercase().starts_with("consul")
-    };
-    let consul_is_whole = !mistakes.iter().any(spoils);
     Draft {
         config,
         mistakes,
         warnings,
-        consul_is_whole,
+        remarks,
+        is_read: true,
     }
 }
 
@@ -162,7 +175,7 @@ pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
     });
     if let Some(mistake) = unread {
         draft.mistakes.insert(0, mistake);
-        draft.consul_is_whole = false;
+        draft.is_read = false;
     }
     draft
 }
@@ -198,6 +211,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::*;
+    use crate::catalog::CheckStatus;
 
     fn inputs(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Inputs {
         let own = |pairs: &[(&str, &str)]| {
@@ -254,13 +268,13 @@ mod tests {
     fn flag_beats_environment_beats_file_beats_default() {
         let file = "[consul]\nwait = \"10s\"\nresync = \"1m\"\nmax_stale = \"1s\"";
         let env = [("LB_CONSUL_WAIT", "20s"), ("LB_CONSUL_RESYNC", "2m")];
-        let consul = loaded(file, &env, &[("consul.wait", "30s")])
-            .consul
-            .unwrap();
+        let config = loaded(file, &env, &[("consul.wait", "30s")]);
+        let grace = config.routing.rules.check_grace;
+        let consul = config.consul.unwrap();
         assert_eq!(consul.wait, Duration::from_secs(30));
         assert_eq!(consul.resync, Duration::from_secs(120));
         assert_eq!(consul.max_stale, Duration::from_secs(1));
-        assert_eq!(consul.check_grace, Duration::from_secs(2));
+        assert_eq!(grace, Duration::from_secs(2));
     }
 
     #[test]
@@ -571,9 +585,8 @@ routes_file = "routes.txt"
             ),
         ];
         let config = loaded("[[listener]]\naddress = \"1.1.1.1:1\"", &env, &flags);
-        let consul = config.consul.unwrap();
         assert_eq!(
-            consul.accept_status,
+            config.routing.rules.accept_status,
             [CheckStatus::Passing, CheckStatus::Warning]
         );
         assert_eq!(config.dns.servers, [address("127.0.0.1:53")]);

@@ -24,12 +24,14 @@ mod level;
 mod listeners;
 mod load;
 mod metrics;
+mod moved;
 mod overlay;
 mod ports;
 mod raw;
 mod reader;
 mod reload;
 mod routes_http;
+mod routing;
 mod secret;
 mod show;
 mod sources;
@@ -41,7 +43,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::catalog::CheckStatus;
 use crate::catalog::options::Strategy;
 use crate::catalog::static_route::StaticRoute;
 use crate::table::Matcher;
@@ -59,6 +60,7 @@ pub use mistake::{Mistake, Mistakes, Place, nearest};
 pub use overlay::consul_variable;
 pub use ports::Ports;
 pub use routes_http::RoutesHttpConfig;
+pub use routing::RoutingConfig;
 pub use secret::Secret;
 pub use sources::{CertificateConfig, CertificateSource, ConsulKeys, TokenPlace, VaultConfig};
 pub use template::template;
@@ -79,6 +81,8 @@ pub struct Config {
     pub take_over: bool,
     /// `[routes_http]`.
     pub routes_http: Option<RoutesHttpConfig>,
+    /// `[routing]`.
+    pub routing: RoutingConfig,
     /// `[dns]`.
     pub dns: DnsConfig,
     /// `[[listener]]`; at least one.
@@ -103,6 +107,26 @@ pub struct Config {
     pub drain: DrainConfig,
     /// `[log]`.
     pub log: LogConfig,
+}
+
+impl Config {
+    /// Whether there are routes in the configuration itself.
+    #[must_use]
+    pub fn has_static_source(&self) -> bool {
+        !self.static_routes.is_empty() || !self.routes.is_empty()
+    }
+
+    /// What `$DC` in a tag stands for, where the configuration says it.
+    #[must_use]
+    pub fn datacenter(&self) -> Option<&str> {
+        self.consul.as_ref()?.datacenter.as_deref()
+    }
+
+    /// How lb registers itself, where there is something to register it in.
+    #[must_use]
+    pub fn register(&self) -> Option<&RegisterConfig> {
+        self.consul.as_ref().map(|consul| &consul.register)
+    }
 }
 
 /// How to reach Consul and what to read there.
@@ -141,26 +165,12 @@ pub struct ConsulConfig {
     pub partition: Option<String>,
     /// Datacenter to read; the agent's own when absent (`datacenter`).
     pub datacenter: Option<String>,
-    /// What routing tags start with (`tag_prefix`).
-    pub tag_prefix: String,
     /// Where the KV store holds route commands: a prefix of keys, without a slash at its begin
     /// (`kv_path`).
     pub kv_path: Option<String>,
     /// Where the KV store holds the page for requests without a route: a prefix of keys, without a
     /// slash at its begin (`no_route_kv_path`).
     pub no_route_kv_path: Option<String>,
-    /// Which check states count as healthy (`accept_status`).
-    pub accept_status: Vec<CheckStatus>,
-    /// All service checks must be in an accepted state, or one is enough (`checks_required = "all"
-    /// | "one"`).
-    pub checks_required_all: bool,
-    /// An instance without a check of its own never serves (`require_check`).
-    pub require_check: bool,
-    /// Every check of a node counts for its instances, or `serfHealth` alone (`node_checks = "all"
-    /// | "serf"`).
-    pub node_checks_all: bool,
-    /// Consul's weights count (`weights`).
-    pub weights: bool,
     /// Stale reads (`stale`).
     pub stale: bool,
     /// Oldest stale answer taken without a second read (`max_stale`).
@@ -172,11 +182,6 @@ pub struct ConsulConfig {
     /// Share of all instances (percent) that may vanish in one answer before it is read twice
     /// (`confirm_percent`).
     pub confirm_percent: u32,
-    /// How long a new instance without checks of its own waits for one (`check_grace`).
-    pub check_grace: Duration,
-    /// How long a pool whose known-good instances all turned critical at once is kept
-    /// (`critical_hold`).
-    pub critical_hold: Duration,
     /// Most connections kept to an agent (`max_connections`).
     pub max_connections: usize,
     /// `[consul.register]`.
@@ -505,7 +510,7 @@ pub enum LogFormat {
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
-    /// Filter in the usual directive form: `info`, `info,lb::registry=debug` (`level`).
+    /// Filter in the usual directive form: `info`, `info,lb::sources=debug` (`level`).
     pub level: String,
     /// Form (`format`).
     pub format: LogFormat,

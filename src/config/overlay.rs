@@ -249,11 +249,8 @@ fn path_of(name: &str) -> Option<String> {
     for section in SECTIONS {
         match section.shape {
             Shape::Top | Shape::Once => {
-                if let Some(key) = section
-                    .keys
-                    .iter()
-                    .find(|key| env_name(&section.path(key)) == name)
-                {
+                let mut keys = section.keys.iter().chain(section.moved());
+                if let Some(key) = keys.find(|key| env_name(&section.path(key)) == name) {
                     return Some(section.path(key));
                 }
             }

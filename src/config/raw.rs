@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::keys::{Key, SECTIONS, Section, Shape};
+use super::keys::{self, Key, MOVED, SECTIONS, Section, Shape};
 use super::mistake::{Mistake, Place, nearest};
 
 /// A value as written.
@@ -61,6 +61,8 @@ pub(crate) struct Group {
     pub(crate) place: Place,
     /// Settings by key name.
     pub(crate) entries: BTreeMap<&'static str, Entry>,
+    /// Full old names of those that were written under one.
+    pub(crate) old_names: BTreeMap<&'static str, String>,
 }
 
 impl Group {
@@ -69,6 +71,7 @@ impl Group {
         Self {
             place,
             entries: BTreeMap::new(),
+            old_names: BTreeMap::new(),
         }
     }
 
@@ -94,6 +97,15 @@ pub(crate) struct Settings {
     pub(crate) named: BTreeMap<&'static str, BTreeMap<String, Group>>,
     /// Sections that stand in the file, with or without keys.
     pub(crate) present: BTreeSet<&'static str>,
+}
+
+impl Settings {
+    /// Whether this is written: `routes_file`, `consul.wait`, or any repetition of `static.route`.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let group = self.once.get(section);
+        self.lists.contains_key(path) || group.is_some_and(|it| it.entries.contains_key(key))
+    }
 }
 
 /// What a dotted path means.
@@ -175,13 +187,14 @@ pub(crate) fn unknown(
     place: Place,
 ) -> Mistake {
     let here = section.and_then(|section| {
-        let key = nearest(name, section.keys.iter().map(|key| key.name))?;
-        section.key(key).map(|key| section.path(key))
+        let taken = section.keys.iter().chain(section.moved());
+        let key = nearest(name, taken.map(|key| key.name))?;
+        present_path(section, key)
     });
     let elsewhere = || {
         SECTIONS
             .iter()
-            .find_map(|section| section.key(name).map(|key| section.path(key)))
+            .find_map(|section| present_path(section, name))
             .or_else(|| {
                 let all: Vec<String> = SECTIONS
                     .iter()
@@ -201,6 +214,16 @@ pub(crate) fn unknown(
         problem: "is not a known key".to_owned(),
         advice,
     }
+}
+
+/// The full name of a key that this section takes, in the section that it is in now.
+fn present_path(section: &Section, name: &str) -> Option<String> {
+    let is_here = |section: &&Section| section.keys.iter().any(|key| key.name == name);
+    let moved = MOVED.iter().filter(|moved| moved.from == section.name);
+    let section = std::iter::once(section)
+        .chain(moved.filter_map(|moved| keys::section(moved.to)))
+        .find(is_here)?;
+    section.key(name).map(|key| section.path(key))
 }
 
 #[cfg(test)]
@@ -246,6 +269,10 @@ mod tests {
         assert_eq!(
             advice(consul, "workers", "consul.workers"),
             "did you mean proxy.workers?"
+        );
+        assert_eq!(
+            advice(consul, "tag_prefx", "consul.tag_prefx"),
+            "did you mean routing.tag_prefix?"
         );
         assert_eq!(
             advice(None, "qqqq", "qqqq"),

@@ -25,6 +25,7 @@ pub(crate) struct Reader<'a> {
 }
 
 /// A value with its type.
+#[derive(PartialEq)]
 enum Typed {
     Text(String),
     Bool(bool),
@@ -75,10 +76,10 @@ impl<'a> Reader<'a> {
             .key(name)
             .is_some_and(|key| matches!(key.kind, Kind::Secret | Kind::Headers));
         Mistake {
-            key: if self.section.shape == Shape::Top {
-                name.to_owned()
-            } else {
-                format!("{}.{name}", self.path)
+            key: match self.group.old_names.get(name) {
+                Some(old) => old.clone(),
+                None if self.section.shape == Shape::Top => name.to_owned(),
+                None => format!("{}.{name}", self.path),
             },
             value: entry.map(|entry| {
                 if secret {
@@ -258,6 +259,11 @@ impl<'a> Reader<'a> {
             .and_then(|text| text.parse().ok())
             .unwrap_or_default()
     }
+}
+
+/// Whether two entries of a key say the same; false where one of them does not fit.
+pub(super) fn same_value(key: &Key, one: &Entry, other: &Entry) -> bool {
+    matches!((convert(key, one), convert(key, other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// `Name: value`.

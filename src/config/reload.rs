@@ -35,16 +35,9 @@ impl ListenerProtocol {
 }
 
 impl Config {
-    /// Whether there are routes in the configuration itself.
-    #[must_use]
-    pub fn has_static_source(&self) -> bool {
-        !self.static_routes.is_empty() || !self.routes.is_empty()
-    }
-
-    /// Names of keys that differ from `next` and take effect only after a restart; empty when
-    /// `next` can be taken as a whole. They are the keys that are bound to a thread, to the admin
-    /// socket, or to which sources of routes there are; what a `routes_file` holds is read at every
-    /// change.
+    /// Names of keys that differ from `next` and take effect only after a restart: those that are
+    /// bound to a thread or to the admin socket. The keys of sources are not among them; each
+    /// source knows its own.
     #[must_use]
     pub fn differs_only_in_reloadable(&self, next: &Self) -> Vec<String> {
         let mut keys = Vec::new();
@@ -60,27 +53,6 @@ impl Config {
         note(self.log.access != next.log.access, "log.access");
         note(self.log.access_tcp != next.log.access_tcp, "log.access_tcp");
         note(self.dns != next.dns, "dns");
-        note(self.routes_file != next.routes_file, "routes_file");
-        note(self.routes_http != next.routes_http, "routes_http");
-        // One source serves both, and is there or not from the start.
-        note(
-            self.has_static_source() != next.has_static_source(),
-            "static.route",
-        );
-        match (&self.consul, &next.consul) {
-            (Some(old), Some(new)) => {
-                note(
-                    old.max_connections != new.max_connections,
-                    "consul.max_connections",
-                );
-                note(old.kv_path != new.kv_path, "consul.kv_path");
-                note(
-                    old.no_route_kv_path != new.no_route_kv_path,
-                    "consul.no_route_kv_path",
-                );
-            }
-            (old, new) => note(old.is_some() != new.is_some(), "consul"),
-        }
         keys
     }
 }
@@ -114,21 +86,15 @@ mod tests {
     }
 
     #[test]
-    fn threads_the_admin_socket_and_sources_that_come_or_go_do() {
+    fn threads_the_admin_socket_and_logs_do() {
         let old = Config::default();
         let mut new = old.clone();
         new.proxy.workers = 3;
         new.admin.address = "127.0.0.1:1".parse().unwrap();
         new.log.access = AccessLog::Json;
-        new.routes_file = Some("routes.txt".into());
         assert_eq!(
             old.differs_only_in_reloadable(&new),
-            [
-                "proxy.workers",
-                "admin.address",
-                "log.access",
-                "routes_file"
-            ]
+            ["proxy.workers", "admin.address", "log.access"]
         );
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::keys::TLS_CIPHERS;
 use super::*;
+use crate::catalog::CheckStatus;
 use crate::table::{ErrorStatus, Matcher};
 
 const MASK: &str = "***";
@@ -17,6 +18,7 @@ impl Config {
             "routes": self.routes,
             "take_over": self.take_over,
             "routes_http": self.routes_http.as_ref().map(routes_http),
+            "routing": routing(&self.routing),
             "consul": self.consul.as_ref().map(consul),
             "listener": self.listeners.iter().map(listener).collect::<Vec<_>>(),
             "certificates": self.certificates.iter().map(|(name, it)| (name.clone(), certificates(it)))
@@ -121,13 +123,26 @@ fn without_password(url: &str) -> String {
     }
 }
 
-fn consul(config: &ConsulConfig) -> Value {
+fn routing(RoutingConfig { tag_prefix, rules }: &RoutingConfig) -> Value {
     let status = |status: &CheckStatus| match status {
         CheckStatus::Passing => "passing",
         CheckStatus::Warning => "warning",
         CheckStatus::Critical => "critical",
         CheckStatus::Maintenance => "maintenance",
     };
+    json!({
+        "tag_prefix": tag_prefix,
+        "accept_status": rules.accept_status.iter().map(status).collect::<Vec<_>>(),
+        "checks_required": if rules.checks_required_all { "all" } else { "one" },
+        "require_check": rules.require_check,
+        "node_checks": if rules.node_checks_all { "all" } else { "serf" },
+        "weights": rules.weights,
+        "check_grace": time(rules.check_grace),
+        "critical_hold": time(rules.critical_hold),
+    })
+}
+
+fn consul(config: &ConsulConfig) -> Value {
     json!({
         "address": config.addresses.iter().map(|url| without_password(url)).collect::<Vec<_>>().join(","),
         "ca_file": config.ca_file,
@@ -145,21 +160,13 @@ fn consul(config: &ConsulConfig) -> Value {
         "namespace": config.namespace,
         "partition": config.partition,
         "datacenter": config.datacenter,
-        "tag_prefix": config.tag_prefix,
         "kv_path": config.kv_path,
         "no_route_kv_path": config.no_route_kv_path,
-        "accept_status": config.accept_status.iter().map(status).collect::<Vec<_>>(),
-        "checks_required": if config.checks_required_all { "all" } else { "one" },
-        "require_check": config.require_check,
-        "node_checks": if config.node_checks_all { "all" } else { "serf" },
-        "weights": config.weights,
         "stale": config.stale,
         "max_stale": time(config.max_stale),
         "wait": time(config.wait),
         "resync": time(config.resync),
         "confirm_percent": config.confirm_percent,
-        "check_grace": time(config.check_grace),
-        "critical_hold": time(config.critical_hold),
         "max_connections": config.max_connections,
         "register": {
             "enabled": config.register.enabled,

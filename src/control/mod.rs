@@ -25,7 +25,7 @@ pub use run::Control;
 /// What the control loop has to know of the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ControlSettings {
-    /// What routing tags start with (`consul.tag_prefix`).
+    /// What routing tags start with (`routing.tag_prefix`).
     pub tag_prefix: String,
     /// Who may serve.
     pub rules: Rules,

@@ -30,7 +30,7 @@ use crate::catalog::tag::{RouteKey, place_of, place_of_line};
 use crate::catalog::{Instance, InstanceId, Registration, ServiceName};
 use crate::journal::{Draft, Ejection, Kind};
 use crate::metrics::Metrics;
-use crate::registry::Update;
+use crate::sources::Update;
 use crate::table::explain::{Asked, would_match};
 use crate::table::{Clock, CommandTarget, SharedTable, TableBuilder};
 

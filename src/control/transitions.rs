@@ -71,7 +71,7 @@ impl Reasons<'_> {
     pub(super) fn of_hold(&self, service: &str, instance: &Instance) -> String {
         let check = blamed(self.rules, instance)
             .map_or_else(String::new, |check| format!(": check {}", check.id));
-        let kept = "its checks fail, it is kept for now (consul.critical_hold)";
+        let kept = "its checks fail, it is kept for now (routing.critical_hold)";
         self.with_output(service, instance, &format!("{kept}{check}"))
     }
 }
@@ -448,7 +448,7 @@ mod tests {
             "n/c 10.0.0.1:3: healthy -> gone: deregistered",
             "n/d 10.0.0.1:4: new -> excluded: check alive is critical",
             "n/e 10.0.0.1:5: ejected -> excluded: x",
-            "n/f 10.0.0.1:6: healthy -> held: its checks fail, it is kept for now (consul.critical_hold): check alive",
+            "n/f 10.0.0.1:6: healthy -> held: its checks fail, it is kept for now (routing.critical_hold): check alive",
         ];
         assert_eq!(lines, expected);
         // Nothing changed.

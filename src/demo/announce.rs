@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -14,10 +14,65 @@ use crate::catalog::source::SourceName;
 use crate::catalog::{
     Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, ServiceSnapshot, Weights,
 };
-use crate::registry::Update;
+use crate::config::Config;
+use crate::sources::task::SourceTask;
+use crate::sources::{Context, RunningSource, Source, SourceError, Update};
 
 /// Name of the demo as a source.
-pub(super) const SOURCE: SourceName = "demo";
+const SOURCE: SourceName = "demo";
+
+/// Updates that may wait for the control loop.
+const UPDATES_MAX: usize = 64;
+
+/// The demo as a source: passes on what the announcer tells.
+pub(super) struct DemoSource(Mutex<Option<mpsc::Receiver<Update>>>);
+
+impl DemoSource {
+    /// The source, and where the announcer tells it what there is.
+    pub(super) fn new() -> (mpsc::Sender<Update>, Self) {
+        let (updates, received) = mpsc::channel(UPDATES_MAX);
+        (updates, Self(Mutex::new(Some(received))))
+    }
+}
+
+impl Source for DemoSource {
+    fn name(&self) -> SourceName {
+        SOURCE
+    }
+
+    fn is_on(&self, _config: &Config) -> bool {
+        true
+    }
+
+    fn start(
+        &self,
+        _config: &Config,
+        context: &Context,
+    ) -> Result<Box<dyn RunningSource>, SourceError> {
+        let mut received = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let received = received
+            .take()
+            .ok_or_else(|| SourceError::new("the demo runs already"))?;
+        let work = pass_on(received, context.updates.clone());
+        Ok(Box::new(RunningDemo(SourceTask::spawn(work))))
+    }
+
+    fn restart_keys(&self, _present: &Config, _next: &Config) -> Vec<&'static str> {
+        Vec::new()
+    }
+}
+
+struct RunningDemo(#[allow(dead_code, reason = "held for its drop")] SourceTask);
+
+impl RunningSource for RunningDemo {}
+
+async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
+    while let Some(update) = from.recv().await {
+        if to.send(update).await.is_err() {
+            return;
+        }
+    }
+}
 
 /// Whom to tell.
 pub(super) enum Announcer {

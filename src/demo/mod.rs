@@ -27,10 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
 
 use self::agent::Agent;
-use self::announce::Announcer;
+use self::announce::{Announcer, DemoSource};
 use self::board::Board;
 use self::screen::Screen;
 use self::script::Script;
@@ -38,6 +37,7 @@ use self::services::SERVICES;
 use self::stage::Stage;
 use crate::config::{Config, ListenerConfig, ListenerProtocol};
 use crate::serve::{self, Running};
+use crate::sources::Source;
 use crate::system::signals::{Ending, Harmless};
 use crate::system::vital;
 use crate::table::SharedTable;
@@ -54,8 +54,6 @@ const HTTP_PORT: u16 = 9999;
 const ADMIN_PORT: u16 = 9998;
 /// How often the script is asked.
 const TICK: Duration = Duration::from_millis(50);
-/// Updates that may wait for the control loop.
-const UPDATES_MAX: usize = 64;
 
 /// Runs the demo until Ctrl-C or SIGTERM.
 ///
@@ -126,8 +124,8 @@ impl Show {
                 Some(agent),
             )
         } else {
-            let (updates, received) = mpsc::channel(UPDATES_MAX);
-            extra.push((announce::SOURCE, received));
+            let (updates, source) = DemoSource::new();
+            extra.push(Box::new(source) as Box<dyn Source>);
             (Announcer::Direct(updates), None)
         };
         let stage = Stage::open(announcer, script.casts(), Arc::clone(&board), seed).await?;

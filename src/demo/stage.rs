@@ -1,4 +1,4 @@
-//! Acts the script out: starts and stops instances, and tells the registry about them the way a
+//! Acts the script out: starts and stops instances, and announces them the way a
 //! scheduler would.
 
 use std::collections::BTreeMap;

@@ -243,7 +243,7 @@ mod tests {
             "the same",
         );
         document.set(
-            "consul.accept_status",
+            "routing.accept_status",
             Value::List(vec!["passing".into(), "warning".into()]),
             "x",
         );
@@ -254,10 +254,9 @@ mod tests {
             document.set_in(place, "protocol", "http", "");
             document.set_in(place, "strict_sni", Value::Bool(true), "s");
         }
-        let expected = "# two\n# lines\n\nroutes_file = \"\"\"\n/a \"b\"\n\"\"\"\n\n[consul]\n\
-                        accept_status = [\"passing\", \"warning\"] # x\n\n[[listener]]\naddress = \"0.0.0.0:9999\"\n\
+        let expected = "# two\n# lines\n\nroutes_file = \"\"\"\n/a \"b\"\n\"\"\"\n\n[[listener]]\naddress = \"0.0.0.0:9999\"\n\
                         strict_sni = true # s\n\n[[listener]]\naddress = \"0.0.0.0:9998\"\nstrict_sni = true # s\n\n\
-                        [proxy]\nstrategy = \"rnd\" # proxy.strategy\nconnect_timeout = \"1m30s\"\n";
+                        [routing]\naccept_status = [\"passing\", \"warning\"] # x\n\n[proxy]\nstrategy = \"rnd\" # proxy.strategy\nconnect_timeout = \"1m30s\"\n";
         assert_eq!(document.render(), expected);
         let _: toml::Table = toml::from_str(&document.render()).unwrap();
     }

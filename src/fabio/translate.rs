@@ -274,12 +274,7 @@ mod tests {
 address = "http://localhost:8500" # registry.consul.addr
 kv_path = "/fabio/config" # registry.consul.kvpath
 no_route_kv_path = "/fabio/noroute.html" # registry.consul.noroutehtmlpath
-checks_required = "one" # registry.consul.checksRequired
-require_check = true # Fabio gives no traffic to an instance without a check
-node_checks = "serf" # Fabio looks at serfHealth alone
-weights = false # Fabio does not look at Consul's weights
 stale = false # registry.consul.requireConsistent, registry.consul.allowStale
-critical_hold = "0s" # Fabio obeys a critical check at once
 
 [consul.register]
 enabled = true # registry.consul.register.enabled
@@ -288,6 +283,13 @@ name = "fabio" # registry.consul.register.name
 
 [[listener]]
 address = "0.0.0.0:9999" # proxy.addr
+
+[routing]
+checks_required = "one" # registry.consul.checksRequired
+require_check = true # Fabio gives no traffic to an instance without a check
+node_checks = "serf" # Fabio looks at serfHealth alone
+weights = false # Fabio does not look at Consul's weights
+critical_hold = "0s" # Fabio obeys a critical check at once
 
 [proxy]
 strategy = "rnd" # proxy.strategy
@@ -519,26 +521,26 @@ access_tcp = false # Fabio's access log knows requests alone
         assert_eq!(tls("https://h:1"), Some("/srv/c.pem".into()));
         assert_eq!(tls("h:1"), None);
         assert_eq!(warnings(&["-registry.consul.tls.cafile", "x"]).len(), 1);
-        let found = consul(&[
+        let args = [
             "-registry.consul.token",
             "t",
             "-registry.consul.tagprefix",
             "p-",
-        ]);
-        assert_eq!(
-            (found.token.as_deref(), &*found.tag_prefix),
-            (Some("t"), "p-")
-        );
+        ];
+        assert_eq!(consul(&args).token.as_deref(), Some("t"));
+        let routing = |args: &[&str]| config(args).routing;
+        assert_eq!(routing(&args).tag_prefix, "p-");
+        let rules = |args: &[&str]| routing(args).rules;
         let status = "-registry.consul.service.status";
-        assert_eq!(consul(&[status, "passing, warning"]).accept_status.len(), 2);
+        assert_eq!(rules(&[status, "passing, warning"]).accept_status.len(), 2);
         assert_eq!(warnings(&[status, "passing,critical"]).len(), 0);
         assert_eq!(
-            consul(&[status, "critical"]).accept_status,
+            rules(&[status, "critical"]).accept_status,
             [crate::catalog::CheckStatus::Critical]
         );
         assert_eq!(warnings(&[status, "passing,Passing"]).len(), 1);
         assert!(refusals(&[status, "fine"]).contains("none of passing, warning and critical"));
-        assert!(consul(&["-registry.consul.checksRequired", "all"]).checks_required_all);
+        assert!(rules(&["-registry.consul.checksRequired", "all"]).checks_required_all);
         let stale = [
             "-registry.consul.requireConsistent=false",
             "-registry.consul.allowStale",
@@ -992,7 +994,7 @@ access_tcp = false # Fabio's access log knows requests alone
             ),
             (
                 &["-registry.consul.tagprefix="],
-                "registry.consul.tagprefix (command line): lb's consul.tag_prefix",
+                "registry.consul.tagprefix (command line): lb's routing.tag_prefix",
             ),
         ];
         for (args, part) in cases {

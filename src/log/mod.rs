@@ -39,7 +39,7 @@ const QUIET: [&str; 2] = ["h2", "rustls"];
 pub enum LogError {
     /// The filter is not one.
     #[error(
-        "log.level `{level}`: {source}; write a level (`info`) or directives (`info,lb::registry=debug`)"
+        "log.level `{level}`: {source}; write a level (`info`) or directives (`info,lb::sources=debug`)"
     )]
     Level {
         /// As given.
@@ -110,8 +110,10 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 }
 
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    // What the module was called: filters that name it go on working.
+    let present = level.replace("lb::registry", "lb::sources");
     let mut filter = EnvFilter::builder()
-        .parse(level)
+        .parse(present)
         .map_err(|source| LogError::Level {
             level: level.to_owned(),
             source,
@@ -223,10 +225,19 @@ mod tests {
 
     #[test]
     fn levels_and_directives_are_accepted_and_nonsense_is_named() {
-        for level in ["info", "warn", "info,lb::registry=debug", "off"] {
+        for level in ["info", "warn", "info,lb::sources=debug", "off"] {
             check_level(level).unwrap();
         }
         let error = check_level("info,lb=loud").unwrap_err().to_string();
+        assert_eq!(
+            filter("warn,lb::registry::consul=debug")
+                .unwrap()
+                .to_string(),
+            filter("warn,lb::sources::consul=debug")
+                .unwrap()
+                .to_string(),
+            "under its name of old"
+        );
         assert!(
             error.contains("`info,lb=loud`") && error.contains("log.level"),
             "{error}"

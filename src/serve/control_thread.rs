@@ -15,8 +15,6 @@ use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
-use crate::catalog::eligibility::Rules;
-use crate::catalog::source::{CONSUL, OVERRIDES, SourceName};
 use crate::config::{AdminConfig, Config, ListenerConfig};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::journal::events::timestamp;
@@ -25,16 +23,12 @@ use crate::journal::{Draft, Journal, Kind};
 use crate::metrics::Metrics;
 use crate::proxy::page::LivePage;
 use crate::proxy::worker::WorkerContext;
-use crate::registry::consul::{self, ConsulSource};
-use crate::registry::static_routes::{self, StaticRoutes};
-use crate::registry::task::SourceTask;
-use crate::registry::{Update, file, resolve, routes_http};
+use crate::sources::dns::Dns;
+use crate::sources::task::SourceTask;
+use crate::sources::{self, Context, Page, Reload, RunningSource, Source, resolve};
 use crate::system::vital;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
-
-/// A source that somebody else runs: its name, and where its updates come from.
-pub type ExtraSource = (SourceName, mpsc::Receiver<Update>);
 
 /// Updates that may wait between a source and the control loop.
 const UPDATES_MAX: usize = 1024;
@@ -48,7 +42,8 @@ const REMIND_EVERY: Duration = Duration::from_secs(180);
 /// What the thread starts with.
 pub(super) struct Start {
     pub(super) config: Config,
-    pub(super) extra: Vec<ExtraSource>,
+    /// Sources that may be on.
+    pub(super) sources: Vec<Box<dyn Source>>,
     pub(super) admin: TcpListener,
     pub(super) admin_tls: TlsSettings,
     pub(super) clock: Clock,
@@ -62,31 +57,37 @@ pub(super) struct Start {
 }
 
 enum Order {
-    Reload(
-        Box<Config>,
-        Option<Box<consul::Prepared>>,
-        oneshot::Sender<anyhow::Result<()>>,
-    ),
+    Reload(Box<Config>, Vec<Reload>, oneshot::Sender<()>),
     Withdraw(oneshot::Sender<()>),
     Stop,
 }
 
 /// The running thread.
-#[derive(Debug)]
 pub(super) struct ControlThread {
     orders: mpsc::Sender<Order>,
+    sources: Arc<[Arc<dyn RunningSource>]>,
+}
+
+impl std::fmt::Debug for ControlThread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlThread").finish_non_exhaustive()
+    }
 }
 
 impl ControlThread {
-    /// Asks the sources and the control loop to take over `config`; `consul` is its part of that
-    /// name, files read.
+    /// The sources that run.
+    pub(super) fn sources(&self) -> Arc<[Arc<dyn RunningSource>]> {
+        Arc::clone(&self.sources)
+    }
+
+    /// Asks the sources and the control loop to take over `config`, as the sources have prepared it.
     pub(super) async fn reload(
         &self,
         config: Config,
-        consul: Option<consul::Prepared>,
-        answer: oneshot::Sender<anyhow::Result<()>>,
+        prepared: Vec<Reload>,
+        answer: oneshot::Sender<()>,
     ) -> anyhow::Result<()> {
-        let order = Order::Reload(Box::new(config), consul.map(Box::new), answer);
+        let order = Order::Reload(Box::new(config), prepared, answer);
         self.orders
             .send(order)
             .await
@@ -116,7 +117,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
         .build()
         .context("control runtime")?;
     let (orders, received) = mpsc::channel(4);
-    let names = source_names(&start.config, &start.extra);
+    let names = sources::list::names(&start.sources, &start.config);
     let (control, handle) = Control::new(
         control_settings(&start.config),
         &names,
@@ -133,7 +134,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
             let work = async move {
                 match Parts::start(start, control, thread_handle) {
                     Ok(parts) => {
-                        started.send(Ok(())).ok();
+                        started.send(Ok(Arc::clone(&parts.sources))).ok();
                         parts.obey(received).await;
                     }
                     Err(error) => {
@@ -143,48 +144,21 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
             };
             local.block_on(&runtime, vital::task("the control thread", work));
         })?;
-    starting
+    let sources = starting
         .recv()
         .context("the control thread died while starting")??;
-    Ok((ControlThread { orders }, handle))
-}
-
-fn source_names(config: &Config, extra: &[ExtraSource]) -> Vec<SourceName> {
-    let overrides = config
-        .consul
-        .as_ref()
-        .is_some_and(|consul| consul.kv_path.is_some());
-    let own = [
-        (config.consul.is_some(), CONSUL),
-        (overrides, OVERRIDES),
-        (config.has_static_source(), "static"),
-        (config.routes_file.is_some(), "routes_file"),
-        (config.routes_http.is_some(), routes_http::SOURCE),
-    ];
-    let own = own
-        .into_iter()
-        .filter_map(|(present, name)| present.then_some(name));
-    own.chain(extra.iter().map(|(name, _)| *name)).collect()
+    Ok((ControlThread { orders, sources }, handle))
 }
 
 fn control_settings(config: &Config) -> ControlSettings {
-    let consul = config.consul.clone().unwrap_or_default();
     ControlSettings {
-        tag_prefix: consul.tag_prefix,
-        rules: Rules {
-            accept_status: consul.accept_status,
-            checks_required_all: consul.checks_required_all,
-            require_check: consul.require_check,
-            node_checks_all: consul.node_checks_all,
-            weights: consul.weights,
-            check_grace: consul.check_grace,
-            critical_hold: consul.critical_hold,
-        },
+        tag_prefix: config.routing.tag_prefix.clone(),
+        rules: config.routing.rules.clone(),
         matcher: config.proxy.matcher,
         strategy: config.proxy.strategy.clone(),
         fall_through: config.proxy.fall_through,
         host_patterns: config.proxy.host_patterns,
-        datacenter: consul.datacenter,
+        datacenter: config.datacenter().map(str::to_owned),
         eject_after: config.health.eject_after,
         auth: config.auth.keys().cloned().collect(),
     }
@@ -196,71 +170,50 @@ struct Parts {
     config_json: watch::Sender<Arc<str>>,
     admin: watch::Sender<Arc<AdminConfig>>,
     listeners: watch::Sender<Arc<[ListenerConfig]>>,
-    consul: Option<ConsulSource>,
+    sources: Arc<[Arc<dyn RunningSource>]>,
     registration: Option<SelfRegistration>,
-    static_routes: Option<StaticRoutes>,
-    /// Held for their drop.
-    _tasks: Vec<SourceTask>,
+    /// Held for its drop.
+    _resolver: SourceTask,
 }
 
 impl Parts {
     fn start(start: Start, control: Control, handle: ControlHandle) -> anyhow::Result<Self> {
         let Start {
             config,
-            extra,
+            sources,
             admin,
             admin_tls,
             clock,
             metrics,
             table,
             live_page,
-            context,
+            context: worker,
             open,
             follower,
         } = start;
         let (updates, unresolved) = mpsc::channel(UPDATES_MAX);
         let (resolved, control_updates) = mpsc::channel(UPDATES_MAX);
-        let mut tasks = vec![resolve::spawn(
+        let dns = Arc::new(Dns::new(&config.dns));
+        let resolver = resolve::spawn(
+            Arc::clone(&dns),
             &config.dns,
             metrics.clone(),
             unresolved,
             resolved,
-        )];
-        let consul = match &config.consul {
-            Some(consul) => Some(
-                consul::spawn(consul.clone(), metrics.clone(), updates.clone())
-                    .context("Consul (section consul)")?,
-            ),
-            None => None,
+        );
+        let (no_route_page, page) = watch::channel(None);
+        let context = Context {
+            updates,
+            dns,
+            metrics: metrics.clone(),
+            no_route_page,
+            now: Instant::now,
         };
-        if let Some(source) = &consul {
-            tokio::task::spawn_local(vital::task(
-                "the page without a route",
-                keep_page(source.no_route_page(), live_page),
-            ));
-        }
-        let static_routes = if config.has_static_source() {
-            let (routes, text) = (&config.static_routes, &config.routes);
-            Some(static_routes::spawn(routes, text, updates.clone()).map_err(static_error)?)
-        } else {
-            None
-        };
-        if let Some(path) = &config.routes_file {
-            tasks.push(file::spawn(path.clone(), metrics.clone(), updates.clone()));
-        }
-        if let Some(endpoint) = &config.routes_http {
-            tasks.push(routes_http::spawn(
-                endpoint,
-                metrics.clone(),
-                updates.clone(),
-            ));
-        }
-        for (_, received) in extra {
-            tokio::task::spawn_local(vital::task(
-                "a source of routes",
-                pass_on(received, updates.clone()),
-            ));
-        }
+        let sources: Arc<[_]> = sources::list::start(&sources, &config, &context)?.into();
+        tokio::task::spawn_local(vital::task(
+            "the page without a route",
+            keep_page(page, live_page),
+        ));
         tokio::task::spawn_local(vital::task(
             "the control loop",
             control.run(control_updates),
@@ -272,15 +225,15 @@ impl Parts {
         admin.set_nonblocking(true).context("admin listener")?;
         let address = admin.local_addr().context("admin listener")?;
         let scheme = scheme(&config.admin);
-        let registration = consul
-            .as_ref()
-            .zip(config.consul.as_ref())
-            .map(|(source, config)| {
+        let registrar = sources.iter().find_map(|source| source.registrar());
+        let registration = registrar
+            .zip(config.register())
+            .map(|(registrar, register)| {
                 SelfRegistration::new(
-                    source.registrar(),
+                    registrar,
                     table.clone(),
                     address,
-                    (config.register.clone(), scheme),
+                    (register.clone(), scheme),
                     metrics.clone(),
                 )
             });
@@ -296,10 +249,7 @@ impl Parts {
             journal,
         );
         tokio::task::spawn_local(vital::task("what opens listeners", open));
-        let kv_path = config
-            .consul
-            .as_ref()
-            .and_then(|consul| consul.kv_path.clone());
+        let command_keys = sources.iter().find_map(|source| source.command_keys());
         let state = AdminState {
             table,
             clock,
@@ -307,11 +257,10 @@ impl Parts {
             control: Rc::new(handle.clone()),
             settings: settings.subscribe(),
             tls: admin_tls,
-            overrides: consul.as_ref().zip(kv_path).map(|(source, prefix)| {
-                Rc::new(KvOverrides::new(source.key_editor(), prefix)) as Rc<dyn OverrideStore>
-            }),
+            overrides: command_keys
+                .map(|keys| Rc::new(KvOverrides::new(keys)) as Rc<dyn OverrideStore>),
             config_json: config_json.subscribe(),
-            data_path: Rc::new(Explainer::new(&context, listeners.subscribe())),
+            data_path: Rc::new(Explainer::new(&worker, listeners.subscribe())),
         };
         admin::serve(
             tokio::net::TcpListener::from_std(admin).context("admin listener")?,
@@ -323,20 +272,18 @@ impl Parts {
             config_json,
             admin: settings,
             listeners,
-            consul,
+            sources,
             registration,
-            static_routes,
-            _tasks: tasks,
+            _resolver: resolver,
         })
     }
 
     async fn obey(self, mut orders: mpsc::Receiver<Order>) {
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Reload(config, consul, answer) => {
-                    answer
-                        .send(self.reload(&config, consul.map(|it| *it)).await)
-                        .ok();
+                Order::Reload(config, prepared, answer) => {
+                    self.reload(&config, prepared).await;
+                    answer.send(()).ok();
                 }
                 Order::Withdraw(done) => {
                     if let Some(registration) = &self.registration {
@@ -349,31 +296,16 @@ impl Parts {
         }
     }
 
-    async fn reload(
-        &self,
-        config: &Config,
-        consul: Option<consul::Prepared>,
-    ) -> anyhow::Result<()> {
-        // What can fail comes first, so that a refused configuration changed nothing.
-        if let (Some(source), Some(consul)) = (&self.consul, consul) {
-            source
-                .take_over(consul)
-                .context("Consul (section consul)")?;
-        }
-        if let Some(source) = &self.static_routes {
-            source
-                .replace(&config.static_routes, &config.routes)
-                .map_err(static_error)?;
-        }
-        if let (Some(registration), Some(consul)) = (&self.registration, &config.consul) {
-            registration.reload(&consul.register, scheme(&config.admin));
+    async fn reload(&self, config: &Config, prepared: Vec<Reload>) {
+        prepared.into_iter().for_each(Reload::apply);
+        if let (Some(registration), Some(register)) = (&self.registration, config.register()) {
+            registration.reload(register, scheme(&config.admin));
         }
         self.handle.update_settings(control_settings(config)).await;
         self.admin.send_replace(Arc::new(config.admin.clone()));
         self.listeners
             .send_replace(Arc::from(config.listeners.as_slice()));
         self.config_json.send_replace(masked(config));
-        Ok(())
     }
 }
 
@@ -386,28 +318,12 @@ fn scheme(config: &AdminConfig) -> &'static str {
     }
 }
 
-fn static_error(errors: Vec<crate::catalog::command::CommandError>) -> anyhow::Error {
-    let lines: Vec<String> = errors
-        .iter()
-        .map(|error| format!("static.route: `{}`: {}", error.text, error.reason))
-        .collect();
-    anyhow::anyhow!(lines.join("; "))
-}
-
 fn masked(config: &Config) -> Arc<str> {
     Arc::from(config.to_masked_json().to_string())
 }
 
-async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
-    while let Some(update) = from.recv().await {
-        if to.send(update).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Hands every page that is found on to those who send it.
-async fn keep_page(mut found: watch::Receiver<consul::Page>, live: LivePage) {
+async fn keep_page(mut found: watch::Receiver<Page>, live: LivePage) {
     while found.changed().await.is_ok() {
         live.set(found.borrow_and_update().clone());
     }

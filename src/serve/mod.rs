@@ -43,14 +43,13 @@ use crate::proxy::listener::{self, Sharing};
 use crate::proxy::page::LivePage;
 use crate::proxy::settings::SharedSettings;
 use crate::proxy::sharing;
-use crate::registry::consul;
+use crate::sources::{self, Reload, Source, SourceError};
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
 use aside::Aside;
 use neighbours::Neighbours;
 
-pub use control_thread::ExtraSource;
 pub use run::{RunOptions, Signals, run};
 pub use shadow::shadow;
 
@@ -86,13 +85,13 @@ pub struct Running {
     _reporter: Option<Reporter>,
 }
 
-/// Starts everything. Returns as soon as all sockets are bound and all threads run;
+/// Starts everything, with the sources of the configuration and those of `extra`. Returns as soon as all sockets are bound and all threads run;
 /// [`Running::opened`] tells when clients are served.
 ///
 /// # Errors
 /// A socket that cannot be bound, a certificate or CA that cannot be used, a thread that cannot be
 /// made.
-pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running> {
+pub fn start(config: &Config, extra: Vec<Box<dyn Source>>) -> anyhow::Result<Running> {
     // A second call in one process (tests) finds a provider there already.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -151,9 +150,11 @@ pub fn start(config: &Config, extra: Vec<ExtraSource>) -> anyhow::Result<Running
         admin_address,
         phase.subscribe(),
     );
+    let mut all_sources = sources::list();
+    all_sources.extend(extra);
     let (thread, control) = control_thread::spawn(control_thread::Start {
         config: config.clone(),
-        extra,
+        sources: all_sources,
         admin,
         admin_tls: certificates.for_admin(),
         clock,
@@ -219,25 +220,24 @@ impl Running {
         // read beside this thread, which has signals to hear.
         let (settings, live_page) = (self.settings.load_full(), self.live_page.clone());
         let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
-        let metrics = self.metrics.clone();
+        let (metrics, running) = (self.metrics.clone(), self.thread.sources());
         let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
         let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
             let built =
                 settings::build(&config, Some(&settings), &live_page, clients_max, &metrics)?;
             let stores = certificates.prepare(&config)?;
             certificates::check_admin(&config.admin, &stores)?;
-            let consul = config
-                .consul
-                .map(consul::prepare)
-                .transpose()
-                .context("Consul (section consul)")?;
-            Ok((Arc::new(built), stores, consul))
+            let sources: Result<Vec<Reload>, SourceError> = running
+                .iter()
+                .map(|source| source.prepare(&config))
+                .collect();
+            Ok((Arc::new(built), stores, sources?))
         });
-        let (built, stores, consul) = prepared.await.context("files of the configuration")??;
+        let (built, stores, sources) = prepared.await.context("files of the configuration")??;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
-        self.thread.reload(next.clone(), consul, answer).await?;
-        answered.await.context("the control thread has ended")??;
+        self.thread.reload(next.clone(), sources, answer).await?;
+        answered.await.context("the control thread has ended")?;
         self.settings.store(Arc::clone(&built));
         let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
         let taken_over = files.run(READ_MAX, move || {
@@ -250,7 +250,10 @@ impl Running {
         }
         self.workers.commit(listeners).await?;
         self.follower.reloaded().await;
-        Ok(present.differs_only_in_reloadable(next))
+        let mut restart = present.differs_only_in_reloadable(next);
+        let of_sources = sources::list::restart_keys(present, next);
+        restart.extend(of_sources.into_iter().map(str::to_owned));
+        Ok(restart)
     }
 
     /// The orderly end: not ready, grace, drain. `hurry` completes when there is no time for that

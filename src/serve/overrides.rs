@@ -1,35 +1,28 @@
-//! Route commands in Consul's KV store, as the admin listener changes them.
+//! Route commands that a source keeps under keys, as the admin listener changes them.
 
 use futures_util::future::LocalBoxFuture;
 
 use crate::admin::{Override, OverrideStore};
-use crate::registry::consul::KeyEditor;
+use crate::sources::key_store::CommandKeys;
 
-/// The keys below `consul.kv_path`, those that merely begin like it included.
-pub(super) struct KvOverrides {
-    editor: KeyEditor,
-    prefix: String,
-}
+/// The keys of a source (of Consul, those below `consul.kv_path`, those that merely begin like it
+/// included).
+pub(super) struct KvOverrides(CommandKeys);
 
 impl KvOverrides {
-    /// `prefix`: what all keys begin with.
-    pub(super) fn new(editor: KeyEditor, prefix: String) -> Self {
-        Self { editor, prefix }
+    pub(super) fn new(keys: CommandKeys) -> Self {
+        Self(keys)
     }
 
     fn full(&self, key: &str) -> String {
-        format!("{}{key}", self.prefix)
+        format!("{}{key}", self.0.prefix)
     }
 }
 
 impl OverrideStore for KvOverrides {
     fn read<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<Override, String>> {
         Box::pin(async {
-            let found = self
-                .editor
-                .read(&self.full(key))
-                .await
-                .map_err(|error| error.to_string())?;
+            let found = self.0.store.read(&self.full(key)).await?;
             Ok(Override {
                 value: found.text,
                 version: found.version,
@@ -47,12 +40,7 @@ impl OverrideStore for KvOverrides {
         Box::pin(async move {
             let key = self.full(key);
             for version in [0, new.version] {
-                if self
-                    .editor
-                    .write(&key, &new.value, version)
-                    .await
-                    .map_err(|error| error.to_string())?
-                {
+                if self.0.store.write(&key, &new.value, version).await? {
                     return Ok(true);
                 }
                 if new.version == 0 {
@@ -65,14 +53,11 @@ impl OverrideStore for KvOverrides {
 
     fn keys(&self) -> LocalBoxFuture<'_, Result<Vec<String>, String>> {
         Box::pin(async {
-            let names = self
-                .editor
-                .names(&self.prefix)
-                .await
-                .map_err(|error| error.to_string())?;
+            let prefix = &*self.0.prefix;
+            let names = self.0.store.names(prefix).await?;
             Ok(names
                 .iter()
-                .filter_map(|name| name.strip_prefix(&self.prefix))
+                .filter_map(|name| name.strip_prefix(prefix))
                 .map(str::to_owned)
                 .collect())
         })

@@ -15,7 +15,7 @@ use crate::config::{RegisterConfig, format_duration};
 use crate::fabio::{self, Machine};
 use crate::metrics::Metrics;
 use crate::metrics::process::hostname;
-use crate::registry::consul::register::{Registrar, Registration, Whereabouts};
+use crate::sources::registration::{Announcement, Registrar, Whereabouts};
 use crate::system::vital;
 use crate::table::{RouteTable, SharedTable};
 
@@ -31,7 +31,7 @@ const ALIASES_MAX: usize = 200;
 
 /// The registrations of this process. They end, unremoved, when this is dropped.
 pub(super) struct SelfRegistration {
-    registrar: Rc<Registrar>,
+    registrar: Rc<dyn Registrar>,
     wanted: watch::Sender<Wanted>,
     metrics: Metrics,
     follow: JoinHandle<()>,
@@ -48,13 +48,13 @@ struct Wanted {
 impl SelfRegistration {
     /// Registers nothing yet. Must be called within a `LocalSet`.
     pub(super) fn new(
-        registrar: Registrar,
+        registrar: Box<dyn Registrar>,
         table: SharedTable,
         admin: SocketAddr,
         (config, scheme): (RegisterConfig, &'static str),
         metrics: Metrics,
     ) -> Self {
-        let registrar = Rc::new(registrar);
+        let registrar: Rc<dyn Registrar> = registrar.into();
         let (wanted, watched) = watch::channel(Wanted {
             config,
             scheme,
@@ -109,7 +109,7 @@ impl Drop for SelfRegistration {
 }
 
 async fn follow(
-    registrar: Rc<Registrar>,
+    registrar: Rc<dyn Registrar>,
     table: SharedTable,
     admin: SocketAddr,
     mut wanted: watch::Receiver<Wanted>,
@@ -131,7 +131,7 @@ async fn follow(
                     // Whether it is done is the registrar's to say.
                     let mut control = metrics.control();
                     control.registered = asked.then(|| control.registered.unwrap_or_default());
-                    registrar.set(found);
+                    registrar.set(&found);
                 }
                 // What is registered stays: the address may only not be told for the moment.
                 Err(error) => {
@@ -242,7 +242,7 @@ fn registrations(
     config: &RegisterConfig,
     admin: (&'static str, SocketAddr),
     aliases: &BTreeSet<Arc<str>>,
-) -> Result<Vec<Registration>, NoAddress> {
+) -> Result<Vec<Announcement>, NoAddress> {
     let own = config.enabled.then_some(config.name.as_str());
     let others = aliases
         .iter()
@@ -255,7 +255,11 @@ fn registrations(
     let at = whereabouts(config, admin)?;
     Ok(names
         .into_iter()
-        .map(|name| Registration::new(name, config, &at))
+        .map(|name| Announcement {
+            name: name.to_owned(),
+            config: config.clone(),
+            at: at.clone(),
+        })
         .collect())
 }
 
@@ -341,7 +345,7 @@ mod tests {
             let all = registrations(config, ("http", "127.0.0.1:9998".parse().unwrap()), aliases);
             all.into_iter()
                 .flatten()
-                .map(|registration| registration.name().to_owned())
+                .map(|announcement| announcement.name)
                 .collect()
         };
         let own = RegisterConfig {

@@ -17,6 +17,7 @@ use super::{Running, certificates, notify, start};
 use crate::config::Config;
 use crate::journal::{Draft, Kind};
 use crate::log;
+use crate::sources;
 use crate::system::signals::{Ending, Harmless};
 use crate::system::vital;
 
@@ -291,16 +292,7 @@ fn watched_files(options: &RunOptions, config: &Config) -> Vec<PathBuf> {
             .flatten()
             .cloned(),
     );
-    if let Some(consul) = &config.consul {
-        let files = [
-            &consul.ca_file,
-            &consul.ca_path,
-            &consul.cert_file,
-            &consul.key_file,
-            &consul.token_file,
-        ];
-        paths.extend(files.into_iter().flatten().cloned());
-    }
+    paths.extend(sources::list::files(config));
     paths
 }
 
@@ -345,29 +337,11 @@ fn takes_away(present: &Config, next: &Config) -> bool {
         .iter()
         .map(|it| (it.address, it.protocol.as_str()))
         .collect();
-    let routes: HashSet<_> = next
-        .static_routes
-        .iter()
-        .map(|it| (&it.service, &it.source))
-        .collect();
-    let sources = |config: &Config| {
-        [
-            config.consul.is_some(),
-            config.routes_file.is_some(),
-            !config.routes.trim().is_empty(),
-            config.routes_http.is_some(),
-        ]
-    };
-    let lost = |(had, has): (bool, bool)| had && !has;
     present
         .listeners
         .iter()
         .any(|it| !listeners.contains(&(it.address, it.protocol.as_str())))
-        || present
-            .static_routes
-            .iter()
-            .any(|it| !routes.contains(&(&it.service, &it.source)))
-        || sources(present).into_iter().zip(sources(next)).any(lost)
+        || sources::list::takes_away(present, next)
         || present
             .certificates
             .keys()

@@ -13,7 +13,7 @@ use crate::admin::client::{self, Access, AdminClientError};
 use crate::config::Config;
 use crate::control::{InstanceStatus, ServiceStatus};
 use crate::fabio::shadow::{Comparison, LeftOut, compare};
-use crate::registry::consul::is_of_mesh;
+use crate::sources::consul::is_of_mesh;
 
 /// Longest wait for our own table.
 const SYNC_MAX: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use crate::catalog::options::RouteOptions;
 
 /// From so many on, those that nobody has any more are looked for.
 const SWEEP_MIN: usize = 64;
-/// They come from the registry, as hosts do: see [`shards`](super::shards).
+/// They come from sources, as hosts do: see [`shards`](super::shards).
 const HASHER: FixedState = FixedState::with_seed(0x6f70_7469_6f6e);
 
 /// The options that are in use.

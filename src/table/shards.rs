@@ -15,7 +15,7 @@ const WIDTH: usize = 32;
 /// Bits of a hash that each level takes, from the highest on.
 const BITS: u32 = WIDTH.trailing_zeros();
 const LEVELS: u32 = 3;
-/// Keys come from the registry, not from clients, so a fixed seed does not invite crafted
+/// Keys come from sources, not from clients, so a fixed seed does not invite crafted
 /// collisions.
 const HASHER: FixedState = FixedState::with_seed(0x6c62_2d68_6f73_7473);
 

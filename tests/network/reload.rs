@@ -184,6 +184,62 @@ fn keys_that_need_a_restart_are_named() {
     );
 }
 
+/// Whether a source comes or goes is settled at the start: the log names the key. What a source says
+/// follows the configuration all the same, and neither source is disturbed by the other.
+#[test]
+fn of_two_sources_one_is_taken_away_and_put_back() {
+    let (fixed, filed) = (Upstream::start("fixed"), Upstream::start("filed"));
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes.txt");
+    std::fs::write(
+        &routes,
+        format!("route add filed filed/ http://{}/\n", filed.address),
+    )
+    .unwrap();
+    let file = format!("routes_file = {routes:?}\n");
+    let route = route("fixed", "fixed/", &[url("http", fixed.address)], "");
+    let text = |file: &str, route: &str| config(&(file.to_owned() + &listener("http", "") + route));
+    let lb = Lb::start(&text(&file, &route));
+    let address = lb.address("http");
+    let served = |host: &str| client::get(address, host, "/").status;
+    let names = || -> Vec<String> {
+        let sources: serde_json::Value = serde_json::from_str(&lb.admin("/api/sources").1).unwrap();
+        let all = sources.as_array().unwrap().iter();
+        all.map(|source| {
+            assert_eq!(source["state"], "ok", "{source}");
+            source["name"].as_str().unwrap().to_owned()
+        })
+        .collect()
+    };
+    let restarts = |key: &str| {
+        let lines = lb.stderr();
+        let lines = lines.lines().filter(|line| line.contains("need a restart"));
+        lines
+            .filter(|line| line.contains(&format!("\"keys\":\"{key}\"")))
+            .count()
+    };
+    assert_eq!((served("fixed"), served("filed")), (200, 200));
+    assert_eq!(names(), ["routes_file", "static"]);
+
+    reload(&lb, &text(&file, ""));
+    wait_for("the end of its route", || served("fixed") == 404);
+    assert_eq!((served("filed"), restarts("static.route")), (200, 1));
+    reload(&lb, &text(&file, &route));
+    wait_for("its route", || served("fixed") == 200);
+    assert_eq!((served("filed"), restarts("static.route")), (200, 2));
+
+    // The file is followed until the restart, so its route goes on.
+    reload(&lb, &text("", &route));
+    assert_eq!((served("filed"), restarts("routes_file")), (200, 1));
+    reload(&lb, &text(&file, &route));
+    assert_eq!((served("filed"), restarts("routes_file")), (200, 2));
+    std::fs::write(&routes, "# no route\n").unwrap();
+    wait_for("what the file says", || served("filed") == 404);
+    assert_eq!(served("fixed"), 200);
+    assert_eq!(names(), ["routes_file", "static"]);
+    assert_eq!(lb.admin("/ready").0, 200);
+}
+
 /// Listeners come, change and go; those that stay notice nothing.
 #[test]
 fn listeners_are_opened_changed_and_closed() {

@@ -18,7 +18,7 @@ use super::api::{Api, Base};
 use crate::certificates::error::SourceError;
 use crate::certificates::limits::BACKOFF;
 use crate::config::TokenPlace;
-use crate::registry::backoff::Backoff;
+use crate::sources::backoff::Backoff;
 
 /// Shortest pause between renewals: one that is granted for a second is not asked for all the time.
 const RENEWAL_PAUSE_MIN: Duration = Duration::from_millis(500);

@@ -87,7 +87,7 @@ impl Translator<'_> {
         self.agent();
         let prefix = self.settings.text("registry.consul.tagprefix");
         self.document
-            .set("consul.tag_prefix", prefix, "registry.consul.tagprefix");
+            .set("routing.tag_prefix", prefix, "registry.consul.tagprefix");
         self.set_text("consul.kv_path", "registry.consul.kvpath");
         self.set_text("consul.no_route_kv_path", "registry.consul.noroutehtmlpath");
         self.checks();
@@ -200,7 +200,7 @@ impl Translator<'_> {
                 );
             }
             self.document
-                .set("consul.accept_status", Value::List(taken), key);
+                .set("routing.accept_status", Value::List(taken), key);
         }
         let key = "registry.consul.checksRequired";
         let required = match self.settings.text(key) {
@@ -212,25 +212,25 @@ impl Translator<'_> {
                 "one"
             }
         };
-        self.document.set("consul.checks_required", required, key);
+        self.document.set("routing.checks_required", required, key);
         self.document.set(
-            "consul.require_check",
+            "routing.require_check",
             Value::Bool(true),
             "Fabio gives no traffic to an instance without a check",
         );
         self.document.set(
-            "consul.node_checks",
+            "routing.node_checks",
             "serf",
             "Fabio looks at serfHealth alone",
         );
         self.document.set(
-            "consul.weights",
+            "routing.weights",
             Value::Bool(false),
             "Fabio does not look at Consul's weights",
         );
         let at_once = Value::Time(Duration::ZERO);
         self.document.set(
-            "consul.critical_hold",
+            "routing.critical_hold",
             at_once,
             "Fabio obeys a critical check at once",
         );

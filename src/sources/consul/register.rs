@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use serde_json::json;
@@ -27,7 +28,8 @@ use super::error::ConsulError;
 use super::shared::Shared;
 use super::wire::SEGMENT;
 use crate::config::RegisterConfig;
-use crate::registry::backoff::Backoff;
+use crate::sources::backoff::Backoff;
+use crate::sources::registration::{self, Announcement, Whereabouts};
 use crate::system::vital;
 
 /// How often a registration is looked at. The agent answers from memory.
@@ -50,17 +52,6 @@ pub struct Registration {
     name: String,
     /// What the agent is sent, but for the mark.
     body: serde_json::Value,
-}
-
-/// Where the admin listener is, as others see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Whereabouts {
-    /// Address and port; neither is 0.
-    pub address: std::net::SocketAddr,
-    /// `http` or `https`.
-    pub scheme: &'static str,
-    /// Name of this machine.
-    pub hostname: String,
 }
 
 impl Registration {
@@ -155,6 +146,18 @@ impl Registrar {
         let mut held = self.held.clone();
         let empty = held.wait_for(|count| *count == 0);
         matches!(tokio::time::timeout(limit, empty).await, Ok(Ok(_)))
+    }
+}
+
+impl registration::Registrar for Registrar {
+    fn set(&self, wanted: &[Announcement]) {
+        let wanted = wanted.iter();
+        let wanted = wanted.map(|one| Registration::new(&one.name, &one.config, &one.at));
+        self.set(wanted.collect());
+    }
+
+    fn withdraw(&self, limit: Duration) -> LocalBoxFuture<'_, bool> {
+        Box::pin(self.withdraw(limit))
     }
 }
 

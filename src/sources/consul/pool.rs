@@ -32,7 +32,7 @@ use super::grant::Grant;
 use super::room::Room;
 use super::settings::{Agent, Reader, Settings};
 use crate::metrics::Metrics;
-use crate::registry::backoff::Backoff;
+use crate::sources::backoff::Backoff;
 
 /// Bounds of the pause between dials that fail. The upper one is small because a single dial serves
 /// every watch, and because an agent that was restarted must be found again within about a second.

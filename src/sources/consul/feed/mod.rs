@@ -29,7 +29,7 @@ use tracing::info;
 use known::Feed;
 
 use super::shared::Shared;
-use crate::registry::task::SourceTask;
+use crate::sources::task::SourceTask;
 
 /// Watches that block beside those of nodes: services, nodes, two states, route commands and the
 /// no-route page.

@@ -29,9 +29,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{self, Instant};
 
-use super::Update;
 use super::dns::{Answer, Dns, Question, Resolve, ResolveError};
 use super::task::SourceTask;
+use super::update::Update;
 use crate::catalog::source::SourceName;
 use crate::config::DnsConfig;
 use crate::metrics::Metrics;
@@ -68,24 +68,25 @@ struct Slot {
 
 /// Starts the stage with DNS behind it. It ends with its input or its output.
 pub fn spawn(
+    dns: Arc<Dns>,
     config: &DnsConfig,
     metrics: Metrics,
     input: mpsc::Receiver<Update>,
     output: mpsc::Sender<Update>,
 ) -> SourceTask {
-    spawn_with(Dns::new(config), config, metrics, input, output)
+    spawn_with(dns, config, metrics, input, output)
 }
 
 /// Starts the stage with `resolver` behind it; of `config` only bounds and timeout are used.
 pub fn spawn_with(
-    resolver: impl Resolve,
+    resolver: Arc<impl Resolve>,
     config: &DnsConfig,
     metrics: Metrics,
     input: mpsc::Receiver<Update>,
     output: mpsc::Sender<Update>,
 ) -> SourceTask {
     let stage = Stage {
-        resolver: Arc::new(resolver),
+        resolver,
         lookup_timeout: config.timeout.saturating_mul(LOOKUP_TIMEOUTS_MAX),
         names: Names::new(config.min_ttl, config.max_ttl),
         slots: BTreeMap::new(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 
 use crate::catalog::ServiceName;
-use crate::registry::consul::shared::Shared;
+use crate::sources::consul::shared::Shared;
 
 /// What the watches of the feed share.
 pub(super) struct Feed {

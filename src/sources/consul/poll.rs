@@ -17,7 +17,7 @@ use super::pace::{Outcome, Pace};
 use super::room::{Place, Purpose};
 use super::shared::Shared;
 use crate::catalog::ServiceName;
-use crate::registry::backoff::{Backoff, CAP};
+use crate::sources::backoff::{Backoff, CAP};
 
 /// First bound of the pause after a failed read.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);

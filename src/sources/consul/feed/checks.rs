@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::known::Feed;
 use crate::catalog::ServiceName;
 use crate::catalog::definitions::null_is_default;
-use crate::registry::consul::poll::Poller;
+use crate::sources::consul::poll::Poller;
 
 /// Checks that are critical, those of maintenance mode and of lost nodes among them.
 pub(super) const CRITICAL: &str = "/v1/health/state/critical";

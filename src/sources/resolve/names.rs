@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::catalog::ServiceName;
 use crate::catalog::source::SourceName;
-use crate::registry::dns::{Answer, Found, Question, ResolveError};
+use crate::sources::dns::{Answer, Found, Question, ResolveError};
 
 /// One service of a source, or (none) its command list.
 pub(super) type SlotKey = (SourceName, Option<ServiceName>);

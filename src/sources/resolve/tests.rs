@@ -12,8 +12,8 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::catalog::command::{Command, parse_commands};
 use crate::catalog::{Endpoint, Instance, InstanceId, Registration, ServiceSnapshot, Weights};
-use crate::registry::dns::Found;
-use crate::registry::dns::system::Files;
+use crate::sources::dns::Found;
+use crate::sources::dns::system::Files;
 
 /// Answers from a table; a name that is not in it never answers.
 #[derive(Clone, Default)]
@@ -88,7 +88,7 @@ impl Fixture {
         let (input, stage_input) = mpsc::channel(16);
         let (stage_output, output) = mpsc::channel(16);
         let task = spawn_with(
-            fake.clone(),
+            Arc::new(fake.clone()),
             &config(Vec::new()),
             metrics.clone(),
             stage_input,
@@ -442,8 +442,10 @@ async fn a_dns_server_is_asked_again_after_the_ttl() {
 
     let (input, stage_input) = mpsc::channel(16);
     let (stage_output, mut output) = mpsc::channel(16);
+    let config = config(vec![server]);
     let _stage = spawn(
-        &config(vec![server]),
+        Arc::new(Dns::new(&config)),
+        &config,
         Metrics::default(),
         stage_input,
         stage_output,
@@ -544,7 +546,7 @@ impl Site {
         let (stage_output, output) = mpsc::channel(16);
         let dns = Dns::with_files(&config, &files);
         tasks.push(spawn_with(
-            dns,
+            Arc::new(dns),
             &config,
             Metrics::default(),
             stage_input,

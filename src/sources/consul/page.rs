@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -12,20 +11,10 @@ use super::keys;
 use super::poll::Poller;
 use super::rights::{self, Rights};
 use super::shared::Shared;
+use crate::sources::context::Page;
 
 /// Largest page, all keys together, in bytes: two values of the KV store.
 const PAGE_BYTES_MAX: usize = 1 << 20;
-
-/// The page; none: no key is there.
-pub type Page = Option<Bytes>;
-
-/// Who is told of the page, and sees it now.
-pub type PageReceiver = watch::Receiver<Page>;
-
-/// The way from the watch to whoever wants the page. No page yet.
-pub(super) fn channel() -> (watch::Sender<Page>, PageReceiver) {
-    watch::channel(None)
-}
 
 /// What is known of the page.
 struct PageWatch {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -12,19 +13,11 @@ use super::client::{Answer, Mode};
 use super::error::ConsulError;
 use super::keys;
 use super::shared::Shared;
+use crate::sources::key_store::{KeyStore, Value};
 
 /// Reads and writes keys on the connections of the watches.
-pub struct KeyEditor {
+pub(super) struct KeyEditor {
     shared: Arc<Shared>,
-}
-
-/// A value, and what a change of it has to name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value {
-    /// Without the white space around it; what is no UTF-8 is replaced.
-    pub text: String,
-    /// Index of the last change; of a key that does not exist, that of the answer.
-    pub version: u64,
 }
 
 /// As Consul writes it.
@@ -45,7 +38,7 @@ impl KeyEditor {
     ///
     /// # Errors
     /// Consul cannot be asked, or refuses.
-    pub async fn read(&self, key: &str) -> Result<Value, ConsulError> {
+    async fn read(&self, key: &str) -> Result<Value, ConsulError> {
         let path = keys::of(key);
         let answer = self.get(&path).await?;
         let found: Vec<Wire> = decode(&path, &answer)?;
@@ -71,7 +64,7 @@ impl KeyEditor {
     ///
     /// # Errors
     /// As [`KeyEditor::read`]; whether the change was made is not known then.
-    pub async fn write(&self, key: &str, text: &str, version: u64) -> Result<bool, ConsulError> {
+    async fn write(&self, key: &str, text: &str, version: u64) -> Result<bool, ConsulError> {
         let path = keys::of(key);
         let body = Bytes::copy_from_slice(text.as_bytes());
         let answer = self
@@ -87,7 +80,7 @@ impl KeyEditor {
     ///
     /// # Errors
     /// As [`KeyEditor::read`].
-    pub async fn names(&self, prefix: &str) -> Result<Vec<String>, ConsulError> {
+    async fn names(&self, prefix: &str) -> Result<Vec<String>, ConsulError> {
         let path = format!("{}?keys", keys::of(prefix));
         let mut names: Vec<String> = decode(&path, &self.get(&path).await?)?;
         names.sort_unstable();
@@ -98,6 +91,29 @@ impl KeyEditor {
         let answer = self.shared.client.get(path, Mode::Default, None).await;
         answer.inspect_err(|error| self.shared.count(error))
     }
+}
+
+impl KeyStore for KeyEditor {
+    fn read<'a>(&'a self, key: &'a str) -> LocalBoxFuture<'a, Result<Value, String>> {
+        Box::pin(async move { in_words(self.read(key).await) })
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a str,
+        text: &'a str,
+        version: u64,
+    ) -> LocalBoxFuture<'a, Result<bool, String>> {
+        Box::pin(async move { in_words(self.write(key, text, version).await) })
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> LocalBoxFuture<'a, Result<Vec<String>, String>> {
+        Box::pin(async move { in_words(self.names(prefix).await) })
+    }
+}
+
+fn in_words<T>(result: Result<T, ConsulError>) -> Result<T, String> {
+    result.map_err(|error| error.to_string())
 }
 
 fn decode<T: DeserializeOwned>(path: &str, answer: &Answer) -> Result<T, ConsulError> {

@@ -9,9 +9,9 @@ use serde::Deserialize;
 use super::known::Feed;
 use crate::catalog::ServiceName;
 use crate::catalog::definitions::null_is_default;
-use crate::registry::consul::poll::Poller;
-use crate::registry::consul::wire::SEGMENT;
-use crate::registry::task::SourceTask;
+use crate::sources::consul::poll::Poller;
+use crate::sources::consul::wire::SEGMENT;
+use crate::sources::task::SourceTask;
 
 /// All nodes.
 pub(super) const LIST: &str = "/v1/catalog/nodes";

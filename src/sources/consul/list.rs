@@ -131,7 +131,7 @@ impl ListWatch {
                 return None;
             }
         }
-        let names = routed(list, &self.shared.config().tag_prefix);
+        let names = routed(list, &self.shared.routing().tag_prefix);
         let (names, unreadable) = names.into_iter().partition(|name| watch::is_readable(name));
         self.report(unreadable);
         Some(names)

@@ -22,6 +22,7 @@ use super::watch;
 use super::wire::{SERVICES, decode_services};
 use crate::catalog::ServiceName;
 use crate::config::ConsulConfig;
+use crate::sources::probe_step::ProbeStep;
 
 /// Limit for all steps with one agent, above those of the parts.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -34,38 +35,8 @@ const MESH_ONLY: &str =
 /// How long an agent may take to refuse a client certificate after the handshake.
 const FIRST_BYTE: Duration = Duration::from_secs(1);
 
-/// One step, and how it went. The steps after one that failed are left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeStep {
-    /// `config`, `resolve`, `connect`, `tls`, `token`, `first read`, or `targets` where some
-    /// instances are none.
-    pub name: &'static str,
-    /// Whether it went well.
-    pub ok: bool,
-    /// What was found, or what failed.
-    pub detail: String,
-    /// What to do about a failure, where that is known.
-    pub hint: Option<String>,
-}
-
-impl ProbeStep {
-    fn good(name: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            name,
-            ok: true,
-            detail: detail.into(),
-            hint: None,
-        }
-    }
-
-    fn bad(name: &'static str, error: &ConsulError, certificate: bool) -> Self {
-        Self {
-            name,
-            ok: false,
-            detail: error.to_string(),
-            hint: hint(error, certificate),
-        }
-    }
+fn failed(name: &'static str, error: &ConsulError, certificate: bool) -> ProbeStep {
+    ProbeStep::failed(name, error.to_string(), hint(error, certificate))
 }
 
 /// The steps so far.
@@ -81,8 +52,7 @@ impl Steps {
     }
 
     fn bad(&mut self, name: &'static str, error: &ConsulError) {
-        self.list
-            .push(ProbeStep::bad(name, error, self.certificate));
+        self.list.push(failed(name, error, self.certificate));
     }
 
     /// Adds a failed step, or passes the value on.
@@ -92,12 +62,12 @@ impl Steps {
 }
 
 /// Tries every configured agent in turn until one can be read; returns the steps of all that were
-/// tried.
-pub async fn probe(config: &ConsulConfig) -> Vec<ProbeStep> {
+/// tried. Services with a tag that begins with `tag_prefix` are those that are routed.
+pub async fn probe(config: &ConsulConfig, tag_prefix: &str) -> Vec<ProbeStep> {
     let certificate = config.has_certificate();
     let settings = match Settings::load(config) {
         Ok(settings) => settings,
-        Err(error) => return vec![ProbeStep::bad("config", &error, certificate)],
+        Err(error) => return vec![failed("config", &error, certificate)],
     };
     let mut steps = Steps {
         list: Vec::new(),
@@ -108,7 +78,7 @@ pub async fn probe(config: &ConsulConfig) -> Vec<ProbeStep> {
             addresses: vec![address.clone()],
             ..config.clone()
         };
-        let attempt = attempt(&settings, agent, &only, &mut steps);
+        let attempt = attempt(&settings, agent, (&only, tag_prefix), &mut steps);
         if timeout(ATTEMPT_TIMEOUT, attempt)
             .await
             .is_ok_and(|done| done.is_some())
@@ -123,7 +93,7 @@ pub async fn probe(config: &ConsulConfig) -> Vec<ProbeStep> {
 async fn attempt(
     settings: &Settings,
     agent: &Agent,
-    config: &ConsulConfig,
+    (config, tag_prefix): (&ConsulConfig, &str),
     steps: &mut Steps,
 ) -> Option<()> {
     reach(settings, agent, steps).await?;
@@ -152,7 +122,7 @@ async fn attempt(
         steps.good("tls", format!("{}: handshake done, {shown}", agent.name));
     }
     let has_policies = token(&client, settings, config, steps).await?;
-    first_read(&client, config, has_policies, steps).await
+    first_read(&client, tag_prefix, has_policies, steps).await
 }
 
 /// Resolve, connect, and the handshake itself.
@@ -231,7 +201,7 @@ async fn token(
             ProbeStep::good("token", "not needed: ACLs are off")
         }
         Err(error) => {
-            let mut step = ProbeStep::bad("token", &error, steps.certificate);
+            let mut step = failed("token", &error, steps.certificate);
             if let ConsulError::Status { code: 403, .. } = error {
                 let file = config
                     .token_file
@@ -252,7 +222,7 @@ async fn token(
 
 async fn first_read(
     client: &Client,
-    config: &ConsulConfig,
+    tag_prefix: &str,
     has_policies: bool,
     steps: &mut Steps,
 ) -> Option<()> {
@@ -264,7 +234,7 @@ async fn first_read(
         })
     });
     let list = steps.note("first read", list)?;
-    let routed = routed(&list, &config.tag_prefix);
+    let routed = routed(&list, tag_prefix);
     if sight(&list) == Sight::Nothing && has_policies {
         let detail = "no service is listed: none is registered that the token may read. \
                       If that is wrong, its policies lack service_prefix read";
@@ -304,10 +274,9 @@ async fn first_read(
         ""
     };
     let detail = format!(
-        "{} services, {} with a `{}` tag{part}",
+        "{} services, {} with a `{tag_prefix}` tag{part}",
         list.len(),
-        routed.len(),
-        config.tag_prefix
+        routed.len()
     );
     steps.good("first read", detail);
     if let Some(detail) = left_out(client, routed).await {

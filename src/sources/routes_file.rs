@@ -13,7 +13,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -21,11 +21,15 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::time;
 
-use super::Update;
+use super::context::Context;
+use super::look::Look;
+use super::source::{RunningSource, Source, SourceError};
 use super::task::SourceTask;
+use super::update::Update;
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::{CommandList, CommandText};
 use crate::catalog::source::SourceName;
+use crate::config::Config;
 use crate::metrics::Metrics;
 
 /// Name of the source.
@@ -66,18 +70,49 @@ enum ReadError {
     Timeout,
 }
 
-/// Starts the source on the current runtime. It sends its commands after the first good read and
-/// whenever they differ, and is synced after the first good read.
-pub fn spawn(path: PathBuf, metrics: Metrics, updates: mpsc::Sender<Update>) -> SourceTask {
-    spawn_polling(path, metrics, updates, POLL)
+/// The source `routes_file`. It sends its commands after the first good read and whenever they
+/// differ, and is synced after the first good read.
+#[derive(Debug)]
+pub struct RoutesFile;
+
+impl Source for RoutesFile {
+    fn name(&self) -> SourceName {
+        SOURCE
+    }
+
+    fn is_on(&self, config: &Config) -> bool {
+        config.routes_file.is_some()
+    }
+
+    fn start(
+        &self,
+        config: &Config,
+        context: &Context,
+    ) -> Result<Box<dyn RunningSource>, SourceError> {
+        let path = config.routes_file.clone().unwrap_or_default();
+        Ok(Box::new(Running(spawn(path, context, POLL))))
+    }
+
+    fn restart_keys(&self, present: &Config, next: &Config) -> Vec<&'static str> {
+        let differs = present.routes_file != next.routes_file;
+        differs.then_some("routes_file").into_iter().collect()
+    }
+
+    fn looks<'a>(&self, config: &'a Config) -> Vec<Look<'a>> {
+        let path = config.routes_file.as_deref();
+        path.map(|path| Look::CommandFile("routes_file", path))
+            .into_iter()
+            .collect()
+    }
 }
 
-fn spawn_polling(
-    path: PathBuf,
-    metrics: Metrics,
-    updates: mpsc::Sender<Update>,
-    poll: Duration,
-) -> SourceTask {
+/// What the file holds is followed all the time; a reload changes nothing of that.
+struct Running(#[allow(dead_code, reason = "held for its drop")] SourceTask);
+
+impl RunningSource for Running {}
+
+fn spawn(path: PathBuf, context: &Context, poll: Duration) -> SourceTask {
+    let metrics = context.metrics.clone();
     // Shown before the first error, else the first one is no rise.
     metrics.control().registry_errors.entry("file").or_default();
     metrics
@@ -88,7 +123,8 @@ fn spawn_polling(
     let source = FileSource {
         path,
         metrics,
-        updates,
+        updates: context.updates.clone(),
+        now: context.now,
         text: None,
         commands,
         errors,
@@ -101,6 +137,7 @@ struct FileSource {
     path: PathBuf,
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
+    now: fn() -> Instant,
     /// What the last good read gave.
     text: Option<CommandText>,
     commands: CommandList,
@@ -192,7 +229,7 @@ impl FileSource {
                 source: SOURCE,
                 commands,
                 errors,
-                seen_at: std::time::Instant::now(),
+                seen_at: (self.now)(),
             })
             .await?;
         if first {
@@ -359,7 +396,8 @@ mod tests {
             prepare(dir.path());
             let (sender, updates) = mpsc::channel(8);
             let metrics = Metrics::default();
-            let task = spawn_polling(dir.path().join(name), metrics.clone(), sender, poll);
+            let context = Context::telling(sender, metrics.clone());
+            let task = spawn(dir.path().join(name), &context, poll);
             Self {
                 dir,
                 updates,

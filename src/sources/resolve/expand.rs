@@ -17,7 +17,7 @@ use crate::catalog::command::CommandError;
 use crate::catalog::command::{AddRoute, Command};
 use crate::catalog::command_list::CommandList;
 use crate::catalog::{Endpoint, Instance, InstanceId, ServiceSnapshot};
-use crate::registry::dns::{Found, Question};
+use crate::sources::dns::{Found, Question};
 
 /// What a slot holds.
 #[derive(Clone, Debug, PartialEq)]

@@ -21,10 +21,10 @@ use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::source::{CONSUL, OVERRIDES};
 use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
-use crate::config::ConsulConfig;
+use crate::config::{ConsulConfig, RoutingConfig};
 use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
-use crate::registry::Update;
+use crate::sources::update::Update;
 
 /// Name of the page for requests without a route that the KV store holds, among the sources.
 const PAGE_SOURCE: &str = "no_route_page";
@@ -52,6 +52,7 @@ pub(super) struct Shared {
     /// Who wants to know which services changed.
     pub(super) notices: Arc<Notices>,
     config: Mutex<Arc<ConsulConfig>>,
+    routing: Mutex<Arc<RoutingConfig>>,
     /// Moves at every reload.
     generation: watch::Sender<u64>,
     /// Moves when a watch reads again that could not.
@@ -82,7 +83,7 @@ enum Waiting {
 impl Shared {
     pub(super) fn new(
         client: Client,
-        config: ConsulConfig,
+        (config, routing): (ConsulConfig, RoutingConfig),
         metrics: Metrics,
         updates: mpsc::Sender<Update>,
     ) -> Self {
@@ -92,6 +93,7 @@ impl Shared {
             first_reads: Semaphore::new(FIRST_READS_MAX),
             notices: Arc::default(),
             config: Mutex::new(Arc::new(config)),
+            routing: Mutex::new(Arc::new(routing)),
             generation: watch::Sender::new(0),
             recovered: watch::Sender::new(0),
             recovered_at: Mutex::new(None),
@@ -110,10 +112,16 @@ impl Shared {
         lock(&self.config).clone()
     }
 
+    /// The rules that decide what is read.
+    pub(super) fn routing(&self) -> Arc<RoutingConfig> {
+        lock(&self.routing).clone()
+    }
+
     /// Takes a new configuration, and wakes every watch to read with it.
-    pub(super) fn reload(&self, config: ConsulConfig) {
+    pub(super) fn reload(&self, config: ConsulConfig, routing: RoutingConfig) {
         expect_sources(&self.metrics, &config);
         *lock(&self.config) = Arc::new(config);
+        *lock(&self.routing) = Arc::new(routing);
         self.generation.send_modify(|generation| *generation += 1);
     }
 
@@ -147,8 +155,8 @@ impl Shared {
             false => LOOK_EVERY_BLIND,
             // A check that is added and passes at once is not told of, and decides only here.
             true => {
-                let config = self.config();
-                if config.require_check || !config.checks_required_all {
+                let rules = &self.routing().rules;
+                if rules.require_check || !rules.checks_required_all {
                     LOOK_EVERY_CHECKS
                 } else {
                     LOOK_EVERY

@@ -1,14 +1,4 @@
-//! Sources of routing data. Each runs as a task on the control thread and sends [`Update`]s; none
-//! knows the table.
-
-pub mod backoff;
-pub mod consul;
-pub mod dns;
-pub mod file;
-pub mod resolve;
-pub mod routes_http;
-pub mod static_routes;
-pub mod task;
+//! What sources tell.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -16,13 +16,16 @@ use http::{HeaderValue, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time;
 
-use super::Update;
+use super::context::Context;
+use super::look::Look;
+use super::source::{RunningSource, Source, SourceError};
 use super::task::SourceTask;
+use super::update::Update;
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::definitions::parse_definitions;
 use crate::catalog::source::SourceName;
-use crate::config::RoutesHttpConfig;
+use crate::config::{Config, RoutesHttpConfig};
 use crate::http_client::trust::{Trust, TrustError};
 use crate::http_client::{self, Client, HttpError, Limits, Request};
 use crate::metrics::Metrics;
@@ -68,14 +71,56 @@ struct Listing {
     tag: Option<HeaderValue>,
 }
 
+/// The source `routes_http`.
+#[derive(Debug)]
+pub struct RoutesHttp;
+
+impl Source for RoutesHttp {
+    fn name(&self) -> SourceName {
+        SOURCE
+    }
+
+    fn is_on(&self, config: &Config) -> bool {
+        config.routes_http.is_some()
+    }
+
+    fn start(
+        &self,
+        config: &Config,
+        context: &Context,
+    ) -> Result<Box<dyn RunningSource>, SourceError> {
+        let endpoint = config
+            .routes_http
+            .as_ref()
+            .ok_or_else(|| SourceError::new("there is no routes_http.url"))?;
+        let (metrics, updates) = (context.metrics.clone(), context.updates.clone());
+        Ok(Box::new(Running(spawn(endpoint, metrics, updates))))
+    }
+
+    fn restart_keys(&self, present: &Config, next: &Config) -> Vec<&'static str> {
+        let differs = present.routes_http != next.routes_http;
+        differs.then_some("routes_http").into_iter().collect()
+    }
+
+    fn looks<'a>(&self, config: &'a Config) -> Vec<Look<'a>> {
+        let endpoint = config.routes_http.as_ref();
+        let ca_file = endpoint.and_then(|endpoint| endpoint.ca_file.as_deref());
+        ca_file
+            .map(|path| Look::File("routes_http.ca_file", path))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// The endpoint is asked all the time; a reload changes nothing of that.
+struct Running(#[allow(dead_code, reason = "held for its drop")] SourceTask);
+
+impl RunningSource for Running {}
+
 /// Starts the source on the current runtime. It sends its commands after the first good answer and
 /// whenever they differ, and is synced after the first good answer. A `ca_file` that cannot be used
 /// is read again each time.
-pub fn spawn(
-    config: &RoutesHttpConfig,
-    metrics: Metrics,
-    updates: mpsc::Sender<Update>,
-) -> SourceTask {
+fn spawn(config: &RoutesHttpConfig, metrics: Metrics, updates: mpsc::Sender<Update>) -> SourceTask {
     // Shown before the first error, else the first one is no rise.
     metrics.control().registry_errors.entry(KIND).or_default();
     let mut request = Request::get(

@@ -1,0 +1,59 @@
+//! The Consul sources.
+//!
+//! ```text
+//! list ── /v1/catalog/services ── starts and ends ──▶ watch (one per routed service) ── /v1/health/service/NAME
+//!   └──────────── poll: pacing, position, retries ─────────────┘        guard: may it be believed?
+//!       │         client ─ pool ─ dial ─ settings, tls                  catalog: wire → snapshot
+//!       │                  room, grant: how many fit?
+//!       ├─ feed ── tells watches which services changed, where there is no room for a blocking query each
+//!   overrides ── /v1/kv/PATH?recurse ── route commands, a source of its own
+//!   page ─────── /v1/kv/PATH?recurse ── the page for requests without a route
+//! ```
+//! `source` is the face of both sources, `connection` what they share: where it begins, and how it
+//! takes a new configuration.
+//! `register` writes what the others read: the registration of `lb` itself.
+//!
+//! An error is never an empty answer: every service keeps its last good instances for as long as
+//! Consul cannot be read, and one service's failure touches no other. `blocking`, `guard`, `wire`,
+//! `catalog` and `keys` are pure.
+
+pub mod blocking;
+pub mod catalog;
+pub mod client;
+mod connection;
+mod dial;
+mod edit;
+pub mod error;
+mod expiry;
+mod feed;
+mod grant;
+pub mod guard;
+mod hint;
+mod key_file;
+pub mod keys;
+mod list;
+mod mesh;
+mod notices;
+mod overrides;
+mod pace;
+mod page;
+mod poll;
+mod pool;
+pub mod probe;
+pub mod register;
+mod rights;
+mod roll;
+mod room;
+mod settings;
+mod shared;
+mod source;
+mod tls;
+mod trouble;
+mod watch;
+pub mod wire;
+
+pub use connection::Connection;
+pub use error::ConsulError;
+pub use mesh::is_of_mesh;
+pub use probe::probe;
+pub use source::{ConsulCatalog, ConsulCommands};
