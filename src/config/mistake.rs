@@ -77,6 +77,15 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
+/// What reading finds.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// What is wrong.
+    pub(crate) mistakes: Vec<Mistake>,
+    /// What works but is hardly meant.
+    pub(crate) warnings: Vec<Mistake>,
+}
+
 /// The known word nearest to `word`, if any is near enough to be meant.
 #[must_use]
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

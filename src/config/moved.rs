@@ -155,7 +155,7 @@ mod tests {
     fn both_names_may_say_the_same() {
         let file = "[consul]\ncheck_grace = \"7s\"\n[routing]\ncheck_grace = \"7000ms\"\n";
         let found = read(file, &[("LB_CONSUL_CHECK_GRACE", "7s")], &[]);
-        let grace = config(&found).routing.rules.check_grace;
+        let grace = config(&found).routing.rules().check_grace;
         assert_eq!(grace, std::time::Duration::from_secs(7));
     }
 

@@ -8,29 +8,44 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::duration::parse_duration;
-use super::keys::{Key, Kind, Section, Shape, section};
-use super::mistake::{Mistake, Place, nearest};
-use super::overlay::parse_bool;
+use super::keys::{Key, Kind, Section, Shape};
+use super::mistake::{Findings, Mistake, Place, nearest};
+use super::overlay::{ConsulEnvironment, parse_bool};
 use super::ports::Ports;
-use super::raw::{Entry, Group, Settings, Written};
+use super::raw::{Entry, Group, Written};
+use super::value::SettingValue;
 use crate::catalog::options::Strategy;
+
+/// What a section's checks need to know beside its keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ReadContext {
+    /// Standard error is a terminal: `log.format = "auto"` means text.
+    pub(crate) terminal: bool,
+    /// What `CONSUL_*` says beyond keys.
+    pub(crate) consul: ConsulEnvironment,
+    /// There is a `[consul]`.
+    pub(crate) has_consul: bool,
+}
 
 /// Reads the keys of one group.
 pub(crate) struct Reader<'a> {
     section: &'static Section,
     /// `listener.0`, `certificates.main`, `consul`: what messages call the group.
-    pub(crate) path: String,
+    path: String,
     group: &'a Group,
-    mistakes: &'a mut Vec<Mistake>,
+    left_out: Vec<&'static str>,
+    pub(crate) context: ReadContext,
+    findings: &'a mut Findings,
 }
 
 /// A value with its type.
 #[derive(PartialEq)]
-enum Typed {
+pub(crate) enum Typed {
     Text(String),
     Bool(bool),
     Count(u64),
     Time(Duration),
+    Path(PathBuf),
     Socket(SocketAddr),
     List(Vec<String>),
     Sockets(Vec<SocketAddr>),
@@ -43,18 +58,53 @@ impl<'a> Reader<'a> {
         section: &'static Section,
         path: String,
         group: &'a Group,
-        mistakes: &'a mut Vec<Mistake>,
+        context: ReadContext,
+        findings: &'a mut Findings,
     ) -> Self {
         Self {
             section,
             path,
             group,
-            mistakes,
+            left_out: Vec::new(),
+            context,
+            findings,
         }
     }
 
+    /// The value of a key, by the type that its declaration gives it.
+    pub(crate) fn value<T: SettingValue>(&mut self, name: &str) -> T {
+        let Some(typed) = self.typed(name) else {
+            return T::unset();
+        };
+        T::from_typed(typed).unwrap_or_else(|error| {
+            self.wrong(name, &error.problem, &error.advice);
+            T::unset()
+        })
+    }
+
+    /// The value of a key that other keys depend on, before its turn. What is wrong with it is said
+    /// then.
+    pub(crate) fn peek<T: SettingValue>(&self, name: &str) -> T {
+        let key = self.key(name);
+        let written = self.group.entries.get(name);
+        let written = written.and_then(|entry| convert(key, entry).ok());
+        let typed = written.or_else(|| default_of(key));
+        let value = typed.map(T::from_typed);
+        value.and_then(Result::ok).unwrap_or_else(T::unset)
+    }
+
+    /// Takes a key for unset, whatever is written: another key says that it has no meaning.
+    pub(crate) fn leave_out(&mut self, name: &'static str) {
+        self.left_out.push(name);
+    }
+
+    /// The name of a repetition by name: `main` of `[certificates.main]`.
+    pub(crate) fn own_name(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
     /// Where the group begins.
-    pub(crate) fn group_place(&self) -> Place {
+    fn group_place(&self) -> Place {
         self.group.place.clone()
     }
 
@@ -69,7 +119,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The mistake about a key of this group, with its value and place.
-    pub(crate) fn about(&self, name: &str, problem: &str, advice: &str) -> Mistake {
+    fn about(&self, name: &str, problem: &str, advice: &str) -> Mistake {
         let entry = self.group.entries.get(name);
         let secret = self
             .section
@@ -98,23 +148,37 @@ impl<'a> Reader<'a> {
     pub(crate) fn wrong_secret(&mut self, name: &str, problem: &str, advice: &str) {
         let mistake = self.about(name, problem, advice);
         let value = mistake.value.is_some().then(|| "***".to_owned());
-        self.mistakes.push(Mistake { value, ..mistake });
+        self.findings.mistakes.push(Mistake { value, ..mistake });
     }
 
     /// Notes a mistake about a key of this group.
     pub(crate) fn wrong(&mut self, name: &str, problem: &str, advice: &str) {
         let mistake = self.about(name, problem, advice);
-        self.mistakes.push(mistake);
+        self.findings.mistakes.push(mistake);
     }
 
-    fn typed(&mut self, name: &str) -> Option<Typed> {
-        let key = self
-            .section
+    /// Notes what is odd about a key of this group.
+    pub(crate) fn warn(&mut self, name: &str, problem: &str, advice: &str) {
+        let warning = self.about(name, problem, advice);
+        self.findings.warnings.push(warning);
+    }
+
+    fn key(&self, name: &str) -> &'static Key {
+        self.section
             .key(name)
-            .expect("names of keys in this crate are in the table");
+            .expect("names of keys in this crate are declared")
+    }
+
+    /// The value of a key, or its default. An empty text says nothing.
+    fn typed(&mut self, name: &str) -> Option<Typed> {
+        let key = self.key(name);
+        if self.left_out.contains(&name) {
+            return None;
+        }
+        let says = |typed: &Typed| !matches!(typed, Typed::Text(text) if text.is_empty());
         if let Some(entry) = self.group.entries.get(name) {
             match convert(key, entry) {
-                Ok(value) => return Some(value),
+                Ok(value) => return Some(value).filter(says),
                 Err(problem) => {
                     let mut advice = key.kind.wants();
                     if let (Kind::Word(words), Written::Text(text) | Written::Bare(text)) =
@@ -127,138 +191,18 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        let default = key.default?;
-        let entry = Entry {
-            value: Written::Bare(default.to_owned()),
-            place: Place::Absent,
-            layer: 0,
-        };
-        Some(convert(key, &entry).expect("defaults in the table fit their kinds"))
+        default_of(key).filter(says)
     }
+}
 
-    /// A text; absent when unset or empty.
-    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
-        match self.typed(name) {
-            Some(Typed::Text(text)) if !text.is_empty() => Some(text),
-            _ => None,
-        }
-    }
-
-    /// A text that may be empty.
-    pub(crate) fn text_or_empty(&mut self, name: &str) -> String {
-        self.text(name).unwrap_or_default()
-    }
-
-    /// A path; in a file, relative to the folder of that file.
-    pub(crate) fn path(&mut self, name: &str) -> Option<PathBuf> {
-        let path = PathBuf::from(self.text(name)?);
-        match self.place(name) {
-            Some(Place::File(file, _)) => Some(file.parent().unwrap_or(Path::new("")).join(path)),
-            _ => Some(path),
-        }
-    }
-
-    /// A truth value.
-    pub(crate) fn bool(&mut self, name: &str) -> bool {
-        matches!(self.typed(name), Some(Typed::Bool(true)))
-    }
-
-    /// A whole number; the kind's bounds say that it fits the wanted type.
-    pub(crate) fn count<T: TryFrom<u64> + Default>(&mut self, name: &str) -> T {
-        match self.typed(name) {
-            Some(Typed::Count(count)) => T::try_from(count).unwrap_or_default(),
-            _ => T::default(),
-        }
-    }
-
-    /// A duration.
-    pub(crate) fn time(&mut self, name: &str) -> Duration {
-        match self.typed(name) {
-            Some(Typed::Time(time)) => time,
-            _ => Duration::ZERO,
-        }
-    }
-
-    /// A duration where none stands for another key's.
-    pub(crate) fn time_if_set(&mut self, name: &str) -> Option<Duration> {
-        match self.typed(name) {
-            Some(Typed::Time(time)) => Some(time),
-            _ => None,
-        }
-    }
-
-    /// Ports; none when unset.
-    pub(crate) fn ports(&mut self, name: &str) -> Ports {
-        match self.typed(name) {
-            Some(Typed::Ports(ports)) => ports,
-            _ => Ports::default(),
-        }
-    }
-
-    /// A duration in milliseconds.
-    pub(crate) fn millis(&mut self, name: &str) -> u64 {
-        u64::try_from(self.time(name).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// An address and port.
-    pub(crate) fn socket(&mut self, name: &str) -> SocketAddr {
-        match self.typed(name) {
-            Some(Typed::Socket(address)) => address,
-            _ => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        }
-    }
-
-    /// An address and port; absent when unset.
-    pub(crate) fn socket_if_set(&mut self, name: &str) -> Option<SocketAddr> {
-        match self.typed(name) {
-            Some(Typed::Socket(address)) => Some(address),
-            _ => None,
-        }
-    }
-
-    /// Addresses and ports.
-    pub(crate) fn sockets(&mut self, name: &str) -> Vec<SocketAddr> {
-        match self.typed(name) {
-            Some(Typed::Sockets(addresses)) => addresses,
-            _ => Vec::new(),
-        }
-    }
-
-    /// Numbers.
-    pub(crate) fn numbers(&mut self, name: &str) -> Vec<f64> {
-        match self.typed(name) {
-            Some(Typed::Numbers(numbers)) => numbers,
-            _ => Vec::new(),
-        }
-    }
-
-    /// A list of texts.
-    pub(crate) fn list(&mut self, name: &str) -> Vec<String> {
-        match self.typed(name) {
-            Some(Typed::List(items)) => items,
-            _ => Vec::new(),
-        }
-    }
-
-    /// A header name.
-    pub(crate) fn header(&mut self, name: &str) -> Option<http::HeaderName> {
-        self.text(name).and_then(|text| text.parse().ok())
-    }
-
-    /// Headers with their values, which are marked as secret.
-    pub(crate) fn headers(&mut self, name: &str) -> Vec<(http::HeaderName, http::HeaderValue)> {
-        self.list(name)
-            .iter()
-            .filter_map(|item| header_of(item))
-            .collect()
-    }
-
-    /// A strategy.
-    pub(crate) fn strategy(&mut self, name: &str) -> Strategy {
-        self.text(name)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_default()
-    }
+/// The default of a key.
+fn default_of(key: &Key) -> Option<Typed> {
+    let entry = Entry {
+        value: Written::Bare(key.default?.to_owned()),
+        place: Place::Absent,
+        layer: 0,
+    };
+    Some(convert(key, &entry).expect("declared defaults fit their kinds"))
 }
 
 /// Whether two entries of a key say the same; false where one of them does not fit.
@@ -267,7 +211,7 @@ pub(super) fn same_value(key: &Key, one: &Entry, other: &Entry) -> bool {
 }
 
 /// `Name: value`.
-fn header_of(text: &str) -> Option<(http::HeaderName, http::HeaderValue)> {
+pub(super) fn header_of(text: &str) -> Option<(http::HeaderName, http::HeaderValue)> {
     let (name, value) = text.split_once(':')?;
     let mut value = http::HeaderValue::from_str(value.trim()).ok()?;
     value.set_sensitive(true);
@@ -282,9 +226,18 @@ fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
     };
     let bare = matches!(value, Written::Bare(_));
     match key.kind {
-        Kind::Text | Kind::Path | Kind::Secret => text
+        Kind::Text | Kind::Secret => text
             .map(|text| Typed::Text(text.to_owned()))
             .ok_or("is not a text"),
+        Kind::Path => match (text, &entry.place) {
+            (None, _) => Err("is not a text"),
+            (Some(""), _) => Ok(Typed::Text(String::new())),
+            (Some(text), Place::File(file, _)) => {
+                let folder = file.parent().unwrap_or(Path::new(""));
+                Ok(Typed::Path(folder.join(text)))
+            }
+            (Some(text), _) => Ok(Typed::Path(text.into())),
+        },
         Kind::Bool => match (value, text) {
             (Written::Bool(value), _) => Ok(Typed::Bool(*value)),
             (_, Some(text)) if bare => parse_bool(text)
@@ -479,32 +432,6 @@ fn first_line(text: String) -> String {
         Some((first, _)) => format!("{first}…"),
         None => text,
     }
-}
-
-/// Reads every repetition of a `[[section]]`.
-pub(super) fn each<T>(
-    settings: &Settings,
-    name: &str,
-    mistakes: &mut Vec<Mistake>,
-    mut read: impl FnMut(&mut Reader<'_>) -> Option<T>,
-) -> Vec<T> {
-    let section = section(name).expect("names of sections in this crate are in the table");
-    let groups = settings
-        .lists
-        .get(name)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let numbered = groups.iter().enumerate();
-    numbered
-        .filter_map(|(at, group)| {
-            read(&mut Reader::new(
-                section,
-                format!("{name}.{at}"),
-                group,
-                mistakes,
-            ))
-        })
-        .collect()
 }
 
 #[cfg(test)]

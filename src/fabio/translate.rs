@@ -482,9 +482,10 @@ access_tcp = false # Fabio's access log knows requests alone
             "-ui.routingtable.source.port=81",
         ];
         changes(&links, |config| {
-            let links = &mut config.admin.links;
-            (links.enabled, links.new_tab, links.scheme) = (true, false, "https".to_owned());
-            (links.host, links.port) = (Some("www".to_owned()), Some(81));
+            let admin = &mut config.admin;
+            (admin.link_sources, admin.link_new_tab) = (true, false);
+            admin.link_scheme = "https".to_owned();
+            (admin.link_host, admin.link_port) = (Some("www".to_owned()), Some(81));
         });
         changes(&["-proxy.readtimeout", "5s"], |config| {
             config.proxy.header_timeout = seconds(5);
@@ -527,10 +528,13 @@ access_tcp = false # Fabio's access log knows requests alone
             "-registry.consul.tagprefix",
             "p-",
         ];
-        assert_eq!(consul(&args).token.as_deref(), Some("t"));
+        assert_eq!(
+            consul(&args).token.as_ref().map(config::Secret::reveal),
+            Some("t")
+        );
         let routing = |args: &[&str]| config(args).routing;
         assert_eq!(routing(&args).tag_prefix, "p-");
-        let rules = |args: &[&str]| routing(args).rules;
+        let rules = |args: &[&str]| routing(args).rules();
         let status = "-registry.consul.service.status";
         assert_eq!(rules(&[status, "passing, warning"]).accept_status.len(), 2);
         assert_eq!(warnings(&[status, "passing,critical"]).len(), 0);
@@ -1170,7 +1174,7 @@ access_tcp = false # Fabio's access log knows requests alone
             metrics.statsd = Some("127.0.0.1:8125".to_owned());
             metrics.dogstatsd = Some("dog:8125".to_owned());
             metrics.graphite = Some("10.0.0.1:2003".to_owned());
-            (metrics.stdout_flat, metrics.stdout_label) = (true, true);
+            metrics.stdout = config::StandardOutput::Both;
             metrics.prefix = "edge-fabio.{{.Hostname}}".parse().unwrap();
             metrics.interval = seconds(5);
             metrics.path = "/m".to_owned();
