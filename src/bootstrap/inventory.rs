@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::file::{ROLES, Spot, Value};
-use crate::config::mistake::{Mistake, Place, nearest};
+use crate::config::error::{ConfigError as Mistake, Location as Place, nearest};
 
 /// Reads the text of an inventory: role keys with their lists. Mistakes are added to the list.
 pub(super) fn read(

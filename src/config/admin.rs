@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::certificates::{CertificateConfig, CertificateSource};
 use super::declare::{Checked, section};
 use super::reader::Reader;
 use super::tls::{TlsLimits, TlsVersion, check_name, check_tls, limits};
 use super::words::words;
-use super::*;
-
 section! {
     /// The admin listener: web pages, health, metrics, API. It changes nothing, unless writable is
     /// true.
@@ -163,10 +162,10 @@ impl Checked for AdminConfig {
 /// What only the configuration as a whole can tell.
 pub(super) fn check(
     reader: &mut Reader<'_>,
-    config: &Config,
+    admin: &AdminConfig,
     known: &BTreeMap<String, CertificateConfig>,
+    has_store: bool,
 ) {
-    let admin = &config.admin;
     if let Some(name) = &admin.certificates {
         check_name(reader, name, known);
         if matches!(
@@ -181,10 +180,6 @@ pub(super) fn check(
             );
         }
     }
-    let has_store = config
-        .consul
-        .as_ref()
-        .is_some_and(|consul| consul.kv_path.is_some());
     if admin.writable && !has_store {
         let advice =
             "say where the KV store holds route commands, as in consul.kv_path = \"fabio/config\"";
@@ -227,9 +222,9 @@ fn check_hosts(reader: &mut Reader<'_>, hosts: &[String]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::*;
 
-    fn loaded(text: &str) -> Result<Loaded, Mistakes> {
+    fn loaded(text: &str) -> Result<Loaded, ConfigErrors> {
         let file = Some(("lb.toml".into(), format!("[admin]\n{text}")));
         load(&Inputs {
             file,

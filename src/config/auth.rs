@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderName;
-use serde_json::Value;
 
 use super::declare::{Checked, section};
-use super::keys::{DAY, MINUTE};
+use super::key::{DAY, MINUTE};
+use super::mask::without_secrets_if_set;
 use super::reader::Reader;
 use super::secret::Secret;
-use super::show::without_secrets;
 use super::url::parse_url;
 use super::words::words;
 
@@ -40,7 +39,7 @@ section! {
         /// X-Forwarded-Method, -Uri, -Host, -Proto, -Port, -Prefix, -For, X-Real-Ip and Forwarded
         /// are written here, whatever the client says. 2xx lets it in; any other answer, a redirect
         /// too, is the client's; 502 when none comes.
-        endpoint: Option<Secret> = unset "http://127.0.0.1:4180/oauth2/auth" => shown_url;
+        endpoint: Option<Secret> = unset "http://127.0.0.1:4180/oauth2/auth" => without_secrets_if_set;
 
         /// Header fields of its answer that replace those of the request, and those that differ in
         /// `_`, `.` or case alone.
@@ -191,11 +190,6 @@ impl AuthConfig {
             timeout: self.timeout.unwrap_or_default(),
         }
     }
-}
-
-/// A URL as it is shown.
-fn shown_url(url: &Option<Secret>) -> Value {
-    url.as_ref().map_or(Value::Null, without_secrets)
 }
 
 /// Names of header fields, which are settled on the way.

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::declare::{Checked, Declared, section};
-use super::keys::{DAY, MINUTE};
+use super::key::{DAY, MINUTE};
+use super::mask::{MASK, without_secrets_if_set};
 use super::reader::Reader;
 use super::secret::Secret;
-use super::show::{MASK, without_secrets};
 use super::url::{check_web_url, parse_url};
 use super::value::Headers;
 use super::words::words;
@@ -38,7 +38,7 @@ section! {
         /// For http: the URL of a list of file names, one a line, which lie beside it. For consul:
         /// keys in the KV store of another Consul than [consul], as in
         /// http://HOST:8500/v1/kv/lb/certs?token=T.
-        url: Option<Secret> = unset "https://certs.example.com/lb/list" => shown_url;
+        url: Option<Secret> = unset "https://certs.example.com/lb/list" => without_secrets_if_set;
 
         /// For http: sent with each request to the URL's host.
         headers: Option<Headers> = unset "Authorization: Bearer 1234";
@@ -76,7 +76,7 @@ section! {
         client_ca_file: Option<PathBuf> = unset "clients.pem";
 
         /// The same for http and consul: as url.
-        client_ca_url: Option<Secret> = unset "https://certs.example.com/cas/list" => shown_url;
+        client_ca_url: Option<Secret> = unset "https://certs.example.com/cas/list" => without_secrets_if_set;
 
         /// The same for consul, vault and vault-pki: as kv_path.
         client_ca_kv_path: Option<String> = unset "lb/cas";
@@ -535,11 +535,6 @@ impl ConsulKeys {
     }
 }
 
-/// A URL as it is shown.
-fn shown_url(url: &Option<Secret>) -> Value {
-    url.as_ref().map_or(Value::Null, without_secrets)
-}
-
 fn consul_keys(
     reader: &mut Reader<'_>,
     (url, written): (&str, &Option<Secret>),
@@ -645,7 +640,7 @@ fn check_names(reader: &mut Reader<'_>, names: &mut [String]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Inputs, Mistake, load};
+    use super::super::{ConfigError, Inputs, load};
     use super::*;
 
     fn read(text: &str) -> Result<CertificateConfig, String> {
@@ -658,7 +653,7 @@ mod tests {
             ..Inputs::default()
         })
         .map_err(|mistakes| mistakes.to_string())?;
-        let unused = |warning: &&Mistake| warning.problem != "is used by no listener";
+        let unused = |warning: &&ConfigError| warning.problem != "is used by no listener";
         match loaded.warnings.iter().find(unused) {
             Some(warning) => Err(format!("warning: {warning}")),
             None => Ok(loaded.config.certificates["a"].clone()),

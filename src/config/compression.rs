@@ -6,8 +6,8 @@ use regex::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
 use super::declare::{Checked, section};
-use super::keys::Kind;
-use super::reader::Typed;
+use super::key::Kind;
+use super::typed::Typed;
 use super::value::{Problem, SettingValue};
 use super::words::words;
 

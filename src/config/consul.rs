@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::declare::{Checked, section};
-use super::keys::{DAY, HOUR, MINUTE, SECOND};
-use super::mistake::Place;
+use super::error::Location;
+use super::key::{DAY, HOUR, MINUTE, SECOND};
 use super::reader::Reader;
 use super::register::RegisterConfig;
 use super::secret::Secret;
@@ -272,7 +272,8 @@ fn one_of<T>(
     if file.is_none() || pem.is_none() {
         return;
     }
-    let in_file = |reader: &Reader<'_>, key| matches!(reader.place(key), Some(Place::File { .. }));
+    let in_file =
+        |reader: &Reader<'_>, key| matches!(reader.place(key), Some(Location::File { .. }));
     match (in_file(reader, file_key), in_file(reader, pem_key)) {
         (false, true) => {
             *pem = None;
@@ -395,8 +396,8 @@ fn has_port(rest: &str) -> bool {
 }
 
 /// Whether one of the variables of Consul's own tools says it.
-fn is_of_consul(place: Option<&Place>) -> bool {
-    matches!(place, Some(Place::Env(name)) if name.starts_with("CONSUL_"))
+fn is_of_consul(place: Option<&Location>) -> bool {
+    matches!(place, Some(Location::Env(name)) if name.starts_with("CONSUL_"))
 }
 
 fn address_problem(url: &str) -> Option<String> {

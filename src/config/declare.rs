@@ -12,7 +12,7 @@
 
 use serde_json::{Map, Value};
 
-use super::keys::{Section, Shape};
+use super::key::{Section, Shape};
 use super::reader::Reader;
 
 /// What [`section!`] makes of a declaration.
@@ -96,14 +96,14 @@ macro_rules! section {
         }
 
         impl $crate::config::declare::Declared for $name {
-            const SECTION: $crate::config::keys::Section = $crate::config::keys::Section {
+            const SECTION: $crate::config::key::Section = $crate::config::key::Section {
                 name: $path,
-                shape: $crate::config::keys::Shape::$shape,
+                shape: $crate::config::key::Shape::$shape,
                 doc: $crate::config::declare::about(
-                    $crate::config::keys::Shape::$shape,
+                    $crate::config::key::Shape::$shape,
                     concat!($($about),+),
                 ),
-                keys: &[$($crate::config::keys::Key {
+                keys: &[$($crate::config::key::Key {
                     name: $crate::config::declare::key_name!($field $($key)?),
                     kind: <$type as $crate::config::value::SettingValue>::KIND
                         $(.within($min, $max))? $(.among($words))?,
@@ -208,9 +208,9 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::keys::{DAY, Kind};
-    use super::super::mistake::{Findings, Place};
-    use super::super::raw::{Entry, Group, Written};
+    use super::super::error::{Findings, Location};
+    use super::super::key::{DAY, Kind};
+    use super::super::raw::{Entry, Group, RawValue};
     use super::super::reader::ReadContext;
     use super::super::secret::Secret;
     use super::super::words::words;
@@ -275,12 +275,12 @@ mod tests {
         }
     }
 
-    fn read(settings: &[(&'static str, Written)]) -> (DoorConfig, Findings) {
-        let mut group = Group::new(Place::Absent);
+    fn read(settings: &[(&'static str, RawValue)]) -> (DoorConfig, Findings) {
+        let mut group = Group::new(Location::Absent);
         for (line, (name, value)) in settings.iter().enumerate() {
             let entry = Entry {
                 value: value.clone(),
-                place: Place::File(Path::new("conf/lb.toml").into(), line + 1),
+                place: Location::File(Path::new("conf/lb.toml").into(), line + 1),
                 layer: 0,
             };
             group.entries.insert(name, entry);
@@ -296,8 +296,8 @@ mod tests {
         (door, findings)
     }
 
-    fn text(text: &str) -> Written {
-        Written::Text(text.to_owned())
+    fn text(text: &str) -> RawValue {
+        RawValue::Text(text.to_owned())
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
         };
         assert_eq!(door, expected);
         let (door, findings) = read(&[
-            ("width", Written::Integer("100".to_owned())),
+            ("width", RawValue::Integer("100".to_owned())),
             ("opens_after", text("1m30s")),
             ("type", text("oak")),
             ("color", text("green")),
@@ -386,9 +386,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told_and_the_default_stands_in() {
         let (door, findings) = read(&[
-            ("width", Written::Integer("7".to_owned())),
-            ("type", text("oka")),
-            ("key", Written::Bool(true)),
+            ("width", RawValue::Integer("7".to_owned())),
+            ("type", text("oaks")),
+            ("key", RawValue::Bool(true)),
         ]);
         assert_eq!((door.width, door.material), (90, None));
         let told: Vec<_> = findings.mistakes.iter().map(ToString::to_string).collect();
@@ -396,7 +396,7 @@ mod tests {
             told,
             [
                 "conf/lb.toml:1: house.door.width = 7 is too small; write a whole number from 60 to 200",
-                "conf/lb.toml:2: house.door.type = \"oka\" is not one of the known words; did you mean oak? write one of: oak, pine",
+                "conf/lb.toml:2: house.door.type = \"oaks\" is not one of the known words; did you mean oak? write one of: oak, pine",
                 "conf/lb.toml:3: house.door.key = *** is not a text; write a text in quotes",
             ]
         );

@@ -2,7 +2,7 @@
 //! for them.
 
 use super::build;
-use super::mistake::Findings;
+use super::error::Findings;
 use super::raw::Settings;
 use super::reader::ReadContext;
 use super::*;
@@ -23,7 +23,7 @@ macro_rules! defaults {
     ($($section:ty),+ $(,)?) => {
         $(impl Default for $section {
             fn default() -> Self {
-                build::defaults()
+                sections::defaults()
             }
         })+
     };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::declare::{Checked, section};
-use super::keys::{DAY, MINUTE, SECOND};
+use super::key::{DAY, MINUTE, SECOND};
 use super::reader::Reader;
 
 section! {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::declare::{Checked, section};
-use super::keys::{DAY, HOUR};
+use super::key::{DAY, HOUR};
 
 section! {
     /// What happens on SIGTERM. A second SIGTERM ends the process at once.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::declare::{Checked, section};
-use super::keys::{DAY, HOUR};
+use super::key::{DAY, HOUR};
 use super::reader::Reader;
 use super::words::words;
 use crate::table::ErrorStatus;

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::build::Sections;
+use super::admin::AdminConfig;
+use super::certificates::CertificateConfig;
 use super::declare::{Checked, section};
-use super::keys::{DAY, HOUR, MINUTE};
-use super::mistake::{Mistake, Place};
+use super::error::{ConfigError, Location};
+use super::key::{DAY, HOUR, MINUTE};
+use super::metrics::MetricsConfig;
 use super::ports::Ports;
 use super::reader::Reader;
+use super::sections::Sections;
 use super::tls::{TlsLimits, TlsVersion, check_name, check_tls, limits};
 use super::words::words;
-use super::{CertificateConfig, Config};
 
 section! {
     /// Where clients connect; as many as needed. Without any: one for HTTP on 0.0.0.0:9999. Short
@@ -128,8 +130,12 @@ impl Checked for ListenerConfig {
 }
 
 /// Reads the listeners; there is always one.
-pub(super) fn listeners(sections: &mut Sections<'_>, config: &Config) -> Vec<ListenerConfig> {
-    let certificates = &config.certificates;
+pub(super) fn listeners(
+    sections: &mut Sections<'_>,
+    certificates: &BTreeMap<String, CertificateConfig>,
+    admin: &AdminConfig,
+    metrics: &MetricsConfig,
+) -> Vec<ListenerConfig> {
     let mut seen = HashSet::new();
     let mut dynamic = Vec::new();
     let mut listeners = sections.each(|listener: ListenerConfig, reader| {
@@ -143,7 +149,7 @@ pub(super) fn listeners(sections: &mut Sections<'_>, config: &Config) -> Vec<Lis
         check_certificates(reader, &listener, certificates);
         check_dynamic(reader, &listener, &dynamic);
         check_timeouts(reader, &listener);
-        if listener.protocol == ListenerProtocol::Prometheus && !config.metrics.fabio_names {
+        if listener.protocol == ListenerProtocol::Prometheus && !metrics.fabio_names {
             let advice = "set metrics.fabio_names = true; lb's own names are on the admin listener";
             reader.warn("protocol", "shows figures of the process alone", advice);
         }
@@ -151,7 +157,7 @@ pub(super) fn listeners(sections: &mut Sections<'_>, config: &Config) -> Vec<Lis
             dynamic.push(listener.clone());
         }
         if listener.address.port() != 0 {
-            if listener.address == config.admin.address {
+            if listener.address == admin.address {
                 reader.wrong(
                     "address",
                     "is the admin listener's too",
@@ -170,12 +176,12 @@ pub(super) fn listeners(sections: &mut Sections<'_>, config: &Config) -> Vec<Lis
     });
     if listeners.is_empty() {
         let listener = ListenerConfig::default();
-        if listener.address == config.admin.address {
-            let admin = sections.settings.once.get("admin");
-            sections.findings.mistakes.push(Mistake {
+        if listener.address == admin.address {
+            let written = sections.settings.once.get("admin");
+            sections.findings.mistakes.push(ConfigError {
                 key: "admin.address".to_owned(),
-                value: Some(config.admin.address.to_string()),
-                place: admin.map_or(Place::Absent, |group| group.place.clone()),
+                value: Some(admin.address.to_string()),
+                place: written.map_or(Location::Absent, |group| group.place.clone()),
                 problem: "is the default listener's too".to_owned(),
                 advice: "change it, or add a [[listener]]".to_owned(),
             });
@@ -185,7 +191,7 @@ pub(super) fn listeners(sections: &mut Sections<'_>, config: &Config) -> Vec<Lis
     let used = listeners
         .iter()
         .filter_map(|listener| listener.certificates.as_ref());
-    let used: HashSet<&String> = used.chain(config.admin.certificates.as_ref()).collect();
+    let used: HashSet<&String> = used.chain(admin.certificates.as_ref()).collect();
     for (name, group) in sections
         .settings
         .named
@@ -194,7 +200,7 @@ pub(super) fn listeners(sections: &mut Sections<'_>, config: &Config) -> Vec<Lis
         .flatten()
         .filter(|(name, _)| !used.contains(name))
     {
-        sections.findings.warnings.push(Mistake {
+        sections.findings.warnings.push(ConfigError {
             key: format!("certificates.{name}"),
             value: None,
             place: group.place.clone(),

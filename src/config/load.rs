@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::build::build;
-use super::mistake::{Findings, Mistake, Mistakes, Place};
+use super::error::{ConfigError, ConfigErrors, Findings, Location};
 use super::reader::ReadContext;
 use super::{Config, ConsulConfig, file, moved, overlay};
 
@@ -31,7 +31,7 @@ pub struct Loaded {
     /// The configuration.
     pub config: Config,
     /// What works but is hardly meant.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<ConfigError>,
 }
 
 /// A configuration as far as it could be built: what does not fit has its default in it. For `lb
@@ -41,11 +41,11 @@ pub struct Draft {
     /// What could be built.
     pub config: Config,
     /// What is wrong, in the order file, environment, flags.
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<ConfigError>,
     /// What works but is hardly meant.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<ConfigError>,
     /// What works and goes on working, but is written otherwise by now.
-    pub remarks: Vec<Mistake>,
+    pub remarks: Vec<ConfigError>,
     /// The file was read, if there is one.
     is_read: bool,
 }
@@ -56,7 +56,7 @@ impl Draft {
     #[must_use]
     pub fn is_whole(&self, section: &str) -> bool {
         // A mistake without a key is about the file as a whole.
-        let spoils = |mistake: &Mistake| {
+        let spoils = |mistake: &ConfigError| {
             mistake.key.is_empty() || mistake.key.to_ascii_lowercase().starts_with(section)
         };
         self.is_read && !self.mistakes.iter().any(spoils)
@@ -75,13 +75,13 @@ impl Draft {
     ///
     /// # Errors
     /// Every mistake.
-    pub fn finish(self) -> Result<Loaded, Mistakes> {
+    pub fn finish(self) -> Result<Loaded, ConfigErrors> {
         match self.mistakes.is_empty() {
             true => Ok(Loaded {
                 config: self.config,
                 warnings: self.warnings,
             }),
-            false => Err(Mistakes(self.mistakes)),
+            false => Err(ConfigErrors(self.mistakes)),
         }
     }
 }
@@ -90,7 +90,7 @@ impl Draft {
 ///
 /// # Errors
 /// Every mistake found, in the order file, environment, flags.
-pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
+pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
     draft(inputs).finish()
 }
 
@@ -119,10 +119,10 @@ pub fn draft(inputs: &Inputs) -> Draft {
         warnings,
     } = findings;
     mistakes.sort_by_key(|mistake| match &mistake.place {
-        Place::File(_, line) => (0, *line),
-        Place::Env(_) => (1, 0),
-        Place::Flag(_) => (2, 0),
-        Place::Absent => (3, 0),
+        Location::File(_, line) => (0, *line),
+        Location::Env(_) => (1, 0),
+        Location::Flag(_) => (2, 0),
+        Location::Absent => (3, 0),
     });
     Draft {
         config,
@@ -137,7 +137,7 @@ pub fn draft(inputs: &Inputs) -> Draft {
 ///
 /// # Errors
 /// As [`load`]; a file that cannot be read is a mistake too.
-pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded, Mistakes> {
+pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded, ConfigErrors> {
     read_draft(path, flags).finish()
 }
 
@@ -182,12 +182,12 @@ pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
     draft
 }
 
-fn read_file(path: &Path) -> Result<String, Box<Mistake>> {
+fn read_file(path: &Path) -> Result<String, Box<ConfigError>> {
     let fail = |problem: String, advice: &str| {
-        Box::new(Mistake {
+        Box::new(ConfigError {
             key: path.display().to_string(),
             value: None,
-            place: Place::Flag("--config".to_owned()),
+            place: Location::Flag("--config".to_owned()),
             problem,
             advice: advice.to_owned(),
         })

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::access_format::AccessFormat;
 use super::declare::{Checked, section};
-use super::keys::Kind;
+use super::error::nearest;
+use super::key::Kind;
 use super::level;
-use super::mistake::nearest;
-use super::reader::{Reader, Typed};
+use super::reader::Reader;
+use super::typed::Typed;
 use super::value::{Problem, SettingValue};
 use super::words::words;
 

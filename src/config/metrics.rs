@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::declare::{Checked, section};
-use super::keys::{DAY, Kind};
-use super::reader::{Reader, Typed};
+use super::key::{DAY, Kind};
+use super::reader::Reader;
+use super::typed::Typed;
 use super::value::{Problem, SettingValue};
 use super::words::words;
 use crate::metrics::fabio::{TEMPLATE_ADVICE, TemplateError};

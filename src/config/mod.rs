@@ -3,14 +3,15 @@
 //! ```text
 //! file ──► file ─┐                         ┌─► Config (this file)
 //! environment ─► overlay ─► Settings ─► build
-//! flags ───────┘   (raw: as written)       └─► Mistakes, all of them
+//! flags ───────┘   (raw: as written)       └─► ConfigErrors, all of them
 //! ```
-//! [`keys`] is the one table behind all of it. Whether files that are named here exist and fit is
-//! the business of [`crate::check`].
+//! A section is declared in a file of its own (`drain.rs`, `proxy.rs`, …) by
+//! [`section!`](declare::section); [`keys`] puts the declarations together. Whether files that are
+//! named here exist and fit is the business of [`crate::check`].
 
 pub mod duration;
+pub mod error;
 pub mod keys;
-pub mod mistake;
 
 mod access_format;
 mod admin;
@@ -25,10 +26,12 @@ mod dns;
 mod drain;
 mod file;
 mod health;
+mod key;
 mod level;
 mod listener;
 mod load;
 mod log;
+mod mask;
 mod metrics;
 mod moved;
 mod overlay;
@@ -42,11 +45,14 @@ mod retry;
 mod routes_http;
 mod routing;
 mod secret;
+mod sections;
 mod show;
+mod slot;
 mod static_route;
 mod static_routes;
 mod template;
 mod tls;
+mod typed;
 mod url;
 mod value;
 mod vault;
@@ -70,12 +76,12 @@ pub use consul::ConsulConfig;
 pub use dns::DnsConfig;
 pub use drain::DrainConfig;
 pub use duration::{format_duration, parse_duration};
+pub use error::{ConfigError, ConfigErrors, Location, nearest};
 pub use health::HealthSettings;
 pub use listener::{ListenerConfig, ListenerProtocol, overlap};
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use log::{AccessLog, LogConfig, LogFormat, WantedFormat};
 pub use metrics::{MetricsConfig, PrefixTemplate, StandardOutput};
-pub use mistake::{Mistake, Mistakes, Place, nearest};
 pub use overlay::consul_variable;
 pub use ports::Ports;
 pub use proxy::{ForwardedHost, ProxyConfig, UpstreamErrors};

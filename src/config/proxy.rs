@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::declare::{Checked, section};
-use super::keys::{DAY, HOUR};
+use super::key::{DAY, HOUR};
 use super::reader::Reader;
 use super::retry::RetryConfig;
 use super::words::words;

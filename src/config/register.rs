@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::declare::{Checked, section};
-use super::keys::HOUR;
+use super::key::HOUR;
 use super::reader::Reader;
 
 section! {

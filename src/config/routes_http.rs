@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::declare::{Checked, section};
-use super::keys::{DAY, HOUR};
+use super::key::{DAY, HOUR};
+use super::mask::without_secrets;
 use super::reader::Reader;
 use super::secret::Secret;
-use super::show::without_secrets;
 use super::url::check_web_url;
 use super::value::Headers;
 

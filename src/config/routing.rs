@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::declare::{Checked, section};
-use super::keys::HOUR;
+use super::key::HOUR;
 use super::reader::Reader;
 use super::words::words;
 use crate::catalog::CheckStatus;

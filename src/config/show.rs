@@ -5,9 +5,6 @@ use serde_json::{Map, Value};
 use super::declare::Declared;
 use super::*;
 
-/// Stands for a secret.
-pub(super) const MASK: &str = "***";
-
 impl Config {
     /// For `/api/config`: every key with its value in force; tokens as `***`, durations as text.
     #[must_use]
@@ -81,29 +78,6 @@ impl Shown {
             *place = Map::new().into();
         }
         place.as_object_mut().expect("it was made one")
-    }
-}
-
-/// `scheme://user:password@host` loses what stands before the `@`.
-pub(super) fn without_password(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, tail) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            match authority.rsplit_once('@') {
-                Some((_, host)) => format!("{scheme}://{MASK}@{host}{tail}"),
-                None => url.to_owned(),
-            }
-        }
-        None => url.to_owned(),
-    }
-}
-
-/// A URL whose password and query, which may be a token, are masked.
-pub(super) fn without_secrets(url: &Secret) -> Value {
-    let text = without_password(url.reveal());
-    match text.split_once('?') {
-        Some((place, _)) => format!("{place}?{MASK}").into(),
-        None => text.into(),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::build::Sections;
 use super::declare::{Checked, section};
-use super::show::without_password;
+use super::mask::without_password;
+use super::sections::Sections;
 use super::static_routes;
 use crate::catalog::static_route::StaticRoute;
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::CertificateConfig;
-use super::mistake::nearest;
+use super::certificates::CertificateConfig;
+use super::error::nearest;
 use super::reader::Reader;
 use super::words::words;
 

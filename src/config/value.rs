@@ -8,11 +8,11 @@ use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::format_duration;
-use super::keys::Kind;
+use super::key::Kind;
+use super::mask::{MASK, without_password};
 use super::ports::Ports;
-use super::reader::{Typed, header_of};
 use super::secret::Secret;
-use super::show::{MASK, without_password};
+use super::typed::{Typed, header_of};
 use super::words::Words;
 use crate::catalog::options::Strategy;
 

@@ -7,7 +7,7 @@ use http::{HeaderValue, Uri};
 
 use super::certificates::TokenPlace;
 use super::declare::{Checked, section};
-use super::keys::HOUR;
+use super::key::HOUR;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::url::parse_url;

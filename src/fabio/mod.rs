@@ -66,7 +66,7 @@ pub enum SourceError {
     Refused(Vec<Warning>),
     /// The translation is no configuration of `lb`.
     #[error("these settings make no configuration of lb:\n{0}")]
-    Config(config::Mistakes),
+    Config(config::ConfigErrors),
 }
 
 fn lines(warnings: &[Warning]) -> String {

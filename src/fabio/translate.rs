@@ -19,7 +19,7 @@ use super::document::{Document, Value, bounds};
 use super::keys;
 use super::machine::Machine;
 use super::settings::{Settings, Warning};
-use crate::config::{self, Inputs, Loaded, Mistake, Mistakes, Place, format_duration};
+use crate::config::{self, ConfigError, ConfigErrors, Inputs, Loaded, Location, format_duration};
 
 /// A configuration of `lb`.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, 
 }
 
 /// The configuration that the text is.
-fn load(toml: &str, machine: &Machine) -> Result<Loaded, Mistakes> {
+fn load(toml: &str, machine: &Machine) -> Result<Loaded, ConfigErrors> {
     let file = Some((machine.folder.join("fabio.toml"), toml.to_owned()));
     config::load(&Inputs {
         file,
@@ -81,9 +81,9 @@ fn load(toml: &str, machine: &Machine) -> Result<Loaded, Mistakes> {
 }
 
 /// What our configuration does not take, said of the key of Fabio that stands behind the line.
-fn in_fabios_words(mistake: &Mistake, toml: &str, settings: &Settings) -> Warning {
+fn in_fabios_words(mistake: &ConfigError, toml: &str, settings: &Settings) -> Warning {
     let line = match &mistake.place {
-        Place::File(_, line) => toml.lines().nth(line.saturating_sub(1)).unwrap_or_default(),
+        Location::File(_, line) => toml.lines().nth(line.saturating_sub(1)).unwrap_or_default(),
         _ => "",
     };
     let comment = line.rsplit_once(" # ").map_or("", |(_, comment)| comment);
@@ -224,7 +224,7 @@ mod tests {
             .unwrap_or_else(|refusals| panic!("{args:?}: {refusals:?}"))
     }
 
-    fn load(toml: &str) -> Result<Config, Mistakes> {
+    fn load(toml: &str) -> Result<Config, ConfigErrors> {
         super::load(toml, &Machine::bare()).map(|loaded| loaded.config)
     }
 

@@ -13,7 +13,7 @@ use super::reader::Reader;
 use crate::bootstrap::topology::{
     BinarySource, Cluster, Product, ReleaseKey, Runner, Scope, Ssh, Target,
 };
-use crate::config::mistake::Mistake;
+use crate::config::error::ConfigError as Mistake;
 
 /// Official releases.
 const RELEASES: &str = "https://releases.hashicorp.com";

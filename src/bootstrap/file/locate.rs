@@ -13,7 +13,7 @@ use super::{Described, ROLES, Request};
 use crate::bootstrap::inventory;
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
-use crate::config::mistake::{Mistake, Mistakes, Place};
+use crate::config::error::{ConfigError as Mistake, ConfigErrors as Mistakes, Location as Place};
 
 /// Where a description lies when none is named, in this order.
 const USUAL: [&str; 2] = ["cluster.toml", "config/cluster.toml"];

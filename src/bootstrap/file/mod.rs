@@ -23,7 +23,7 @@ use ipnet::Ipv4Net;
 
 use super::topology::{Cluster, Product, Scope};
 use crate::cli::{BootstrapAction, BootstrapArgs, Only};
-use crate::config::Mistakes;
+use crate::config::ConfigErrors as Mistakes;
 
 pub use binaries::no_nomad;
 pub(super) use nodes::ROLES;

@@ -10,7 +10,7 @@ use super::build::Recorded;
 use super::reader::Reader;
 use super::written::{Given, Listed, Written, listed};
 use crate::bootstrap::topology::{Node, Role, Scope};
-use crate::config::Place;
+use crate::config::Location as Place;
 
 /// The roles with their key and what the default names begin with; in the order in which nodes are
 /// listed.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistake, Place, nearer_than, nearest};
+use crate::config::error::{ConfigError as Mistake, Location as Place, nearer_than, nearest};
 
 /// Every key there is, with its section. `config/cluster.toml` shows each of them.
 pub(crate) const KEYS: &[&str] = &[

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::raw::{Raw, Spot, Value};
-use crate::config::mistake::{Mistake, Place, nearest};
+use crate::config::error::{ConfigError as Mistake, Location as Place, nearest};
 
 /// Reads keys and gathers mistakes.
 pub(super) struct Reader<'a> {
