@@ -132,7 +132,7 @@ macro_rules! section {
             /// The keys that differ from `next` and count only after a restart; the section's name
             /// where that is true of all of them.
             #[must_use]
-            pub fn restart_keys(&self, next: &Self) -> Vec<&'static str> {
+            $vis fn restart_keys(&self, next: &Self) -> Vec<&'static str> {
                 if $crate::config::declare::marked!($($all)?) {
                     return Vec::from_iter((self != next).then_some($path));
                 }
@@ -381,6 +381,7 @@ mod tests {
         );
         let (door, _) = read(&[("type", text("pine")), ("key", text("hush"))]);
         assert_eq!((door.material, door.key), (Some(Material::Pine), None));
+        assert_eq!(Material::Pine.as_str(), "pine");
     }
 
     #[test]

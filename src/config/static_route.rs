@@ -47,7 +47,7 @@ impl From<&StaticRoute> for StaticRouteConfig {
 
 /// Reads the routes.
 pub(super) fn routes(sections: &mut Sections<'_>) -> Vec<StaticRoute> {
-    let read = sections.each(|route: StaticRouteConfig, reader| {
+    sections.each(|route: StaticRouteConfig, reader| {
         for (name, value, advice) in [
             (
                 "service",
@@ -83,6 +83,5 @@ pub(super) fn routes(sections: &mut Sections<'_>) -> Vec<StaticRoute> {
             }
         }
         Some(route)
-    });
-    read
+    })
 }
