@@ -38,22 +38,21 @@ section! {
 }
 
 impl Checked for RoutesHttpConfig {
-    fn check(&mut self, reader: &mut Reader<'_>) {
-        if !reader.has("url") {
-            // The endpoint is not there; `RoutesHttpConfig::of` says so.
-            let keys = ["headers", "refresh", "timeout", "ca_file", "skip_verify"];
-            if let Some(key) = keys.iter().find(|key| reader.has(key)) {
-                reader.warn(key, "has no effect without a URL", "set routes_http.url");
-            }
-        } else {
-            self.url = check_web_url(
-                reader,
-                "url",
-                self.url.clone(),
-                "https://routes.example.com/lb",
-            )
-            .unwrap_or_default();
+    /// Without a URL the section is as if it were not there.
+    fn prepare(reader: &mut Reader<'_>) {
+        if reader.has("url") {
+            return;
         }
+        let others = ["headers", "refresh", "timeout", "ca_file", "skip_verify"];
+        if let Some(key) = others.iter().find(|key| reader.has(key)) {
+            reader.warn(key, "has no effect without a URL", "set routes_http.url");
+        }
+        others.iter().for_each(|key| reader.leave_out(key));
+    }
+
+    fn check(&mut self, reader: &mut Reader<'_>) {
+        let example = "https://routes.example.com/lb";
+        self.url = check_web_url(reader, "url", self.url.clone(), example).unwrap_or_default();
     }
 }
 
@@ -95,6 +94,7 @@ mod tests {
             Config::default(),
             "without a URL, all is as if the section were not there"
         );
+        assert!(read("refresh = \"1ms\"").is_ok());
     }
 
     #[test]
