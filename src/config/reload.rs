@@ -14,6 +14,12 @@ impl Config {
             self.metrics.restart_keys(&next.metrics),
             self.log.restart_keys(&next.log),
             self.dns.restart_keys(&next.dns),
+            self.proxy.retry.restart_keys(&next.proxy.retry),
+            self.compression.restart_keys(&next.compression),
+            self.routing.restart_keys(&next.routing),
+            self.health.restart_keys(&next.health),
+            self.vault.restart_keys(&next.vault),
+            self.drain.restart_keys(&next.drain),
         ];
         keys.concat().into_iter().map(str::to_owned).collect()
     }

@@ -77,6 +77,7 @@ impl Source for ConsulCatalog {
             return differs.then_some("consul").into_iter().collect();
         };
         let mut keys = old.restart_keys(new);
+        keys.extend(old.register.restart_keys(&new.register));
         keys.sort_unstable();
         keys
     }
