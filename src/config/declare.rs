@@ -209,10 +209,11 @@ mod tests {
     use serde_json::json;
 
     use super::super::error::{Findings, Location};
-    use super::super::key::{DAY, Kind};
+    use super::super::key::{DAY, Kind, env_name};
     use super::super::raw::{Entry, Group, RawValue};
     use super::super::reader::ReadContext;
     use super::super::secret::Secret;
+    use super::super::template::write_section;
     use super::super::words::words;
     use super::*;
 
@@ -338,6 +339,26 @@ mod tests {
                 ("key", Kind::Secret, None, "KEY", "Who may pass."),
                 ("plan", Kind::Path, None, "door.png", "A drawing."),
             ]
+        );
+    }
+
+    #[test]
+    fn names_and_the_example_file_follow_the_rows() {
+        let section = DoorConfig::SECTION;
+        let path = section.path(&section.keys[1]);
+        assert_eq!(path, "house.door.opens_after");
+        assert_eq!(env_name(&path), "LB_HOUSE_DOOR_OPENS_AFTER");
+        let mut text = String::new();
+        write_section(&mut text, &section);
+        assert_eq!(
+            text,
+            "# Doors of a house, in many colors.\n[house.door]\n\
+             # How wide.\n#width = 90\n\
+             # When it opens.\n#opens_after = \"2s\"\n\
+             # Of what.\n#type = \"oak\"\n\
+             # Its color.\n#color = \"red\"\n\
+             # Who may pass.\n#key = \"KEY\"\n\
+             # A drawing.\n#plan = \"door.png\"\n"
         );
     }
 

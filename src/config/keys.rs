@@ -1,5 +1,4 @@
-//! The table of configuration keys: what [`section!`](super::declare::section) makes of every
-//! declaration, put together.
+//! The table of configuration keys: what `section!` makes of every declaration, put together.
 //!
 //! From it come the check for unknown keys, the environment names, the flags, the commented
 //! `config/lb.toml` and the man page. A section that is not here does not exist.

@@ -5,9 +5,9 @@
 //! environment ─► overlay ─► Settings ─► build
 //! flags ───────┘   (raw: as written)       └─► ConfigErrors, all of them
 //! ```
-//! A section is declared in a file of its own (`drain.rs`, `proxy.rs`, …) by
-//! [`section!`](declare::section); [`keys`] puts the declarations together. Whether files that are
-//! named here exist and fit is the business of [`crate::check`].
+//! A section is declared in a file of its own (`drain.rs`, `proxy.rs`, …) by `section!`; [`keys`]
+//! puts the declarations together. Whether files that are named here exist and fit is the business
+//! of [`crate::check`].
 
 pub mod duration;
 pub mod error;
@@ -93,6 +93,7 @@ pub use secret::Secret;
 pub use static_route::StaticRouteConfig;
 pub use template::template;
 pub use tls::{TLS_CIPHERS, TlsLimits, TlsVersion};
+pub use typed::{list_items, parse_bool};
 pub use value::{Headers, Urls};
 pub use vault::VaultConfig;
 

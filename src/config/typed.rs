@@ -222,15 +222,16 @@ fn items(value: &RawValue) -> Option<Vec<String>> {
                 .map(|item| item.as_str().map(str::to_owned))
                 .collect()
         }
-        RawValue::Bare(text) => Some(
-            text.split(',')
-                .map(str::trim)
-                .filter(|item| !item.is_empty())
-                .map(str::to_owned)
-                .collect(),
-        ),
+        RawValue::Bare(text) => Some(list_items(text).map(str::to_owned).collect()),
         _ => None,
     }
+}
+
+/// Items between commas, trimmed, without empty ones.
+pub fn list_items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 fn parse_socket(text: &str, default_port: Option<u16>) -> Result<SocketAddr, &'static str> {
@@ -257,7 +258,8 @@ fn parse_socket(text: &str, default_port: Option<u16>) -> Result<SocketAddr, &'s
 
 /// `true`, `false`, `1`, `0` and their like, as Consul's own tools take them (Go's
 /// `strconv.ParseBool`).
-pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+#[must_use]
+pub fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
         "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),

@@ -7,8 +7,8 @@
 //!            │                                                   │
 //!            └─ files, looks, restart_keys, probe                └─ prepare(new Config) ─▶ Reload
 //! ```
-//! [`list`] says which sources there are, [`source`] what a source is. To add one: a folder here
-//! with an `impl Source`, a section in the configuration, and a row in [`list`].
+//! [`list`](mod@list) says which sources there are, [`source`] what a source is. To add one: a folder here
+//! with an `impl Source`, a section in the configuration, and a row in [`list`](mod@list).
 
 pub mod backoff;
 pub mod consul;

@@ -584,6 +584,14 @@ mod tests {
     }
 
     #[test]
+    fn macros_of_items_define_what_stands_in_them() {
+        let body = "section! { struct A is Once { b: B; } }\nother! { struct C; }\nfn f() { struct D; }\n\
+                    words! { pub enum E { F } }\nconst G: u8 = 0;";
+        let found: Vec<_> = definitions(body).into_iter().collect();
+        assert_eq!(found, ["A", "E", "G", "f"]);
+    }
+
+    #[test]
     fn circles_are_found_by_every_form_of_path() {
         let face = ("a/mod.rs", "mod b;\nmod c;\npub struct Face;\n");
         for (b, c) in [
