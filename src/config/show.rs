@@ -23,7 +23,7 @@ impl Config {
         shown.list::<StaticRouteConfig>(routes.iter());
         shown.put(Some(&self.routing));
         shown.put(Some(&self.proxy));
-        shown.place("proxy").remove("direct");
+        shown.hide("proxy", "direct");
         shown.put(Some(&self.compression));
         shown.put(Some(&self.proxy.retry));
         shown.put(Some(&self.health));
@@ -65,19 +65,19 @@ impl Shown {
 
     /// Puts a value where its dotted name says.
     fn set(&mut self, name: &str, value: Value) {
-        match name.split_once('.') {
-            Some((outer, name)) => self.place(outer).insert(name.to_owned(), value),
-            None => self.0.insert(name.to_owned(), value),
+        let Some((outer, name)) = name.split_once('.') else {
+            self.0.insert(name.to_owned(), value);
+            return;
         };
+        let outer = self.0.entry(outer).or_insert_with(|| Map::new().into());
+        outer[name] = value;
     }
 
-    /// An object at the top; an empty one is put there if there is none.
-    fn place(&mut self, name: &str) -> &mut Map<String, Value> {
-        let place = self.0.entry(name).or_insert_with(|| Map::new().into());
-        if !place.is_object() {
-            *place = Map::new().into();
+    /// Takes out a key that is read and has no effect.
+    fn hide(&mut self, section: &str, key: &str) {
+        if let Some(Value::Object(section)) = self.0.get_mut(section) {
+            section.remove(key);
         }
-        place.as_object_mut().expect("it was made one")
     }
 }
 
