@@ -411,7 +411,7 @@ async fn rights_that_are_lost_cost_no_data() {
     let all = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
     let (policy, token) = agent.create_token("lb", all);
     let config = ConsulConfig {
-        token: Some(token),
+        token: Some(token.into()),
         ..agent.config()
     };
     let mut watched = Watched::start(config);
@@ -446,7 +446,7 @@ fn with_rules(rules: &str) -> (ConsulAgent, String, ConsulConfig) {
     });
     let (policy, token) = agent.create_token("lb", rules);
     let config = ConsulConfig {
-        token: Some(token),
+        token: Some(token.into()),
         ..agent.config()
     };
     (agent, policy, config)
@@ -607,7 +607,7 @@ async fn a_deleted_token_costs_no_data_and_confirms_nothing() {
     watched
         .source
         .reload(ConsulConfig {
-            token: Some(token),
+            token: Some(token.into()),
             ..config
         })
         .expect("usable");
@@ -924,7 +924,7 @@ async fn an_agent_that_freezes_is_left_for_the_next() {
     let second = ConsulAgent::client_of(std::slice::from_ref(&agent));
     agent.register(&web("a", 1001));
     let mut config = second.config();
-    config.addresses.push(agent.address());
+    config.addresses.0.push(agent.address());
     let mut watched = Watched::start(config);
     watched.until_ports("web", &[1001]).await;
     // Only pings can tell: no socket error comes from a frozen process.
@@ -1575,7 +1575,7 @@ async fn the_probe_names_the_step_that_fails() {
         ),
         (
             ConsulConfig {
-                addresses: vec![format!("http://{}:8501", agent.ip)],
+                addresses: vec![format!("http://{}:8501", agent.ip)].into(),
                 ..good.clone()
             },
             "connect",
@@ -1583,7 +1583,7 @@ async fn the_probe_names_the_step_that_fails() {
         ),
         (
             ConsulConfig {
-                addresses: vec![format!("https://{}:8511", agent.ip)],
+                addresses: vec![format!("https://{}:8511", agent.ip)].into(),
                 ..good.clone()
             },
             "connect",
@@ -1591,7 +1591,7 @@ async fn the_probe_names_the_step_that_fails() {
         ),
         (
             ConsulConfig {
-                addresses: vec!["https://no-such-host.invalid:8501".into()],
+                addresses: vec!["https://no-such-host.invalid:8501".into()].into(),
                 ..good.clone()
             },
             "resolve",
@@ -1627,7 +1627,7 @@ async fn the_probe_knows_tokens_and_plain_ports() {
     let cases = [
         (
             ConsulConfig {
-                addresses: vec![format!("https://{}:8500", agent.ip)],
+                addresses: vec![format!("https://{}:8500", agent.ip)].into(),
                 ..good.clone()
             },
             "tls",
@@ -1667,8 +1667,8 @@ async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front(
     fake.set_key("lb/routes", "route del a");
     let config = plain_config(&format!("{}{PREFIX}", fake.url()));
     let config = ConsulConfig {
-        http_auth: Some("user:pass".to_owned()),
-        token: Some("t".to_owned()),
+        http_auth: Some("user:pass".into()),
+        token: Some("t".into()),
         ..config
     };
     let mut watched = Watched::start(with_keys(config.clone()));

@@ -95,7 +95,7 @@ pub(super) fn render(
     fill(TEMPLATE, |html, marker| match marker {
         "ROUTES" => {
             for (at, row) in rows.iter().enumerate().skip(from).take(ROWS_MAX) {
-                push_row(html, at + 1, row, &config.links, host);
+                push_row(html, at + 1, row, &config.links(), host);
             }
         }
         "FILTER" => push_html(html, &shown.filter),
@@ -238,7 +238,7 @@ fn source_url(src: &str, links: &SourceLinks, host: &str) -> String {
 mod tests {
     use super::*;
     use crate::admin::routes::tests::table;
-    use crate::config::keys::ADMIN_COLORS;
+    use crate::config::ADMIN_COLORS;
 
     #[test]
     fn every_color_that_can_be_named_is_known() {
@@ -350,17 +350,12 @@ mod tests {
         let routes = format!(
             "route add {attack} host/{attack} http://10.0.0.1:80/ opts \"strip=/{attack}\""
         );
-        let links = SourceLinks {
-            enabled: true,
-            ..AdminConfig::default().links
+        let config = AdminConfig {
+            link_sources: true,
+            ..AdminConfig::default()
         };
-        let html = page(
-            &routes,
-            &AdminConfig {
-                links: links.clone(),
-                ..AdminConfig::default()
-            },
-        );
+        let links = config.links();
+        let html = page(&routes, &config);
         assert_eq!(html.matches("<script").count(), 1, "{html}");
         assert_eq!(html.matches("NONCE123").count(), 2);
         assert!(html.contains("href=\"http://host/&lt;script&gt;"), "{html}");
@@ -408,7 +403,8 @@ mod tests {
             assert_eq!(source_url(src, &links, "lb.example"), expected);
         }
         let config = AdminConfig {
-            links: links(None, None),
+            link_sources: true,
+            link_scheme: "https".to_owned(),
             ..AdminConfig::default()
         };
         let html = page(

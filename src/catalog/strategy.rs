@@ -5,13 +5,25 @@ use std::str::FromStr;
 
 use super::options::{HashKey, Strategy};
 
-/// The words a strategy may be written as, for messages.
-const WORDS: &str =
-    "p2c, rr, rnd, least, ewma, hash:ip, hash:path, hash:header:NAME or hash:cookie:NAME";
+/// The words of those that need no more than a word.
+const PLAIN: [(&str, Strategy); 5] = [
+    ("p2c", Strategy::P2c),
+    ("rr", Strategy::RoundRobin),
+    ("rnd", Strategy::Random),
+    ("least", Strategy::Least),
+    ("ewma", Strategy::Ewma),
+];
+
+/// What a strategy may be written as, for messages.
+#[must_use]
+pub fn words() -> String {
+    let plain = PLAIN.map(|(word, _)| word).join(", ");
+    format!("{plain}, hash:ip, hash:path, hash:header:NAME or hash:cookie:NAME")
+}
 
 /// A strategy that could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown strategy `{value}`: write {WORDS}")]
+#[error("unknown strategy `{value}`: write {}", words())]
 pub struct StrategyError {
     /// What was written.
     pub value: String,
@@ -21,34 +33,24 @@ impl FromStr for Strategy {
     type Err = StrategyError;
 
     fn from_str(text: &str) -> Result<Self, StrategyError> {
-        match text {
-            "p2c" => Ok(Self::P2c),
-            "rr" => Ok(Self::RoundRobin),
-            "rnd" => Ok(Self::Random),
-            "least" => Ok(Self::Least),
-            "ewma" => Ok(Self::Ewma),
-            _ => match text.strip_prefix("hash:") {
-                Some(key) => key.parse().map(Self::Hash).map_err(|_| StrategyError {
-                    value: text.to_owned(),
-                }),
-                None => Err(StrategyError {
-                    value: text.to_owned(),
-                }),
-            },
-        }
+        let plain = PLAIN.into_iter().find(|(word, _)| *word == text);
+        let hash = || text.strip_prefix("hash:")?.parse().map(Self::Hash).ok();
+        plain
+            .map(|(_, strategy)| strategy)
+            .or_else(hash)
+            .ok_or_else(|| StrategyError {
+                value: text.to_owned(),
+            })
     }
 }
 
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::P2c => f.write_str("p2c"),
-            Self::RoundRobin => f.write_str("rr"),
-            Self::Random => f.write_str("rnd"),
-            Self::Least => f.write_str("least"),
-            Self::Ewma => f.write_str("ewma"),
-            Self::Hash(key) => write!(f, "hash:{key}"),
+        if let Self::Hash(key) = self {
+            return write!(f, "hash:{key}");
         }
+        let plain = PLAIN.iter().find(|(_, strategy)| strategy == self);
+        f.write_str(plain.map_or("", |(word, _)| word))
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::error::SourceError;
 use super::limits::{BACKOFF, ENTRIES_MAX, PAUSE_MIN};
 use super::source::{Pems, Shelf, Told};
-use crate::config::{ConsulConfig, ConsulKeys, TokenPlace};
+use crate::config::{ConsulConfig, ConsulKeys, Secret, TokenPlace};
 use crate::sources::backoff::Backoff;
 use crate::sources::consul::ConsulError;
 use crate::sources::consul::blocking::{Next, Position, TokenBucket, jittered_wait};
@@ -139,7 +139,7 @@ fn connection(
                 .iter()
                 .any(|known| known.trim_end_matches('/') == address);
             let mut config = ConsulConfig {
-                addresses: vec![address.clone()],
+                addresses: vec![address.clone()].into(),
                 ..own
             };
             if !same {
@@ -152,19 +152,17 @@ fn connection(
                 (config.namespace, config.partition, config.datacenter) = (None, None, None);
             }
             if let Some(token) = token {
-                (config.token, config.token_file) = (Some(token.reveal().to_owned()), None);
+                (config.token, config.token_file) = (Some(token.clone()), None);
             }
             config
         }
     };
     match token {
         TokenPlace::Nowhere => {}
-        TokenPlace::Text(text) => {
-            (config.token, config.token_file) = (Some(text.reveal().to_owned()), None)
-        }
+        TokenPlace::Text(text) => (config.token, config.token_file) = (Some(text.clone()), None),
         TokenPlace::File(path) => (config.token, config.token_file) = (None, Some(path.clone())),
         TokenPlace::Env(name) => {
-            (config.token, config.token_file) = (std::env::var(name).ok(), None)
+            (config.token, config.token_file) = (std::env::var(name).ok().map(Secret::new), None)
         }
     }
     config
@@ -219,8 +217,8 @@ mod tests {
     #[test]
     fn another_consul_never_gets_the_token_of_this_one() {
         let own = ConsulConfig {
-            addresses: vec!["http://own:1".to_owned()],
-            token: Some("own".to_owned()),
+            addresses: vec!["http://own:1".to_owned()].into(),
+            token: Some(Secret::new("own")),
             ..ConsulConfig::default()
         };
         let at = |address: &str, token: Option<&str>| ConsulKeys::At {
@@ -247,8 +245,8 @@ mod tests {
         ];
         for (keys, place, wanted) in cases {
             assert_eq!(
-                connection(&keys, &place, Some(&own)).token.as_deref(),
-                wanted,
+                connection(&keys, &place, Some(&own)).token,
+                wanted.map(Secret::new),
                 "{keys:?} {place:?}"
             );
         }

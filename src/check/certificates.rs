@@ -412,8 +412,7 @@ mod tests {
         let certificates = CertificateConfig {
             source,
             client_ca_file,
-            client_ca_upgrade_cn: None,
-            client_auth_optional: false,
+            ..CertificateConfig::default()
         };
         config.certificates.insert("main".to_owned(), certificates);
         let mut files = Files::default();
@@ -529,7 +528,7 @@ mod tests {
         let found = |cert: Option<&str>, key: Option<&str>, ca: Option<&str>| {
             let consul = ConsulConfig {
                 cert_pem: cert.map(str::to_owned),
-                key_pem: key.map(str::to_owned),
+                key_pem: key.map(Into::into),
                 ca_pem: ca.map(str::to_owned),
                 ..ConsulConfig::default()
             };

@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::config::{Mistake, Place};
+use crate::config::{ConfigError, Location};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,12 +61,12 @@ pub struct Finding {
 impl Finding {
     /// A mistake of the configuration as a finding.
     #[must_use]
-    pub fn from_mistake(mistake: &Mistake, severity: Severity) -> Self {
+    pub fn from_mistake(mistake: &ConfigError, severity: Severity) -> Self {
         let (file, line, place) = match &mistake.place {
-            Place::File(path, line) => (path.display().to_string(), Some(*line), None),
-            Place::Env(name) => ("environment".to_owned(), None, Some(name)),
-            Place::Flag(name) => ("command line".to_owned(), None, Some(name)),
-            Place::Absent => ("configuration".to_owned(), None, None),
+            Location::File(path, line) => (path.display().to_string(), Some(*line), None),
+            Location::Env(name) => ("environment".to_owned(), None, Some(name)),
+            Location::Flag(name) => ("command line".to_owned(), None, Some(name)),
+            Location::Absent => ("configuration".to_owned(), None, None),
         };
         let subject = match place {
             Some(place) if mistake.key.is_empty() => place.clone(),

@@ -317,7 +317,7 @@ fn with_keys(mut command: Command) -> Command {
     command
 }
 
-/// Reads the command line. Mistakes come back as clap's errors: exit code 2, or 0 for `--help`.
+/// Reads the command line. ConfigErrors come back as clap's errors: exit code 2, or 0 for `--help`.
 ///
 /// # Errors
 /// What clap says about wrong usage, and requests for help.

@@ -8,7 +8,7 @@
 
 use http::HeaderName;
 
-use super::mistake::nearest;
+use super::error::nearest;
 
 /// A parsed form.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,17 +1,172 @@
-//! `[admin]`.
+//! `[admin]`: the admin listener.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
-use super::listeners::{check_name, tls_limits};
+use super::certificates::{CertificateConfig, CertificateSource};
+use super::declare::{Checked, section};
 use super::reader::Reader;
-use super::*;
+use super::tls::{TlsLimits, TlsVersion, check_name, check_tls, limits};
+use super::words::words;
+section! {
+    /// The admin listener: web pages, health, metrics, API. It changes nothing, unless writable is
+    /// true.
+    pub struct AdminConfig is Once "admin" {
+        /// Where it listens. Everybody who can reach it can read the routing table.
+        address: SocketAddr = "127.0.0.1:9998" [restart];
 
-pub(super) fn admin(
+        /// Which [certificates.NAME] it shows; client certificates are asked for as that says.
+        /// Unset: plain HTTP.
+        certificates: Option<String> = unset "main";
+
+        /// Refuse the handshake for a name without certificate.
+        strict_sni: bool = "false";
+
+        /// Lowest TLS version taken.
+        tls_min: TlsVersion = "1.2";
+
+        /// Highest TLS version taken.
+        tls_max: TlsVersion = "1.3";
+
+        /// Cipher suites taken, as those of a listener.
+        tls_ciphers: Vec<String> = unset "TLS_AES_256_GCM_SHA384";
+
+        /// Whether /api/manual and the page /manual show and change the route commands of
+        /// consul.kv_path. Whoever reaches the listener may then send all traffic elsewhere. The
+        /// token needs key_prefix write.
+        writable: bool = "false";
+
+        /// Names under which it may be asked (Host), beside IP addresses, localhost and the
+        /// machine's name: other names are answered with 421, because a page of a stranger's site
+        /// could let its name point here. /health, /ready and /metrics may be asked under any name.
+        hosts: Vec<String> = unset "lb.example.com";
+
+        /// What its paths begin with. /health, /ready and /metrics stay at the root as well.
+        path: String = unset "/lb";
+
+        /// The page at its root. With routes, every unknown path leads there.
+        home: AdminHome = "overview";
+
+        /// Shown on its pages, to tell one lb from another.
+        title: String = unset "east";
+
+        /// Colour at the top of its pages, for the same purpose.
+        color: Option<String> = unset "light-green" among ADMIN_COLORS;
+
+        /// Whether places of routes are links on the page /routes.
+        link_sources: bool = "false";
+
+        /// Whether these open a new tab.
+        link_new_tab: bool = "true";
+
+        /// Their scheme.
+        link_scheme: String = "http" among LINK_SCHEMES;
+
+        /// Host of those of routes that have none. Unset: the one under which the page was asked
+        /// for.
+        link_host: Option<String> = unset "www.example.com";
+
+        /// Port of those. Unset: the scheme's.
+        link_port: Option<u16> = unset "8080" in (1, 65535);
+    }
+}
+
+words! {
+    /// A page of the admin listener.
+    pub enum AdminHome {
+        /// Services, their instances, and routes.
+        Overview = "overview",
+        /// The routing table, as Fabio shows it.
+        Routes = "routes",
+    }
+}
+
+/// Schemes of links.
+const LINK_SCHEMES: &[&str] = &["http", "https"];
+
+/// Colours of the admin pages: those of Material Design, whose names Fabio takes.
+pub const ADMIN_COLORS: &[&str] = &[
+    "red",
+    "pink",
+    "purple",
+    "deep-purple",
+    "indigo",
+    "blue",
+    "light-blue",
+    "cyan",
+    "teal",
+    "green",
+    "light-green",
+    "lime",
+    "yellow",
+    "amber",
+    "orange",
+    "deep-orange",
+    "brown",
+    "grey",
+    "blue-grey",
+    "black",
+    "white",
+];
+
+/// How the places of routes become links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceLinks {
+    /// Whether they do (`link_sources`).
+    pub enabled: bool,
+    /// They open a new tab (`link_new_tab`).
+    pub new_tab: bool,
+    /// `http` or `https` (`link_scheme`).
+    pub scheme: String,
+    /// Host for routes that have none; else the one of the request for the page (`link_host`).
+    pub host: Option<String>,
+    /// Port for those (`link_port`).
+    pub port: Option<u16>,
+}
+
+impl AdminConfig {
+    /// How the places of routes become links.
+    #[must_use]
+    pub fn links(&self) -> SourceLinks {
+        SourceLinks {
+            enabled: self.link_sources,
+            new_tab: self.link_new_tab,
+            scheme: self.link_scheme.clone(),
+            host: self.link_host.clone(),
+            port: self.link_port,
+        }
+    }
+
+    /// What handshakes may choose.
+    #[must_use]
+    pub fn tls(&self) -> TlsLimits {
+        limits(self.tls_min, self.tls_max, &self.tls_ciphers)
+    }
+}
+
+impl Checked for AdminConfig {
+    fn check(&mut self, reader: &mut Reader<'_>) {
+        check_tls(reader, self.tls_min, self.tls_max, &self.tls_ciphers);
+        check_hosts(reader, &self.hosts);
+        check_path(reader, &mut self.path);
+        if self.link_host.as_deref().is_some_and(|host| !is_host(host)) {
+            reader.wrong(
+                "link_host",
+                "is not a host",
+                "write a name or an address, without scheme and port",
+            );
+        }
+    }
+}
+
+/// What only the configuration as a whole can tell.
+pub(super) fn check(
     reader: &mut Reader<'_>,
+    admin: &AdminConfig,
     known: &BTreeMap<String, CertificateConfig>,
-) -> AdminConfig {
-    let certificates = reader.text("certificates");
-    if let Some(name) = &certificates {
+    has_store: bool,
+) {
+    if let Some(name) = &admin.certificates {
         check_name(reader, name, known);
         if matches!(
             known.get(name).map(|it| &it.source),
@@ -25,48 +180,17 @@ pub(super) fn admin(
             );
         }
     }
-    AdminConfig {
-        address: reader.socket("address"),
-        certificates,
-        strict_sni: reader.bool("strict_sni"),
-        tls: tls_limits(reader),
-        writable: reader.bool("writable"),
-        hosts: hosts(reader),
-        path: path(reader),
-        home: match reader.text("home").as_deref() {
-            Some("routes") => AdminHome::Routes,
-            _ => AdminHome::Overview,
-        },
-        title: reader.text_or_empty("title"),
-        color: reader.text("color"),
-        links: SourceLinks {
-            enabled: reader.bool("link_sources"),
-            new_tab: reader.bool("link_new_tab"),
-            scheme: reader.text_or_empty("link_scheme"),
-            host: host(reader),
-            port: reader.has("link_port").then(|| reader.count("link_port")),
-        },
-    }
-}
-
-/// What only the configuration as a whole can tell.
-pub(super) fn check(reader: &mut Reader<'_>, config: &Config, warnings: &mut Vec<Mistake>) {
-    let has_store = config
-        .consul
-        .as_ref()
-        .is_some_and(|consul| consul.kv_path.is_some());
-    if config.admin.writable && !has_store {
+    if admin.writable && !has_store {
         let advice =
             "say where the KV store holds route commands, as in consul.kv_path = \"fabio/config\"";
-        warnings.push(reader.about("writable", "has no effect without consul.kv_path", advice));
+        reader.warn("writable", "has no effect without consul.kv_path", advice);
     }
 }
 
 /// What paths begin with. It stands in links and in `Location`, so nothing in it may need an
 /// escape.
-fn path(reader: &mut Reader<'_>) -> String {
-    let path = reader.text_or_empty("path");
-    let path = path.trim_end_matches('/');
+fn check_path(reader: &mut Reader<'_>, path: &mut String) {
+    path.truncate(path.trim_end_matches('/').len());
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
     let advice = "write it as in \"/lb\": letters, digits, and the signs - . _ ~ between slashes";
     if !(path.is_empty() || path.starts_with('/') && path.chars().all(plain)) {
@@ -78,7 +202,6 @@ fn path(reader: &mut Reader<'_>) -> String {
     {
         reader.wrong("path", "has a segment that browsers take out", advice);
     }
-    path.to_owned()
 }
 
 /// Whether it is a name or an address as in a URL, and nothing more.
@@ -89,35 +212,19 @@ pub fn is_host(text: &str) -> bool {
 }
 
 /// Names, without scheme and port: what stands in Host before its colon.
-fn hosts(reader: &mut Reader<'_>) -> Vec<String> {
-    let hosts = reader.list("hosts");
-    for host in &hosts {
-        if !is_host(host) {
-            let advice =
-                format!("`{host}`: write names like \"lb.example.com\", without scheme and port");
-            reader.wrong("hosts", "is not a list of hosts", &advice);
-        }
+fn check_hosts(reader: &mut Reader<'_>, hosts: &[String]) {
+    for host in hosts.iter().filter(|host| !is_host(host)) {
+        let advice =
+            format!("`{host}`: write names like \"lb.example.com\", without scheme and port");
+        reader.wrong("hosts", "is not a list of hosts", &advice);
     }
-    hosts
-}
-
-fn host(reader: &mut Reader<'_>) -> Option<String> {
-    let host = reader.text("link_host")?;
-    if !is_host(&host) {
-        reader.wrong(
-            "link_host",
-            "is not a host",
-            "write a name or an address, without scheme and port",
-        );
-    }
-    Some(host)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::*;
 
-    fn loaded(text: &str) -> Result<Loaded, Mistakes> {
+    fn loaded(text: &str) -> Result<Loaded, ConfigErrors> {
         let file = Some(("lb.toml".into(), format!("[admin]\n{text}")));
         load(&Inputs {
             file,
@@ -135,7 +242,7 @@ mod tests {
         assert_eq!(found("path = \"/a/b-c/\"").path, "/a/b-c");
         assert_eq!(found("path = \"/\"").path, "");
         assert_eq!(
-            found("link_host = \"[::1]\"\nlink_port = 81").links.port,
+            found("link_host = \"[::1]\"\nlink_port = 81").link_port,
             Some(81)
         );
         for wrong in [

@@ -1,25 +1,69 @@
 //! `[auth.NAME]`: the schemes that routes name with `auth=`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::keys::section;
-use super::mistake::Mistake;
-use super::raw::Settings;
+use super::declare::{Checked, section};
+use super::key::{DAY, MINUTE};
+use super::mask::without_secrets_if_set;
 use super::reader::Reader;
 use super::secret::Secret;
+use super::url::parse_url;
+use super::words::words;
 
 /// A file that is looked at is looked at no oftener than this.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
-/// One `[auth.NAME]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AuthConfig {
-    /// How it decides (`type`).
-    pub kind: AuthKind,
+section! {
+    /// Who may use routes with auth=NAME in their tag; a name that is not configured here refuses
+    /// every request (503). Short form: --auth 'main;file=users.htpasswd'.
+    pub struct AuthConfig is Named "auth" {
+        /// basic: name and password (RFC 7617), looked up in a file. external: a service is asked
+        /// about each request.
+        by as "type": AuthType = "basic";
+
+        /// Names and passwords as htpasswd writes them: bcrypt, MD5, SHA, SSHA, SHA-crypt or plain.
+        /// Without the file nobody gets in.
+        file: Option<PathBuf> = unset "users.htpasswd";
+
+        /// What browsers show when they ask. Without it: NAME.
+        realm: Option<String> = unset "shop";
+
+        /// How often its time stamp is looked at; below 1s counts as 1s. 0s: it is read at start
+        /// and at a reload alone.
+        refresh: Option<Duration> = "1s" in (0, DAY);
+
+        /// What type = "external" asks: GET, with the request's header, and without its body.
+        /// X-Forwarded-Method, -Uri, -Host, -Proto, -Port, -Prefix, -For, X-Real-Ip and Forwarded
+        /// are written here, whatever the client says. 2xx lets it in; any other answer, a redirect
+        /// too, is the client's; 502 when none comes.
+        endpoint: Option<Secret> = unset "http://127.0.0.1:4180/oauth2/auth" => without_secrets_if_set;
+
+        /// Header fields of its answer that replace those of the request, and those that differ in
+        /// `_`, `.` or case alone.
+        set_headers: Option<Vec<String>> = "";
+
+        /// Header fields of its answer that are added to those of the request.
+        append_headers: Option<Vec<String>> = "";
+
+        /// Limit for its answer.
+        timeout: Option<Duration> = "5s" in (10, MINUTE);
+    } and {
+        /// How it decides.
+        kind: AuthKind;
+    }
+}
+
+words! {
+    /// What kind of scheme it is.
+    pub enum AuthType {
+        /// Name and password.
+        Basic = "basic",
+        /// A service that is asked.
+        External = "external",
+    }
 }
 
 /// How a scheme decides.
@@ -63,87 +107,95 @@ const FRAMING: [&str; 8] = [
     "keep-alive",
 ];
 
-/// Reads the schemes.
-pub(super) fn schemes(
-    settings: &Settings,
-    mistakes: &mut Vec<Mistake>,
-) -> BTreeMap<String, AuthConfig> {
-    let section = section("auth").expect("names of sections in this crate are in the table");
-    let groups = settings.named.get("auth").into_iter().flatten();
-    groups
-        .map(|(name, group)| {
-            let mut reader = Reader::new(section, format!("auth.{name}"), group, mistakes);
-            let kind = match reader.text("type").as_deref() {
-                Some("external") => AuthKind::External(external(&mut reader)),
-                _ => basic(&mut reader, name),
-            };
-            (name.clone(), AuthConfig { kind })
-        })
-        .collect()
-}
-
-fn basic(reader: &mut Reader<'_>, name: &str) -> AuthKind {
-    let file = reader.path("file");
-    if file.is_none() {
-        reader.wrong(
-            "file",
-            "is missing",
-            "name the file with names and passwords, as htpasswd writes it",
-        );
-    }
-    let realm = reader.text("realm").unwrap_or_else(|| name.to_owned());
-    if realm
-        .chars()
-        .any(|c| c.is_control() || !c.is_ascii() || c == '"' || c == '\\')
-    {
-        reader.wrong(
-            "realm",
-            "cannot stand in a header",
-            "use printable ASCII characters without \" and \\",
-        );
-    }
-    let refresh = match reader.time("refresh") {
-        Duration::ZERO => Duration::ZERO,
-        time => time.max(REFRESH_MIN),
-    };
-    AuthKind::Basic {
-        file: file.unwrap_or_default(),
-        realm,
-        refresh,
+impl Default for AuthKind {
+    fn default() -> Self {
+        Self::Basic {
+            file: PathBuf::new(),
+            realm: String::new(),
+            refresh: Duration::ZERO,
+        }
     }
 }
 
-fn external(reader: &mut Reader<'_>) -> ExternalAuth {
-    let endpoint = reader.text_or_empty("endpoint");
-    let url = endpoint.parse::<http::Uri>().ok();
-    let fits = url.is_some_and(|url| {
-        matches!(url.scheme_str(), Some("http" | "https"))
-            && url.host().is_some_and(|host| !host.is_empty())
-    });
-    if endpoint.is_empty() {
-        reader.wrong(
-            "endpoint",
-            "is missing",
-            "write the URL that is asked, as in \"http://127.0.0.1:4180/oauth2/auth\"",
-        );
-    } else if !fits {
-        reader.wrong(
-            "endpoint",
-            "is no http:// or https:// URL",
-            "write it like \"http://127.0.0.1:4180/oauth2/auth\"",
-        );
+impl Checked for AuthConfig {
+    fn prepare(reader: &mut Reader<'_>) {
+        let others: &[&str] = match reader.peek("type") {
+            AuthType::Basic => &["endpoint", "set_headers", "append_headers", "timeout"],
+            AuthType::External => &["file", "realm", "refresh"],
+        };
+        others.iter().for_each(|key| reader.leave_out(key));
     }
-    ExternalAuth {
-        endpoint: Secret::new(endpoint),
-        set_headers: names(reader, "set_headers"),
-        append_headers: names(reader, "append_headers"),
-        timeout: reader.time("timeout"),
+
+    fn check(&mut self, reader: &mut Reader<'_>) {
+        self.kind = match self.by {
+            AuthType::Basic => self.basic(reader),
+            AuthType::External => AuthKind::External(self.external(reader)),
+        };
     }
 }
 
-fn names(reader: &mut Reader<'_>, key: &str) -> Vec<HeaderName> {
+impl AuthConfig {
+    fn basic(&mut self, reader: &mut Reader<'_>) -> AuthKind {
+        if self.file.is_none() {
+            reader.wrong(
+                "file",
+                "is missing",
+                "name the file with names and passwords, as htpasswd writes it",
+            );
+        }
+        let realm = self
+            .realm
+            .get_or_insert_with(|| reader.own_name().to_owned());
+        if realm
+            .chars()
+            .any(|c| c.is_control() || !c.is_ascii() || c == '"' || c == '\\')
+        {
+            reader.wrong(
+                "realm",
+                "cannot stand in a header",
+                "use printable ASCII characters without \" and \\",
+            );
+        }
+        let refresh = match self.refresh.unwrap_or_default() {
+            Duration::ZERO => Duration::ZERO,
+            time => time.max(REFRESH_MIN),
+        };
+        self.refresh = Some(refresh);
+        AuthKind::Basic {
+            file: self.file.get_or_insert_default().clone(),
+            realm: realm.clone(),
+            refresh,
+        }
+    }
+
+    fn external(&mut self, reader: &mut Reader<'_>) -> ExternalAuth {
+        let endpoint = self.endpoint.get_or_insert_default();
+        if endpoint.reveal().is_empty() {
+            reader.wrong(
+                "endpoint",
+                "is missing",
+                "write the URL that is asked, as in \"http://127.0.0.1:4180/oauth2/auth\"",
+            );
+        } else if parse_url(endpoint.reveal()).is_none() {
+            reader.wrong(
+                "endpoint",
+                "is no http:// or https:// URL",
+                "write it like \"http://127.0.0.1:4180/oauth2/auth\"",
+            );
+        }
+        ExternalAuth {
+            endpoint: endpoint.clone(),
+            set_headers: names(reader, "set_headers", &mut self.set_headers),
+            append_headers: names(reader, "append_headers", &mut self.append_headers),
+            timeout: self.timeout.unwrap_or_default(),
+        }
+    }
+}
+
+/// Names of header fields, which are settled on the way.
+fn names(reader: &mut Reader<'_>, key: &str, texts: &mut Option<Vec<String>>) -> Vec<HeaderName> {
     let mut names = Vec::new();
-    for text in reader.list(key) {
+    for text in texts.iter().flatten() {
         match text.parse::<HeaderName>() {
             Ok(name) if FRAMING.contains(&name.as_str()) => {
                 let problem = format!("holds {text:?}, which belongs to the connection");
@@ -156,5 +208,6 @@ fn names(reader: &mut Reader<'_>, key: &str) -> Vec<HeaderName> {
             }
         }
     }
+    *texts = Some(names.iter().map(|name| name.as_str().to_owned()).collect());
     names
 }

@@ -3,8 +3,48 @@
 use std::fmt;
 
 use regex::{Regex, RegexBuilder};
+use serde_json::{Value, json};
 
-use super::reader::Reader;
+use super::declare::{Checked, section};
+use super::key::Kind;
+use super::typed::Typed;
+use super::value::{Problem, SettingValue};
+use super::words::words;
+
+section! {
+    /// Compression of answers, where the client takes it (Accept-Encoding) and the instance has not
+    /// done it. Off while there is no pattern.
+    pub struct CompressionConfig is Once "proxy.compression" {
+        /// Which answers are compressed: a regular expression over their Content-Type. Not those of
+        /// which a part was asked for, that forbid it (Cache-Control: no-transform), of gRPC, or
+        /// for clients that accept text/event-stream.
+        content_types: Option<ContentTypes> = unset "^(text/|application/(json|javascript|xml)|image/svg)";
+
+        /// What may be used, the best first: counts where a client likes several equally.
+        algorithms: Vec<Coding> = "zstd,br,gzip";
+
+        /// Answers known to be shorter than this pass as they are.
+        min_bytes: u64 = "1024" in (0, 1 << 30);
+
+        /// About how much memory (MiB) each worker may take for it. What comes when it is used up
+        /// passes as it is.
+        max_memory_mib: usize = "128" in (1, 65_536);
+    }
+}
+
+impl Checked for CompressionConfig {}
+
+words! {
+    /// A content coding (RFC 9110 section 8.4.1, RFC 7932, RFC 8878), under its registered name.
+    pub enum Coding {
+        /// `zstd`
+        Zstd = "zstd",
+        /// `br`
+        Brotli = "br",
+        /// `gzip`
+        Gzip = "gzip",
+    }
+}
 
 /// Most memory (bytes) that a compiled pattern may take: far above need, and a bound on what a text
 /// can cost.
@@ -52,49 +92,14 @@ impl PartialEq for ContentTypes {
     }
 }
 
-/// A content coding (RFC 9110 section 8.4.1, RFC 7932, RFC 8878).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
-    /// `gzip`
-    Gzip,
-    /// `br`
-    Brotli,
-    /// `zstd`
-    Zstd,
-}
+impl SettingValue for Option<ContentTypes> {
+    const KIND: Kind = Kind::Text;
 
-impl Coding {
-    /// Its registered name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Gzip => "gzip",
-            Self::Brotli => "br",
-            Self::Zstd => "zstd",
-        }
-    }
-}
-
-/// Which answers are compressed, and how.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CompressionConfig {
-    /// Those of these types; none: nothing is compressed (`content_types`).
-    pub content_types: Option<ContentTypes>,
-    /// What may be chosen, the best first (`algorithms`).
-    pub algorithms: Vec<Coding>,
-    /// Answers of a known length below this pass as they are, in bytes (`min_bytes`).
-    pub min_bytes: u64,
-    /// About how much a worker may take for it, in MiB (`max_memory_mib`).
-    pub max_memory_mib: usize,
-}
-
-/// Reads the section.
-pub(super) fn compression(reader: &mut Reader<'_>) -> CompressionConfig {
-    let pattern = reader.text("content_types");
-    let content_types = match pattern.as_deref().map(ContentTypes::new) {
-        None => None,
-        Some(Ok(content_types)) => Some(content_types),
-        Some(Err(error)) => {
+    fn from_typed(value: Typed) -> Result<Self, Problem> {
+        let Typed::Text(pattern) = value else {
+            return Ok(None);
+        };
+        ContentTypes::new(&pattern).map(Some).map_err(|error| {
             let text = error.to_string();
             // The library draws a picture in several lines; its last one says what is wrong.
             let reason = text
@@ -102,26 +107,18 @@ pub(super) fn compression(reader: &mut Reader<'_>) -> CompressionConfig {
                 .next_back()
                 .unwrap_or_default()
                 .trim_start_matches("error: ");
-            let problem = format!("is no regular expression ({reason})");
-            reader.wrong(
-                "content_types",
-                &problem,
-                "write it like \"^(text/|application/json)\"",
-            );
-            None
-        }
-    };
-    let words = reader.list("algorithms");
-    let algorithms = words.iter().map(|word| match word.as_str() {
-        "br" => Coding::Brotli,
-        "zstd" => Coding::Zstd,
-        // The kind of the key lets nothing else through.
-        _ => Coding::Gzip,
-    });
-    CompressionConfig {
-        content_types,
-        algorithms: algorithms.collect(),
-        min_bytes: reader.count("min_bytes"),
-        max_memory_mib: reader.count("max_memory_mib"),
+            Problem {
+                problem: format!("is no regular expression ({reason})"),
+                advice: "write it like \"^(text/|application/json)\"".to_owned(),
+            }
+        })
+    }
+
+    fn unset() -> Self {
+        None
+    }
+
+    fn show(&self) -> Value {
+        json!(self.as_ref().map(ContentTypes::as_str))
     }
 }

@@ -7,19 +7,20 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::error::{ConfigError, Location, nearest};
 use super::keys::{SECTIONS, Section, Shape, section};
-use super::mistake::{Mistake, Place, nearest};
-use super::raw::{Entry, Group, ITEMS_MAX, Settings, Written, is_name, unknown};
+use super::raw::{Entry, Group, RawValue, Settings};
+use super::slot::{ITEMS_MAX, is_name, unknown};
 
 /// Most syntax errors reported: what follows the first few is mostly their echo.
 const SYNTAX_ERRORS_MAX: usize = 10;
 
-/// Reads a file's text. Mistakes and warnings are added to the lists.
+/// Reads a file's text. ConfigErrors and warnings are added to the lists.
 pub(crate) fn read(
     path: &Arc<Path>,
     text: &str,
-    mistakes: &mut Vec<Mistake>,
-    warnings: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
+    warnings: &mut Vec<ConfigError>,
 ) -> Settings {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader {
@@ -32,7 +33,7 @@ pub(crate) fn read(
     for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
         let place = reader.place(error.span().map_or(0, |span| span.start));
         let problem = error.message().replace('\n', ", ");
-        reader.mistakes.push(Mistake {
+        reader.mistakes.push(ConfigError {
             key: String::new(),
             value: None,
             place,
@@ -51,18 +52,18 @@ struct Reader<'a> {
     path: &'a Arc<Path>,
     text: &'a str,
     settings: Settings,
-    mistakes: &'a mut Vec<Mistake>,
-    warnings: &'a mut Vec<Mistake>,
+    mistakes: &'a mut Vec<ConfigError>,
+    warnings: &'a mut Vec<ConfigError>,
 }
 
 impl Reader<'_> {
-    fn place(&self, offset: usize) -> Place {
+    fn place(&self, offset: usize) -> Location {
         let before = self
             .text
             .as_bytes()
             .get(..offset)
             .unwrap_or(self.text.as_bytes());
-        Place::File(
+        Location::File(
             self.path.clone(),
             1 + before.iter().filter(|byte| **byte == b'\n').count(),
         )
@@ -71,7 +72,7 @@ impl Reader<'_> {
     fn wrong(&mut self, key: &str, offset: usize, problem: &str, advice: String) {
         let place = self.place(offset);
         let (key, problem) = (key.to_owned(), problem.to_owned());
-        self.mistakes.push(Mistake {
+        self.mistakes.push(ConfigError {
             key,
             value: None,
             place,
@@ -95,7 +96,7 @@ impl Reader<'_> {
                 self.settings
                     .once
                     .entry("")
-                    .or_insert_with(|| Group::new(Place::Absent))
+                    .or_insert_with(|| Group::new(Location::Absent))
                     .put(key, entry);
             } else if word == "static" {
                 self.static_routes(value);
@@ -231,7 +232,7 @@ impl Reader<'_> {
             } else if let Some(key) = super::keys::section("").and_then(|top| top.key(word)) {
                 // TOML reads a line after a [section] as part of it; the meaning is clear all the
                 // same.
-                self.warnings.push(Mistake {
+                self.warnings.push(ConfigError {
                     key: format!("{path}.{word}"),
                     value: None,
                     place: place.clone(),
@@ -247,7 +248,7 @@ impl Reader<'_> {
                 self.settings
                     .once
                     .entry("")
-                    .or_insert_with(|| Group::new(Place::Absent))
+                    .or_insert_with(|| Group::new(Location::Absent))
                     .put(key, entry);
             } else {
                 self.mistakes.push(unknown(
@@ -270,22 +271,22 @@ fn advice(section: &Section) -> String {
     }
 }
 
-fn written(value: &DeValue<'_>) -> Written {
+fn written(value: &DeValue<'_>) -> RawValue {
     match value {
-        DeValue::String(text) => Written::Text(text.to_string()),
+        DeValue::String(text) => RawValue::Text(text.to_string()),
         DeValue::Integer(number) if number.radix() == 10 => {
-            Written::Integer(number.as_str().to_owned())
+            RawValue::Integer(number.as_str().to_owned())
         }
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(value) => Written::Integer(value.to_string()),
-            Err(_) => Written::Other(number.to_string()),
+            Ok(value) => RawValue::Integer(value.to_string()),
+            Err(_) => RawValue::Other(number.to_string()),
         },
-        DeValue::Boolean(value) => Written::Bool(*value),
+        DeValue::Boolean(value) => RawValue::Bool(*value),
         DeValue::Array(items) => {
-            Written::List(items.iter().map(|item| written(item.get_ref())).collect())
+            RawValue::List(items.iter().map(|item| written(item.get_ref())).collect())
         }
-        DeValue::Float(number) => Written::Other(number.to_string()),
-        DeValue::Datetime(date) => Written::Other(date.to_string()),
-        DeValue::Table(_) => Written::Other("{ ... }".to_owned()),
+        DeValue::Float(number) => RawValue::Other(number.to_string()),
+        DeValue::Datetime(date) => RawValue::Other(date.to_string()),
+        DeValue::Table(_) => RawValue::Other("{ ... }".to_owned()),
     }
 }

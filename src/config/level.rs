@@ -5,7 +5,7 @@
 
 use tracing_subscriber::filter::targets::Targets;
 
-use super::mistake::nearest;
+use super::error::nearest;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 const ADVICE: &str = "write off, error, warn, info, debug or trace, or \"info,lb::sources=debug\"";

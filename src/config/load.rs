@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::build::{Surroundings, build};
-use super::mistake::{Mistake, Mistakes, Place};
+use super::build::build;
+use super::error::{ConfigError, ConfigErrors, Findings, Location};
+use super::reader::ReadContext;
 use super::{Config, ConsulConfig, file, moved, overlay};
 
 /// Largest configuration file that is read.
@@ -30,7 +31,7 @@ pub struct Loaded {
     /// The configuration.
     pub config: Config,
     /// What works but is hardly meant.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<ConfigError>,
 }
 
 /// A configuration as far as it could be built: what does not fit has its default in it. For `lb
@@ -40,11 +41,11 @@ pub struct Draft {
     /// What could be built.
     pub config: Config,
     /// What is wrong, in the order file, environment, flags.
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<ConfigError>,
     /// What works but is hardly meant.
-    pub warnings: Vec<Mistake>,
+    pub warnings: Vec<ConfigError>,
     /// What works and goes on working, but is written otherwise by now.
-    pub remarks: Vec<Mistake>,
+    pub remarks: Vec<ConfigError>,
     /// The file was read, if there is one.
     is_read: bool,
 }
@@ -55,7 +56,7 @@ impl Draft {
     #[must_use]
     pub fn is_whole(&self, section: &str) -> bool {
         // A mistake without a key is about the file as a whole.
-        let spoils = |mistake: &Mistake| {
+        let spoils = |mistake: &ConfigError| {
             mistake.key.is_empty() || mistake.key.to_ascii_lowercase().starts_with(section)
         };
         self.is_read && !self.mistakes.iter().any(spoils)
@@ -74,13 +75,13 @@ impl Draft {
     ///
     /// # Errors
     /// Every mistake.
-    pub fn finish(self) -> Result<Loaded, Mistakes> {
+    pub fn finish(self) -> Result<Loaded, ConfigErrors> {
         match self.mistakes.is_empty() {
             true => Ok(Loaded {
                 config: self.config,
                 warnings: self.warnings,
             }),
-            false => Err(Mistakes(self.mistakes)),
+            false => Err(ConfigErrors(self.mistakes)),
         }
     }
 }
@@ -89,38 +90,39 @@ impl Draft {
 ///
 /// # Errors
 /// Every mistake found, in the order file, environment, flags.
-pub fn load(inputs: &Inputs) -> Result<Loaded, Mistakes> {
+pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
     draft(inputs).finish()
 }
 
 /// As [`load`], with what could be built in spite of the mistakes.
 #[must_use]
 pub fn draft(inputs: &Inputs) -> Draft {
-    let (mut mistakes, mut warnings, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut findings, mut remarks) = (Findings::default(), Vec::new());
+    let Findings { mistakes, warnings } = &mut findings;
     let mut settings = match &inputs.file {
-        Some((path, text)) => file::read(
-            &Arc::from(path.as_path()),
-            text,
-            &mut mistakes,
-            &mut warnings,
-        ),
+        Some((path, text)) => file::read(&Arc::from(path.as_path()), text, mistakes, warnings),
         None => Default::default(),
     };
-    let consul = overlay::consul(&inputs.env, &mut settings, &mut mistakes);
+    let consul = overlay::consul(&inputs.env, &mut settings, mistakes);
     overlay::vault(&inputs.env, &mut settings);
-    overlay::environment(&inputs.env, &mut settings, &mut mistakes, &mut warnings);
-    overlay::flags(&inputs.flags, &mut settings, &mut mistakes);
-    moved::take(&mut settings, &mut mistakes, &mut remarks);
-    let around = Surroundings {
+    overlay::environment(&inputs.env, &mut settings, mistakes, warnings);
+    overlay::flags(&inputs.flags, &mut settings, mistakes);
+    moved::take(&mut settings, mistakes, &mut remarks);
+    let context = ReadContext {
         terminal: inputs.terminal,
         consul,
+        ..ReadContext::default()
     };
-    let config = build(&settings, around, &mut mistakes, &mut warnings);
+    let config = build(&settings, context, &mut findings);
+    let Findings {
+        mut mistakes,
+        warnings,
+    } = findings;
     mistakes.sort_by_key(|mistake| match &mistake.place {
-        Place::File(_, line) => (0, *line),
-        Place::Env(_) => (1, 0),
-        Place::Flag(_) => (2, 0),
-        Place::Absent => (3, 0),
+        Location::File(_, line) => (0, *line),
+        Location::Env(_) => (1, 0),
+        Location::Flag(_) => (2, 0),
+        Location::Absent => (3, 0),
     });
     Draft {
         config,
@@ -135,7 +137,7 @@ pub fn draft(inputs: &Inputs) -> Draft {
 ///
 /// # Errors
 /// As [`load`]; a file that cannot be read is a mistake too.
-pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded, Mistakes> {
+pub fn read(path: Option<&Path>, flags: Vec<(String, String)>) -> Result<Loaded, ConfigErrors> {
     read_draft(path, flags).finish()
 }
 
@@ -180,12 +182,12 @@ pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
     draft
 }
 
-fn read_file(path: &Path) -> Result<String, Box<Mistake>> {
+fn read_file(path: &Path) -> Result<String, Box<ConfigError>> {
     let fail = |problem: String, advice: &str| {
-        Box::new(Mistake {
+        Box::new(ConfigError {
             key: path.display().to_string(),
             value: None,
-            place: Place::Flag("--config".to_owned()),
+            place: Location::Flag("--config".to_owned()),
             problem,
             advice: advice.to_owned(),
         })
@@ -212,6 +214,7 @@ mod tests {
 
     use super::super::*;
     use crate::catalog::CheckStatus;
+    use crate::table::health::HealthConfig;
 
     fn inputs(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]) -> Inputs {
         let own = |pairs: &[(&str, &str)]| {
@@ -258,10 +261,10 @@ mod tests {
         assert_eq!(consul.addresses, ["http://127.0.0.1:8500"]);
         assert_eq!(consul.wait, Duration::from_secs(50));
         assert_eq!(
-            (config.proxy.max_headers, config.proxy.retry_attempts),
+            (config.proxy.max_headers, config.proxy.retry.attempts),
             (128, 4)
         );
-        assert_eq!(config.health, HealthConfig::default());
+        assert_eq!(config.health.rules(), HealthConfig::default());
     }
 
     #[test]
@@ -269,7 +272,7 @@ mod tests {
         let file = "[consul]\nwait = \"10s\"\nresync = \"1m\"\nmax_stale = \"1s\"";
         let env = [("LB_CONSUL_WAIT", "20s"), ("LB_CONSUL_RESYNC", "2m")];
         let config = loaded(file, &env, &[("consul.wait", "30s")]);
-        let grace = config.routing.rules.check_grace;
+        let grace = config.routing.rules().check_grace;
         let consul = config.consul.unwrap();
         assert_eq!(consul.wait, Duration::from_secs(30));
         assert_eq!(consul.resync, Duration::from_secs(120));
@@ -461,7 +464,7 @@ routes_file = "routes.txt"
         .consul
         .unwrap();
         assert!(consul.skip_verify);
-        assert_eq!(consul.token.as_deref(), Some("t"));
+        assert_eq!(consul.token.as_ref().map(Secret::reveal), Some("t"));
         for (written, name) in [
             ("server.dc1.consul", "server.dc1.consul"),
             ("server.dc1.consul:8501", "server.dc1.consul"),
@@ -474,7 +477,10 @@ routes_file = "routes.txt"
         let consul = loaded("", &[("CONSUL_HTTP_AUTH", "user:pass")], &[])
             .consul
             .unwrap();
-        assert_eq!(consul.http_auth.as_deref(), Some("user:pass"));
+        assert_eq!(
+            consul.http_auth.as_ref().map(Secret::reveal),
+            Some("user:pass")
+        );
         let both = [("CONSUL_CACERT", "a.pem"), ("CONSUL_CAPATH", "cas")];
         let consul = loaded("", &both, &[]).consul.unwrap();
         assert_eq!(
@@ -560,7 +566,7 @@ routes_file = "routes.txt"
             .consul
             .unwrap();
         assert_eq!(
-            (consul.token.as_deref(), consul.token_file),
+            (consul.token.as_ref().map(Secret::reveal), consul.token_file),
             (Some("x"), None)
         );
     }
@@ -586,7 +592,7 @@ routes_file = "routes.txt"
         ];
         let config = loaded("[[listener]]\naddress = \"1.1.1.1:1\"", &env, &flags);
         assert_eq!(
-            config.routing.rules.accept_status,
+            config.routing.rules().accept_status,
             [CheckStatus::Passing, CheckStatus::Warning]
         );
         assert_eq!(config.dns.servers, [address("127.0.0.1:53")]);

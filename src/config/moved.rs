@@ -1,16 +1,16 @@
 //! Keys that were written under their old names, taken as if they were written under the new ones.
 
+use super::error::{ConfigError, Location};
 use super::keys::{MOVED, section};
-use super::mistake::{Mistake, Place};
 use super::raw::{Entry, Group, Settings};
-use super::reader::same_value;
+use super::typed::same_value;
 
 /// Moves settings from old names to new ones. One that says something else under each of its two
 /// names is a mistake; that old names are used is one remark, however many there are.
 pub(super) fn take(
     settings: &mut Settings,
-    mistakes: &mut Vec<Mistake>,
-    remarks: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
+    remarks: &mut Vec<ConfigError>,
 ) {
     for moved in MOVED {
         let (Some(old), Some(section)) = (settings.once.get_mut(moved.from), section(moved.to))
@@ -27,7 +27,7 @@ pub(super) fn take(
         };
         let old_name = |name: &str| format!("{}.{name}", moved.from);
         let names: Vec<String> = found.iter().map(|(key, _)| old_name(key.name)).collect();
-        remarks.push(Mistake {
+        remarks.push(ConfigError {
             key: names.join(", "),
             value: None,
             place: first.place.clone(),
@@ -37,7 +37,7 @@ pub(super) fn take(
         let new = settings
             .once
             .entry(section.name)
-            .or_insert_with(|| Group::new(Place::Absent));
+            .or_insert_with(|| Group::new(Location::Absent));
         for (key, entry) in found {
             match new.entries.get(key.name) {
                 None => {
@@ -58,8 +58,8 @@ pub(super) fn take(
     }
 }
 
-fn differs(old: String, new: &str, entry: &Entry, other: &Entry) -> Mistake {
-    Mistake {
+fn differs(old: String, new: &str, entry: &Entry, other: &Entry) -> ConfigError {
+    ConfigError {
         problem: format!(
             "differs from {new} = {} ({}), which is the new name of the same key",
             other.value, other.place
@@ -155,7 +155,7 @@ mod tests {
     fn both_names_may_say_the_same() {
         let file = "[consul]\ncheck_grace = \"7s\"\n[routing]\ncheck_grace = \"7000ms\"\n";
         let found = read(file, &[("LB_CONSUL_CHECK_GRACE", "7s")], &[]);
-        let grace = config(&found).routing.rules.check_grace;
+        let grace = config(&found).routing.rules().check_grace;
         assert_eq!(grace, std::time::Duration::from_secs(7));
     }
 

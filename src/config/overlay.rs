@@ -1,8 +1,11 @@
 //! What the environment and the command line put on top of the file.
 
+use super::error::{ConfigError, Location, nearer_than};
 use super::keys::{Key, SECTIONS, Section, Shape, env_name, section};
-use super::mistake::{Mistake, Place, nearer_than};
-use super::raw::{Entry, Group, ITEMS_MAX, Settings, Slot, Written, is_name, resolve, unknown};
+use super::raw::{Entry, Group, RawValue, Settings};
+use super::reader::ConsulEnvironment;
+use super::slot::{ITEMS_MAX, Slot, is_name, resolve, unknown};
+use super::typed::parse_bool;
 
 /// Layer of `CONSUL_*` and `VAULT_*`.
 const CONSUL: u8 = 1;
@@ -52,20 +55,11 @@ const VAULT_VARIABLES: &[(&str, &str)] = &[
     ("VAULT_CLIENT_TIMEOUT", "timeout"),
 ];
 
-/// What `CONSUL_*` says beyond keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ConsulEnvironment {
-    /// Any of the variables is set.
-    pub(crate) any: bool,
-    /// `CONSUL_HTTP_SSL=true`.
-    pub(crate) ssl: bool,
-}
-
 /// Takes `CONSUL_*`.
 pub(crate) fn consul(
     env: &[(String, String)],
     settings: &mut Settings,
-    mistakes: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
 ) -> ConsulEnvironment {
     let mut found = ConsulEnvironment::default();
     let Some(section) = section("consul") else {
@@ -77,16 +71,16 @@ pub(crate) fn consul(
     };
     let mut put = |name: &str, key: &str, value: String| {
         if let Some(key) = section.key(key) {
-            let place = Place::Env(name.to_owned());
+            let place = Location::Env(name.to_owned());
             let group = settings
                 .once
                 .entry(section.name)
-                .or_insert_with(|| Group::new(Place::Absent));
+                .or_insert_with(|| Group::new(Location::Absent));
             put_token_aware(
                 group,
                 key,
                 Entry {
-                    value: Written::Bare(value),
+                    value: RawValue::Bare(value),
                     place,
                     layer: CONSUL,
                 },
@@ -112,10 +106,10 @@ pub(crate) fn consul(
         match (name, parse_bool(value)) {
             ("CONSUL_HTTP_SSL", Some(on)) => found.ssl = on,
             (_, Some(verify)) => put(name, "skip_verify", (!verify).to_string()),
-            (_, None) => mistakes.push(Mistake {
+            (_, None) => mistakes.push(ConfigError {
                 key: name.to_owned(),
                 value: Some(format!("{value:?}")),
-                place: Place::Env(name.to_owned()),
+                place: Location::Env(name.to_owned()),
                 problem: "is neither true nor false".to_owned(),
                 advice: "set it to true or false".to_owned(),
             }),
@@ -154,30 +148,20 @@ pub(crate) fn vault(env: &[(String, String)], settings: &mut Settings) {
         } else {
             value.clone()
         };
-        let place = Place::Env((*name).to_owned());
+        let place = Location::Env((*name).to_owned());
         let group = settings
             .once
             .entry(section.name)
-            .or_insert_with(|| Group::new(Place::Absent));
+            .or_insert_with(|| Group::new(Location::Absent));
         put_token_aware(
             group,
             key,
             Entry {
-                value: Written::Bare(value),
+                value: RawValue::Bare(value),
                 place,
                 layer: CONSUL,
             },
         );
-    }
-}
-
-/// `true`, `false`, `1`, `0` and their like, as Consul's own tools take them (Go's
-/// `strconv.ParseBool`).
-pub(crate) fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
-        "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
-        _ => None,
     }
 }
 
@@ -203,8 +187,8 @@ fn put_token_aware(group: &mut Group, key: &'static Key, entry: Entry) {
 pub(crate) fn environment(
     env: &[(String, String)],
     settings: &mut Settings,
-    mistakes: &mut Vec<Mistake>,
-    warnings: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
+    warnings: &mut Vec<ConfigError>,
 ) {
     let mut ours: Vec<_> = env
         .iter()
@@ -213,7 +197,7 @@ pub(crate) fn environment(
     // Short forms replace whole lists, so they come before keys of single entries.
     ours.sort_by_key(|(name, _)| (name.len(), name.clone()));
     for (name, value) in ours {
-        let place = Place::Env(name.clone());
+        let place = Location::Env(name.clone());
         match path_of(name).as_deref().and_then(resolve) {
             Some(slot) => put(settings, slot, value, place, ENV, mistakes),
             None => {
@@ -231,7 +215,7 @@ pub(crate) fn environment(
                     .collect();
                 if let Some(near) = nearer_than(0.93, &bare(name), known.iter().map(String::as_str))
                 {
-                    warnings.push(Mistake {
+                    warnings.push(ConfigError {
                         key: String::new(),
                         value: None,
                         place,
@@ -286,7 +270,7 @@ fn path_of(name: &str) -> Option<String> {
 pub(crate) fn flags(
     flags: &[(String, String)],
     settings: &mut Settings,
-    mistakes: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
 ) {
     let mut replaced = Vec::new();
     // As in the environment: whole entries first, then keys of entries.
@@ -294,7 +278,7 @@ pub(crate) fn flags(
         .iter()
         .partition(|(path, _)| matches!(resolve(path), Some(Slot::Short(_))));
     for (path, value) in short.into_iter().chain(single) {
-        let place = Place::Flag(format!("--{path}"));
+        let place = Location::Flag(format!("--{path}"));
         match resolve(path) {
             // The first of a repeated flag replaces what the file says, the others add to it.
             Some(Slot::Short(section)) => {
@@ -318,12 +302,12 @@ fn put(
     settings: &mut Settings,
     slot: Slot,
     value: &str,
-    place: Place,
+    place: Location,
     layer: u8,
-    mistakes: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
 ) {
     let entry = Entry {
-        value: Written::Bare(value.to_owned()),
+        value: RawValue::Bare(value.to_owned()),
         place: place.clone(),
         layer,
     };
@@ -332,7 +316,7 @@ fn put(
             let group = settings
                 .once
                 .entry(section.name)
-                .or_insert_with(|| Group::new(Place::Absent));
+                .or_insert_with(|| Group::new(Location::Absent));
             put_token_aware(group, key, entry);
         }
         Slot::Named(section, name, key) => {
@@ -349,7 +333,7 @@ fn put(
             }
             match groups.get_mut(at) {
                 Some(group) => group.put(key, entry),
-                None => mistakes.push(Mistake {
+                None => mistakes.push(ConfigError {
                     key: format!("{}.{at}.{}", section.name, key.name),
                     value: None,
                     place: entry.place,
@@ -370,9 +354,9 @@ fn short_form(
     settings: &mut Settings,
     section: &'static Section,
     value: &str,
-    place: Place,
+    place: Location,
     layer: u8,
-    mistakes: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
 ) {
     let between = if section.name == "static.route" {
         [';', '\n']
@@ -393,7 +377,7 @@ fn short_form(
         let mut name = None;
         for (key, part) in parts {
             let entry = Entry {
-                value: Written::Bare(part.to_owned()),
+                value: RawValue::Bare(part.to_owned()),
                 place: place.clone(),
                 layer,
             };
@@ -418,7 +402,7 @@ fn short_form(
                     .or_insert_with(|| Group::new(place.clone()));
                 old.entries.extend(group.entries);
             }
-            (Shape::Named, _) => mistakes.push(Mistake {
+            (Shape::Named, _) => mistakes.push(ConfigError {
                 key: section.name.to_owned(),
                 value: Some(format!("{text:?}")),
                 place: place.clone(),

@@ -1,38 +1,6 @@
 //! What a running process cannot take from a new configuration.
 
-use super::*;
-
-impl ListenerProtocol {
-    /// Its name in the configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-            Self::Tcp => "tcp",
-            Self::Grpc => "grpc",
-            Self::Grpcs => "grpcs",
-            Self::TcpSni => "tcp+sni",
-            Self::HttpsTcpSni => "https+tcp+sni",
-            Self::TcpDynamic => "tcp-dynamic",
-            Self::Prometheus => "prometheus",
-        }
-    }
-}
-
-impl ListenerProtocol {
-    /// Whether it carries bytes and never looks for requests in them.
-    #[must_use]
-    pub fn is_tcp(self) -> bool {
-        matches!(self, Self::Tcp | Self::TcpSni | Self::TcpDynamic)
-    }
-
-    /// Whether its clients are those of gRPC.
-    #[must_use]
-    pub fn is_grpc(self) -> bool {
-        matches!(self, Self::Grpc | Self::Grpcs)
-    }
-}
+use super::Config;
 
 impl Config {
     /// Names of keys that differ from `next` and take effect only after a restart: those that are
@@ -40,26 +8,27 @@ impl Config {
     /// source knows its own.
     #[must_use]
     pub fn differs_only_in_reloadable(&self, next: &Self) -> Vec<String> {
-        let mut keys = Vec::new();
-        let mut note = |differs: bool, key: &str| {
-            if differs {
-                keys.push(key.to_owned());
-            }
-        };
-        note(self.proxy.workers != next.proxy.workers, "proxy.workers");
-        note(self.admin.address != next.admin.address, "admin.address");
-        note(self.metrics != next.metrics, "metrics");
-        note(self.log.format != next.log.format, "log.format");
-        note(self.log.access != next.log.access, "log.access");
-        note(self.log.access_tcp != next.log.access_tcp, "log.access_tcp");
-        note(self.dns != next.dns, "dns");
-        keys
+        let keys = [
+            self.proxy.restart_keys(&next.proxy),
+            self.admin.restart_keys(&next.admin),
+            self.metrics.restart_keys(&next.metrics),
+            self.log.restart_keys(&next.log),
+            self.dns.restart_keys(&next.dns),
+            self.proxy.retry.restart_keys(&next.proxy.retry),
+            self.compression.restart_keys(&next.compression),
+            self.routing.restart_keys(&next.routing),
+            self.health.restart_keys(&next.health),
+            self.vault.restart_keys(&next.vault),
+            self.drain.restart_keys(&next.drain),
+        ];
+        keys.concat().into_iter().map(str::to_owned).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::super::*;
+    use crate::catalog::options::Strategy;
 
     #[test]
     fn listeners_routes_deadlines_and_certificates_need_no_restart() {

@@ -3,52 +3,57 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
-
-use super::mistake::Mistake;
+use super::declare::{Checked, section};
+use super::key::{DAY, HOUR};
+use super::mask::without_secrets;
 use super::reader::Reader;
 use super::secret::Secret;
-use super::sources::web_url;
+use super::url::check_web_url;
+use super::value::Headers;
 
-/// How to ask for routes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RoutesHttpConfig {
-    /// Where: an `http://` or `https://` URL (`url`).
-    pub url: Secret,
-    /// Sent along (`headers`).
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Time from one answer to the next request (`refresh`).
-    pub refresh: Duration,
-    /// Limit for one request (`timeout`).
-    pub timeout: Duration,
-    /// PEM bundle of CAs; none: the system's (`ca_file`).
-    pub ca_file: Option<PathBuf>,
-    /// Accept any server certificate (`skip_verify`).
-    pub skip_verify: bool,
+section! {
+    /// An endpoint that answers with routes: a JSON list of objects with cmd, service, src, dst,
+    /// weight, tags and opts, each meaning what such a command means in the route language. A
+    /// source of its own beside Consul and the others. While it gives no such list, the last one
+    /// stays in force.
+    pub struct RoutesHttpConfig is Once "routes_http" [restart] {
+        /// Where to ask, with GET. Answers up to 64 MiB are taken.
+        url: Secret = unset "https://routes.example.com/lb" => without_secrets;
+
+        /// Sent with each request to the URL's host.
+        headers: Headers = unset "Authorization: Bearer 1234";
+
+        /// Time from one answer to the next request.
+        refresh: Duration = "10s" in (100, DAY);
+
+        /// Limit for one request.
+        timeout: Duration = "5s" in (100, HOUR);
+
+        /// CAs of its certificate. Without it: the system's.
+        ca_file: Option<PathBuf> = unset "routes-ca.pem";
+
+        /// Takes any certificate.
+        skip_verify: bool = "false";
+    }
 }
 
-/// Reads the section; none without a URL.
-pub(super) fn routes_http(
-    reader: &mut Reader<'_>,
-    warnings: &mut Vec<Mistake>,
-) -> Option<RoutesHttpConfig> {
-    if !reader.has("url") {
-        if let Some(key) = ["headers", "refresh", "timeout", "ca_file", "skip_verify"]
-            .iter()
-            .find(|key| reader.has(key))
-        {
-            warnings.push(reader.about(key, "has no effect without a URL", "set routes_http.url"));
+impl Checked for RoutesHttpConfig {
+    /// Without a URL the section is as if it were not there.
+    fn prepare(reader: &mut Reader<'_>) {
+        if reader.has("url") {
+            return;
         }
-        return None;
+        let others = ["headers", "refresh", "timeout", "ca_file", "skip_verify"];
+        if let Some(key) = others.iter().find(|key| reader.has(key)) {
+            reader.warn(key, "has no effect without a URL", "set routes_http.url");
+        }
+        others.iter().for_each(|key| reader.leave_out(key));
     }
-    Some(RoutesHttpConfig {
-        url: web_url(reader, "url", "https://routes.example.com/lb").unwrap_or_default(),
-        headers: reader.headers("headers"),
-        refresh: reader.time("refresh"),
-        timeout: reader.time("timeout"),
-        ca_file: reader.path("ca_file"),
-        skip_verify: reader.bool("skip_verify"),
-    })
+
+    fn check(&mut self, reader: &mut Reader<'_>) {
+        let example = "https://routes.example.com/lb";
+        self.url = check_web_url(reader, "url", self.url.clone(), example).unwrap_or_default();
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +94,7 @@ mod tests {
             Config::default(),
             "without a URL, all is as if the section were not there"
         );
+        assert!(read("refresh = \"1ms\"").is_ok());
     }
 
     #[test]

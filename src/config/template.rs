@@ -1,6 +1,6 @@
 //! `config/lb.toml`: every key with its description and default, made from the table of keys.
 
-use super::keys::{Key, Kind, SECTIONS, Shape};
+use super::keys::{Key, Kind, SECTIONS, Section, Shape};
 
 const INTRO: &str = "\
 # Configuration of lb: every key, with its default. Lines that begin with `#` and a key show a default, or an example
@@ -20,27 +20,32 @@ pub fn template() -> String {
     let mut out = INTRO.to_owned();
     for section in SECTIONS {
         out.push('\n');
-        comment(&mut out, section.doc);
-        match section.shape {
-            Shape::Top => {}
-            Shape::Once => line(&mut out, &format!("[{}]", section.name)),
-            // The default listener stands as it is; certificates and static routes have no default.
-            Shape::List if section.name == "listener" => line(&mut out, "[[listener]]"),
-            Shape::List => line(&mut out, &format!("#[[{}]]", section.name)),
-            Shape::Named => line(&mut out, &format!("#[{}.main]", section.name)),
-        }
-        for key in section.keys {
-            comment(&mut out, key.doc);
-            // An entry of a list needs its address, so that one is not commented out.
-            let mark = if section.name == "listener" && key.name == "address" {
-                ""
-            } else {
-                "#"
-            };
-            line(&mut out, &format!("{mark}{} = {}", key.name, literal(key)));
-        }
+        write_section(&mut out, section);
     }
     out
+}
+
+/// A section with its keys.
+pub(super) fn write_section(out: &mut String, section: &Section) {
+    comment(out, section.doc);
+    match section.shape {
+        Shape::Top => {}
+        Shape::Once => line(out, &format!("[{}]", section.name)),
+        // The default listener stands as it is; certificates and static routes have no default.
+        Shape::List if section.name == "listener" => line(out, "[[listener]]"),
+        Shape::List => line(out, &format!("#[[{}]]", section.name)),
+        Shape::Named => line(out, &format!("#[{}.main]", section.name)),
+    }
+    for key in section.keys {
+        comment(out, key.doc);
+        // An entry of a list needs its address, so that one is not commented out.
+        let mark = if section.name == "listener" && key.name == "address" {
+            ""
+        } else {
+            "#"
+        };
+        line(out, &format!("{mark}{} = {}", key.name, literal(key)));
+    }
 }
 
 /// The value shown for a key: its default or its example, as TOML.

@@ -81,7 +81,7 @@ impl Agent {
     /// How the router reaches it.
     pub(super) fn config(&self) -> ConsulConfig {
         ConsulConfig {
-            addresses: vec![format!("https://{}", self.address)],
+            addresses: vec![format!("https://{}", self.address)].into(),
             ca_file: Some(self.certificates.ca_file.clone()),
             cert_file: Some(self.certificates.client.cert_file.clone()),
             key_file: Some(self.certificates.client.key_file.clone()),

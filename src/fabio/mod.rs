@@ -67,7 +67,7 @@ pub enum SourceError {
     Refused(Vec<Warning>),
     /// The translation is no configuration of `lb`.
     #[error("these settings make no configuration of lb:\n{0}")]
-    Config(config::Mistakes),
+    Config(config::ConfigErrors),
 }
 
 fn lines(warnings: &[Warning]) -> String {
@@ -258,13 +258,22 @@ mod tests {
         let consul = |args: &[&str]| source(args, &CONSUL).load(false).unwrap().0.config.consul;
         let found = consul(&[]).unwrap();
         assert_eq!(
-            (found.addresses, found.token.as_deref()),
-            (vec!["http://localhost:8500".into()], Some("from-consul"))
+            (
+                found.addresses,
+                found.token.as_ref().map(|token| token.reveal())
+            ),
+            (
+                vec!["http://localhost:8500".into()].into(),
+                Some("from-consul")
+            )
         );
         let found = consul(&["-registry.consul.addr=", "-registry.consul.token", "own"]).unwrap();
         assert_eq!(
-            (found.addresses, found.token.as_deref()),
-            (vec!["http://10.0.0.9:1".into()], Some("own"))
+            (
+                found.addresses,
+                found.token.as_ref().map(|token| token.reveal())
+            ),
+            (vec!["http://10.0.0.9:1".into()].into(), Some("own"))
         );
         assert_eq!(
             consul(&["-registry.backend=file", "-registry.file.path=r"]),

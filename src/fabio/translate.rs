@@ -19,7 +19,7 @@ use super::document::{Document, Value, bounds};
 use super::keys;
 use super::machine::Machine;
 use super::settings::{Settings, Warning};
-use crate::config::{self, Inputs, Loaded, Mistake, Mistakes, Place, format_duration};
+use crate::config::{self, ConfigError, ConfigErrors, Inputs, Loaded, Location, format_duration};
 
 /// A configuration of `lb`.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, 
 }
 
 /// The configuration that the text is.
-fn load(toml: &str, machine: &Machine) -> Result<Loaded, Mistakes> {
+fn load(toml: &str, machine: &Machine) -> Result<Loaded, ConfigErrors> {
     let file = Some((machine.folder.join("fabio.toml"), toml.to_owned()));
     config::load(&Inputs {
         file,
@@ -81,9 +81,9 @@ fn load(toml: &str, machine: &Machine) -> Result<Loaded, Mistakes> {
 }
 
 /// What our configuration does not take, said of the key of Fabio that stands behind the line.
-fn in_fabios_words(mistake: &Mistake, toml: &str, settings: &Settings) -> Warning {
+fn in_fabios_words(mistake: &ConfigError, toml: &str, settings: &Settings) -> Warning {
     let line = match &mistake.place {
-        Place::File(_, line) => toml.lines().nth(line.saturating_sub(1)).unwrap_or_default(),
+        Location::File(_, line) => toml.lines().nth(line.saturating_sub(1)).unwrap_or_default(),
         _ => "",
     };
     let comment = line.rsplit_once(" # ").map_or("", |(_, comment)| comment);
@@ -224,7 +224,7 @@ mod tests {
             .unwrap_or_else(|refusals| panic!("{args:?}: {refusals:?}"))
     }
 
-    fn load(toml: &str) -> Result<Config, Mistakes> {
+    fn load(toml: &str) -> Result<Config, ConfigErrors> {
         super::load(toml, &Machine::bare()).map(|loaded| loaded.config)
     }
 
@@ -482,9 +482,10 @@ access_tcp = false # Fabio's access log knows requests alone
             "-ui.routingtable.source.port=81",
         ];
         changes(&links, |config| {
-            let links = &mut config.admin.links;
-            (links.enabled, links.new_tab, links.scheme) = (true, false, "https".to_owned());
-            (links.host, links.port) = (Some("www".to_owned()), Some(81));
+            let admin = &mut config.admin;
+            (admin.link_sources, admin.link_new_tab) = (true, false);
+            admin.link_scheme = "https".to_owned();
+            (admin.link_host, admin.link_port) = (Some("www".to_owned()), Some(81));
         });
         changes(&["-proxy.readtimeout", "5s"], |config| {
             config.proxy.header_timeout = seconds(5);
@@ -527,10 +528,13 @@ access_tcp = false # Fabio's access log knows requests alone
             "-registry.consul.tagprefix",
             "p-",
         ];
-        assert_eq!(consul(&args).token.as_deref(), Some("t"));
+        assert_eq!(
+            consul(&args).token.as_ref().map(config::Secret::reveal),
+            Some("t")
+        );
         let routing = |args: &[&str]| config(args).routing;
         assert_eq!(routing(&args).tag_prefix, "p-");
-        let rules = |args: &[&str]| routing(args).rules;
+        let rules = |args: &[&str]| routing(args).rules();
         let status = "-registry.consul.service.status";
         assert_eq!(rules(&[status, "passing, warning"]).accept_status.len(), 2);
         assert_eq!(warnings(&[status, "passing,critical"]).len(), 0);
@@ -1170,7 +1174,7 @@ access_tcp = false # Fabio's access log knows requests alone
             metrics.statsd = Some("127.0.0.1:8125".to_owned());
             metrics.dogstatsd = Some("dog:8125".to_owned());
             metrics.graphite = Some("10.0.0.1:2003".to_owned());
-            (metrics.stdout_flat, metrics.stdout_label) = (true, true);
+            metrics.stdout = config::StandardOutput::Both;
             metrics.prefix = "edge-fabio.{{.Hostname}}".parse().unwrap();
             metrics.interval = seconds(5);
             metrics.path = "/m".to_owned();

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::keys::Kind;
 
+pub use crate::config::{list_items as list, parse_bool as boolean};
+
 /// Whether a text is such a value.
 ///
 /// # Errors
@@ -21,16 +23,6 @@ pub fn check(kind: Kind, text: &str) -> Result<(), &'static str> {
             .map(drop)
             .ok_or("is not a duration like 10s, 1.5m or 250ms"),
         Kind::Numbers => numbers(text).map(drop).ok_or("is not a list of numbers"),
-    }
-}
-
-/// The spellings of `strconv.ParseBool`.
-#[must_use]
-pub fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 
@@ -129,13 +121,6 @@ pub fn duration(text: &str) -> Option<Duration> {
 #[must_use]
 pub fn numbers(text: &str) -> Option<Vec<f64>> {
     list(text).map(|item| item.parse().ok()).collect()
-}
-
-/// Items between commas, trimmed, without empty ones.
-pub fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ mod tests {
             level: "info".to_owned(),
             format,
             access: AccessLog::Off,
-            access_tcp: true,
+            ..LogConfig::default()
         };
         let sink = SharedBuffer::default();
         let to_sink = sink.clone();

@@ -156,6 +156,7 @@ where
         format,
         access: AccessLog::Off,
         access_tcp: false,
+        ..LogConfig::default()
     };
     Ok(Dispatch::new(subscriber(&config, writer, colour)?.0))
 }

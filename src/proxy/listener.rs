@@ -100,7 +100,7 @@ impl Listener {
         ServerUse {
             strict: config.strict_sni,
             http: !config.protocol.is_tcp(),
-            limits: config.tls.clone(),
+            limits: config.tls(),
         }
     }
 

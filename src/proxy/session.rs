@@ -207,7 +207,7 @@ async fn connect_with_failover<'r>(
     let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
     passage.ends(Ended::NoInstance);
     let mut failed = 0;
-    while failed < settings.proxy.retry_attempts.max(1) {
+    while failed < settings.proxy.retry.attempts.max(1) {
         let context = PickContext {
             now_ms: worker.clock.now_ms(),
             tried: &tried,

@@ -31,8 +31,8 @@ async fn tick(worker: Rc<Worker>) {
         let settings = worker.settings();
         let now_ms = worker.clock.now_ms();
         worker.budget.borrow_mut().set(
-            settings.proxy.retry_budget_percent,
-            settings.proxy.retry_budget_min,
+            settings.proxy.retry.budget_percent,
+            settings.proxy.retry.budget_min,
         );
         worker
             .pool

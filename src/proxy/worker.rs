@@ -114,8 +114,8 @@ impl Worker {
             picker: RefCell::new(PickState::new(seed)),
             pool: UpstreamPool::default(),
             budget: RefCell::new(RetryBudget::new(
-                proxy.retry_budget_percent,
-                proxy.retry_budget_min,
+                proxy.retry.budget_percent,
+                proxy.retry.budget_min,
             )),
             buffers: BufferPool::default(),
             pipes: Pipes::default(),

@@ -270,7 +270,7 @@ fn admin_settings(
     let used = ServerUse {
         strict: config.strict_sni,
         http: false,
-        limits: config.tls.clone(),
+        limits: config.tls(),
     };
     store
         .server_config(&used)

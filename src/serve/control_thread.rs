@@ -155,7 +155,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
 fn control_settings(config: &Config) -> ControlSettings {
     ControlSettings {
         tag_prefix: config.routing.tag_prefix.clone(),
-        rules: config.routing.rules.clone(),
+        rules: config.routing.rules(),
         matcher: config.proxy.matcher,
         strategy: config.proxy.strategy.clone(),
         fall_through: config.proxy.fall_through,

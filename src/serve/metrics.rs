@@ -86,8 +86,8 @@ impl Counting {
             (Form::Statsd, config.statsd.clone().map(Sink::Udp)),
             (Form::Dogstatsd, config.dogstatsd.clone().map(Sink::Udp)),
             (Form::Graphite, config.graphite.clone().map(Sink::Tcp)),
-            (Form::Flat, config.stdout_flat.then_some(Sink::Stdout)),
-            (Form::Label, config.stdout_label.then_some(Sink::Stdout)),
+            (Form::Flat, config.stdout.is_flat().then_some(Sink::Stdout)),
+            (Form::Label, config.stdout.is_labelled().then_some(Sink::Stdout)),
         ];
         let sinks = servers
             .into_iter()

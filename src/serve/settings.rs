@@ -50,7 +50,7 @@ pub(super) fn build(
         no_route_page: NoRoutePage::new(no_route_page, live.clone()),
         header_rules: HeaderRules::new(&proxy),
         proxy,
-        health: config.health.clone(),
+        health: config.health.rules(),
         auth: Schemes::load(
             &config.auth,
             present.map(|present| &present.auth),

@@ -42,7 +42,7 @@ impl<'a> Pem<'a> {
     #[must_use]
     pub fn of(
         (file_key, file): (&'static str, &'a Option<std::path::PathBuf>),
-        (text_key, text): (&'static str, &'a Option<String>),
+        (text_key, text): (&'static str, Option<&'a str>),
     ) -> Option<(&'static str, Self)> {
         match (file, text) {
             (Some(path), _) => Some((file_key, Self::File(path))),

@@ -94,8 +94,7 @@ impl Source for RoutesFile {
     }
 
     fn restart_keys(&self, present: &Config, next: &Config) -> Vec<&'static str> {
-        let differs = present.routes_file != next.routes_file;
-        differs.then_some("routes_file").into_iter().collect()
+        present.restart_keys(next)
     }
 
     fn looks<'a>(&self, config: &'a Config) -> Vec<Look<'a>> {

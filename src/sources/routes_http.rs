@@ -97,8 +97,11 @@ impl Source for RoutesHttp {
     }
 
     fn restart_keys(&self, present: &Config, next: &Config) -> Vec<&'static str> {
-        let differs = present.routes_http != next.routes_http;
-        differs.then_some("routes_http").into_iter().collect()
+        match (&present.routes_http, &next.routes_http) {
+            (Some(present), Some(next)) => present.restart_keys(next),
+            (None, None) => Vec::new(),
+            _ => vec!["routes_http"],
+        }
     }
 
     fn looks<'a>(&self, config: &'a Config) -> Vec<Look<'a>> {

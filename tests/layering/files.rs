@@ -461,7 +461,10 @@ fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Names that the items outside of every brace define.
+/// Macros whose braces hold items.
+const MACROS_OF_ITEMS: [&str; 2] = ["section", "words"];
+
+/// Names that the items outside of every brace define, and those within the macros above.
 fn definitions(body: &str) -> BTreeSet<String> {
     const KEYWORDS: [&str; 9] = [
         "fn",
@@ -476,6 +479,7 @@ fn definitions(body: &str) -> BTreeSet<String> {
     ];
     let mut names = BTreeSet::new();
     let (mut depth, mut done, mut keyword) = (0_i64, 0, false);
+    let mut in_macro = false;
     for (at, word) in words(body) {
         depth += body[done..at]
             .chars()
@@ -484,7 +488,12 @@ fn definitions(body: &str) -> BTreeSet<String> {
         done = at;
         // `const fn` defines what stands after both.
         let is_keyword = KEYWORDS.contains(&word) || (keyword && word == "mut");
-        if keyword && !is_keyword && depth == 0 && !matches!(word, "unsafe" | "async" | "extern") {
+        if depth == 0 {
+            let is_called = body[at + word.len()..].starts_with("! {");
+            in_macro = MACROS_OF_ITEMS.contains(&word) && is_called;
+        }
+        let is_outside = depth == 0 || (depth == 1 && in_macro);
+        if keyword && !is_keyword && is_outside && !matches!(word, "unsafe" | "async" | "extern") {
             names.insert(word.to_owned());
         }
         keyword = is_keyword;
@@ -572,6 +581,14 @@ mod tests {
                 "crate::a::G Some(\"_crate_a_G\")"
             ]
         );
+    }
+
+    #[test]
+    fn macros_of_items_define_what_stands_in_them() {
+        let body = "section! { struct A is Once { b: B; } }\nother! { struct C; }\nfn f() { struct D; }\n\
+                    words! { pub enum E { F } }\nconst G: u8 = 0;";
+        let found: Vec<_> = definitions(body).into_iter().collect();
+        assert_eq!(found, ["A", "E", "G", "f"]);
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl ConsulAgent {
             ca_file: file("ca.pem"),
             cert_file: file("client.pem"),
             key_file: file("client-key.pem"),
-            token: self.token.clone(),
+            token: self.token.clone().map(Into::into),
             ..plain_config(&self.address())
         }
     }
@@ -463,7 +463,7 @@ impl Drop for ConsulAgent {
 /// Times and rules for tests; no certificates.
 pub fn plain_config(address: &str) -> ConsulConfig {
     ConsulConfig {
-        addresses: vec![address.to_owned()],
+        addresses: vec![address.to_owned()].into(),
         ca_file: None,
         ca_pem: None,
         ca_path: None,

@@ -417,9 +417,15 @@ mod tests {
         let consul = loaded.config.consul.unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         assert_eq!(consul.addresses, ["https://127.0.32.11:8501"]);
-        assert_eq!(consul.token.as_deref(), Some("tok\"en"));
+        assert_eq!(
+            consul.token.as_ref().map(|token| token.reveal()),
+            Some("tok\"en")
+        );
         assert_eq!(consul.cert_pem.unwrap().trim(), lb.cert.trim());
-        assert_eq!(consul.key_pem.unwrap().trim(), lb.key.reveal().trim());
+        assert_eq!(
+            consul.key_pem.unwrap().reveal().trim(),
+            lb.key.reveal().trim()
+        );
         assert_eq!(consul.ca_pem.unwrap().trim(), ca.trim());
     }
 }

@@ -10,7 +10,7 @@ use super::nodes;
 use super::raw::Raw;
 use super::reader::Reader;
 use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Runner, Ssh, Target};
-use crate::config::mistake::Mistake;
+use crate::config::error::ConfigError;
 
 /// Official releases.
 const RELEASES: &str = "https://releases.hashicorp.com";
@@ -31,8 +31,8 @@ const CERTIFICATE_DAYS_MAX: u16 = 1825;
 pub(super) fn build(
     raw: &Raw,
     context: &BuildContext<'_>,
-    mistakes: Vec<Mistake>,
-) -> Result<Cluster, Vec<Mistake>> {
+    mistakes: Vec<ConfigError>,
+) -> Result<Cluster, Vec<ConfigError>> {
     let mut reader = Reader::new(raw, context.folder, context.home);
     reader.mistakes = mistakes;
     let (kind, nodes) = nodes::read(&mut reader, &context.recorded, context.scope);

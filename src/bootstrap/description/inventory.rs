@@ -13,13 +13,13 @@ use serde_json::Value as Json;
 
 use super::nodes::ROLES;
 use super::raw::{Spanned, Value};
-use crate::config::mistake::{Mistake, Place as SourceLocation, nearest};
+use crate::config::error::{ConfigError, Location as SourceLocation, nearest};
 
-/// Reads the text of an inventory: role keys with their lists. Mistakes are added to the list.
+/// Reads the text of an inventory: role keys with their lists. ConfigErrors are added to the list.
 pub(super) fn read(
     path: &Path,
     text: &str,
-    mistakes: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
 ) -> Vec<(&'static str, Spanned)> {
     let mut file = File {
         path: path.into(),
@@ -97,7 +97,7 @@ pub(super) fn read(
 struct File<'a> {
     path: Arc<Path>,
     text: &'a str,
-    mistakes: &'a mut Vec<Mistake>,
+    mistakes: &'a mut Vec<ConfigError>,
 }
 
 impl File<'_> {
@@ -163,7 +163,7 @@ impl File<'_> {
     fn wrong(&mut self, key: &str, line: usize, problem: &str, advice: &str) {
         let place = SourceLocation::File(self.path.clone(), line);
         let (key, problem, advice) = (key.to_owned(), problem.to_owned(), advice.to_owned());
-        self.mistakes.push(Mistake {
+        self.mistakes.push(ConfigError {
             key,
             value: None,
             place,

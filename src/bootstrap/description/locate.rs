@@ -15,7 +15,7 @@ use super::reader::plain;
 use super::request::{Described, Request};
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
-use crate::config::mistake::{Mistake, Mistakes, Place as SourceLocation};
+use crate::config::error::{ConfigError, ConfigErrors, Location as SourceLocation};
 
 /// Where a description lies when none is named, in this order.
 const USUAL: [&str; 2] = ["cluster.toml", "config/cluster.toml"];
@@ -39,10 +39,10 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn current() -> Result<Self, Mistakes> {
+    pub(super) fn current() -> Result<Self, ConfigErrors> {
         let folder = std::env::current_dir().map_err(|error| {
             let problem = format!("the current folder cannot be told: {error}");
-            Mistakes(vec![about(
+            ConfigErrors(vec![about(
                 SourceLocation::Absent,
                 problem,
                 "change into one that exists",
@@ -78,12 +78,12 @@ impl Process {
 ///
 /// # Errors
 /// Every mistake in it.
-pub fn describe(request: &Request) -> Result<Described, Mistakes> {
+pub fn describe(request: &Request) -> Result<Described, ConfigErrors> {
     describe_for(request, &Process::current()?)
 }
 
 /// The same for a process that inherited this.
-pub(super) fn describe_for(request: &Request, process: &Process) -> Result<Described, Mistakes> {
+pub(super) fn describe_for(request: &Request, process: &Process) -> Result<Described, ConfigErrors> {
     let mut mistakes = Vec::new();
     let file = file(request, process)?;
     let mut raw = match &file {
@@ -162,7 +162,7 @@ pub(super) fn describe_for(request: &Request, process: &Process) -> Result<Descr
                 SourceLocation::Env(_) | SourceLocation::Flag(_) => (1, PathBuf::new(), 0),
                 SourceLocation::Absent => (2, PathBuf::new(), 0),
             });
-            Err(Mistakes(mistakes))
+            Err(ConfigErrors(mistakes))
         }
     }
 }
@@ -189,7 +189,7 @@ fn recorded(state: &Path) -> Option<Recorded> {
 }
 
 /// The file that is meant, if there is to be one.
-fn file(request: &Request, process: &Process) -> Result<Option<PathBuf>, Mistakes> {
+fn file(request: &Request, process: &Process) -> Result<Option<PathBuf>, ConfigErrors> {
     if request.file.is_some() || request.local {
         return Ok(request.file.clone());
     }
@@ -200,7 +200,7 @@ fn file(request: &Request, process: &Process) -> Result<Option<PathBuf>, Mistake
         (None, None) => {
             let problem = format!("there is neither {} nor {} here", USUAL[0], USUAL[1]);
             let advice = "name the description with --cluster FILE, or take --local for nine nodes on this machine";
-            Err(Mistakes(vec![about(
+            Err(ConfigErrors(vec![about(
                 SourceLocation::Absent,
                 problem,
                 advice,
@@ -210,7 +210,7 @@ fn file(request: &Request, process: &Process) -> Result<Option<PathBuf>, Mistake
 }
 
 /// A flag wins over the file: it takes the place of its key, and of keys that mean the same thing.
-fn overlay(raw: &mut Raw, request: &Request, process: &Process, mistakes: &mut Vec<Mistake>) {
+fn overlay(raw: &mut Raw, request: &Request, process: &Process, mistakes: &mut Vec<ConfigError>) {
     let flag = |name: &str| SourceLocation::Flag(name.to_owned());
     if request.local {
         raw.put("target", Value::Text("local".to_owned()), flag("--local"));
@@ -284,7 +284,7 @@ fn overlay(raw: &mut Raw, request: &Request, process: &Process, mistakes: &mut V
 }
 
 /// Puts the nodes of the inventory, if one is named, in the place of the lists.
-fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<Mistake>) {
+fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<ConfigError>) {
     let Some(spanned) = raw.get("inventory").cloned() else {
         return;
     };
@@ -293,7 +293,7 @@ fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<Mistake>) {
         let problem = format!("stands beside {key}, and only one of them can be meant");
         let value = Some(spanned.value.to_string());
         let advice = "take the lists of nodes away, or the inventory".to_owned();
-        mistakes.push(Mistake {
+        mistakes.push(ConfigError {
             key: "inventory".to_owned(),
             value,
             place,
@@ -308,7 +308,7 @@ fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<Mistake>) {
             "is not a path".to_owned(),
             "write inventory = \"inventory.json\"".to_owned(),
         );
-        mistakes.push(Mistake {
+        mistakes.push(ConfigError {
             key: "inventory".to_owned(),
             value,
             place,
@@ -334,14 +334,14 @@ fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<Mistake>) {
                 raw.put("target", Value::Text("ssh".to_owned()), place);
             }
         }
-        Err(Mistakes(unread)) => mistakes.extend(unread),
+        Err(ConfigErrors(unread)) => mistakes.extend(unread),
     }
 }
 
-fn read_file(path: &Path, shown: &Path, place: &SourceLocation) -> Result<String, Mistakes> {
+fn read_file(path: &Path, shown: &Path, place: &SourceLocation) -> Result<String, ConfigErrors> {
     std::fs::read_to_string(path).map_err(|error| {
         let problem = format!("{} cannot be read: {error}", shown.display());
-        Mistakes(vec![about(
+        ConfigErrors(vec![about(
             place.clone(),
             problem,
             "name a file that exists and is text",
@@ -349,7 +349,7 @@ fn read_file(path: &Path, shown: &Path, place: &SourceLocation) -> Result<String
     })
 }
 
-fn read_stdin(place: &SourceLocation) -> Result<String, Mistakes> {
+fn read_stdin(place: &SourceLocation) -> Result<String, ConfigErrors> {
     let mut text = String::new();
     match std::io::stdin()
         .lock()
@@ -359,7 +359,7 @@ fn read_stdin(place: &SourceLocation) -> Result<String, Mistakes> {
         Ok(_) => Ok(text),
         Err(error) => {
             let problem = format!("standard input cannot be read: {error}");
-            Err(Mistakes(vec![about(
+            Err(ConfigErrors(vec![about(
                 place.clone(),
                 problem,
                 "pipe `terraform output -json` into it",
@@ -369,8 +369,8 @@ fn read_stdin(place: &SourceLocation) -> Result<String, Mistakes> {
 }
 
 /// A mistake that is about no single key.
-fn about(place: SourceLocation, problem: String, advice: &str) -> Mistake {
-    Mistake {
+fn about(place: SourceLocation, problem: String, advice: &str) -> ConfigError {
+    ConfigError {
         key: String::new(),
         value: None,
         place,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cluster.toml ─▶ raw (keys, lines) ─┐
-//! inventory ─▶ roles ────────────────┼─▶ build ─▶ Cluster, or Mistakes
+//! inventory ─▶ roles ────────────────┼─▶ build ─▶ Cluster, or ConfigErrors
 //! flags (Request) ───────────────────┘     └─ nodes, names, binaries
 //! ```
 //! All of it is pure but `locate`, which reads files and what the process inherited, and the

@@ -10,7 +10,7 @@ use super::build_context::{Kind, Recorded};
 use super::reader::Reader;
 use super::written::{Given, Listed, Written, listed};
 use crate::bootstrap::topology::{Node, Role, Scope};
-use crate::config::Place as SourceLocation;
+use crate::config::Location as SourceLocation;
 
 /// The roles with their key and what the default names begin with; in the order in which nodes are
 /// listed.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::config::mistake::{Mistake, Place as SourceLocation, nearer_than, nearest};
+use crate::config::error::{ConfigError, Location as SourceLocation, nearer_than, nearest};
 
 /// Every key there is, with its section. `config/cluster.toml` shows each of them.
 pub(crate) const KEYS: &[&str] = &[
@@ -103,7 +103,7 @@ impl Raw {
 }
 
 /// Reads the text of a file; mistakes are added to the list.
-pub(crate) fn read(path: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Raw {
+pub(crate) fn read(path: &Path, text: &str, mistakes: &mut Vec<ConfigError>) -> Raw {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut file = File {
         path: path.into(),
@@ -114,7 +114,7 @@ pub(crate) fn read(path: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> Raw 
     for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
         let place = file.place(error.span().map_or(0, |span| span.start));
         let problem = error.message().replace('\n', ", ");
-        file.mistakes.push(Mistake {
+        file.mistakes.push(ConfigError {
             key: String::new(),
             value: None,
             place,
@@ -133,7 +133,7 @@ struct File<'a> {
     path: Arc<Path>,
     text: &'a str,
     raw: Raw,
-    mistakes: &'a mut Vec<Mistake>,
+    mistakes: &'a mut Vec<ConfigError>,
 }
 
 impl File<'_> {
@@ -221,7 +221,7 @@ impl File<'_> {
 
     fn wrong(&mut self, key: &str, at: usize, problem: &str, advice: String) {
         let place = self.place(at);
-        self.mistakes.push(Mistake {
+        self.mistakes.push(ConfigError {
             key: key.to_owned(),
             value: None,
             place,

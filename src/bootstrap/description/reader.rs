@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::raw::{Raw, Spanned, Value};
-use crate::config::mistake::{Mistake, Place as SourceLocation, nearest};
+use crate::config::error::{ConfigError, Location as SourceLocation, nearest};
 
 /// Reads keys and gathers mistakes.
 pub(super) struct Reader<'a> {
@@ -14,7 +14,7 @@ pub(super) struct Reader<'a> {
     /// What `~/` stands for.
     home: Option<&'a Path>,
     /// All that was found wrong.
-    pub(super) mistakes: Vec<Mistake>,
+    pub(super) mistakes: Vec<ConfigError>,
 }
 
 impl<'a> Reader<'a> {
@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
         problem: impl Into<String>,
         advice: impl Into<String>,
     ) {
-        self.mistakes.push(Mistake {
+        self.mistakes.push(ConfigError {
             key: key.to_owned(),
             value: spanned.map(|spanned| spanned.value.to_string()),
             place: spanned.map_or(SourceLocation::Absent, |spanned| spanned.place.clone()),

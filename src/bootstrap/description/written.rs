@@ -6,7 +6,7 @@ use super::names;
 use super::raw::{Spanned, Value};
 use super::reader::Reader;
 use crate::bootstrap::topology::Role;
-use crate::config::mistake::nearest;
+use crate::config::error::nearest;
 
 /// Keys of a node's table.
 const NODE_KEYS: [&str; 4] = ["name", "address", "ssh", "dynamic_ports"];

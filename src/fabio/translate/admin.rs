@@ -8,8 +8,8 @@ use super::super::value;
 use super::Translator;
 use super::certificates::Source;
 use super::listeners::Listener;
+use crate::config::ADMIN_COLORS;
 use crate::config::is_host;
-use crate::config::keys::ADMIN_COLORS;
 
 const ADDRESS: &str = "ui.addr";
 

@@ -9,7 +9,7 @@ use super::super::document::{Place, Value};
 use super::super::value;
 use super::Translator;
 use super::certificates::Source;
-use crate::config::keys::TLS_CIPHERS;
+use crate::config::TLS_CIPHERS;
 
 const KEY: &str = "proxy.addr";
 /// Fabio's protocols; `lb` speaks all of them.

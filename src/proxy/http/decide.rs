@@ -263,7 +263,7 @@ impl Incoming<'_> {
                 }))
             }
             refused => {
-                let (error, challenge) = refused.refusal(self.settings.proxy.bare_errors);
+                let (error, challenge) = refused.refusal(self.settings.proxy.has_bare_errors());
                 let mut own = self.refuse(&error, finish);
                 challenge.map(|challenge| {
                     own.response
@@ -542,6 +542,6 @@ pub(crate) fn error_responses(settings: &Settings) -> ErrorResponses {
         no_route: settings.no_route_status,
         no_route_page: settings.no_route_page.present(),
         retry_after_s: settings.proxy.retry_after.as_secs().max(1),
-        bare: settings.proxy.bare_errors,
+        bare: settings.proxy.has_bare_errors(),
     }
 }

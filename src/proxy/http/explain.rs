@@ -166,7 +166,7 @@ async fn admission(request: &Incoming<'_>, name: &str) -> Result<Option<String>,
         Admission::Granted(_) => Ok(Some(format!("its credentials are good for [auth.{name}]"))),
         Admission::Denied(denied) => Err(unauthorised(name, kind, denied.status, None)),
         refused => {
-            let (error, challenge) = refused.refusal(settings.proxy.bare_errors);
+            let (error, challenge) = refused.refusal(settings.proxy.has_bare_errors());
             Err(unauthorised(name, kind, status(&error), challenge.as_ref()))
         }
     }

@@ -30,7 +30,7 @@ use http::{Uri, Version};
 use smallvec::SmallVec;
 
 use crate::catalog::options::HostRewrite;
-use crate::config::ProxyConfig;
+use crate::config::{ForwardedHost, ProxyConfig};
 use crate::proxy::http::alike::{alike, is_odd};
 use crate::proxy::http::trailers::may_trail;
 
@@ -97,7 +97,7 @@ impl HeaderRules {
             request_id_header: config.request_id_header.clone(),
             tls_header,
             strict_transport_security,
-            forwarded_host_sent: config.forwarded_host_sent,
+            forwarded_host_sent: config.forwarded_host == ForwardedHost::Sent,
             by,
             collide: false,
         };

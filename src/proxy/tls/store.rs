@@ -431,7 +431,7 @@ impl Current {
         };
         let verifier = client_cas
             .as_ref()
-            .map(|cas| cas.verifier(config.client_auth_optional))
+            .map(|cas| cas.verifier(config.is_client_auth_optional()))
             .transpose()?;
         let names = Arc::new(by_name(&pairs));
         let current = Self {

@@ -691,7 +691,7 @@ mod tests {
 
     fn pool(addresses: Vec<String>) -> Pool {
         let settings = Settings::load(&ConsulConfig {
-            addresses,
+            addresses: addresses.into(),
             ..ConsulConfig::default()
         })
         .unwrap();

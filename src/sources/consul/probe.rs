@@ -73,9 +73,9 @@ pub async fn probe(config: &ConsulConfig, tag_prefix: &str) -> Vec<ProbeStep> {
         list: Vec::new(),
         certificate,
     };
-    for (agent, address) in settings.agents.iter().zip(&config.addresses) {
+    for (agent, address) in settings.agents.iter().zip(config.addresses.iter()) {
         let only = ConsulConfig {
-            addresses: vec![address.clone()],
+            addresses: vec![address.clone()].into(),
             ..config.clone()
         };
         let attempt = attempt(&settings, agent, (&only, tag_prefix), &mut steps);

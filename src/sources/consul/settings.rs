@@ -17,7 +17,7 @@ use super::error::ConsulError;
 use super::expiry::Expiry;
 use super::key_file::read;
 use super::tls;
-use crate::config::ConsulConfig;
+use crate::config::{ConsulConfig, Secret};
 
 /// Everything that a request to Consul needs, but the connection.
 #[derive(Debug)]
@@ -106,7 +106,8 @@ impl Settings {
             server_name: config.server_name.clone(),
             auth: config
                 .http_auth
-                .as_deref()
+                .as_ref()
+                .map(Secret::reveal)
                 .filter(|auth| !auth.is_empty())
                 .map(basic),
             token: token(config)?,
@@ -283,7 +284,7 @@ fn token(config: &ConsulConfig) -> Result<Option<HeaderValue>, ConsulError> {
         (Some(path), _) => {
             read("token_file", path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())?
         }
-        (None, Some(token)) => token.clone(),
+        (None, Some(token)) => token.reveal().to_owned(),
         (None, None) => return Ok(None),
     };
     let text = text.trim();
@@ -411,11 +412,11 @@ mod tests {
             (":p", "Basic OnA="),
         ] {
             let config = ConsulConfig {
-                http_auth: Some(auth.to_owned()),
+                http_auth: Some(auth.into()),
                 ..ConsulConfig::default()
             };
             let config = ConsulConfig {
-                addresses: vec!["http://a:1".into()],
+                addresses: vec!["http://a:1".into()].into(),
                 ..config
             };
             let settings = Settings::load(&config).unwrap();
@@ -450,7 +451,7 @@ mod tests {
         assert_eq!(token(&config).unwrap().unwrap(), "abc");
         assert_eq!(
             token(&ConsulConfig {
-                token: Some(String::new()),
+                token: Some(String::new().into()),
                 ..ConsulConfig::default()
             })
             .unwrap(),
@@ -462,7 +463,7 @@ mod tests {
     fn only_what_can_change_the_sight_of_the_catalog_makes_another_reader() {
         let load = |change: fn(&mut ConsulConfig)| {
             let mut config = ConsulConfig {
-                addresses: vec!["http://a:1".into()],
+                addresses: vec!["http://a:1".into()].into(),
                 ..ConsulConfig::default()
             };
             config.token = Some("one".into());
@@ -479,7 +480,7 @@ mod tests {
         );
         assert_ne!(
             before,
-            load(|config| config.addresses = vec!["http://b:1".into()])
+            load(|config| config.addresses = vec!["http://b:1".into()].into())
         );
     }
 

@@ -21,7 +21,7 @@ use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::source::{CONSUL, OVERRIDES};
 use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
-use crate::config::{ConsulConfig, RoutingConfig};
+use crate::config::{ChecksRequired, ConsulConfig, RoutingConfig};
 use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
 use crate::sources::update::Update;
@@ -155,8 +155,8 @@ impl Shared {
             false => LOOK_EVERY_BLIND,
             // A check that is added and passes at once is not told of, and decides only here.
             true => {
-                let rules = &self.routing().rules;
-                if rules.require_check || !rules.checks_required_all {
+                let rules = self.routing();
+                if rules.require_check || rules.checks_required != ChecksRequired::All {
                     LOOK_EVERY_CHECKS
                 } else {
                     LOOK_EVERY

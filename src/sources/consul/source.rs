@@ -14,7 +14,7 @@ use super::register::Registrar;
 use super::shared::Shared;
 use super::{feed, list, overrides, page};
 use crate::catalog::source::{CONSUL, OVERRIDES, SourceName};
-use crate::config::{Config, ConsulConfig, Draft};
+use crate::config::{Config, ConsulConfig, Draft, Secret};
 use crate::sources::context::Context;
 use crate::sources::key_store::CommandKeys;
 use crate::sources::look::{Look, Pem};
@@ -76,19 +76,10 @@ impl Source for ConsulCatalog {
             let differs = present.consul.is_some() != next.consul.is_some();
             return differs.then_some("consul").into_iter().collect();
         };
-        [
-            (
-                old.max_connections != new.max_connections,
-                "consul.max_connections",
-            ),
-            (
-                old.no_route_kv_path != new.no_route_kv_path,
-                "consul.no_route_kv_path",
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(differs, key)| differs.then_some(key))
-        .collect()
+        let mut keys = old.restart_keys(new);
+        keys.extend(old.register.restart_keys(&new.register));
+        keys.sort_unstable();
+        keys
     }
 
     fn files(&self, config: &Config) -> Vec<PathBuf> {
@@ -124,11 +115,14 @@ fn looks(consul: &ConsulConfig) -> Vec<Look<'_>> {
     let pair = Look::ClientPair {
         cert: Pem::of(
             ("consul.cert_file", &consul.cert_file),
-            ("consul.cert_pem", &consul.cert_pem),
+            ("consul.cert_pem", consul.cert_pem.as_deref()),
         ),
         key: Pem::of(
             ("consul.key_file", &consul.key_file),
-            ("consul.key_pem", &consul.key_pem),
+            (
+                "consul.key_pem",
+                consul.key_pem.as_ref().map(Secret::reveal),
+            ),
         ),
     };
     let ca_file = consul.ca_file.as_deref().map(Pem::File);
@@ -197,10 +191,9 @@ impl Source for ConsulCommands {
         }))
     }
 
-    fn restart_keys(&self, present: &Config, next: &Config) -> Vec<&'static str> {
-        let stays = present.consul.is_some() && next.consul.is_some();
-        let differs = stays && kv_path(present) != kv_path(next);
-        differs.then_some("consul.kv_path").into_iter().collect()
+    /// Its key is one of `[consul]`, whose source tells of all of them.
+    fn restart_keys(&self, _present: &Config, _next: &Config) -> Vec<&'static str> {
+        Vec::new()
     }
 }
 

@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 use super::error::ConsulError;
 use super::expiry::Expiry;
 use super::key_file::read;
-use crate::config::ConsulConfig;
+use crate::config::{ConsulConfig, Secret};
 use crate::system::unix_now;
 use crate::trust::{AcceptAny, bundle, files_below};
 
@@ -49,7 +49,7 @@ pub(super) fn client_config(
         "key_file",
         config.key_file.as_deref(),
         "key_pem",
-        config.key_pem.as_deref(),
+        config.key_pem.as_ref().map(Secret::reveal),
     );
     let mut tls = match (cert, key) {
         (Some(cert), Some(key)) => {

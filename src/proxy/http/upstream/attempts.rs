@@ -146,7 +146,7 @@ impl<'a> AttemptLoop<'a> {
         upload: &UploadProgress,
         finish: &mut RequestRecord,
     ) -> Result<(&'a Target, A::Response), ProxyError> {
-        let mut state = AttemptState::new(self.settings.proxy.retry_attempts.max(1));
+        let mut state = AttemptState::new(self.settings.proxy.retry.attempts.max(1));
         let mut begun = None;
         let first = match first {
             Start::New(target, body) => {

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
+use crate::config::ClientAuth;
 use crate::proxy::tls::upstream::Inside;
 use crate::proxy::tls::{UpstreamTls, details};
 
@@ -48,9 +49,7 @@ fn directory(path: &Path) -> CertificateConfig {
     };
     CertificateConfig {
         source,
-        client_ca_file: None,
-        client_ca_upgrade_cn: None,
-        client_auth_optional: false,
+        ..CertificateConfig::default()
     }
 }
 
@@ -421,7 +420,11 @@ fn client_certificates() {
     let load = |optional| {
         let config = CertificateConfig {
             client_ca_file: Some(asked_file.clone()),
-            client_auth_optional: optional,
+            client_auth: if optional {
+                ClientAuth::Optional
+            } else {
+                ClientAuth::Required
+            },
             ..directory(dir.path())
         };
         CertStore::load(config).unwrap().0

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// Where a setting was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// In a file, at a line counted from 1.
     File(Arc<Path>, usize),
     /// In an environment variable.
@@ -17,7 +17,7 @@ pub enum Place {
     Absent,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
@@ -30,20 +30,20 @@ impl fmt::Display for Place {
 
 /// One thing wrong with the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// Which key, as a dotted path; empty when the whole file is meant.
     pub key: String,
     /// The value as written, if there is one and it is no secret.
     pub value: Option<String>,
     /// Where it stands.
-    pub place: Place,
+    pub place: Location,
     /// What is wrong.
     pub problem: String,
     /// What to do about it.
     pub advice: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;
         match (&*self.key, &self.value) {
@@ -61,9 +61,9 @@ impl fmt::Display for Mistake {
 
 /// Every mistake found, in the order of the places; never empty when returned as an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistakes(pub Vec<Mistake>);
+pub struct ConfigErrors(pub Vec<ConfigError>);
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, mistake) in self.0.iter().enumerate() {
             if at > 0 {
@@ -75,7 +75,16 @@ impl fmt::Display for Mistakes {
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for ConfigErrors {}
+
+/// What reading finds.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// What is wrong.
+    pub(crate) mistakes: Vec<ConfigError>,
+    /// What works but is hardly meant.
+    pub(crate) warnings: Vec<ConfigError>,
+}
 
 /// The known word nearest to `word`, if any is near enough to be meant.
 #[must_use]
@@ -113,10 +122,10 @@ mod tests {
 
     #[test]
     fn a_mistake_reads_like_a_sentence() {
-        let mistake = Mistake {
+        let mistake = ConfigError {
             key: "consul.wait".to_owned(),
             value: Some("\"5\"".to_owned()),
-            place: Place::File(Path::new("lb.toml").into(), 3),
+            place: Location::File(Path::new("lb.toml").into(), 3),
             problem: "has no unit".to_owned(),
             advice: "write \"5s\"".to_owned(),
         };
