@@ -87,7 +87,10 @@ impl Counting {
             (Form::Dogstatsd, config.dogstatsd.clone().map(Sink::Udp)),
             (Form::Graphite, config.graphite.clone().map(Sink::Tcp)),
             (Form::Flat, config.stdout.is_flat().then_some(Sink::Stdout)),
-            (Form::Label, config.stdout.is_labelled().then_some(Sink::Stdout)),
+            (
+                Form::Label,
+                config.stdout.is_labelled().then_some(Sink::Stdout),
+            ),
         ];
         let sinks = servers
             .into_iter()

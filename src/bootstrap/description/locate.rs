@@ -83,7 +83,10 @@ pub fn describe(request: &Request) -> Result<Described, ConfigErrors> {
 }
 
 /// The same for a process that inherited this.
-pub(super) fn describe_for(request: &Request, process: &Process) -> Result<Described, ConfigErrors> {
+pub(super) fn describe_for(
+    request: &Request,
+    process: &Process,
+) -> Result<Described, ConfigErrors> {
     let mut mistakes = Vec::new();
     let file = file(request, process)?;
     let mut raw = match &file {
