@@ -154,7 +154,7 @@ fn a_usual_request_costs_no_more_than_it_must() {
             assert!(
                 above <= INSTRUCTIONS_MARGIN,
                 "{count:.0} instructions per request, {:.1} % above the {INSTRUCTIONS:.0} recorded: if that is meant, \
-                 record it in tests/gates.rs",
+                 record it in tests/cost_limits.rs",
                 above * 100.0
             );
         }
