@@ -131,17 +131,13 @@ impl Admin {
         let port = authority.port_u16().unwrap_or(DEFAULT_PORT);
         let address = format!("{}:{port}", authority.host());
         let base = format!("{scheme}://{address}{}", uri.path().trim_end_matches('/'));
-        let (ca_file, cert) = (access.ca.as_deref(), access.cert.as_deref());
-        let trust = Trust {
-            ca_file,
-            pair: cert.map(|cert| (cert, access.key.as_deref().unwrap_or(cert))),
-            ..Trust::default()
+        let client = match scheme {
+            "https" => Client::new(&*trust(access).client_config()?, None),
+            _ => Client::without_tls(),
         };
-        let client = Client::new(&*trust.client_config()?, None).map_err(|error| {
-            AdminClientError::Exchange {
-                address: address.clone(),
-                reason: error.to_string(),
-            }
+        let client = client.map_err(|error| AdminClientError::Exchange {
+            address: address.clone(),
+            reason: error.to_string(),
         })?;
         Ok(Self {
             client,
@@ -214,6 +210,16 @@ impl Admin {
             address: self.address.clone(),
             reason: format!("the answer is not lb's ({error})"),
         })
+    }
+}
+
+/// What `https` needs.
+fn trust(access: &Access) -> Trust<'_> {
+    let cert = access.cert.as_deref();
+    Trust {
+        ca_file: access.ca.as_deref(),
+        pair: cert.map(|cert| (cert, access.key.as_deref().unwrap_or(cert))),
+        ..Trust::default()
     }
 }
 

@@ -179,7 +179,11 @@ fn names(list: &[u8], suffix: &str) -> Result<Vec<String>, String> {
 /// The URL of a file in the folder of the list. What lets us read the list (a password, a query)
 /// lets us read the file.
 fn beside(list: &Uri, name: &str) -> Option<Uri> {
-    let odd = |segment: &str| matches!(segment, "" | "." | "..");
+    // Dots that are percent-encoded lead out of the folder too.
+    let odd = |segment: &str| {
+        let plain = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
+        matches!(&*plain, "" | "." | "..")
+    };
     if name.contains(['?', '#', '\\', ':']) || name.split('/').any(odd) {
         return None;
     }
@@ -217,6 +221,7 @@ mod tests {
             ("a.pem", Some("https://u:p@h:1/x/a.pem?key=v")),
             ("s/a.pem", Some("https://u:p@h:1/x/s/a.pem?key=v")),
             ("../a.pem", None),
+            ("a/%2e%2E/b.pem", None),
             ("http://other/a.pem", None),
             ("a.pem?b", None),
             ("//other/a.pem", None),

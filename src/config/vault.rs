@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderValue, Uri};
+use rustls::pki_types::ServerName;
 
 use super::certificates::TokenPlace;
 use super::declare::{Checked, section};
@@ -99,7 +100,7 @@ impl Checked for VaultConfig {
         if self
             .server_name
             .as_deref()
-            .is_some_and(|name| rustls::pki_types::ServerName::try_from(name).is_err())
+            .is_some_and(|name| !matches!(ServerName::try_from(name), Ok(ServerName::DnsName(_))))
         {
             reader.wrong(
                 "server_name",
@@ -183,5 +184,7 @@ mod tests {
         .unwrap();
         assert_eq!(agent.address, "http://b:1");
         assert!(load_with("[vault]\naddress = \"http://u:p@h\"", &[]).is_err());
+        assert!(load_with("[vault]\nserver_name = \"v.test\"", &[]).is_ok());
+        assert!(load_with("[vault]\nserver_name = \"10.0.0.1\"", &[]).is_err());
     }
 }

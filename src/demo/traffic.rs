@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use super::board::Board;
 use super::sample::INSTANCE_HEADER;
 use super::services::SERVICES;
-use crate::http_client::trust::Trust;
 use crate::http_client::{Client, Limits, Request};
 
 /// Clients at the same time.
@@ -34,11 +33,10 @@ pub(super) fn start(
     board: &Arc<Mutex<Board>>,
     seed: u64,
 ) -> anyhow::Result<JoinSet<()>> {
-    let tls = Trust::default().client_config()?;
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         // Each has connections of its own, as browsers have.
-        let client = Client::new(&tls, None).context("the demo's traffic")?;
+        let client = Client::without_tls().context("the demo's traffic")?;
         let rng = fastrand::Rng::with_seed(seed ^ (number + 1));
         clients.spawn(browse(client, router, Arc::clone(board), rng));
     }

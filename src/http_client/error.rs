@@ -167,6 +167,18 @@ impl Failure {
                 fault,
             };
         }
+        // A server that ends the handshake without a word of TLS is one that was reached.
+        let unreached = |cause: &(dyn Error + 'static)| {
+            let words = cause.to_string();
+            words.starts_with("tcp connect error") || words.starts_with("dns error")
+        };
+        if origin.tls && !error.is_timeout() && !chain(&error).any(unreached) {
+            return HttpError::Tls {
+                server,
+                reason,
+                fault: TlsFault::Other,
+            };
+        }
         let refused = chain(&error).any(|cause| {
             cause
                 .downcast_ref::<std::io::Error>()

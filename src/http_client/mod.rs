@@ -24,7 +24,8 @@ use http::header::{AUTHORIZATION, HOST, HeaderMap, LOCATION};
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
-use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
 use error::{Failure, REDIRECTS_MAX};
@@ -34,8 +35,12 @@ pub use origin::{onward, shown};
 
 /// Connections to a server that are kept for later requests.
 const IDLE_MAX: usize = 8;
-/// How long they are kept: less than common servers keep them, so that few turn out to be closed.
-const IDLE_TIME: Duration = Duration::from_secs(30);
+/// How long they are kept: longer than the usual pause between two looks at a server (30 s). What
+/// the server closes earlier is noticed.
+const IDLE_TIME: Duration = Duration::from_secs(90);
+/// Longest wait for a connection, all addresses of a name and TLS included: a silent address gets
+/// its share of it, so that the next one is tried.
+const CONNECT_TIME: Duration = Duration::from_secs(6);
 
 /// Bounds of one request, with all its redirects.
 #[derive(Clone, Copy, Debug)]
@@ -59,12 +64,21 @@ pub struct Client {
 #[derive(Debug)]
 enum Kind {
     /// Verifies the hosts of URLs.
-    Plain(reqwest::Client),
+    Plain(Pair),
     /// Verifies one name, wherever a URL leads; a client for each host of URLs.
     Named {
         name: String,
-        clients: Mutex<HashMap<String, reqwest::Client>>,
+        clients: Mutex<HashMap<String, Pair>>,
     },
+}
+
+/// Two clients of the crate with the same settings.
+#[derive(Clone, Debug)]
+struct Pair {
+    /// Keeps connections.
+    keeping: reqwest::Client,
+    /// Makes a new one for each request.
+    fresh: reqwest::Client,
 }
 
 /// A request.
@@ -106,7 +120,23 @@ impl Client {
         Self::keeping(tls, server_name, IDLE_MAX)
     }
 
-    /// The same, with so many connections to a server kept for later requests.
+    /// Speaks plain HTTP alone, and reads no certificate: of `https` it trusts nothing.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn without_tls() -> Result<Self, HttpError> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| HttpError::Client {
+            reason: error.to_string(),
+        })?;
+        let tls = builder
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        Self::new(&tls, None)
+    }
+
+    /// The same as [`Client::new`], with so many connections to a server kept for later requests.
     ///
     /// # Errors
     /// As [`Client::new`].
@@ -116,7 +146,7 @@ impl Client {
         idle_max: usize,
     ) -> Result<Self, HttpError> {
         let kind = match server_name {
-            None => Kind::Plain(build(tls, idle_max, None)?),
+            None => Kind::Plain(Pair::new(tls, idle_max, None)?),
             Some(name) if name.parse::<IpAddr>().is_ok() => {
                 return Err(HttpError::Client {
                     reason: format!("server name `{name}` is an address; give a host name"),
@@ -190,11 +220,14 @@ impl Client {
         bytes: usize,
     ) -> Result<Response<Bytes>, HttpError> {
         let origin = Origin::of(&request.url).ok_or_else(|| HttpError::Url(shown(&request.url)))?;
-        let client = self.client_for(&origin)?;
+        let Pair { keeping, fresh } = self.clients_for(&origin)?;
         let may_repeat = self.used.load(Relaxed) && request.method.is_safe();
-        let mut result = attempt(&client, self.assemble(&client, request, &origin)?, bytes).await;
+        let first = self.assemble(&keeping, request, &origin)?;
+        let mut result = attempt(&keeping, first, bytes).await;
         if may_repeat && result.as_ref().is_err_and(Failure::is_unanswered) {
-            result = attempt(&client, self.assemble(&client, request, &origin)?, bytes).await;
+            // Others that were kept may have died with it.
+            let second = self.assemble(&fresh, request, &origin)?;
+            result = attempt(&fresh, second, bytes).await;
         }
         if result.is_ok() {
             self.used.store(true, Relaxed);
@@ -202,17 +235,17 @@ impl Client {
         result.map_err(|failure| failure.into_error(&request.url, &origin, bytes))
     }
 
-    fn client_for(&self, origin: &Origin) -> Result<reqwest::Client, HttpError> {
+    fn clients_for(&self, origin: &Origin) -> Result<Pair, HttpError> {
         match &self.kind {
-            Kind::Plain(client) => Ok(client.clone()),
+            Kind::Plain(pair) => Ok(pair.clone()),
             Kind::Named { clients, .. } => {
                 let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(client) = clients.get(&origin.host) {
-                    return Ok(client.clone());
+                if let Some(pair) = clients.get(&origin.host) {
+                    return Ok(pair.clone());
                 }
-                let client = build(&self.tls, self.idle_max, Some(origin.host.clone()))?;
-                clients.insert(origin.host.clone(), client.clone());
-                Ok(client)
+                let pair = Pair::new(&self.tls, self.idle_max, Some(&origin.host))?;
+                clients.insert(origin.host.clone(), pair.clone());
+                Ok(pair)
             }
         }
     }
@@ -236,7 +269,9 @@ impl Client {
         for (field, value) in &request.headers {
             headers.append(field, value.clone());
         }
-        if let Ok(authority) = HeaderValue::from_str(&origin.authority) {
+        if !headers.contains_key(HOST)
+            && let Ok(authority) = HeaderValue::from_str(&origin.authority)
+        {
             headers.insert(HOST, authority);
         }
         if let Some(credentials) = &origin.credentials
@@ -261,11 +296,20 @@ impl Client {
     }
 }
 
+impl Pair {
+    fn new(tls: &ClientConfig, idle_max: usize, host: Option<&str>) -> Result<Self, HttpError> {
+        Ok(Self {
+            keeping: build(tls, idle_max, host)?,
+            fresh: build(tls, 0, host)?,
+        })
+    }
+}
+
 /// A client of the crate. `host`: where all connections go, whatever the host of a URL is.
 fn build(
     tls: &ClientConfig,
     idle_max: usize,
-    host: Option<String>,
+    host: Option<&str>,
 ) -> Result<reqwest::Client, HttpError> {
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls.clone())
@@ -274,11 +318,12 @@ fn build(
         .redirect(Policy::none())
         .retry(reqwest::retry::never())
         .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIME)
         .user_agent("lb")
         .pool_idle_timeout(IDLE_TIME)
         .pool_max_idle_per_host(idle_max);
     if let Some(host) = host {
-        builder = builder.dns_resolver(Arc::new(AlwaysTo(host)));
+        builder = builder.dns_resolver(Arc::new(AlwaysTo(host.to_owned())));
     }
     builder.build().map_err(|error| HttpError::Client {
         reason: error::causes(&error),

@@ -283,4 +283,24 @@ async fn a_server_without_tls_is_told() {
         panic!("{error:?}");
     };
     assert_eq!(*fault, TlsFault::NotTls);
+
+    // One that is reached and ends the handshake.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closing = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+    });
+    let request = Request::get(format!("https://{closing}/").parse().unwrap());
+    let error = client().send(request, LIMITS).await.unwrap_err();
+    let HttpError::Tls { fault, .. } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(*fault, TlsFault::Other);
+    let request = Request::get(format!("https://{}/", closed_port()).parse().unwrap());
+    let error = client().send(request, LIMITS).await.unwrap_err();
+    assert!(
+        matches!(error, HttpError::Connect { refused: true, .. }),
+        "{error:?}"
+    );
 }
