@@ -11,9 +11,7 @@ use super::error::{ConfigError, Location, nearest};
 use super::keys::{SECTIONS, Section, Shape, section};
 use super::raw::{Entry, Group, RawValue, Settings};
 use super::slot::{ITEMS_MAX, is_name, unknown};
-
-/// Most syntax errors reported: what follows the first few is mostly their echo.
-const SYNTAX_ERRORS_MAX: usize = 10;
+use super::syntax;
 
 /// Reads a file's text. ConfigErrors and warnings are added to the lists.
 pub(crate) fn read(
@@ -30,17 +28,7 @@ pub(crate) fn read(
         mistakes,
         warnings,
     };
-    for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
-        let place = reader.place(error.span().map_or(0, |span| span.start));
-        let problem = error.message().replace('\n', ", ");
-        reader.mistakes.push(ConfigError {
-            key: String::new(),
-            value: None,
-            place,
-            problem,
-            advice: String::new(),
-        });
-    }
+    syntax::note(&errors, path, text, reader.mistakes);
     if errors.is_empty() {
         // After a syntax error the rest would be guesswork, and the guesses would drown the error.
         reader.top(table.get_ref());
@@ -58,15 +46,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn place(&self, offset: usize) -> Location {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..offset)
-            .unwrap_or(self.text.as_bytes());
-        Location::File(
-            self.path.clone(),
-            1 + before.iter().filter(|byte| **byte == b'\n').count(),
-        )
+        syntax::location(self.path, self.text, offset)
     }
 
     fn wrong(&mut self, key: &str, offset: usize, problem: &str, advice: String) {

@@ -51,6 +51,7 @@ mod show;
 mod slot;
 mod static_route;
 mod static_routes;
+pub(crate) mod syntax;
 mod template;
 mod tls;
 mod typed;

@@ -5,9 +5,9 @@
 //! and `rolling` below this file. Starting things, and what to do when a gate stays shut, is left
 //! to the callers.
 //!
-//! Membership alone is no proof: gossip needs its key only, and a node with an expired certificate
-//! is "alive". So each node is also asked something that its agent can only answer by way of the
-//! servers, over TLS.
+//! Membership alone proves little: gossip needs only the gossip key, so a node with an expired
+//! certificate is "alive". So each node also gets a request that its agent can only serve by way of
+//! the servers, over TLS.
 
 mod consul;
 mod nomad;

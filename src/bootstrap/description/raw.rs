@@ -9,6 +9,7 @@ use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::error::{ConfigError, Location as SourceLocation, nearer_than, nearest};
+use crate::config::syntax;
 
 /// Every key there is, with its section. `config/cluster.toml` shows each of them.
 pub(crate) const KEYS: &[&str] = &[
@@ -43,9 +44,6 @@ pub(crate) const KEYS: &[&str] = &[
     "releases.fingerprint",
     "releases.key_url",
 ];
-
-/// Most syntax errors reported: what follows the first few is mostly their echo.
-const SYNTAX_ERRORS_MAX: usize = 10;
 
 /// A value as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,17 +109,7 @@ pub(crate) fn read(path: &Path, text: &str, mistakes: &mut Vec<ConfigError>) -> 
         raw: Raw::default(),
         mistakes,
     };
-    for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
-        let place = file.place(error.span().map_or(0, |span| span.start));
-        let problem = error.message().replace('\n', ", ");
-        file.mistakes.push(ConfigError {
-            key: String::new(),
-            value: None,
-            place,
-            problem,
-            advice: String::new(),
-        });
-    }
+    syntax::note(&errors, &file.path, text, file.mistakes);
     if errors.is_empty() {
         // After a syntax error the rest would be guesswork.
         file.top(table.get_ref());
@@ -138,15 +126,7 @@ struct File<'a> {
 
 impl File<'_> {
     fn place(&self, offset: usize) -> SourceLocation {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..offset)
-            .unwrap_or(self.text.as_bytes());
-        SourceLocation::File(
-            self.path.clone(),
-            1 + before.iter().filter(|byte| **byte == b'\n').count(),
-        )
+        syntax::location(&self.path, self.text, offset)
     }
 
     fn top(&mut self, table: &DeTable<'_>) {
