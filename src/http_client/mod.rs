@@ -54,8 +54,6 @@ pub struct Limits {
 /// Sends requests, and keeps connections for the next ones.
 #[derive(Debug)]
 pub struct Client {
-    tls: ClientConfig,
-    idle_max: usize,
     kind: Kind,
     /// A response was had, so that a connection may have been kept.
     used: AtomicBool,
@@ -68,6 +66,8 @@ enum Kind {
     /// Verifies one name, wherever a URL leads; a client for each host of URLs.
     Named {
         name: String,
+        tls: Box<ClientConfig>,
+        idle_max: usize,
         clients: Mutex<HashMap<String, Pair>>,
     },
 }
@@ -154,12 +154,12 @@ impl Client {
             }
             Some(name) => Kind::Named {
                 name,
+                tls: Box::new(tls.clone()),
+                idle_max,
                 clients: Mutex::default(),
             },
         };
         Ok(Self {
-            tls: tls.clone(),
-            idle_max,
             kind,
             used: AtomicBool::new(false),
         })
@@ -238,12 +238,17 @@ impl Client {
     fn clients_for(&self, origin: &Origin) -> Result<Pair, HttpError> {
         match &self.kind {
             Kind::Plain(pair) => Ok(pair.clone()),
-            Kind::Named { clients, .. } => {
+            Kind::Named {
+                tls,
+                idle_max,
+                clients,
+                ..
+            } => {
                 let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(pair) = clients.get(&origin.host) {
                     return Ok(pair.clone());
                 }
-                let pair = Pair::new(&self.tls, self.idle_max, Some(&origin.host))?;
+                let pair = Pair::new(tls, *idle_max, Some(&origin.host))?;
                 clients.insert(origin.host.clone(), pair.clone());
                 Ok(pair)
             }
