@@ -9,7 +9,7 @@
 //! Each starts with the agent filled and `lb` not running; *loaded* is when `/ready` says 200 and
 //! the table has all routes, counted from the start of the process. A change counts from before it
 //! is written until a request shows it. *asked directly* is what the agent alone needs for the
-//! answer that the change makes `lb` read: below that nobody gets.
+//! response that the change makes `lb` read: the least time that is possible.
 //!
 //! `cargo bench --bench large_tables`; prints a table and writes `large_tables.json` beside the
 //! target folder's profiles. With `QUICK=1` in the environment there are few changes: to see that

@@ -236,8 +236,8 @@ impl Case {
         }
     }
 
-    /// The two forms of `lb` that stand beside each other, and nobody else: the plain one first.
-    /// None where `lb` stands beside its peers.
+    /// The two forms of `lb` that are compared with each other alone, the plain one first. None
+    /// where `lb` is compared with its peers.
     pub(crate) fn pair(&self) -> Option<[Proxy; 2]> {
         match self.kind {
             _ if self.name == WORKERS_CPU || self.name == WORKERS_THROUGHPUT => {

@@ -186,8 +186,8 @@ pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
     text
 }
 
-/// For the cases whose figure says nothing without it: how much was asked, and how busy that kept
-/// each; and what two workers do. Empty without such a case.
+/// For the cases whose figure says nothing without it: the rate of requests, and how busy it kept
+/// each proxy; and what two workers do. Empty without such a case.
 pub(crate) fn loads(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {

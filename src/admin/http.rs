@@ -31,13 +31,13 @@ pub struct Access {
     pub url: String,
     /// CAs to trust with `https`; none: the system's.
     pub ca: Option<PathBuf>,
-    /// A certificate to show, and its key (the same file, if there is no other).
+    /// Client certificate to present; its key is in the same file unless `key` names another.
     pub cert: Option<PathBuf>,
-    /// See `cert`.
+    /// Key of the client certificate.
     pub key: Option<PathBuf>,
 }
 
-/// Why there is no response of a running `lb`.
+/// Why a running `lb` sent no usable response.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminClientError {
     /// The address makes no sense.

@@ -24,7 +24,8 @@ pub(super) fn not_allowed(methods: &'static str, mut answer: AdminResponse) -> A
     answer
 }
 
-/// A page whose script and style sheet carry this response's nonce.
+/// An HTML page. `render` gets the nonce that its script and style sheet must carry to be allowed
+/// by the Content-Security-Policy of this response.
 pub(super) fn with_html(render: impl FnOnce(&str) -> String) -> AdminResponse {
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", render(&nonce));
