@@ -693,10 +693,6 @@ fn a_part_of_an_answer_is_never_taken_for_the_whole() {
     let text =
         listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "proto=h2c");
     let lb = Lb::start(&config(&(text + "[proxy]\nworkers = 1\n")));
-    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    };
     block_on(async {
         let (mut client, _) = h2(lb.address("http")).await;
         for (promise, reason) in [
@@ -706,23 +702,11 @@ fn a_part_of_an_answer_is_never_taken_for_the_whole() {
         ] {
             client.ready().await.unwrap();
             let answer = tokio::spawn(client.send_request(get("http://one/")));
-            let mut upstream = sockets.accept();
-            upstream.write_all(&frame(4, 0, 0, b"")).unwrap();
-            read_until(&mut upstream, PREFACE);
-            loop {
-                let mut head = [0; 9];
-                upstream.read_exact(&mut head).unwrap();
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-                upstream.read_exact(&mut vec![0; length as usize]).unwrap();
-                if head[3] == 1 {
-                    break;
-                }
-            }
+            let mut upstream = greeted(&sockets);
             let reset = u32::from(reason).to_be_bytes();
-            let head = frame(1, 4, 1, &[STATUS_200, promise].concat());
-            upstream
-                .write_all(&[head, frame(0, 0, 1, b"a part"), frame(3, 0, 1, &reset)].concat())
-                .unwrap();
+            let head = raw_frame(1, 4, 1, &[STATUS_200, promise].concat());
+            let (part, reset) = (raw_frame(0, 0, 1, b"a part"), raw_frame(3, 0, 1, &reset));
+            upstream.write_all(&[head, part, reset].concat()).unwrap();
             // The reset of the client's stream may overtake the head.
             let whole = match answer.await.unwrap() {
                 Ok(answer) => answer.into_body().collect().await.is_ok(),
@@ -735,6 +719,54 @@ fn a_part_of_an_answer_is_never_taken_for_the_whole() {
             });
         }
     });
+}
+
+/// A frame of HTTP/2 as it is on the wire (RFC 9113 section 4.1).
+fn raw_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The next connection of an h2c upstream, read to the end of the first request's head.
+fn greeted(sockets: &Sockets) -> std::net::TcpStream {
+    let mut upstream = sockets.accept();
+    upstream.write_all(&raw_frame(4, 0, 0, b"")).unwrap();
+    read_until(&mut upstream, PREFACE);
+    loop {
+        let mut head = [0; 9];
+        upstream.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        upstream.read_exact(&mut vec![0; length as usize]).unwrap();
+        if head[3] == 1 {
+            return upstream;
+        }
+    }
+}
+
+/// A GOAWAY that crosses a request on its way: the request was not looked at, so it is no attempt.
+#[test]
+fn a_request_behind_the_last_stream_of_a_goaway_is_sent_again() {
+    for body in ["", "of a request"] {
+        let sockets = Sockets::start();
+        let text =
+            listener("http", "") + &route("one", "/", &[url("http", sockets.address)], "proto=h2c");
+        let lb = Lb::start(&config(
+            &(text + "[proxy]\nworkers = 1\n[retry]\nattempts = 1\n"),
+        ));
+        block_on(async {
+            let (mut client, _) = h2(lb.address("http")).await;
+            let request = Request::post("http://one/").body(full(body)).unwrap();
+            let answer = tokio::spawn(async move { ask(&mut client, request).await });
+            // GOAWAY with nought as the last stream, and nought for no error.
+            let mut first = greeted(&sockets);
+            first.write_all(&raw_frame(7, 0, 0, &[0; 8])).unwrap();
+            let mut second = greeted(&sockets);
+            let head = raw_frame(1, 4 | 1, 1, &[0x88]);
+            second.write_all(&head).unwrap();
+            let (parts, _, _) = answer.await.unwrap();
+            assert_eq!(parts.status, StatusCode::OK);
+        });
+    }
 }
 
 #[test]

@@ -159,6 +159,7 @@ fn each_change_of_an_instance_has_a_line_and_an_event_with_what_consul_says() {
             ("kind", "instance"),
             ("to", "excluded"),
             ("from", "healthy"),
+            ("address", &upstreams[1].address.to_string()),
         ],
     );
     assert!(

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 /// Longest wait for an answer.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection for exact bytes.
 pub struct RawClient {

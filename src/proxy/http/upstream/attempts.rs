@@ -11,9 +11,9 @@
 //! - no first byte within `proxy.try_timeout`, where that is set: likewise.
 //!
 //! All but the first kind draw on the retry budget, and are refused when it is spent (but for the
-//! one retry that follows a pooled connection found closed, and one of what an instance says it has
-//! not looked at); for frozen instances the budget is the share of recent requests alone. None
-//! happens after anything of a response was passed on.
+//! one retry that follows a pooled connection found closed, and one of what was provably not sent or
+//! looked at, which is no attempt either); for frozen instances the budget is the share of recent
+//! requests alone. None happens after anything of a response was passed on.
 //!
 //! How an attempt is made is left to [`Transport`].
 
@@ -278,14 +278,12 @@ impl<'a> AttemptLoop<'a> {
         let stale = !state.fresh_only && matches!(error, AttemptError::Closed { reused: true, .. });
         state.fresh_only |= stale;
         let reason = error.retry_reason();
-        let refused = matches!(
-            error,
-            AttemptError::Closed {
-                reused: false,
-                unsent: Some(_),
-                ..
+        let (unsent, refused) = match &error {
+            AttemptError::Closed { reused, unsent, .. } => {
+                (unsent.is_some(), unsent.is_some() && !reused)
             }
-        );
+            _ => (false, false),
+        };
         let (proxy_error, again) = settle(error, self.repeatable);
         if !state.running.is_empty() {
             // Another attempt is still out; its response is as good.
@@ -304,11 +302,11 @@ impl<'a> AttemptLoop<'a> {
                 again,
             )));
         }
-        if state.left == 0
-            || !(stale
-                || (refused && !std::mem::replace(&mut state.resent, true))
-                || self.may_retry(reason))
-        {
+        if unsent && !std::mem::replace(&mut state.resent, true) {
+            // Nor was that one: an upstream that ends its connection in order may say so when a
+            // request is already on its way there.
+            state.left += 1;
+        } else if state.left == 0 || !(stale || self.may_retry(reason)) {
             return Err(proxy_error);
         }
         // What an instance did not look at may be sent to it again, if there is no other.
@@ -485,7 +483,7 @@ struct AttemptState<'a, A: Transport<'a>> {
     running: SmallVec<[InFlightAttempt<'a, A>; 2]>,
     tried: Tried,
     fresh_only: bool,
-    /// What an instance had not looked at was sent again, at no cost to the budget.
+    /// What was not sent, or not looked at, was sent again, at no cost to the budget.
     resent: bool,
     left: u32,
 }
