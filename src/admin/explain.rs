@@ -89,6 +89,8 @@ pub(super) struct Explanation {
 pub(super) struct RouteRow {
     pub(super) host: String,
     pub(super) path: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) matchers: String,
     pub(super) strategy: String,
     pub(super) targets: Vec<TargetRow>,
     pub(super) excluded: Vec<ExplainedExclusion>,
@@ -245,7 +247,13 @@ pub(super) fn explain(
                 "" => Vec::new(),
                 path => {
                     table
-                        .explain(scheme(request), &decision.host, path, now_ms)
+                        .explain(
+                            scheme(request),
+                            &decision.host,
+                            path,
+                            |matchers| matchers.hold(request),
+                            now_ms,
+                        )
                         .hosts
                 }
             };
@@ -355,6 +363,7 @@ fn route_row(
     let ExplainedRoute {
         host,
         path,
+        matchers,
         strategy,
         targets,
         mut excluded,
@@ -377,6 +386,7 @@ fn route_row(
     RouteRow {
         host,
         path,
+        matchers,
         strategy,
         targets: targets.collect(),
         excluded,
@@ -508,9 +518,17 @@ fn text(answer: &Explanation) -> String {
         let _ = writeln!(text, "warning   {warning}");
     }
     let route = answer.route.as_ref();
-    for HostStep { host, path } in &answer.hosts {
+    for HostStep {
+        host,
+        path,
+        passed_over,
+    } in &answer.hosts
+    {
         let is_it = path.is_some() && route.is_some_and(|route| route.host == *host);
         let host = if host.is_empty() { "(any host)" } else { host };
+        for route in passed_over {
+            let _ = writeln!(text, "tried     {host}: {route} does not hold, passed over");
+        }
         let _ = match path {
             Some(path) if is_it => writeln!(text, "tried     {host}: {path} matches"),
             Some(path) => writeln!(
@@ -542,8 +560,12 @@ fn text(answer: &Explanation) -> String {
     };
     let _ = writeln!(
         text,
-        "route     {}{} (strategy {})",
-        route.host, route.path, route.strategy
+        "route     {}{}{}{} (strategy {})",
+        route.host,
+        route.path,
+        if route.matchers.is_empty() { "" } else { " " },
+        route.matchers,
+        route.strategy
     );
     let _ = writeln!(text, "from      {}", answer.from);
     if let (Some(path), Some(host)) = (&answer.upstream_path, &answer.upstream_host) {
@@ -717,6 +739,7 @@ pub(super) mod tests {
         assert_eq!(
             told.hosts[0],
             HostStep {
+                passed_over: Vec::new(),
                 host: "shop".to_owned(),
                 path: Some("/a".to_owned())
             }

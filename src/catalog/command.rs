@@ -326,7 +326,7 @@ fn add(
         RouteKey::parse(source, options.proto == Proto::Tcp).map_err(|error| error.to_string())?;
     let route = AddRoute {
         service: service.into(),
-        spec: RouteSpec { key, options },
+        spec: RouteSpec::new(key, options).map_err(|error| error.to_string())?,
         url: destination.text,
         endpoint,
         query: destination.query,

@@ -10,6 +10,7 @@ pub mod definitions;
 mod destination;
 pub mod eligibility;
 pub mod glob;
+pub mod matchers;
 pub mod option_text;
 pub mod options;
 pub mod source;

@@ -11,18 +11,24 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::matchers::{MatcherError, MatchersReader};
 use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOptions};
 
 /// Every option with a meaning.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 19] = [
     "allow",
     "auth",
     "deny",
     "grpcservername",
+    "header",
     "host",
+    "method",
+    "path",
     "prepend",
+    "priority",
     "proto",
     "pxyproto",
+    "query",
     "redirect",
     "register",
     "strategy",
@@ -30,6 +36,9 @@ const KNOWN: [&str; 14] = [
     "tlsskipverify",
     "weight",
 ];
+
+/// Options that may be given more than once.
+const REPEATABLE: [&str; 2] = ["header", "query"];
 
 /// How alike an unknown word must be to a known one to be suggested (Jaro-Winkler, 0 to 1).
 const ALIKE_MIN: f64 = 0.75;
@@ -75,6 +84,14 @@ pub enum OptionError {
         "host `{0}` is not a host name: write host=dst, host=example.com or host=example.com:8080"
     )]
     Host(String),
+    /// A matcher that cannot be read: without it the route would take requests that it must not.
+    #[error(transparent)]
+    Matcher(#[from] MatcherError),
+    /// Matchers on a route that does not take requests.
+    #[error(
+        "`{0}` looks at requests of HTTP, and a TCP route has none: leave it out, or route by host and path"
+    )]
+    MatcherOfTcp(String),
 }
 
 /// Where the options stand, as far as it changes their meaning.
@@ -99,6 +116,7 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
     let mut parsed = ParsedOptions::default();
     parsed.options.shown_whole = matches!(context, Context::Command { .. });
     let (mut allow, mut deny) = (Vec::new(), Vec::new());
+    let mut matchers = MatchersReader::default();
     for word in text.split_whitespace() {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         if key.is_empty() {
@@ -107,7 +125,7 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
             ));
             continue;
         }
-        if parsed.options.raw.iter().any(|(seen, _)| &**seen == key) {
+        if !REPEATABLE.contains(&key) && parsed.options.raw.iter().any(|(seen, _)| &**seen == key) {
             parsed
                 .warnings
                 .push(format!("option `{key}` is given more than once"));
@@ -116,9 +134,11 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
         match key {
             "allow" => allow.push(value),
             "deny" => deny.push(value),
+            _ if matchers.take(key, value)? => {}
             _ => apply(&mut parsed, key, value, context)?,
         }
     }
+    parsed.options.matchers = matchers.finish();
     parsed.options.access = access(&allow, &deny).unwrap_or_else(|why| {
         parsed.warnings.push(format!(
             "{why}: the route refuses everybody until it is mended"
@@ -425,13 +445,14 @@ fn nearest_text(key: &str) -> String {
 }
 
 impl RouteOptions {
-    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one, `key=`
+    /// The options as Fabio's `opts` shows them: sorted by key, the last of a repeated one (all
+    /// of those that may be repeated), `key=`
     /// where there is no value, and of a redirect the code only (its URL is the destination). Those
     /// of a tag are without `weight` and without a `proto` that makes the scheme of the
     /// destination; `proto=http` and unknown ones make none.
     #[must_use]
     pub fn fabio_opts(&self) -> String {
-        let mut shown = std::collections::BTreeMap::new();
+        let mut shown: Vec<(&str, &str)> = Vec::new();
         for (key, value) in &self.raw {
             let value = match &**key {
                 "weight" if !self.shown_whole => continue,
@@ -444,8 +465,12 @@ impl RouteOptions {
                 "redirect" => value.split_once(',').map_or(&**value, |(code, _)| code),
                 _ => value,
             };
-            shown.insert(&**key, value);
+            if !REPEATABLE.contains(&&**key) {
+                shown.retain(|(seen, _)| *seen != &**key);
+            }
+            shown.push((key, value));
         }
+        shown.sort_by_key(|(key, _)| *key);
         let words: Vec<String> = shown
             .into_iter()
             .map(|(key, value)| format!("{key}={value}"))
@@ -633,7 +658,7 @@ mod tests {
             parse("stirp=/x").unknown,
             ["unknown option `stirp`, nearest is `strip`"]
         );
-        assert_eq!(parse("q").unknown, ["unknown option `q`"]);
+        assert_eq!(parse("zz").unknown, ["unknown option `zz`"]);
         for text in [
             "proto=ftp",
             "tlsskipverify=yes",
@@ -719,6 +744,37 @@ mod tests {
                 "{text}: {unknown:?}"
             );
         }
+    }
+
+    #[test]
+    fn every_option_stands_in_the_document() {
+        let document = include_str!("../../docs/tags.md");
+        for key in KNOWN {
+            let rows = document
+                .lines()
+                .filter(|line| line.starts_with(&format!("| `{key}=")));
+            assert_eq!(rows.count(), 1, "rows of `{key}` in docs/tags.md");
+        }
+    }
+
+    #[test]
+    fn matchers_make_a_tag_or_break_it() {
+        let options = clean("header=X-Canary:1 method=GET strip=/a header=B");
+        assert_eq!(
+            options
+                .matchers
+                .as_ref()
+                .map(ToString::to_string)
+                .as_deref(),
+            Some("header=b header=x-canary:1 method=GET")
+        );
+        assert_eq!(
+            options.fabio_opts(),
+            "header=X-Canary:1 header=B method=GET strip=/a"
+        );
+        assert_eq!(clean("strip=/a").matchers, None);
+        let error = parse_options("method=G@T", Context::Tag).expect_err("a bad one");
+        assert!(error.to_string().contains("`G@T`"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::matchers::Matchers;
+
 /// Protocol spoken with the upstream (`proto=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Proto {
@@ -181,6 +183,8 @@ pub struct RouteOptions {
     pub register: Option<Arc<str>>,
     /// Strategy of its own for this route (`strategy=`); the first target that names one decides.
     pub strategy: Option<Strategy>,
+    /// What the route wants of a request beside its place.
+    pub matchers: Option<Arc<Matchers>>,
     /// Every option as written, in order, known or not: what the API shows and what plain tags
     /// carry.
     pub raw: Vec<(Arc<str>, Arc<str>)>,

@@ -146,10 +146,24 @@ fn parse_rest(rest: &str, env: &HashMap<String, String>) -> Result<ParsedTag, Ta
     );
     let key = RouteKey::parse(&source, options.proto == Proto::Tcp)?;
     Ok(ParsedTag {
-        spec: RouteSpec { key, options },
+        spec: RouteSpec::new(key, options)?,
         unknown,
         warnings,
     })
+}
+
+impl RouteSpec {
+    /// A place and the options of its target, which have to fit together.
+    ///
+    /// # Errors
+    /// The options look at requests, and the route takes none.
+    pub(super) fn new(key: RouteKey, options: RouteOptions) -> Result<Self, OptionError> {
+        let tcp = key.is_tcp() || options.proto == Proto::Tcp;
+        match options.matchers.as_ref().filter(|_| tcp) {
+            Some(matchers) => Err(OptionError::MatcherOfTcp(matchers.to_string())),
+            None => Ok(Self { key, options }),
+        }
+    }
 }
 
 impl RouteKey {

@@ -25,6 +25,7 @@ use super::target_observers::TargetObservers;
 use super::{Excluded, Matcher, Rotation, Route, RouteTable, TargetState};
 use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
+use crate::catalog::matchers::Matchers;
 use crate::catalog::options::{Proto, Strategy};
 use crate::catalog::source::{self, SourceName};
 use crate::catalog::tag::RouteKey;
@@ -35,21 +36,22 @@ use crate::metrics::Metrics;
 type PartKey = (SourceName, ServiceName);
 
 /// A place, and the services with targets there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct RoutePlace {
-    id: u64,
-    rotation: Rotation,
+    /// One for each of its routes.
+    identities: SmallVec<[Identity; 1]>,
+    /// What stands in the table for it, by the way in which paths are compared, and how many routes
+    /// beside.
+    stored: SmallVec<[(Matcher, usize); 1]>,
     parts: BTreeMap<PartKey, Vec<Draft>>,
 }
 
-impl RoutePlace {
-    fn new(id: u64, rotation: Rotation) -> Self {
-        Self {
-            id,
-            rotation,
-            parts: BTreeMap::new(),
-        }
-    }
+/// What stays of a route from table to table.
+#[derive(Clone, Debug)]
+struct Identity {
+    matchers: Option<Arc<Matchers>>,
+    id: u64,
+    rotation: Rotation,
 }
 
 /// What the last build did to the table.
@@ -83,7 +85,6 @@ pub struct TableBuilder {
     command_services: CommandServices,
     dirty: HashSet<RouteKey, foldhash::fast::FixedState>,
     table: RouteTable,
-    routed: HashSet<u64, foldhash::fast::FixedState>,
     last_id: u64,
     changes: Changes,
 }
@@ -108,7 +109,6 @@ impl TableBuilder {
             command_services: CommandServices::default(),
             dirty: HashSet::default(),
             table: RouteTable::new(matcher),
-            routed: HashSet::default(),
             last_id: 0,
             changes: Changes::default(),
         }
@@ -171,8 +171,12 @@ impl TableBuilder {
                 .states
                 .acquire(&contribution.instance, contribution.addr, since_ms);
             let drafts = new.entry(canonical(contribution.key)).or_default();
-            // A second tag of one instance for the same place: the first counts.
-            if drafts.iter().any(|draft| Arc::ptr_eq(&draft.state, &state)) {
+            // A second tag of one instance for the same route: the first counts.
+            let is_same = |draft: &Draft| {
+                Arc::ptr_eq(&draft.state, &state)
+                    && draft.options.matchers == contribution.options.matchers
+            };
+            if drafts.iter().any(is_same) {
                 self.states.release(&state);
                 continue;
             }
@@ -214,11 +218,7 @@ impl TableBuilder {
 
     fn replace_at(&mut self, key: &RouteKey, part: &PartKey, drafts: Option<Vec<Draft>>) {
         if !self.places.contains_key(key) {
-            self.last_id += 1;
-            self.places.insert(
-                key.clone(),
-                RoutePlace::new(self.last_id, Rotation::default()),
-            );
+            self.places.insert(key.clone(), RoutePlace::default());
         }
         let Some(place) = self.places.get_mut(key) else {
             return;
@@ -393,46 +393,136 @@ impl TableBuilder {
     }
 
     fn rebuild(&mut self, key: &RouteKey) {
-        let next_id = self.last_id + 1;
-        let place = self.places.get(key);
-        let id = place.map_or(next_id, |place| place.id);
-        let rotation = place
-            .map(|place| place.rotation.clone())
-            .unwrap_or_default();
-        let mut drafts: Vec<Draft> = place
-            .into_iter()
-            .flat_map(|place| place.parts.values().flatten().cloned())
-            .collect();
-        let is_empty = place.is_none_or(|place| place.parts.is_empty());
+        let mut place = self.places.remove(key).unwrap_or_default();
+        let mut drafts: Vec<Draft> = place.parts.values().flatten().cloned().collect();
         self.overlay.apply(key, &mut drafts);
-        let had = self.routed.contains(&id);
-        let empty = |route: &Route| self.fall_through && route.targets.is_empty();
-        let mut route = compile(id, key, &drafts, &self.strategy, rotation.clone())
-            .filter(|route| !empty(route));
-        self.observers.attach(id, route.as_mut());
-        let has = route.is_some();
-        tracing::debug!(route = %format_args!("{}{}", key.host, key.path), targets = drafts.len(), routed = has, "rebuilt");
-        self.table.set(key, route.map(Arc::new));
-        match (had, has) {
+        let count = drafts.len();
+        let before = std::mem::take(&mut place.stored);
+        let mut routes = self.compile_all(key, &mut place, drafts);
+        for (matcher, beside) in &before {
+            if !routes.iter().any(|(present, _)| present == matcher) {
+                self.table.set_routes(key, *matcher, None, *beside);
+            }
+        }
+        for (matcher, routes) in routes.drain(..) {
+            let stored = before.iter().find(|(present, _)| *present == matcher);
+            let beside_before = stored.map_or(0, |(_, beside)| *beside);
+            let route = one_of(routes);
+            place
+                .stored
+                .push((matcher, Route::beside_count(Some(&route))));
+            self.table
+                .set_routes(key, matcher, Some(route), beside_before);
+        }
+        let has = !place.stored.is_empty();
+        tracing::debug!(route = %format_args!("{}{}", key.host, key.path), targets = count, routed = has, "rebuilt");
+        match (!before.is_empty(), has) {
             (false, true) => self.changes.added += 1,
             (true, true) => self.changes.changed += 1,
             (true, false) => self.changes.removed += 1,
             (false, false) => {}
         }
-        if has {
-            self.routed.insert(id);
-            if !self.places.contains_key(key) {
-                self.last_id = next_id;
-                self.places
-                    .insert(key.clone(), RoutePlace::new(id, rotation));
-            }
-        } else {
-            self.routed.remove(&id);
-            if is_empty {
-                self.places.remove(key);
-            }
+        if has || !place.parts.is_empty() {
+            self.places.insert(key.clone(), place);
         }
     }
+
+    /// The routes of a place, by the way in which their paths are compared.
+    fn compile_all(
+        &mut self,
+        key: &RouteKey,
+        place: &mut RoutePlace,
+        drafts: Vec<Draft>,
+    ) -> SmallVec<[(Matcher, SmallVec<[Route; 1]>); 1]> {
+        let groups = by_matchers(drafts);
+        // The plain one keeps its turns while the place has anything.
+        let gone = |identity: &Identity| {
+            identity.matchers.is_some() && !groups.iter().any(|(own, _)| *own == identity.matchers)
+        };
+        for identity in place.identities.iter().filter(|identity| gone(identity)) {
+            self.observers.attach(identity.id, None);
+        }
+        place.identities.retain(|identity| !gone(identity));
+        if let Some(plain) = place
+            .identities
+            .iter()
+            .find(|identity| identity.matchers.is_none())
+            && !groups.iter().any(|(matchers, _)| matchers.is_none())
+        {
+            self.observers.attach(plain.id, None);
+        }
+        let mut routes: SmallVec<[(Matcher, SmallVec<[Route; 1]>); 1]> = SmallVec::new();
+        let several = groups.len() > 1;
+        for (matchers, drafts) in groups {
+            let known = place
+                .identities
+                .iter()
+                .find(|identity| identity.matchers == matchers);
+            let identity = known.cloned().unwrap_or_else(|| {
+                self.last_id += 1;
+                let identity = Identity {
+                    matchers,
+                    id: self.last_id,
+                    rotation: Rotation::default(),
+                };
+                place.identities.push(identity.clone());
+                identity
+            });
+            let id = identity.id;
+            let empty = |route: &Route| self.fall_through && route.targets.is_empty();
+            let mut route =
+                compile(identity, key, &drafts, &self.strategy).filter(|route| !empty(route));
+            self.observers.attach(id, route.as_mut());
+            let Some(route) = route else { continue };
+            let path = route.matchers.as_ref().and_then(|own| own.path());
+            let matcher = self.matcher.of_route(path);
+            match routes.iter_mut().find(|(present, _)| *present == matcher) {
+                Some((_, routes)) => routes.push(route),
+                None => routes.push((matcher, SmallVec::from_iter([route]))),
+            }
+        }
+        if several {
+            // Once more, because an instance may have left one of them and stand in another.
+            for route in routes.iter_mut().flat_map(|(_, routes)| routes) {
+                self.observers.attach(route.id, Some(route));
+            }
+        }
+        routes
+    }
+}
+
+/// The targets of a place by the matchers of their routes.
+fn by_matchers(drafts: Vec<Draft>) -> SmallVec<[(Option<Arc<Matchers>>, Vec<Draft>); 1]> {
+    let mut groups: SmallVec<[(Option<Arc<Matchers>>, Vec<Draft>); 1]> = SmallVec::new();
+    if drafts.iter().all(|draft| draft.options.matchers.is_none()) {
+        if !drafts.is_empty() {
+            groups.push((None, drafts));
+        }
+        return groups;
+    }
+    for draft in drafts {
+        let matchers = &draft.options.matchers;
+        match groups.iter_mut().find(|(own, _)| own == matchers) {
+            Some((_, drafts)) => drafts.push(draft),
+            None => groups.push((matchers.clone(), vec![draft])),
+        }
+    }
+    groups
+}
+
+/// The one of these routes of a place that stands in the table, with the others beside it: that
+/// without matchers, if there is one, because TLS is passed on by what stands there.
+fn one_of(mut routes: SmallVec<[Route; 1]>) -> Arc<Route> {
+    routes.sort_by(|a, b| {
+        let has_matchers = |route: &Route| route.matchers.is_some();
+        has_matchers(a)
+            .cmp(&has_matchers(b))
+            .then_with(|| Matchers::rank(a.matchers.as_deref(), b.matchers.as_deref()))
+    });
+    let mut first = routes.remove(0);
+    first.beside = routes.into_iter().map(Arc::new).collect();
+    first.conditional |= !first.beside.is_empty();
+    Arc::new(first)
 }
 
 /// The place that a command names; none: everywhere.
@@ -456,11 +546,10 @@ fn canonical(mut key: RouteKey) -> RouteKey {
 
 /// The route of a place; none when nothing is registered there.
 fn compile(
-    id: u64,
+    identity: Identity,
     key: &RouteKey,
     drafts: &[Draft],
     default: &Strategy,
-    rotation: Rotation,
 ) -> Option<Route> {
     if drafts.is_empty() {
         return None;
@@ -511,15 +600,18 @@ fn compile(
         .collect();
     let tcp = drafts.iter().all(|draft| draft.options.proto == Proto::Tcp);
     Some(Route {
-        id,
+        id: identity.id,
         key: key.clone(),
         targets,
         excluded: excluded.into(),
         strategy,
         even,
         tcp,
+        conditional: tcp || identity.matchers.is_some(),
         ring,
-        rotation,
+        rotation: identity.rotation,
+        matchers: identity.matchers,
+        beside: Box::default(),
     })
 }
 
@@ -749,7 +841,10 @@ mod tests {
                 "{contributions:?}"
             );
             assert_eq!(
-                table.explain(Scheme::Http, "a", "/", 0).route.is_some(),
+                table
+                    .explain(Scheme::Http, "a", "/", |_| true, 0)
+                    .route
+                    .is_some(),
                 for_requests,
                 "{contributions:?}"
             );
@@ -1146,7 +1241,7 @@ mod tests {
             "s",
             vec![at(key("*.a", "/"), 1), sick, at(key("x.a", "/deep"), 1)],
         );
-        let explanation = table.explain(Scheme::Http, "x.a", "/", 1);
+        let explanation = table.explain(Scheme::Http, "x.a", "/", |_| true, 1);
         let hosts: Vec<_> = explanation
             .hosts
             .iter()

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Excluded, Matcher, Route, RouteTable, Scheme, Target};
 use crate::catalog::glob::Glob;
+use crate::catalog::matchers::{Matchers, RequestParts};
 use crate::catalog::tag::RouteKey;
 
 /// A request to be explained, as it would arrive.
@@ -25,6 +26,21 @@ pub struct ExplainedRequest {
     pub headers: http::HeaderMap,
     /// Address of the client.
     pub from: IpAddr,
+}
+
+impl RequestParts for ExplainedRequest {
+    fn method(&self) -> &http::Method {
+        &self.method
+    }
+
+    fn any_field(&self, name: &http::HeaderName, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        let mut values = self.headers.get_all(name).iter();
+        values.any(|value| test(value.as_bytes()))
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
 }
 
 /// What becomes of it.
@@ -104,7 +120,8 @@ pub fn would_match(matcher: Matcher, host_patterns: bool, key: &RouteKey, asked:
     } else {
         RouteTable::without_patterns(matcher)
     };
-    table.set(key, Some(Arc::new(Route::without_targets(key.clone()))));
+    let route = Arc::new(Route::without_targets(key.clone()));
+    table.set_routes(key, matcher, Some(route), 0);
     match asked {
         Asked::Http { scheme, host, path } => table.lookup(*scheme, host, path, |_| true).is_some(),
         Asked::Tcp(local) => table.lookup_tcp(*local).is_some(),
@@ -128,6 +145,9 @@ pub struct HostStep {
     pub host: String,
     /// Path of its route for the request; none: no route, or one of TCP, so the next host is tried.
     pub path: Option<String>,
+    /// Routes with a matching path that come before it, and whose matchers do not hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<String>,
 }
 
 /// A route, for people.
@@ -137,6 +157,8 @@ pub struct ExplainedRoute {
     pub host: String,
     /// Path of the table.
     pub path: String,
+    /// What it wants of a request beside its place, as in a tag; empty for most.
+    pub matchers: String,
     /// How one of the targets is picked.
     pub strategy: String,
     /// Targets that may get the request.
@@ -182,27 +204,42 @@ pub struct ExplainedExclusion {
 }
 
 impl RouteTable {
-    /// What [`lookup`](Self::lookup) would do (with nothing refused), step by step. `now_ms`:
-    /// process clock.
+    /// What [`lookup_request`](Self::lookup_request) would do (with nothing refused), step by step.
+    /// `now_ms`: process clock.
     #[must_use]
-    pub fn explain(&self, scheme: Scheme, host: &str, path: &str, now_ms: u64) -> Explanation {
+    pub fn explain(
+        &self,
+        scheme: Scheme,
+        host: &str,
+        path: &str,
+        mut hold: impl FnMut(&Matchers) -> bool,
+        now_ms: u64,
+    ) -> Explanation {
         let candidates = self.hosts.candidates(scheme, host);
-        let steps = candidates
-            .iter()
-            .map(|candidate| (candidate.host, candidate.find_for_requests(path)));
-        let hosts = steps.clone().map(|(host, route)| HostStep {
-            host: host.to_owned(),
-            path: route.map(|route| route.key.path.clone()),
-        });
-        let route = steps
-            .clone()
-            .find_map(|(_, route)| route)
-            .map(|route| ExplainedRoute::new(route, now_ms));
+        let (mut hosts, mut found) = (Vec::new(), None);
+        for candidate in &candidates {
+            let route = candidate.find_for_requests(path, &mut hold);
+            hosts.push(HostStep {
+                host: candidate.host.to_owned(),
+                path: route.map(|route| route.key.path.clone()),
+                passed_over: candidate
+                    .passed_over(path, &mut hold)
+                    .into_iter()
+                    .map(|route| format!("{} {}", route.key.path, matchers_text(route)))
+                    .collect(),
+            });
+            found = found.or(route);
+        }
         Explanation {
-            hosts: hosts.collect(),
-            route,
+            hosts,
+            route: found.map(|route| ExplainedRoute::new(route, now_ms)),
         }
     }
+}
+
+fn matchers_text(route: &Route) -> String {
+    let matchers = route.matchers.as_ref();
+    matchers.map(ToString::to_string).unwrap_or_default()
 }
 
 impl ExplainedRoute {
@@ -212,6 +249,7 @@ impl ExplainedRoute {
         Self {
             host: route.key.host.clone(),
             path: route.key.path.clone(),
+            matchers: matchers_text(route),
             strategy: route.strategy.to_string(),
             targets: route
                 .targets

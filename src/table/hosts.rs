@@ -15,6 +15,7 @@ use super::paths::{Matcher, Paths};
 use super::shards::ShardedMap;
 use super::trie::Trie;
 use crate::catalog::glob::Glob;
+use crate::catalog::matchers::Matchers;
 use crate::catalog::tag::RouteKey;
 
 /// Which default port is cut from the host before it is compared.
@@ -64,9 +65,22 @@ impl<'a> Candidate<'a> {
         self.paths.find(path)
     }
 
-    /// Its route for a request: none of TCP.
-    pub(super) fn find_for_requests(&self, path: &str) -> Option<&'a Arc<Route>> {
-        self.paths.find_for_requests(path)
+    /// Its route for a request: none of TCP, and none whose matchers do not hold.
+    pub(super) fn find_for_requests(
+        &self,
+        path: &str,
+        hold: &mut impl FnMut(&Matchers) -> bool,
+    ) -> Option<&'a Arc<Route>> {
+        self.paths.find_for_requests(path, hold)
+    }
+
+    /// The routes before that one whose matchers do not hold.
+    pub(super) fn passed_over(
+        &self,
+        path: &str,
+        hold: &mut impl FnMut(&Matchers) -> bool,
+    ) -> Vec<&'a Arc<Route>> {
+        self.paths.passed_over(path, hold)
     }
 }
 
@@ -82,19 +96,21 @@ impl Hosts {
         }
     }
 
-    /// The first route of the candidates, in their order, that `accept` takes.
+    /// The first route of the candidates, in their order, whose matchers `hold` and that `accept`
+    /// takes.
     pub(super) fn lookup(
         &self,
         scheme: Scheme,
         host: &str,
         path: &str,
+        mut hold: impl FnMut(&Matchers) -> bool,
         mut accept: impl FnMut(&Route) -> bool,
     ) -> Option<&Arc<Route>> {
         if !self.globs.is_empty() || self.with_default_port[scheme as usize] > 0 {
             let candidates = self.candidates(scheme, host);
             return candidates
                 .iter()
-                .filter_map(|c| c.find_for_requests(path))
+                .filter_map(|c| c.find_for_requests(path, &mut hold))
                 .find(|route| accept(route));
         }
         // The usual table: one exact name, then the routes of any host.
@@ -103,12 +119,12 @@ impl Hosts {
         let of_host = self
             .exact
             .get(host)
-            .and_then(|paths| paths.find_for_requests(path));
+            .and_then(|paths| paths.find_for_requests(path, &mut hold));
         if let Some(route) = of_host.filter(|route| accept(route)) {
             return Some(route);
         }
         self.any
-            .find_for_requests(path)
+            .find_for_requests(path, &mut hold)
             .filter(|route| accept(route))
     }
 
@@ -161,25 +177,30 @@ impl Hosts {
         Some(Candidate { host, paths })
     }
 
-    /// Puts `route` at its place, or takes away what is there. Returns by how many routes it grew:
-    /// -1, 0 or 1.
-    pub(super) fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
+    /// Puts `route` at its place, its path compared by `matcher`, or takes away what is there.
+    /// Returns by how many places it grew: -1, 0 or 1.
+    pub(super) fn set(
+        &mut self,
+        key: &RouteKey,
+        matcher: Matcher,
+        route: Option<Arc<Route>>,
+    ) -> isize {
         if key.host.is_empty() {
-            self.any.set(&key.path, route)
+            self.any.set(matcher, &key.path, route)
         } else if !self.patterns || Glob::is_literal(&key.host) {
-            self.set_exact(key, route)
+            self.set_exact(key, matcher, route)
         } else {
-            self.set_glob(key, route)
+            self.set_glob(key, matcher, route)
         }
     }
 
-    fn set_exact(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
+    fn set_exact(&mut self, key: &RouteKey, matcher: Matcher, route: Option<Arc<Route>>) -> isize {
         let mut growth = 0;
         let (mut before, mut after) = (false, false);
         self.exact.update(&key.host, |slot| {
             before = slot.is_some();
             let mut paths = slot.take().unwrap_or_else(|| Paths::new(self.matcher));
-            growth = paths.set(&key.path, route);
+            growth = paths.set(matcher, &key.path, route);
             *slot = (!paths.is_empty()).then_some(paths);
             after = slot.is_some();
         });
@@ -194,7 +215,7 @@ impl Hosts {
 
     /// A pattern that ends in a default port stands twice: cut for the scheme that cuts it, whole
     /// for the other.
-    fn set_glob(&mut self, key: &RouteKey, route: Option<Arc<Route>>) -> isize {
+    fn set_glob(&mut self, key: &RouteKey, matcher: Matcher, route: Option<Arc<Route>>) -> isize {
         let forms: &[(Option<Scheme>, &str)] = if let Some(cut) = key.host.strip_suffix(":80") {
             &[(Some(Scheme::Http), cut), (Some(Scheme::Https), &key.host)]
         } else if let Some(cut) = key.host.strip_suffix(":443") {
@@ -221,7 +242,7 @@ impl Hosts {
                     });
                     globs.len() - 1
                 });
-                growth = globs[at].paths.set(&key.path, route.clone());
+                growth = globs[at].paths.set(matcher, &key.path, route.clone());
                 if globs[at].paths.is_empty() {
                     globs.remove(at);
                 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::{Route, RouteTable, Target};
+use crate::catalog::matchers::Matchers;
 
 impl RouteTable {
     /// All routes in Fabio's order: hosts ascending, then paths descending.
@@ -18,6 +19,7 @@ impl RouteTable {
                 .host
                 .cmp(&b.key.host)
                 .then_with(|| b.key.path.cmp(&a.key.path))
+                .then_with(|| Matchers::rank(a.matchers.as_deref(), b.matchers.as_deref()))
         });
         routes
     }

@@ -15,6 +15,8 @@ pub mod build;
 pub mod clock;
 mod command_services;
 #[cfg(test)]
+mod conditional;
+#[cfg(test)]
 mod differential;
 mod draft;
 pub mod explain;
@@ -47,6 +49,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::catalog::matchers::Matchers;
 use crate::catalog::tag::RouteKey;
 use hosts::Hosts;
 
@@ -108,7 +111,19 @@ impl RouteTable {
     /// `host` as received (any case, maybe with port), `path` normalised. `accept` can refuse a
     /// candidate (a redirect to itself), and the next host is tried. Routes of TCP are not
     /// candidates: a request written to a port that expects other bytes (TLS, mostly) would show
-    /// its cookies on the wire.
+    /// its cookies on the wire. Nor are those with matchers, unless `hold` says so of theirs.
+    pub fn lookup_request(
+        &self,
+        scheme: Scheme,
+        host: &str,
+        path: &str,
+        hold: impl FnMut(&Matchers) -> bool,
+        accept: impl FnMut(&Route) -> bool,
+    ) -> Option<&Arc<Route>> {
+        self.hosts.lookup(scheme, host, path, hold, accept)
+    }
+
+    /// The route for any request to that place: one without matchers.
     pub fn lookup(
         &self,
         scheme: Scheme,
@@ -116,7 +131,7 @@ impl RouteTable {
         path: &str,
         accept: impl FnMut(&Route) -> bool,
     ) -> Option<&Arc<Route>> {
-        self.hosts.lookup(scheme, host, path, accept)
+        self.lookup_request(scheme, host, path, |_| false, accept)
     }
 
     /// The route of a TCP listener: `IP:PORT` before `:PORT`.
@@ -170,7 +185,21 @@ impl RouteTable {
     }
 
     /// Puts `route` at its place, or takes away what is there.
-    fn set(&mut self, key: &RouteKey, route: Option<Arc<Route>>) {
+    #[cfg(test)]
+    fn set(&mut self, matcher: Matcher, key: &RouteKey, route: Option<Arc<Route>>) {
+        self.set_routes(key, matcher, route, 0);
+    }
+
+    /// The same for all routes of a place whose paths are compared by `matcher`: one, and those
+    /// beside it. `beside_before`: how many there were beside the one that is replaced.
+    fn set_routes(
+        &mut self,
+        key: &RouteKey,
+        matcher: Matcher,
+        route: Option<Arc<Route>>,
+        beside_before: usize,
+    ) {
+        let beside = Route::beside_count(route.as_ref());
         let growth = if key.path.is_empty() {
             let Some(tcp_key) = tcp_key(&key.host) else {
                 return;
@@ -183,9 +212,10 @@ impl RouteTable {
             };
             has - isize::from(old.is_some())
         } else {
-            self.hosts.set(key, route)
+            self.hosts.set(key, matcher, route)
         };
-        self.len = self.len.saturating_add_signed(growth);
+        self.len = (self.len + beside).saturating_add_signed(growth);
+        self.len = self.len.saturating_sub(beside_before);
     }
 }
 
@@ -217,7 +247,7 @@ mod tests {
         let mut table = RouteTable::new(matcher);
         for (host, path) in places {
             let route = route(host, path);
-            table.set(&route.key, Some(Arc::clone(&route)));
+            table.set(matcher, &route.key, Some(Arc::clone(&route)));
         }
         table
     }
@@ -285,7 +315,7 @@ mod tests {
         let mut table = RouteTable::without_patterns(Matcher::Prefix);
         for (host, path) in [("*.a.test", "/"), ("a.test", "/"), ("", "/any")] {
             let route = route(host, path);
-            table.set(&route.key, Some(Arc::clone(&route)));
+            table.set(Matcher::Prefix, &route.key, Some(Arc::clone(&route)));
         }
         let found = |host: &str, path: &str| {
             place(table.lookup(Scheme::Http, host, path, |_| true)).map(|(host, _)| host)
@@ -398,6 +428,7 @@ mod tests {
         );
         for host in ["b", "b", "*.b:443"] {
             table.set(
+                Matcher::Prefix,
                 &RouteKey {
                     host: host.into(),
                     path: "/".into(),
@@ -478,13 +509,13 @@ mod tests {
             let mut table = RouteTable::new(matcher);
             for (host, path) in &places {
                 let route = route(host, path);
-                table.set(&route.key, Some(Arc::clone(&route)));
+                table.set(matcher, &route.key, Some(Arc::clone(&route)));
             }
             let before = table.clone();
             let all = places.clone();
             for index in removed.iter().filter(|_| !all.is_empty()) {
                 let (host, path) = index.get(&all).clone();
-                table.set(&RouteKey { host: host.clone(), path: path.clone() }, None);
+                table.set(matcher, &RouteKey { host: host.clone(), path: path.clone() }, None);
                 places.retain(|place| *place != (host.clone(), path.clone()));
             }
             for (table, places) in [(&before, &all), (&table, &places)] {

@@ -120,6 +120,7 @@ impl Step {
                         && old.state.addr == new.state.addr
                         && old.fixed == new.fixed
                         && old.tags == new.tags
+                        && old.options.matchers == new.options.matchers
                         && same_url(&old.destination(), &new.destination())
                 };
                 if !drafts.iter().any(is_same) {

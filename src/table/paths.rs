@@ -13,6 +13,7 @@ use super::Route;
 use super::prefixes::Prefixes;
 use super::trie::Trie;
 use crate::catalog::glob::Glob;
+use crate::catalog::matchers::{Matchers, PathMode};
 
 /// How request paths are compared with route paths (`proxy.matcher`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,19 @@ pub enum Matcher {
     IPrefix,
     /// The whole path against a glob.
     Glob,
+}
+
+impl Matcher {
+    /// How the path of a route is compared that may say so itself. (An exact path is among those
+    /// that begin with it; the rest is compared when it is found.)
+    pub(super) fn of_route(self, path: Option<PathMode>) -> Self {
+        match path {
+            None => self,
+            Some(PathMode::Exact | PathMode::Prefix) => Self::Prefix,
+            Some(PathMode::IPrefix) => Self::IPrefix,
+            Some(PathMode::Glob) => Self::Glob,
+        }
+    }
 }
 
 /// What stands under one trie key: more than one route only where folding or cutting made keys
@@ -43,6 +57,17 @@ pub(super) enum Paths {
     Folded(Trie<Vec<Arc<Route>>>),
     /// Patterns under their literal beginning.
     Glob(Trie<Vec<Pattern>>),
+    /// Some routes are compared in a way of their own (`path=`).
+    Mixed(Arc<Mixed>),
+}
+
+/// Routes by the way in which they are compared.
+#[derive(Clone, Debug)]
+pub(super) struct Mixed {
+    /// Which of the parts holds those that do not say theirs.
+    home: usize,
+    /// By [`Matcher`]; none of them is mixed itself.
+    parts: [Paths; 3],
 }
 
 impl Paths {
@@ -61,47 +86,124 @@ impl Paths {
             Self::Prefix(prefixes) => prefixes.is_empty(),
             Self::Folded(trie) => trie.is_empty(),
             Self::Glob(trie) => trie.is_empty(),
+            Self::Mixed(mixed) => mixed.parts.iter().all(Self::is_empty),
         }
     }
 
-    /// The route for a path.
+    /// The first route for a path, whatever else it wants.
     pub(super) fn find(&self, path: &str) -> Option<&Arc<Route>> {
         match self {
             Self::Prefix(prefixes) => prefixes.longest(path),
             Self::Folded(trie) => first_folded(trie, path),
             Self::Glob(trie) => first_match(trie, path),
+            Self::Mixed(_) => self.all_for(path).into_iter().next(),
         }
     }
 
-    /// The route for a request's path: routes of TCP are passed over.
-    pub(super) fn find_for_requests(&self, path: &str) -> Option<&Arc<Route>> {
-        let route = self.find(path)?;
-        if route.tcp {
-            self.shorter_for_requests(route)
-        } else {
-            Some(route)
+    /// The route for a request's path: routes of TCP are passed over, and those whose matchers do
+    /// not hold.
+    pub(super) fn find_for_requests(
+        &self,
+        path: &str,
+        hold: &mut impl FnMut(&Matchers) -> bool,
+    ) -> Option<&Arc<Route>> {
+        if !matches!(self, Self::Mixed(_)) {
+            let route = self.find(path)?;
+            if !route.conditional {
+                return Some(route);
+            }
         }
+        self.look_closer(path, hold)
     }
 
-    /// The next shorter one. Where paths are not text prefixes there is none: they say nothing of
-    /// each other.
     #[cold]
-    fn shorter_for_requests<'a>(&'a self, mut route: &'a Arc<Route>) -> Option<&'a Arc<Route>> {
-        let Self::Prefix(prefixes) = self else {
-            return None;
-        };
-        while route.tcp {
-            let (last, _) = route.key.path.char_indices().next_back()?;
-            route = prefixes.longest(&route.key.path[..last])?;
-        }
-        Some(route)
+    fn look_closer(
+        &self,
+        path: &str,
+        hold: &mut impl FnMut(&Matchers) -> bool,
+    ) -> Option<&Arc<Route>> {
+        self.all_for(path)
+            .into_iter()
+            .find(|route| !route.tcp && takes(route, path, hold))
     }
 
-    /// Puts `route` at `path`, or takes away what is there. Returns by how many routes it grew: -1,
-    /// 0 or 1. A path that is not a valid pattern is not stored: it could match nothing.
-    pub(super) fn set(&mut self, path: &str, route: Option<Arc<Route>>) -> isize {
+    /// The routes before that one whose matchers do not hold.
+    pub(super) fn passed_over(
+        &self,
+        path: &str,
+        hold: &mut impl FnMut(&Matchers) -> bool,
+    ) -> Vec<&Arc<Route>> {
+        let refused = |route: &&Arc<Route>| route.tcp || !takes(route, path, hold);
+        let mut routes: Vec<_> = self.all_for(path).into_iter().take_while(refused).collect();
+        routes.retain(|route| !route.tcp);
+        routes
+    }
+
+    /// Every route whose path matches, in the order in which they are tried.
+    fn all_for(&self, path: &str) -> SmallVec<[&Arc<Route>; 8]> {
+        let mut routes = SmallVec::new();
+        self.collect(path, &mut routes);
+        routes.sort_by(|a, b| {
+            let by_matchers = || Matchers::rank(a.matchers.as_deref(), b.matchers.as_deref());
+            b.key.path.cmp(&a.key.path).then_with(by_matchers)
+        });
+        routes
+    }
+
+    fn collect<'a>(&'a self, path: &str, routes: &mut SmallVec<[&'a Arc<Route>; 8]>) {
+        match self {
+            Self::Prefix(prefixes) => {
+                let mut longest = prefixes.longest(path);
+                while let Some(route) = longest {
+                    routes.extend(route.with_beside());
+                    let shorter = route.key.path.char_indices().next_back();
+                    longest = shorter.and_then(|(end, _)| prefixes.longest(&route.key.path[..end]));
+                }
+            }
+            Self::Folded(trie) => {
+                let path = path.to_lowercase();
+                trie.walk::<false>(path.as_bytes(), |found| {
+                    routes.extend(found.iter().flat_map(|route| route.with_beside()));
+                });
+            }
+            Self::Glob(trie) => trie.walk::<false>(path.as_bytes(), |patterns| {
+                let matching = patterns.iter().filter(|pattern| pattern.glob.matches(path));
+                routes.extend(matching.flat_map(|pattern| pattern.route.with_beside()));
+            }),
+            Self::Mixed(mixed) => mixed
+                .parts
+                .iter()
+                .for_each(|part| part.collect(path, routes)),
+        }
+    }
+
+    /// Puts `route` at `path`, or takes away what is there, compared by `matcher`. Returns by how
+    /// many places it grew: -1, 0 or 1. A path that is not a valid pattern is not stored: it could
+    /// match nothing.
+    pub(super) fn set(&mut self, matcher: Matcher, path: &str, route: Option<Arc<Route>>) -> isize {
         let mut growth = 0;
         match self {
+            Self::Mixed(mixed) => {
+                let mixed = Arc::make_mut(mixed);
+                growth = mixed.parts[matcher as usize].set(matcher, path, route);
+                let others = (0..)
+                    .zip(&mixed.parts)
+                    .filter(|(part, _)| *part != mixed.home);
+                if others.into_iter().all(|(_, part)| part.is_empty()) {
+                    *self = mixed.parts[mixed.home].clone();
+                }
+            }
+            _ if matcher as usize != self.home() => {
+                if route.is_some() {
+                    let mut mixed = Mixed {
+                        home: self.home(),
+                        parts: [Matcher::Prefix, Matcher::IPrefix, Matcher::Glob].map(Self::new),
+                    };
+                    mixed.parts[mixed.home] = self.clone();
+                    *self = Self::Mixed(Arc::new(mixed));
+                    return self.set(matcher, path, route);
+                }
+            }
             Self::Prefix(prefixes) => growth = prefixes.set(path, route, |route| &route.key.path),
             Self::Folded(trie) => trie.update(path.to_lowercase().as_bytes(), |slot| {
                 growth = set_in(slot, path, route, |route| &route.key.path);
@@ -121,15 +223,35 @@ impl Paths {
         growth
     }
 
-    pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<Route>)) {
+    /// The way of matching of all routes, or of those that do not say theirs.
+    fn home(&self) -> usize {
         match self {
-            Self::Prefix(prefixes) => prefixes.for_each(visit),
-            Self::Folded(trie) => trie.for_each(&mut |routes| routes.iter().for_each(&mut *visit)),
-            Self::Glob(trie) => {
-                trie.for_each(&mut |patterns| patterns.iter().for_each(|p| visit(&p.route)))
-            }
+            Self::Prefix(_) => Matcher::Prefix as usize,
+            Self::Folded(_) => Matcher::IPrefix as usize,
+            Self::Glob(_) => Matcher::Glob as usize,
+            Self::Mixed(mixed) => mixed.home,
         }
     }
+
+    pub(super) fn for_each<'a>(&'a self, visit: &mut impl FnMut(&'a Arc<Route>)) {
+        let mut all = |route: &'a Arc<Route>| route.with_beside().for_each(&mut *visit);
+        match self {
+            Self::Prefix(prefixes) => prefixes.for_each(&mut all),
+            Self::Folded(trie) => trie.for_each(&mut |routes| routes.iter().for_each(&mut all)),
+            Self::Glob(trie) => {
+                trie.for_each(&mut |patterns| patterns.iter().for_each(|p| all(&p.route)))
+            }
+            Self::Mixed(mixed) => mixed.parts.iter().for_each(|part| part.for_each(visit)),
+        }
+    }
+}
+
+/// Whether the matchers of a route hold for a request whose path was found to match.
+fn takes(route: &Route, path: &str, hold: &mut impl FnMut(&Matchers) -> bool) -> bool {
+    route.matchers.as_deref().is_none_or(|matchers| {
+        let is_path = matchers.path() != Some(PathMode::Exact) || route.key.path == path;
+        is_path && hold(matchers)
+    })
 }
 
 /// Replaces the item with this path in a list kept in descending order of paths. Returns by how

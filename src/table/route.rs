@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use smallvec::SmallVec;
 
 use super::Target;
+use crate::catalog::matchers::Matchers;
 use crate::catalog::options::{Proto, Strategy};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
@@ -24,6 +25,8 @@ pub struct Route {
     /// Whether it is one of TCP alone: all its instances, those that are out included, take bytes
     /// and not requests.
     pub tcp: bool,
+    /// Whether a look-up has to look closer: it is one of TCP, has matchers, or has others beside it.
+    pub conditional: bool,
     /// Targets that may get traffic. Empty while every instance is out: the response is then 503.
     pub targets: Targets,
     /// Order of turns for `rr` while shares differ (indexes of `targets`, spread out); empty
@@ -38,6 +41,10 @@ pub struct Route {
     pub key: RouteKey,
     /// Instances that are registered for the route but get nothing, and why.
     pub excluded: Box<[Excluded]>,
+    /// What it wants of a request beside its place.
+    pub matchers: Option<Arc<Matchers>>,
+    /// The other routes of its place, in no order; only the one that stands in the table has them.
+    pub beside: Box<[Arc<Route>]>,
 }
 
 /// The targets of a route: a single one, as most have in a large table, lies in the route itself.
@@ -67,13 +74,26 @@ impl Route {
             strategy: Strategy::P2c,
             even: true,
             tcp: false,
+            conditional: false,
             targets: Targets::default(),
             ring: Box::default(),
             rotation: Rotation::default(),
             id: 0,
             key,
             excluded: Box::default(),
+            matchers: None,
+            beside: Box::default(),
         }
+    }
+
+    /// All routes of its place, this one included.
+    pub fn with_beside<'a>(self: &'a Arc<Self>) -> impl Iterator<Item = &'a Arc<Self>> {
+        std::iter::once(self).chain(&self.beside)
+    }
+
+    /// How many routes it has beside it.
+    pub(super) fn beside_count(route: Option<&Arc<Self>>) -> usize {
+        route.map_or(0, |route| route.beside.len())
     }
 
     /// Whether TLS with its host as the server name is passed on to its targets, and not ended by

@@ -21,6 +21,7 @@ mod exhausted;
 mod grpc;
 mod h2;
 mod lifecycle;
+mod matchers;
 mod mesh;
 mod panics;
 mod passthrough;

@@ -447,7 +447,13 @@ pub(crate) fn find_route(
         )
     };
     let route = table
-        .lookup(downstream.scheme, host, &path.decoded, accept)
+        .lookup_request(
+            downstream.scheme,
+            host,
+            &path.decoded,
+            |matchers| matchers.hold(head),
+            accept,
+        )
         .cloned();
     if unclear {
         return Err(ProxyError::BadRequest(

@@ -6,7 +6,7 @@
 
 use std::cell::OnceCell;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::auth_scheme::is_of_connection;
@@ -14,6 +14,7 @@ use super::h1::request_head::RequestHead;
 use super::h1::scan::{Field, Kind};
 use super::headers::{self, Upgrade};
 use super::singletons;
+use crate::catalog::matchers::RequestParts;
 use crate::proxy::error::ProxyError;
 
 /// The head.
@@ -46,6 +47,23 @@ pub struct Head<'a> {
     pub mapped: bool,
     /// What comes behind it.
     pub content: Content<'a>,
+}
+
+impl RequestParts for Head<'_> {
+    fn method(&self) -> &Method {
+        self.method
+    }
+
+    fn any_field(&self, name: &HeaderName, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        if *name == HOST {
+            return self.host.is_some_and(test);
+        }
+        self.fields.all(name).any(test)
+    }
+
+    fn query(&self) -> Option<&str> {
+        Head::query(self)
+    }
 }
 
 /// What comes behind a head.
