@@ -13,6 +13,7 @@ pub mod glob;
 pub mod matchers;
 pub mod option_text;
 pub mod options;
+pub mod policies;
 pub mod source;
 pub mod static_route;
 pub mod strategy;

@@ -13,15 +13,20 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::matchers::{MatcherError, MatchersReader};
 use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOptions};
+use super::policies::{PoliciesReader, PolicyError};
 
 /// Every option with a meaning.
-const KNOWN: [&str; 19] = [
+const KNOWN: [&str; 26] = [
     "allow",
     "auth",
+    "burst",
+    "by",
     "deny",
     "grpcservername",
     "header",
     "host",
+    "inflight",
+    "maxbody",
     "method",
     "path",
     "prepend",
@@ -29,10 +34,13 @@ const KNOWN: [&str; 19] = [
     "proto",
     "pxyproto",
     "query",
+    "rate",
     "redirect",
     "register",
+    "retries",
     "strategy",
     "strip",
+    "timeout",
     "tlsskipverify",
     "weight",
 ];
@@ -87,11 +95,19 @@ pub enum OptionError {
     /// A matcher that cannot be read: without it the route would take requests that it must not.
     #[error(transparent)]
     Matcher(#[from] MatcherError),
+    /// A policy that does not protect and cannot be read.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// Matchers on a route that does not take requests.
     #[error(
         "`{0}` looks at requests of HTTP, and a TCP route has none: leave it out, or route by host and path"
     )]
     MatcherOfTcp(String),
+    /// A protection that a route of TCP cannot carry out.
+    #[error(
+        "{0}, and a TCP route cannot be protected in that way: allow, deny and inflight hold there"
+    )]
+    PolicyOfTcp(String),
 }
 
 /// Where the options stand, as far as it changes their meaning.
@@ -116,7 +132,7 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
     let mut parsed = ParsedOptions::default();
     parsed.options.shown_whole = matches!(context, Context::Command { .. });
     let (mut allow, mut deny) = (Vec::new(), Vec::new());
-    let mut matchers = MatchersReader::default();
+    let (mut matchers, mut policies) = (MatchersReader::default(), PoliciesReader::default());
     for word in text.split_whitespace() {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         if key.is_empty() {
@@ -134,11 +150,14 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
         match key {
             "allow" => allow.push(value),
             "deny" => deny.push(value),
-            _ if matchers.take(key, value)? => {}
+            _ if matchers.take(key, value)? || policies.take(key, value)? => {}
             _ => apply(&mut parsed, key, value, context)?,
         }
     }
     parsed.options.matchers = matchers.finish();
+    let (policies, warning) = policies.finish();
+    parsed.options.policies = policies;
+    parsed.warnings.extend(warning);
     parsed.options.access = access(&allow, &deny).unwrap_or_else(|why| {
         parsed.warnings.push(format!(
             "{why}: the route refuses everybody until it is mended"
@@ -680,7 +699,6 @@ mod tests {
     #[test]
     fn unknown_options_that_look_like_protections_are_told_from_others() {
         let protecting = [
-            "rate=10",
             "ratelimit=5",
             "rate_limit=5/s",
             "limit=3",
@@ -703,20 +721,16 @@ mod tests {
             "whitelist=x",
             "ipWhiteList=x",
             "sourcerange=x",
-            "inflight=5",
             "in_flight=5",
-            "maxbody=1m",
             "client_max_body_size=1m",
             "maxconn=3",
             "max-conn=3",
             "policy=strict",
             "polcy=strict",
-            "burst=5",
             "acl=x",
             "jwt=main",
             "throttle=1",
             "acess=x",
-            "rate",
             "deny-all",
         ];
         for text in protecting {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::matchers::Matchers;
+use super::policies::Policies;
 
 /// Protocol spoken with the upstream (`proto=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -185,6 +186,8 @@ pub struct RouteOptions {
     pub strategy: Option<Strategy>,
     /// What the route wants of a request beside its place.
     pub matchers: Option<Arc<Matchers>>,
+    /// Limits, and what else is done to its requests.
+    pub policies: Option<Arc<Policies>>,
     /// Every option as written, in order, known or not: what the API shows and what plain tags
     /// carry.
     pub raw: Vec<(Arc<str>, Arc<str>)>,

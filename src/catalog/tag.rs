@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::glob::{Glob, GlobError};
 use super::option_text::{self, Context, OptionError, ParsedOptions};
 use super::options::{Proto, RouteOptions};
+use super::policies::Policies;
 
 /// Where a route stands: an HTTP place, or a TCP port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,10 +160,14 @@ impl RouteSpec {
     /// The options look at requests, and the route takes none.
     pub(super) fn new(key: RouteKey, options: RouteOptions) -> Result<Self, OptionError> {
         let tcp = key.is_tcp() || options.proto == Proto::Tcp;
-        match options.matchers.as_ref().filter(|_| tcp) {
-            Some(matchers) => Err(OptionError::MatcherOfTcp(matchers.to_string())),
-            None => Ok(Self { key, options }),
+        if let Some(matchers) = options.matchers.as_ref().filter(|_| tcp) {
+            return Err(OptionError::MatcherOfTcp(matchers.to_string()));
         }
+        let policies = options.policies.as_deref().filter(|_| tcp);
+        if let Some(why) = policies.and_then(Policies::not_for_tcp) {
+            return Err(OptionError::PolicyOfTcp(why.to_owned()));
+        }
+        Ok(Self { key, options })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Every reason for an answer made here that is not what the client wanted. The access log calls
 /// them the same (`error`).
-pub const PROXY_ERRORS: [&str; 23] = [
+pub const PROXY_ERRORS: [&str; 27] = [
     "bad_request",
     "malformed",
     "too_many_headers",
@@ -22,6 +22,10 @@ pub const PROXY_ERRORS: [&str; 23] = [
     "auth_unknown",
     "auth_busy",
     "auth_unavailable",
+    "rate_limited",
+    "route_busy",
+    "body_too_large",
+    "policy_unusable",
     "connect",
     "connect_timeout",
     "exhausted",

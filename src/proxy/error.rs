@@ -3,6 +3,8 @@
 //! One table from cause to status; the cause itself goes to the log, the client gets a short text.
 //! A gRPC client gets the same news in its own terms (trailers-only response with `grpc-status`).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, Response, StatusCode};
@@ -44,6 +46,21 @@ pub enum ProxyError {
     /// The service that decides about requests did not respond.
     #[error("no response from the service that authorizes requests")]
     AuthUnavailable,
+    /// More requests than `rate=` of the route lets pass.
+    #[error("more requests than the rate of the route")]
+    RateLimited {
+        /// When the next may pass, in seconds.
+        retry_after_s: u64,
+    },
+    /// As many requests at once as `inflight=` of the route lets pass.
+    #[error("as many requests at once as the route takes")]
+    RouteBusy,
+    /// A body longer than `maxbody=` of the route.
+    #[error("a body longer than the route takes")]
+    BodyTooLarge,
+    /// A protection of the route cannot be read, and without it requests must not pass.
+    #[error("a protection of the route cannot be read: {0}")]
+    PolicyUnusable(Arc<str>),
     /// No instance could be connected to.
     #[error("cannot connect to an upstream: {0}")]
     Connect(String),
@@ -93,9 +110,14 @@ impl ProxyError {
             Self::ClientStalled => StatusCode::REQUEST_TIMEOUT,
             Self::NoRoute => no_route,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoInstance | Self::AuthBusy | Self::AuthUnknown | Self::Exhausted(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoInstance
+            | Self::AuthBusy
+            | Self::AuthUnknown
+            | Self::RouteBusy
+            | Self::PolicyUnusable(_)
+            | Self::Exhausted(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::AccessDenied => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Connect(_) | Self::Upstream(_) | Self::Unusable(_) | Self::AuthUnavailable => {
@@ -124,6 +146,10 @@ impl ProxyError {
             Self::AuthUnknown => "auth_unknown",
             Self::AuthBusy => "auth_busy",
             Self::AuthUnavailable => "auth_unavailable",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::RouteBusy => "route_busy",
+            Self::BodyTooLarge => "body_too_large",
+            Self::PolicyUnusable(_) => "policy_unusable",
             Self::Connect(_) => "connect",
             Self::Exhausted(_) => "exhausted",
             Self::ConnectTimeout => "connect_timeout",
@@ -147,6 +173,10 @@ impl ProxyError {
             Self::AccessDenied => ("7", "access denied"),
             Self::Unauthorized => ("16", "authorization failed"),
             Self::AuthUnavailable => ("14", "authorization is not available"),
+            Self::RateLimited { .. } => ("8", "too many requests"),
+            Self::RouteBusy => ("14", "too many requests at once"),
+            Self::BodyTooLarge => ("8", "the body is too large"),
+            Self::PolicyUnusable(_) => ("14", "the route is closed"),
             Self::AuthUnknown => ("14", "authorization is not configured"),
             Self::AuthBusy => ("14", "authorization takes too long"),
             Self::Exhausted(_) => ("14", "the proxy is overloaded"),
@@ -173,6 +203,10 @@ impl ProxyError {
             Self::AuthUnknown => "authorization is not configured",
             Self::AuthBusy => "authorization takes too long",
             Self::AuthUnavailable => "authorization is not available",
+            Self::RateLimited { .. } => "too many requests",
+            Self::RouteBusy => "too many requests at once",
+            Self::BodyTooLarge => "the body is too large",
+            Self::PolicyUnusable(_) => "the route is closed",
             Self::Connect(_) => "cannot connect to the upstream",
             Self::Exhausted(_) => "the proxy is overloaded",
             Self::ConnectTimeout => "connecting to the upstream timed out",
@@ -225,6 +259,15 @@ impl ProxyError {
         if matches!(self, Self::NoInstance | Self::AuthBusy | Self::Exhausted(_)) {
             headers.insert(RETRY_AFTER, HeaderValue::from(answers.retry_after_s));
         }
+        match self {
+            Self::RateLimited { retry_after_s } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(*retry_after_s));
+            }
+            Self::RouteBusy => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(1));
+            }
+            _ => {}
+        }
         response
     }
 
@@ -269,6 +312,10 @@ mod tests {
             (ProxyError::AuthBusy, 503, "14"),
             (ProxyError::AuthUnknown, 503, "14"),
             (ProxyError::AuthUnavailable, 502, "14"),
+            (ProxyError::RateLimited { retry_after_s: 2 }, 429, "8"),
+            (ProxyError::RouteBusy, 503, "14"),
+            (ProxyError::BodyTooLarge, 413, "8"),
+            (ProxyError::PolicyUnusable("why".into()), 503, "14"),
             (ProxyError::Connect("refused".into()), 502, "14"),
             (ProxyError::Exhausted("no descriptor".into()), 503, "14"),
             (ProxyError::ConnectTimeout, 504, "14"),

@@ -39,6 +39,8 @@ pub enum Ended {
     NoInstance,
     /// An access rule refused the client.
     AccessDenied,
+    /// As many connections at once as the route takes.
+    RouteBusy,
     /// No route for the port or the server name.
     NoRoute,
     /// A malformed or unfinished PROXY header.
@@ -62,6 +64,7 @@ impl Ended {
             Self::ConnectFailed => "connect_failed",
             Self::NoInstance => "no_instance",
             Self::AccessDenied => "access_denied",
+            Self::RouteBusy => "route_busy",
             Self::NoRoute => "no_route",
             Self::ProxyHeader => "proxy_header",
             Self::Tls => "tls",
@@ -74,7 +77,7 @@ impl Ended {
     pub fn status(self) -> u16 {
         match self {
             Self::ConnectFailed => 502,
-            Self::NoInstance => 503,
+            Self::NoInstance | Self::RouteBusy => 503,
             Self::AccessDenied => 403,
             Self::NoRoute => 404,
             Self::ProxyHeader | Self::Tls => 400,
@@ -294,6 +297,7 @@ mod tests {
             (Ended::ConnectFailed, 502),
             (Ended::NoInstance, 503),
             (Ended::AccessDenied, 403),
+            (Ended::RouteBusy, 503),
             (Ended::NoRoute, 404),
             (Ended::Tls, 400),
             (Ended::ProxyHeader, 400),

@@ -27,6 +27,7 @@ use crate::proxy::tcp::{PumpContext, Pumped, Side, pump};
 use crate::proxy::tls;
 use crate::proxy::worker::Worker;
 use crate::table::balancer::PickContext;
+use crate::table::limits::RouteSlot;
 use crate::table::{InFlight, Route, Target, TargetState};
 
 /// Serves one accepted connection of a `tcp` or `tcp-dynamic` listener to its end.
@@ -173,7 +174,7 @@ pub async fn proxy_tcp<T>(
 {
     passage.takes(route);
     let connected = connect_with_failover(worker, listener, route, carried, passage).await;
-    let Some((target, mut upstream, _in_flight)) = connected else {
+    let Some((target, mut upstream, _counted)) = connected else {
         return;
     };
     let header = match target.options.proxy_protocol {
@@ -193,6 +194,9 @@ pub async fn proxy_tcp<T>(
     passage.carried(&pumped, worker.phase.get() >= Phase::Cut);
 }
 
+/// Where a connection counts while it is open: at its instance, and at its route if that is limited.
+type Counted = (InFlight, Option<RouteSlot>);
+
 /// A connection to one of the route's targets: nothing is sent before it stands, so every target
 /// may be tried.
 async fn connect_with_failover<'r>(
@@ -201,12 +205,12 @@ async fn connect_with_failover<'r>(
     route: &'r Arc<Route>,
     carried: Carried,
     passage: &mut Passage,
-) -> Option<(&'r Target, UpstreamStream, InFlight)> {
+) -> Option<(&'r Target, UpstreamStream, Counted)> {
     let settings = worker.settings();
     let peer = carried.ends.source;
     let mut tried: SmallVec<[u64; 4]> = SmallVec::new();
     passage.ends(Ended::NoInstance);
-    let mut failed = 0;
+    let (mut failed, mut slot) = (0, None);
     while failed < settings.proxy.retry.attempts.max(1) {
         let context = PickContext {
             now_ms: worker.clock.now_ms(),
@@ -221,6 +225,20 @@ async fn connect_with_failover<'r>(
             passage.set_service(target);
             passage.ends(Ended::AccessDenied);
             return None;
+        }
+        if let Some(policies) = &target.options.policies {
+            if let (None, Some(most), Some(limits)) = (&slot, policies.in_flight_max, &route.limits)
+            {
+                let Some(entered) = RouteSlot::enter(limits, most) else {
+                    passage.set_service(target);
+                    passage.ends(Ended::RouteBusy);
+                    return None;
+                };
+                slot = Some(entered);
+            }
+            if policies.retries.is_some_and(|retries| failed > retries) {
+                break;
+            }
         }
         if failed > 0 {
             target.service.record_retry(RetryReason::Connect);
@@ -237,7 +255,7 @@ async fn connect_with_failover<'r>(
                 target
                     .state
                     .record_success(worker.clock.now_ms(), latency_us);
-                return Some((target, stream, in_flight));
+                return Some((target, stream, (in_flight, slot)));
             }
             Err(error) => {
                 tracing::debug!(%error, instance = %target.state.id, "connect failed");

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use super::command_services::CommandServices;
 use super::draft::{Admission, Contribution, Draft};
 use super::interned::InternedOptions;
+use super::limits::RouteLimits;
 use super::overlay::{Overlay, Step, Steps};
 use super::ranks::{Difference, RankedList};
 use super::shares::{Demand, is_even, ring, shares};
@@ -52,6 +53,7 @@ struct Identity {
     matchers: Option<Arc<Matchers>>,
     id: u64,
     rotation: Rotation,
+    limits: Option<Arc<RouteLimits>>,
 }
 
 /// What the last build did to the table.
@@ -457,17 +459,23 @@ impl TableBuilder {
             let known = place
                 .identities
                 .iter()
-                .find(|identity| identity.matchers == matchers);
-            let identity = known.cloned().unwrap_or_else(|| {
+                .position(|identity| identity.matchers == matchers);
+            let at = known.unwrap_or_else(|| {
                 self.last_id += 1;
                 let identity = Identity {
                     matchers,
                     id: self.last_id,
                     rotation: Rotation::default(),
+                    limits: None,
                 };
-                place.identities.push(identity.clone());
-                identity
+                place.identities.push(identity);
+                place.identities.len() - 1
             });
+            let identity = &mut place.identities[at];
+            if drafts.iter().any(|draft| draft.options.policies.is_some()) {
+                identity.limits.get_or_insert_default();
+            }
+            let identity = identity.clone();
             let id = identity.id;
             let empty = |route: &Route| self.fall_through && route.targets.is_empty();
             let mut route =
@@ -610,6 +618,7 @@ fn compile(
         conditional: tcp || identity.matchers.is_some(),
         ring,
         rotation: identity.rotation,
+        limits: identity.limits,
         matchers: identity.matchers,
         beside: Box::default(),
     })

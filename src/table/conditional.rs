@@ -220,7 +220,7 @@ fn instances_share_a_route_by_their_matchers_and_each_keeps_its_turns() {
     assert_eq!((ports(plain), ports(special)), (vec![1, 2], vec![1, 3, 4]));
     assert_ne!(plain.id, special.id);
     assert_eq!((table.len(), table.routes().len()), (2, 2));
-    special.rotation.next(10);
+    let _ = special.rotation.next(10);
 
     builder.apply_service("consul", &"s".into(), all[1..3].to_vec(), 0);
     let later = builder.build();

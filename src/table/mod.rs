@@ -27,6 +27,7 @@ mod hosts;
 #[cfg(test)]
 mod incremental;
 mod interned;
+pub mod limits;
 mod listing;
 pub mod loss;
 mod overlay;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use smallvec::SmallVec;
 
 use super::Target;
+use super::limits::RouteLimits;
 use crate::catalog::matchers::Matchers;
 use crate::catalog::options::{Proto, Strategy};
 use crate::catalog::tag::RouteKey;
@@ -41,6 +42,8 @@ pub struct Route {
     pub key: RouteKey,
     /// Instances that are registered for the route but get nothing, and why.
     pub excluded: Box<[Excluded]>,
+    /// What its limits count; where a target has any. Outlives tables.
+    pub limits: Option<Arc<RouteLimits>>,
     /// What it wants of a request beside its place.
     pub matchers: Option<Arc<Matchers>>,
     /// The other routes of its place, in no order; only the one that stands in the table has them.
@@ -81,6 +84,7 @@ impl Route {
             id: 0,
             key,
             excluded: Box::default(),
+            limits: None,
             matchers: None,
             beside: Box::default(),
         }

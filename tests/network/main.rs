@@ -25,6 +25,7 @@ mod matchers;
 mod mesh;
 mod panics;
 mod passthrough;
+mod policies;
 mod readme;
 mod registration;
 mod reload;

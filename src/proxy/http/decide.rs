@@ -8,6 +8,7 @@
 //!                               respond (proxy::error)
 //! ```
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::forwarded::{self, Hop};
 use super::h1::write_head::Outbound;
-use super::head::Head;
+use super::head::{Content, Head};
 use super::headers::{self, Wanted};
 use super::path::NormalPath;
 use super::pick::pick;
@@ -26,12 +27,14 @@ use super::record::RequestRecord;
 use super::redirect::{self, RedirectSource};
 use super::server::downstream::Downstream;
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
+use crate::catalog::policies::{Policies, RateKey};
 use crate::config::ListenerProtocol;
 use crate::proxy::auth::{Admission, Denied, Granted};
 use crate::proxy::error::{ErrorResponses, ProxyError};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::balancer::PickContext;
+use crate::table::limits::{Pass, RouteSlot};
 use crate::table::{Route, Target};
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -178,13 +181,21 @@ async fn try_decide(
         admitted_by: None,
         granted: None,
     };
+    if let Some(policies) = &forward.first().options.policies {
+        request.admit_by_rate(&forward, policies, now_ms)?;
+    }
     if forward.first().options.auth.is_some()
         && let Some(own) = Box::pin(request.admit(&mut forward, finish)).await?
     {
         return Ok(Decision::Respond(own));
     }
     match request.respond_here(forward.first(), forward.admitted_by.as_deref()) {
-        None => Ok(Decision::Forward(forward)),
+        None => {
+            if let Some(policies) = &forward.first().options.policies {
+                finish.takes_slot(request.admit_by_size(&forward, policies)?);
+            }
+            Ok(Decision::Forward(forward))
+        }
         Some(Ok(response)) => {
             finish.redirected(response.status().as_u16());
             Ok(Decision::Respond(Own {
@@ -227,6 +238,72 @@ impl Incoming<'_> {
         Own {
             response,
             close: matches!(error, ProxyError::BadRequest(_)),
+        }
+    }
+
+    /// Whether the rate of its route lets it pass. Clients that may not use the route at all cost
+    /// the others no token.
+    #[cold]
+    fn admit_by_rate(
+        &self,
+        forward: &Forward,
+        policies: &Policies,
+        now_ms: u64,
+    ) -> Result<(), ProxyError> {
+        if !permits(&forward.first().options.access, self.downstream, self.head) {
+            return Err(ProxyError::AccessDenied);
+        }
+        if let Some(why) = &policies.closed {
+            return Err(ProxyError::PolicyUnusable(Arc::clone(why)));
+        }
+        let (Some(rate), Some(limits)) = (&policies.rate, &forward.route.limits) else {
+            return Ok(());
+        };
+        let (now_ns, interval_ns) = (now_ms.saturating_mul(1_000_000), rate.interval_ns);
+        let pass = match &rate.by {
+            RateKey::Ip => limits.take_token(
+                network_of(self.downstream.client.ip()),
+                now_ns,
+                interval_ns,
+                rate.burst,
+            ),
+            RateKey::Header(name) => {
+                let value = self.head.fields.get(name);
+                limits.take_token(value, now_ns, interval_ns, rate.burst)
+            }
+            RateKey::Route => limits.take_token((), now_ns, interval_ns, rate.burst),
+        };
+        match pass {
+            Pass::Yes => Ok(()),
+            Pass::In(ns) => Err(ProxyError::RateLimited {
+                retry_after_s: ns.div_ceil(1_000_000_000).max(1),
+            }),
+        }
+    }
+
+    /// Whether its body is short enough, as far as its length is known, and its route has room for
+    /// one more request, which it then takes.
+    #[cold]
+    fn admit_by_size(
+        &self,
+        forward: &Forward,
+        policies: &Policies,
+    ) -> Result<Option<RouteSlot>, ProxyError> {
+        let length = match self.head.content {
+            Content::Whole(content) => Some(content.len() as u64),
+            Content::Streamed(length) => length,
+        };
+        if let (Some(most), Some(length)) = (policies.body_max, length)
+            && length > most
+        {
+            return Err(ProxyError::BodyTooLarge);
+        }
+        let (Some(most), Some(limits)) = (policies.in_flight_max, &forward.route.limits) else {
+            return Ok(None);
+        };
+        match RouteSlot::enter(limits, most) {
+            Some(slot) => Ok(Some(slot)),
+            None => Err(ProxyError::RouteBusy),
         }
     }
 
@@ -343,6 +420,10 @@ impl Incoming<'_> {
         let options = &*target.options;
         if !permits(&options.access, self.downstream, self.head) {
             return Some(Err(ProxyError::AccessDenied));
+        }
+        let policies = options.policies.as_ref();
+        if let Some(why) = policies.and_then(|policies| policies.closed.as_ref()) {
+            return Some(Err(ProxyError::PolicyUnusable(Arc::clone(why))));
         }
         if options.auth.is_some() && options.auth.as_deref() != admitted_by {
             return Some(Err(ProxyError::Unauthorized));
@@ -492,6 +573,14 @@ fn permits(access: &Access, downstream: &Downstream, head: &Head<'_>) -> bool {
                 Hop::Address(address) => address == peer || access.permits(address),
                 Hop::Unknown => false,
             }))
+}
+
+/// What counts as one client: an address, of IPv6 the network that one customer has.
+fn network_of(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    }
 }
 
 /// The number by which routes with a hash strategy choose; 0 for others.

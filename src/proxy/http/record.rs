@@ -24,6 +24,7 @@ use crate::metrics::outcomes::Outcomes;
 use crate::proxy::error::ProxyError;
 use crate::proxy::pool::StreamGuard;
 use crate::proxy::worker::Worker;
+use crate::table::limits::RouteSlot;
 use crate::table::{InFlight, Route, Target, TargetState};
 
 /// What the access log wants to know of the request; made only when the log is on, because it
@@ -111,6 +112,8 @@ pub struct RequestRecord {
     service: Option<Arc<ServiceMetrics>>,
     target: Option<Arc<TargetState>>,
     in_flight: Option<InFlight>,
+    /// Its place among those of its route, where these are limited.
+    slot: Option<RouteSlot>,
     /// Its place on a shared connection.
     stream: Option<StreamGuard>,
     upload: Option<Rc<UploadProgress>>,
@@ -168,6 +171,7 @@ impl RequestRecord {
             service: None,
             target: None,
             in_flight: None,
+            slot: None,
             stream: None,
             upload: None,
             attempts: 0,
@@ -246,6 +250,11 @@ impl RequestRecord {
         self.in_flight = Some(in_flight);
         self.stream = stream;
         self.upstream_took = Some(took);
+    }
+
+    /// It counts among the requests of its route.
+    pub fn takes_slot(&mut self, slot: Option<RouteSlot>) {
+        self.slot = slot;
     }
 
     /// It is a call of gRPC.
@@ -372,6 +381,7 @@ impl RequestRecord {
         }
         self.downstream.watch.end();
         self.in_flight = None;
+        self.slot = None;
         self.stream = None;
         self.deadline = None;
         let took = now.saturating_duration_since(self.started);

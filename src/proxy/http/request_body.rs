@@ -42,6 +42,9 @@ pub enum IncomingError {
     /// It broke off before, and was polled again.
     #[error("the upload broke off")]
     Again,
+    /// It is longer than its route takes.
+    #[error("the upload is longer than the route takes")]
+    TooLong,
 }
 
 /// How far the upload of a request body is; shared between the body and the exchange that watches
@@ -60,6 +63,8 @@ pub struct UploadProgress {
     pub waits_for_client: Cell<bool>,
     /// Bytes taken from the client so far.
     pub bytes: Cell<u64>,
+    /// Most bytes that its route takes, if it says so.
+    pub bytes_max: Cell<Option<u64>>,
 }
 
 impl UploadProgress {
@@ -76,12 +81,20 @@ impl UploadProgress {
     /// did not.
     #[must_use]
     pub fn client_failure(&self) -> Option<ProxyError> {
+        if self.is_too_long() {
+            return Some(ProxyError::BodyTooLarge);
+        }
         let broken = || {
             self.malformed
                 .get()
                 .map_or(ProxyError::ClientClosed, ProxyError::BadRequest)
         };
         self.broken.get().then(broken)
+    }
+
+    fn is_too_long(&self) -> bool {
+        let most = self.bytes_max.get();
+        most.is_some_and(|most| self.bytes.get() > most)
     }
 }
 
@@ -206,6 +219,11 @@ impl Upload {
             Ok(Next::Data(data)) => {
                 progress.last_ms.set(clock.now_ms());
                 progress.bytes.set(progress.bytes.get() + data.len() as u64);
+                if progress.is_too_long() {
+                    progress.done.set(true);
+                    progress.broken.set(true);
+                    return Poll::Ready(Some(Err(IncomingError::TooLong)));
+                }
                 if !kept.lost && kept.bytes + data.len() <= KEPT_MAX {
                     kept.bytes += data.len();
                     kept.pieces.push(data.clone());
@@ -353,7 +371,7 @@ impl ResetReason for IncomingError {
     fn reason(&self) -> Option<Reason> {
         match self {
             Self::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
-            Self::H1(_) | Self::Again => None,
+            Self::H1(_) | Self::Again | Self::TooLong => None,
         }
     }
 }

@@ -114,6 +114,8 @@ pub struct AttemptLoop<'a> {
     pub repeatable: bool,
     /// GET or HEAD without a body: it may be sent twice at the same time.
     pub doublable: bool,
+    /// Most attempts, the first one included.
+    pub attempts_max: u32,
 }
 
 impl<'a> AttemptLoop<'a> {
@@ -146,7 +148,7 @@ impl<'a> AttemptLoop<'a> {
         upload: &UploadProgress,
         finish: &mut RequestRecord,
     ) -> Result<(&'a Target, A::Response), ProxyError> {
-        let mut state = AttemptState::new(self.settings.proxy.retry.attempts.max(1));
+        let mut state = AttemptState::new(self.attempts_max.max(1));
         let mut begun = None;
         let first = match first {
             Start::New(target, body) => {
@@ -230,7 +232,10 @@ impl<'a> AttemptLoop<'a> {
                         return Err(ProxyError::RequestTimeout);
                     }
                     if deadlines.response_passed(now, upload, self.worker.clock.now_ms()) {
-                        for attempt in &state.running {
+                        // A limit of the route's own says how long clients wait, and not what is
+                        // long for an instance.
+                        let blamed = !deadlines.of_route;
+                        for attempt in state.running.iter().filter(|_| blamed) {
                             self.worker.note_no_response(self.route, attempt.target);
                         }
                         return Err(ProxyError::ResponseTimeout);
@@ -535,6 +540,8 @@ pub struct Deadlines {
     end: Option<Instant>,
     response_timeout_ms: u64,
     body_timeout: Duration,
+    /// The time for a response is that of the route.
+    of_route: bool,
 }
 
 impl Deadlines {
@@ -573,6 +580,21 @@ impl Deadlines {
             end: None,
             response_timeout_ms: ms(response_timeout),
             body_timeout,
+            of_route: false,
+        }
+    }
+
+    /// The time for a response, all attempts together, is this one.
+    #[must_use]
+    pub fn with_response(self, timeout: Option<Duration>) -> Self {
+        match timeout {
+            None => self,
+            Some(timeout) => Self {
+                response: self.started + timeout,
+                response_timeout_ms: ms(timeout),
+                of_route: true,
+                ..self
+            },
         }
     }
 

@@ -122,7 +122,13 @@ impl<'a> Exchange<'a> {
         let (worker, settings, head) = (self.worker(), self.settings(), self.head());
         let timeless = self.limit_call(finish);
         let doublable = head.may_be_doubled();
+        let policies = self.forward.first().options.policies.as_deref();
+        if let Some(policies) = policies {
+            upload.bytes_max.set(policies.body_max);
+        }
+        let retries = policies.and_then(|policies| policies.retries);
         let attempt_loop = AttemptLoop {
+            attempts_max: retries.map_or(settings.proxy.retry.attempts, |retries| retries + 1),
             worker,
             settings,
             route: &self.forward.route,
@@ -139,6 +145,7 @@ impl<'a> Exchange<'a> {
             .limits(&settings.proxy)
             .body;
         let deadlines = Deadlines::from(now, settings, body_timeout, doublable, timeless)
+            .with_response(policies.and_then(|policies| policies.timeout))
             .with_end(finish.ends_by());
         worker.budget.borrow_mut().record_request(now_ms);
         let first = self.forward.first();

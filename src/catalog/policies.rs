@@ -1,0 +1,368 @@
+//! What a route does to requests beside sending them on: limits of rate, of requests at once, of
+//! bodies and of time (`rate=`, `burst=`, `by=`, `inflight=`, `maxbody=`, `timeout=`, `retries=`).
+//!
+//! What protects (`rate` with `burst` and `by`, `inflight`, `maxbody`) fails closed: a value that
+//! cannot be read closes the route, because a rejected tag could let requests fall through to a
+//! shorter one without the limit. Other options that cannot be read reject their tag.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::matchers::decode;
+
+/// The policies of one target. What they count is counted for its route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// Why every request is refused: a protection that cannot be read.
+    pub closed: Option<Arc<str>>,
+    /// How many requests there may be in a time.
+    pub rate: Option<Rate>,
+    /// How many requests there may be at once.
+    pub in_flight_max: Option<u32>,
+    /// Most bytes of a request's body.
+    pub body_max: Option<u64>,
+    /// From the whole head of the request to the head of the response, all attempts together.
+    pub timeout: Option<Duration>,
+    /// Attempts after the first, inside the retry budget.
+    pub retries: Option<u32>,
+}
+
+impl Policies {
+    /// What of it protects and cannot be carried out where there are no requests.
+    pub(super) fn not_for_tcp(&self) -> Option<&str> {
+        if let Some(why) = &self.closed {
+            return Some(why);
+        }
+        match self {
+            Self { rate: Some(_), .. } => Some("`rate` counts requests"),
+            Self {
+                body_max: Some(_), ..
+            } => Some("`maxbody` measures the bodies of requests"),
+            _ => None,
+        }
+    }
+}
+
+/// A limit of requests in a time, as a token bucket for each key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// A token comes back after so long, in nanoseconds.
+    pub interval_ns: u64,
+    /// Most tokens.
+    pub burst: u32,
+    /// What has a bucket of its own.
+    pub by: RateKey,
+}
+
+/// Which requests share a bucket (`by=`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RateKey {
+    /// Those from one address; of IPv6, from one /64.
+    #[default]
+    Ip,
+    /// Those with one value in this field; those without it share one.
+    Header(HeaderName),
+    /// All of the route.
+    Route,
+}
+
+/// A policy that does not protect and cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} `{value}`: {fault}")]
+pub struct PolicyError {
+    key: &'static str,
+    value: String,
+    fault: &'static str,
+}
+
+/// Collects the policies of one tag.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PoliciesReader {
+    read: Policies,
+    per_second: Option<f64>,
+    burst: Option<u32>,
+    by: Option<RateKey>,
+    any: bool,
+}
+
+const SECOND_NS: f64 = 1e9;
+/// The longest time that a limit may count in.
+const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
+
+impl PoliciesReader {
+    /// Reads one option. Returns whether it is a policy.
+    ///
+    /// # Errors
+    /// It does not protect, and its value cannot be read.
+    pub(super) fn take(&mut self, key: &str, value: &str) -> Result<bool, PolicyError> {
+        let error = |key, fault| PolicyError {
+            key,
+            value: value.to_owned(),
+            fault,
+        };
+        match key {
+            "rate" => match rate(value) {
+                _ if self.per_second.is_some() => self.close(key, value, "it is given twice"),
+                Some(per_second) => self.per_second = Some(per_second),
+                None => self.close(key, value, "write rate=100/s, rate=100/m or rate=100/h"),
+            },
+            "burst" => match positive(value) {
+                Some(burst) => self.burst = Some(burst),
+                None => self.close(key, value, "write a whole number above 0"),
+            },
+            "by" => match rate_key(value) {
+                Some(by) => self.by = Some(by),
+                None => self.close(key, value, "write by=ip, by=header:NAME or by=route"),
+            },
+            "inflight" => match positive(value) {
+                _ if self.read.in_flight_max.is_some() => {
+                    self.close(key, value, "it is given twice");
+                }
+                Some(most) => self.read.in_flight_max = Some(most),
+                None => self.close(key, value, "write a whole number above 0"),
+            },
+            "maxbody" => match size(value) {
+                _ if self.read.body_max.is_some() => self.close(key, value, "it is given twice"),
+                Some(bytes) => self.read.body_max = Some(bytes),
+                None => self.close(key, value, "write a number of bytes, or 64k, 10m, 1g"),
+            },
+            "timeout" => {
+                let timeout = duration(value).filter(|timeout| *timeout <= TIMEOUT_MAX);
+                self.read.timeout = Some(timeout.ok_or_else(|| {
+                    error(
+                        "timeout",
+                        "write it like 500ms, 5s or 2m, above 0 and up to 24h",
+                    )
+                })?);
+            }
+            "retries" => {
+                let retries = value.parse().ok().filter(|retries| *retries <= 100);
+                self.read.retries = Some(
+                    retries
+                        .ok_or_else(|| error("retries", "write a whole number from 0 to 100"))?,
+                );
+            }
+            _ => return Ok(false),
+        }
+        self.any = true;
+        Ok(true)
+    }
+
+    fn close(&mut self, key: &str, value: &str, fault: &str) {
+        if self.read.closed.is_none() {
+            self.read.closed = Some(format!("{key} `{value}`: {fault}").into());
+        }
+    }
+
+    /// All of them together; none where there are none. With a warning for what has no effect.
+    pub(super) fn finish(mut self) -> (Option<Arc<Policies>>, Option<String>) {
+        if !self.any {
+            return (None, None);
+        }
+        let mut warning = None;
+        match self.per_second {
+            Some(per_second) => {
+                // One second's worth.
+                let burst = self.burst.unwrap_or(per_second.max(1.0) as u32);
+                self.read.rate = Some(Rate {
+                    interval_ns: (SECOND_NS / per_second).max(1.0) as u64,
+                    burst,
+                    by: self.by.unwrap_or_default(),
+                });
+            }
+            // What was to be limited is not known: it is not left without a limit.
+            None if self.read.closed.is_none() && (self.burst.is_some() || self.by.is_some()) => {
+                self.read.closed = Some(
+                    "burst and by say how rate counts, and there is no rate: write rate=100/s"
+                        .into(),
+                );
+            }
+            None => {}
+        }
+        if let Some(why) = &self.read.closed {
+            warning = Some(format!(
+                "{why}: the route answers every request with 503 until it is mended"
+            ));
+        }
+        (Some(Arc::new(self.read)), warning)
+    }
+}
+
+/// Requests per second of `100`, `100/s`, `100/m` or `100/h`.
+fn rate(text: &str) -> Option<f64> {
+    let (number, seconds) = match text.split_once('/') {
+        None | Some((_, "s")) => (text.trim_end_matches("/s"), 1.0),
+        Some((number, "m")) => (number, 60.0),
+        Some((number, "h")) => (number, 3600.0),
+        Some(_) => return None,
+    };
+    positive(number).map(|number| f64::from(number) / seconds)
+}
+
+/// A whole number above 0; digits alone.
+fn positive(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten()?;
+    (number > 0).then_some(number)
+}
+
+fn rate_key(text: &str) -> Option<RateKey> {
+    match text.split_once(':') {
+        None if text == "ip" => Some(RateKey::Ip),
+        None if text == "route" => Some(RateKey::Route),
+        Some(("header", name)) => {
+            let name = decode(name).ok()?;
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            Some(RateKey::Header(name))
+        }
+        _ => None,
+    }
+}
+
+/// Bytes of `100`, `64k`, `10m` or `1g` (of 1024).
+fn size(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.as_bytes().last()? {
+        b'k' => (&text[..text.len() - 1], 1 << 10),
+        b'm' => (&text[..text.len() - 1], 1 << 20),
+        b'g' => (&text[..text.len() - 1], 1_u64 << 30),
+        _ => (text, 1),
+    };
+    u64::from(positive(digits)?).checked_mul(unit)
+}
+
+/// A time of `500ms`, `5s`, `2m` or `1h`; above 0.
+fn duration(text: &str) -> Option<Duration> {
+    let unit = text.find(|c: char| !c.is_ascii_digit())?;
+    let number = u64::from(positive(&text[..unit])?);
+    Some(match &text[unit..] {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number * 60),
+        "h" => Duration::from_secs(number * 3600),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(Policies, Option<String>), PolicyError> {
+        let mut reader = PoliciesReader::default();
+        for word in text.split_whitespace() {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            assert!(reader.take(key, value)?, "{word}");
+        }
+        let (policies, warning) = reader.finish();
+        Ok((Arc::unwrap_or_clone(policies.unwrap()), warning))
+    }
+
+    fn rate_of(interval_ns: u64, burst: u32, by: RateKey) -> Policies {
+        Policies {
+            rate: Some(Rate {
+                interval_ns,
+                burst,
+                by,
+            }),
+            ..Policies::default()
+        }
+    }
+
+    #[test]
+    fn values_are_read() {
+        let tenant = RateKey::Header(HeaderName::from_static("x-tenant"));
+        for (text, expected) in [
+            ("rate=10", rate_of(100_000_000, 10, RateKey::Ip)),
+            ("rate=100/s", rate_of(10_000_000, 100, RateKey::Ip)),
+            ("rate=6/m", rate_of(10_000_000_000, 1, RateKey::Ip)),
+            (
+                "rate=1/h burst=5",
+                rate_of(3_600_000_000_000, 5, RateKey::Ip),
+            ),
+            (
+                "rate=1 by=header:X-Tenant",
+                rate_of(1_000_000_000, 1, tenant),
+            ),
+            (
+                "rate=2 by=route burst=1",
+                rate_of(500_000_000, 1, RateKey::Route),
+            ),
+        ] {
+            assert_eq!(read(text).unwrap(), (expected, None), "{text}");
+        }
+        let (policies, _) = read("inflight=200 maxbody=10m timeout=5s retries=0").unwrap();
+        assert_eq!(
+            policies,
+            Policies {
+                in_flight_max: Some(200),
+                body_max: Some(10 << 20),
+                timeout: Some(Duration::from_secs(5)),
+                retries: Some(0),
+                ..Policies::default()
+            }
+        );
+        for (text, bytes) in [("1", 1), ("64k", 65_536), ("1g", 1 << 30)] {
+            assert_eq!(size(text), Some(bytes));
+        }
+        for (text, ms) in [("500ms", 500), ("2m", 120_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Some(Duration::from_millis(ms)));
+        }
+    }
+
+    #[test]
+    fn protections_that_cannot_be_read_close_the_route() {
+        for text in [
+            "rate=",
+            "rate=0",
+            "rate=-1",
+            "rate=+1",
+            "rate=ten",
+            "rate=10/d",
+            "rate=10/",
+            "rate=10/s/s",
+            "rate=1e3",
+            "rate=99999999999",
+            "rate=1 rate=2",
+            "rate=1 burst=0",
+            "rate=1 burst=x",
+            "rate=1 by=cookie:a",
+            "rate=1 by=header:",
+            "rate=1 by=header:a%20b",
+            "burst=5",
+            "by=ip",
+            "inflight=0",
+            "inflight=many",
+            "inflight=1 inflight=2",
+            "maxbody=",
+            "maxbody=k",
+            "maxbody=10mb",
+            "maxbody=-1",
+            "maxbody=0",
+        ] {
+            let (policies, warning) = read(text).unwrap();
+            assert!(policies.closed.is_some(), "{text}");
+            assert!(warning.unwrap().contains("503"), "{text}");
+        }
+    }
+
+    #[test]
+    fn others_that_cannot_be_read_are_errors() {
+        for text in [
+            "timeout=",
+            "timeout=5",
+            "timeout=0s",
+            "timeout=5d",
+            "timeout=25h",
+            "timeout=-1s",
+            "retries=",
+            "retries=-1",
+            "retries=101",
+            "retries=1.5",
+        ] {
+            let error = read(text).expect_err(text).to_string();
+            assert!(error.contains('`'), "{error}");
+        }
+    }
+}
