@@ -499,9 +499,12 @@ impl TableBuilder {
     }
 }
 
+/// The targets of one route of a place.
+type Group = (Option<Arc<Matchers>>, Vec<Draft>);
+
 /// The targets of a place by the matchers of their routes.
-fn by_matchers(drafts: Vec<Draft>) -> SmallVec<[(Option<Arc<Matchers>>, Vec<Draft>); 1]> {
-    let mut groups: SmallVec<[(Option<Arc<Matchers>>, Vec<Draft>); 1]> = SmallVec::new();
+fn by_matchers(drafts: Vec<Draft>) -> SmallVec<[Group; 1]> {
+    let mut groups: SmallVec<[Group; 1]> = SmallVec::new();
     if drafts.iter().all(|draft| draft.options.matchers.is_none()) {
         if !drafts.is_empty() {
             groups.push((None, drafts));

@@ -91,7 +91,7 @@ impl Route {
     }
 
     /// All routes of its place, this one included.
-    pub fn with_beside<'a>(self: &'a Arc<Self>) -> impl Iterator<Item = &'a Arc<Self>> {
+    pub fn with_beside(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
         std::iter::once(self).chain(&self.beside)
     }
 
