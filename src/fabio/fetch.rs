@@ -95,7 +95,7 @@ async fn follow(url: &str) -> Result<(Vec<u8>, bool), String> {
         .await
         .map_err(|error| error.to_string())?;
     if answer.status() != StatusCode::OK {
-        return Err(format!("the server answered {}", answer.status()));
+        return Err(format!("the server responded {}", answer.status()));
     }
     let kind = http_client::header(answer.headers(), CONTENT_TYPE)
         .unwrap_or_default()
@@ -175,7 +175,7 @@ mod tests {
             text(&url)
                 .unwrap_err()
                 .to_string()
-                .ends_with("the server answered 404 Not Found")
+                .ends_with("the server responded 404 Not Found")
         );
         let (url, _asked) = server(vec![
             "HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n";
