@@ -50,7 +50,7 @@ pub struct Finding {
     pub line: Option<usize>,
     /// What it is about: a key, or `job web, group app, service api`.
     pub subject: String,
-    /// The value or tag, if there is one and it is no secret.
+    /// The value or tag, if there is one and it is not a secret.
     pub value: Option<String>,
     /// What is wrong.
     pub problem: String,

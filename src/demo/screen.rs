@@ -26,7 +26,7 @@ pub(super) struct Screen {
     entered: bool,
     drawn: Option<Instant>,
     summarised: Option<Instant>,
-    told: u64,
+    events_shown: u64,
 }
 
 impl Screen {
@@ -42,7 +42,7 @@ impl Screen {
             entered: false,
             drawn: None,
             summarised: None,
-            told: 0,
+            events_shown: 0,
         }
     }
 
@@ -132,16 +132,16 @@ impl Screen {
     fn append_events(&mut self, frame: &Frame, wait: Duration) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         // Old events fall off the frame: count from its end.
-        let new = usize::try_from(frame.totals.changes - self.told)
+        let new = usize::try_from(frame.totals.changes - self.events_shown)
             .unwrap_or(usize::MAX)
             .min(frame.events.len());
-        self.told = frame.totals.changes - new as u64;
+        self.events_shown = frame.totals.changes - new as u64;
         for event in &frame.events[frame.events.len() - new..] {
             if event.followed.is_none() && frame.uptime.saturating_sub(event.at) < wait {
                 break;
             }
             writeln!(stdout, "{}", view::event(event))?;
-            self.told += 1;
+            self.events_shown += 1;
         }
         Ok(())
     }

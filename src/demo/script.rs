@@ -17,9 +17,9 @@ const ILLNESS_MS: std::ops::Range<u64> = 5_000..9_000;
 /// How an instance feels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// It answers, and its health check passes.
+    /// It responds, and its health check passes.
     Well,
-    /// It answers, but its health check fails.
+    /// It responds, but its health check fails.
     Sick {
         /// When it recovers.
         until_ms: u64,
@@ -77,7 +77,7 @@ pub(super) enum Change {
     Joined,
     /// Deregistered, then stopped once its requests are done.
     Left,
-    /// Its check fails now; it still answers.
+    /// Its check fails now; it still responds.
     Sickened,
     /// Its check passes again.
     Recovered,

@@ -12,7 +12,7 @@ pub(super) struct SampleService {
     pub(super) kind: Kind,
     /// Instances at the start.
     pub(super) members: u32,
-    /// An instance takes this long for an answer.
+    /// An instance takes this long for a response.
     pub(super) latency_ms: Range<u64>,
 }
 

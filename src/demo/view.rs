@@ -22,15 +22,15 @@ pub(super) struct Frame {
 /// Totals of the demo's own traffic.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Totals {
-    /// Requests answered or failed.
+    /// Requests that got a response or failed.
     pub requests: u64,
-    /// Of them, those without a good answer.
+    /// Of them, those without a good response.
     pub failed: u64,
     /// What the last failure was.
     pub last_failure: Option<String>,
     /// Requests per second, of late.
     pub per_second: f64,
-    /// Mean time to the answer in milliseconds, of late.
+    /// Mean time to the response in milliseconds, of late.
     pub mean_ms: f64,
     /// Events so far.
     pub changes: u64,
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_as_wide_as_asked_whatever_the_share() {
+    fn bars_have_the_given_width_whatever_the_share() {
         for share in [
             -1.0,
             0.0,

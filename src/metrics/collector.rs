@@ -1,4 +1,4 @@
-//! A collector whose families are built when a scrape asks for them.
+//! A collector whose families are built anew for each scrape.
 
 use prometheus::Registry;
 use prometheus::core::{Collector, Desc};

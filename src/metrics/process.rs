@@ -1,4 +1,4 @@
-//! Figures of the process itself, read from Linux `/proc` when somebody asks.
+//! Figures of the process itself, read from Linux `/proc` at each scrape.
 //!
 //! Every figure is optional: on another system, or behind a restricted `/proc`, the series is left
 //! out rather than shown as zero. The parsers are pure; [`Process::read`] does the reading.
@@ -9,7 +9,7 @@ use std::fs;
 /// on every architecture this program is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What `/proc` told.
+/// What `/proc` shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
     /// User and system time, in seconds.
