@@ -20,7 +20,7 @@ enum Field {
     Exec,
 }
 
-/// Why a text is no such template.
+/// Why a text is not such a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// `{{` without `}}`.

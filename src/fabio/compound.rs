@@ -17,7 +17,7 @@ pub enum CompoundError {
     /// character.
     #[error("a quoted part has an escape that is none")]
     Escape,
-    /// A part after the first that is no `key=value`.
+    /// A part after the first that is not `key=value`.
     #[error("{0:?} is not followed by = and a value")]
     NoValue(String),
     /// A separator where a key belongs.
@@ -257,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text in "[a-z,;=\"'\\\\ \u{e9}]{0,40}") {
+        fn any_text_is_read_without_panic(text in "[a-z,;=\"'\\\\ \u{e9}]{0,40}") {
             let _ = parse(&text);
         }
 

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_told_once() {
+    fn growth_is_reported_once() {
         let counter = Counter::default();
         counter.add(3);
         assert_eq!(counter.take(), Growth { total: 3, since: 3 });

@@ -1,4 +1,4 @@
-//! A report as lines, in the forms of those who get it.
+//! A report as lines, in the form of each receiver.
 //!
 //! The forms are those that a running Fabio sends, oddities included: no dot behind the prefix, and
 //! DogStatsD's histograms in seconds where they have tags.
@@ -8,7 +8,7 @@ use super::report::{Labels, Point, Value};
 use crate::config::prefix_template::clean;
 use crate::metrics::observer::TargetLabels;
 
-/// Who gets it.
+/// What the receiver of a report reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// StatsD: labels in the name, durations in milliseconds.
@@ -24,7 +24,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// Whether somebody reads line by line, and wants none again that says what was said before.
+    /// Whether people read it line by line, and want none again that says what was said before.
     #[must_use]
     pub fn is_for_people(self) -> bool {
         matches!(self, Self::Flat | Self::Label)
@@ -175,7 +175,7 @@ fn dotted(point: &Point) -> String {
         }) => {
             let target = authority(target);
             let name = [service, host, path, target].map(clean).join(".");
-            // `route.rx` is told by its last word.
+            // Of `route.rx` the last word says which it is.
             point
                 .name
                 .rsplit_once('.')
@@ -207,7 +207,7 @@ fn tags(labels: &Labels, rename: impl Fn(&'static str) -> String) -> String {
     }
 }
 
-/// Names come from whoever registers a service: they must not end a line, or mean something in it.
+/// Names come from registrations: they must not end a line, or mean something in it.
 fn safe(text: &str, special: &[char]) -> String {
     let bad = |c: char| c.is_whitespace() || c.is_control() || special.contains(&c);
     text.chars().map(|c| if bad(c) { '_' } else { c }).collect()
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_report_tells_only_news() {
+    fn a_second_report_holds_only_news() {
         let metrics = busy();
         let _ = report::take(&metrics);
         let points = report::take(&metrics);

@@ -2,7 +2,7 @@
 //! go on working.
 //!
 //! ```text
-//! table build ─► RouteSeries, once per target ─┐ workers add            ┌─► collector: Prometheus, when asked
+//! table build ─► RouteSeries, once per target ─┐ workers add            ┌─► collector: Prometheus, at each scrape
 //! listeners, exchanges ─► FabioMetrics ────────┴───────────────────────┴─► report ─► lines ─► send: every interval
 //! ```
 //! None of it exists unless it is configured. The data path knows it as an observer
@@ -100,7 +100,7 @@ pub struct FabioMetrics {
 }
 
 impl FabioMetrics {
-    /// All at zero. `reports`: durations are kept for somebody who sends them on.
+    /// All at zero. `reports`: durations are kept, because reports send them on.
     #[must_use]
     pub fn new(names: Names, reports: bool) -> Self {
         let shape = Arc::new(Shape {

@@ -1,4 +1,4 @@
-//! What changed since the last report: the one that takes it, for all who get it.
+//! What changed since the last report: taken once, for all receivers.
 
 use std::sync::Arc;
 
@@ -114,8 +114,8 @@ pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
     points.0
 }
 
-/// What of each report says something new: for a reader who sees every line, and who would see the
-/// same ones again and again.
+/// What of each report says something new: for people who see every line, and would see the same
+/// ones again and again.
 #[derive(Debug, Default)]
 pub struct News {
     gauges: Vec<(&'static str, i64)>,

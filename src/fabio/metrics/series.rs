@@ -51,7 +51,7 @@ impl ServiceSeries {
         timer.record(&shape.bounds, took);
     }
 
-    /// Every code that was answered, with its durations.
+    /// Every code of a response, with its durations.
     pub fn codes(&self) -> impl Iterator<Item = (String, &Timer)> {
         let rows = self
             .by_code

@@ -1,5 +1,4 @@
-//! Durations of one series: a histogram that only grows, and the durations themselves for whoever
-//! reports them.
+//! Durations of one series: a histogram that only grows, and the durations themselves for reports.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -199,7 +198,7 @@ mod tests {
                 seen: 0,
                 kept: vec![]
             },
-            "nobody asked for samples"
+            "samples were not wanted"
         );
     }
 
