@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// Upper bound that no delay exceeds unless a caller asks for a smaller one.
+/// Upper bound that no delay exceeds, whatever bound the caller gives.
 pub const CAP: Duration = Duration::from_secs(30);
 
 /// A growing bound for delays after failures in a row.

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mistakes_start_nothing_and_are_all_told() {
+    async fn mistakes_start_nothing_and_are_all_reported() {
         let routes = vec![route("x"), route("http://ok/"), route("y")];
         let error = start(&config(routes)).err().expect("two mistakes");
         assert_eq!(error.to_string().matches("static.route: ").count(), 2);

@@ -29,6 +29,7 @@ const CLEAN: &[&str] = &[
     "src/proxy",
     "src/sample.rs",
     "src/serve",
+    "src/sources",
     "src/system",
     "src/table",
     "src/trust",

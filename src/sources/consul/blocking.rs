@@ -1,11 +1,11 @@
 //! The rules of blocking queries, as pure functions: no socket, no clock, no randomness of its own.
 //!
-//! A blocking query names the index of the last answer and is held by Consul until something newer
-//! exists or `wait` has passed (Consul's "Blocking Queries" page). What that page asks of a client,
-//! and what experience adds:
+//! A blocking query names the index of the last response and is held by Consul until something
+//! newer exists or `wait` has passed (Consul's "Blocking Queries" page). What that page requires of
+//! a client, and what experience adds:
 //!
 //! ```text
-//! answer's index   previous     next read
+//! response's index previous     next read
 //! higher           any          blocks on the new index
 //! the same, late   same         blocks again (time-out without change)
 //! the same, early  same         once without index: a snapshot restore wakes every query with its OLD index
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Added to the longest time Consul may hold a query before a client gives up.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
-/// Pause after an answer without usable index.
+/// Pause after a response without usable index.
 const NO_INDEX_DELAY: Duration = Duration::from_secs(1);
 /// Longest `Retry-After` that is obeyed: an agent cannot put a watch to sleep for an hour.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -37,15 +37,15 @@ pub struct Position {
     index: Option<u64>,
 }
 
-/// What follows from an answer.
+/// What follows from a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Read again.
     Now,
-    /// Read again, but the index had not moved, or moved back: an agent that answers like this
+    /// Read again, but the index had not moved, or moved back: an agent that responds like this
     /// every time must not be polled in a loop.
     Stuck,
-    /// Ask again after this long.
+    /// Read again after this long.
     After(Duration),
 }
 
@@ -62,9 +62,9 @@ impl Position {
     }
 
     /// Takes the index of a 200. `early`: see [`came_early`].
-    pub fn advance(&mut self, answered: Option<u64>, early: bool) -> Next {
+    pub fn advance(&mut self, responded: Option<u64>, early: bool) -> Next {
         let previous = self.index;
-        match (previous, answered) {
+        match (previous, responded) {
             (_, None | Some(0)) => {
                 self.index = Some(1);
                 return Next::After(NO_INDEX_DELAY);
@@ -86,8 +86,8 @@ pub fn client_deadline(wait: Duration) -> Duration {
     wait + wait / 16 + DEADLINE_MARGIN
 }
 
-/// Whether a blocked answer came before its `wait` was over. Consul only ever adds to the wait, so
-/// this holds up to its very end, less a twentieth for clocks that differ.
+/// Whether the response to a blocking query came before its `wait` was over. Consul only ever adds
+/// to the wait, so this holds up to its very end, less a twentieth for clocks that differ.
 #[must_use]
 pub fn came_early(elapsed: Duration, wait: Duration) -> bool {
     elapsed < wait - wait / 20
@@ -125,7 +125,7 @@ pub fn turn_wait(wait: Duration, watches: usize, slots: usize) -> Duration {
         .min(wait)
 }
 
-/// Whether a stale answer is too old to be taken without asking the leader, by
+/// Whether a stale response is too old to be taken without a read from the leader, by
 /// `X-Consul-LastContact` and `X-Consul-KnownLeader`.
 #[must_use]
 pub fn too_stale(
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn index_rules() {
         let odd = Next::After(NO_INDEX_DELAY);
-        // (previous, answered, early) -> (next index, when)
+        // (previous, responded, early) -> (next index, when)
         let cases = [
             (None, Some(7), true, Some(7), Next::Now),
             (Some(7), Some(9), true, Some(9), Next::Now),
@@ -203,14 +203,18 @@ mod tests {
             (None, None, true, Some(1), odd),
             (None, Some(0), true, Some(1), odd),
         ];
-        for (previous, answered, early, index, next) in cases {
+        for (previous, responded, early, index, next) in cases {
             let mut position = Position { index: previous };
             assert_eq!(
-                position.advance(answered, early),
+                position.advance(responded, early),
                 next,
-                "{previous:?} {answered:?} {early}"
+                "{previous:?} {responded:?} {early}"
             );
-            assert_eq!(position.index(), index, "{previous:?} {answered:?} {early}");
+            assert_eq!(
+                position.index(),
+                index,
+                "{previous:?} {responded:?} {early}"
+            );
         }
     }
 
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_early_up_to_the_end_of_its_wait() {
+    fn a_response_is_early_up_to_the_end_of_its_wait() {
         let wait = SECOND * 40;
         for (elapsed, early) in [
             (0, true),
@@ -264,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_answers_are_bounded_by_contact_and_leader() {
+    fn stale_responses_are_bounded_by_contact_and_leader() {
         let max = SECOND * 5;
         let cases = [
             (None, None, false),

@@ -1,10 +1,10 @@
-//! When an answer is too bad to be believed at once.
+//! When a response is too bad to be believed at once.
 //!
-//! Consul can answer 200 with too little: around leader elections, and to a token without rights
-//! (its answers are filtered, not refused). So an answer that empties a service, or takes a large
-//! share of everything that is known, has to be confirmed by a second read in default mode; and
-//! emptiness is compared with the catalog, which lists the service `consul` for every token that
-//! may read it. What the token may read is asked where that is in doubt (`rights`).
+//! Consul can respond 200 with too little: around leader elections, and to a token without rights
+//! (its responses are filtered, not refused). So a response that empties a service, or takes a
+//! large share of everything that is known, has to be confirmed by a second read in default mode;
+//! and emptiness is compared with the catalog, which lists the service `consul` for every token
+//! that may read it. What the token may read is looked up where that is in doubt (`rights`).
 //!
 //! Pure: what is read, and when, is the caller's business.
 
@@ -17,8 +17,8 @@ use crate::catalog::{Instance, ServiceName};
 /// Registered by every Consul cluster that works, in the default namespace.
 pub(super) const CONSUL: &str = "consul";
 
-/// Fewer instances than this are no mass, whatever their share: in a small catalog every one is a
-/// large part.
+/// Fewer instances than this are never a mass, whatever their share: in a small catalog every one
+/// is a large part.
 const MASS_MIN: usize = 3;
 
 /// Counts of what is believed, to judge what comes.
@@ -30,7 +30,7 @@ pub struct Guard {
     whole_seen_by: Option<Reader>,
 }
 
-/// Whether an answer may be believed as it is.
+/// Whether a response may be believed as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Take it.
@@ -47,7 +47,7 @@ pub enum Verdict {
 }
 
 impl Guard {
-    /// Judges an answer of one service against what is believed of it. `confirm_percent`: see
+    /// Judges a response of one service against what is believed of it. `confirm_percent`: see
     /// `[consul]`.
     #[must_use]
     pub fn judge(&self, before: &[Instance], after: &[Instance], confirm_percent: u32) -> Verdict {
@@ -70,8 +70,8 @@ impl Guard {
         Verdict::Believe
     }
 
-    /// Judges a list answer in which these services are missing: any that still has instances needs
-    /// a second look.
+    /// Judges a response of the list in which these services are missing: any that still has
+    /// instances needs a second look.
     #[must_use]
     pub fn judge_missing<'a>(&self, mut missing: impl Iterator<Item = &'a ServiceName>) -> Verdict {
         if missing.any(|name| self.counts.get(name).is_some_and(|&count| count > 0)) {
@@ -94,9 +94,9 @@ impl Guard {
     }
 
     /// Notes what a list shows to this reader; returns whether the same reader saw `consul` before.
-    pub(super) fn note_sight(&mut self, sight: Sight, reader: Reader) -> bool {
+    pub(super) fn note_sight(&mut self, sight: Visibility, reader: Reader) -> bool {
         let before = self.whole_seen_by.as_ref() == Some(&reader);
-        if sight == Sight::Whole {
+        if sight == Visibility::Whole {
             self.whole_seen_by = Some(reader);
         }
         before
@@ -108,7 +108,7 @@ impl Guard {
     }
 }
 
-/// What an answer says beyond dispute while a loss is being confirmed: all that it holds, and what
+/// What a response says beyond dispute while a loss is being confirmed: all that it holds, and what
 /// it lacks is kept. Both must be sorted by id, and so is the result.
 #[must_use]
 pub fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
@@ -120,9 +120,9 @@ pub fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
     all
 }
 
-/// What a token may see, judged by one answer of the list.
+/// What a token may see, judged by one response of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum Visibility {
     /// `consul` is there.
     Whole,
     /// Something, but not `consul`: a token for some services only.
@@ -133,13 +133,13 @@ pub enum Sight {
 
 /// Judges what the token may see.
 #[must_use]
-pub fn sight(list: &ServiceList) -> Sight {
+pub fn sight(list: &ServiceList) -> Visibility {
     if list.contains_key(CONSUL) {
-        Sight::Whole
+        Visibility::Whole
     } else if list.is_empty() {
-        Sight::Nothing
+        Visibility::Nothing
     } else {
-        Sight::Part
+        Visibility::Part
     }
 }
 
@@ -294,7 +294,7 @@ mod tests {
         let nothing = sight(&list("{}"));
         assert_eq!(
             (whole, part, nothing),
-            (Sight::Whole, Sight::Part, Sight::Nothing)
+            (Visibility::Whole, Visibility::Part, Visibility::Nothing)
         );
     }
 

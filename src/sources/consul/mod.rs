@@ -13,7 +13,7 @@
 //! takes a new configuration.
 //! `register` writes what the others read: the registration of `lb` itself.
 //!
-//! An error is never an empty answer: every service keeps its last good instances for as long as
+//! An error is never an empty response: every service keeps its last good instances for as long as
 //! Consul cannot be read, and one service's failure touches no other. `blocking`, `guard`, `wire`,
 //! `catalog` and `keys` are pure.
 
@@ -22,18 +22,20 @@ pub mod catalog;
 pub mod client;
 mod connection;
 mod dial;
-mod edit;
 pub mod error;
 mod expiry;
 mod feed;
 mod grant;
 pub mod guard;
 mod hint;
+mod initial_sync;
 mod key_file;
 pub mod keys;
+mod kv_editor;
 mod list;
 mod mesh;
 mod notices;
+mod outage;
 mod overrides;
 mod pace;
 mod page;
@@ -42,13 +44,11 @@ mod pool;
 pub mod probe;
 pub mod register;
 mod rights;
-mod roll;
 mod room;
 mod settings;
 mod shared;
 mod source;
 mod tls;
-mod trouble;
 mod watch;
 pub mod wire;
 

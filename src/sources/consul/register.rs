@@ -29,12 +29,12 @@ use super::shared::Shared;
 use super::wire::SEGMENT;
 use crate::config::RegisterConfig;
 use crate::sources::backoff::Backoff;
-use crate::sources::registration::{self, Announcement, Whereabouts};
+use crate::sources::registration::{self, AdvertisedAddress, Announcement};
 use crate::system::vital;
 
-/// How often a registration is looked at. The agent answers from memory.
+/// How often a registration is looked at. The agent has it in memory.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How often a registration is told that we live.
+/// How often a registration is reported alive.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// After how long without a report the agent calls us critical (`TTL`), and then removes the
 /// registration.
@@ -57,7 +57,7 @@ pub struct Registration {
 impl Registration {
     /// The service `name` at this place, with the checks of `config`.
     #[must_use]
-    pub fn new(name: &str, config: &RegisterConfig, at: &Whereabouts) -> Self {
+    pub fn new(name: &str, config: &RegisterConfig, at: &AdvertisedAddress) -> Self {
         let id = format!("{name}-{}-{}", at.hostname, at.address.port());
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let body = json!({
@@ -75,7 +75,7 @@ impl Registration {
                 },
                 {
                     "CheckID": format!("{id}-health"),
-                    "Name": "lb answers /health",
+                    "Name": "lb responds to /health",
                     "HTTP": format!("{}://{}/health", at.scheme, at.address),
                     "Interval": millis(config.check_interval),
                     "Timeout": millis(config.check_timeout),
@@ -175,7 +175,7 @@ struct Keeper {
     /// How many those are: nothing is promised to be gone before it is.
     count: watch::Sender<usize>,
     backoff: Backoff,
-    /// Kind of the failure that was told last.
+    /// Kind of the failure that was logged last.
     failing: Option<&'static str>,
 }
 
@@ -342,13 +342,13 @@ impl Keeper {
 
     async fn owner(&self, id: &str) -> Result<Owner, ConsulError> {
         let path = format!("/v1/agent/service/{}", encoded(id));
-        let answer = match self.shared.client.get(&path, Mode::Default, None).await {
-            Ok(answer) => answer,
+        let response = match self.shared.client.get(&path, Mode::Default, None).await {
+            Ok(response) => response,
             Err(ConsulError::Status { code: 404, .. }) => return Ok(Owner::Nobody),
             Err(error) => return Err(error),
         };
         let found: Found =
-            serde_json::from_slice(&answer.body).map_err(|error| ConsulError::Decode {
+            serde_json::from_slice(&response.body).map_err(|error| ConsulError::Decode {
                 path,
                 reason: error.to_string(),
             })?;
@@ -394,8 +394,8 @@ fn encoded(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn at(address: &str, scheme: &'static str) -> Whereabouts {
-        Whereabouts {
+    fn at(address: &str, scheme: &'static str) -> AdvertisedAddress {
+        AdvertisedAddress {
             address: address.parse().unwrap(),
             scheme,
             hostname: "box".to_owned(),
