@@ -14,7 +14,6 @@ pub(crate) enum SourceError {
     #[error("{url}: the server responded {status}")]
     Status {
         url: String,
-        /// Its status.
         status: http::StatusCode,
     },
     /// A response that cannot be used.

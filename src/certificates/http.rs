@@ -26,7 +26,6 @@ const LIMITS: Limits = Limits {
 const PAIRS: &str = ".pem";
 const CAS: &str = "";
 
-/// One source.
 pub(super) struct Source {
     client: Option<Client>,
     list: Option<Uri>,

@@ -19,7 +19,6 @@ pub(crate) type Pems = BTreeMap<PathBuf, Result<Bytes, String>>;
 pub(crate) struct FetchedCertificates {
     /// Pairs, by the names that files would have: `X-cert.pem` and `X-key.pem`, or `X.pem`.
     pub pairs: Option<Pems>,
-    /// Client CAs.
     pub client_cas: Option<Pems>,
 }
 

@@ -1,13 +1,13 @@
 //! `lb check`: every mistake at once, before anything is started.
 //!
-//! [`files`] and [`certificates`] look at what the configuration names, [`jobs`] reads Nomad job
+//! [`files`] and `certificates` look at what the configuration names, `jobs` reads Nomad job
 //! files and [`lints`] judges the services in them. Reading the configuration itself is the
 //! business of [`crate::config`]; dialling Consul (`--live`) of `sources`.
 
 pub mod auth;
-pub mod certificates;
+pub(crate) mod certificates;
 pub mod files;
-pub mod jobs;
+pub(crate) mod jobs;
 pub mod lints;
 mod reading;
 

@@ -80,7 +80,6 @@ words! {
     }
 }
 
-/// Schemes of links.
 const LINK_SCHEMES: &[&str] = &["http", "https"];
 
 /// Colours of the admin pages: those of Material Design, whose names Fabio takes.

@@ -94,7 +94,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 /// As [`nearest`], with a bound of one's own between 0 (anything) and 1 (the same word).
 #[must_use]
-pub fn nearer_than<'a>(
+pub(crate) fn nearer_than<'a>(
     bound: f64,
     word: &str,
     known: impl IntoIterator<Item = &'a str>,

@@ -26,7 +26,6 @@ pub(crate) enum Typed {
     Numbers(Vec<f64>),
 }
 
-/// The default of a key.
 pub(super) fn default_of(key: &Key) -> Option<Typed> {
     let entry = Entry {
         value: RawValue::Bare(key.default?.to_owned()),

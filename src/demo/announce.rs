@@ -18,7 +18,6 @@ use crate::config::Config;
 use crate::sources::task::SourceTask;
 use crate::sources::{Context, RunningSource, Source, SourceError, Update};
 
-/// Name of the demo as a source.
 const SOURCE: SourceName = "demo";
 
 /// Updates that may wait for the control loop.
@@ -80,7 +79,6 @@ pub(super) enum Announcer {
     Direct(mpsc::Sender<Update>),
     /// A Consul agent, with what is registered there.
     Consul {
-        /// The agent.
         agent: Arc<Agent>,
         /// Port by instance.
         registered: BTreeMap<String, u16>,

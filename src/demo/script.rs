@@ -87,7 +87,6 @@ pub(super) enum Change {
     Restarted,
 }
 
-/// One event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     /// Index of the service.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::sample::Kind;
 
-/// One of the sample services.
 #[derive(Clone, Debug)]
 pub(super) struct SampleService {
     pub(super) name: &'static str,

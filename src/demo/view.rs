@@ -26,7 +26,6 @@ pub(super) struct Totals {
     pub requests: u64,
     /// Of them, those without a good response.
     pub failed: u64,
-    /// What the last failure was.
     pub last_failure: Option<String>,
     /// Requests per second, of late.
     pub per_second: f64,
@@ -36,14 +35,10 @@ pub(super) struct Totals {
     pub changes: u64,
 }
 
-/// One service.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceRow {
-    /// Its name.
     pub name: String,
-    /// Its route.
     pub route: String,
-    /// Its instances.
     pub instances: Vec<InstanceRow>,
 }
 
@@ -60,10 +55,8 @@ pub(super) enum Standing {
     Gone,
 }
 
-/// One instance.
 #[derive(Clone, Debug)]
 pub(super) struct InstanceRow {
-    /// Its name.
     pub name: String,
     /// How the router treats it.
     pub standing: Standing,
@@ -80,7 +73,6 @@ pub(super) struct InstanceRow {
 pub(super) struct EventRow {
     /// When, since the start.
     pub at: Duration,
-    /// What.
     pub text: String,
     /// How long the table took to follow.
     pub followed: Option<Duration>,

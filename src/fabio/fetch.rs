@@ -24,7 +24,7 @@ pub struct FetchError {
 
 /// Whether it is a URL, as Fabio sees it.
 #[must_use]
-pub fn is_url(location: &str) -> bool {
+pub(crate) fn is_url(location: &str) -> bool {
     location.starts_with("http://") || location.starts_with("https://")
 }
 
@@ -33,7 +33,7 @@ pub fn is_url(location: &str) -> bool {
 ///
 /// # Errors
 /// That it cannot be read, with the reason.
-pub fn text(location: &str) -> Result<String, FetchError> {
+pub(crate) fn text(location: &str) -> Result<String, FetchError> {
     let (bytes, latin1) = match is_url(location) {
         true => from_url(location),
         false => from_path(location).map(|bytes| (bytes, false)),

@@ -2,7 +2,7 @@
 //!
 //! From it come the flags, the names in the environment, the check of values, the warnings at
 //! start, the comments of `--print-config` and the tables of the migration guide. What
-//! [`Mapping::Becomes`] names is written by [`super::translate`].
+//! [`Mapping::Becomes`] names is written by `translate`.
 
 mod key;
 mod proxy;

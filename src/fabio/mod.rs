@@ -8,18 +8,18 @@
 //! ```
 //! The detour by text is on purpose: `--print-config` shows exactly what runs.
 
-pub mod compound;
-pub mod document;
-pub mod fetch;
+pub(crate) mod compound;
+pub(crate) mod document;
+pub(crate) mod fetch;
 pub mod flags;
 pub mod keys;
-pub mod machine;
-pub mod metrics;
+pub(crate) mod machine;
+pub(crate) mod metrics;
 pub mod properties;
 pub mod settings;
 pub mod shadow;
-pub mod translate;
-pub mod value;
+pub(crate) mod translate;
+pub(crate) mod value;
 
 use std::path::PathBuf;
 

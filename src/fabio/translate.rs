@@ -24,7 +24,6 @@ use crate::config::{self, ConfigError, ConfigErrors, Inputs, Loaded, Location, f
 /// A configuration of `lb`.
 #[derive(Clone, Debug)]
 pub struct Translation {
-    /// As TOML.
     pub toml: String,
     /// What is not carried out, or perhaps not as expected; each once.
     pub warnings: Vec<Warning>,
@@ -35,7 +34,10 @@ pub struct Translation {
 /// # Errors
 /// Everything that Fabio refuses too, and what would be unsafe to leave out; each as a warning
 /// would be.
-pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, Vec<Warning>> {
+pub(crate) fn translate(
+    settings: &Settings,
+    machine: &Machine,
+) -> Result<Translation, Vec<Warning>> {
     let mut translator = Translator {
         settings,
         machine,

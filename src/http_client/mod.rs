@@ -81,10 +81,8 @@ struct Pair {
     fresh: reqwest::Client,
 }
 
-/// A request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// Method.
     pub method: Method,
     /// `http://` or `https://`.
     pub url: Uri,

@@ -3,19 +3,19 @@
 //! Handles are plain atomics behind an `Arc`, resolved once per service or listener (never per
 //! request), so that the request path pays one relaxed increment per event. What changes rarely
 //! (ages, errors, table sizes) sits in one locked struct, [`Control`], that no worker ever touches.
-//! [`collectors`] read all of it for Prometheus, under the names of [`names`], at each scrape.
+//! [`collectors`] read all of it for Prometheus, under the names of `names`, at each scrape.
 //! What else counts the same traffic in a way of its own is an [`observer`].
 
 pub mod build_info;
-pub mod collector;
+pub(crate) mod collector;
 pub mod collectors;
-pub mod exposition;
-pub mod family;
-pub mod freshness;
-pub mod names;
+pub(crate) mod exposition;
+pub(crate) mod family;
+pub(crate) mod freshness;
+pub(crate) mod names;
 pub mod observer;
-pub mod outcomes;
-pub mod process;
+pub(crate) mod outcomes;
+pub(crate) mod process;
 pub mod service;
 
 use std::collections::{BTreeMap, HashMap};

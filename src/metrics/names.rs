@@ -35,10 +35,9 @@ impl From<Kind> for MetricType {
 
 /// One metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Family<'a> {
+pub(crate) struct Family<'a> {
     /// Full name, prefix included.
     pub name: &'a str,
-    /// Kind.
     pub kind: Kind,
     /// Names of its labels, in the order in which they are written.
     pub labels: &'a [&'a str],
@@ -51,7 +50,7 @@ impl Family<'_> {
     ///
     /// # Errors
     /// A name or a label with characters that Prometheus does not allow there.
-    pub fn desc(&self) -> prometheus::Result<Desc> {
+    pub(crate) fn desc(&self) -> prometheus::Result<Desc> {
         Desc::new(
             self.name.to_owned(),
             self.help.to_owned(),
@@ -69,7 +68,7 @@ macro_rules! families {
     ) => {
         $(
             #[doc = $help]
-            pub const $constant: $crate::metrics::names::Family<'static> = $crate::metrics::names::Family {
+            pub(crate) const $constant: $crate::metrics::names::Family<'static> = $crate::metrics::names::Family {
                 name: $name,
                 kind: $crate::metrics::names::Kind::$kind,
                 labels: &[$($label),*],
@@ -78,7 +77,7 @@ macro_rules! families {
         )*
 
         $(#[$doc])*
-        pub const $list: &[$crate::metrics::names::Family<'static>] = &[$($constant),*];
+        pub(crate) const $list: &[$crate::metrics::names::Family<'static>] = &[$($constant),*];
     };
 }
 

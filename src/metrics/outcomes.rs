@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Every reason for a response made here that is not what the client wanted. The access log calls
 /// them the same (`error`).
-pub const PROXY_ERRORS: [&str; 23] = [
+pub(crate) const PROXY_ERRORS: [&str; 23] = [
     "bad_request",
     "malformed",
     "too_many_headers",
@@ -34,7 +34,7 @@ pub const PROXY_ERRORS: [&str; 23] = [
 
 /// Labels of gRPC's status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>); the
 /// last takes any other number.
-pub const GRPC_STATUSES: [&str; 18] = [
+pub(crate) const GRPC_STATUSES: [&str; 18] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
     "other",
 ];

@@ -24,7 +24,6 @@ pub struct Process {
     pub max_fds: Option<f64>,
     /// Start, in Unix seconds.
     pub start_seconds: Option<f64>,
-    /// Threads.
     pub threads: Option<f64>,
 }
 
@@ -63,7 +62,7 @@ impl Process {
 
 /// The name of this machine.
 #[must_use]
-pub fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     // Not from /proc, of which a unit may hide all but processes (ProcSubset=pid).
     rustix::system::uname()
         .nodename()

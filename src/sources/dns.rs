@@ -364,7 +364,6 @@ fn no_servers(reason: &str) -> String {
     format!("no DNS servers are known: {reason}; name some in [dns] servers")
 }
 
-/// The servers of `[dns] servers`.
 fn servers(config: &DnsConfig) -> ResolverConfig {
     let servers = config.servers.iter().map(|server| {
         let connections =

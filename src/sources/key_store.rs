@@ -30,7 +30,6 @@ pub trait KeyStore {
 
 /// The keys of a store that hold route commands.
 pub struct CommandKeys {
-    /// The store.
     pub store: Box<dyn KeyStore>,
     /// What all of the keys begin with.
     pub prefix: String,

@@ -67,7 +67,7 @@ struct Slot {
 }
 
 /// Starts the stage with DNS behind it. It ends with its input or its output.
-pub fn spawn(
+pub(crate) fn spawn(
     dns: Arc<Dns>,
     config: &DnsConfig,
     metrics: Metrics,
@@ -78,7 +78,7 @@ pub fn spawn(
 }
 
 /// Starts the stage with `resolver` behind it; of `config` only bounds and timeout are used.
-pub fn spawn_with(
+pub(crate) fn spawn_with(
     resolver: Arc<impl Resolve>,
     config: &DnsConfig,
     metrics: Metrics,

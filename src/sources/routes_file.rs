@@ -32,8 +32,7 @@ use crate::catalog::source::SourceName;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// Name of the source.
-pub const SOURCE: SourceName = "routes_file";
+pub(crate) const SOURCE: SourceName = "routes_file";
 
 /// How long there must be no sign of a change before the file is read: a writer that pauses for
 /// longer is taken for done.
@@ -73,7 +72,7 @@ enum ReadError {
 /// The source `routes_file`. It sends its commands after the first good read and whenever they
 /// differ, and is synced after the first good read.
 #[derive(Debug)]
-pub struct RoutesFile;
+pub(crate) struct RoutesFile;
 
 impl Source for RoutesFile {
     fn name(&self) -> SourceName {

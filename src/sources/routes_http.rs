@@ -29,8 +29,7 @@ use crate::http_client::trust::{Trust, TrustError};
 use crate::http_client::{self, Client, HttpError, Limits, Request};
 use crate::metrics::Metrics;
 
-/// Name of the source.
-pub const SOURCE: SourceName = "routes_http";
+pub(crate) const SOURCE: SourceName = "routes_http";
 
 /// Kind of its errors in `lb_registry_errors_total`.
 const KIND: &str = "routes_http";
@@ -72,7 +71,7 @@ struct Listing {
 
 /// The source `routes_http`.
 #[derive(Debug)]
-pub struct RoutesHttp;
+pub(crate) struct RoutesHttp;
 
 impl Source for RoutesHttp {
     fn name(&self) -> SourceName {

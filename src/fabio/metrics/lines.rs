@@ -10,7 +10,7 @@ use crate::metrics::observer::TargetLabels;
 
 /// What the receiver of a report reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// StatsD: labels in the name, durations in milliseconds.
     Statsd,
     /// DogStatsD: labels as tags.
@@ -26,7 +26,7 @@ pub enum Form {
 impl Form {
     /// Whether people read it line by line, and want none again that says what was said before.
     #[must_use]
-    pub fn is_for_people(self) -> bool {
+    pub(crate) fn is_for_people(self) -> bool {
         matches!(self, Self::Flat | Self::Label)
     }
 }
@@ -36,7 +36,7 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), 
 
 /// The lines of a report, without line breaks. `unix_seconds` is the time of the report.
 #[must_use]
-pub fn lines(form: Form, prefix: &str, points: &[Point], unix_seconds: u64) -> Vec<String> {
+pub(crate) fn lines(form: Form, prefix: &str, points: &[Point], unix_seconds: u64) -> Vec<String> {
     let mut lines = Vec::new();
     for point in points {
         match form {
@@ -216,7 +216,7 @@ fn safe(text: &str, special: &[char]) -> String {
 /// Lines in packets of at most `bytes_max`, each line with its line break; a longer line has a
 /// packet of its own.
 #[must_use]
-pub fn packets(lines: &[String], bytes_max: usize) -> Vec<Vec<u8>> {
+pub(crate) fn packets(lines: &[String], bytes_max: usize) -> Vec<Vec<u8>> {
     let mut packets: Vec<Vec<u8>> = Vec::new();
     for line in lines {
         match packets.last_mut() {

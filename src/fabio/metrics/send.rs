@@ -20,7 +20,7 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sink {
+pub(crate) enum Sink {
     /// By UDP to `HOST:PORT`; the name is looked up each time.
     Udp(String),
     /// By TCP to `HOST:PORT`, with a connection for each report.
@@ -41,7 +41,7 @@ impl fmt::Display for Sink {
 
 /// Sends until it is dropped; what came since the last report is sent then.
 #[derive(Debug)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     _running: SyncSender<()>,
 }
 
@@ -50,7 +50,7 @@ impl Reporter {
     ///
     /// # Errors
     /// A thread cannot be made.
-    pub fn start(
+    pub(crate) fn start(
         metrics: Arc<FabioMetrics>,
         sinks: Vec<(Form, Sink)>,
         interval: Duration,

@@ -33,13 +33,13 @@ const SPARE: usize = 2;
 
 /// Where a watch stands: the index to block on, if there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     index: Option<u64>,
 }
 
 /// What follows from a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// Read again.
     Now,
     /// Read again, but the index had not moved, or moved back: an agent that responds like this
@@ -52,17 +52,17 @@ pub enum Next {
 impl Position {
     /// The index of the next read; none reads what there is, at once.
     #[must_use]
-    pub fn index(self) -> Option<u64> {
+    pub(crate) fn index(self) -> Option<u64> {
         self.index
     }
 
     /// Makes the next read unconditional: after a failure, a reload, or at a resync.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.index = None;
     }
 
     /// Takes the index of a 200. `early`: see [`came_early`].
-    pub fn advance(&mut self, responded: Option<u64>, early: bool) -> Next {
+    pub(crate) fn advance(&mut self, responded: Option<u64>, early: bool) -> Next {
         let previous = self.index;
         match (previous, responded) {
             (_, None | Some(0)) => {
@@ -82,28 +82,28 @@ impl Position {
 /// When to give up on a query that Consul may hold for `wait` (it adds up to a sixteenth of its
 /// own).
 #[must_use]
-pub fn client_deadline(wait: Duration) -> Duration {
+pub(crate) fn client_deadline(wait: Duration) -> Duration {
     wait + wait / 16 + DEADLINE_MARGIN
 }
 
 /// Whether the response to a blocking query came before its `wait` was over. Consul only ever adds
 /// to the wait, so this holds up to its very end, less a twentieth for clocks that differ.
 #[must_use]
-pub fn came_early(elapsed: Duration, wait: Duration) -> bool {
+pub(crate) fn came_early(elapsed: Duration, wait: Duration) -> bool {
     elapsed < wait - wait / 20
 }
 
 /// `wait` less up to an eighth, so that watches that started together do not time out together.
 /// `random` is in `0.0..1.0`.
 #[must_use]
-pub fn jittered_wait(wait: Duration, random: f64) -> Duration {
+pub(crate) fn jittered_wait(wait: Duration, random: f64) -> Duration {
     wait - (wait / 8).mul_f64(random)
 }
 
 /// Time from one full resync to the next: three quarters to five quarters of `resync`. `random` is
 /// in `0.0..1.0`.
 #[must_use]
-pub fn resync_after(resync: Duration, random: f64) -> Duration {
+pub(crate) fn resync_after(resync: Duration, random: f64) -> Duration {
     resync * 3 / 4 + (resync / 2).mul_f64(random)
 }
 
@@ -114,7 +114,7 @@ pub fn resync_after(resync: Duration, random: f64) -> Duration {
 /// about five seconds: that bounds how old any of them can be, at the price of `watches / 5`
 /// requests a second.
 #[must_use]
-pub fn turn_wait(wait: Duration, watches: usize, slots: usize) -> Duration {
+pub(crate) fn turn_wait(wait: Duration, watches: usize, slots: usize) -> Duration {
     if watches + SPARE <= slots {
         return wait;
     }
@@ -128,7 +128,7 @@ pub fn turn_wait(wait: Duration, watches: usize, slots: usize) -> Duration {
 /// Whether a stale response is too old to be taken without a read from the leader, by
 /// `X-Consul-LastContact` and `X-Consul-KnownLeader`.
 #[must_use]
-pub fn too_stale(
+pub(crate) fn too_stale(
     last_contact: Option<Duration>,
     known_leader: Option<bool>,
     max_stale: Duration,
@@ -139,7 +139,7 @@ pub fn too_stale(
 /// `Retry-After` in its form of seconds (RFC 9110 section 10.2.3), bounded. The date form is not
 /// used by Consul.
 #[must_use]
-pub fn retry_after(value: &str) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str) -> Option<Duration> {
     let seconds: u64 = value.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
@@ -147,7 +147,7 @@ pub fn retry_after(value: &str) -> Option<Duration> {
 /// Lets a burst through at once and a steady rate after it. A fixed pause between reads would delay
 /// good changes too.
 #[derive(Clone, Debug)]
-pub struct TokenBucket {
+pub(crate) struct TokenBucket {
     burst: f64,
     per_second: f64,
     tokens: f64,
@@ -157,7 +157,7 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// A full bucket. `per_second` must be above 0.
     #[must_use]
-    pub fn new(burst: u32, per_second: f64, now: Instant) -> Self {
+    pub(crate) fn new(burst: u32, per_second: f64, now: Instant) -> Self {
         Self {
             burst: f64::from(burst),
             per_second,
@@ -167,7 +167,7 @@ impl TokenBucket {
     }
 
     /// Takes one token; returns how long to wait before using it (zero while the bucket has some).
-    pub fn take(&mut self, now: Instant) -> Duration {
+    pub(crate) fn take(&mut self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * self.per_second).min(self.burst) - 1.0;
         self.filled_at = now;

@@ -41,14 +41,14 @@ const REFUSALS_MAX: usize = 16;
 pub(super) const KEYS: &str = "/v1/kv/";
 
 /// A client of one Consul cluster. Shared by all watches.
-pub struct Client {
+pub(crate) struct Client {
     pool: Pool,
 }
 
 /// Consistency of a read. The third mode, `consistent`, costs a round of the quorum and is never
 /// used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Any server may respond.
     Stale,
     /// The leader responds.
@@ -57,7 +57,7 @@ pub enum Mode {
 
 /// Blocks until the index is passed or the wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
+pub(crate) struct Block {
     /// Index of the last response.
     pub index: u64,
     /// Longest wait; cut short where watches take turns.
@@ -76,7 +76,7 @@ struct Outgoing<'a> {
 
 /// A 200.
 #[derive(Clone, Debug, Default)]
-pub struct ConsulResponse {
+pub(crate) struct ConsulResponse {
     /// `X-Consul-Index`.
     pub index: Option<u64>,
     /// `X-Consul-KnownLeader`.
@@ -106,7 +106,7 @@ impl Client {
     ///
     /// # Errors
     /// A file or an address that cannot be used.
-    pub fn new(config: &ConsulConfig) -> Result<Self, ConsulError> {
+    pub(crate) fn new(config: &ConsulConfig) -> Result<Self, ConsulError> {
         Ok(Self::with_settings(
             Settings::load(config)?,
             config.max_connections,
@@ -173,7 +173,7 @@ impl Client {
     ///
     /// # Errors
     /// Anything but a 200 that was read to its end within the deadline.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         path: &str,
         mode: Mode,
@@ -261,7 +261,7 @@ impl Client {
     ///
     /// # Errors
     /// Anything but a 200 that was read to its end within the deadline.
-    pub async fn put(
+    pub(crate) async fn put(
         &self,
         path: &str,
         query: &str,

@@ -17,7 +17,6 @@ const TRY_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 /// Pause between two steps upward.
 const STEP: Duration = Duration::from_secs(1);
 
-/// What is granted.
 #[derive(Clone, Debug)]
 pub(super) struct Grant {
     most: usize,

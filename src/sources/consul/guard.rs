@@ -23,7 +23,7 @@ const MASS_MIN: usize = 3;
 
 /// Counts of what is believed, to judge what comes.
 #[derive(Debug, Default)]
-pub struct Guard {
+pub(crate) struct Guard {
     counts: HashMap<ServiceName, usize>,
     total: usize,
     /// The reader that saw `consul` in the list.
@@ -32,7 +32,7 @@ pub struct Guard {
 
 /// Whether a response may be believed as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Take it.
     Believe,
     /// Read again in default mode first: the service, or services, would lose every instance.
@@ -50,7 +50,12 @@ impl Guard {
     /// Judges a response of one service against what is believed of it. `confirm_percent`: see
     /// `[consul]`.
     #[must_use]
-    pub fn judge(&self, before: &[Instance], after: &[Instance], confirm_percent: u32) -> Verdict {
+    pub(crate) fn judge(
+        &self,
+        before: &[Instance],
+        after: &[Instance],
+        confirm_percent: u32,
+    ) -> Verdict {
         if !before.is_empty() && after.is_empty() {
             return Verdict::ConfirmEmpty;
         }
@@ -73,7 +78,10 @@ impl Guard {
     /// Judges a response of the list in which these services are missing: any that still has
     /// instances needs a second look.
     #[must_use]
-    pub fn judge_missing<'a>(&self, mut missing: impl Iterator<Item = &'a ServiceName>) -> Verdict {
+    pub(crate) fn judge_missing<'a>(
+        &self,
+        mut missing: impl Iterator<Item = &'a ServiceName>,
+    ) -> Verdict {
         if missing.any(|name| self.counts.get(name).is_some_and(|&count| count > 0)) {
             Verdict::ConfirmEmpty
         } else {
@@ -82,14 +90,14 @@ impl Guard {
     }
 
     /// Notes what is believed of a service now.
-    pub fn believe(&mut self, name: &ServiceName, instances: usize) {
+    pub(crate) fn believe(&mut self, name: &ServiceName, instances: usize) {
         let before = self.counts.insert(name.clone(), instances).unwrap_or(0);
         self.total = self.total - before + instances;
     }
 
     /// Instances believed of all services together.
     #[must_use]
-    pub fn instances(&self) -> usize {
+    pub(crate) fn instances(&self) -> usize {
         self.total
     }
 
@@ -102,8 +110,7 @@ impl Guard {
         before
     }
 
-    /// Forgets a service.
-    pub fn forget(&mut self, name: &ServiceName) {
+    pub(crate) fn forget(&mut self, name: &ServiceName) {
         self.total -= self.counts.remove(name).unwrap_or(0);
     }
 }
@@ -111,7 +118,7 @@ impl Guard {
 /// What a response says beyond dispute while a loss is being confirmed: all that it holds, and what
 /// it lacks is kept. Both must be sorted by id, and so is the result.
 #[must_use]
-pub fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
+pub(crate) fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
     let missing = before
         .iter()
         .filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err());
@@ -122,18 +129,17 @@ pub fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
 
 /// What a token may see, judged by one response of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visibility {
+pub(crate) enum Visibility {
     /// `consul` is there.
     Whole,
     /// Something, but not `consul`: a token for some services only.
     Part,
-    /// Nothing.
     Nothing,
 }
 
 /// Judges what the token may see.
 #[must_use]
-pub fn sight(list: &ServiceList) -> Visibility {
+pub(crate) fn sight(list: &ServiceList) -> Visibility {
     if list.contains_key(CONSUL) {
         Visibility::Whole
     } else if list.is_empty() {
@@ -146,7 +152,7 @@ pub fn sight(list: &ServiceList) -> Visibility {
 /// Names of the services that carry a routing tag: one that starts with `tag_prefix` after spaces
 /// are trimmed.
 #[must_use]
-pub fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
+pub(crate) fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
     list.iter()
         .filter(|(_, tags)| {
             tags.iter()

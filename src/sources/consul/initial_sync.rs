@@ -35,7 +35,6 @@ impl InitialSync {
         Self(names.map(|name| (name, State::Pending(0))).collect())
     }
 
-    /// It responded.
     pub(super) fn responded(&mut self, name: &ServiceName) {
         self.set(name, State::Responded);
     }

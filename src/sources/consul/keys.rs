@@ -45,18 +45,18 @@ pub(super) fn of(key: &str) -> String {
 
 /// What reads every key that begins with `prefix`.
 #[must_use]
-pub fn path(prefix: &str) -> String {
+pub(crate) fn path(prefix: &str) -> String {
     format!("{}?recurse", of(prefix))
 }
 
 /// A key, and the bytes of its value, or why they cannot be read.
-pub type KeyValue = (String, Result<Vec<u8>, DecodeError>);
+pub(crate) type KeyValue = (String, Result<Vec<u8>, DecodeError>);
 
 /// Reads a response: all keys, as they come.
 ///
 /// # Errors
 /// What is not a list of keys.
-pub fn values(body: &[u8]) -> Result<Vec<KeyValue>, serde_json::Error> {
+pub(crate) fn values(body: &[u8]) -> Result<Vec<KeyValue>, serde_json::Error> {
     let wire: Vec<Wire> = serde_json::from_slice(body)?;
     let value = |Wire { key, value }| (key, BASE64_STANDARD.decode(value.unwrap_or_default()));
     Ok(wire.into_iter().map(value).collect())

@@ -17,20 +17,20 @@
 //! Consul cannot be read, and one service's failure touches no other. `blocking`, `guard`, `wire`,
 //! `catalog` and `keys` are pure.
 
-pub mod blocking;
+pub(crate) mod blocking;
 pub mod catalog;
-pub mod client;
+pub(crate) mod client;
 mod connection;
 mod dial;
-pub mod error;
+pub(crate) mod error;
 mod expiry;
 mod feed;
 mod grant;
-pub mod guard;
+pub(crate) mod guard;
 mod hint;
 mod initial_sync;
 mod key_file;
-pub mod keys;
+pub(crate) mod keys;
 mod kv_editor;
 mod list;
 mod mesh;
@@ -42,7 +42,7 @@ mod page;
 mod poll;
 mod pool;
 pub mod probe;
-pub mod register;
+pub(crate) mod register;
 mod rights;
 mod room;
 mod settings;

@@ -47,7 +47,7 @@ const MARK: &str = "lb-process";
 
 /// A registration that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registration {
+pub(crate) struct Registration {
     id: String,
     name: String,
     /// What the agent is sent, but for the mark.
@@ -57,7 +57,7 @@ pub struct Registration {
 impl Registration {
     /// The service `name` at this place, with the checks of `config`.
     #[must_use]
-    pub fn new(name: &str, config: &RegisterConfig, at: &AdvertisedAddress) -> Self {
+    pub(crate) fn new(name: &str, config: &RegisterConfig, at: &AdvertisedAddress) -> Self {
         let id = format!("{name}-{}-{}", at.hostname, at.address.port());
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let body = json!({
@@ -75,7 +75,7 @@ impl Registration {
                 },
                 {
                     "CheckID": format!("{id}-health"),
-                    "Name": "lb responds to /health",
+                    "Name": "lb answers /health",
                     "HTTP": format!("{}://{}/health", at.scheme, at.address),
                     "Interval": millis(config.check_interval),
                     "Timeout": millis(config.check_timeout),
@@ -89,12 +89,6 @@ impl Registration {
             body,
         }
     }
-
-    /// The name it is found under in the catalog.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
 }
 
 fn report_check(id: &str) -> String {
@@ -103,7 +97,7 @@ fn report_check(id: &str) -> String {
 
 /// Keeps registrations. Ends when dropped, and leaves what is registered to its checks.
 #[derive(Debug)]
-pub struct Registrar {
+pub(crate) struct Registrar {
     wanted: watch::Sender<Arc<[Registration]>>,
     held: watch::Receiver<usize>,
     task: JoinHandle<()>,
@@ -130,7 +124,7 @@ impl Registrar {
     }
 
     /// These are wanted from now on, and no others.
-    pub fn set(&self, wanted: Vec<Registration>) {
+    pub(crate) fn set(&self, wanted: Vec<Registration>) {
         self.wanted.send_if_modified(|present| {
             let differs = **present != *wanted;
             if differs {
@@ -141,7 +135,7 @@ impl Registrar {
     }
 
     /// Removes all of them; returns after `limit` at the latest, and whether nothing is left.
-    pub async fn withdraw(&self, limit: Duration) -> bool {
+    pub(crate) async fn withdraw(&self, limit: Duration) -> bool {
         self.set(Vec::new());
         let mut held = self.held.clone();
         let empty = held.wait_for(|count| *count == 0);
@@ -412,7 +406,7 @@ mod tests {
         };
         let registration = Registration::new("fabio", &config, &at("10.0.0.1:9998", "http"));
         assert_eq!(
-            (&*registration.id, registration.name()),
+            (&*registration.id, &*registration.name),
             ("fabio-box-9998", "fabio")
         );
         let body = &registration.body;

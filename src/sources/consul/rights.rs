@@ -4,8 +4,8 @@
 //! them apart:
 //!
 //! - `X-Consul-Results-Filtered-By-ACLs: true` (Consul 1.11, for requests with a token): entries
-//! were left out of the response. Absent it means nothing, unless it is known that it would be
-//! sent.
+//!   were left out of the response. Absent it means nothing, unless it is known that it would be
+//!   sent.
 //! - `/v1/config/service-defaults/NAME` (Consul 1.5) needs `service:read` on the name, and says 403
 //!   without it, 404 where there is no such entry. `/v1/coordinate/node/NODE` does the same for
 //!   `node:read`.

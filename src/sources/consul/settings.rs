@@ -61,7 +61,6 @@ pub(super) enum Transport {
     Tcp {
         /// Name or IP address, without brackets.
         host: String,
-        /// Port.
         port: u16,
         /// `https`.
         tls: bool,

@@ -22,7 +22,6 @@ const UNPROVEN_MAX: Duration = Duration::from_secs(30);
 /// Most nodes that are looked up for one response.
 const NODES_MAX: usize = 8;
 
-/// One service.
 struct ServiceWatch {
     shared: Arc<Shared>,
     name: ServiceName,
