@@ -28,7 +28,6 @@ pub(super) struct Places {
     pub(super) token: TokenPlace,
 }
 
-/// Watches both places.
 pub(super) async fn run(
     places: Places,
     consul: Option<ConsulConfig>,

@@ -80,7 +80,6 @@ impl std::error::Error for ConfigErrors {}
 /// What reading finds.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// What is wrong.
     pub(crate) mistakes: Vec<ConfigError>,
     /// What works but is hardly meant.
     pub(crate) warnings: Vec<ConfigError>,

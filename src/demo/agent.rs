@@ -114,7 +114,6 @@ impl Agent {
         self.put("/v1/agent/service/register", body).await
     }
 
-    /// Deregisters an instance.
     pub(super) async fn deregister(&self, id: &str) -> anyhow::Result<()> {
         self.put(&format!("/v1/agent/service/deregister/{id}"), String::new())
             .await

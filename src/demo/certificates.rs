@@ -28,7 +28,6 @@ impl PrivateFolder {
         Ok(Self(path))
     }
 
-    /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.0
     }

@@ -18,7 +18,6 @@ const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 /// Shows the cursor and gives the old screen back.
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
-/// The output.
 #[derive(Debug)]
 pub(super) struct Screen {
     live: bool,

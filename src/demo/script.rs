@@ -14,7 +14,7 @@ const PAUSE_MS: std::ops::Range<u64> = 1_500..4_000;
 /// How long an instance stays sick or down.
 const ILLNESS_MS: std::ops::Range<u64> = 5_000..9_000;
 
-/// How an instance feels.
+/// Health of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     /// It responds, and its health check passes.
@@ -31,12 +31,10 @@ pub(super) enum Condition {
     },
 }
 
-/// One instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     /// Number within its service; never used twice.
     pub number: u32,
-    /// How it feels.
     pub condition: Condition,
 }
 
@@ -93,7 +91,6 @@ pub(super) struct Event {
     pub service: usize,
     /// Number of the instance.
     pub number: u32,
-    /// What happened.
     pub change: Change,
 }
 

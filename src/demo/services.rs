@@ -24,7 +24,6 @@ impl SampleService {
     }
 }
 
-/// All of them.
 pub(super) const SERVICES: [SampleService; 3] = [
     SampleService {
         name: "shop",

@@ -60,7 +60,7 @@ pub(super) struct InstanceRow {
     pub name: String,
     /// How the router treats it.
     pub standing: Standing,
-    /// Why, or how it feels.
+    /// Why, or its health.
     pub note: String,
     /// Requests per second, of late.
     pub per_second: f64,
@@ -198,7 +198,7 @@ pub(super) fn event(event: &EventRow) -> String {
     )
 }
 
-/// The last words.
+/// Totals, printed when the demo ends.
 pub(super) fn closing(frame: &Frame) -> String {
     let totals = &frame.totals;
     let mut text = format!(

@@ -12,9 +12,7 @@ use crate::config::{format_duration, parse_duration};
 pub(crate) enum Value {
     /// A text, also a path, a word or an address.
     Text(String),
-    /// True or false.
     Bool(bool),
-    /// A whole number.
     Count(u64),
     Time(Duration),
     /// A list of texts.

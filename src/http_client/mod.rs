@@ -88,7 +88,6 @@ pub(crate) struct Request {
     pub url: Uri,
     /// Redirects take them along to the same host only, unless [`Request::trusts_redirects`].
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Content.
     pub body: Bytes,
     /// Redirects lead to other servers of the same service: they get the headers too.
     pub trusts_redirects: bool,

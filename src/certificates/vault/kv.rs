@@ -11,7 +11,6 @@ use crate::certificates::error::SourceError;
 use crate::certificates::limits::{AT_A_TIME, ENTRIES_MAX};
 use crate::certificates::source::{FetchedCertificates, Pems};
 
-/// Reads both places.
 pub(in crate::certificates) async fn read(
     api: Api,
     pairs: Option<&str>,

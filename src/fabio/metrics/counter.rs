@@ -19,7 +19,6 @@ pub(crate) struct Growth {
 }
 
 impl Counter {
-    /// Counts `more`.
     pub(crate) fn add(&self, more: u64) {
         self.total.fetch_add(more, Relaxed);
     }

@@ -369,7 +369,6 @@ pub(super) fn is_readable(name: &str) -> bool {
         .all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-/// Reads the response.
 pub(super) fn decode(body: &[u8]) -> Result<Vec<HealthEntry>, serde_json::Error> {
     serde_json::from_slice(body)
 }

@@ -13,7 +13,6 @@ use crate::sources::consul::poll::Poller;
 use crate::sources::consul::wire::SEGMENT;
 use crate::sources::task::SourceTask;
 
-/// All nodes.
 pub(super) const LIST: &str = "/v1/catalog/nodes";
 
 /// A node of `/v1/catalog/nodes`.
