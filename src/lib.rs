@@ -17,10 +17,10 @@
 //! | [`catalog`] | what a source tells: services, instances, checks, tags, route commands |
 //! | [`control`] | from what sources tell to tables: which instances may serve |
 //! | [`config`] | every key: its type, bounds, default and text; files, flags, environment |
-//! | [`certificates`] | certificates that do not come from files: HTTP, Consul, Vault |
+//! | `certificates` | certificates that do not come from files: HTTP, Consul, Vault |
 //! | [`metrics`], [`journal`], [`log`] | what can be seen: counters, events, log lines |
 //! | [`admin`] | the admin listener: API, pages, metrics |
-//! | [`http_client`], [`trust`] | requests to other servers, and which certificates are trusted |
+//! | `http_client`, [`trust`] | requests to other servers, and which certificates are trusted |
 //! | [`serve`] | `lb run`: puts all of it together, starts and stops it |
 //! | [`cli`], [`check`], [`manual`] | the command line, `lb check`, man pages |
 //! | [`fabio`] | `lb fabio`: Fabio's flags and properties, translated |
@@ -33,14 +33,14 @@
 pub mod admin;
 pub mod bootstrap;
 pub mod catalog;
-pub mod certificates;
+mod certificates;
 pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
 pub mod fabio;
-pub mod http_client;
+mod http_client;
 pub mod journal;
 pub mod log;
 pub mod manual;

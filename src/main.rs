@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are asked for and go to standard output; the rest to standard error.
+            // Help and version are results and go to standard output; the rest to standard error.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG));
         }
@@ -85,8 +85,8 @@ fn dispatch(cli: cli::Cli) -> Result<u8> {
         }
         Action::Events(args) => {
             let access = access(&args.lb);
-            let answer = admin::client::events(&access, args.since.as_deref(), cli.json);
-            print(block_on(answer)??.as_bytes())
+            let events = admin::client::events(&access, args.since.as_deref(), cli.json);
+            print(block_on(events)??.as_bytes())
         }
         Action::Bootstrap(args) => lb::bootstrap::run(&args, cli.json),
         Action::Completions { shell } => {
@@ -133,7 +133,7 @@ fn run(args: &ConfigArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Shows why a command that would serve does not; a standard error that nobody reads does not keep
+/// Shows why a command that would serve does not; a standard error that nothing reads does not keep
 /// it from ending.
 fn show_and_end(report: &Report) {
     // Without it the report is written at once.
@@ -472,7 +472,7 @@ fn colour_wanted(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Writes a result to standard output; a reader that went away is no failure.
+/// Writes a result to standard output; a reader that went away is not a failure.
 fn print(bytes: &[u8]) -> Result<u8> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush())?;

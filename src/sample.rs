@@ -1,6 +1,6 @@
-//! `lb sample`: one instance of a small HTTP service, for a Nomad job to run. It says who it is,
-//! answers a health check and ends as a good instance should: no new connections, running requests
-//! finished.
+//! `lb sample`: one instance of a small HTTP service, for a Nomad job to run. It responds with its
+//! own name, has a path for a health check, and ends as a good instance should: no new connections,
+//! running requests finished.
 //!
 //! The server itself is also that of the samples of `lb demo`.
 
@@ -28,20 +28,20 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest `?delay=`.
 const DELAY_MS_MAX: u64 = 60_000;
 
-/// Who the instance is.
+/// Which instance it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SampleOptions {
     /// Where to listen. None: `NOMAD_IP_http` and `NOMAD_PORT_http`.
     pub listen: Option<SocketAddr>,
     /// Name of the service.
     pub name: String,
-    /// Name of the node, if told.
+    /// Name of the node, if given.
     pub node: Option<String>,
     /// Version that it claims to be.
     pub version: String,
 }
 
-/// Serves until SIGINT or SIGTERM, then until running requests are answered.
+/// Serves until SIGINT or SIGTERM, then until running requests have their responses.
 ///
 /// # Errors
 /// When no address is known, or it cannot be listened on.
@@ -57,7 +57,7 @@ pub fn run(options: &SampleOptions) -> Result<()> {
         .build()
         .context("runtime")?;
     runtime.block_on(async {
-        // Before the socket: whoever can connect can also count on an orderly end.
+        // Before the socket: a process that can connect to it can also count on an orderly end.
         let mut ending = Ending::listen_with_terminal()?;
         let _harmless = Harmless::listen()?;
         let listener = TcpListener::bind(address)
@@ -65,8 +65,8 @@ pub fn run(options: &SampleOptions) -> Result<()> {
             .with_context(|| format!("cannot listen on {address}"))?;
         let (leave, leaving) = watch::channel(false);
         let version = options.version.clone();
-        let answer = move |request| answer(request, Arc::clone(&whoami), version.clone());
-        let mut served = tokio::spawn(serve(listener, answer, leaving));
+        let respond = move |request| respond(request, Arc::clone(&whoami), version.clone());
+        let mut served = tokio::spawn(serve(listener, respond, leaving));
         tokio::select! {
             () = ending.came() => {}
             ended = &mut served => return ended.context("the server"),
@@ -92,10 +92,10 @@ fn from_nomad(env: impl Fn(&str) -> Option<String>) -> Result<SocketAddr> {
     };
     let ip: IpAddr = ip
         .parse()
-        .with_context(|| format!("NOMAD_IP_http={ip:?} is no address"))?;
+        .with_context(|| format!("NOMAD_IP_http={ip:?} is not an IP address"))?;
     let port: u16 = port
         .parse()
-        .with_context(|| format!("NOMAD_PORT_http={port:?} is no port"))?;
+        .with_context(|| format!("NOMAD_PORT_http={port:?} is not a port"))?;
     Ok(SocketAddr::new(ip, port))
 }
 
@@ -111,7 +111,7 @@ fn whoami(options: &SampleOptions, allocation: &str) -> String {
     )
 }
 
-async fn answer<B>(
+async fn respond<B>(
     request: Request<B>,
     whoami: Arc<String>,
     version: String,
@@ -151,11 +151,11 @@ async fn answer<B>(
     Ok(response)
 }
 
-/// Answers requests on the listener until told to leave; then takes no more connections, finishes
+/// Serves requests on the listener until told to leave; then takes no more connections, finishes
 /// what runs, and ends. Dropped: the listener and all connections are gone.
 pub(crate) async fn serve<A, F, B>(
     listener: TcpListener,
-    answer: A,
+    respond: A,
     mut leaving: watch::Receiver<bool>,
 ) where
     A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -167,7 +167,7 @@ pub(crate) async fn serve<A, F, B>(
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((socket, _)) = accepted {
-                    connections.spawn(connection(socket, answer.clone(), leaving.clone()));
+                    connections.spawn(connection(socket, respond.clone(), leaving.clone()));
                 }
             }
             // Reaps what ended, so that the set does not grow.
@@ -179,7 +179,7 @@ pub(crate) async fn serve<A, F, B>(
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<A, F, B>(socket: TcpStream, answer: A, mut leaving: watch::Receiver<bool>)
+async fn connection<A, F, B>(socket: TcpStream, respond: A, mut leaving: watch::Receiver<bool>)
 where
     A: Fn(Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
@@ -188,7 +188,7 @@ where
     let _ = socket.set_nodelay(true);
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new());
-    let connection = builder.serve_connection(TokioIo::new(socket), service_fn(answer));
+    let connection = builder.serve_connection(TokioIo::new(socket), service_fn(respond));
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
@@ -249,7 +249,7 @@ mod tests {
     async fn it_says_who_it_is() {
         let ask = async |path: &str| {
             let request = Request::get(path).body(()).unwrap();
-            let response = answer(request, Arc::new(whoami(&options(), "abc")), "v2".into())
+            let response = respond(request, Arc::new(whoami(&options(), "abc")), "v2".into())
                 .await
                 .unwrap();
             let status = response.status().as_u16();

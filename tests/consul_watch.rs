@@ -21,7 +21,7 @@ use lb::config::{Config, ConsulConfig, DnsConfig};
 use lb::metrics::Metrics;
 use lb::sources::consul::probe;
 use lb::sources::dns::Dns;
-use lb::sources::registration::{Announcement, Registrar, Whereabouts};
+use lb::sources::registration::{AdvertisedAddress, Announcement, Registrar};
 use lb::sources::{self, Context, Page, RunningSource, Update};
 use support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
 use support::fake_consul::{Acl, FakeConsul, Fault, PREFIX};
@@ -1674,7 +1674,7 @@ async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front(
     let mut watched = Watched::start(with_keys(config.clone()));
     watched.until_ports("web", &[1001]).await;
     watched.until_commands(&["route del a"], &[]).await;
-    let at = Whereabouts {
+    let at = AdvertisedAddress {
         address: "127.0.0.1:1".parse().unwrap(),
         scheme: "http",
         hostname: "here".to_owned(),

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::error::SourceError;
 use super::limits::{BACKOFF, ENTRIES_MAX, PAUSE_MIN};
-use super::source::{Pems, Shelf, Told};
+use super::source::{CertificateSink, FetchedCertificates, Pems};
 use crate::config::{ConsulConfig, ConsulKeys, Secret, TokenPlace};
 use crate::sources::backoff::Backoff;
 use crate::sources::consul::ConsulError;
@@ -28,24 +28,29 @@ pub(super) struct Places {
     pub(super) token: TokenPlace,
 }
 
-/// Watches both places.
-pub(super) async fn run(places: Places, consul: Option<ConsulConfig>, shelf: Arc<dyn Shelf>) {
+pub(super) async fn run(
+    places: Places,
+    consul: Option<ConsulConfig>,
+    sink: Arc<dyn CertificateSink>,
+) {
     let Places {
         keys,
         client_ca,
         token,
     } = places;
-    let pairs = watch(&keys, &token, consul.as_ref(), &*shelf, |pems| Told {
-        pairs: Some(pems),
-        client_cas: None,
+    let pairs = watch(&keys, &token, consul.as_ref(), &*sink, |pems| {
+        FetchedCertificates {
+            pairs: Some(pems),
+            client_cas: None,
+        }
     });
     let cas = async {
         if let Some(keys) = &client_ca {
-            let told = |pems| Told {
+            let as_fetched = |pems| FetchedCertificates {
                 pairs: None,
                 client_cas: Some(pems),
             };
-            watch(keys, &token, consul.as_ref(), &*shelf, told).await;
+            watch(keys, &token, consul.as_ref(), &*sink, as_fetched).await;
         }
     };
     tokio::join!(pairs, cas);
@@ -55,8 +60,8 @@ async fn watch(
     at: &ConsulKeys,
     token: &TokenPlace,
     consul: Option<&ConsulConfig>,
-    shelf: &dyn Shelf,
-    told: impl Fn(Pems) -> Told,
+    sink: &dyn CertificateSink,
+    as_fetched: impl Fn(Pems) -> FetchedCertificates,
 ) {
     let (ConsulKeys::Own(path) | ConsulKeys::At { path, .. }) = at;
     let target = keys::path(path);
@@ -73,21 +78,21 @@ async fn watch(
             index,
             wait: jittered_wait(config.wait, rng.f64()),
         });
-        let answer = match with_client(&mut client, &config) {
+        let response = match with_client(&mut client, &config) {
             Ok(client) => client.get(&target, Mode::Default, block).await,
             Err(error) => Err(error),
         };
-        let pause = match answer.map_err(SourceError::from).and_then(|answer| {
-            let pems = decode(&answer.body, path).map_err(|reason| SourceError::Content {
+        let pause = match response.map_err(SourceError::from).and_then(|response| {
+            let pems = decode(&response.body, path).map_err(|reason| SourceError::Content {
                 url: target.clone(),
                 reason,
             })?;
-            Ok((position.advance(answer.index, answer.early), pems))
+            Ok((position.advance(response.index, response.early), pems))
         }) {
             Ok((next, pems)) => {
                 backoff.succeeded();
                 if before.as_ref() != Some(&pems) {
-                    shelf.take(&told(pems.clone()));
+                    sink.take(&as_fetched(pems.clone()));
                     before = Some(pems);
                 }
                 match next {
@@ -97,7 +102,7 @@ async fn watch(
                 }
             }
             Err(error) => {
-                shelf.failed(&error);
+                sink.failed(&error);
                 position.forget();
                 if let SourceError::Consul(error) = &error
                     && matches!(error.kind(), "token" | "tls" | "config")
@@ -123,8 +128,8 @@ fn with_client<'a>(
     Ok(client.insert(made))
 }
 
-/// How to reach the Consul that holds these keys. Another one than that of `[consul]` is met with
-/// the same certificates (they are no secret), but never with the same token.
+/// How to reach the Consul that holds these keys. One that is not that of `[consul]` gets the same
+/// client certificate (it is not a secret), but never the same token.
 fn connection(
     keys: &ConsulKeys,
     token: &TokenPlace,

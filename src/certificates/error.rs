@@ -6,26 +6,19 @@ use crate::sources::consul::ConsulError;
 
 /// A failure. Holds no token and no password.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum SourceError {
+pub(crate) enum SourceError {
     /// No response.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// An answer that is none.
-    #[error("{url}: the server answered {status}")]
+    /// A response with a status other than success.
+    #[error("{url}: the server responded {status}")]
     Status {
-        /// What was asked for.
         url: String,
-        /// Its status.
         status: http::StatusCode,
     },
-    /// An answer that makes no sense.
+    /// A response that cannot be used.
     #[error("{url}: {reason}")]
-    Content {
-        /// What was asked for.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Content { url: String, reason: String },
     /// Consul could not be read.
     #[error(transparent)]
     Consul(#[from] ConsulError),
@@ -35,26 +28,19 @@ pub enum SourceError {
     /// There is no token.
     #[error("vault: no token: {0}")]
     Token(String),
-    /// Vault says no.
+    /// Vault refuses the request.
     #[error("vault: {path}: {status}: {errors}{hint}")]
     Vault {
-        /// What was asked for.
         path: String,
-        /// Its status.
         status: http::StatusCode,
-        /// Its words.
+        /// Vault's own reasons.
         errors: String,
         /// What to do.
         hint: &'static str,
     },
     /// A certificate for a name could not be had.
     #[error("no certificate for {name}: {reason}")]
-    Issue {
-        /// The server name.
-        name: String,
-        /// Why.
-        reason: String,
-    },
+    Issue { name: String, reason: String },
 }
 
 impl From<TrustError> for SourceError {

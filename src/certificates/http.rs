@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode, Uri};
 
 use super::error::SourceError;
 use super::limits::{AT_A_TIME, ENTRIES_MAX, TEXT_BYTES_MAX};
-use super::source::{Pems, Told};
+use super::source::{FetchedCertificates, Pems};
 use crate::config::Secret;
 use crate::http_client::trust::Trust;
 use crate::http_client::{self, Client, Limits, Request, shown};
@@ -26,13 +26,12 @@ const LIMITS: Limits = Limits {
 const PAIRS: &str = ".pem";
 const CAS: &str = "";
 
-/// One source.
 pub(super) struct Source {
     client: Option<Client>,
     list: Option<Uri>,
     client_cas: Option<Uri>,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// What was fetched last, by URL: asked for again only if it changed.
+    /// What was fetched last, by URL: fetched again only if it changed.
     seen: HashMap<Uri, Seen>,
 }
 
@@ -60,7 +59,7 @@ impl Source {
         }
     }
 
-    pub(super) async fn read(&mut self) -> Result<Told, SourceError> {
+    pub(super) async fn read(&mut self) -> Result<FetchedCertificates, SourceError> {
         if self.client.is_none() {
             self.client = Some(Client::new(&*Trust::default().client_config()?, None)?);
         }
@@ -74,7 +73,7 @@ impl Source {
             None => None,
         };
         self.seen = seen;
-        Ok(Told { pairs, client_cas })
+        Ok(FetchedCertificates { pairs, client_cas })
     }
 
     /// The files that a list names.
@@ -98,7 +97,7 @@ impl Source {
                     .await
                     .map(|fetched| (url, fetched))
                     .map_err(|error| error.to_string()),
-                None => Err("is no name of a file beside the list".to_owned()),
+                None => Err("is not the name of a file beside the list".to_owned()),
             };
             (PathBuf::from(name), fetched)
         });
@@ -125,7 +124,7 @@ impl Source {
         let before = self.seen.get(url);
         let mut headers = self.headers.clone();
         headers.extend(before.and_then(|seen| seen.condition.clone()));
-        let answer = client
+        let response = client
             .send(
                 Request {
                     headers,
@@ -134,16 +133,16 @@ impl Source {
                 LIMITS,
             )
             .await?;
-        match (answer.status(), before) {
+        match (response.status(), before) {
             (StatusCode::NOT_MODIFIED, Some(before)) => Ok(before.clone()),
             (StatusCode::OK, _) => {
-                let headers = answer.headers();
+                let headers = response.headers();
                 let condition = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)]
                     .into_iter()
-                    .find_map(|(told, asked)| Some((asked, headers.get(told)?.clone())));
+                    .find_map(|(validator, field)| Some((field, headers.get(validator)?.clone())));
                 Ok(Seen {
                     condition,
-                    body: answer.into_body(),
+                    body: response.into_body(),
                 })
             }
             (status, _) => Err(SourceError::Status {
@@ -156,7 +155,7 @@ impl Source {
 
 /// The names in a list that end in `suffix`.
 fn names(list: &[u8], suffix: &str) -> Result<Vec<String>, String> {
-    let text = std::str::from_utf8(list).map_err(|_| "the list is no text in UTF-8".to_owned())?;
+    let text = std::str::from_utf8(list).map_err(|_| "the list is not text in UTF-8".to_owned())?;
     let lines = text
         .lines()
         .map(|line| line.trim().trim_start_matches('/'))

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! http    list of names, the files beside it ─┐  every `refresh`
-//! vault   entries of a KV engine ─────────────┤                  ├─► Told ─► Shelf: what handshakes use
+//! vault   entries of a KV engine ─────────────┤                  ├─► FetchedCertificates ─► CertificateSink
 //! consul  keys of the KV store ───────────────┘  when they change
-//! vault-pki   Demand (a server name) ─► issue ─► Shelf
+//! vault-pki   Demand (a server name) ─► issue ─► CertificateSink
 //! ```
-//! A source fetches and tells; it never judges. Whether a pair is good, and what stays when it is
-//! not, is the shelf's business, so that the rules are the same as for files: one bad pair harms no
-//! other, and an answer that is empty or fails takes nothing away.
+//! A source fetches and passes on; it never judges. Whether a pair is good, and what stays when it
+//! is not, is decided by the sink, so that the rules are the same as for files: one bad pair harms
+//! no other, and a response that is empty or fails takes nothing away.
 
 mod consul;
 mod error;
@@ -20,19 +20,19 @@ mod vault;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use error::SourceError;
-pub use source::{Demand, Demands, Pems, Shelf, Surroundings, Told};
-pub use vault::Tokens;
+pub(crate) use error::SourceError;
+pub(crate) use source::{CertificateSink, Demand, Demands, FetchContext, FetchedCertificates};
+pub(crate) use vault::Tokens;
 
 use self::limits::{BACKOFF, PAUSE_MIN};
 use crate::config::{CertificateConfig, CertificateSource};
 use crate::sources::backoff::Backoff;
 
-/// Serves one source until it is dropped (or, read once, has answered). Files have none.
-pub async fn run(
+/// Serves one source until it is dropped (or, read once, has responded). Files have none.
+pub(crate) async fn run(
     config: CertificateConfig,
-    around: Surroundings,
-    shelf: Arc<dyn Shelf>,
+    context: FetchContext,
+    sink: Arc<dyn CertificateSink>,
     demands: Option<Demands>,
 ) {
     match config.source {
@@ -44,7 +44,7 @@ pub async fn run(
             refresh,
         } => {
             let mut source = http::Source::new(&url, client_ca_url.as_ref(), headers);
-            again_and_again(async || source.read().await, refresh, &*shelf).await;
+            again_and_again(async || source.read().await, refresh, &*sink).await;
         }
         CertificateSource::Consul {
             keys,
@@ -56,7 +56,7 @@ pub async fn run(
                 client_ca,
                 token,
             };
-            consul::run(places, around.consul, shelf).await;
+            consul::run(places, context.consul, sink).await;
         }
         CertificateSource::Vault {
             kv_path,
@@ -64,12 +64,12 @@ pub async fn run(
             refresh,
             token,
         } => {
-            let mut api = vault::Connection::new(around, token);
+            let mut api = vault::Connection::new(context, token);
             let read = async || {
                 let api = api.api().await?;
                 vault::kv::read(api, Some(&kv_path), client_ca_kv_path.as_deref()).await
             };
-            again_and_again(read, refresh, &*shelf).await;
+            again_and_again(read, refresh, &*sink).await;
         }
         CertificateSource::VaultPki {
             issue_path,
@@ -80,13 +80,13 @@ pub async fn run(
             token,
         } => {
             let Some(demands) = demands else { return };
-            let mut api = vault::Connection::new(around.clone(), token.clone());
+            let mut api = vault::Connection::new(context.clone(), token.clone());
             let cas = async {
                 if client_ca_kv_path.is_some() {
                     let read = async || {
                         vault::kv::read(api.api().await?, None, client_ca_kv_path.as_deref()).await
                     };
-                    again_and_again(read, refresh, &*shelf).await;
+                    again_and_again(read, refresh, &*sink).await;
                 }
             };
             let rules = vault::pki::Rules {
@@ -96,8 +96,8 @@ pub async fn run(
             };
             let issuer = vault::pki::run(
                 rules,
-                vault::Connection::new(around, token),
-                shelf.clone(),
+                vault::Connection::new(context, token),
+                sink.clone(),
                 demands,
             );
             tokio::join!(cas, issuer);
@@ -107,20 +107,20 @@ pub async fn run(
 
 /// Reads every `refresh`; zero: until all of it was read once. Tells only what differs from before.
 async fn again_and_again(
-    mut read: impl AsyncFnMut() -> Result<Told, SourceError>,
+    mut read: impl AsyncFnMut() -> Result<FetchedCertificates, SourceError>,
     refresh: Duration,
-    shelf: &dyn Shelf,
+    sink: &dyn CertificateSink,
 ) {
     let mut rng = fastrand::Rng::new();
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     let mut before = None;
     loop {
         let pause = match read().await {
-            Ok(told) => {
-                let whole = told.is_whole();
-                if before.as_ref() != Some(&told) {
-                    shelf.take(&told);
-                    before = Some(told);
+            Ok(fetched) => {
+                let whole = fetched.is_whole();
+                if before.as_ref() != Some(&fetched) {
+                    sink.take(&fetched);
+                    before = Some(fetched);
                 }
                 backoff.succeeded();
                 match (refresh, whole) {
@@ -130,8 +130,8 @@ async fn again_and_again(
                 }
             }
             Err(error) => {
-                shelf.failed(&error);
-                // What failed may have changed, too: the next answer counts.
+                sink.failed(&error);
+                // What failed may have changed, too: what is read next is passed on in any case.
                 before = None;
                 PAUSE_MIN + backoff.failed(&mut rng)
             }

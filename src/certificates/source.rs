@@ -1,4 +1,4 @@
-//! What a source is given, what it tells, and who takes it.
+//! What a source is given, what it fetches, and where that goes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -12,18 +12,17 @@ use super::vault::Tokens;
 use crate::config::{ConsulConfig, VaultConfig};
 
 /// PEM texts by their names; the reason where one could not be had.
-pub type Pems = BTreeMap<PathBuf, Result<Bytes, String>>;
+pub(crate) type Pems = BTreeMap<PathBuf, Result<Bytes, String>>;
 
-/// What a source has. What it does not tell of stays as it was.
+/// What a source has. What is `None` here stays as it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub(crate) struct FetchedCertificates {
     /// Pairs, by the names that files would have: `X-cert.pem` and `X-key.pem`, or `X.pem`.
     pub pairs: Option<Pems>,
-    /// Client CAs.
     pub client_cas: Option<Pems>,
 }
 
-impl Told {
+impl FetchedCertificates {
     /// Whether nothing is missing that the source has.
     pub(super) fn is_whole(&self) -> bool {
         let mut texts = [&self.pairs, &self.client_cas]
@@ -34,19 +33,19 @@ impl Told {
     }
 }
 
-/// Somebody wants a certificate for this name (in lower case), and hears when it is there or cannot
-/// be had.
-pub type Demand = (String, oneshot::Sender<()>);
+/// A client needs a certificate for this name (in lower case). The sender is dropped when it is
+/// there, or cannot be had.
+pub(crate) type Demand = (String, oneshot::Sender<()>);
 
 /// Demands outlive the task that serves them: a reload starts it anew.
-pub type Demands = Arc<Mutex<mpsc::Receiver<Demand>>>;
+pub(crate) type Demands = Arc<Mutex<mpsc::Receiver<Demand>>>;
 
-/// Takes what a source tells.
-pub trait Shelf: Send + Sync + 'static {
-    /// Takes what is there now.
-    fn take(&self, told: &Told);
+/// Takes what a source fetches.
+pub(crate) trait CertificateSink: Send + Sync + 'static {
+    /// Takes what the source has now.
+    fn take(&self, fetched: &FetchedCertificates);
 
-    /// Hears why the source could not be read, or a certificate not be issued.
+    /// Takes the reason why the source could not be read, or a certificate not be issued.
     fn failed(&self, error: &SourceError);
 
     /// Takes the pair that was issued for a name; returns its end (unix time, s), or what is wrong
@@ -62,13 +61,13 @@ pub trait Shelf: Send + Sync + 'static {
     /// The names with their ends (unix time, s) that were issued before.
     fn issued(&self) -> Vec<(String, i64)>;
 
-    /// Names that have a pair and were asked for since this was called last.
+    /// Names that have a pair and were in a handshake since this was called last.
     fn take_used(&self) -> HashSet<String>;
 }
 
 /// What a source needs beside its own settings.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
+pub(crate) struct FetchContext {
     /// `[consul]`.
     pub consul: Option<ConsulConfig>,
     /// `[vault]`.

@@ -61,7 +61,7 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
                 );
             }
             CertificateSource::Path { path } => folder(files, &key("path"), path, now),
-            // Nothing here to look at; whether the server answers is seen when it is asked.
+            // Nothing here to look at; whether the server responds shows when it is read.
             CertificateSource::Http { .. }
             | CertificateSource::Consul { .. }
             | CertificateSource::Vault { .. }

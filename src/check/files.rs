@@ -1,5 +1,5 @@
 //! Files named in the configuration: they can be read, hold what they should, and secrets are not
-//! open to everybody.
+//! readable by all users.
 
 use std::path::Path;
 
@@ -131,7 +131,7 @@ mod tests {
                 .any(|finding| finding.subject == subject && finding.problem.contains(part))
         };
         assert!(
-            has("consul.token_file", "may be read by everybody (mode 644)"),
+            has("consul.token_file", "may be read by all users (mode 644)"),
             "{found:#?}"
         );
         assert!(has("consul.token_file", "is empty"), "{found:#?}");

@@ -10,7 +10,7 @@ use hcl_edit::template::Element;
 
 /// A tag of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobTag {
+pub(crate) struct JobTag {
     /// The text; each interpolation stands as written.
     pub text: String,
     /// The text with `1` for each interpolation: as good a value as any for a host, a path or a
@@ -24,7 +24,7 @@ pub struct JobTag {
 
 /// A `service` block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JobService {
+pub(crate) struct JobService {
     /// Label of the job.
     pub job: String,
     /// Label of the group.
@@ -35,9 +35,7 @@ pub struct JobService {
     pub name: String,
     /// Line of the block, from 1.
     pub line: usize,
-    /// `tags`.
     pub tags: Vec<JobTag>,
-    /// `canary_tags`.
     pub canary_tags: Vec<JobTag>,
     /// Lines of tag lists that are not written out (a variable, a function).
     pub unread: Vec<usize>,
@@ -50,7 +48,7 @@ pub struct JobService {
 impl JobService {
     /// `job web, group app, service api`.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         let task = self
             .task
             .as_ref()
@@ -66,7 +64,7 @@ impl JobService {
 /// A file that is not a job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
-pub struct JobError {
+pub(crate) struct JobError {
     /// Line, from 1, if it is known.
     pub line: Option<usize>,
     /// What is wrong.
@@ -77,7 +75,7 @@ pub struct JobError {
 ///
 /// # Errors
 /// When the text is not HCL, or holds no job.
-pub fn services(text: &str) -> Result<Vec<JobService>, JobError> {
+pub(crate) fn services(text: &str) -> Result<Vec<JobService>, JobError> {
     let body: Body = text
         .parse()
         .map_err(|error: hcl_edit::parser::Error| JobError {
@@ -356,7 +354,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text in ".{0,200}") {
+        fn any_text_is_read_without_panic(text in ".{0,200}") {
             let _ = services(&text);
         }
     }

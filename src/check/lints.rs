@@ -34,7 +34,7 @@ pub fn check_jobs(
                 subject: String::new(),
                 value: None,
                 problem: error.problem,
-                advice: "`nomad job validate` tells more".to_owned(),
+                advice: "`nomad job validate` shows more".to_owned(),
             }),
             Ok(services) => {
                 for service in &services {
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_job_is_told_everything() {
+    fn all_findings_of_a_bad_job_are_reported() {
         let found = check(include_str!("../../tests/fixtures/jobs/bad.nomad.hcl"));
         let expected = [
             "Error:has a tag that makes no route",

@@ -1,13 +1,13 @@
 //! `lb check`: every mistake at once, before anything is started.
 //!
-//! [`files`] and [`certificates`] look at what the configuration names, [`jobs`] reads Nomad job
+//! [`files`] and `certificates` look at what the configuration names, `jobs` reads Nomad job
 //! files and [`lints`] judges the services in them. Reading the configuration itself is the
 //! business of [`crate::config`]; dialling Consul (`--live`) of `sources`.
 
 pub mod auth;
-pub mod certificates;
+pub(crate) mod certificates;
 pub mod files;
-pub mod jobs;
+pub(crate) mod jobs;
 pub mod lints;
 mod reading;
 
@@ -50,7 +50,7 @@ pub struct Finding {
     pub line: Option<usize>,
     /// What it is about: a key, or `job web, group app, service api`.
     pub subject: String,
-    /// The value or tag, if there is one and it is no secret.
+    /// The value or tag, if there is one and it is not a secret.
     pub value: Option<String>,
     /// What is wrong.
     pub problem: String,

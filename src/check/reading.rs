@@ -78,13 +78,13 @@ impl Files {
         }
     }
 
-    /// Warns when everybody may read a file that holds a secret.
+    /// Warns when all users may read a file that holds a secret.
     pub(crate) fn secret(&mut self, key: &str, path: &Path) {
         #[cfg(unix)]
         if let Ok(meta) = std::fs::metadata(path) {
             let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
             if mode & 0o004 != 0 {
-                let problem = format!("may be read by everybody (mode {:o})", mode & 0o777);
+                let problem = format!("may be read by all users (mode {:o})", mode & 0o777);
                 self.warning(key, path, &problem, "chmod 600");
             }
         }

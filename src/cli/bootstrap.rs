@@ -131,7 +131,7 @@ pub struct ReplaceNodeArgs {
     /// Which node, by its name in the description.
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Do not ask.
+    /// Do not wait for confirmation.
     #[arg(long)]
     pub yes: bool,
 }
@@ -150,7 +150,7 @@ pub struct UpgradeArgs {
 /// Arguments of `down`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
 pub struct DownArgs {
-    /// Do not ask.
+    /// Do not wait for confirmation.
     #[arg(long)]
     pub yes: bool,
     /// Remove data, configuration and the state (CA, keys, tokens), too. There is no way back.
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_is_told() {
+    fn wrong_usage_is_reported() {
         for (line, expected) in [
             ("fly", "fly"),
             ("--only nomad", "consul"),

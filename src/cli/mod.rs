@@ -81,8 +81,8 @@ pub enum Action {
     Bootstrap(BootstrapArgs),
     /// Serve as one instance of a small service, to try things on.
     ///
-    /// It answers every path with what it is, /health with 200, and ends as a good instance does:
-    /// no new connections, running requests finished. Nothing is registered anywhere.
+    /// It responds to every path with what it is, to /health with 200, and ends as a good instance
+    /// does: no new connections, running requests finished. Nothing is registered anywhere.
     Sample(SampleArgs),
     /// Print a completion script for a shell.
     Completions {
@@ -146,10 +146,10 @@ pub enum RoutesFormat {
     Fabio,
 }
 
-/// Where a running lb is asked.
+/// How to reach the admin listener of a running lb.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
-    /// The admin listener to ask.
+    /// The admin listener of the lb.
     #[arg(
         long,
         value_name = "URL",
@@ -171,7 +171,7 @@ pub struct AdminArgs {
 /// Arguments of `routes`.
 #[derive(Clone, Debug, Args)]
 pub struct RoutesArgs {
-    /// The lb to ask.
+    /// Which lb.
     #[command(flatten)]
     pub lb: AdminArgs,
     /// Form of the output.
@@ -194,7 +194,7 @@ pub struct ExplainArgs {
     /// command, as the running lb sees it].
     #[arg(long, value_name = "IP")]
     pub from: Option<std::net::IpAddr>,
-    /// The lb to ask.
+    /// Which lb.
     #[command(flatten)]
     pub lb: AdminArgs,
 }
@@ -202,7 +202,7 @@ pub struct ExplainArgs {
 /// Arguments of `services`.
 #[derive(Clone, Debug, Args)]
 pub struct ServicesArgs {
-    /// The lb to ask.
+    /// Which lb.
     #[command(flatten)]
     pub lb: AdminArgs,
 }
@@ -213,7 +213,7 @@ pub struct EventsArgs {
     /// Only later ones: number of an event, RFC 3339 time, Unix time, or an age like 15m.
     #[arg(long, value_name = "SINCE")]
     pub since: Option<String>,
-    /// The lb to ask.
+    /// Which lb.
     #[command(flatten)]
     pub lb: AdminArgs,
 }
@@ -323,7 +323,7 @@ fn with_keys(mut command: Command) -> Command {
 /// What clap says about wrong usage, and requests for help.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let args: Vec<OsString> = args.into_iter().collect();
-    // Words of Fabio's are nobody else's: not even `-h`, or `--proxy.addr`.
+    // Words behind `fabio` are Fabio's alone: not even `-h` or `--proxy.addr` is read here.
     if let Some(words) = words_of_fabio(&args) {
         return Ok(Cli {
             command: Action::Fabio(FabioArgs {

@@ -32,7 +32,7 @@ pub enum AccessItem {
 /// Declares the fields with their names.
 macro_rules! fields {
     ($($(#[$doc:meta])* $field:ident = $name:literal,)*) => {
-        /// What a line can tell.
+        /// What a line can hold.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum AccessField { $($(#[$doc])* $field,)* }
 
@@ -52,19 +52,19 @@ fields! {
     Request = "request",
     /// The query.
     RequestArgs = "request_args",
-    /// The host that the instance was told.
+    /// The host that the instance got.
     RequestHost = "request_host",
     /// The method.
     RequestMethod = "request_method",
     /// `HTTP/1.1` and the like.
     RequestProto = "request_proto",
-    /// `http`, `https`, `ws` or `wss`, or what a proxy in front told.
+    /// `http`, `https`, `ws` or `wss`, or what a proxy in front says.
     RequestScheme = "request_scheme",
     /// Path and query.
     RequestUri = "request_uri",
     /// Scheme, host, path and query.
     RequestUrl = "request_url",
-    /// Bytes of the answer's body, as sent.
+    /// Bytes of the response's body, as sent.
     ResponseBodySize = "response_body_size",
     /// The status.
     ResponseStatus = "response_status",
@@ -114,14 +114,14 @@ fields! {
     ConnectionEnd = "connection_end",
 }
 
-/// Why a text is no form.
+/// Why a text is not a format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessFormatError {
     /// Nothing would be known of a request.
     #[error("holds no field")]
     NoField,
     /// A field that does not exist.
-    #[error("holds ${0}, which is no field")]
+    #[error("holds ${0}, which is not a field")]
     Unknown(String),
 }
 
@@ -227,13 +227,13 @@ impl AccessFormat {
         &self.items
     }
 
-    /// The header fields it tells, each once.
+    /// The header fields it holds, each once.
     #[must_use]
     pub fn headers(&self) -> &[HeaderName] {
         &self.headers
     }
 
-    /// Whether it tells one of these.
+    /// Whether it holds one of these.
     #[must_use]
     pub fn tells(&self, fields: &[AccessField]) -> bool {
         self.items
@@ -313,14 +313,14 @@ mod tests {
             ("", "holds no field", "write off"),
             (
                 "$upstream_adr",
-                "holds $upstream_adr, which is no field",
+                "holds $upstream_adr, which is not a field",
                 "did you mean $upstream_addr?",
             ),
-            ("$header", "holds $header, which is no field", ""),
-            ("$header.", "holds $header, which is no field", ""),
+            ("$header", "holds $header, which is not a field", ""),
+            ("$header.", "holds $header, which is not a field", ""),
             (
                 "$Request",
-                "holds $Request, which is no field",
+                "holds $Request, which is not a field",
                 "did you mean $request?",
             ),
         ] {

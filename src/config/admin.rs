@@ -12,11 +12,11 @@ section! {
     /// The admin listener: web pages, health, metrics, API. It changes nothing, unless writable is
     /// true.
     pub struct AdminConfig is Once "admin" {
-        /// Where it listens. Everybody who can reach it can read the routing table.
+        /// Where it listens. Every client that can reach it can read the routing table.
         address: SocketAddr = "127.0.0.1:9998" [restart];
 
-        /// Which [certificates.NAME] it shows; client certificates are asked for as that says.
-        /// Unset: plain HTTP.
+        /// Which [certificates.NAME] it shows, and whether it requests client certificates. Unset:
+        /// plain HTTP.
         certificates: Option<String> = unset "main";
 
         /// Refuse the handshake for a name without certificate.
@@ -32,13 +32,13 @@ section! {
         tls_ciphers: Vec<String> = unset "TLS_AES_256_GCM_SHA384";
 
         /// Whether /api/manual and the page /manual show and change the route commands of
-        /// consul.kv_path. Whoever reaches the listener may then send all traffic elsewhere. The
-        /// token needs key_prefix write.
+        /// consul.kv_path. Every client that reaches the listener may then send all traffic
+        /// elsewhere. The token needs key_prefix write.
         writable: bool = "false";
 
-        /// Names under which it may be asked (Host), beside IP addresses, localhost and the
-        /// machine's name: other names are answered with 421, because a page of a stranger's site
-        /// could let its name point here. /health, /ready and /metrics may be asked under any name.
+        /// Names under which it may be reached (Host), beside IP addresses, localhost and the
+        /// machine's name: other names get 421, because a page of a stranger's site could let its
+        /// name point here. /health, /ready and /metrics have no such check.
         hosts: Vec<String> = unset "lb.example.com";
 
         /// What its paths begin with. /health, /ready and /metrics stay at the root as well.
@@ -62,8 +62,7 @@ section! {
         /// Their scheme.
         link_scheme: String = "http" among LINK_SCHEMES;
 
-        /// Host of those of routes that have none. Unset: the one under which the page was asked
-        /// for.
+        /// Host of those of routes that have none. Unset: the one in the request for the page.
         link_host: Option<String> = unset "www.example.com";
 
         /// Port of those. Unset: the scheme's.
@@ -81,7 +80,6 @@ words! {
     }
 }
 
-/// Schemes of links.
 const LINK_SCHEMES: &[&str] = &["http", "https"];
 
 /// Colours of the admin pages: those of Material Design, whose names Fabio takes.

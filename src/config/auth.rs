@@ -17,38 +17,38 @@ use super::words::words;
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 section! {
-    /// Who may use routes with auth=NAME in their tag; a name that is not configured here refuses
-    /// every request (503). Short form: --auth 'main;file=users.htpasswd'.
+    /// Users who may use routes with auth=NAME in their tag; a name that is not configured here
+    /// refuses every request (503). Short form: --auth 'main;file=users.htpasswd'.
     pub struct AuthConfig is Named "auth" {
-        /// basic: name and password (RFC 7617), looked up in a file. external: a service is asked
+        /// basic: name and password (RFC 7617), looked up in a file. external: a service decides
         /// about each request.
         by as "type": AuthType = "basic";
 
         /// Names and passwords as htpasswd writes them: bcrypt, MD5, SHA, SSHA, SHA-crypt or plain.
-        /// Without the file nobody gets in.
+        /// Without the file all requests are refused.
         file: Option<PathBuf> = unset "users.htpasswd";
 
-        /// What browsers show when they ask. Without it: NAME.
+        /// What browsers show when they want name and password. Without it: NAME.
         realm: Option<String> = unset "shop";
 
         /// How often its time stamp is looked at; below 1s counts as 1s. 0s: it is read at start
         /// and at a reload alone.
         refresh: Option<Duration> = "1s" in (0, DAY);
 
-        /// What type = "external" asks: GET, with the request's header, and without its body.
-        /// X-Forwarded-Method, -Uri, -Host, -Proto, -Port, -Prefix, -For, X-Real-Ip and Forwarded
-        /// are written here, whatever the client says. 2xx lets it in; any other answer, a redirect
-        /// too, is the client's; 502 when none comes.
+        /// For type = "external": the URL of the service. It gets a GET with the request's header,
+        /// and without its body. X-Forwarded-Method, -Uri, -Host, -Proto, -Port, -Prefix, -For,
+        /// X-Real-Ip and Forwarded are written here, whatever the client says. 2xx lets the request
+        /// in; any other response, a redirect too, goes to the client; 502 when none comes.
         endpoint: Option<Secret> = unset "http://127.0.0.1:4180/oauth2/auth" => without_secrets_if_set;
 
-        /// Header fields of its answer that replace those of the request, and those that differ in
-        /// `_`, `.` or case alone.
+        /// Header fields of its response that replace those of the request, and those that differ
+        /// in `_`, `.` or case alone.
         set_headers: Option<Vec<String>> = "";
 
-        /// Header fields of its answer that are added to those of the request.
+        /// Header fields of its response that are added to those of the request.
         append_headers: Option<Vec<String>> = "";
 
-        /// Limit for its answer.
+        /// Limit for its response.
         timeout: Option<Duration> = "5s" in (10, MINUTE);
     } and {
         /// How it decides.
@@ -61,7 +61,7 @@ words! {
     pub enum AuthType {
         /// Name and password.
         Basic = "basic",
-        /// A service that is asked.
+        /// A service that decides.
         External = "external",
     }
 }
@@ -73,29 +73,29 @@ pub enum AuthKind {
     Basic {
         /// In the format of htpasswd.
         file: PathBuf,
-        /// What clients are told; text that may stand in a quoted string of a header.
+        /// What clients are shown; text that may stand in a quoted string of a header.
         realm: String,
         /// How often the file's time stamp is looked at; zero: never.
         refresh: Duration,
     },
-    /// By a service that is asked about each request.
+    /// By a service that decides about each request.
     External(ExternalAuth),
 }
 
 /// A service that decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExternalAuth {
-    /// What is asked: an `http` or `https` URL, which may hold a password.
+    /// An `http` or `https` URL, which may hold a password.
     pub endpoint: Secret,
-    /// Fields of its answer that replace those of the request.
+    /// Fields of its response that replace those of the request.
     pub set_headers: Vec<HeaderName>,
-    /// Fields of its answer that are added to those of the request.
+    /// Fields of its response that are added to those of the request.
     pub append_headers: Vec<HeaderName>,
-    /// Limit for its answer.
+    /// Limit for its response.
     pub timeout: Duration,
 }
 
-/// Fields that frame a message, or belong to a connection: nobody else's to set.
+/// Fields that frame a message, or belong to a connection: only the proxy itself sets them.
 const FRAMING: [&str; 8] = [
     "host",
     "connection",
@@ -174,12 +174,12 @@ impl AuthConfig {
             reader.wrong(
                 "endpoint",
                 "is missing",
-                "write the URL that is asked, as in \"http://127.0.0.1:4180/oauth2/auth\"",
+                "write the URL of the service, as in \"http://127.0.0.1:4180/oauth2/auth\"",
             );
         } else if parse_url(endpoint.reveal()).is_none() {
             reader.wrong(
                 "endpoint",
-                "is no http:// or https:// URL",
+                "is not an http:// or https:// URL",
                 "write it like \"http://127.0.0.1:4180/oauth2/auth\"",
             );
         }

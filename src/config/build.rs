@@ -17,7 +17,7 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
         has_consul,
         ..context
     };
-    // What `VAULT_*` say concerns only those who use it here.
+    // Mistakes in `VAULT_*` count only where Vault is used.
     let mut of_vault = Findings::default();
     let vault = Sections {
         settings,

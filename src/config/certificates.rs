@@ -22,7 +22,7 @@ section! {
     pub struct CertificateConfig is Named "certificates" {
         /// file: one pair. path: a folder of pairs. http: files beside a list of their names.
         /// consul: keys of the KV store. vault: entries of a KV engine. vault-pki: issued for each
-        /// server name when it is first asked for.
+        /// server name when a client first sends it.
         kind as "source": CertificateKind = "file";
 
         /// The chain, leaf first (PEM), for source = "file".
@@ -51,12 +51,12 @@ section! {
         /// For vault-pki: where certificates are issued.
         issue_path: Option<String> = unset "pki/issue/lb";
 
-        /// For vault-pki: server names that certificates are asked for; `*` stands for any
+        /// For vault-pki: server names for which certificates are issued; `*` stands for any
         /// characters. Unset: all of them.
         names: Option<Vec<String>> = unset "*.example.com";
 
-        /// How often http and vault are read again. 0s: never, once they have answered. Consul
-        /// tells of changes itself, and files are watched.
+        /// How often http and vault are read again. 0s: never, once they have responded. Consul
+        /// reports changes itself, and files are watched.
         refresh: Option<Duration> = "30s" in (0, DAY);
 
         /// For vault-pki: a certificate is issued anew this long before its end, or after two
@@ -72,7 +72,8 @@ section! {
         /// The environment variable that holds it.
         token_env: Option<String> = unset "MY_TOKEN";
 
-        /// CAs of client certificates, or a folder of them (*.pem): asks clients for one.
+        /// CAs of client certificates, or a folder of them (*.pem): a certificate is requested of
+        /// clients.
         client_ca_file: Option<PathBuf> = unset "clients.pem";
 
         /// The same for http and consul: as url.
@@ -85,7 +86,7 @@ section! {
         /// does not say that it is one: those of Amazon's API Gateway do not.
         client_ca_upgrade_cn: Option<String> = unset "ApiGateway";
 
-        /// Whether a client without a certificate is refused, when it is asked for one.
+        /// Whether a client without a certificate is refused, where one is requested.
         client_auth: ClientAuth = "required";
     } and {
         /// Where the pairs come from.
@@ -112,7 +113,7 @@ words! {
 }
 
 words! {
-    /// Whether clients that are asked for a certificate need one.
+    /// Whether clients need a certificate where one is requested.
     pub enum ClientAuth {
         /// One without is refused.
         Required = "required",
@@ -169,9 +170,9 @@ pub enum CertificateSource {
     },
     /// Issued by Vault for each server name.
     VaultPki {
-        /// Where to ask (`issue_path`).
+        /// Path at which certificates are issued (`issue_path`).
         issue_path: String,
-        /// Which names to ask for; empty: any (`names`).
+        /// Which names; empty: any (`names`).
         names: Vec<String>,
         /// How long before its end a certificate is issued anew (`renew_before`).
         renew_before: Duration,
@@ -365,10 +366,10 @@ impl Checked for CertificateConfig {
                 "remove one of them",
             );
         }
-        let asks = self.client_ca_file.is_some() || self.source.has_client_cas();
+        let requests_certificates = self.client_ca_file.is_some() || self.source.has_client_cas();
         for key in ["client_auth", "client_ca_upgrade_cn"] {
-            if reader.has(key) && !asks {
-                let advice = "set client_ca_file to ask for client certificates";
+            if reader.has(key) && !requests_certificates {
+                let advice = "set client_ca_file to request client certificates";
                 reader.warn(key, "has no effect without client CAs", advice);
             }
         }
@@ -376,7 +377,7 @@ impl Checked for CertificateConfig {
 }
 
 impl CertificateConfig {
-    /// Clients are asked for a certificate, and may have none.
+    /// A certificate is requested of clients, and they may have none.
     #[must_use]
     pub fn is_client_auth_optional(&self) -> bool {
         self.client_auth == ClientAuth::Optional
@@ -632,7 +633,7 @@ fn check_names(reader: &mut Reader<'_>, names: &mut [String]) {
     {
         reader.wrong(
             "names",
-            "holds something that is no server name",
+            "holds something that is not a server name",
             "write them like \"*.example.com\"",
         );
     }
@@ -740,13 +741,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_without_its_secrets() {
+    fn what_does_not_fit_is_reported_without_its_secrets() {
         let cases = [
             ("source = \"http\"", "url is missing"),
             ("source = \"http\"\nurl = \"h/hush\"", "is not a URL"),
             (
                 "source = \"http\"\nurl = \"http://h/\"\nheaders = [\"hush\"]",
-                "holds something that is no header",
+                "holds something that is not a header",
             ),
             ("source = \"consul\"", "kv_path is missing"),
             (
@@ -768,7 +769,7 @@ mod tests {
             ),
             (
                 "source = \"vault-pki\"\nissue_path = \"p\"\nnames = [\"a b\"]",
-                "is no server name",
+                "is not a server name",
             ),
             (
                 "cert_file = \"a\"\nurl = \"http://h/hush\"",
@@ -784,9 +785,9 @@ mod tests {
             ),
         ];
         for (text, wanted) in cases {
-            let told = read(text).unwrap_err();
-            assert!(told.contains(wanted), "{text}: {told}");
-            assert!(!told.contains("hush"), "{text}: {told}");
+            let report = read(text).unwrap_err();
+            assert!(report.contains(wanted), "{text}: {report}");
+            assert!(!report.contains("hush"), "{text}: {report}");
         }
     }
 }

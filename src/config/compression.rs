@@ -1,4 +1,4 @@
-//! `[proxy.compression]`: which answers are compressed on their way to the client.
+//! `[proxy.compression]`: which responses are compressed on their way to the client.
 
 use std::fmt;
 
@@ -12,18 +12,18 @@ use super::value::{Problem, SettingValue};
 use super::words::words;
 
 section! {
-    /// Compression of answers, where the client takes it (Accept-Encoding) and the instance has not
-    /// done it. Off while there is no pattern.
+    /// Compression of responses, where the client takes it (Accept-Encoding) and the instance has
+    /// not done it. Off while there is no pattern.
     pub struct CompressionConfig is Once "proxy.compression" {
-        /// Which answers are compressed: a regular expression over their Content-Type. Not those of
-        /// which a part was asked for, that forbid it (Cache-Control: no-transform), of gRPC, or
-        /// for clients that accept text/event-stream.
+        /// Which responses are compressed: a regular expression over their Content-Type. Not those
+        /// to requests for a range, those that forbid it (Cache-Control: no-transform), those of
+        /// gRPC, and those to clients that accept text/event-stream.
         content_types: Option<ContentTypes> = unset "^(text/|application/(json|javascript|xml)|image/svg)";
 
         /// What may be used, the best first: counts where a client likes several equally.
         algorithms: Vec<Coding> = "zstd,br,gzip";
 
-        /// Answers known to be shorter than this pass as they are.
+        /// Responses known to be shorter than this pass as they are.
         min_bytes: u64 = "1024" in (0, 1 << 30);
 
         /// About how much memory (MiB) each worker may take for it. What comes when it is used up
@@ -59,7 +59,7 @@ impl ContentTypes {
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// What is no regular expression, or an excessive one.
+    /// What is not a regular expression, or an excessive one.
     pub fn new(pattern: &str) -> Result<Self, regex::Error> {
         RegexBuilder::new(pattern)
             .size_limit(PATTERN_BYTES_MAX)
@@ -67,7 +67,7 @@ impl ContentTypes {
             .map(Self)
     }
 
-    /// Whether answers of this type are meant.
+    /// Whether responses of this type are meant.
     #[must_use]
     pub fn hold(&self, content_type: &str) -> bool {
         self.0.is_match(content_type)
@@ -108,7 +108,7 @@ impl SettingValue for Option<ContentTypes> {
                 .unwrap_or_default()
                 .trim_start_matches("error: ");
             Problem {
-                problem: format!("is no regular expression ({reason})"),
+                problem: format!("is not a regular expression ({reason})"),
                 advice: "write it like \"^(text/|application/json)\"".to_owned(),
             }
         })

@@ -17,8 +17,8 @@ section! {
     /// not used at all.
     pub struct ConsulConfig is Once "consul" {
         /// Agents, tried in order, separated by commas: http://, https:// or unix:// URLs, with a
-        /// path where they are behind a proxy that asks for one. Without a scheme, https is used
-        /// when a CA or client certificate is configured, else http. Also CONSUL_HTTP_ADDR and
+        /// path where they are behind a proxy that needs one. Without a scheme, https is used when
+        /// a CA or client certificate is configured, else http. Also CONSUL_HTTP_ADDR and
         /// CONSUL_HTTP_SSL, which mean what they mean to Consul's own tools: http unless it says
         /// https, and the scheme's port where none is given. Proxies named in HTTP_PROXY or
         /// HTTPS_PROXY are not used.
@@ -57,7 +57,7 @@ section! {
         skip_verify: bool = "false";
 
         /// Sent with every request, as HTTP basic authentication: for something in front of the
-        /// agents that asks for it. Also CONSUL_HTTP_AUTH.
+        /// agents that requires it. Also CONSUL_HTTP_AUTH.
         http_auth: Option<Secret> = unset "USER:PASSWORD";
 
         /// ACL token. Better in a file. Also CONSUL_HTTP_TOKEN.
@@ -85,11 +85,11 @@ section! {
         /// to 1 MiB. The token needs key_prefix read.
         no_route_kv_path: Option<String> = unset "fabio/noroute.html" [restart];
 
-        /// Let any server answer, not the leader alone: cheaper, and it goes on while there is no
+        /// Let any server respond, not the leader alone: cheaper, and it goes on while there is no
         /// leader.
         stale: bool = "true";
 
-        /// A stale answer older than this is read again in default mode. Without a leader it is
+        /// A stale response older than this is read again in default mode. Without a leader it is
         /// kept all the same.
         max_stale: Duration = "5s" in (0, HOUR);
 
@@ -101,7 +101,7 @@ section! {
         /// missed.
         resync: Duration = "5m" in (10 * SECOND, DAY);
 
-        /// When more than this share of all instances vanishes in one answer, it is read a second
+        /// When more than this share of all instances vanishes in one response, it is read a second
         /// time in default mode before it is believed.
         confirm_percent: u32 = "30" in (1, 100);
 
@@ -326,7 +326,7 @@ fn consul_addresses(reader: &mut Reader<'_>, config: &ConsulConfig) -> Vec<Strin
             Some(("unix", _)) if env.ssl && from_variable => {
                 reader.wrong(
                     "address",
-                    "is a unix socket, but CONSUL_HTTP_SSL asks for TLS",
+                    "is a unix socket, but CONSUL_HTTP_SSL wants TLS",
                     "unset CONSUL_HTTP_SSL",
                 );
                 refused = true;

@@ -246,7 +246,7 @@ mod tests {
             /// Its color.
             color: String = "red" among COLORS;
 
-            /// Who may pass.
+            /// Its key.
             key: Option<Secret> = unset "KEY" => shown_key;
 
             /// A drawing.
@@ -336,7 +336,7 @@ mod tests {
                     "Of what."
                 ),
                 ("color", Kind::Word(COLORS), Some("red"), "", "Its color."),
-                ("key", Kind::Secret, None, "KEY", "Who may pass."),
+                ("key", Kind::Secret, None, "KEY", "Its key."),
                 ("plan", Kind::Path, None, "door.png", "A drawing."),
             ]
         );
@@ -357,7 +357,7 @@ mod tests {
              # When it opens.\n#opens_after = \"2s\"\n\
              # Of what.\n#type = \"oak\"\n\
              # Its color.\n#color = \"red\"\n\
-             # Who may pass.\n#key = \"KEY\"\n\
+             # Its key.\n#key = \"KEY\"\n\
              # A drawing.\n#plan = \"door.png\"\n"
         );
     }
@@ -406,16 +406,16 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_and_the_default_stands_in() {
+    fn what_does_not_fit_is_reported_and_the_default_stands_in() {
         let (door, findings) = read(&[
             ("width", RawValue::Integer("7".to_owned())),
             ("type", text("oaks")),
             ("key", RawValue::Bool(true)),
         ]);
         assert_eq!((door.width, door.material), (90, None));
-        let told: Vec<_> = findings.mistakes.iter().map(ToString::to_string).collect();
+        let mistakes: Vec<_> = findings.mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(
-            told,
+            mistakes,
             [
                 "conf/lb.toml:1: house.door.width = 7 is too small; write a whole number from 60 to 200",
                 "conf/lb.toml:2: house.door.type = \"oaks\" is not one of the known words; did you mean oak? write one of: oak, pine",

@@ -11,14 +11,14 @@ section! {
     /// Resolving of names in static routes, and of registrations that carry a name instead of an
     /// address.
     pub struct DnsConfig is Once "dns" [restart] {
-        /// Servers to ask. Empty: the system's, with its search list (/etc/resolv.conf). /etc/hosts
+        /// Servers to use. Empty: the system's, with its search list (/etc/resolv.conf). /etc/hosts
         /// comes before either. Both files are read again when they change.
         servers: Vec<SocketAddr> = "";
 
-        /// An answer is kept at least this long.
+        /// A response is kept at least this long.
         min_ttl: Duration = "1s" in (100, DAY);
 
-        /// An answer is kept at most this long.
+        /// A response is kept at most this long.
         max_ttl: Duration = "5m" in (SECOND, DAY);
 
         /// Limit for one query.

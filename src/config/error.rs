@@ -33,7 +33,7 @@ impl fmt::Display for Location {
 pub struct ConfigError {
     /// Which key, as a dotted path; empty when the whole file is meant.
     pub key: String,
-    /// The value as written, if there is one and it is no secret.
+    /// The value as written, if there is one and it is not a secret.
     pub value: Option<String>,
     /// Where it stands.
     pub place: Location,
@@ -80,7 +80,6 @@ impl std::error::Error for ConfigErrors {}
 /// What reading finds.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// What is wrong.
     pub(crate) mistakes: Vec<ConfigError>,
     /// What works but is hardly meant.
     pub(crate) warnings: Vec<ConfigError>,
@@ -94,7 +93,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 /// As [`nearest`], with a bound of one's own between 0 (anything) and 1 (the same word).
 #[must_use]
-pub fn nearer_than<'a>(
+pub(crate) fn nearer_than<'a>(
     bound: f64,
     word: &str,
     known: impl IntoIterator<Item = &'a str>,

@@ -25,15 +25,15 @@ section! {
         /// Largest share of a service's instances ejected at the same time, in percent.
         eject_max_percent: u32 = "50" in (0, 100);
 
-        /// Answers that count as failures of their instance while other instances do better: off,
-        /// gateway (502, 503, 504; of gRPC, UNAVAILABLE in place of an answer) or 5xx (all of
-        /// them). What all instances answer ejects none.
+        /// Responses that count as failures of their instance while other instances do better: off,
+        /// gateway (502, 503, 504; of gRPC, UNAVAILABLE in place of a response) or 5xx (all of
+        /// them). A status that all instances respond with ejects none.
         error_status: ErrorStatus = "gateway";
 
-        /// An instance that owes an answer for so long, and answers none of the further requests it
-        /// is given while other instances do, is frozen: it is ejected, and GETs and HEADs that
-        /// wait for it are asked elsewhere too, as far as the retry budget's share of recent
-        /// requests goes. A slow request is asked once. 0s: never.
+        /// An instance that owes a response for so long, and responds to none of the further
+        /// requests it is given while other instances do, is frozen: it is ejected, and GETs and
+        /// HEADs that wait for it are sent to another instance too, as far as the retry budget's
+        /// share of recent requests goes. A slow request is sent once. 0s: never.
         frozen_after: Duration = "2s" in (0, HOUR);
 
         /// How long a new or returning instance takes to its full share of traffic. 0s: at once.

@@ -35,7 +35,7 @@ pub const MOVED: &[Moved] = &[Moved {
 }];
 
 /// Keys, and sections of repetitions, that turn a source on. Where one of them is set, Consul is
-/// asked only if `[consul]` is there too.
+/// used only if `[consul]` is there too.
 pub const SOURCE_SWITCHES: &[&str] = &["routes_file", "routes", "routes_http.url", "static.route"];
 
 /// Every section, in the order of `config/lb.toml`.

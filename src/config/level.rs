@@ -20,7 +20,7 @@ pub(super) fn problem(filter: &str) -> Option<(String, String)> {
         };
         let known = LEVELS.iter().any(|word| word.eq_ignore_ascii_case(level));
         if target.is_empty() || !known {
-            let problem = format!("is not a filter ({level:?} is no level)");
+            let problem = format!("is not a filter ({level:?} is not a level)");
             let advice = nearest(level, LEVELS).map(|near| format!("did you mean {near}? "));
             return Some((problem, format!("{}{ADVICE}", advice.unwrap_or_default())));
         }

@@ -68,8 +68,8 @@ section! {
         request_timeout: Option<Duration> = unset "5m" in (0, DAY);
 
         /// Ports that tcp-dynamic may open, at the IP of its address (whose own port is 0).
-        /// Required there: whoever may register a service opens ports with it. Ports of other
-        /// listeners are never taken.
+        /// Required there: a program that may register a service opens ports with it. Ports of
+        /// other listeners are never taken.
         ports: Ports = unset "10000-10999";
 
         /// How often tcp-dynamic looks for routes that came or went.

@@ -535,12 +535,14 @@ routes_file = "routes.txt"
         ];
         for (env, part) in cases {
             let found = mistakes("", env, &[]);
-            let told = |text: &String| {
+            let names_variable = |text: &String| {
                 text.contains(&format!("environment {}", env[env.len() - 1].0))
                     || text.contains(env[0].0)
             };
             assert!(
-                found.iter().any(|text| text.contains(part) && told(text)),
+                found
+                    .iter()
+                    .any(|text| text.contains(part) && names_variable(text)),
                 "{env:?}: {found:?}"
             );
             assert!(
@@ -844,12 +846,12 @@ routes_file = "routes.txt"
 
     proptest! {
         #[test]
-        fn any_file_is_answered(text in ".{0,300}") {
+        fn any_file_is_read_without_panic(text in ".{0,300}") {
             let _ = load(&inputs(&text, &[], &[]));
         }
 
         #[test]
-        fn any_arrangement_of_known_words_is_answered(
+        fn any_arrangement_of_known_words_is_read_without_panic(
             rows in prop::collection::vec(
                 prop::sample::select(vec![
                     "[consul]", "[[listener]]", "[listener]", "[certificates.a]", "[certificates]", "[[static.route]]",
@@ -864,7 +866,7 @@ routes_file = "routes.txt"
         }
 
         #[test]
-        fn any_flag_and_variable_is_answered(
+        fn any_flag_and_variable_is_read_without_panic(
             path in prop::sample::select(vec!["listener", "certificates", "static.route", "consul.accept_status",
                 "listener.7.address", "certificates.a.path", "dns.servers", "nothing"]),
             value in ".{0,60}",

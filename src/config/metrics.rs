@@ -107,7 +107,7 @@ impl SettingValue for PrefixTemplate {
 }
 
 impl MetricsConfig {
-    /// Whether durations are to be kept for somebody who sends them on.
+    /// Whether durations are to be kept because a report sends them on.
     #[must_use]
     pub fn is_sent(&self) -> bool {
         let sent = [&self.statsd, &self.dogstatsd, &self.graphite]

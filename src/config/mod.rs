@@ -9,10 +9,10 @@
 //! puts the declarations together. Whether files that are named here exist and fit is the business
 //! of [`crate::check`].
 
-pub mod duration;
-pub mod error;
+pub(crate) mod duration;
+pub(crate) mod error;
 pub mod keys;
-pub mod prefix_template;
+pub(crate) mod prefix_template;
 
 mod access_format;
 mod admin;

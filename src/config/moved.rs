@@ -162,18 +162,18 @@ mod tests {
     #[test]
     fn both_names_with_different_values_are_a_mistake_that_names_both() {
         let file = "[consul]\ntag_prefix = \"a-\"\n[routing]\ntag_prefix = \"b-\"\n";
-        let told = |draft: Draft| -> Vec<String> {
+        let warnings = |draft: Draft| -> Vec<String> {
             draft.mistakes.iter().map(ToString::to_string).collect()
         };
         assert_eq!(
-            told(read(file, &[], &[])),
+            warnings(read(file, &[], &[])),
             [
                 "lb.toml:2: consul.tag_prefix = \"a-\" differs from routing.tag_prefix = \"b-\" (lb.toml:4), \
               which is the new name of the same key; remove consul.tag_prefix"
             ]
         );
         let routing = "[routing]\nrequire_check = true\n";
-        let found = told(read(routing, &[("LB_CONSUL_REQUIRE_CHECK", "false")], &[]));
+        let found = warnings(read(routing, &[("LB_CONSUL_REQUIRE_CHECK", "false")], &[]));
         assert!(
             found.len() == 1
                 && found[0]
@@ -181,7 +181,7 @@ mod tests {
                 && found[0].contains("routing.require_check = true (lb.toml:2)"),
             "{found:?}"
         );
-        let found = told(read(routing, &[], &[("consul.require_check", "false")]));
+        let found = warnings(read(routing, &[], &[("consul.require_check", "false")]));
         assert!(
             found[0].starts_with("flag --consul.require_check"),
             "{found:?}"

@@ -20,7 +20,7 @@ enum Field {
     Exec,
 }
 
-/// Why a text is no such template.
+/// Why a text is not such a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// `{{` without `}}`.
@@ -32,7 +32,7 @@ pub enum TemplateError {
 }
 
 /// What may stand in a template, for messages.
-pub const TEMPLATE_ADVICE: &str = "write text and {{.Hostname}}, {{.Exec}}, {{clean .Hostname}} or {{clean .Exec}} (clean: lower case, . and : to _)";
+pub(crate) const TEMPLATE_ADVICE: &str = "write text and {{.Hostname}}, {{.Exec}}, {{clean .Hostname}} or {{clean .Exec}} (clean: lower case, . and : to _)";
 
 impl FromStr for PrefixTemplate {
     type Err = TemplateError;
@@ -153,7 +153,7 @@ impl fmt::Display for PrefixTemplate {
 
 /// A part of a name: lower case, without the dots and colons that part names; `_` for nothing.
 #[must_use]
-pub fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     if text.is_empty() {
         "_".to_owned()
     } else {

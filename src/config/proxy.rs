@@ -40,7 +40,7 @@ section! {
         retry_after: Duration = "1s" in (0, HOUR);
 
         /// A route whose instances are all out counts as not there: a shorter path or a less
-        /// specific host serves, or nobody. Else it answers that 503.
+        /// specific host serves, or none. Else its response is that 503.
         fall_through: bool = "false";
 
         /// Hosts of routes are patterns: *.example.com. false: text, which no host of a request is
@@ -52,12 +52,12 @@ section! {
         /// are never sent.
         merge_slashes: bool = "false";
 
-        /// Answers when an upstream failed: with a line of text, or bare as in Fabio, which has 500
-        /// for what is no HTTP too.
+        /// Responses when an upstream failed: with a line of text, or bare as in Fabio, which has
+        /// 500 for an invalid response too.
         upstream_errors: UpstreamErrors = "told";
 
-        /// X-Forwarded-Host and -Port: of the host the client asked for, or of the one that host=
-        /// of a tag put in its place.
+        /// X-Forwarded-Host and -Port: of the host in the client's request, or of the one that
+        /// host= of a tag put in its place.
         forwarded_host: ForwardedHost = "received";
 
         /// Address for `by=` in the Forwarded header.
@@ -97,7 +97,7 @@ section! {
         /// behind them).
         idle_timeout: Duration = "75s" in (100, DAY);
 
-        /// How long a client may pause inside a request body, or while not reading the answer.
+        /// How long a client may pause inside a request body, or while not reading the response.
         body_timeout: Duration = "60s" in (100, DAY);
 
         /// Largest request head in bytes; 431 above it.
@@ -116,21 +116,21 @@ section! {
         /// Limit to connect to an instance, TLS included.
         connect_timeout: Duration = "1s" in (1, HOUR);
 
-        /// Limit from the request to the first byte of the answer; 504 after it. gRPC calls bring
+        /// Limit from the request to the first byte of the response; 504 after it. gRPC calls bring
         /// their own.
         response_timeout: Duration = "60s" in (1, DAY);
 
-        /// How long an instance may pause inside an answer while the client waits for more; the
-        /// answer is cut then. Not for websockets, gRPC and text/event-stream. 0s: without end.
+        /// How long an instance may pause inside a response while the client waits for more; the
+        /// response is cut then. Not for websockets, gRPC and text/event-stream. 0s: without end.
         response_idle_timeout: Duration = "10m" in (0, DAY);
 
-        /// Limit for a request as a whole, from its head to the last byte of its answer: 504 where
-        /// no answer has begun, else it is cut. Not for websockets and gRPC. 0s: none.
+        /// Limit for a request as a whole, from its head to the last byte of its response: 504
+        /// where no response has begun, else it is cut. Not for websockets and gRPC. 0s: none.
         request_timeout: Duration = "0s" in (0, DAY);
 
-        /// When a GET or HEAD has no first byte after this, another instance is asked too, within
-        /// the retry budget, and the first answer counts. It doubles requests that are slow by
-        /// nature. 0s: never; frozen instances are found by health.frozen_after.
+        /// When a GET or HEAD has no first byte after this, it is sent to another instance too,
+        /// within the retry budget, and the first response counts. It doubles requests that are
+        /// slow by nature. 0s: never; frozen instances are found by health.frozen_after.
         try_timeout: Duration = "0s" in (0, DAY);
 
         /// How long an idle connection to an instance is kept. It has to be shorter than what the
@@ -168,19 +168,19 @@ words! {
 }
 
 words! {
-    /// Answers when an upstream failed.
+    /// Responses when an upstream failed.
     pub enum UpstreamErrors {
         /// With a line of text.
-        Told = "told",
-        /// As Fabio answers.
+        Text = "told",
+        /// As in Fabio.
         Bare = "bare",
     }
 }
 
 words! {
-    /// Which host X-Forwarded-Host and -Port tell.
+    /// Which host X-Forwarded-Host and -Port name.
     pub enum ForwardedHost {
-        /// The one the client asked for.
+        /// The one in the client's request.
         Received = "received",
         /// The one the upstream gets.
         Sent = "sent",
@@ -188,7 +188,7 @@ words! {
 }
 
 impl ProxyConfig {
-    /// Answers for upstreams that cannot be used are Fabio's.
+    /// Responses for upstreams that cannot be used are Fabio's.
     #[must_use]
     pub fn has_bare_errors(&self) -> bool {
         self.upstream_errors == UpstreamErrors::Bare

@@ -46,9 +46,7 @@ impl std::fmt::Display for RawValue {
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// The value.
     pub(crate) value: RawValue,
-    /// Where it stands.
     pub(crate) place: Location,
     /// Later layers win: 0 file, 1 `CONSUL_*` and `VAULT_*`, 2 `LB_*`, 3 flag.
     pub(crate) layer: u8,

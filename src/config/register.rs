@@ -17,8 +17,8 @@ section! {
         enabled: bool = "false";
 
         /// Whether it also registers under each NAME that a route names by register=NAME, as long
-        /// as such a route has a target. Whoever may write tags chooses these names; the rights of
-        /// the token bound them.
+        /// as such a route has a target. Programs that may write tags choose these names; the
+        /// rights of the token bound them.
         aliases: bool = "false";
 
         /// Name of the service. Its id is NAME-HOSTNAME-PORT.

@@ -4,7 +4,7 @@ use super::declare::{Checked, section};
 
 section! {
     /// When a request is tried on another instance. A failed connect always is; a connection that
-    /// died before the first byte of an answer, for idempotent requests; nothing after the first
+    /// died before the first byte of a response, for idempotent requests; nothing after the first
     /// byte.
     pub struct RetryConfig is Once "retry" {
         /// Most attempts for one request, the first included. 1: none.

@@ -1,4 +1,4 @@
-//! `[routes_http]`: an endpoint that is asked for route commands.
+//! `[routes_http]`: an endpoint that is polled for route commands.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use super::url::check_web_url;
 use super::value::Headers;
 
 section! {
-    /// An endpoint that answers with routes: a JSON list of objects with cmd, service, src, dst,
+    /// An endpoint that responds with routes: a JSON list of objects with cmd, service, src, dst,
     /// weight, tags and opts, each meaning what such a command means in the route language. A
     /// source of its own beside Consul and the others. While it gives no such list, the last one
     /// stays in force.
     pub struct RoutesHttpConfig is Once "routes_http" [restart] {
-        /// Where to ask, with GET. Answers up to 64 MiB are taken.
+        /// The URL to GET. Responses up to 64 MiB are taken.
         url: Secret = unset "https://routes.example.com/lb" => without_secrets;
 
         /// Sent with each request to the URL's host.
         headers: Headers = unset "Authorization: Bearer 1234";
 
-        /// Time from one answer to the next request.
+        /// Time from one response to the next request.
         refresh: Duration = "10s" in (100, DAY);
 
         /// Limit for one request.

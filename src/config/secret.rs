@@ -13,7 +13,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself, for whoever has to send it or write it into a file of its own.
+    /// The text itself, to be sent or written into a file of its own.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

@@ -45,7 +45,6 @@ impl From<&StaticRoute> for StaticRouteConfig {
     }
 }
 
-/// Reads the routes.
 pub(super) fn routes(sections: &mut Sections<'_>) -> Vec<StaticRoute> {
     sections.each(|route: StaticRouteConfig, reader| {
         for (name, value, advice) in [

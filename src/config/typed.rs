@@ -26,7 +26,6 @@ pub(crate) enum Typed {
     Numbers(Vec<f64>),
 }
 
-/// The default of a key.
 pub(super) fn default_of(key: &Key) -> Option<Typed> {
     let entry = Entry {
         value: RawValue::Bare(key.default?.to_owned()),
@@ -125,7 +124,7 @@ pub(super) fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             let items = items(value).ok_or("is not a list of headers")?;
             match items.iter().all(|item| header_of(item).is_some()) {
                 true => Ok(Typed::List(items)),
-                false => Err("holds something that is no header"),
+                false => Err("holds something that is not a header"),
             }
         }
         Kind::List | Kind::Urls => items(value)

@@ -89,8 +89,8 @@ impl Agent {
         }
     }
 
-    /// A `curl` line, short enough to be copied from a terminal, that asks the agent's API for
-    /// `path`.
+    /// A `curl` line, short enough to be copied from a terminal, that gets `path` of the agent's
+    /// API.
     ///
     /// # Errors
     /// When the file with its options cannot be written.
@@ -114,7 +114,6 @@ impl Agent {
         self.put("/v1/agent/service/register", body).await
     }
 
-    /// Deregisters an instance.
     pub(super) async fn deregister(&self, id: &str) -> anyhow::Result<()> {
         self.put(&format!("/v1/agent/service/deregister/{id}"), String::new())
             .await
@@ -142,11 +141,11 @@ impl Agent {
             if let Some(status) = ended {
                 bail!("consul ended at once ({status}):\n{}", self.end_of_log());
             }
-            let answer = self
+            let response = self
                 .request(Method::GET, "/v1/status/leader", String::new())
                 .await;
             // An empty string, quoted, while there is none.
-            if matches!(&answer, Ok((StatusCode::OK, leader)) if leader.trim().len() > 2) {
+            if matches!(&response, Ok((StatusCode::OK, leader)) if leader.trim().len() > 2) {
                 return Ok(());
             }
             if begun.elapsed() > START_TIMEOUT {

@@ -18,7 +18,6 @@ use crate::config::Config;
 use crate::sources::task::SourceTask;
 use crate::sources::{Context, RunningSource, Source, SourceError, Update};
 
-/// Name of the demo as a source.
 const SOURCE: SourceName = "demo";
 
 /// Updates that may wait for the control loop.
@@ -74,13 +73,12 @@ async fn pass_on(mut from: mpsc::Receiver<Update>, to: mpsc::Sender<Update>) {
     }
 }
 
-/// Whom to tell.
+/// Where registrations go.
 pub(super) enum Announcer {
     /// The control loop.
     Direct(mpsc::Sender<Update>),
     /// A Consul agent, with what is registered there.
     Consul {
-        /// The agent.
         agent: Arc<Agent>,
         /// Port by instance.
         registered: BTreeMap<String, u16>,
@@ -128,7 +126,7 @@ impl Announcer {
         Ok(())
     }
 
-    /// Says that everything has been told once.
+    /// Says that everything has been announced once.
     pub(super) async fn complete(&mut self) -> anyhow::Result<()> {
         if let Self::Direct(updates) = self {
             updates
@@ -192,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_demo_is_a_source_that_runs_once() {
-        let (told, source) = DemoSource::new();
+        let (announced, source) = DemoSource::new();
         let (updates, mut received) = mpsc::channel(1);
         let (config, context) = (
             Config::default(),
@@ -200,7 +198,10 @@ mod tests {
         );
         assert!(source.is_on(&config));
         let running = source.start(&config, &context).unwrap();
-        told.send(Update::Synced { source: SOURCE }).await.unwrap();
+        announced
+            .send(Update::Synced { source: SOURCE })
+            .await
+            .unwrap();
         let update = received.recv().await;
         assert!(
             matches!(update, Some(Update::Synced { source: "demo" })),
@@ -208,7 +209,7 @@ mod tests {
         );
         assert!(source.start(&config, &context).is_err());
         drop(running);
-        told.closed().await;
+        announced.closed().await;
     }
 
     #[test]
@@ -233,7 +234,7 @@ mod tests {
         assert_eq!(
             ids,
             ["demo/shop-10", "demo/shop-2"],
-            "by id, as the contract asks"
+            "by id, as the contract has it"
         );
         let sick = &snapshot.instances[1];
         assert_eq!(

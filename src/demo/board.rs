@@ -42,7 +42,6 @@ struct Row {
 }
 
 impl Board {
-    /// An empty board.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
@@ -62,7 +61,6 @@ impl Board {
         (self.started, self.last_frame) = (now, now);
     }
 
-    /// Adds an instance.
     pub(super) fn add(&mut self, service: usize, shared: Arc<Shared>) {
         let row = Row {
             service,
@@ -75,7 +73,7 @@ impl Board {
         self.rows.push(row);
     }
 
-    /// Says how an instance feels, for the display.
+    /// Sets the health of an instance, for the display.
     pub(super) fn set_condition(&mut self, name: &str, condition: &'static str) {
         for row in self.rows.iter_mut().filter(|row| row.shared.name == name) {
             row.condition = condition;
@@ -198,9 +196,7 @@ fn instance_row(row: &Row, seen: Option<&Seen>) -> InstanceRow {
 /// How the router sees one instance of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// As a target.
     Target {
-        /// Requests in flight.
         in_flight: u32,
     },
     /// As registered but left out, for this reason.

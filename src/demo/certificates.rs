@@ -12,7 +12,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
-/// A folder that nobody else may read, removed when dropped.
+/// A folder that no other user may read, removed when dropped.
 #[derive(Debug)]
 pub(super) struct PrivateFolder(PathBuf);
 
@@ -20,7 +20,7 @@ impl PrivateFolder {
     /// A fresh one below the system's temporary folder.
     pub(super) fn create() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("lb-demo-{}", uuid::Uuid::new_v4()));
-        // Fails if it exists, so nobody can have prepared it.
+        // Fails if it exists, so that no other user can have prepared it.
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -28,7 +28,6 @@ impl PrivateFolder {
         Ok(Self(path))
     }
 
-    /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.0
     }

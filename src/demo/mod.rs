@@ -42,7 +42,7 @@ use crate::system::signals::{Ending, Harmless};
 use crate::system::vital;
 use crate::table::SharedTable;
 
-/// What `lb demo` was asked for.
+/// Options of `lb demo`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DemoOptions {
     /// Register the samples in a real Consul, started for the occasion.
@@ -52,7 +52,7 @@ pub struct DemoOptions {
 /// Ports tried first, as in the documents; taken ones are replaced by free ones.
 const HTTP_PORT: u16 = 9999;
 const ADMIN_PORT: u16 = 9998;
-/// How often the script is asked.
+/// How often the script is looked at for changes.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Runs the demo until Ctrl-C or SIGTERM.
@@ -136,7 +136,7 @@ impl Show {
             opened.is_ok_and(|open| open),
             "the router did not open its listeners"
         );
-        // With Consul the samples' checks start critical: the show begins when everybody is on
+        // With Consul the samples' checks start critical: the show begins when all of them are on
         // stage.
         tokio::time::timeout(OPEN_LIMIT, all_serve(&running.table))
             .await
@@ -182,7 +182,8 @@ impl Show {
         let frame = lock(&self.board).frame(&self.running.table.load(), Instant::now());
         self.screen.close(&frame);
         let running = self.running;
-        // The samples go on meanwhile, on this thread: what is still asked of them gets its answer.
+        // The samples go on meanwhile, on this thread: requests that still come to them get a
+        // response.
         tokio::task::spawn_blocking(move || running.stop()).await?;
         Ok(())
     }
@@ -221,7 +222,7 @@ fn config(live: bool) -> (Config, Vec<String>) {
     }];
     config.admin.address = admin;
     config.drain.grace = Duration::ZERO;
-    // A stream of events that somebody left open must not hold up Ctrl-C.
+    // A stream of events that a client left open must not hold up Ctrl-C.
     config.drain.timeout = Duration::from_secs(1);
     // Log lines would run through the picture.
     config.log.level = if live { "off" } else { "error" }.to_owned();

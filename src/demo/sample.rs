@@ -1,5 +1,5 @@
-//! One instance of a sample service: a tiny HTTP server on the loopback interface that says who it
-//! is.
+//! One instance of a sample service: a tiny HTTP server on the loopback interface that responds
+//! with its own name.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,14 +19,14 @@ use tokio::task::JoinHandle;
 
 use crate::sample::serve;
 
-/// Header that names the instance which answered.
+/// Header that names the instance which responded.
 pub(super) const INSTANCE_HEADER: &str = "x-instance";
 /// Path of the health check.
 pub(super) const HEALTH_PATH: &str = "/health";
 /// Longest an instance that leaves waits for its requests.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a service answers with.
+/// What a service responds with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A web page that reloads itself.
@@ -51,13 +51,12 @@ pub(super) struct Sample {
 pub(super) struct Shared {
     /// Its name, as `shop-1`.
     pub name: String,
-    /// What it answers with.
     pub kind: Kind,
-    /// Time it takes for an answer.
+    /// Time it takes for a response.
     pub latency: Duration,
     /// Its health check fails.
     pub sick: AtomicBool,
-    /// Requests answered, checks apart.
+    /// Requests served, checks apart.
     pub served: AtomicU64,
 }
 
@@ -73,7 +72,7 @@ impl Sample {
         let (leave, leaving) = watch::channel(false);
         let task = tokio::spawn(serve(
             listener,
-            move |request| answer(request, Arc::clone(&shared)),
+            move |request| respond(request, Arc::clone(&shared)),
             leaving,
         ));
         Ok(Self {
@@ -102,7 +101,7 @@ impl Drop for Sample {
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
     shared: Arc<Shared>,
 ) -> Result<Response<Body>, Infallible> {
@@ -159,7 +158,7 @@ fn shop_page(name: &str) -> String {
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=1><title>{name}</title>\
          <style>body{{font:1.2rem system-ui;display:grid;place-content:center;text-align:center;min-height:90vh;\
          background:hsl({hue} 55% 92%);color:#222}}h1{{font-size:4rem;margin:0}}</style>\
-         <h1>{name}</h1><p>answered this request. The page reloads every second.</p></html>\n"
+         <h1>{name}</h1><p>served this request. The page reloads every second.</p></html>\n"
     )
 }
 
@@ -176,13 +175,13 @@ fn request_as_json<B>(request: &Request<B>, name: &str) -> String {
             )
         })
         .collect();
-    let answer = serde_json::json!({
+    let json = serde_json::json!({
         "instance": name,
         "method": request.method().as_str(),
         "path": request.uri().to_string(),
         "headers": headers,
     });
-    format!("{answer:#}\n")
+    format!("{json:#}\n")
 }
 
 /// Server-sent events, one a second, until the client goes.

@@ -18,7 +18,6 @@ const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 /// Shows the cursor and gives the old screen back.
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
-/// The output.
 #[derive(Debug)]
 pub(super) struct Screen {
     live: bool,
@@ -26,7 +25,7 @@ pub(super) struct Screen {
     entered: bool,
     drawn: Option<Instant>,
     summarised: Option<Instant>,
-    told: u64,
+    events_shown: u64,
 }
 
 impl Screen {
@@ -42,7 +41,7 @@ impl Screen {
             entered: false,
             drawn: None,
             summarised: None,
-            told: 0,
+            events_shown: 0,
         }
     }
 
@@ -132,16 +131,16 @@ impl Screen {
     fn append_events(&mut self, frame: &Frame, wait: Duration) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         // Old events fall off the frame: count from its end.
-        let new = usize::try_from(frame.totals.changes - self.told)
+        let new = usize::try_from(frame.totals.changes - self.events_shown)
             .unwrap_or(usize::MAX)
             .min(frame.events.len());
-        self.told = frame.totals.changes - new as u64;
+        self.events_shown = frame.totals.changes - new as u64;
         for event in &frame.events[frame.events.len() - new..] {
             if event.followed.is_none() && frame.uptime.saturating_sub(event.at) < wait {
                 break;
             }
             writeln!(stdout, "{}", view::event(event))?;
-            self.told += 1;
+            self.events_shown += 1;
         }
         Ok(())
     }

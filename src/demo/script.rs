@@ -14,12 +14,12 @@ const PAUSE_MS: std::ops::Range<u64> = 1_500..4_000;
 /// How long an instance stays sick or down.
 const ILLNESS_MS: std::ops::Range<u64> = 5_000..9_000;
 
-/// How an instance feels.
+/// Health of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// It answers, and its health check passes.
+    /// It responds, and its health check passes.
     Well,
-    /// It answers, but its health check fails.
+    /// It responds, but its health check fails.
     Sick {
         /// When it recovers.
         until_ms: u64,
@@ -31,12 +31,10 @@ pub(super) enum Condition {
     },
 }
 
-/// One instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     /// Number within its service; never used twice.
     pub number: u32,
-    /// How it feels.
     pub condition: Condition,
 }
 
@@ -77,7 +75,7 @@ pub(super) enum Change {
     Joined,
     /// Deregistered, then stopped once its requests are done.
     Left,
-    /// Its check fails now; it still answers.
+    /// Its check fails now; it still responds.
     Sickened,
     /// Its check passes again.
     Recovered,
@@ -87,14 +85,12 @@ pub(super) enum Change {
     Restarted,
 }
 
-/// One event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     /// Index of the service.
     pub service: usize,
     /// Number of the instance.
     pub number: u32,
-    /// What happened.
     pub change: Change,
 }
 

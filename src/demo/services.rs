@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::sample::Kind;
 
-/// One of the sample services.
 #[derive(Clone, Debug)]
 pub(super) struct SampleService {
     pub(super) name: &'static str,
@@ -12,7 +11,7 @@ pub(super) struct SampleService {
     pub(super) kind: Kind,
     /// Instances at the start.
     pub(super) members: u32,
-    /// An instance takes this long for an answer.
+    /// An instance takes this long for a response.
     pub(super) latency_ms: Range<u64>,
 }
 
@@ -25,7 +24,6 @@ impl SampleService {
     }
 }
 
-/// All of them.
 pub(super) const SERVICES: [SampleService; 3] = [
     SampleService {
         name: "shop",

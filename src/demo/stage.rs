@@ -22,7 +22,7 @@ const FOLLOW_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often it is looked at meanwhile.
 const FOLLOW_STEP: Duration = Duration::from_millis(1);
 
-/// All instances, and whom to tell of them.
+/// All instances, and where their registrations go.
 pub(super) struct Stage {
     announcer: Announcer,
     actors: Vec<BTreeMap<u32, Actor>>,
@@ -82,7 +82,7 @@ impl Stage {
             Change::Crashed => self.crash(service, number),
             Change::Restarted => self.restart(service, number).await?,
         }
-        // Nobody reports a crash: the check has to find it.
+        // A crash is not announced: the check has to find it.
         if change != Change::Crashed {
             self.announce(service).await?;
         }

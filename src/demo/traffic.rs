@@ -1,4 +1,4 @@
-//! A small generator of traffic: a few clients on keep-alive connections, each asking for one page
+//! A small generator of traffic: a few clients on keep-alive connections, each requesting one page
 //! after another.
 
 use std::net::SocketAddr;

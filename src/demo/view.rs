@@ -22,28 +22,23 @@ pub(super) struct Frame {
 /// Totals of the demo's own traffic.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Totals {
-    /// Requests answered or failed.
+    /// Requests that got a response or failed.
     pub requests: u64,
-    /// Of them, those without a good answer.
+    /// Of them, those without a good response.
     pub failed: u64,
-    /// What the last failure was.
     pub last_failure: Option<String>,
     /// Requests per second, of late.
     pub per_second: f64,
-    /// Mean time to the answer in milliseconds, of late.
+    /// Mean time to the response in milliseconds, of late.
     pub mean_ms: f64,
     /// Events so far.
     pub changes: u64,
 }
 
-/// One service.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceRow {
-    /// Its name.
     pub name: String,
-    /// Its route.
     pub route: String,
-    /// Its instances.
     pub instances: Vec<InstanceRow>,
 }
 
@@ -60,14 +55,12 @@ pub(super) enum Standing {
     Gone,
 }
 
-/// One instance.
 #[derive(Clone, Debug)]
 pub(super) struct InstanceRow {
-    /// Its name.
     pub name: String,
     /// How the router treats it.
     pub standing: Standing,
-    /// Why, or how it feels.
+    /// Why, or its health.
     pub note: String,
     /// Requests per second, of late.
     pub per_second: f64,
@@ -80,7 +73,6 @@ pub(super) struct InstanceRow {
 pub(super) struct EventRow {
     /// When, since the start.
     pub at: Duration,
-    /// What.
     pub text: String,
     /// How long the table took to follow.
     pub followed: Option<Duration>,
@@ -206,7 +198,7 @@ pub(super) fn event(event: &EventRow) -> String {
     )
 }
 
-/// The last words.
+/// Totals, printed when the demo ends.
 pub(super) fn closing(frame: &Frame) -> String {
     let totals = &frame.totals;
     let mut text = format!(
@@ -552,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_as_wide_as_asked_whatever_the_share() {
+    fn bars_have_the_given_width_whatever_the_share() {
         for share in [
             -1.0,
             0.0,

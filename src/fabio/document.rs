@@ -9,14 +9,11 @@ use crate::config::{format_duration, parse_duration};
 
 /// A value of a key of `lb`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub(crate) enum Value {
     /// A text, also a path, a word or an address.
     Text(String),
-    /// True or false.
     Bool(bool),
-    /// A whole number.
     Count(u64),
-    /// A duration.
     Time(Duration),
     /// A list of texts.
     List(Vec<String>),
@@ -71,7 +68,7 @@ impl From<String> for Value {
 
 /// The text in the making.
 #[derive(Clone, Debug, Default)]
-pub struct Document {
+pub(crate) struct Document {
     head: Vec<String>,
     /// By section, then by repetition (0 where there is none); each with its header.
     blocks: BTreeMap<(usize, usize), Block>,
@@ -86,11 +83,11 @@ struct Block {
 
 /// A repetition of a `[[section]]`, or a `[section.NAME]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Place(usize, usize);
+pub(crate) struct Place(usize, usize);
 
 impl Document {
     /// Adds a comment to those at the top.
-    pub fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         self.head.push(text.to_owned());
     }
 
@@ -99,7 +96,7 @@ impl Document {
     /// # Panics
     /// For a key that does not exist: names are written in this crate, and tests go through all of
     /// them.
-    pub fn set(&mut self, path: &str, value: impl Into<Value>, from: &str) {
+    pub(crate) fn set(&mut self, path: &str, value: impl Into<Value>, from: &str) {
         let (name, key) = path.rsplit_once('.').unwrap_or(("", path));
         let (at, section) = find(name);
         let header = if section.shape == Shape::Top {
@@ -111,13 +108,13 @@ impl Document {
     }
 
     /// Begins the next `[[section]]`.
-    pub fn next(&mut self, name: &str) -> Place {
+    pub(crate) fn next(&mut self, name: &str) -> Place {
         let (at, _) = find(name);
         self.begin(at, format!("[[{name}]]"))
     }
 
     /// Begins `[section.title]`.
-    pub fn named(&mut self, name: &str, title: &str) -> Place {
+    pub(crate) fn named(&mut self, name: &str, title: &str) -> Place {
         let (at, _) = find(name);
         self.begin(at, format!("[{name}.{title}]"))
     }
@@ -139,7 +136,7 @@ impl Document {
     ///
     /// # Panics
     /// As [`Document::set`].
-    pub fn set_in(&mut self, place: Place, key: &str, value: impl Into<Value>, from: &str) {
+    pub(crate) fn set_in(&mut self, place: Place, key: &str, value: impl Into<Value>, from: &str) {
         self.put(
             place,
             &SECTIONS[place.0],
@@ -184,7 +181,7 @@ impl Document {
 
     /// The whole text.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut out = String::new();
         for note in &self.head {
             let lines = note
@@ -206,7 +203,7 @@ impl Document {
 
 /// The bounds of a key that holds a duration.
 #[must_use]
-pub fn bounds(path: &str) -> Option<(Duration, Duration)> {
+pub(crate) fn bounds(path: &str) -> Option<(Duration, Duration)> {
     let (name, key) = path.rsplit_once('.').unwrap_or(("", path));
     match section(name)?.key(key)?.kind {
         Kind::Time(min, max) => Some((Duration::from_millis(min), Duration::from_millis(max))),

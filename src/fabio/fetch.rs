@@ -24,7 +24,7 @@ pub struct FetchError {
 
 /// Whether it is a URL, as Fabio sees it.
 #[must_use]
-pub fn is_url(location: &str) -> bool {
+pub(crate) fn is_url(location: &str) -> bool {
     location.starts_with("http://") || location.starts_with("https://")
 }
 
@@ -33,7 +33,7 @@ pub fn is_url(location: &str) -> bool {
 ///
 /// # Errors
 /// That it cannot be read, with the reason.
-pub fn text(location: &str) -> Result<String, FetchError> {
+pub(crate) fn text(location: &str) -> Result<String, FetchError> {
     let (bytes, latin1) = match is_url(location) {
         true => from_url(location),
         false => from_path(location).map(|bytes| (bytes, false)),
@@ -77,7 +77,9 @@ fn from_url(url: &str) -> Result<(Vec<u8>, bool), String> {
 }
 
 async fn follow(url: &str) -> Result<(Vec<u8>, bool), String> {
-    let uri: Uri = url.parse().map_err(|error| format!("is no URL: {error}"))?;
+    let uri: Uri = url
+        .parse()
+        .map_err(|error| format!("is not a URL: {error}"))?;
     let tls = Trust::default()
         .client_config()
         .map_err(|error| error.to_string())?;
@@ -90,18 +92,18 @@ async fn follow(url: &str) -> Result<(Vec<u8>, bool), String> {
         bytes: BYTES_MAX,
     };
     let client = Client::new(&tls, None).map_err(|error| error.to_string())?;
-    let answer = client
+    let response = client
         .send(request, limits)
         .await
         .map_err(|error| error.to_string())?;
-    if answer.status() != StatusCode::OK {
-        return Err(format!("the server answered {}", answer.status()));
+    if response.status() != StatusCode::OK {
+        return Err(format!("the server responded {}", response.status()));
     }
-    let kind = http_client::header(answer.headers(), CONTENT_TYPE)
+    let kind = http_client::header(response.headers(), CONTENT_TYPE)
         .unwrap_or_default()
         .to_ascii_lowercase();
     let latin1 = kind.contains("iso-8859-1") || kind.contains("latin1");
-    Ok((answer.into_body().to_vec(), latin1))
+    Ok((response.into_body().to_vec(), latin1))
 }
 
 #[cfg(test)]
@@ -111,28 +113,28 @@ mod tests {
 
     use super::*;
 
-    /// Answers one connection after the other with these texts.
-    fn server(answers: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    /// Responds to one connection after the other with these texts.
+    fn server(responses: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!(
             "http://{}/conf/a.properties?x=1",
             listener.local_addr().unwrap()
         );
-        let asked = std::thread::spawn(move || {
-            let serve = |answer: &str| {
+        let heads = std::thread::spawn(move || {
+            let serve = |response: &str| {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut head = vec![0; 4096];
                 let length = stream.read(&mut head).unwrap();
-                stream.write_all(answer.as_bytes()).unwrap();
+                stream.write_all(response.as_bytes()).unwrap();
                 String::from_utf8_lossy(&head[..length])
                     .lines()
                     .next()
                     .unwrap_or_default()
                     .to_owned()
             };
-            answers.into_iter().map(serve).collect()
+            responses.into_iter().map(serve).collect()
         });
-        (url, asked)
+        (url, heads)
     }
 
     #[test]
@@ -154,7 +156,7 @@ mod tests {
 
     #[test]
     fn files_come_from_urls() {
-        let (url, asked) = server(vec![
+        let (url, heads) = server(vec![
             "HTTP/1.1 302 Found\r\nLocation: b\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 301 Moved\r\nLocation: /c\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nproxy.addr = :1\n",
@@ -165,19 +167,19 @@ mod tests {
             "GET /conf/b HTTP/1.1",
             "GET /c HTTP/1.1",
         ];
-        assert_eq!(asked.join().unwrap(), expected);
+        assert_eq!(heads.join().unwrap(), expected);
     }
 
     #[test]
-    fn what_is_no_file_is_told() {
-        let (url, _asked) = server(vec!["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]);
+    fn what_is_not_a_file_is_reported() {
+        let (url, _heads) = server(vec!["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]);
         assert!(
             text(&url)
                 .unwrap_err()
                 .to_string()
-                .ends_with("the server answered 404 Not Found")
+                .ends_with("the server responded 404 Not Found")
         );
-        let (url, _asked) = server(vec![
+        let (url, _heads) = server(vec![
             "HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n";
             11
         ]);

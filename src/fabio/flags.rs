@@ -3,7 +3,7 @@
 //! ```text
 //! -key value   --key value   -key=value   -bool   -bool=false
 //! ```
-//! Reading ends at `--` or at the first word that is no flag; what follows is passed over, as in
+//! Reading ends at `--` or at the first word that is not a flag; what follows is passed over, as in
 //! Fabio.
 
 use super::keys::{self, Kind};
@@ -178,12 +178,12 @@ pub fn usage(program: &str) -> String {
         } else {
             format!(" (default {})", key.default)
         };
-        let fate = match key.fate {
-            keys::Fate::Becomes(_) => "",
-            keys::Fate::Nothing(_) => " [no effect]",
+        let mapping = match key.mapping {
+            keys::Mapping::Becomes(_) => "",
+            keys::Mapping::Nothing(_) => " [no effect]",
         };
         text.push_str(&format!(
-            "  -{}{blank}{placeholder}\n    \t{}{default}{fate}\n",
+            "  -{}{blank}{placeholder}\n    \t{}{default}{mapping}\n",
             key.name, key.doc
         ));
     }
@@ -302,7 +302,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_words_are_answered(args in prop::collection::vec("-{0,3}(cfg|v|insecure|proxy.addr|x)?=?.{0,5}", 0..6)) {
+        fn any_words_are_read_without_panic(args in prop::collection::vec("-{0,3}(cfg|v|insecure|proxy.addr|x)?=?.{0,5}", 0..6)) {
             let _ = parse(&args);
         }
     }

@@ -2,18 +2,18 @@
 //!
 //! From it come the flags, the names in the environment, the check of values, the warnings at
 //! start, the comments of `--print-config` and the tables of the migration guide. What
-//! [`Fate::Becomes`] names is written by [`super::translate`].
+//! [`Mapping::Becomes`] names is written by `translate`.
 
 mod key;
 mod proxy;
 mod registry;
-mod surroundings;
+mod runtime;
 
-pub use key::{Fate, Key, Kind};
+pub use key::{Key, Kind, Mapping};
 
 /// Every key, in the order of the manual.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    [proxy::KEYS, registry::KEYS, surroundings::KEYS]
+    [proxy::KEYS, registry::KEYS, runtime::KEYS]
         .into_iter()
         .flatten()
 }
@@ -61,17 +61,17 @@ mod tests {
             .flat_map(|section| section.keys.iter().map(|key| section.path(key)))
             .collect();
         for key in all() {
-            match key.fate {
-                Fate::Becomes(names) => {
+            match key.mapping {
+                Mapping::Becomes(names) => {
                     for name in names.split(", ") {
                         assert!(
                             ours.contains(name),
-                            "{} becomes {name}, which is no key",
+                            "{} becomes {name}, which is not a key",
                             key.name
                         );
                     }
                 }
-                Fate::Nothing(reason) => {
+                Mapping::Nothing(reason) => {
                     assert!(
                         !reason.is_empty() && !reason.ends_with('.'),
                         "{}: {reason}",
@@ -101,13 +101,14 @@ mod tests {
         let path =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating-from-fabio.md");
         let text = std::fs::read_to_string(&path).unwrap();
-        let rows = |wanted: fn(Fate) -> Option<&'static str>| {
-            let row =
-                |key: &Key| wanted(key.fate).map(|about| format!("| `{}` | {about} |\n", key.name));
+        let rows = |wanted: fn(Mapping) -> Option<&'static str>| {
+            let row = |key: &Key| {
+                wanted(key.mapping).map(|about| format!("| `{}` | {about} |\n", key.name))
+            };
             all().filter_map(row).collect::<String>()
         };
-        let ours = |fate| {
-            if let Fate::Becomes(ours) = fate {
+        let ours = |mapping| {
+            if let Mapping::Becomes(ours) = mapping {
                 Some(ours)
             } else {
                 None
@@ -118,7 +119,7 @@ mod tests {
                 Some(format!(
                     "| `{}` | `{}` |\n",
                     key.name,
-                    ours(key.fate)?.replace(", ", "`, `")
+                    ours(key.mapping)?.replace(", ", "`, `")
                 ))
             })
             .collect();
@@ -126,8 +127,8 @@ mod tests {
             (
                 "keys without effect",
                 "reason",
-                rows(|fate| {
-                    if let Fate::Nothing(why) = fate {
+                rows(|mapping| {
+                    if let Mapping::Nothing(why) = mapping {
                         Some(why)
                     } else {
                         None

@@ -34,7 +34,7 @@ pub struct Machine {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// No port, or no number.
-    #[error("{0:?} is no address; write HOST:PORT or :PORT")]
+    #[error("{0:?} is not an address; write HOST:PORT or :PORT")]
     Form(String),
     /// A name without an address.
     #[error("{0:?}: no address is known for this name")]
@@ -155,7 +155,7 @@ impl Machine {
         Ok(SocketAddr::new(ip, port))
     }
 
-    /// The same for an address that is told to others: a name in it stands for any address of this
+    /// The same for an address that others connect to: a name in it stands for any address of this
     /// machine.
     ///
     /// # Errors
@@ -237,12 +237,12 @@ fn is_private(ip: &IpAddr) -> bool {
     }
 }
 
-/// The address that packets to far places leave from. Connecting a UDP socket sends nothing; it
-/// only asks the system for the way.
+/// The address that packets to far places leave from. Connecting a UDP socket sends nothing; the
+/// system only looks up the way.
 #[must_use]
 pub fn outward() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    // A documentation address (RFC 5737): nobody's.
+    // A documentation address (RFC 5737), which no machine has.
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip())
 }

@@ -8,18 +8,18 @@
 //! ```
 //! The detour by text is on purpose: `--print-config` shows exactly what runs.
 
-pub mod compound;
-pub mod document;
-pub mod fetch;
+pub(crate) mod compound;
+pub(crate) mod document;
+pub(crate) mod fetch;
 pub mod flags;
 pub mod keys;
-pub mod machine;
-pub mod metrics;
+pub(crate) mod machine;
+pub(crate) mod metrics;
 pub mod properties;
 pub mod settings;
 pub mod shadow;
-pub mod translate;
-pub mod value;
+pub(crate) mod translate;
+pub(crate) mod value;
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ use properties::Properties;
 use settings::{Settings, Warning};
 use translate::Translation;
 
-/// What a command line asks for.
+/// What a command line wants.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// The version, and nothing else.
@@ -65,7 +65,7 @@ pub enum SourceError {
     /// Settings that make no sense.
     #[error("{}", lines(.0))]
     Refused(Vec<Warning>),
-    /// The translation is no configuration of `lb`.
+    /// The translation is not a configuration of `lb`.
     #[error("these settings make no configuration of lb:\n{0}")]
     Config(config::ConfigErrors),
 }
@@ -141,7 +141,7 @@ impl Source {
         Ok(translation)
     }
 
-    /// The configuration that the translation is, and what there is to tell. Variables of `lb`
+    /// The configuration that the translation is, and the warnings. Variables of `lb`
     /// (`LB_…`) win over it.
     ///
     /// # Errors
@@ -291,15 +291,18 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_wins_over_the_printed_file_is_told() {
-        let told = |args: &[&str]| {
+    fn a_variable_that_wins_over_the_printed_file_is_reported() {
+        let warnings = |args: &[&str]| {
             let warnings = source(args, &CONSUL).translate().unwrap().warnings;
             warnings
                 .iter()
                 .filter(|warning| warning.key.starts_with("CONSUL_"))
                 .count()
         };
-        assert_eq!((told(&[]), told(&["-registry.consul.addr="])), (1, 0));
+        assert_eq!(
+            (warnings(&[]), warnings(&["-registry.consul.addr="])),
+            (1, 0)
+        );
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// Reads a file's text; `env` answers for names that are no keys of the file.
+    /// Reads a file's text; `env` has the values of names that are not keys of the file.
     ///
     /// # Errors
     /// What no value can be made of. A line without a value is a key with an empty one.
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_with_its_line() {
+    fn what_cannot_be_read_is_reported_with_its_line() {
         assert_eq!(read("a = 1\nb = \\u12g4"), Err(PropertiesError::Unicode(2)));
         assert_eq!(read("a = 1\r\n\r\nb = \\"), Err(PropertiesError::End(3)));
         assert_eq!(read("a = \\u\u{e9}"), Err(PropertiesError::Unicode(1)));
@@ -406,7 +406,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text in "[ -~\n\r\t\\\\u{}$=:#!\u{e9}\u{1f600}]{0,200}") {
+        fn any_text_is_read_without_panic(text in "[ -~\n\r\t\\\\u{}$=:#!\u{e9}\u{1f600}]{0,200}") {
             let _ = read(&text);
         }
 

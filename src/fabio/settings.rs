@@ -31,7 +31,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Something to tell at start: it works, but not as somebody may think.
+/// Something to say at start: it works, but perhaps not as expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// Which key of Fabio, or which feature.
@@ -213,7 +213,7 @@ fn unknown(file: &Properties) -> impl Iterator<Item = (&str, String)> {
             .unwrap_or_default();
         (
             name,
-            format!("is no key of Fabio, and has no effect there either{advice}"),
+            format!("is not a key of Fabio, and has no effect there either{advice}"),
         )
     })
 }
@@ -294,8 +294,8 @@ mod tests {
         assert_eq!(settings.number("proxy.maxconn"), 10_000);
         let expected = [
             "proxy.maxconn (environment FABIO_PROXY_MAXCONN): \"many\" is not a whole number; the default (10000) is used",
-            "nothing (f): is no key of Fabio, and has no effect there either",
-            "registry.consul.pollInterval (f): is no key of Fabio, and has no effect there either; registry.consul.pollinterval is one",
+            "nothing (f): is not a key of Fabio, and has no effect there either",
+            "registry.consul.pollInterval (f): is not a key of Fabio, and has no effect there either; registry.consul.pollinterval is one",
         ];
         assert_eq!(warnings, expected);
     }

@@ -1,8 +1,8 @@
-//! Two routing tables side by side, as `/api/routes` tells them: Fabio's, and ours made from the
+//! Two routing tables side by side, as `/api/routes` shows them: Fabio's, and ours made from the
 //! same settings.
 //!
 //! Pure. A target is the same in both when service, place, destination, options and tags are; then
-//! its share is compared too. The order of targets and of options is no difference.
+//! its share is compared too. The order of targets and of options makes no difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,11 +54,11 @@ impl Comparison {
     }
 }
 
-/// Compares two answers of `/api/routes`. `left_out`: what ours has reasons to leave out;
+/// Compares two responses of `/api/routes`. `left_out`: what ours has reasons to leave out;
 /// differences that come from there say so.
 ///
 /// # Errors
-/// One of them is no such answer.
+/// One of them is not such a response.
 pub fn compare(
     fabio: &str,
     ours: &str,
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_difference_is_told() {
+    fn every_kind_of_difference_is_reported() {
         let fabio = list(&[
             row("a/", "http://1/", "", 0.25),
             row("b/", "http://2/", "k=v", 1.0),

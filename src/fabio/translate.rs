@@ -2,16 +2,16 @@
 //!
 //! The result is TOML text that gives the same behaviour under `lb run`: what the user set, and
 //! every default of Fabio that is not ours. Where Fabio's own behaviour is listed as a weakness and
-//! nobody asked for it (no limit for a slow request head, no retries), ours stays.
+//! the settings do not demand it (no limit for a slow request head, no retries), ours stays.
 
 mod admin;
 mod auth;
 mod certificates;
 mod consul;
 mod data_path;
-mod left_out;
 mod listeners;
 mod metrics;
+mod unsupported;
 
 use std::time::Duration;
 
@@ -24,9 +24,8 @@ use crate::config::{self, ConfigError, ConfigErrors, Inputs, Loaded, Location, f
 /// A configuration of `lb`.
 #[derive(Clone, Debug)]
 pub struct Translation {
-    /// As TOML.
     pub toml: String,
-    /// What is not carried out, or not as somebody may think; each once.
+    /// What is not carried out, or perhaps not as expected; each once.
     pub warnings: Vec<Warning>,
 }
 
@@ -35,7 +34,10 @@ pub struct Translation {
 /// # Errors
 /// Everything that Fabio refuses too, and what would be unsafe to leave out; each as a warning
 /// would be.
-pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, Vec<Warning>> {
+pub(crate) fn translate(
+    settings: &Settings,
+    machine: &Machine,
+) -> Result<Translation, Vec<Warning>> {
     let mut translator = Translator {
         settings,
         machine,
@@ -47,7 +49,7 @@ pub fn translate(settings: &Settings, machine: &Machine) -> Result<Translation, 
         "What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.\n\
          Behind each line stands the key of Fabio that it comes from.",
     );
-    translator.left_out();
+    translator.unsupported();
     translator.registry();
     translator.listeners();
     translator.authentication();
@@ -120,7 +122,7 @@ impl Translator<'_> {
         }
     }
 
-    /// Warnings are comments too, whoever gave the value: they hold wherever the file goes.
+    /// Warnings are comments too, wherever the value comes from: they hold wherever the file goes.
     fn notes(&mut self) {
         let mut notes: Vec<String> = self
             .warnings
@@ -153,7 +155,7 @@ impl Translator<'_> {
         text.to_owned()
     }
 
-    /// A duration, brought into the bounds of our key; what that changes is told.
+    /// A duration, brought into the bounds of our key; what that changes becomes a warning.
     fn set_time(&mut self, ours: &str, time: Duration, key: &str) {
         let (min, max) = bounds(ours).unwrap_or((Duration::ZERO, Duration::MAX));
         let within = time.clamp(min, max);
@@ -268,7 +270,7 @@ mod tests {
     const NOTHING_SET: &str = r##"# What Fabio's settings are in lb's own configuration: for `lb run --config FILE`.
 # Behind each line stands the key of Fabio that it comes from.
 #
-# ui.access: routes cannot be changed by /api/manual: that takes rw, and lb wants to be told so
+# ui.access: routes cannot be changed by /api/manual: that takes rw, and lb wants it to be set
 
 [consul]
 address = "http://localhost:8500" # registry.consul.addr
@@ -296,7 +298,7 @@ strategy = "rnd" # proxy.strategy
 fall_through = true # Fabio knows no route without instances
 merge_slashes = true # Fabio sends cleaned paths
 upstream_errors = "bare" # Fabio's errors have no text
-forwarded_host = "sent" # Fabio tells the host after host=
+forwarded_host = "sent" # Fabio names the host after host=
 idle_timeout = "1h" # Fabio keeps idle connections
 body_timeout = "1h" # Fabio waits for slow clients
 max_header_bytes = 1048576 # Fabio takes request heads up to 1 MiB
@@ -309,8 +311,8 @@ upstream_max_idle = 10000 # proxy.maxconn
 tcp_idle_timeout = "0s" # Fabio lets quiet connections be
 
 [health]
-error_status = "off" # Fabio sends a target its share whatever it answers
-frozen_after = "0s" # Fabio asks one target, however slow it is
+error_status = "off" # Fabio sends a target its share whatever it responds
+frozen_after = "0s" # Fabio sends a request to one target, however slow it is
 
 [admin]
 address = "0.0.0.0:9998" # ui.addr
@@ -578,7 +580,9 @@ access_tcp = false # Fabio's access log knows requests alone
             register(&["-registry.consul.register.addr=", "-ui.addr=127.0.0.1:5"]).address,
             None
         );
-        assert!(refusals(&["-registry.consul.register.addr", "9998"]).contains("is no address"));
+        assert!(
+            refusals(&["-registry.consul.register.addr", "9998"]).contains("is not an address")
+        );
         let off = register(&[
             "-registry.consul.register.enabled=false",
             "-registry.consul.register.tags",
@@ -854,7 +858,7 @@ access_tcp = false # Fabio's access log knows requests alone
             ]
         );
         assert_eq!(warnings(&args), [""; 0]);
-        let answers = |args: &[&str]| {
+        let deadlines = |args: &[&str]| {
             let found = config(args);
             let own = found
                 .listeners
@@ -866,7 +870,7 @@ access_tcp = false # Fabio's access log knows requests alone
             )
         };
         assert_eq!(
-            answers(&["-proxy.addr", ":1;rt=3s;wt=5s,:2"]),
+            deadlines(&["-proxy.addr", ":1;rt=3s;wt=5s,:2"]),
             (0, vec![Some(5), None])
         );
         let args = [
@@ -875,7 +879,7 @@ access_tcp = false # Fabio's access log knows requests alone
             "-proxy.writetimeout",
             "9s",
         ];
-        assert_eq!(answers(&args), (9, vec![None, Some(5), Some(0), None]));
+        assert_eq!(deadlines(&args), (9, vec![None, Some(5), Some(0), None]));
         let said = warnings(&args);
         assert!(
             said.len() == 1 && said[0].contains(":4: wt has no effect on TCP"),
@@ -902,7 +906,7 @@ access_tcp = false # Fabio's access log knows requests alone
             (&["-ui.access", "x"], "not one of rw, ro"),
             (
                 &["-proxy.gzip.contenttype", "text/("],
-                "is no regular expression (unclosed group)",
+                "is not a regular expression (unclosed group)",
             ),
             (&["-log.access.target", "file"], "log.access.target"),
             (&["-log.access.format="], "the format is empty"),
@@ -911,7 +915,7 @@ access_tcp = false # Fabio's access log knows requests alone
                     "-log.access.target=stdout",
                     "-log.access.format=$request_methd",
                 ],
-                "holds $request_methd, which is no field; did you mean $request_method?",
+                "holds $request_methd, which is not a field; did you mean $request_method?",
             ),
             (
                 &["-proxy.header.requestid", "a b"],
@@ -981,7 +985,7 @@ access_tcp = false # Fabio's access log knows requests alone
                 &["-proxy.addr", ":1;tlsmin=ssl3"],
                 "tlsmin=ssl3 is not one of",
             ),
-            (&["-proxy.addr", "9999"], "is no address"),
+            (&["-proxy.addr", "9999"], "is not an address"),
             (&["-proxy.addr", ":1;x"], "\"x\" is not followed by"),
             (&["-proxy.addr", ""], "no listener is left"),
             (&["-proxy.cs", "type=file;cert=x"], "has no cs=NAME"),
@@ -1053,7 +1057,7 @@ access_tcp = false # Fabio's access log knows requests alone
         assert!(refusals(&["-proxy.auth", "name=x;type=external"]).contains("has no endpoint="));
         assert!(
             refusals(&["-proxy.auth", "name=x;type=external;endpoint=h"])
-                .contains("is no http:// or https:// URL")
+                .contains("is not an http:// or https:// URL")
         );
         assert!(
             refusals(&["-proxy.auth", "name=a.b;type=basic;file=/u"]).contains("letters, digits")
@@ -1186,7 +1190,7 @@ access_tcp = false # Fabio's access log knows requests alone
         assert_eq!(config(at_once).metrics.interval, Duration::from_millis(250));
     }
 
-    /// Who teaches `lb` a protocol has to say so in the table of listeners.
+    /// A protocol that `lb` learns has to be added to the table of listeners.
     #[test]
     fn protocols_are_those_of_the_loader() {
         for proto in listeners::PROTOCOLS {
@@ -1240,7 +1244,7 @@ access_tcp = false # Fabio's access log knows requests alone
         }
 
         #[test]
-        fn any_listener_is_answered(text in "(:[0-9]{1,5}|[a-z.]{0,5}:1)(;(proto|rt|cs|tlsmin|pxyproto)=[a-z0-9+]{0,6}){0,3}") {
+        fn any_listener_is_translated_without_panic(text in "(:[0-9]{1,5}|[a-z.]{0,5}:1)(;(proto|rt|cs|tlsmin|pxyproto)=[a-z0-9+]{0,6}){0,3}") {
             prop_assume!(compound::parse(&text).is_ok());
             let _ = translate(&settings(&["-proxy.addr", &text], ""), &Machine::bare());
         }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::keys::Kind;
 
-pub use crate::config::{list_items as list, parse_bool as boolean};
+pub(crate) use crate::config::{list_items as list, parse_bool as boolean};
 
 /// Whether a text is such a value.
 ///
 /// # Errors
 /// A few words about what is wrong with it, to follow the value in a sentence.
-pub fn check(kind: Kind, text: &str) -> Result<(), &'static str> {
+pub(crate) fn check(kind: Kind, text: &str) -> Result<(), &'static str> {
     match kind {
         Kind::Text | Kind::Secret | Kind::List => Ok(()),
         Kind::Bool => boolean(text).map(drop).ok_or("is neither true nor false"),
@@ -29,7 +29,7 @@ pub fn check(kind: Kind, text: &str) -> Result<(), &'static str> {
 /// As `strconv.ParseInt` with base 0: `0x`, `0o`, `0b` and a leading `0` choose the base, `_` may
 /// part digits.
 #[must_use]
-pub fn integer(text: &str) -> Option<i64> {
+pub(crate) fn integer(text: &str) -> Option<i64> {
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -54,7 +54,7 @@ pub fn integer(text: &str) -> Option<i64> {
 
 /// A `time.Duration` in nanoseconds: decimal numbers with units, and a sign.
 #[must_use]
-pub fn span(text: &str) -> Option<i64> {
+pub(crate) fn span(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -111,7 +111,7 @@ fn in_nanos(number: &str, unit: &str) -> Option<i128> {
 
 /// A duration that must not be negative.
 #[must_use]
-pub fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     span(text)
         .and_then(|nanos| u64::try_from(nanos).ok())
         .map(Duration::from_nanos)
@@ -119,7 +119,7 @@ pub fn duration(text: &str) -> Option<Duration> {
 
 /// Numbers between commas.
 #[must_use]
-pub fn numbers(text: &str) -> Option<Vec<f64>> {
+pub(crate) fn numbers(text: &str) -> Option<Vec<f64>> {
     list(text).map(|item| item.parse().ok()).collect()
 }
 
@@ -192,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text in ".{0,40}") {
+        fn any_text_is_read_without_panic(text in ".{0,40}") {
             let _ = (span(&text), integer(&text), check(Kind::Numbers, &text));
         }
 

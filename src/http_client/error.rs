@@ -109,7 +109,7 @@ impl HttpError {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// No response began.
-    Unanswered(reqwest::Error),
+    NoResponse(reqwest::Error),
     /// The response broke off.
     Broken(reqwest::Error),
     /// The body is larger than the limit.
@@ -118,8 +118,8 @@ pub(super) enum Failure {
 
 impl Failure {
     /// Whether a connection that was there ended without a response.
-    pub(super) fn is_unanswered(&self) -> bool {
-        let Self::Unanswered(error) = self else {
+    pub(super) fn is_closed_early(&self) -> bool {
+        let Self::NoResponse(error) = self else {
             return false;
         };
         let ended = |error: &hyper::Error| {
@@ -143,11 +143,11 @@ impl Failure {
                 let reason = causes(&error);
                 return HttpError::Exchange { url, reason };
             }
-            Self::Unanswered(error) if !error.is_connect() => {
+            Self::NoResponse(error) if !error.is_connect() => {
                 let reason = causes(&error);
                 return HttpError::Exchange { url, reason };
             }
-            Self::Unanswered(error) => error,
+            Self::NoResponse(error) => error,
         };
         let server = origin.server();
         let reason = chain(&error)

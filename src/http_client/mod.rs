@@ -9,7 +9,7 @@ mod error;
 mod origin;
 #[cfg(test)]
 mod tests;
-pub mod trust;
+pub(crate) mod trust;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,9 +29,9 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
 use error::{Failure, REDIRECTS_MAX};
-pub use error::{HttpError, TlsFault};
+pub(crate) use error::{HttpError, TlsFault};
 use origin::Origin;
-pub use origin::{onward, shown};
+pub(crate) use origin::{onward, shown};
 
 /// Connections to a server that are kept for later requests.
 const IDLE_MAX: usize = 8;
@@ -44,7 +44,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(6);
 
 /// Bounds of one request, with all its redirects.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// From the look-up of the name to the last byte.
     pub time: Duration,
     /// Largest body of a response, in bytes.
@@ -53,7 +53,7 @@ pub struct Limits {
 
 /// Sends requests, and keeps connections for the next ones.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     kind: Kind,
     /// A response was had, so that a connection may have been kept.
     used: AtomicBool,
@@ -81,16 +81,13 @@ struct Pair {
     fresh: reqwest::Client,
 }
 
-/// A request.
 #[derive(Clone, Debug)]
-pub struct Request {
-    /// Method.
+pub(crate) struct Request {
     pub method: Method,
     /// `http://` or `https://`.
     pub url: Uri,
     /// Redirects take them along to the same host only, unless [`Request::trusts_redirects`].
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Content.
     pub body: Bytes,
     /// Redirects lead to other servers of the same service: they get the headers too.
     pub trusts_redirects: bool,
@@ -99,7 +96,7 @@ pub struct Request {
 impl Request {
     /// A `GET` without headers of its own.
     #[must_use]
-    pub fn get(url: Uri) -> Self {
+    pub(crate) fn get(url: Uri) -> Self {
         Self {
             method: Method::GET,
             url,
@@ -116,7 +113,7 @@ impl Client {
     ///
     /// # Errors
     /// [`HttpError::Client`] where no client can be made of these settings.
-    pub fn new(tls: &ClientConfig, server_name: Option<String>) -> Result<Self, HttpError> {
+    pub(crate) fn new(tls: &ClientConfig, server_name: Option<String>) -> Result<Self, HttpError> {
         Self::keeping(tls, server_name, IDLE_MAX)
     }
 
@@ -124,7 +121,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::new`].
-    pub fn without_tls() -> Result<Self, HttpError> {
+    pub(crate) fn without_tls() -> Result<Self, HttpError> {
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| HttpError::Client {
@@ -140,7 +137,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::new`].
-    pub fn keeping(
+    pub(crate) fn keeping(
         tls: &ClientConfig,
         server_name: Option<String>,
         idle_max: usize,
@@ -171,7 +168,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no response within the limits.
-    pub async fn send_once(
+    pub(crate) async fn send_once(
         &self,
         request: Request,
         limits: Limits,
@@ -186,7 +183,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no response within the limits.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         request: Request,
         limits: Limits,
@@ -224,7 +221,7 @@ impl Client {
         let may_repeat = self.used.load(Relaxed) && request.method.is_safe();
         let first = self.assemble(&keeping, request, &origin)?;
         let mut result = attempt(&keeping, first, bytes).await;
-        if may_repeat && result.as_ref().is_err_and(Failure::is_unanswered) {
+        if may_repeat && result.as_ref().is_err_and(Failure::is_closed_early) {
             // Others that were kept may have died with it.
             let second = self.assemble(&fresh, request, &origin)?;
             result = attempt(&fresh, second, bytes).await;
@@ -357,22 +354,22 @@ async fn attempt(
     request: reqwest::Request,
     bytes: usize,
 ) -> Result<Response<Bytes>, Failure> {
-    let mut response = client.execute(request).await.map_err(Failure::Unanswered)?;
-    let mut answer = Response::new(Bytes::new());
-    *answer.status_mut() = response.status();
-    *answer.headers_mut() = std::mem::take(response.headers_mut());
+    let mut incoming = client.execute(request).await.map_err(Failure::NoResponse)?;
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = incoming.status();
+    *response.headers_mut() = std::mem::take(incoming.headers_mut());
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(Failure::Broken)? {
+    while let Some(chunk) = incoming.chunk().await.map_err(Failure::Broken)? {
         if body.len() + chunk.len() > bytes {
             return Err(Failure::TooLong);
         }
         body.extend_from_slice(&chunk);
     }
-    *answer.body_mut() = body.freeze();
-    Ok(answer)
+    *response.body_mut() = body.freeze();
+    Ok(response)
 }
 
-/// The request that a redirect asks for.
+/// The request that a redirect leads to.
 fn redirected(
     mut request: Request,
     status: StatusCode,
@@ -412,7 +409,7 @@ fn location<T>(response: &Response<T>) -> Option<&str> {
 
 /// A header's value, if it is there and is text.
 #[must_use]
-pub fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+pub(crate) fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers
         .get(name)?
         .to_str()

@@ -65,7 +65,7 @@ fn decoded(text: &str) -> String {
 
 /// A URL for messages: without password and query.
 #[must_use]
-pub fn shown(url: &Uri) -> String {
+pub(crate) fn shown(url: &Uri) -> String {
     match (url.scheme_str(), Origin::of(url)) {
         (Some(scheme), Some(origin)) => format!("{scheme}://{}{}", origin.authority, url.path()),
         _ => url.path().to_owned(),
@@ -74,7 +74,7 @@ pub fn shown(url: &Uri) -> String {
 
 /// Where a redirect leads: to another URL, or to another path at the same host.
 #[must_use]
-pub fn onward(from: &Uri, location: &str) -> Option<Uri> {
+pub(crate) fn onward(from: &Uri, location: &str) -> Option<Uri> {
     let (scheme, authority) = (
         from.scheme_str().unwrap_or("http"),
         from.authority().map_or("", |it| it.as_str()),

@@ -112,7 +112,7 @@ fn closed_port() -> SocketAddr {
 
 #[tokio::test]
 async fn a_read_survives_a_kept_connection_that_was_closed_and_a_write_is_not_repeated() {
-    // The second request of the first connection is read, and answered by its end.
+    // The second request of the first connection is read, and the connection closed.
     let (address, heads) = server(vec![vec![OK, ""], vec![OK]]);
     let client = client();
     for _ in 0..2 {
@@ -266,7 +266,7 @@ async fn a_server_name_stands_in_for_the_host_of_the_url() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_told() {
+async fn a_server_without_tls_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let plain = listener.local_addr().unwrap();
     thread::spawn(move || {

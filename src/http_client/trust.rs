@@ -1,4 +1,4 @@
-//! Whom to trust when asking, and what to show: the client side of TLS.
+//! Which servers are trusted, and which certificate is shown to them: the client side of TLS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use tracing::warn;
 
 use crate::trust::{AcceptAny, bundle, files_below};
 
-/// Which CAs are believed, and who we are. The default: the system's CAs, and nobody.
+/// Which CAs are trusted, and the client certificate. The default: the system's CAs, and none.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Trust<'a> {
+pub(crate) struct Trust<'a> {
     /// PEM bundle of CAs.
     pub ca_file: Option<&'a Path>,
     /// Directory of such bundles, whatever their names, and of directories of them.
@@ -47,7 +47,7 @@ impl Trust<'_> {
     ///
     /// # Errors
     /// A file that cannot be read, or holds something else.
-    pub fn client_config(&self) -> Result<Arc<ClientConfig>, TrustError> {
+    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, TrustError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let inline = Path::new("TLS");
         let builder = ClientConfig::builder_with_provider(provider.clone())

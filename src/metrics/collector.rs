@@ -1,4 +1,4 @@
-//! A collector whose families are built when a scrape asks for them.
+//! A collector whose families are built anew for each scrape.
 
 use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
@@ -11,7 +11,7 @@ use super::names::Family;
 /// # Errors
 /// The registry has a family of that name already, or a name has characters that Prometheus does
 /// not allow.
-pub fn register<'a>(
+pub(crate) fn register<'a>(
     registry: &Registry,
     families: impl IntoIterator<Item = Family<'a>>,
     collect: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static,

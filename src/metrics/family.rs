@@ -8,7 +8,7 @@ use super::names::{Family, Kind};
 
 /// A family to which samples are added. Label values stand in the order of the family's labels.
 #[derive(Debug)]
-pub struct FamilyBuilder<'a> {
+pub(crate) struct FamilyBuilder<'a> {
     family: Family<'a>,
     samples: Vec<Metric>,
 }
@@ -16,7 +16,7 @@ pub struct FamilyBuilder<'a> {
 impl<'a> FamilyBuilder<'a> {
     /// Without samples. A family that has none at the end is left out of the scrape.
     #[must_use]
-    pub fn new(family: Family<'a>) -> Self {
+    pub(crate) fn new(family: Family<'a>) -> Self {
         Self {
             family,
             samples: Vec::new(),
@@ -24,7 +24,7 @@ impl<'a> FamilyBuilder<'a> {
     }
 
     /// Adds a sample of a counter or a gauge.
-    pub fn sample(&mut self, values: &[&str], value: f64) {
+    pub(crate) fn sample(&mut self, values: &[&str], value: f64) {
         let mut metric = self.labelled(values);
         if self.family.kind == Kind::Counter {
             let mut counter = Counter::default();
@@ -41,7 +41,7 @@ impl<'a> FamilyBuilder<'a> {
 
     /// Adds a histogram. `bounds` are the upper ones, in seconds; of `buckets` there is one more,
     /// and each counts what is in it alone.
-    pub fn histogram(
+    pub(crate) fn histogram(
         &mut self,
         values: &[&str],
         bounds: &[f64],
@@ -69,7 +69,7 @@ impl<'a> FamilyBuilder<'a> {
     }
 
     /// Adds a summary without quantiles.
-    pub fn summary(&mut self, values: &[&str], count: u64, sum_seconds: f64) {
+    pub(crate) fn summary(&mut self, values: &[&str], count: u64, sum_seconds: f64) {
         debug_assert_eq!(self.family.kind, Kind::Summary, "{}", self.family.name);
         let mut summary = Summary::default();
         summary.set_sample_count(count);
@@ -81,7 +81,7 @@ impl<'a> FamilyBuilder<'a> {
 
     /// The family with its samples.
     #[must_use]
-    pub fn build(self) -> MetricFamily {
+    pub(crate) fn build(self) -> MetricFamily {
         let mut family = MetricFamily::default();
         family.set_name(self.family.name.to_owned());
         family.set_help(self.family.help.to_owned());
@@ -109,7 +109,7 @@ impl<'a> FamilyBuilder<'a> {
 
 /// A counter or gauge with one sample.
 #[must_use]
-pub fn one(family: Family<'_>, values: &[&str], value: f64) -> MetricFamily {
+pub(crate) fn one(family: Family<'_>, values: &[&str], value: f64) -> MetricFamily {
     let mut builder = FamilyBuilder::new(family);
     builder.sample(values, value);
     builder.build()

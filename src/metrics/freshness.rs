@@ -1,7 +1,7 @@
 //! How long changes take to reach traffic.
 
 /// Upper bounds of the histogram, in seconds.
-pub const CHANGE_BUCKETS: [f64; 14] = [
+pub(crate) const CHANGE_BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 

@@ -3,19 +3,19 @@
 //! Handles are plain atomics behind an `Arc`, resolved once per service or listener (never per
 //! request), so that the request path pays one relaxed increment per event. What changes rarely
 //! (ages, errors, table sizes) sits in one locked struct, [`Control`], that no worker ever touches.
-//! [`collectors`] read all of it for Prometheus, under the names of [`names`], when a scrape asks.
+//! [`collectors`] read all of it for Prometheus, under the names of `names`, at each scrape.
 //! What else counts the same traffic in a way of its own is an [`observer`].
 
 pub mod build_info;
-pub mod collector;
+pub(crate) mod collector;
 pub mod collectors;
-pub mod exposition;
-pub mod family;
-pub mod freshness;
-pub mod names;
+pub(crate) mod exposition;
+pub(crate) mod family;
+pub(crate) mod freshness;
+pub(crate) mod names;
 pub mod observer;
-pub mod outcomes;
-pub mod process;
+pub(crate) mod outcomes;
+pub(crate) mod process;
 pub mod service;
 
 use std::collections::{BTreeMap, HashMap};
@@ -66,7 +66,7 @@ pub struct ListenerMetrics {
 /// count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientFault {
-    /// Bytes that are no request, or one that could be read in two ways.
+    /// Bytes that are not a request, or one that could be read in two ways.
     Malformed,
     /// A request's head or body that did not come to its end in time.
     TooSlow,
@@ -97,8 +97,8 @@ impl ListenerMetrics {
 /// Figures written by the control thread only.
 #[derive(Debug, Default)]
 pub struct Control {
-    /// Unix time (s) of the last good answer, by service; the list watch itself counts as the empty
-    /// name.
+    /// Unix time (s) of the last good response, by service; the list watch itself counts as the
+    /// empty name.
     pub registry_success: BTreeMap<Arc<str>, f64>,
     /// Errors of sources by kind (`connect`, `timeout`, `status`, `decode`, `token`, …).
     pub registry_errors: BTreeMap<&'static str, u64>,
@@ -126,7 +126,7 @@ pub struct Control {
     /// Whether another process listens on the same address, by listener; the admin listener is one
     /// of them.
     pub listener_shared: BTreeMap<String, bool>,
-    /// Whether all that `[consul.register]` asks for is registered; none: it asks for nothing.
+    /// Whether all that `[consul.register]` wants registered is; none: it wants nothing.
     pub registered: Option<bool>,
     /// End of certificates (unix time, s) by source and name.
     pub certificate_expiry: BTreeMap<(String, String), f64>,
@@ -168,8 +168,8 @@ impl Metrics {
         &self.scrape_page
     }
 
-    /// What happened, and how fresh the knowledge is: kept beside the counters, because whoever has
-    /// one needs the other.
+    /// What happened, and how fresh the knowledge is: kept beside the counters, because code that
+    /// needs one needs the other.
     #[must_use]
     pub fn journal(&self) -> &Journal {
         &self.journal

@@ -35,10 +35,9 @@ impl From<Kind> for MetricType {
 
 /// One metric family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Family<'a> {
+pub(crate) struct Family<'a> {
     /// Full name, prefix included.
     pub name: &'a str,
-    /// Kind.
     pub kind: Kind,
     /// Names of its labels, in the order in which they are written.
     pub labels: &'a [&'a str],
@@ -51,7 +50,7 @@ impl Family<'_> {
     ///
     /// # Errors
     /// A name or a label with characters that Prometheus does not allow there.
-    pub fn desc(&self) -> prometheus::Result<Desc> {
+    pub(crate) fn desc(&self) -> prometheus::Result<Desc> {
         Desc::new(
             self.name.to_owned(),
             self.help.to_owned(),
@@ -69,7 +68,7 @@ macro_rules! families {
     ) => {
         $(
             #[doc = $help]
-            pub const $constant: $crate::metrics::names::Family<'static> = $crate::metrics::names::Family {
+            pub(crate) const $constant: $crate::metrics::names::Family<'static> = $crate::metrics::names::Family {
                 name: $name,
                 kind: $crate::metrics::names::Kind::$kind,
                 labels: &[$($label),*],
@@ -78,7 +77,7 @@ macro_rules! families {
         )*
 
         $(#[$doc])*
-        pub const $list: &[$crate::metrics::names::Family<'static>] = &[$($constant),*];
+        pub(crate) const $list: &[$crate::metrics::names::Family<'static>] = &[$($constant),*];
     };
 }
 
@@ -88,23 +87,23 @@ families! {
     /// Families with a series for each service.
     SERVICES:
     HTTP_REQUESTS = Counter "lb_http_requests_total" ["service", "method", "code"],
-        "HTTP requests answered, by service, method and status code.";
+        "HTTP requests that got a response, by service, method and status code.";
     HTTP_REQUEST_DURATION = Histogram "lb_http_request_duration_seconds" ["service"],
-        "Time from the request's head to the end of the answer.";
+        "Time from the request's head to the end of the response.";
     UPGRADED_DURATION = Histogram "lb_upgraded_connection_duration_seconds" ["service"],
         "How long connections lasted that were upgraded to another protocol (websockets); their requests are counted as others.";
     HTTP_IN_FLIGHT = Gauge "lb_http_requests_in_flight" ["service"],
         "HTTP requests being served now.";
     PROXY_ERRORS = Counter "lb_proxy_errors_total" ["service", "reason"],
-        "Requests that lb answered by itself with an error, by service (empty: none was found) and reason.";
+        "Requests that lb itself responded to with an error, by service (empty: none was found) and reason.";
     GRPC_REQUESTS = Counter "lb_grpc_requests_total" ["service", "status"],
-        "Calls of gRPC that ended, by service (empty: none was found) and status; 2 where the server told none.";
+        "Calls of gRPC that ended, by service (empty: none was found) and status; 2 where the server sent none.";
     UPSTREAM_CONNECTS = Counter "lb_upstream_connects_total" ["service", "result"],
         "Attempts to connect to an instance, by result.";
     UPSTREAM_RETRIES = Counter "lb_upstream_retries_total" ["service", "reason"],
         "Requests tried again on another instance, by reason.";
     UPSTREAM_EJECTIONS = Counter "lb_upstream_ejections_total" ["service"],
-        "Instances taken out because their answers failed.";
+        "Instances taken out because their responses failed.";
     TCP_CONNECTIONS = Counter "lb_tcp_connections_total" ["service"], "TCP connections accepted.";
     TCP_OPEN = Gauge "lb_tcp_connections_open" ["service"], "TCP connections open now.";
     BYTES = Counter "lb_bytes_total" ["service", "direction"],
@@ -124,7 +123,7 @@ families! {
     /// Families of the control loop: sources, table, certificates, reloads.
     CONTROL:
     REGISTRY_LAST_SUCCESS = Gauge "lb_registry_last_success_timestamp_seconds" ["service"],
-        "Unix time of the last good answer about a service; the empty name is the list of services itself.";
+        "Unix time of the last good response about a service; the empty name is the list of services itself.";
     REGISTRY_ERRORS = Counter "lb_registry_errors_total" ["kind"],
         "Failed reads of a source of routes, by kind.";
     REGISTRY_REJECTED_TAGS = Gauge "lb_registry_rejected_tags" ["service"],
@@ -136,7 +135,7 @@ families! {
     TABLE_TARGETS = Gauge "lb_table_targets" ["service", "state"],
         "Instances by service and state: healthy, held, ejected or excluded.";
     CHANGE_TO_TRAFFIC = Histogram "lb_change_to_traffic_seconds" [],
-        "Time from the first sign of a change (an answered watch) to the table that new requests use.";
+        "Time from the first sign of a change (a response to a watch) to the table that new requests use.";
     READY = Gauge "lb_ready" [], "Whether /ready says that traffic may be sent here: 1 or 0.";
     DRAINING = Gauge "lb_draining" [],
         "Whether the process is about to end: 1 from SIGTERM on, else 0.";

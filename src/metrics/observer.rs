@@ -35,7 +35,7 @@ pub struct TargetLabels {
     pub target: Arc<str>,
 }
 
-/// Is told what happens to connections and requests. Called by all workers: nothing may block.
+/// Counts what happens to connections and requests. Called by all workers: nothing may block.
 pub trait TrafficObserver: fmt::Debug + Send + Sync {
     /// The handle of a target, made at first use.
     fn target(&self, labels: TargetLabels) -> Arc<dyn TargetObserver>;
@@ -49,7 +49,7 @@ pub trait TrafficObserver: fmt::Debug + Send + Sync {
     fn failure(&self, traffic: Traffic);
     /// There was no route.
     fn no_route(&self, traffic: Traffic);
-    /// A request was answered with a redirect.
+    /// A request got a redirect.
     fn redirect(&self, code: u16);
     /// A gRPC call is over, with this status (none: the server sent none).
     fn call(&self, status: Option<usize>, took: Duration);
@@ -59,7 +59,7 @@ pub trait TrafficObserver: fmt::Debug + Send + Sync {
     fn upgrade_closed(&self);
 }
 
-/// Is told what happens at one target of a route.
+/// Counts what happens at one target of a route.
 pub trait TargetObserver: fmt::Debug + Send + Sync {
     /// An HTTP request that was forwarded here is over. Without a code: it ended as a tunnel, not
     /// with a response.

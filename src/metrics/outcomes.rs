@@ -1,12 +1,12 @@
-//! What became of requests beside their status: answers made here by reason, and calls of gRPC by
+//! What became of requests beside their status: responses made here by reason, and calls of gRPC by
 //! their own status.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Every reason for an answer made here that is not what the client wanted. The access log calls
+/// Every reason for a response made here that is not what the client wanted. The access log calls
 /// them the same (`error`).
-pub const PROXY_ERRORS: [&str; 27] = [
+pub(crate) const PROXY_ERRORS: [&str; 27] = [
     "bad_request",
     "malformed",
     "too_many_headers",
@@ -38,7 +38,7 @@ pub const PROXY_ERRORS: [&str; 27] = [
 
 /// Labels of gRPC's status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>); the
 /// last takes any other number.
-pub const GRPC_STATUSES: [&str; 18] = [
+pub(crate) const GRPC_STATUSES: [&str; 18] = [
     "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
     "other",
 ];
@@ -52,7 +52,7 @@ pub struct Outcomes {
 }
 
 impl Outcomes {
-    /// Counts an answer made here; a reason that is not in the list counts as `other`.
+    /// Counts a response made here; a reason that is not in the list counts as `other`.
     pub fn record_error(&self, reason: &str) {
         let at = PROXY_ERRORS
             .iter()
@@ -100,9 +100,9 @@ mod tests {
     use crate::metrics::CLIENT_FAULTS;
 
     #[test]
-    fn faults_of_clients_that_are_answered_have_their_own_labels() {
+    fn faults_of_clients_that_get_a_response_have_their_own_labels() {
         for fault in CLIENT_FAULTS {
-            // Without its PROXY header there is nothing to answer.
+            // Without its PROXY header a connection is closed without a response.
             assert_eq!(
                 PROXY_ERRORS.contains(&fault),
                 fault != "proxy_header",

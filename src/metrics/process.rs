@@ -1,4 +1,4 @@
-//! Figures of the process itself, read from Linux `/proc` when somebody asks.
+//! Figures of the process itself, read from Linux `/proc` at each scrape.
 //!
 //! Every figure is optional: on another system, or behind a restricted `/proc`, the series is left
 //! out rather than shown as zero. The parsers are pure; [`Process::read`] does the reading.
@@ -9,7 +9,7 @@ use std::fs;
 /// on every architecture this program is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What `/proc` told.
+/// What `/proc` shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
     /// User and system time, in seconds.
@@ -24,7 +24,6 @@ pub struct Process {
     pub max_fds: Option<f64>,
     /// Start, in Unix seconds.
     pub start_seconds: Option<f64>,
-    /// Threads.
     pub threads: Option<f64>,
 }
 
@@ -63,7 +62,7 @@ impl Process {
 
 /// The name of this machine.
 #[must_use]
-pub fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     // Not from /proc, of which a unit may hide all but processes (ProcSubset=pid).
     rustix::system::uname()
         .nodename()

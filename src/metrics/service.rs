@@ -40,7 +40,7 @@ pub const CONNECT_RESULTS: [&str; 5] = ["ok", "refused", "timeout", "tls", "exha
 pub enum RetryReason {
     /// The connection could not be made.
     Connect,
-    /// The connection ended before any byte of an answer.
+    /// The connection ended before any byte of a response.
     Closed,
     /// No first byte within the limit of one try.
     Timeout,
@@ -88,7 +88,7 @@ pub struct ServiceMetrics {
     pub bytes_in: AtomicU64,
     /// Bytes from upstreams to clients.
     pub bytes_out: AtomicU64,
-    /// Answers made here, and calls of gRPC.
+    /// Responses made here, and calls of gRPC.
     pub outcomes: Outcomes,
 }
 
@@ -133,8 +133,8 @@ impl ServiceMetrics {
         self.duration_sum_us.fetch_add(took_us, Relaxed);
     }
 
-    /// Counts one request that made another protocol's of its connection, which has lasted so long:
-    /// that is no time a client has waited for a response.
+    /// Counts one request that made its connection another protocol's, and how long that lasted: it
+    /// is not a time that a client has waited for a response.
     pub fn record_upgraded(&self, method: &http::Method, code: u16, lasted: Duration) {
         self.count_request(method, code);
         let seconds = lasted.as_secs_f64();

@@ -4,9 +4,9 @@
 //! their own: a Vault that hangs holds up neither a request nor a table, and without such sources
 //! there is no such thread.
 
-mod certificate_sink;
 mod fetcher;
 mod present;
+mod store_sink;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,11 +17,11 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
-use self::certificate_sink::CertificateSink;
 use self::fetcher::Fetcher;
 use self::present::{Present, SOURCE_LABEL, Stores, joined, label};
+use self::store_sink::StoreSink;
 use crate::admin::TlsSettings;
-use crate::certificates::{Demand, Demands, Surroundings, Tokens};
+use crate::certificates::{Demand, Demands, FetchContext, Tokens};
 use crate::config::{AdminConfig, CertificateConfig, CertificateSource, Config, TokenPlace};
 use crate::metrics::Metrics;
 use crate::proxy::tls::{CertStore, Problems, ServerUse};
@@ -158,7 +158,7 @@ impl Certificates {
     fn fetch(&self, config: &Config) -> anyhow::Result<()> {
         let mut fetcher = self.fetcher.lock().unwrap_or_else(PoisonError::into_inner);
         let stores = self.present.stores.load();
-        let around = Surroundings {
+        let context = FetchContext {
             consul: config.consul.clone(),
             vault: config.vault.clone(),
             tokens: Arc::clone(&self.tokens),
@@ -172,11 +172,11 @@ impl Certificates {
             let Some(store) = stores.get(name) else {
                 continue;
             };
-            let sink = CertificateSink::new(name, Arc::clone(store), Arc::clone(&self.present));
+            let sink = StoreSink::new(name, Arc::clone(store), Arc::clone(&self.present));
             let demands = self
                 .demands_of(name, &source.source)
                 .map(|(_, demands)| demands);
-            jobs.push((source.clone(), around.clone(), sink, demands));
+            jobs.push((source.clone(), context.clone(), sink, demands));
         }
         // Once there it stays: the renewal of tokens lives there too.
         if fetcher.is_none() && !jobs.is_empty() {

@@ -15,7 +15,7 @@ use crate::config::{RegisterConfig, format_duration};
 use crate::fabio::{self, Machine};
 use crate::metrics::Metrics;
 use crate::metrics::process::hostname;
-use crate::sources::registration::{Announcement, Registrar, Whereabouts};
+use crate::sources::registration::{AdvertisedAddress, Announcement, Registrar};
 use crate::system::vital;
 use crate::table::{RouteTable, SharedTable};
 
@@ -266,7 +266,7 @@ fn registrations(
 fn whereabouts(
     config: &RegisterConfig,
     (scheme, admin): (&'static str, SocketAddr),
-) -> Result<Whereabouts, NoAddress> {
+) -> Result<AdvertisedAddress, NoAddress> {
     let mut address = config.address.unwrap_or(admin);
     if address.port() == 0 {
         address.set_port(admin.port());
@@ -274,7 +274,7 @@ fn whereabouts(
     if address.ip().is_unspecified() {
         address.set_ip(global(Machine::look(), fabio::outward)?);
     }
-    Ok(Whereabouts {
+    Ok(AdvertisedAddress {
         address,
         scheme,
         hostname: hostname(),

@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-/// Upper bound that no delay exceeds unless a caller asks for a smaller one.
-pub const CAP: Duration = Duration::from_secs(30);
+/// Upper bound that no delay exceeds, whatever bound the caller gives.
+pub(crate) const CAP: Duration = Duration::from_secs(30);
 
 /// A growing bound for delays after failures in a row.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     base: Duration,
     cap: Duration,
     failures: u32,
@@ -21,7 +21,7 @@ impl Backoff {
     /// Delays below `base` at first, doubling with every failure up to `cap` (itself at most
     /// [`CAP`]).
     #[must_use]
-    pub fn new(base: Duration, cap: Duration) -> Self {
+    pub(crate) fn new(base: Duration, cap: Duration) -> Self {
         Self {
             base,
             cap: cap.min(CAP),
@@ -30,20 +30,20 @@ impl Backoff {
     }
 
     /// Notes one more failure and returns how long to wait now.
-    pub fn failed(&mut self, rng: &mut fastrand::Rng) -> Duration {
+    pub(crate) fn failed(&mut self, rng: &mut fastrand::Rng) -> Duration {
         let bound = self.bound();
         self.failures = self.failures.saturating_add(1);
         bound.mul_f64(rng.f64())
     }
 
     /// Forgets all failures.
-    pub fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
     }
 
     /// Failures in a row.
     #[must_use]
-    pub fn failures(&self) -> u32 {
+    pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 

@@ -1,7 +1,7 @@
-//! Questions to DNS and their answers.
+//! DNS queries and their responses.
 //!
-//! [`Resolve`] is the seam: the stage in `resolve` decides when to ask and what to believe, this
-//! file only asks. Answers are in canonical order, so that two of them can be compared.
+//! [`Resolve`] is the seam: the stage in `resolve` decides when to query and what to believe, this
+//! file only queries. Responses are in canonical order, so that two of them can be compared.
 
 pub mod system;
 
@@ -27,13 +27,13 @@ use crate::config::DnsConfig;
 /// Tries of one question over all servers.
 const ATTEMPTS: usize = 2;
 
-/// Most SRV records of one answer that are followed.
+/// Most SRV records of one response that are followed.
 const SRV_RECORDS_MAX: usize = 4096;
 
-/// Most targets of one SRV answer that are asked for at a time.
+/// Most targets of one SRV response that are looked up at a time.
 const SRV_LOOKUPS_MAX: usize = 16;
 
-/// What is asked.
+/// What is looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Question {
     /// The name.
@@ -45,7 +45,7 @@ pub struct Question {
 /// One address behind a name. Ordered by target, address, port, weight.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Found {
-    /// Name whose address this is: the one asked for, or the target of an SRV record.
+    /// Name whose address this is: the one looked up, or the target of an SRV record.
     pub target: Arc<str>,
     /// The address.
     pub addr: IpAddr,
@@ -55,38 +55,38 @@ pub struct Found {
     pub weight: u16,
 }
 
-/// A good answer: at least one address, or at least one target that failed.
+/// A good response: at least one address, or at least one target that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct DnsResponse {
     /// Addresses, sorted, without repetition.
     pub found: Vec<Found>,
-    /// Targets of SRV records whose addresses could not be asked for now.
+    /// Targets of SRV records whose addresses could not be looked up now.
     pub failed_targets: Vec<Arc<str>>,
-    /// How long the answer may be used: the least of all records.
+    /// How long the response may be used: the least of all records.
     pub ttl: Duration,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// The servers say that there is no such name, or none with records of this kind.
     #[error("no such name")]
     Absent,
-    /// Nobody could say: timeout, refusal, failure.
+    /// No server could say: timeout, refusal, failure.
     #[error("{0}")]
     Failed(String),
 }
 
-/// Somebody who answers questions.
+/// A resolver of questions.
 pub trait Resolve: Send + Sync + 'static {
-    /// Asks, within bounded time.
+    /// Looks up, within bounded time.
     fn resolve(
         &self,
         question: &Question,
-    ) -> impl Future<Output = Result<Answer, ResolveError>> + Send;
+    ) -> impl Future<Output = Result<DnsResponse, ResolveError>> + Send;
 
-    /// A number that changes when what answers depend on (the system's files) has changed: every
-    /// answer may be another one then.
+    /// A number that changes when what responses depend on (the system's files) has changed: every
+    /// response may be another one then.
     fn generation(&self) -> impl Future<Output = u64> + Send {
         std::future::ready(0)
     }
@@ -95,8 +95,8 @@ pub trait Resolve: Send + Sync + 'static {
 /// Names as the system's own resolver finds them (`hosts` before DNS, as nsswitch's `files dns`),
 /// DNS through hickory-resolver.
 ///
-/// Its cache is off, because the stage keeps answers for their TTL and must see a confirmation as a
-/// new answer. IPv6 addresses are asked for only when a name has no IPv4 ones: with both, each
+/// Its cache is off, because the stage keeps responses for their TTL and must see a confirmation as
+/// a new response. IPv6 addresses are looked up only when a name has no IPv4 ones: with both, each
 /// dual-stack host would count twice.
 pub struct Dns {
     config: DnsConfig,
@@ -112,11 +112,11 @@ struct Sources {
     present: Arc<Present>,
 }
 
-/// What questions are answered with.
+/// What questions are resolved with.
 struct Present {
     hosts: Hosts,
     resolv_conf: ResolvConf,
-    /// Or why there are no servers: who uses no names needs none.
+    /// Or why there are no servers: without names in use none are needed.
     resolver: Result<TokioResolver, String>,
 }
 
@@ -204,7 +204,7 @@ impl Dns {
                 tracing::warn!(
                     path,
                     reason,
-                    "names no servers; those it named before are asked on"
+                    "names no servers; those it named before stay in use"
                 );
             }
             Some(Err(reason)) => *present = present.without_servers(&format!("{path}: {reason}")),
@@ -280,7 +280,7 @@ impl Present {
         Ok((addrs, least_ttl(&lookup)))
     }
 
-    async fn services(&self, name: &str) -> Result<Answer, ResolveError> {
+    async fn services(&self, name: &str) -> Result<DnsResponse, ResolveError> {
         let lookup = self.lookup(name, &[RecordType::SRV]).await?;
         let records = lookup
             .answers()
@@ -302,9 +302,9 @@ impl Present {
             .collect();
         // Each target once, several at a time.
         let targets: BTreeSet<Name> = chosen.iter().map(|srv| srv.target.clone()).collect();
-        let answer = &lookup;
+        let response = &lookup;
         let lookups = targets.into_iter().map(|target| async move {
-            let along = additional(answer, &target);
+            let along = additional(response, &target);
             let addrs = if along.is_empty() {
                 self.addresses(&target.to_string()).await
             } else {
@@ -312,7 +312,7 @@ impl Present {
             };
             (target, addrs)
         });
-        let answers: BTreeMap<_, _> = stream::iter(lookups)
+        let addresses: BTreeMap<_, _> = stream::iter(lookups)
             .buffer_unordered(SRV_LOOKUPS_MAX)
             .collect()
             .await;
@@ -320,7 +320,7 @@ impl Present {
         let mut ttl = least_ttl(&lookup);
         for srv in chosen {
             let target: Arc<str> = srv.target.to_string().into();
-            match answers.get(&srv.target) {
+            match addresses.get(&srv.target) {
                 Some(Ok((addrs, own_ttl))) => {
                     ttl = ttl.min(*own_ttl);
                     let at = |&addr| Found {
@@ -340,7 +340,7 @@ impl Present {
 }
 
 impl Resolve for Dns {
-    async fn resolve(&self, question: &Question) -> Result<Answer, ResolveError> {
+    async fn resolve(&self, question: &Question) -> Result<DnsResponse, ResolveError> {
         let present = self.present().await;
         if question.srv {
             return present.services(&question.name).await;
@@ -364,7 +364,6 @@ fn no_servers(reason: &str) -> String {
     format!("no DNS servers are known: {reason}; name some in [dns] servers")
 }
 
-/// The servers of `[dns] servers`.
 fn servers(config: &DnsConfig) -> ResolverConfig {
     let servers = config.servers.iter().map(|server| {
         let connections =
@@ -393,7 +392,7 @@ fn canonical(
     mut found: Vec<Found>,
     failed_targets: Vec<Arc<str>>,
     ttl: u32,
-) -> Result<Answer, ResolveError> {
+) -> Result<DnsResponse, ResolveError> {
     if found.is_empty() {
         let Some(target) = failed_targets.first() else {
             return Err(ResolveError::Absent);
@@ -404,14 +403,14 @@ fn canonical(
     }
     found.sort();
     found.dedup();
-    Ok(Answer {
+    Ok(DnsResponse {
         found,
         failed_targets,
         ttl: Duration::from_secs(ttl.into()),
     })
 }
 
-/// Addresses that came along with an SRV answer; Consul sends them for targets that are no names
+/// Addresses that came along with an SRV response; Consul sends them for targets that are not names
 /// otherwise.
 fn additional(lookup: &Lookup, target: &Name) -> Vec<IpAddr> {
     let own = lookup
@@ -430,8 +429,8 @@ fn least_ttl(lookup: &Lookup) -> u32 {
         .unwrap_or(0)
 }
 
-/// Only two answers say that a name is absent; everything else says that somebody could not be
-/// asked.
+/// Only two responses say that a name is absent; everything else says that no server could be
+/// reached.
 fn classify(error: &NetError) -> ResolveError {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none))

@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 pub struct Value {
     /// Without the white space around it; what is not UTF-8 is replaced.
     pub text: String,
-    /// Number of the last change; of a key that does not exist, that of the answer.
+    /// Number of the last change; of a key that does not exist, that of the response.
     pub version: u64,
 }
 
@@ -30,7 +30,6 @@ pub trait KeyStore {
 
 /// The keys of a store that hold route commands.
 pub struct CommandKeys {
-    /// The store.
     pub store: Box<dyn KeyStore>,
     /// What all of the keys begin with.
     pub prefix: String,

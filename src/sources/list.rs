@@ -1,4 +1,4 @@
-//! The list of all sources, and what is asked of all of them.
+//! The list of all sources, and what concerns all of them.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -16,9 +16,9 @@ pub enum Look<'a> {
     /// A client certificate with its private key. Half a pair is a mistake of the configuration;
     /// whether the half is sound is worth knowing as well.
     ClientPair {
-        /// The certificate.
+        /// Key of the configuration, and the chain.
         cert: Option<(&'static str, Pem<'a>)>,
-        /// Its key.
+        /// Key of the configuration, and the private key.
         key: Option<(&'static str, Pem<'a>)>,
     },
     /// A file of route commands.

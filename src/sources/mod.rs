@@ -7,25 +7,25 @@
 //!            │                                                   │
 //!            └─ files, looks, restart_keys, probe                └─ prepare(new Config) ─▶ Reload
 //! ```
-//! [`list()`] says which sources there are, [`source`] what a source is. To add one: a folder here
+//! [`list()`] says which sources there are, `source` what a source is. To add one: a folder here
 //! with an `impl Source`, a section in the configuration, and a row in [`list()`].
 
-pub mod backoff;
+pub(crate) mod backoff;
 pub mod consul;
-pub mod context;
+pub(crate) mod context;
 pub mod dns;
-pub mod key_store;
+pub(crate) mod key_store;
 pub mod list;
-pub mod look;
-pub mod probe_step;
+pub(crate) mod look;
+pub(crate) mod probe_step;
 pub mod registration;
-pub mod resolve;
-pub mod routes_file;
-pub mod routes_http;
-pub mod source;
-pub mod static_routes;
-pub mod task;
-pub mod update;
+pub(crate) mod resolve;
+pub(crate) mod routes_file;
+pub(crate) mod routes_http;
+pub(crate) mod source;
+pub(crate) mod static_routes;
+pub(crate) mod task;
+pub(crate) mod update;
 
 pub use context::{Context, Page};
 pub use list::list;

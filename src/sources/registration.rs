@@ -8,7 +8,7 @@ use crate::config::RegisterConfig;
 
 /// Where the admin listener is, as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Whereabouts {
+pub struct AdvertisedAddress {
     /// Address and port; neither is 0.
     pub address: std::net::SocketAddr,
     /// `http` or `https`.
@@ -25,7 +25,7 @@ pub struct Announcement {
     /// Tags and checks.
     pub config: RegisterConfig,
     /// Where it is.
-    pub at: Whereabouts,
+    pub at: AdvertisedAddress,
 }
 
 /// Keeps registrations. Ends when dropped, and leaves what is registered to its checks.

@@ -3,18 +3,18 @@
 //! ```text
 //! sources ──Update (names)──▶ resolve ──Update (addresses only)──▶ control
 //!                               │  ▲
-//!                               ▼  │ answers, again after each TTL
+//!                               ▼  │ responses, again after each TTL
 //!                               DNS
 //! ```
 //!
 //! What holds no name passes through at once. What does is a *slot* (one service of a source, or
-//! the command list of a source): it is sent when each of its names was asked for once, or after
-//! `PATIENCE` with what is known by then, and again whenever an answer changes it. A newer update
+//! the command list of a source): it is sent when each of its names was looked up once, or after
+//! `PATIENCE` with what is known by then, and again whenever a response changes it. A newer update
 //! of a slot takes the place of the one that waits, so the order per slot holds, and a slow name
-//! delays nobody but its own slot. `Synced` of a source waits for the source's slots. What to
-//! believe of an answer is decided in `names`, asking is left to `dns`. What has no address keeps
-//! its place, as an end that cannot be dialled and says why. When the system's own files about
-//! names change, all names in use are asked for again at once.
+//! delays nothing but its own slot. `Synced` of a source waits for the source's slots. What to
+//! believe of a response is decided in `names`, the lookup itself is left to `dns`. What has no
+//! address keeps its place, as an end that cannot be dialled and says why. When the system's own
+//! files about names change, all names in use are looked up again at once.
 
 mod expand;
 mod names;
@@ -29,7 +29,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{self, Instant};
 
-use super::dns::{Answer, Dns, Question, Resolve, ResolveError};
+use super::dns::{Dns, DnsResponse, Question, Resolve, ResolveError};
 use super::task::SourceTask;
 use super::update::Update;
 use crate::catalog::source::SourceName;
@@ -40,9 +40,9 @@ use names::{Names, News, SlotKey};
 
 /// Name of DNS among the sources.
 const SOURCE: SourceName = "dns";
-/// How long a slot waits for the first answers to its names.
+/// How long a slot waits for the first responses to its names.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Most questions that are asked at a time.
+/// Most queries at a time.
 const LOOKUPS_MAX: usize = 64;
 /// How often the system's files about names are looked at while names are in use.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// up.
 const LOOKUP_TIMEOUTS_MAX: u32 = 8;
 
-type Lookup = BoxFuture<'static, (Question, Result<Answer, ResolveError>)>;
+type Lookup = BoxFuture<'static, (Question, Result<DnsResponse, ResolveError>)>;
 
 /// A slot with names.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ struct Slot {
 }
 
 /// Starts the stage with DNS behind it. It ends with its input or its output.
-pub fn spawn(
+pub(crate) fn spawn(
     dns: Arc<Dns>,
     config: &DnsConfig,
     metrics: Metrics,
@@ -78,7 +78,7 @@ pub fn spawn(
 }
 
 /// Starts the stage with `resolver` behind it; of `config` only bounds and timeout are used.
-pub fn spawn_with(
+pub(crate) fn spawn_with(
     resolver: Arc<impl Resolve>,
     config: &DnsConfig,
     metrics: Metrics,
@@ -96,7 +96,7 @@ pub fn spawn_with(
         output,
     };
     SourceTask::spawn(async move {
-        // An error is the end of the output: nobody is left to tell.
+        // An error is the end of the output: nothing is left that takes updates.
         let _ = stage.run(input).await;
     })
 }
@@ -126,13 +126,13 @@ impl<R: Resolve> Stage<R> {
                     Some(update) => self.accept(update).await?,
                     None => return Ok(()),
                 },
-                Some((question, result)) = self.lookups.next() => self.answered(&question, result).await?,
+                Some((question, result)) = self.lookups.next() => self.record_lookup(&question, result).await?,
                 () = sleep_until(wake) => self.give_up_waiting().await?,
                 () = changed.as_mut(), if !self.slots.is_empty() => {
                     changed.set(self::changed(Arc::clone(&self.resolver)));
-                    // Those under way may ask servers that are gone.
+                    // Those under way may go to servers that are gone.
                     self.lookups.clear();
-                    self.names.ask_again(Instant::now());
+                    self.names.requery_all(Instant::now());
                 }
                 () = self.output.closed() => return Ok(()),
             }
@@ -148,14 +148,14 @@ impl<R: Resolve> Stage<R> {
             let (resolver, limit) = (Arc::clone(&self.resolver), self.lookup_timeout);
             self.lookups.push(Box::pin(async move {
                 let result = time::timeout(limit, resolver.resolve(&question)).await;
-                let timeout = || ResolveError::Failed(format!("no answer within {limit:?}"));
+                let timeout = || ResolveError::Failed(format!("no response within {limit:?}"));
                 (question, result.unwrap_or_else(|_| Err(timeout())))
             }));
         }
     }
 
-    /// When something is to be done without any event; questions beyond the limit wait for an
-    /// answer instead.
+    /// When something is to be done without any event; queries beyond the limit wait for a response
+    /// instead.
     fn next_wake(&self) -> Option<Instant> {
         let due = self
             .names
@@ -207,7 +207,7 @@ impl<R: Resolve> Stage<R> {
             self.output.send(update).await?;
             return self.send_synced().await;
         }
-        // Shown before the first error, else the first one is no rise.
+        // Shown before the first error: a series that begins with it never rises.
         self.metrics
             .control()
             .registry_errors
@@ -245,10 +245,10 @@ impl<R: Resolve> Stage<R> {
         }
     }
 
-    async fn answered(
+    async fn record_lookup(
         &mut self,
         question: &Question,
-        result: Result<Answer, ResolveError>,
+        result: Result<DnsResponse, ResolveError>,
     ) -> Sent {
         self.note(question, &result);
         let outcome = self.names.record(question, result, Instant::now());
@@ -267,8 +267,9 @@ impl<R: Resolve> Stage<R> {
         Ok(())
     }
 
-    /// Counts the answer, and notes how DNS is. The names that nobody uses any more are no trouble.
-    fn note(&self, question: &Question, result: &Result<Answer, ResolveError>) {
+    /// Counts the response, and notes how DNS is. Names that are not in use any more cause no
+    /// trouble.
+    fn note(&self, question: &Question, result: &Result<DnsResponse, ResolveError>) {
         let (journal, watch) = (self.metrics.journal(), label(question));
         match result {
             _ if self.names.users(question).next().is_none() => {}

@@ -32,8 +32,7 @@ use crate::catalog::source::SourceName;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// Name of the source.
-pub const SOURCE: SourceName = "routes_file";
+pub(crate) const SOURCE: SourceName = "routes_file";
 
 /// How long there must be no sign of a change before the file is read: a writer that pauses for
 /// longer is taken for done.
@@ -58,7 +57,7 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 enum ReadError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("is no regular file")]
+    #[error("is not a regular file")]
     NotAFile,
     #[error("is larger than {FILE_BYTES_MAX} bytes")]
     TooLarge,
@@ -66,14 +65,14 @@ enum ReadError {
     NotText,
     #[error("is being written")]
     Changing,
-    #[error("no answer from the file system within {READ_TIMEOUT:?}")]
+    #[error("no response from the file system within {READ_TIMEOUT:?}")]
     Timeout,
 }
 
 /// The source `routes_file`. It sends its commands after the first good read and whenever they
 /// differ, and is synced after the first good read.
 #[derive(Debug)]
-pub struct RoutesFile;
+pub(crate) struct RoutesFile;
 
 impl Source for RoutesFile {
     fn name(&self) -> SourceName {
@@ -112,7 +111,7 @@ impl RunningSource for Running {}
 
 fn spawn(path: PathBuf, context: &Context, poll: Duration) -> SourceTask {
     let metrics = context.metrics.clone();
-    // Shown before the first error, else the first one is no rise.
+    // Shown before the first error: a series that begins with it never rises.
     metrics.control().registry_errors.entry("file").or_default();
     metrics
         .journal()
@@ -162,7 +161,7 @@ impl FileSource {
         }
     }
 
-    /// Reads the file and sends what is new; fails when nobody listens any more.
+    /// Reads the file and sends what is new; fails when nothing takes updates any more.
     async fn look(&mut self) -> Result<(), mpsc::error::SendError<Update>> {
         match self.read_confirmed().await {
             Ok(text) => {
@@ -219,7 +218,7 @@ impl FileSource {
         if !first && self.commands == commands && self.errors == errors {
             return Ok(());
         }
-        // Which lines are wrong is told by whoever takes the commands, as for every source.
+        // Which lines are wrong is logged where the commands are taken, as for every source.
         let path = self.path.display();
         tracing::info!(%path, commands = commands.len(), rejected = errors.len(), "routes file read");
         (self.commands, self.errors) = (commands.clone(), Arc::clone(&errors));

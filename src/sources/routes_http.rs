@@ -1,10 +1,9 @@
-//! The source `routes_http`: an endpoint that answers with route commands as JSON, asked again and
-//! again.
+//! The source `routes_http`: an endpoint that responds with route commands as JSON, and is polled.
 //!
-//! An answer that is none (no connection, another status, no JSON list) says nothing about the
-//! services behind it: the last good commands stay, and the trouble is reported. An entry that
-//! makes no command costs itself only, but a list of nothing else counts as no answer; and a list
-//! that is suddenly empty is believed when a second one confirms it.
+//! A response that cannot be used (no connection, another status, no JSON list) says nothing about
+//! the services behind it: the last good commands stay, and the trouble is reported. An entry that
+//! makes no command costs itself only, but a list of nothing else cannot be used; and a list that
+//! is suddenly empty is believed when a second one confirms it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,17 +29,16 @@ use crate::http_client::trust::{Trust, TrustError};
 use crate::http_client::{self, Client, HttpError, Limits, Request};
 use crate::metrics::Metrics;
 
-/// Name of the source.
-pub const SOURCE: SourceName = "routes_http";
+pub(crate) const SOURCE: SourceName = "routes_http";
 
 /// Kind of its errors in `lb_registry_errors_total`.
 const KIND: &str = "routes_http";
-/// Largest answer, in bytes.
+/// Largest response, in bytes.
 const BODY_BYTES_MAX: usize = 64 << 20;
 /// How long an emptied list is given to be filled again.
 const CONFIRM_EMPTY: Duration = Duration::from_millis(500);
 
-/// Why an answer is not taken.
+/// Why a response is not taken.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error("{0}")]
@@ -49,7 +47,7 @@ enum ReadError {
     Trust(#[from] TrustError),
     #[error("{url}: status {status}, where 200 is expected")]
     Status { url: String, status: StatusCode },
-    #[error("{url}: the answer is no JSON list of route commands: {reason}")]
+    #[error("{url}: the response is not a JSON list of route commands: {reason}")]
     Body {
         url: String,
         reason: serde_json::Error,
@@ -73,7 +71,7 @@ struct Listing {
 
 /// The source `routes_http`.
 #[derive(Debug)]
-pub struct RoutesHttp;
+pub(crate) struct RoutesHttp;
 
 impl Source for RoutesHttp {
     fn name(&self) -> SourceName {
@@ -114,16 +112,16 @@ impl Source for RoutesHttp {
     }
 }
 
-/// The endpoint is asked all the time; a reload changes nothing of that.
+/// The endpoint is polled all the time; a reload changes nothing of that.
 struct Running(#[allow(dead_code, reason = "held for its drop")] SourceTask);
 
 impl RunningSource for Running {}
 
-/// Starts the source on the current runtime. It sends its commands after the first good answer and
-/// whenever they differ, and is synced after the first good answer. A `ca_file` that cannot be used
-/// is read again each time.
+/// Starts the source on the current runtime. It sends its commands after the first good response
+/// and whenever they differ, and is synced after the first good response. A `ca_file` that cannot
+/// be used is read again each time.
 fn spawn(config: &RoutesHttpConfig, metrics: Metrics, updates: mpsc::Sender<Update>) -> SourceTask {
-    // Shown before the first error, else the first one is no rise.
+    // Shown before the first error: a series that begins with it never rises.
     metrics.control().registry_errors.entry(KIND).or_default();
     let mut request = Request::get(
         config
@@ -167,7 +165,7 @@ struct HttpSource {
     limits: Limits,
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
-    /// What the last good answer said.
+    /// What the last good response said.
     known: Option<Listing>,
     /// Present trouble, as logged.
     trouble: Option<String>,
@@ -186,7 +184,7 @@ impl HttpSource {
         }
     }
 
-    /// Asks and sends what is new; fails when nobody listens any more.
+    /// Reads the list and sends what is new; fails when nothing takes updates any more.
     async fn look(&mut self) -> Result<(), mpsc::error::SendError<Update>> {
         match self.read_confirmed().await {
             Ok(listing) => {
@@ -206,7 +204,7 @@ impl HttpSource {
         }
     }
 
-    /// The present list; none when it is the one that is known. An emptied one is asked for twice.
+    /// The present list; none when it is the one that is known. An emptied one is read twice.
     async fn read_confirmed(&mut self) -> Result<Option<Listing>, ReadError> {
         let listing = self.read().await?;
         let was_full = self
@@ -244,9 +242,9 @@ impl HttpSource {
             }
         };
         let client = self.client.insert(client);
-        let answer = client.send(request, self.limits).await?;
+        let response = client.send(request, self.limits).await?;
         let url = self.shown();
-        match answer.status() {
+        match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_MODIFIED if self.known.is_some() => return Ok(None),
             status => return Err(ReadError::Status { url, status }),
@@ -254,12 +252,12 @@ impl HttpSource {
         if self
             .known
             .as_ref()
-            .is_some_and(|known| known.body == *answer.body())
+            .is_some_and(|known| known.body == *response.body())
         {
             return Ok(None);
         }
-        let tag = answer.headers().get(ETAG).cloned();
-        let body = answer.into_body();
+        let tag = response.headers().get(ETAG).cloned();
+        let body = response.into_body();
         let (commands, errors) = parse_definitions(&body).map_err(|reason| ReadError::Body {
             url: url.clone(),
             reason,
@@ -289,7 +287,7 @@ impl HttpSource {
         {
             return Ok(());
         }
-        // Which entries are wrong is told by whoever takes the commands, as for every source.
+        // Which entries are wrong is logged where the commands are taken, as for every source.
         tracing::info!(
             url = self.shown(),
             commands = commands.len(),
@@ -329,7 +327,7 @@ impl HttpSource {
         }
     }
 
-    /// The URL without what is nobody's business.
+    /// The URL without its secrets.
     fn shown(&self) -> String {
         http_client::shown(&self.request.url)
     }

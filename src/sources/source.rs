@@ -13,8 +13,8 @@ use super::registration::Registrar;
 use crate::catalog::source::SourceName;
 use crate::config::{Config, Draft};
 
-/// A kind of source. What it says follows from the configuration that it is asked about; what runs
-/// is the [`RunningSource`].
+/// A kind of source. What it says follows from the configuration that it is given; what runs is the
+/// [`RunningSource`].
 pub trait Source: Send + Sync {
     /// Its name in updates, logs, metrics and the API.
     fn name(&self) -> SourceName;

@@ -18,8 +18,7 @@ use crate::catalog::source::SourceName;
 use crate::catalog::static_route::StaticRoute;
 use crate::config::Config;
 
-/// Name of the source.
-pub const SOURCE: SourceName = "static";
+pub(crate) const SOURCE: SourceName = "static";
 
 /// Commands, and lines of the text that make none.
 type Listing = (CommandList, Arc<[CommandError]>);
@@ -27,7 +26,7 @@ type Listing = (CommandList, Arc<[CommandError]>);
 /// The source `static`: the commands of `[[static.route]]`, then those of `routes` (one a line). A
 /// line of the text that makes no command costs no other, as everywhere in the route language.
 #[derive(Debug)]
-pub struct StaticRoutes;
+pub(crate) struct StaticRoutes;
 
 #[derive(Debug)]
 struct Running {
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mistakes_start_nothing_and_are_all_told() {
+    async fn mistakes_start_nothing_and_are_all_reported() {
         let routes = vec![route("x"), route("http://ok/"), route("y")];
         let error = start(&config(routes)).err().expect("two mistakes");
         assert_eq!(error.to_string().matches("static.route: ").count(), 2);

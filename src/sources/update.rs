@@ -1,4 +1,4 @@
-//! What sources tell.
+//! What sources send.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::catalog::{ServiceName, ServiceSnapshot};
 pub enum Update {
     /// The whole present state of one service.
     Service {
-        /// Who says so.
+        /// Which source says so.
         source: SourceName,
         /// What it says.
         snapshot: Arc<ServiceSnapshot>,
@@ -22,7 +22,7 @@ pub enum Update {
     },
     /// The service is not registered any more (or carries no routing tag any more).
     Gone {
-        /// Who says so.
+        /// Which source says so.
         source: SourceName,
         /// Which one.
         service: ServiceName,
@@ -31,7 +31,7 @@ pub enum Update {
     },
     /// The whole present list of route commands of a source.
     Commands {
-        /// Who says so.
+        /// Which source says so.
         source: SourceName,
         /// The commands, in order: a later one acts on what earlier ones added.
         commands: CommandList,
@@ -40,9 +40,9 @@ pub enum Update {
         /// When the change could first be seen.
         seen_at: Instant,
     },
-    /// Every watch of the source has answered at least once: what it sent so far is complete.
+    /// Every watch of the source has a response by now: what it sent so far is complete.
     Synced {
-        /// Who says so.
+        /// Which source says so.
         source: SourceName,
     },
 }

@@ -95,7 +95,7 @@ fn every_key_may_be_given_in_every_way() {
         let value = other(key);
         let with_equals = becomes(&[], &[format!("-{}={value}", key.name)]);
         // Of those that become something, some do so together with others only.
-        if !matches!(key.fate, keys::Fate::Becomes(_)) {
+        if !matches!(key.mapping, keys::Mapping::Becomes(_)) {
             assert_ne!(with_equals, nothing, "{} is left out in silence", key.name);
         }
         let dashes = becomes(&[], &[format!("--{}={value}", key.name)]);

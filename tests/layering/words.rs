@@ -7,19 +7,33 @@ use std::path::Path;
 use crate::rust_files;
 use crate::text::{Piece, pieces};
 
-/// Folders without any of these words. Those that are missing here are still to come: add one when
-/// it is clean.
+/// Folders and files without any of these words. Those that are missing here are still to come: add
+/// one when it is clean.
 const CLEAN: &[&str] = &[
     "src/admin",
     "src/catalog",
+    "src/certificates",
+    "src/check",
+    "src/cli",
+    "src/config",
     "src/control",
+    "src/demo",
+    "src/fabio",
+    "src/http_client",
     "src/journal",
+    "src/lib.rs",
     "src/log",
+    "src/main.rs",
+    "src/manual.rs",
+    "src/metrics",
     "src/proxy",
+    "src/sample.rs",
     "src/serve",
+    "src/sources",
     "src/system",
     "src/table",
     "src/trust",
+    "src/trust.rs",
 ];
 
 /// Words, and what to write in their place.
@@ -63,12 +77,17 @@ const HELD: &[&str] = &[
 ];
 
 #[test]
-fn clean_folders_stay_clean() {
+fn what_is_clean_stays_clean() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut wrong = Vec::new();
-    for folder in CLEAN {
-        let files = rust_files(&top.join(folder));
-        assert!(!files.is_empty(), "{folder}: nothing to look at");
+    for clean in CLEAN {
+        let path = top.join(clean);
+        let files = if path.is_file() {
+            vec![path]
+        } else {
+            rust_files(&path)
+        };
+        assert!(!files.is_empty(), "{clean}: nothing to look at");
         for file in files {
             let shown = file.strip_prefix(top).unwrap().display();
             for found in findings(&fs::read_to_string(&file).unwrap()) {

@@ -139,7 +139,7 @@ fn a_web_server_lists_its_certificates() {
     });
     assert!(
         line.contains(&format!(
-            "http://{}/certs/list: the server answered 404",
+            "http://{}/certs/list: the server responded 404",
             server.address
         )),
         "{line}"
@@ -197,7 +197,7 @@ fn client_cas_come_from_there_too() {
     );
     let known = Trust::with(&ca, Some(&known), versions);
     lb.wait_for_line("what is missing", |line| {
-        line.contains("/cas: the server answered 404")
+        line.contains("/cas: the server responded 404")
     });
     assert_eq!(
         shown_to(&known, address, "a.test"),

@@ -13,8 +13,8 @@ use crate::config::VaultConfig;
 use crate::http_client::trust::Trust;
 use crate::http_client::{Client, Limits, Request};
 
-/// Longest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Longest response that is read, in bytes.
+const RESPONSE_BYTES_MAX: usize = 4 << 20;
 /// How much of an error's words is kept.
 const WORDS_MAX: usize = 300;
 /// What may stand in a path as it is.
@@ -32,7 +32,7 @@ pub(super) struct Base {
     pub(super) config: VaultConfig,
 }
 
-/// The server, asked with a token.
+/// The server, and the token that its requests carry.
 #[derive(Clone, Debug)]
 pub(in crate::certificates) struct Api {
     base: Arc<Base>,
@@ -60,27 +60,26 @@ impl Api {
         Self { base, token }
     }
 
-    /// Reads; none where there is nothing.
+    /// `None` where there is nothing at `path`.
     pub(super) async fn get(&self, path: &str, query: &str) -> Result<Option<Value>, SourceError> {
-        match self.ask(Method::GET, path, query, None).await {
+        match self.request(Method::GET, path, query, None).await {
             Err(SourceError::Vault {
                 status: StatusCode::NOT_FOUND,
                 ..
             }) => Ok(None),
-            answer => answer.map(Some),
+            response => response.map(Some),
         }
     }
 
-    /// Writes.
     pub(super) async fn post(
         &self,
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, SourceError> {
-        self.ask(Method::POST, path, "", body).await
+        self.request(Method::POST, path, "", body).await
     }
 
-    async fn ask(
+    async fn request(
         &self,
         method: Method,
         path: &str,
@@ -128,17 +127,17 @@ impl Api {
         };
         let limits = Limits {
             time: config.timeout,
-            bytes: ANSWER_BYTES_MAX,
+            bytes: RESPONSE_BYTES_MAX,
         };
-        let answer = self.base.client.send(request, limits).await?;
-        let status = answer.status();
+        let response = self.base.client.send(request, limits).await?;
+        let status = response.status();
         if !status.is_success() {
-            return Err(refused(path, status, answer.body()));
+            return Err(refused(path, status, response.body()));
         }
-        if answer.body().is_empty() {
+        if response.body().is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(answer.body())
+        serde_json::from_slice(response.body())
             .map_err(|error| content(format!("not understood: {error}")))
     }
 }

@@ -9,52 +9,51 @@ use serde_json::Value;
 use super::api::Api;
 use crate::certificates::error::SourceError;
 use crate::certificates::limits::{AT_A_TIME, ENTRIES_MAX};
-use crate::certificates::source::{Pems, Told};
+use crate::certificates::source::{FetchedCertificates, Pems};
 
-/// Reads both places.
 pub(in crate::certificates) async fn read(
     api: Api,
     pairs: Option<&str>,
     client_cas: Option<&str>,
-) -> Result<Told, SourceError> {
-    let mut told = Told::default();
+) -> Result<FetchedCertificates, SourceError> {
+    let mut fetched = FetchedCertificates::default();
     if let Some(path) = pairs {
-        told.pairs = Some(entries(&api, path, &["cert", "key"]).await?);
+        fetched.pairs = Some(entries(&api, path, &["cert", "key"]).await?);
     }
     if let Some(path) = client_cas {
-        told.client_cas = Some(entries(&api, path, &["cert"]).await?);
+        fetched.client_cas = Some(entries(&api, path, &["cert"]).await?);
     }
-    Ok(told)
+    Ok(fetched)
 }
 
 /// The fields of all entries below a path, as `NAME-FIELD.pem`.
 async fn entries(api: &Api, path: &str, fields: &[&str]) -> Result<Pems, SourceError> {
     let mount = mount(api, path).await?;
     let list = mount.path(path, "metadata");
-    let Some(answer) = api.get(&list, "?list=true").await? else {
+    let Some(response) = api.get(&list, "?list=true").await? else {
         return Ok(Pems::new());
     };
-    let names = names(&answer);
+    let names = names(&response);
     if names.len() > ENTRIES_MAX {
         let reason = format!("{} entries, more than {ENTRIES_MAX}", names.len());
         return Err(SourceError::Content { url: list, reason });
     }
     let read = stream::iter(names).map(async |name: String| {
-        let answer = api
+        let response = api
             .get(&mount.path(&format!("{path}/{name}"), "data"), "")
             .await;
-        (name, answer)
+        (name, response)
     });
     let read: Vec<_> = read.buffered(AT_A_TIME).collect().await;
     let mut pems = Pems::new();
-    for (name, answer) in read {
+    for (name, response) in read {
         let file = |field: &str| PathBuf::from(format!("{name}-{field}.pem"));
-        match answer {
-            Ok(answer) => {
+        match response {
+            Ok(response) => {
                 for field in fields {
-                    if let Some(text) = answer
+                    if let Some(text) = response
                         .as_ref()
-                        .and_then(|answer| mount.field(answer, field))
+                        .and_then(|response| mount.field(response, field))
                     {
                         pems.insert(file(field), text);
                     }
@@ -88,32 +87,32 @@ impl Mount {
     }
 
     /// A field of an entry that was read.
-    fn field(&self, answer: &Value, name: &str) -> Option<Result<Bytes, String>> {
+    fn field(&self, response: &Value, name: &str) -> Option<Result<Bytes, String>> {
         let data = if self.versioned {
             "/data/data"
         } else {
             "/data"
         };
-        match answer.pointer(data)?.get(name)? {
+        match response.pointer(data)?.get(name)? {
             Value::Null => None,
             Value::String(text) => Some(Ok(Bytes::from(text.clone()))),
-            _ => Some(Err(format!("the field {name} is no text"))),
+            _ => Some(Err(format!("the field {name} is not a text"))),
         }
     }
 }
 
 async fn mount(api: &Api, path: &str) -> Result<Mount, SourceError> {
     // Servers that do not know this path have no engines of version 2.
-    let answer = api
+    let response = api
         .get(&format!("sys/internal/ui/mounts/{path}"), "")
         .await?;
-    Ok(mount_of(answer.as_ref()))
+    Ok(mount_of(response.as_ref()))
 }
 
-fn mount_of(answer: Option<&Value>) -> Mount {
+fn mount_of(response: Option<&Value>) -> Mount {
     let text = |pointer: &str| {
-        answer
-            .and_then(|answer| answer.pointer(pointer))
+        response
+            .and_then(|response| response.pointer(pointer))
             .and_then(Value::as_str)
     };
     Mount {
@@ -123,8 +122,8 @@ fn mount_of(answer: Option<&Value>) -> Mount {
 }
 
 /// Names in a list, without those of folders.
-fn names(answer: &Value) -> Vec<String> {
-    let keys = answer.pointer("/data/keys").and_then(Value::as_array);
+fn names(response: &Value) -> Vec<String> {
+    let keys = response.pointer("/data/keys").and_then(Value::as_array);
     let names = keys.into_iter().flatten().filter_map(Value::as_str);
     names
         .filter(|name| !name.is_empty() && !name.ends_with('/'))

@@ -8,29 +8,29 @@ mod token;
 use std::sync::Arc;
 
 use super::error::SourceError;
-use super::source::Surroundings;
+use super::source::FetchContext;
 use crate::config::TokenPlace;
 use api::{Api, Base};
 
-pub use token::Tokens;
+pub(crate) use token::Tokens;
 
 /// How to come by an [`Api`] with a token that is good now.
 pub(super) struct Connection {
-    around: Surroundings,
+    context: FetchContext,
     place: TokenPlace,
     base: Option<Arc<Base>>,
 }
 
 impl Connection {
     /// `token`: the source's own, in place of `[vault]`'s.
-    pub(super) fn new(around: Surroundings, token: TokenPlace) -> Self {
+    pub(super) fn new(context: FetchContext, token: TokenPlace) -> Self {
         let place = if token == TokenPlace::Nowhere {
-            around.vault.token.clone()
+            context.vault.token.clone()
         } else {
             token
         };
         Self {
-            around,
+            context,
             place,
             base: None,
         }
@@ -41,9 +41,9 @@ impl Connection {
     pub(super) async fn api(&mut self) -> Result<Api, SourceError> {
         let base = match &self.base {
             Some(base) => Arc::clone(base),
-            None => Arc::clone(self.base.insert(Arc::new(Base::new(&self.around.vault)?))),
+            None => Arc::clone(self.base.insert(Arc::new(Base::new(&self.context.vault)?))),
         };
-        let token = self.around.tokens.token(&base, &self.place).await?;
+        let token = self.context.tokens.token(&base, &self.place).await?;
         Ok(Api::new(base, token))
     }
 }

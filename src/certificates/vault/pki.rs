@@ -1,13 +1,13 @@
-//! Certificates that are issued when somebody first asks for a name.
+//! Certificates that are issued when a client first sends a server name.
 //!
 //! ```text
-//! Demand ─► Names: known? refused? too many? ─► queue ─► issue (a few at a time) ─► Shelf::add ─► answer to all who wait
-//!              ▲                                                    │ refused: not asked again for a while
+//! Demand ─► Names: known? refused? too many? ─► queue ─► issue (a few at a time) ─► CertificateSink::add ─► wake all that wait
+//!              ▲                                                    │ refused: not requested again for a while
 //!              └── every so often: what ends soon and is used, again; what has ended, away
 //! ```
-//! Server names come from strangers. So names are asked for once at a time and a few at once; new
-//! ones are paced; what was refused is remembered; what is issued is bounded. A name beyond any
-//! bound has no certificate, and costs no request.
+//! Server names come from strangers. So there is one request for a name at a time, and a few in
+//! all; new names are paced; what was refused is remembered; what is issued is bounded. A name
+//! beyond any bound has no certificate, and costs no request.
 
 mod names;
 
@@ -18,12 +18,12 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use self::names::{Names, Verdict};
+use self::names::{Admission, Names};
 use super::Connection;
 use super::api::Api;
 use crate::catalog::glob::Glob;
 use crate::certificates::error::SourceError;
-use crate::certificates::source::{Demands, Shelf};
+use crate::certificates::source::{CertificateSink, Demands};
 use crate::system::unix_now;
 
 /// How often ends are looked at.
@@ -43,7 +43,7 @@ type Issued = (String, Result<Bytes, SourceError>);
 pub(in crate::certificates) async fn run(
     rules: Rules,
     mut connection: Connection,
-    shelf: Arc<dyn Shelf>,
+    sink: Arc<dyn CertificateSink>,
     demands: Demands,
 ) {
     let mut demands = demands.lock().await;
@@ -55,7 +55,7 @@ pub(in crate::certificates) async fn run(
     let permitted = |name: &str| globs.is_empty() || globs.iter().any(|glob| glob.matches(name));
     let mut names = Names::new(
         rules.renew_before,
-        shelf.issued(),
+        sink.issued(),
         unix_now(),
         Instant::now(),
     );
@@ -69,24 +69,24 @@ pub(in crate::certificates) async fn run(
                 if !permitted(&name) {
                     continue;
                 }
-                if names.demand(&name, waiter, Instant::now()) == Verdict::TooMany {
-                    shelf.failed(&SourceError::Issue { name, reason: "too many new names at once, or in all".to_owned() });
+                if names.demand(&name, waiter, Instant::now()) == Admission::TooMany {
+                    sink.failed(&SourceError::Issue { name, reason: "too many new names at once, or in all".to_owned() });
                 }
             }
             Some(issued) = running.join_next() => {
                 // A task that panicked or was cut off has no name to tell: its name is free again
                 // at the next look.
                 let Ok((name, pem)) = issued else { continue };
-                let added = pem.map_err(|error| error.to_string()).and_then(|pem| shelf.add(&name, pem));
+                let added = pem.map_err(|error| error.to_string()).and_then(|pem| sink.add(&name, pem));
                 if let Err(reason) = &added {
-                    shelf.failed(&SourceError::Issue { name: name.clone(), reason: reason.clone() });
+                    sink.failed(&SourceError::Issue { name: name.clone(), reason: reason.clone() });
                 }
                 names.issued(&name, added.ok(), unix_now(), Instant::now());
             }
             _ = look.tick() => {
-                let gone = names.look(&shelf.take_used(), unix_now(), Instant::now());
+                let gone = names.look(&sink.take_used(), unix_now(), Instant::now());
                 if !gone.is_empty() {
-                    shelf.remove(&gone);
+                    sink.remove(&gone);
                 }
             }
         }
@@ -108,18 +108,18 @@ pub(in crate::certificates) async fn run(
 }
 
 async fn issue(api: &Api, path: &str, name: &str) -> Result<Bytes, SourceError> {
-    let answer = api
+    let response = api
         .post(path, Some(&json!({ "common_name": name })))
         .await?;
-    pem_of(&answer).ok_or_else(|| SourceError::Content {
+    pem_of(&response).ok_or_else(|| SourceError::Content {
         url: path.to_owned(),
-        reason: "the answer holds no certificate with its private key".to_owned(),
+        reason: "the response holds no certificate with its private key".to_owned(),
     })
 }
 
 /// Certificate, its chain, and its key, in one text.
-fn pem_of(answer: &Value) -> Option<Bytes> {
-    let data = answer.get("data")?;
+fn pem_of(response: &Value) -> Option<Bytes> {
+    let data = response.get("data")?;
     let text = |name: &str| {
         data.get(name)
             .and_then(Value::as_str)
@@ -140,12 +140,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_become_one_text() {
-        let answer = json!({ "data": { "certificate": "C", "issuing_ca": "I", "ca_chain": ["X", "Y"], "private_key": "K" } });
-        assert_eq!(pem_of(&answer).unwrap(), "C\nX\nY\nK");
-        let answer =
+    fn responses_become_one_text() {
+        let response = json!({ "data": { "certificate": "C", "issuing_ca": "I", "ca_chain": ["X", "Y"], "private_key": "K" } });
+        assert_eq!(pem_of(&response).unwrap(), "C\nX\nY\nK");
+        let response =
             json!({ "data": { "certificate": "C", "issuing_ca": "I", "private_key": "K" } });
-        assert_eq!(pem_of(&answer).unwrap(), "C\nI\nK");
+        assert_eq!(pem_of(&response).unwrap(), "C\nI\nK");
         assert_eq!(pem_of(&json!({ "data": { "certificate": "C" } })), None);
     }
 }

@@ -20,12 +20,13 @@ use crate::certificates::limits::BACKOFF;
 use crate::config::TokenPlace;
 use crate::sources::backoff::Backoff;
 
-/// Shortest pause between renewals: one that is granted for a second is not asked for all the time.
+/// Shortest pause between renewals, so that a token that is granted for a second is not renewed in
+/// a tight loop.
 const RENEWAL_PAUSE_MIN: Duration = Duration::from_millis(500);
 
 /// Tokens in use, by where they were found.
 #[derive(Default)]
-pub struct Tokens(Mutex<HashMap<String, Known>>);
+pub(crate) struct Tokens(Mutex<HashMap<String, Known>>);
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,15 +123,20 @@ fn header(token: &str) -> Result<HeaderValue, SourceError> {
 async fn unwrapped(base: &Arc<Base>, token: HeaderValue) -> Result<HeaderValue, SourceError> {
     let api = Api::new(Arc::clone(base), token.clone());
     match api.post("sys/wrapping/unwrap", None).await {
-        Ok(answer) => match answer.pointer("/auth/client_token").and_then(Value::as_str) {
+        Ok(response) => match response
+            .pointer("/auth/client_token")
+            .and_then(Value::as_str)
+        {
             Some(inside) => {
                 tracing::info!("vault: the token was a wrapped one and is unwrapped");
                 header(inside)
             }
-            None => Err(SourceError::Token("what it wraps is no token".to_owned())),
+            None => Err(SourceError::Token(
+                "what it wraps is not a token".to_owned(),
+            )),
         },
-        // Not a wrapped one (400), or one without the right to ask (403). If it is no good, the
-        // next request tells.
+        // Not a wrapped one (400), or one without the right to look that up (403). If it is not
+        // valid, the next request shows it.
         Err(SourceError::Vault { status, .. }) if status.is_client_error() => Ok(token),
         Err(error) => Err(error),
     }
@@ -142,17 +148,19 @@ async fn keep_alive(api: Api) {
     let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     let mut life = loop {
         match api.get("auth/token/lookup-self", "").await {
-            Ok(answer) => match first_life(answer.as_ref().and_then(|answer| answer.get("data"))) {
-                Life::Endless => return,
-                Life::Ends(after) => {
-                    tracing::warn!(
-                        after_s = after.as_secs(),
-                        "vault: the token ends then, and cannot be renewed"
-                    );
-                    return;
+            Ok(response) => {
+                match first_life(response.as_ref().and_then(|response| response.get("data"))) {
+                    Life::Endless => return,
+                    Life::Ends(after) => {
+                        tracing::warn!(
+                            after_s = after.as_secs(),
+                            "vault: the token ends then, and cannot be renewed"
+                        );
+                        return;
+                    }
+                    Life::Renewable(life) => break life,
                 }
-                Life::Renewable(life) => break life,
-            },
+            }
             Err(error @ SourceError::Vault { status, .. }) if status.is_client_error() => {
                 tracing::warn!(%error, "vault: the token cannot be looked up and is not renewed");
                 return;
@@ -166,9 +174,9 @@ async fn keep_alive(api: Api) {
         let wanted = json!({ "increment": life.whole.as_secs() });
         life.now = loop {
             match api.post("auth/token/renew-self", Some(&wanted)).await {
-                Ok(answer) => {
+                Ok(response) => {
                     backoff.succeeded();
-                    match renewed(answer.get("auth")) {
+                    match renewed(response.get("auth")) {
                         Some(lease) => break lease,
                         None => {
                             tracing::warn!("vault: the token cannot be renewed any more");
@@ -238,7 +246,7 @@ mod tests {
     use crate::config::Secret;
 
     #[test]
-    fn lives_are_read_from_answers() {
+    fn lives_are_read_from_responses() {
         let seconds = Duration::from_secs;
         let lease = |now, whole| {
             Life::Renewable(Lease {

@@ -38,7 +38,7 @@ impl Kind {
 
 /// What becomes of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Mapping {
     /// It is carried out: by these keys of `lb`, separated by commas.
     Becomes(&'static str),
     /// It has no effect, and will have none; the reason.
@@ -58,7 +58,7 @@ pub struct Key {
     /// One sentence: what it does in Fabio.
     pub doc: &'static str,
     /// What becomes of it.
-    pub fate: Fate,
+    pub mapping: Mapping,
 }
 
 pub(super) const fn becomes(
@@ -73,7 +73,7 @@ pub(super) const fn becomes(
         kind,
         default,
         doc,
-        fate: Fate::Becomes(ours),
+        mapping: Mapping::Becomes(ours),
     }
 }
 
@@ -89,6 +89,6 @@ pub(super) const fn nothing(
         kind,
         default,
         doc,
-        fate: Fate::Nothing(why),
+        mapping: Mapping::Nothing(why),
     }
 }

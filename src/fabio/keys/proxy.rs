@@ -5,7 +5,7 @@ use super::key::{Key, becomes, nothing};
 
 const MESSAGES: &str =
     "messages pass through in pieces, whatever their size; nothing holds a whole one in memory";
-const FLUSH: &str = "every piece of an answer is passed on as soon as it is there";
+const FLUSH: &str = "every piece of a response is passed on as soon as it is there";
 const HSTS: &str = "Part of Strict-Transport-Security on TLS listeners.";
 
 /// In the order of the manual.
@@ -97,7 +97,7 @@ pub(super) const KEYS: &[Key] = &[
         "proxy.responseheadertimeout",
         Span,
         "0s",
-        "Limit for the head of an answer; 0: none.",
+        "Limit for the head of a response; 0: none.",
         "proxy.response_timeout",
     ),
     becomes(
@@ -125,7 +125,7 @@ pub(super) const KEYS: &[Key] = &[
         "proxy.writetimeout",
         Span,
         "0s",
-        "Limit to write an answer, for listeners without wt.",
+        "Limit to write a response, for listeners without wt.",
         "proxy.request_timeout",
     ),
     nothing(
@@ -139,7 +139,7 @@ pub(super) const KEYS: &[Key] = &[
         "proxy.globalflushinterval",
         Span,
         "0s",
-        "How often other answers are flushed.",
+        "How often other responses are flushed.",
         FLUSH,
     ),
     becomes(

@@ -103,7 +103,7 @@ pub(super) const KEYS: &[Key] = &[
         "registry.custom.pollinterval",
         Span,
         "10s",
-        "How often it is asked.",
+        "How often it is polled.",
         "routes_http.refresh",
     ),
     becomes(
@@ -229,7 +229,7 @@ pub(super) const KEYS: &[Key] = &[
         "registry.consul.allowStale",
         Bool,
         "false",
-        "Reads that any server may answer.",
+        "Reads to which any server may respond.",
         "consul.stale",
     ),
     becomes(

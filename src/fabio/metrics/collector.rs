@@ -18,7 +18,7 @@ use crate::metrics::observer::TargetLabels;
 ///
 /// # Errors
 /// The registry has a family of one of these names already.
-pub fn register(registry: &Registry, metrics: &Arc<FabioMetrics>) -> prometheus::Result<()> {
+pub(crate) fn register(registry: &Registry, metrics: &Arc<FabioMetrics>) -> prometheus::Result<()> {
     let named: Vec<(String, &Family<'_>)> = families::PLAIN
         .iter()
         .chain(families::OTHERS)

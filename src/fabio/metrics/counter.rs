@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Written by all workers; reported by one task.
 #[derive(Debug, Default)]
-pub struct Counter {
+pub(crate) struct Counter {
     total: AtomicU64,
     reported: AtomicU64,
 }
 
 /// A count and what it grew by since it was last taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Growth {
+pub(crate) struct Growth {
     /// Since the start.
     pub total: u64,
     /// Since the last call.
@@ -19,20 +19,19 @@ pub struct Growth {
 }
 
 impl Counter {
-    /// Counts `more`.
-    pub fn add(&self, more: u64) {
+    pub(crate) fn add(&self, more: u64) {
         self.total.fetch_add(more, Relaxed);
     }
 
     /// Since the start.
     #[must_use]
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total.load(Relaxed)
     }
 
     /// The growth since the last call. For one caller.
     #[must_use]
-    pub fn take(&self) -> Growth {
+    pub(crate) fn take(&self) -> Growth {
         let total = self.total();
         Growth {
             total,
@@ -46,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_told_once() {
+    fn growth_is_reported_once() {
         let counter = Counter::default();
         counter.add(3);
         assert_eq!(counter.take(), Growth { total: 3, since: 3 });

@@ -29,7 +29,7 @@ families! {
         "Bytes of TCP connections to the client, by target of a route.";
     ROUTE_TX = Counter "route.tx" ["host", "path", "service", "target"],
         "Bytes of TCP connections from the client, by target of a route.";
-    REDIRECTS = Counter "http.redirect.count" ["code"], "Requests answered with a redirect, by code.";
+    REDIRECTS = Counter "http.redirect.count" ["code"], "Requests that got a redirect, by code.";
     WEBSOCKETS = Gauge "ws.conn" [], "Open websockets and other upgraded connections.";
     CALLS = Histogram "grpc.requests" [], "Time of gRPC calls.";
     CALL_STATUS = Histogram "grep.status" ["code"],

@@ -1,4 +1,4 @@
-//! A report as lines, in the forms of those who get it.
+//! A report as lines, in the form of each receiver.
 //!
 //! The forms are those that a running Fabio sends, oddities included: no dot behind the prefix, and
 //! DogStatsD's histograms in seconds where they have tags.
@@ -8,9 +8,9 @@ use super::report::{Labels, Point, Value};
 use crate::config::prefix_template::clean;
 use crate::metrics::observer::TargetLabels;
 
-/// Who gets it.
+/// What the receiver of a report reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// StatsD: labels in the name, durations in milliseconds.
     Statsd,
     /// DogStatsD: labels as tags.
@@ -24,9 +24,9 @@ pub enum Form {
 }
 
 impl Form {
-    /// Whether somebody reads line by line, and wants none again that says what was said before.
+    /// Whether people read it line by line, and want none again that says what was said before.
     #[must_use]
-    pub fn is_for_people(self) -> bool {
+    pub(crate) fn is_for_people(self) -> bool {
         matches!(self, Self::Flat | Self::Label)
     }
 }
@@ -36,7 +36,7 @@ const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), 
 
 /// The lines of a report, without line breaks. `unix_seconds` is the time of the report.
 #[must_use]
-pub fn lines(form: Form, prefix: &str, points: &[Point], unix_seconds: u64) -> Vec<String> {
+pub(crate) fn lines(form: Form, prefix: &str, points: &[Point], unix_seconds: u64) -> Vec<String> {
     let mut lines = Vec::new();
     for point in points {
         match form {
@@ -175,7 +175,7 @@ fn dotted(point: &Point) -> String {
         }) => {
             let target = authority(target);
             let name = [service, host, path, target].map(clean).join(".");
-            // `route.rx` is told by its last word.
+            // Of `route.rx` the last word says which it is.
             point
                 .name
                 .rsplit_once('.')
@@ -207,7 +207,7 @@ fn tags(labels: &Labels, rename: impl Fn(&'static str) -> String) -> String {
     }
 }
 
-/// Names come from whoever registers a service: they must not end a line, or mean something in it.
+/// Names come from registrations: they must not end a line, or mean something in it.
 fn safe(text: &str, special: &[char]) -> String {
     let bad = |c: char| c.is_whitespace() || c.is_control() || special.contains(&c);
     text.chars().map(|c| if bad(c) { '_' } else { c }).collect()
@@ -216,7 +216,7 @@ fn safe(text: &str, special: &[char]) -> String {
 /// Lines in packets of at most `bytes_max`, each line with its line break; a longer line has a
 /// packet of its own.
 #[must_use]
-pub fn packets(lines: &[String], bytes_max: usize) -> Vec<Vec<u8>> {
+pub(crate) fn packets(lines: &[String], bytes_max: usize) -> Vec<Vec<u8>> {
     let mut packets: Vec<Vec<u8>> = Vec::new();
     for line in lines {
         match packets.last_mut() {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_report_tells_only_news() {
+    fn a_second_report_holds_only_news() {
         let metrics = busy();
         let _ = report::take(&metrics);
         let points = report::take(&metrics);

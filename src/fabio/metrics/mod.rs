@@ -2,19 +2,19 @@
 //! go on working.
 //!
 //! ```text
-//! table build ─► RouteSeries, once per target ─┐ workers add            ┌─► collector: Prometheus, when asked
+//! table build ─► RouteSeries, once per target ─┐ workers add            ┌─► collector: Prometheus, at each scrape
 //! listeners, exchanges ─► FabioMetrics ────────┴───────────────────────┴─► report ─► lines ─► send: every interval
 //! ```
 //! None of it exists unless it is configured. The data path knows it as an observer
 //! ([`crate::metrics::observer`]). What a request costs then is a few relaxed increments behind
 //! pointers that were found when the table was built.
 
-pub mod collector;
+pub(crate) mod collector;
 mod counter;
-pub mod families;
-pub mod lines;
-pub mod report;
-pub mod send;
+pub(crate) mod families;
+pub(crate) mod lines;
+pub(crate) mod report;
+pub(crate) mod send;
 mod series;
 mod shape;
 mod timer;
@@ -29,9 +29,9 @@ use shape::Shape;
 use crate::metrics::names::Family;
 use crate::metrics::observer::{TargetLabels, TargetObserver, Traffic, TrafficObserver};
 
-pub use counter::{Counter, Growth};
-pub use series::{RouteSeries, Series, ServiceSeries};
-pub use timer::{Bounds, Histogram, Taken, Timer};
+pub(crate) use counter::{Counter, Growth};
+pub(crate) use series::{RouteSeries, Series, ServiceSeries};
+pub(crate) use timer::{Bounds, Histogram, Taken, Timer};
 
 /// Durations kept between two reports, of all gRPC calls and of each of their results.
 const CALL_SAMPLES_MAX: usize = 512;
@@ -61,7 +61,7 @@ const GRPC_UNKNOWN: usize = 2;
 
 /// How names and histograms are made.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Names {
+pub(crate) struct Names {
     /// First part of every name, as text.
     pub prefix: String,
     /// Second part of Prometheus's names; may be empty.
@@ -72,8 +72,7 @@ pub struct Names {
 
 /// Connections of one kind.
 #[derive(Debug, Default)]
-pub struct Connections {
-    /// Accepted.
+pub(crate) struct Connections {
     pub accepted: Counter,
     /// Those for which no target could be reached.
     pub failed: Counter,
@@ -83,7 +82,7 @@ pub struct Connections {
 
 /// All counters under Fabio's names.
 #[derive(Debug)]
-pub struct FabioMetrics {
+pub(crate) struct FabioMetrics {
     names: Names,
     shape: Arc<Shape>,
     /// Those with labels of services and routes.
@@ -100,9 +99,9 @@ pub struct FabioMetrics {
 }
 
 impl FabioMetrics {
-    /// All at zero. `reports`: durations are kept for somebody who sends them on.
+    /// All at zero. `reports`: durations are kept, because reports send them on.
     #[must_use]
-    pub fn new(names: Names, reports: bool) -> Self {
+    pub(crate) fn new(names: Names, reports: bool) -> Self {
         let shape = Arc::new(Shape {
             bounds: names.bounds.clone(),
             reports,
@@ -124,7 +123,7 @@ impl FabioMetrics {
 
     /// How names are made.
     #[must_use]
-    pub fn names(&self) -> &Names {
+    pub(crate) fn names(&self) -> &Names {
         &self.names
     }
 

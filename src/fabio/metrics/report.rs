@@ -1,4 +1,4 @@
-//! What changed since the last report: the one that takes it, for all who get it.
+//! What changed since the last report: taken once, for all receivers.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::metrics::observer::TargetLabels;
 
 /// One series and its news.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Point {
+pub(crate) struct Point {
     /// Fabio's name, with dots.
     pub name: &'static str,
     /// Labels in Fabio's order.
@@ -21,7 +21,7 @@ pub struct Point {
 
 /// Labels of a series.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Labels {
+pub(crate) enum Labels {
     /// A list of names and values; empty for most.
     Pairs(Vec<(&'static str, Arc<str>)>),
     /// Those of a target of a route.
@@ -29,9 +29,8 @@ pub enum Labels {
 }
 
 impl Labels {
-    /// All as pairs.
     #[must_use]
-    pub fn pairs(&self) -> Vec<(&'static str, &str)> {
+    pub(crate) fn pairs(&self) -> Vec<(&'static str, &str)> {
         match self {
             Self::Pairs(pairs) => pairs
                 .iter()
@@ -55,14 +54,14 @@ impl Labels {
 
     /// Whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Pairs(pairs) if pairs.is_empty())
     }
 }
 
 /// What happened to a series.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub(crate) enum Value {
     /// It grew, or not.
     Counter(Growth),
     /// It is.
@@ -74,7 +73,7 @@ pub enum Value {
 /// Takes the news of all series. Those that never had any are left out; so are durations when none
 /// came in.
 #[must_use]
-pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
+pub(crate) fn take(metrics: &FabioMetrics) -> Vec<Point> {
     let mut points = Points(Vec::new());
     for (family, counter) in metrics.plain_counters() {
         points.counter(family.name, Labels::Pairs(Vec::new()), counter);
@@ -114,17 +113,17 @@ pub fn take(metrics: &FabioMetrics) -> Vec<Point> {
     points.0
 }
 
-/// What of each report says something new: for a reader who sees every line, and who would see the
-/// same ones again and again.
+/// What of each report says something new: for people who see every line, and would see the same
+/// ones again and again.
 #[derive(Debug, Default)]
-pub struct News {
+pub(crate) struct News {
     gauges: Vec<(&'static str, i64)>,
 }
 
 impl News {
     /// The points without counters that did not grow and gauges that stand where they stood.
     #[must_use]
-    pub fn of(&mut self, points: &[Point]) -> Vec<Point> {
+    pub(crate) fn of(&mut self, points: &[Point]) -> Vec<Point> {
         let is_new = |point: &&Point| match &point.value {
             Value::Counter(growth) => growth.since > 0,
             Value::Times(_) => true,

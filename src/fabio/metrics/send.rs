@@ -1,6 +1,5 @@
-//! Sends reports, every interval. One thread takes them, and each of those who get them has a
-//! thread of its own: a server that hangs holds up nobody, and what it did not take by the next
-//! interval is dropped.
+//! Sends reports, every interval. One thread takes them, and each receiver has a thread of its own:
+//! a server that hangs holds up no other, and what it did not take by the next interval is dropped.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -21,7 +20,7 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sink {
+pub(crate) enum Sink {
     /// By UDP to `HOST:PORT`; the name is looked up each time.
     Udp(String),
     /// By TCP to `HOST:PORT`, with a connection for each report.
@@ -42,7 +41,7 @@ impl fmt::Display for Sink {
 
 /// Sends until it is dropped; what came since the last report is sent then.
 #[derive(Debug)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     _running: SyncSender<()>,
 }
 
@@ -51,7 +50,7 @@ impl Reporter {
     ///
     /// # Errors
     /// A thread cannot be made.
-    pub fn start(
+    pub(crate) fn start(
         metrics: Arc<FabioMetrics>,
         sinks: Vec<(Form, Sink)>,
         interval: Duration,
@@ -98,7 +97,7 @@ impl Reporter {
     }
 }
 
-/// Sends what comes until nothing comes any more. A failure is told when it begins and when it is
+/// Sends what comes until nothing comes any more. A failure is logged when it begins and when it is
 /// over.
 fn drain(sink: &Sink, waiting: &Receiver<Vec<String>>) {
     let mut failing = false;
@@ -172,7 +171,7 @@ mod tests {
     fn each_server_gets_its_form() {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Nobody reads this one: the others do not wait for it.
+        // Nothing reads from this one: the others do not wait for it.
         let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = |address: io::Result<SocketAddr>| address.unwrap().to_string();
         let sinks = vec![

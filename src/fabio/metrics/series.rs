@@ -18,8 +18,7 @@ const ROUTE_SAMPLES_MAX: usize = 128;
 
 /// Counters of one service.
 #[derive(Debug)]
-pub struct ServiceSeries {
-    /// Its name.
+pub(crate) struct ServiceSeries {
     pub name: Arc<str>,
     /// Requests that were forwarded.
     pub requests: Timer,
@@ -51,8 +50,8 @@ impl ServiceSeries {
         timer.record(&shape.bounds, took);
     }
 
-    /// Every code that was answered, with its durations.
-    pub fn codes(&self) -> impl Iterator<Item = (String, &Timer)> {
+    /// Every code of a response, with its durations.
+    pub(crate) fn codes(&self) -> impl Iterator<Item = (String, &Timer)> {
         let rows = self
             .by_code
             .get()
@@ -72,8 +71,7 @@ impl ServiceSeries {
 
 /// Counters of one target of one route.
 #[derive(Debug)]
-pub struct RouteSeries {
-    /// The target.
+pub(crate) struct RouteSeries {
     pub labels: TargetLabels,
     /// Requests, calls.
     pub requests: Timer,
@@ -103,7 +101,7 @@ impl TargetObserver for RouteSeries {
 
 /// All series that have a label.
 #[derive(Debug)]
-pub struct Series {
+pub(crate) struct Series {
     shape: Arc<Shape>,
     services: Mutex<HashMap<Arc<str>, Arc<ServiceSeries>>>,
     routes: Mutex<Routes>,
@@ -127,7 +125,7 @@ impl Series {
 
     /// The handle of a target, made at first use.
     #[must_use]
-    pub fn route(&self, labels: TargetLabels) -> Arc<RouteSeries> {
+    pub(crate) fn route(&self, labels: TargetLabels) -> Arc<RouteSeries> {
         let mut routes = lock(&self.routes);
         if let Some(present) = routes.present.get(&labels) {
             return Arc::clone(present);
@@ -151,7 +149,7 @@ impl Series {
     }
 
     /// Removes targets that left the table. Call when the table without them is live.
-    pub fn remove_routes(&self, gone: &HashSet<TargetLabels>) {
+    pub(crate) fn remove_routes(&self, gone: &HashSet<TargetLabels>) {
         let mut routes = lock(&self.routes);
         for labels in gone {
             let series = routes.present.remove(labels);
@@ -162,13 +160,13 @@ impl Series {
     }
 
     /// Removes a service that left the table.
-    pub fn remove_service(&self, name: &str) {
+    pub(crate) fn remove_service(&self, name: &str) {
         lock(&self.services).remove(name);
     }
 
     /// All services, by name.
     #[must_use]
-    pub fn services(&self) -> Vec<Arc<ServiceSeries>> {
+    pub(crate) fn services(&self) -> Vec<Arc<ServiceSeries>> {
         let mut all: Vec<_> = lock(&self.services).values().cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
@@ -176,7 +174,7 @@ impl Series {
 
     /// All targets of routes.
     #[must_use]
-    pub fn routes(&self) -> Vec<Arc<RouteSeries>> {
+    pub(crate) fn routes(&self) -> Vec<Arc<RouteSeries>> {
         let mut all: Vec<_> = lock(&self.routes).present.values().cloned().collect();
         let key = |series: &RouteSeries| {
             let TargetLabels {
@@ -193,7 +191,7 @@ impl Series {
 
     /// Those that left since the last call.
     #[must_use]
-    pub fn take_departed(&self) -> Vec<Arc<RouteSeries>> {
+    pub(crate) fn take_departed(&self) -> Vec<Arc<RouteSeries>> {
         std::mem::take(&mut lock(&self.routes).departed)
     }
 }

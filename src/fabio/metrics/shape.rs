@@ -6,7 +6,7 @@ use super::timer::{Bounds, Timer};
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) bounds: Bounds,
-    /// Somebody takes what is kept.
+    /// Reports take what is kept.
     pub(super) reports: bool,
 }
 

@@ -1,5 +1,4 @@
-//! Durations of one series: a histogram that only grows, and the durations themselves for whoever
-//! reports them.
+//! Durations of one series: a histogram that only grows, and the durations themselves for reports.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,7 +6,7 @@ use std::time::Duration;
 
 /// Upper bounds of a histogram; ascending.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     seconds: Box<[f64]>,
     /// The same in nanoseconds, as the request path compares integers.
     nanoseconds: Box<[u64]>,
@@ -16,7 +15,7 @@ pub struct Bounds {
 impl Bounds {
     /// Of bounds in seconds, which are finite, positive and ascending.
     #[must_use]
-    pub fn new(seconds: &[f64]) -> Self {
+    pub(crate) fn new(seconds: &[f64]) -> Self {
         Self {
             seconds: seconds.into(),
             nanoseconds: seconds
@@ -28,14 +27,14 @@ impl Bounds {
 
     /// In seconds.
     #[must_use]
-    pub fn seconds(&self) -> &[f64] {
+    pub(crate) fn seconds(&self) -> &[f64] {
         &self.seconds
     }
 }
 
 /// What a histogram holds at a moment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     /// Durations per bound (the last one above all of them), not cumulated.
     pub buckets: Vec<u64>,
     /// Their sum in seconds.
@@ -43,16 +42,15 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// How many durations.
-    #[must_use]
-    pub fn count(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 }
 
 /// Durations since they were last taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
+pub(crate) struct Taken {
     /// How many there were.
     pub seen: u64,
     /// Those that were kept, in nanoseconds: all, or a sample in which each had the same chance.
@@ -61,7 +59,7 @@ pub struct Taken {
 
 /// Durations of one series; written by all workers.
 #[derive(Debug)]
-pub struct Timer {
+pub(crate) struct Timer {
     buckets: Box<[AtomicU64]>,
     sum_ns: AtomicU64,
     samples: Samples,
@@ -71,7 +69,7 @@ impl Timer {
     /// Without any. At most `samples_max` durations are kept between two calls of [`Timer::take`];
     /// 0: none.
     #[must_use]
-    pub fn new(bounds: &Bounds, samples_max: usize) -> Self {
+    pub(crate) fn new(bounds: &Bounds, samples_max: usize) -> Self {
         Self {
             buckets: (0..=bounds.seconds.len())
                 .map(|_| AtomicU64::new(0))
@@ -86,7 +84,7 @@ impl Timer {
     }
 
     /// Counts one. `bounds` are those it was made with.
-    pub fn record(&self, bounds: &Bounds, took: Duration) {
+    pub(crate) fn record(&self, bounds: &Bounds, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = bounds
             .nanoseconds
@@ -102,7 +100,7 @@ impl Timer {
 
     /// Everything since the start.
     #[must_use]
-    pub fn histogram(&self) -> Histogram {
+    pub(crate) fn histogram(&self) -> Histogram {
         Histogram {
             buckets: self
                 .buckets
@@ -115,7 +113,7 @@ impl Timer {
 
     /// What came since the last call. For one caller: two would share it out among them.
     #[must_use]
-    pub fn take(&self) -> Taken {
+    pub(crate) fn take(&self) -> Taken {
         self.samples.take()
     }
 }
@@ -199,7 +197,7 @@ mod tests {
                 seen: 0,
                 kept: vec![]
             },
-            "nobody asked for samples"
+            "samples were not wanted"
         );
     }
 

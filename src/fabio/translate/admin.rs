@@ -90,7 +90,8 @@ impl Translator<'_> {
         }
     }
 
-    /// Fabio lets everybody change routes unless it is told otherwise; here somebody has to say so.
+    /// Fabio lets every client change routes unless it is configured not to; here that has to be
+    /// set.
     fn access(&mut self) {
         let key = "ui.access";
         let changes = self.word(key, &["ro", "rw"]) == "rw";
@@ -99,9 +100,10 @@ impl Translator<'_> {
         }
         match self.settings.origin(key) {
             Some(_) => self.document.set("admin.writable", Value::Bool(true), key),
-            None => {
-                self.warn(key, "routes cannot be changed by /api/manual: that takes rw, and lb wants to be told so")
-            }
+            None => self.warn(
+                key,
+                "routes cannot be changed by /api/manual: that takes rw, and lb wants it to be set",
+            ),
         }
     }
 
@@ -141,12 +143,12 @@ impl Translator<'_> {
                     self.document
                         .set("admin.link_port", Value::Count(port.unsigned_abs()), &key)
                 }
-                _ => self.warn(&key, format!("{text:?} is left out: it is no port")),
+                _ => self.warn(&key, format!("{text:?} is left out: it is not a port")),
             },
         }
     }
 
-    /// What cannot stand in a link is no reason not to start.
+    /// What cannot stand in a link is not a reason to refuse the start.
     fn link_part(&mut self, ours: &str, key: &str, fits: impl Fn(&str) -> bool) {
         match self.settings.text(key) {
             "" => {}

@@ -24,7 +24,7 @@ const RENEW_BEFORE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) struct Source {
     /// Its name in `[certificates.NAME]`.
     pub(super) name: String,
-    /// Certificates are made when a name is first asked for.
+    /// Certificates are made when a client first sends a server name.
     pub(super) on_demand: bool,
 }
 

@@ -44,13 +44,13 @@ impl Translator<'_> {
     fn fixed(&mut self) {
         let key = "registry.static.routes";
         let text = self.settings.text(key).trim();
-        // An empty source is a source: without any, lb would ask Consul.
+        // An empty source is a source: without any, lb would use Consul.
         self.document
             .set("routes", if text.is_empty() { "# none" } else { text }, key);
         self.set_text("proxy.no_route_html", "registry.static.noroutehtml");
     }
 
-    /// An endpoint that tells routes. The URL is put together as Fabio does it, down to a slash too
+    /// An endpoint that returns routes. The URL is put together as Fabio does it, down to a slash too
     /// many.
     fn custom(&mut self) {
         let text = |name: &str| self.settings.text(&format!("registry.custom.{name}"));
@@ -66,7 +66,7 @@ impl Translator<'_> {
         match host {
             "" => self.refuse(
                 "registry.custom.host",
-                "registry.backend=custom needs a host to ask",
+                "registry.backend=custom needs a host to send requests to",
             ),
             _ => self.document.set("routes_http.url", url, from),
         }

@@ -6,62 +6,66 @@ use super::super::document::Value;
 use super::Translator;
 use crate::config::{AccessFormat, AccessFormatError, ContentTypes};
 
-/// What Fabio does without a key for it, where `lb` does something else unless told.
-const AS_FABIO: &[(&str, Like, &str)] = &[
+/// What Fabio does without a key for it, where `lb` does something else by default.
+const AS_FABIO: &[(&str, Expected, &str)] = &[
     (
         "proxy.fall_through",
-        Like::On,
+        Expected::On,
         "Fabio knows no route without instances",
     ),
-    ("proxy.merge_slashes", Like::On, "Fabio sends cleaned paths"),
+    (
+        "proxy.merge_slashes",
+        Expected::On,
+        "Fabio sends cleaned paths",
+    ),
     (
         "proxy.forwarded_host",
-        Like::Text("sent"),
-        "Fabio tells the host after host=",
+        Expected::Text("sent"),
+        "Fabio names the host after host=",
     ),
     (
         "proxy.upstream_errors",
-        Like::Text("bare"),
+        Expected::Text("bare"),
         "Fabio's errors have no text",
     ),
     (
         "proxy.max_headers",
-        Like::Count(1024),
+        Expected::Count(1024),
         "Fabio does not count header fields",
     ),
     (
         "proxy.tcp_idle_timeout",
-        Like::Seconds(0),
+        Expected::Seconds(0),
         "Fabio lets quiet connections be",
     ),
     (
         "proxy.response_idle_timeout",
-        Like::Seconds(0),
+        Expected::Seconds(0),
         "Fabio lets quiet responses be",
     ),
     (
         "proxy.max_header_bytes",
-        Like::Count(1 << 20),
+        Expected::Count(1 << 20),
         "Fabio takes request heads up to 1 MiB",
     ),
     (
         "health.error_status",
-        Like::Text("off"),
-        "Fabio sends a target its share whatever it answers",
+        Expected::Text("off"),
+        "Fabio sends a target its share whatever it responds",
     ),
     (
         "health.frozen_after",
-        Like::Seconds(0),
-        "Fabio asks one target, however slow it is",
+        Expected::Seconds(0),
+        "Fabio sends a request to one target, however slow it is",
     ),
     (
         "log.format",
-        Like::Text("text"),
+        Expected::Text("text"),
         "Fabio writes its log for people",
     ),
     (
         "log.access_tcp",
-        Like::Off,
+        Expected::Off,
         "Fabio's access log knows requests alone",
     ),
 ];
@@ -71,7 +75,7 @@ const COMMON: &str =
     "$remote_host - - [$time_common] \"$request\" $response_status $response_body_size";
 
 #[derive(Clone, Copy)]
-enum Like {
+enum Expected {
     On,
     Off,
     Seconds(u64),
@@ -83,11 +87,11 @@ impl Translator<'_> {
     pub(super) fn data_path(&mut self) {
         for (ours, like, why) in AS_FABIO {
             let value = match *like {
-                Like::Seconds(seconds) => Value::Time(Duration::from_secs(seconds)),
-                Like::Count(number) => Value::Count(number),
-                Like::On => Value::Bool(true),
-                Like::Off => Value::Bool(false),
-                Like::Text(text) => Value::from(text),
+                Expected::Seconds(seconds) => Value::Time(Duration::from_secs(seconds)),
+                Expected::Count(number) => Value::Count(number),
+                Expected::On => Value::Bool(true),
+                Expected::Off => Value::Bool(false),
+                Expected::Text(text) => Value::from(text),
             };
             self.document.set(ours, value, why);
         }
@@ -141,7 +145,7 @@ impl Translator<'_> {
             }
             Ok(text) => self.warn(
                 "proxy.localip",
-                format!("{text:?} is no IP address; Forwarded gets no by="),
+                format!("{text:?} is not an IP address; Forwarded gets no by="),
             ),
             Err(error) => self.refuse("proxy.localip", error.to_string()),
         }
@@ -241,7 +245,7 @@ impl Translator<'_> {
                 .to_owned();
             return self.refuse(
                 key,
-                format!("{pattern:?} is no regular expression ({reason})"),
+                format!("{pattern:?} is not a regular expression ({reason})"),
             );
         }
         self.document
@@ -268,7 +272,7 @@ impl Translator<'_> {
             "ERROR" | "FATAL" => "error",
             _ => {
                 let text = format!(
-                    "{:?} is no level; INFO is used, as Fabio does",
+                    "{:?} is not a level; INFO is used, as Fabio does",
                     self.settings.text(key)
                 );
                 self.warn(key, text);

@@ -279,12 +279,12 @@ impl Translator<'_> {
                 "tlsciphers" => listener.ciphers = self.ciphers(key, name, text),
                 _ => self.warn(
                     key,
-                    format!("{name}: {option} is no option of a listener, in Fabio neither"),
+                    format!("{name}: {option} is not an option of a listener, in Fabio neither"),
                 ),
             }
         }
         if !listener.is_http() && group.get("wt").is_some() && !listener.write.is_zero() {
-            let text = "wt has no effect on TCP: who takes nothing is cut as idle (proxy.tcp_idle_timeout)";
+            let text = "wt has no effect on TCP: a client that takes nothing is cut as idle (proxy.tcp_idle_timeout)";
             self.warn(key, format!("{name}: {text}"));
         }
         if let Some(problem) = mismatch(&listener, sources) {
@@ -340,8 +340,8 @@ impl Translator<'_> {
         }
     }
 
-    /// The suites that are served of those named, and those of TLS 1.3, which Go does not let
-    /// anybody choose.
+    /// The suites that are served of those named, and those of TLS 1.3, which Go has no setting
+    /// for.
     fn ciphers(&mut self, key: &str, name: &str, text: &str) -> Vec<&'static str> {
         let named: Vec<&str> = text
             .split([',', ' '])

@@ -20,7 +20,7 @@ const TARGETS: &[&str] = &[
 ];
 /// What dashboards know the program as, whatever ours is called.
 const EXEC: &str = "fabio";
-/// How long a change may wait to be written where that costs nobody anything.
+/// How long a change may wait to be written where that does no harm.
 const AT_ONCE: Duration = Duration::from_millis(250);
 /// In old versions the word meant the template.
 const OLD_DEFAULT: &str = "default";
@@ -65,10 +65,9 @@ impl Translator<'_> {
                     let text = "circonus is left out on purpose: let an agent of Circonus read Prometheus's form";
                     self.warn(TARGET, text);
                 }
-                "statsd" => self.refuse(
-                    TARGET,
-                    "\"statsd\" is no more, in Fabio neither; write statsd_raw",
-                ),
+                "statsd" => {
+                    self.refuse(TARGET, "\"statsd\" is gone, in Fabio too; write statsd_raw")
+                }
                 other => self.refuse(
                     TARGET,
                     format!("{other:?} is not one of {}", TARGETS.join(", ")),
@@ -95,10 +94,10 @@ impl Translator<'_> {
                     self.document
                         .set(key, Value::Time(AT_ONCE), "Fabio writes at every change");
                 }
-                // Nobody asks for it.
+                // Nothing is sent at this interval.
                 _ if !sent => {}
                 time if time.is_zero() => {
-                    self.refuse(key, "0s is no interval; write at least 100ms")
+                    self.refuse(key, "0s is not an interval; write at least 100ms")
                 }
                 time => self.set_time(key, time, key),
             }
@@ -147,8 +146,8 @@ impl Translator<'_> {
         );
         self.set_text("metrics.subsystem", "metrics.prometheus.subsystem");
         let key = "metrics.prometheus.buckets";
-        // What is no number was refused before; none at all means Go's defaults, which are Fabio's
-        // too.
+        // What is not a number was refused before; none at all means Go's defaults, which are
+        // Fabio's too.
         let numbers = value::numbers(self.settings.text(key)).filter(|numbers| !numbers.is_empty());
         if let Some(numbers) = numbers {
             let texts = numbers.iter().map(ToString::to_string).collect();

@@ -7,17 +7,12 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
-use super::certificate_sink::CertificateSink;
-use crate::certificates::{self, Demands, Surroundings};
+use super::store_sink::StoreSink;
+use crate::certificates::{self, Demands, FetchContext};
 use crate::config::CertificateConfig;
 use crate::system::vital;
 
-pub(super) type Job = (
-    CertificateConfig,
-    Surroundings,
-    CertificateSink,
-    Option<Demands>,
-);
+pub(super) type Job = (CertificateConfig, FetchContext, StoreSink, Option<Demands>);
 
 /// The thread; ends when this is dropped, and its tasks with it.
 #[derive(Debug)]
@@ -50,12 +45,12 @@ async fn run_jobs(mut received: mpsc::UnboundedReceiver<Vec<Job>>) {
         for task in tasks.drain(..) {
             task.abort();
         }
-        let spawned = jobs.into_iter().map(|(config, around, sink, demands)| {
+        let spawned = jobs.into_iter().map(|(config, context, sink, demands)| {
             let sink = Arc::new(sink);
             tokio::task::spawn_local(vital::again("a source of certificates", move || {
                 certificates::run(
                     config.clone(),
-                    around.clone(),
+                    context.clone(),
                     sink.clone(),
                     demands.clone(),
                 )

@@ -1,11 +1,11 @@
 //! The rules of blocking queries, as pure functions: no socket, no clock, no randomness of its own.
 //!
-//! A blocking query names the index of the last answer and is held by Consul until something newer
-//! exists or `wait` has passed (Consul's "Blocking Queries" page). What that page asks of a client,
-//! and what experience adds:
+//! A blocking query names the index of the last response and is held by Consul until something
+//! newer exists or `wait` has passed (Consul's "Blocking Queries" page). What that page requires of
+//! a client, and what experience adds:
 //!
 //! ```text
-//! answer's index   previous     next read
+//! response's index previous     next read
 //! higher           any          blocks on the new index
 //! the same, late   same         blocks again (time-out without change)
 //! the same, early  same         once without index: a snapshot restore wakes every query with its OLD index
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Added to the longest time Consul may hold a query before a client gives up.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(5);
-/// Pause after an answer without usable index.
+/// Pause after a response without usable index.
 const NO_INDEX_DELAY: Duration = Duration::from_secs(1);
 /// Longest `Retry-After` that is obeyed: an agent cannot put a watch to sleep for an hour.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -33,38 +33,38 @@ const SPARE: usize = 2;
 
 /// Where a watch stands: the index to block on, if there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     index: Option<u64>,
 }
 
-/// What follows from an answer.
+/// What follows from a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// Read again.
     Now,
-    /// Read again, but the index had not moved, or moved back: an agent that answers like this
+    /// Read again, but the index had not moved, or moved back: an agent that responds like this
     /// every time must not be polled in a loop.
     Stuck,
-    /// Ask again after this long.
+    /// Read again after this long.
     After(Duration),
 }
 
 impl Position {
     /// The index of the next read; none reads what there is, at once.
     #[must_use]
-    pub fn index(self) -> Option<u64> {
+    pub(crate) fn index(self) -> Option<u64> {
         self.index
     }
 
     /// Makes the next read unconditional: after a failure, a reload, or at a resync.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.index = None;
     }
 
     /// Takes the index of a 200. `early`: see [`came_early`].
-    pub fn advance(&mut self, answered: Option<u64>, early: bool) -> Next {
+    pub(crate) fn advance(&mut self, responded: Option<u64>, early: bool) -> Next {
         let previous = self.index;
-        match (previous, answered) {
+        match (previous, responded) {
             (_, None | Some(0)) => {
                 self.index = Some(1);
                 return Next::After(NO_INDEX_DELAY);
@@ -82,28 +82,28 @@ impl Position {
 /// When to give up on a query that Consul may hold for `wait` (it adds up to a sixteenth of its
 /// own).
 #[must_use]
-pub fn client_deadline(wait: Duration) -> Duration {
+pub(crate) fn client_deadline(wait: Duration) -> Duration {
     wait + wait / 16 + DEADLINE_MARGIN
 }
 
-/// Whether a blocked answer came before its `wait` was over. Consul only ever adds to the wait, so
-/// this holds up to its very end, less a twentieth for clocks that differ.
+/// Whether the response to a blocking query came before its `wait` was over. Consul only ever adds
+/// to the wait, so this holds up to its very end, less a twentieth for clocks that differ.
 #[must_use]
-pub fn came_early(elapsed: Duration, wait: Duration) -> bool {
+pub(crate) fn came_early(elapsed: Duration, wait: Duration) -> bool {
     elapsed < wait - wait / 20
 }
 
 /// `wait` less up to an eighth, so that watches that started together do not time out together.
 /// `random` is in `0.0..1.0`.
 #[must_use]
-pub fn jittered_wait(wait: Duration, random: f64) -> Duration {
+pub(crate) fn jittered_wait(wait: Duration, random: f64) -> Duration {
     wait - (wait / 8).mul_f64(random)
 }
 
 /// Time from one full resync to the next: three quarters to five quarters of `resync`. `random` is
 /// in `0.0..1.0`.
 #[must_use]
-pub fn resync_after(resync: Duration, random: f64) -> Duration {
+pub(crate) fn resync_after(resync: Duration, random: f64) -> Duration {
     resync * 3 / 4 + (resync / 2).mul_f64(random)
 }
 
@@ -114,7 +114,7 @@ pub fn resync_after(resync: Duration, random: f64) -> Duration {
 /// about five seconds: that bounds how old any of them can be, at the price of `watches / 5`
 /// requests a second.
 #[must_use]
-pub fn turn_wait(wait: Duration, watches: usize, slots: usize) -> Duration {
+pub(crate) fn turn_wait(wait: Duration, watches: usize, slots: usize) -> Duration {
     if watches + SPARE <= slots {
         return wait;
     }
@@ -125,10 +125,10 @@ pub fn turn_wait(wait: Duration, watches: usize, slots: usize) -> Duration {
         .min(wait)
 }
 
-/// Whether a stale answer is too old to be taken without asking the leader, by
+/// Whether a stale response is too old to be taken without a read from the leader, by
 /// `X-Consul-LastContact` and `X-Consul-KnownLeader`.
 #[must_use]
-pub fn too_stale(
+pub(crate) fn too_stale(
     last_contact: Option<Duration>,
     known_leader: Option<bool>,
     max_stale: Duration,
@@ -139,7 +139,7 @@ pub fn too_stale(
 /// `Retry-After` in its form of seconds (RFC 9110 section 10.2.3), bounded. The date form is not
 /// used by Consul.
 #[must_use]
-pub fn retry_after(value: &str) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str) -> Option<Duration> {
     let seconds: u64 = value.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
@@ -147,7 +147,7 @@ pub fn retry_after(value: &str) -> Option<Duration> {
 /// Lets a burst through at once and a steady rate after it. A fixed pause between reads would delay
 /// good changes too.
 #[derive(Clone, Debug)]
-pub struct TokenBucket {
+pub(crate) struct TokenBucket {
     burst: f64,
     per_second: f64,
     tokens: f64,
@@ -157,7 +157,7 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// A full bucket. `per_second` must be above 0.
     #[must_use]
-    pub fn new(burst: u32, per_second: f64, now: Instant) -> Self {
+    pub(crate) fn new(burst: u32, per_second: f64, now: Instant) -> Self {
         Self {
             burst: f64::from(burst),
             per_second,
@@ -167,7 +167,7 @@ impl TokenBucket {
     }
 
     /// Takes one token; returns how long to wait before using it (zero while the bucket has some).
-    pub fn take(&mut self, now: Instant) -> Duration {
+    pub(crate) fn take(&mut self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * self.per_second).min(self.burst) - 1.0;
         self.filled_at = now;
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn index_rules() {
         let odd = Next::After(NO_INDEX_DELAY);
-        // (previous, answered, early) -> (next index, when)
+        // (previous, responded, early) -> (next index, when)
         let cases = [
             (None, Some(7), true, Some(7), Next::Now),
             (Some(7), Some(9), true, Some(9), Next::Now),
@@ -203,14 +203,18 @@ mod tests {
             (None, None, true, Some(1), odd),
             (None, Some(0), true, Some(1), odd),
         ];
-        for (previous, answered, early, index, next) in cases {
+        for (previous, responded, early, index, next) in cases {
             let mut position = Position { index: previous };
             assert_eq!(
-                position.advance(answered, early),
+                position.advance(responded, early),
                 next,
-                "{previous:?} {answered:?} {early}"
+                "{previous:?} {responded:?} {early}"
             );
-            assert_eq!(position.index(), index, "{previous:?} {answered:?} {early}");
+            assert_eq!(
+                position.index(),
+                index,
+                "{previous:?} {responded:?} {early}"
+            );
         }
     }
 
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_early_up_to_the_end_of_its_wait() {
+    fn a_response_is_early_up_to_the_end_of_its_wait() {
         let wait = SECOND * 40;
         for (elapsed, early) in [
             (0, true),
@@ -264,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_answers_are_bounded_by_contact_and_leader() {
+    fn stale_responses_are_bounded_by_contact_and_leader() {
         let max = SECOND * 5;
         let cases = [
             (None, None, false),

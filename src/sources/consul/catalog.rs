@@ -1,6 +1,6 @@
-//! From Consul's health answers to the catalog's own types, in one canonical form: two answers that
-//! mean the same for routing give equal snapshots, whatever their order, check output or modify
-//! indexes.
+//! From Consul's health responses to the catalog's own types, in one canonical form: two responses
+//! that mean the same for routing give equal snapshots, whatever their order, check output or
+//! modify indexes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Rejected {
 }
 
 /// Leaves only the instances of the service of this very name. Consul keeps names in their letter
-/// case but looks them up without regard to it, so that the answer for `Shop` holds the instances
+/// case but looks them up without regard to it, so that the response for `Shop` holds the instances
 /// of `shop` too. An entry without a name is taken to be right.
 pub fn retain_own(name: &ServiceName, entries: &mut Vec<HealthEntry>) {
     entries.retain(|entry| entry.service.service.is_empty() || entry.service.service == **name);
@@ -66,7 +66,7 @@ pub fn snapshot(name: &ServiceName, entries: &[HealthEntry]) -> (ServiceSnapshot
         if twice {
             rejected.push(Rejected {
                 id: second.id.clone(),
-                reason: "registered twice in one answer".to_owned(),
+                reason: "registered twice in one response".to_owned(),
             });
         }
         twice
@@ -178,7 +178,7 @@ fn status(word: &str) -> CheckStatus {
         "passing" => CheckStatus::Passing,
         "warning" => CheckStatus::Warning,
         "maintenance" => CheckStatus::Maintenance,
-        // A state that this program does not know is no reason to send traffic.
+        // A state that this program does not know is not a reason to send traffic.
         _ => CheckStatus::Critical,
     }
 }
@@ -467,7 +467,7 @@ mod tests {
             {"CheckID":"_node_maintenance","Status":"critical","Output":"","Notes":"new disk"},
             {"CheckID":"_service_maintenance:a","Status":"critical","ServiceID":"a","Output":"no","Notes":"why"}]}]"#;
         let entries: Vec<HealthEntry> = serde_json::from_str(text).unwrap();
-        let told: Vec<_> = outputs(&entries)
+        let shown: Vec<_> = outputs(&entries)
             .map(|((_, _, check), text)| format!("{check}: {text}"))
             .collect();
         let expected = [
@@ -476,7 +476,7 @@ mod tests {
             "_node_maintenance: new disk",
             "_service_maintenance:a: why",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(shown, expected);
     }
 
     #[test]
@@ -508,7 +508,7 @@ mod tests {
             for instance in snapshot.instances {
                 match instance.endpoint {
                     Endpoint::Addr(addr) => prop_assert!(addr.port() != 0 && !addr.ip().is_unspecified()),
-                    Endpoint::Unresolved { host, .. } => prop_assert!(false, "{host}: nobody asked"),
+                    Endpoint::Unresolved { host, .. } => prop_assert!(false, "{host}: not looked up here"),
                     Endpoint::Name { host, port } => prop_assert!(port != 0 && is_dns_name(&host)),
                 }
             }

@@ -1,6 +1,7 @@
-//! Consul's HTTP API: one request with its parameters, its deadline, and the headers of its answer.
+//! Consul's HTTP API: one request with its parameters, its deadline, and the headers of its
+//! response.
 //!
-//! Connections are `pool`'s, what to do after an answer or a failure is `poll`'s.
+//! Connections are `pool`'s, what to do after a response or a failure is `poll`'s.
 
 use std::time::{Duration, Instant};
 
@@ -20,51 +21,51 @@ use super::settings::{Reader, Settings};
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
 
-/// Largest answer that is read. A service of 100,000 instances stays below it.
+/// Largest response that is read. A service of 100,000 instances stays below it.
 const BODY_MAX: usize = 128 << 20;
 /// How much of the body of an error is kept for messages.
 const ERROR_TEXT_MAX: usize = 200;
-/// Limit for a read that does not block, in stale mode: the agent answers from memory, or asks one
-/// server.
+/// Limit for a read that does not block, in stale mode: the agent has the response in memory, or
+/// gets it from one server.
 const STALE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same in default mode: agents need up to 20 s to find out that the leader froze.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 /// Limit for a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections in a row that the agent may close before it answered anything, until the read fails:
-/// each time fewer are opened.
+/// Connections in a row that the agent may close before it responded to anything, until the read
+/// fails: each time fewer are opened.
 const REFUSALS_MAX: usize = 16;
 
 /// Where the KV store begins.
 pub(super) const KEYS: &str = "/v1/kv/";
 
 /// A client of one Consul cluster. Shared by all watches.
-pub struct Client {
+pub(crate) struct Client {
     pool: Pool,
 }
 
 /// Consistency of a read. The third mode, `consistent`, costs a round of the quorum and is never
 /// used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Any server may answer.
+pub(crate) enum Mode {
+    /// Any server may respond.
     Stale,
-    /// The leader answers.
+    /// The leader responds.
     Default,
 }
 
 /// Blocks until the index is passed or the wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// Index of the last answer.
+pub(crate) struct Block {
+    /// Index of the last response.
     pub index: u64,
     /// Longest wait; cut short where watches take turns.
     pub wait: Duration,
 }
 
-/// What is asked of the agent.
-struct Ask<'a> {
+/// One request to the agent, before it has a connection.
+struct Outgoing<'a> {
     method: Method,
     /// Percent-encoded; it may end in a `?` with parameters of its own.
     path: &'a str,
@@ -75,7 +76,7 @@ struct Ask<'a> {
 
 /// A 200.
 #[derive(Clone, Debug, Default)]
-pub struct Answer {
+pub(crate) struct ConsulResponse {
     /// `X-Consul-Index`.
     pub index: Option<u64>,
     /// `X-Consul-KnownLeader`.
@@ -83,7 +84,7 @@ pub struct Answer {
     /// `X-Consul-LastContact`.
     pub last_contact: Option<Duration>,
     /// `X-Consul-Results-Filtered-By-ACLs: true`: the token may not see all that belongs to the
-    /// answer. Sent by Consul 1.11 and later, and only for requests with a token.
+    /// response. Sent by Consul 1.11 and later, and only for requests with a token.
     pub filtered: bool,
     /// It blocked, and came before its wait was over: something woke it.
     pub early: bool,
@@ -105,7 +106,7 @@ impl Client {
     ///
     /// # Errors
     /// A file or an address that cannot be used.
-    pub fn new(config: &ConsulConfig) -> Result<Self, ConsulError> {
+    pub(crate) fn new(config: &ConsulConfig) -> Result<Self, ConsulError> {
         Ok(Self::with_settings(
             Settings::load(config)?,
             config.max_connections,
@@ -135,7 +136,7 @@ impl Client {
         self.pool.is_broken()
     }
 
-    /// Who reads at present.
+    /// Which reader these connections belong to at present.
     pub(super) fn reader(&self) -> Reader {
         self.pool.reader()
     }
@@ -145,7 +146,7 @@ impl Client {
         self.pool.leave_agent(name);
     }
 
-    /// Changes with the first answer after no agent could be reached.
+    /// Changes with the first response after no agent could be reached.
     pub(super) fn recovered(&self) -> watch::Receiver<u64> {
         self.pool.recovered()
     }
@@ -172,27 +173,27 @@ impl Client {
     ///
     /// # Errors
     /// Anything but a 200 that was read to its end within the deadline.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         path: &str,
         mode: Mode,
         block: Option<Block>,
-    ) -> Result<Answer, ConsulError> {
+    ) -> Result<ConsulResponse, ConsulError> {
         self.read(path, mode, block, None).await
     }
 
-    /// Asks the leader, and gives up after `limit` (from when the request could be sent): for a
-    /// second opinion, which is not worth the 20 s that agents wait for a leader that froze.
+    /// Reads from the leader, and gives up after `limit` (from when the request could be sent): for
+    /// a second opinion, which is not worth the 20 s that agents wait for a leader that froze.
     ///
     /// Cancel safe, as [`Client::get`].
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub(super) async fn ask_leader(
+    pub(super) async fn get_from_leader(
         &self,
         path: &str,
         limit: Duration,
-    ) -> Result<Answer, ConsulError> {
+    ) -> Result<ConsulResponse, ConsulError> {
         self.read(path, Mode::Default, None, Some(limit)).await
     }
 
@@ -202,7 +203,7 @@ impl Client {
         mode: Mode,
         block: Option<Block>,
         limit: Option<Duration>,
-    ) -> Result<Answer, ConsulError> {
+    ) -> Result<ConsulResponse, ConsulError> {
         let mut refusals = 0;
         loop {
             let lease = self.pool.acquire().await?;
@@ -220,7 +221,7 @@ impl Client {
         mode: Mode,
         block: Option<Block>,
         limit: Option<Duration>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<ConsulResponse, Failure> {
         // Only now is it known how many requests fit at once.
         let block = block.map(|block| Block {
             wait: self.turn(block.wait),
@@ -238,17 +239,19 @@ impl Client {
             }
             None => consistency.to_owned(),
         };
-        let ask = Ask {
+        let outgoing = Outgoing {
             method: Method::GET,
             path,
             query,
             body: Bytes::new(),
         };
-        let asked = Instant::now();
-        // A short limit shows nothing about this agent: it may be the leader that does not answer.
-        let mut answer = self.send(lease, ask, deadline, limit.is_none()).await?;
-        answer.early = block.is_some_and(|block| came_early(asked.elapsed(), block.wait));
-        Ok(answer)
+        let sent_at = Instant::now();
+        // A short limit shows nothing about this agent: it may be the leader that does not respond.
+        let mut response = self
+            .send(lease, outgoing, deadline, limit.is_none())
+            .await?;
+        response.early = block.is_some_and(|block| came_early(sent_at.elapsed(), block.wait));
+        Ok(response)
     }
 
     /// Writes: sends `body` to `path` (as for [`Client::get`]) with these parameters.
@@ -258,15 +261,20 @@ impl Client {
     ///
     /// # Errors
     /// Anything but a 200 that was read to its end within the deadline.
-    pub async fn put(&self, path: &str, query: &str, body: Bytes) -> Result<Answer, ConsulError> {
+    pub(crate) async fn put(
+        &self,
+        path: &str,
+        query: &str,
+        body: Bytes,
+    ) -> Result<ConsulResponse, ConsulError> {
         let lease = self.pool.acquire().await?;
-        let ask = Ask {
+        let outgoing = Outgoing {
             method: Method::PUT,
             path,
             query: query.to_owned(),
             body,
         };
-        self.send(lease, ask, WRITE_TIMEOUT, true)
+        self.send(lease, outgoing, WRITE_TIMEOUT, true)
             .await
             .map_err(|failure| failure.error)
     }
@@ -275,13 +283,13 @@ impl Client {
     async fn send(
         &self,
         mut lease: Lease<'_>,
-        ask: Ask<'_>,
+        outgoing: Outgoing<'_>,
         deadline: Duration,
         blames: bool,
-    ) -> Result<Answer, Failure> {
-        let name = format!("{} {}", ask.method, ask.path);
-        let may_lack = ask.method == Method::GET && ask.path.starts_with(KEYS);
-        let request = request(&lease, ask).map_err(|error| Failure {
+    ) -> Result<ConsulResponse, Failure> {
+        let name = format!("{} {}", outgoing.method, outgoing.path);
+        let may_lack = outgoing.method == Method::GET && outgoing.path.starts_with(KEYS);
+        let request = request(&lease, outgoing).map_err(|error| Failure {
             error,
             refused: false,
         })?;
@@ -300,8 +308,8 @@ impl Client {
                 refused: false,
             });
         };
-        let answer = match result {
-            Ok(answer) => answer,
+        let response = match result {
+            Ok(response) => response,
             Err(error) => {
                 let refused = self.pool.is_refusal(&lease, &error);
                 if !refused {
@@ -310,9 +318,9 @@ impl Client {
                 return Err(Failure { error, refused });
             }
         };
-        self.pool.answered(&lease);
+        self.pool.responded(&lease);
         lease.finish().await;
-        Ok(answer)
+        Ok(response)
     }
 
     fn turn(&self, wait: Duration) -> Duration {
@@ -323,15 +331,19 @@ impl Client {
 
 /// Builds the request. The token goes into its header only, never into the target, which may be
 /// logged.
-fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, ConsulError> {
+fn request(lease: &Lease<'_>, outgoing: Outgoing<'_>) -> Result<Request<Full<Bytes>>, ConsulError> {
     let settings = lease.settings();
     let (scheme, authority) = lease.agent().authority();
-    let joint = if ask.path.contains('?') { '&' } else { '?' };
+    let joint = if outgoing.path.contains('?') {
+        '&'
+    } else {
+        '?'
+    };
     let target = format!(
         "{}{}{joint}{}{}",
         lease.agent().prefix,
-        ask.path,
-        ask.query,
+        outgoing.path,
+        outgoing.query,
         settings.scope
     );
     let target = if lease.is_multiplexed() {
@@ -339,7 +351,7 @@ fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Cons
     } else {
         target
     };
-    let mut request = Request::builder().method(ask.method).uri(target);
+    let mut request = Request::builder().method(outgoing.method).uri(target);
     if !lease.is_multiplexed() {
         request = request.header(HOST, authority);
     }
@@ -350,7 +362,7 @@ fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Cons
         request = request.header("x-consul-token", token.clone());
     }
     request
-        .body(Full::new(ask.body))
+        .body(Full::new(outgoing.body))
         .map_err(|error| ConsulError::Value {
             key: "address",
             value: lease.agent().name.clone(),
@@ -358,13 +370,13 @@ fn request(lease: &Lease<'_>, ask: Ask<'_>) -> Result<Request<Full<Bytes>>, Cons
         })
 }
 
-/// Sends, and reads the whole answer. `may_lack`: that nothing is there is an answer, too.
+/// Sends, and reads the whole response. `may_lack`: that nothing is there is a good response, too.
 async fn exchange(
     lease: &mut Lease<'_>,
     name: &str,
     may_lack: bool,
     request: Request<Full<Bytes>>,
-) -> Result<Answer, ConsulError> {
+) -> Result<ConsulResponse, ConsulError> {
     let sent = Instant::now();
     let response = match lease.send(request).await {
         Ok(response) => response,
@@ -383,11 +395,11 @@ async fn exchange(
     let index = number(&parts.headers, "x-consul-index");
     let body = match parts.status {
         StatusCode::OK => body,
-        // What Consul says of keys, when there are none. Whoever else says 404 gives no index.
+        // Consul's response where there are no keys. A 404 of another server has no index.
         StatusCode::NOT_FOUND if may_lack && index.is_some() => Bytes::from_static(b"[]"),
         status => return Err(refused(lease, name, status, &parts.headers, &body)),
     };
-    Ok(Answer {
+    Ok(ConsulResponse {
         index,
         known_leader: text(&parts.headers, "x-consul-knownleader")
             .and_then(|text| text.parse().ok()),
@@ -404,11 +416,11 @@ async fn exchange(
 async fn lost(lease: &Lease<'_>, reason: String, alert: Option<AlertDescription>) -> ConsulError {
     tokio::task::yield_now().await;
     let agent = lease.agent().name.clone();
-    match lease.fate() {
-        Some(fate) => ConsulError::Transport {
+    match lease.close_reason() {
+        Some(close_reason) => ConsulError::Transport {
             agent,
-            reason: chain(&*fate),
-            alert: self::alert(&*fate),
+            reason: chain(&*close_reason),
+            alert: self::alert(&*close_reason),
         },
         None => ConsulError::Transport {
             agent,

@@ -104,8 +104,8 @@ fn report(settings: &Settings, metrics: &Metrics) {
         .insert(CONSUL.to_owned(), settings.problems.len() as u64);
 }
 
-/// Shows every kind of error from the start: what appears with a count of 1 never rose, to those
-/// who watch the rise.
+/// Shows every kind of error from the start: a series that appears with a count of 1 never rose for
+/// an alert that watches the rise.
 fn init_errors(metrics: &Metrics) {
     let mut control = metrics.control();
     for kind in error::KINDS {

@@ -33,30 +33,30 @@ const ADDRESSES_MAX: usize = 8;
 /// Idle time before the kernel probes a connection, and between probes: below the minute after
 /// which middleboxes forget.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Time between HTTP/2 pings, and for their answer: finds an agent that froze, which no socket
-/// error would tell.
+/// Time between HTTP/2 pings, and for their acknowledgement: finds an agent that froze, which no
+/// socket error would show.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams used on one connection at once, until the agent says it takes fewer. Consul (Go) takes
 /// 250.
 pub(super) const STREAMS_MAX: usize = 200;
-/// HTTP/2 windows: an answer with thousands of instances should not wait for round trips.
+/// HTTP/2 windows: a response with thousands of instances should not wait for round trips.
 const WINDOW: u32 = 1 << 20;
 
 /// A connection ready for requests.
 pub(super) enum Connection {
     /// One request at a time.
-    Http1(http1::SendRequest<Full<Bytes>>, Fate),
+    Http1(http1::SendRequest<Full<Bytes>>, CloseReason),
     /// Many: as many as the agent grants, at most [`STREAMS_MAX`].
-    Http2(http2::SendRequest<Full<Bytes>>, Granted, Fate),
+    Http2(http2::SendRequest<Full<Bytes>>, StreamLimit, CloseReason),
 }
 
 /// Streams that the agent grants at present.
-pub(super) type Granted = Arc<AtomicUsize>;
+pub(super) type StreamLimit = Arc<AtomicUsize>;
 
 /// Why the connection ended, once it has: the real reason, where a request on it often sees only
 /// "closed".
-pub(super) type Fate = Arc<OnceLock<Arc<hyper::Error>>>;
+pub(super) type CloseReason = Arc<OnceLock<Arc<hyper::Error>>>;
 
 /// Opens a connection to this agent.
 ///
@@ -94,7 +94,7 @@ pub(super) async fn resolve(agent: &Agent) -> Result<Vec<SocketAddr>, ConsulErro
     };
     let found = timeout(RESOLVE_TIMEOUT, lookup_host((host.as_str(), *port)))
         .await
-        .map_err(|_| failed(format!("no answer within {RESOLVE_TIMEOUT:?}")))?
+        .map_err(|_| failed(format!("no response within {RESOLVE_TIMEOUT:?}")))?
         .map_err(|error| exhausted(agent, &error).unwrap_or_else(|| failed(error.to_string())))?;
     let addresses: Vec<_> = found.take(ADDRESSES_MAX).collect();
     if addresses.is_empty() {
@@ -113,8 +113,8 @@ pub(super) async fn connect(
     for &address in addresses {
         match within(agent, TcpStream::connect(address)).await {
             Ok(stream) => {
-                // Neither is needed for correct answers, so a system that refuses them is no reason
-                // to fail.
+                // Neither is needed for correct responses, so a system that refuses them is not a
+                // reason to fail.
                 let _ = stream.set_nodelay(true);
                 let keepalive = TcpKeepalive::new()
                     .with_time(KEEPALIVE)
@@ -160,7 +160,7 @@ pub(super) async fn handshake(
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(chain(&error), alert(&error))),
         Err(_) => Err(failed(
-            format!("no answer within {CONNECT_TIMEOUT:?}"),
+            format!("no response within {CONNECT_TIMEOUT:?}"),
             None,
         )),
     }
@@ -188,9 +188,12 @@ async fn http2(agent: &Agent, stream: TlsStream<TcpStream>) -> Result<Connection
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT);
     let (sender, mut connection) = preface(agent, builder.handshake(TokioIo::new(stream))).await?;
-    let (fate, granted) = (Fate::default(), Arc::new(AtomicUsize::new(STREAMS_MAX)));
-    let (end, grant) = (fate.clone(), granted.clone());
-    // Only the connection itself knows what the agent's SETTINGS say, so it is asked whenever it
+    let (close_reason, stream_limit) = (
+        CloseReason::default(),
+        Arc::new(AtomicUsize::new(STREAMS_MAX)),
+    );
+    let (end, grant) = (close_reason.clone(), stream_limit.clone());
+    // Only the connection itself knows what the agent's SETTINGS say, so it is read whenever it
     // moves. It ends by itself: when the agent closes, or when every sender and stream is gone.
     let drive = poll_fn(move |context| {
         let moved = Pin::new(&mut connection).poll(context);
@@ -203,7 +206,7 @@ async fn http2(agent: &Agent, stream: TlsStream<TcpStream>) -> Result<Connection
         moved
     });
     tokio::spawn(async move { drive.await.map_err(|error| end.set(Arc::new(error))) });
-    Ok(Connection::Http2(sender, granted, fate))
+    Ok(Connection::Http2(sender, stream_limit, close_reason))
 }
 
 /// HTTP/1.1 on any stream.
@@ -212,13 +215,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = preface(agent, http1::handshake(TokioIo::new(stream))).await?;
-    let fate = Fate::default();
-    let end = fate.clone();
+    let close_reason = CloseReason::default();
+    let end = close_reason.clone();
     // Ends by itself: when the agent closes, or when the sender is gone.
     tokio::spawn(async move { connection.await.map_err(|error| end.set(Arc::new(error))) });
     // Ready once its task has run: the pool takes a connection that is not for one that was closed.
     preface(agent, sender.ready()).await?;
-    Ok(Connection::Http1(sender, fate))
+    Ok(Connection::Http1(sender, close_reason))
 }
 
 async fn preface<T>(
@@ -262,6 +265,6 @@ async fn within<T>(
         Ok(Err(error)) => {
             Err(exhausted(agent, &error).unwrap_or_else(|| failed(error.to_string())))
         }
-        Err(_) => Err(failed(format!("no answer within {CONNECT_TIMEOUT:?}"))),
+        Err(_) => Err(failed(format!("no response within {CONNECT_TIMEOUT:?}"))),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::AlertDescription;
 
-/// A failure, with where it happened and what to do. Cheap enough to share with everybody who
+/// A failure, with where it happened and what to do. Cheap enough to share among all requests that
 /// waited for the same connection; holds no token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConsulError {
@@ -66,7 +66,7 @@ pub enum ConsulError {
         alert: Option<AlertDescription>,
     },
     /// Nothing came in time.
-    #[error("{what}: no answer within {after:?}")]
+    #[error("{what}: no response within {after:?}")]
     Timeout {
         /// What was waited for.
         what: String,
@@ -84,24 +84,24 @@ pub enum ConsulError {
         /// seen only here.
         alert: Option<AlertDescription>,
     },
-    /// An answer that is not 200.
+    /// A response that is not 200.
     #[error("{agent}: {request}: status {code}: {text}")]
     Status {
         /// The agent, as configured.
         agent: String,
-        /// What was asked: method and path.
+        /// Method and path of the request.
         request: String,
         /// HTTP status.
         code: u16,
         /// Beginning of the body.
         text: String,
-        /// How long the agent asks to be left alone.
+        /// How long the agent wants no requests.
         retry_after: Option<Duration>,
     },
     /// A 200 whose body makes no sense.
-    #[error("GET {path}: cannot understand the answer: {reason}")]
+    #[error("GET {path}: cannot understand the response: {reason}")]
     Decode {
-        /// What was asked.
+        /// Path of the request.
         path: String,
         /// Where reading it failed.
         reason: String,
@@ -122,7 +122,7 @@ pub enum ConsulError {
         /// Where.
         path: String,
     },
-    /// A service that cannot be asked for.
+    /// A service that cannot be read.
     #[error(
         "service {name:?} cannot be read, as agents redirect requests for it: register it under a name without empty, \
          `.` and `..` segments; it is left out"
@@ -131,10 +131,10 @@ pub enum ConsulError {
         /// Its name.
         name: String,
     },
-    /// An answer that may not be believed could not be confirmed.
+    /// A response that is not believed at once could not be confirmed.
     #[error("{what} could not be confirmed; what was known is kept: {reason}")]
     Unconfirmed {
-        /// What the answer said.
+        /// What the response said.
         what: String,
         /// Why the second read failed.
         reason: String,
@@ -215,7 +215,7 @@ impl ConsulError {
         }
     }
 
-    /// Whether no connection could be made, which the pool paces for everybody.
+    /// Whether no connection could be made, which the pool paces for all requests.
     #[must_use]
     pub fn is_dial(&self) -> bool {
         matches!(
@@ -224,7 +224,7 @@ impl ConsulError {
         )
     }
 
-    /// How long the agent asks to be left alone.
+    /// How long the agent wants no requests.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -21,7 +21,7 @@ pub(super) struct Expiry {
 
 impl Expiry {
     /// The earliest end among the certificates of a file; none when none of them can be read, which
-    /// is the business of those who verify with them.
+    /// shows where they are used to verify.
     pub(super) fn earliest(path: &Path, certificates: &[CertificateDer<'_>]) -> Option<Self> {
         let ends = certificates.iter().filter_map(|der| {
             let (_, certificate) = X509Certificate::from_der(der).ok()?;

@@ -1,5 +1,5 @@
-//! How many HTTP/1.1 connections an agent grants: learned from those that it closes before anything
-//! was answered on them, and tried again later.
+//! How many HTTP/1.1 connections an agent grants: learned from those that it closes before the
+//! first response on them, and tried again later.
 //!
 //! An agent grants a number of connections to an address (`limits.http_max_conns_per_client`, 200),
 //! which on a Nomad client all programs of the host share. What was granted to us is used less a
@@ -17,7 +17,6 @@ const TRY_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 /// Pause between two steps upward.
 const STEP: Duration = Duration::from_secs(1);
 
-/// What is granted.
 #[derive(Clone, Debug)]
 pub(super) struct Grant {
     most: usize,
@@ -26,8 +25,8 @@ pub(super) struct Grant {
     pause: Duration,
     /// The last change was upward.
     grew: bool,
-    /// The bound as it was told last.
-    told: Option<usize>,
+    /// The bound as it was reported last.
+    reported: Option<usize>,
 }
 
 impl Grant {
@@ -39,7 +38,7 @@ impl Grant {
             grow_at: None,
             pause: TRY_AGAIN.0,
             grew: false,
-            told: None,
+            reported: None,
         }
     }
 
@@ -59,9 +58,11 @@ impl Grant {
             .min(open.saturating_sub(LEFT_TO_OTHERS).max(open.min(LEAST)))
             .max(1);
         self.grow_at = Some(now + self.pause);
-        let news = self.told.is_none_or(|told| self.limit < told / 2);
+        let news = self
+            .reported
+            .is_none_or(|reported| self.limit < reported / 2);
         if news {
-            self.told = Some(self.limit);
+            self.reported = Some(self.limit);
         }
         news
     }
@@ -108,15 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn many_refusals_in_a_row_are_told_once() {
+    fn many_refusals_in_a_row_are_reported_once() {
         let now = Instant::now();
         let mut grant = Grant::new(100);
-        let told: Vec<_> = (8..40)
+        let reported: Vec<_> = (8..40)
             .rev()
             .filter(|&open| grant.refused(open, now))
             .collect();
         assert_eq!(
-            (told, grant.limit()),
+            (reported, grant.limit()),
             (vec![39, 19, 9], 6),
             "the first, and what is less than half of the last"
         );
@@ -152,6 +153,6 @@ mod tests {
             seconds += 1;
         }
         assert!(seconds < 20, "{seconds} s");
-        assert!(grant.refused(50, start), "a new bound is told again");
+        assert!(grant.refused(50, start), "a new bound is reported again");
     }
 }

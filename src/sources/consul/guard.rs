@@ -1,10 +1,10 @@
-//! When an answer is too bad to be believed at once.
+//! When a response is too bad to be believed at once.
 //!
-//! Consul can answer 200 with too little: around leader elections, and to a token without rights
-//! (its answers are filtered, not refused). So an answer that empties a service, or takes a large
-//! share of everything that is known, has to be confirmed by a second read in default mode; and
-//! emptiness is compared with the catalog, which lists the service `consul` for every token that
-//! may read it. What the token may read is asked where that is in doubt (`rights`).
+//! Consul can respond 200 with too little: around leader elections, and to a token without rights
+//! (its responses are filtered, not refused). So a response that empties a service, or takes a
+//! large share of everything that is known, has to be confirmed by a second read in default mode;
+//! and emptiness is compared with the catalog, which lists the service `consul` for every token
+//! that may read it. What the token may read is looked up where that is in doubt (`rights`).
 //!
 //! Pure: what is read, and when, is the caller's business.
 
@@ -17,22 +17,22 @@ use crate::catalog::{Instance, ServiceName};
 /// Registered by every Consul cluster that works, in the default namespace.
 pub(super) const CONSUL: &str = "consul";
 
-/// Fewer instances than this are no mass, whatever their share: in a small catalog every one is a
-/// large part.
+/// Fewer instances than this are never a mass, whatever their share: in a small catalog every one
+/// is a large part.
 const MASS_MIN: usize = 3;
 
 /// Counts of what is believed, to judge what comes.
 #[derive(Debug, Default)]
-pub struct Guard {
+pub(crate) struct Guard {
     counts: HashMap<ServiceName, usize>,
     total: usize,
     /// The reader that saw `consul` in the list.
     whole_seen_by: Option<Reader>,
 }
 
-/// Whether an answer may be believed as it is.
+/// Whether a response may be believed as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Take it.
     Believe,
     /// Read again in default mode first: the service, or services, would lose every instance.
@@ -47,10 +47,15 @@ pub enum Verdict {
 }
 
 impl Guard {
-    /// Judges an answer of one service against what is believed of it. `confirm_percent`: see
+    /// Judges a response of one service against what is believed of it. `confirm_percent`: see
     /// `[consul]`.
     #[must_use]
-    pub fn judge(&self, before: &[Instance], after: &[Instance], confirm_percent: u32) -> Verdict {
+    pub(crate) fn judge(
+        &self,
+        before: &[Instance],
+        after: &[Instance],
+        confirm_percent: u32,
+    ) -> Verdict {
         if !before.is_empty() && after.is_empty() {
             return Verdict::ConfirmEmpty;
         }
@@ -70,10 +75,13 @@ impl Guard {
         Verdict::Believe
     }
 
-    /// Judges a list answer in which these services are missing: any that still has instances needs
-    /// a second look.
+    /// Judges a response of the list in which these services are missing: any that still has
+    /// instances needs a second look.
     #[must_use]
-    pub fn judge_missing<'a>(&self, mut missing: impl Iterator<Item = &'a ServiceName>) -> Verdict {
+    pub(crate) fn judge_missing<'a>(
+        &self,
+        mut missing: impl Iterator<Item = &'a ServiceName>,
+    ) -> Verdict {
         if missing.any(|name| self.counts.get(name).is_some_and(|&count| count > 0)) {
             Verdict::ConfirmEmpty
         } else {
@@ -82,36 +90,35 @@ impl Guard {
     }
 
     /// Notes what is believed of a service now.
-    pub fn believe(&mut self, name: &ServiceName, instances: usize) {
+    pub(crate) fn believe(&mut self, name: &ServiceName, instances: usize) {
         let before = self.counts.insert(name.clone(), instances).unwrap_or(0);
         self.total = self.total - before + instances;
     }
 
     /// Instances believed of all services together.
     #[must_use]
-    pub fn instances(&self) -> usize {
+    pub(crate) fn instances(&self) -> usize {
         self.total
     }
 
     /// Notes what a list shows to this reader; returns whether the same reader saw `consul` before.
-    pub(super) fn note_sight(&mut self, sight: Sight, reader: Reader) -> bool {
+    pub(super) fn note_sight(&mut self, sight: Visibility, reader: Reader) -> bool {
         let before = self.whole_seen_by.as_ref() == Some(&reader);
-        if sight == Sight::Whole {
+        if sight == Visibility::Whole {
             self.whole_seen_by = Some(reader);
         }
         before
     }
 
-    /// Forgets a service.
-    pub fn forget(&mut self, name: &ServiceName) {
+    pub(crate) fn forget(&mut self, name: &ServiceName) {
         self.total -= self.counts.remove(name).unwrap_or(0);
     }
 }
 
-/// What an answer says beyond dispute while a loss is being confirmed: all that it holds, and what
+/// What a response says beyond dispute while a loss is being confirmed: all that it holds, and what
 /// it lacks is kept. Both must be sorted by id, and so is the result.
 #[must_use]
-pub fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
+pub(crate) fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
     let missing = before
         .iter()
         .filter(|old| after.binary_search_by(|new| new.id.cmp(&old.id)).is_err());
@@ -120,33 +127,32 @@ pub fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instance> {
     all
 }
 
-/// What a token may see, judged by one answer of the list.
+/// What a token may see, judged by one response of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub(crate) enum Visibility {
     /// `consul` is there.
     Whole,
     /// Something, but not `consul`: a token for some services only.
     Part,
-    /// Nothing.
     Nothing,
 }
 
 /// Judges what the token may see.
 #[must_use]
-pub fn sight(list: &ServiceList) -> Sight {
+pub(crate) fn sight(list: &ServiceList) -> Visibility {
     if list.contains_key(CONSUL) {
-        Sight::Whole
+        Visibility::Whole
     } else if list.is_empty() {
-        Sight::Nothing
+        Visibility::Nothing
     } else {
-        Sight::Part
+        Visibility::Part
     }
 }
 
 /// Names of the services that carry a routing tag: one that starts with `tag_prefix` after spaces
 /// are trimmed.
 #[must_use]
-pub fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
+pub(crate) fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
     list.iter()
         .filter(|(_, tags)| {
             tags.iter()
@@ -294,7 +300,7 @@ mod tests {
         let nothing = sight(&list("{}"));
         assert_eq!(
             (whole, part, nothing),
-            (Sight::Whole, Sight::Part, Sight::Nothing)
+            (Visibility::Whole, Visibility::Part, Visibility::Nothing)
         );
     }
 

@@ -31,7 +31,7 @@ pub(super) fn hint(error: &ConsulError, certificate: bool) -> Option<String> {
         ConsulError::Status { code: 429, .. } => {
             "the agent limits connections per client (limits.http_max_conns_per_client): lower consul.max_connections".to_owned()
         }
-        ConsulError::Timeout { .. } => "the agent took the connection but does not answer: is it stopped or overloaded?".to_owned(),
+        ConsulError::Timeout { .. } => "the agent took the connection but does not respond: is it stopped or overloaded?".to_owned(),
         _ => return None,
     };
     Some(text)
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_certificate_is_told_from_a_missing_one() {
+    fn a_refused_certificate_is_not_taken_for_a_missing_one() {
         let error = |alert| ConsulError::Transport {
             agent: String::new(),
             reason: String::new(),

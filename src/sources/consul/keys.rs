@@ -24,8 +24,8 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) key: String,
-    /// Without the white space around it. What is no UTF-8 is replaced: it makes a line that is
-    /// refused, and no more.
+    /// Without the white space around it. What is not UTF-8 is replaced: it makes a line that is
+    /// refused, and nothing else.
     pub(super) text: String,
 }
 
@@ -45,24 +45,24 @@ pub(super) fn of(key: &str) -> String {
 
 /// What reads every key that begins with `prefix`.
 #[must_use]
-pub fn path(prefix: &str) -> String {
+pub(crate) fn path(prefix: &str) -> String {
     format!("{}?recurse", of(prefix))
 }
 
 /// A key, and the bytes of its value, or why they cannot be read.
-pub type KeyValue = (String, Result<Vec<u8>, DecodeError>);
+pub(crate) type KeyValue = (String, Result<Vec<u8>, DecodeError>);
 
-/// Reads an answer: all keys, as they come.
+/// Reads a response: all keys, as they come.
 ///
 /// # Errors
-/// What is no list of keys.
-pub fn values(body: &[u8]) -> Result<Vec<KeyValue>, serde_json::Error> {
+/// What is not a list of keys.
+pub(crate) fn values(body: &[u8]) -> Result<Vec<KeyValue>, serde_json::Error> {
     let wire: Vec<Wire> = serde_json::from_slice(body)?;
     let value = |Wire { key, value }| (key, BASE64_STANDARD.decode(value.unwrap_or_default()));
     Ok(wire.into_iter().map(value).collect())
 }
 
-/// Reads an answer as text: all keys, in the order of their names.
+/// Reads a response as text: all keys, in the order of their names.
 pub(super) fn decode(body: &[u8]) -> Result<Vec<Entry>, serde_json::Error> {
     let entry = |(key, bytes): KeyValue| {
         let bytes = bytes

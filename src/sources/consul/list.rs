@@ -11,9 +11,9 @@ use tracing::warn;
 
 use super::error::ConsulError;
 use super::guard::{Verdict, routed, sight};
+use super::initial_sync::InitialSync;
 use super::poll::Poller;
 use super::rights::{self, Absence, Evidence};
-use super::roll::Roll;
 use super::shared::{Closed, Shared};
 use super::watch;
 use super::wire::{SERVICES, ServiceList, decode_services};
@@ -21,8 +21,8 @@ use crate::catalog::ServiceName;
 use crate::journal::few;
 use crate::system::vital;
 
-/// How long the services of the first list have to answer before those that did not are excused.
-const FIRST_ANSWERS: Duration = Duration::from_secs(5);
+/// How long the services of the first list have to respond before those that did not are excused.
+const FIRST_RESPONSES: Duration = Duration::from_secs(5);
 
 /// Most services that an error names.
 const SHOWN_MAX: usize = 3;
@@ -34,7 +34,7 @@ struct ListWatch {
     watches: HashMap<ServiceName, Running>,
     /// Names that cannot be read, as reported.
     unreadable: BTreeSet<ServiceName>,
-    /// Ends the time for first answers.
+    /// Ends the time for first responses.
     patience: Option<Running>,
     /// Tags of the routed services, as listed last.
     tags: HashMap<ServiceName, Vec<String>>,
@@ -49,7 +49,7 @@ impl Drop for Running {
     }
 }
 
-/// Watches until aborted, or until nobody takes updates any more.
+/// Watches until aborted, or until nothing takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>) {
     let poller = Poller::new(shared.clone(), SERVICES.to_owned(), ServiceName::from(""));
     let mut list = ListWatch {
@@ -70,7 +70,7 @@ impl ListWatch {
         let Some(names) = self.names(&list).await else {
             return Ok(());
         };
-        self.tell(&names, &list, seen_at);
+        self.report_changes(&names, &list, seen_at);
         // Before anything is taken away, which may need a second look: what is new should not wait
         // for that.
         self.shared.listed(names.iter().cloned()).await?;
@@ -90,7 +90,12 @@ impl ListWatch {
 
     /// Tells the watches of services whose tags differ from those of the list before. Their
     /// instances may have changed without that.
-    fn tell(&mut self, names: &BTreeSet<ServiceName>, list: &ServiceList, seen_at: Instant) {
+    fn report_changes(
+        &mut self,
+        names: &BTreeSet<ServiceName>,
+        list: &ServiceList,
+        seen_at: Instant,
+    ) {
         let tags = |name: &ServiceName| {
             list.get(&**name)
                 .and_then(|tags| tags.clone())
@@ -107,7 +112,7 @@ impl ListWatch {
         };
         self.shared
             .notices
-            .tell(names.iter().filter(differs), seen_at);
+            .report(names.iter().filter(differs), seen_at);
         self.tags = now;
     }
 
@@ -184,7 +189,7 @@ impl ListWatch {
     }
 
     /// Adds to `names` what is missing in the list but not known to be gone, and says what the
-    /// token may not read; none when the leader could not be asked.
+    /// token may not read; none when the leader could not be reached.
     async fn keep_hidden(
         &mut self,
         list: &ServiceList,
@@ -293,7 +298,7 @@ impl ListWatch {
 }
 
 async fn end_patience(shared: Arc<Shared>) {
-    sleep(FIRST_ANSWERS).await;
-    // When nobody takes updates any more, the next one that is sent tells.
-    let _ = shared.roll_call(Roll::overdue).await;
+    sleep(FIRST_RESPONSES).await;
+    // When nothing takes updates any more, sending the next one fails.
+    let _ = shared.update_sync(InitialSync::overdue).await;
 }

@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_the_mesh_are_told_from_usual_instances() {
+    fn parts_of_the_mesh_are_recognized() {
         let usual = [
             "",
             r#","Kind":"""#,

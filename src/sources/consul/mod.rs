@@ -13,42 +13,42 @@
 //! takes a new configuration.
 //! `register` writes what the others read: the registration of `lb` itself.
 //!
-//! An error is never an empty answer: every service keeps its last good instances for as long as
+//! An error is never an empty response: every service keeps its last good instances for as long as
 //! Consul cannot be read, and one service's failure touches no other. `blocking`, `guard`, `wire`,
 //! `catalog` and `keys` are pure.
 
-pub mod blocking;
+pub(crate) mod blocking;
 pub mod catalog;
-pub mod client;
+pub(crate) mod client;
 mod connection;
 mod dial;
-mod edit;
-pub mod error;
+pub(crate) mod error;
 mod expiry;
 mod feed;
 mod grant;
-pub mod guard;
+pub(crate) mod guard;
 mod hint;
+mod initial_sync;
 mod key_file;
-pub mod keys;
+pub(crate) mod keys;
+mod kv_editor;
 mod list;
 mod mesh;
 mod notices;
+mod outage;
 mod overrides;
 mod pace;
 mod page;
 mod poll;
 mod pool;
 pub mod probe;
-pub mod register;
+pub(crate) mod register;
 mod rights;
-mod roll;
 mod room;
 mod settings;
 mod shared;
 mod source;
 mod tls;
-mod trouble;
 mod watch;
 pub mod wire;
 

@@ -59,19 +59,23 @@ impl Notices {
 
     /// These services changed, as was seen at this moment. Names that are not watched are passed
     /// over.
-    pub(super) fn tell<'a>(&self, names: impl Iterator<Item = &'a ServiceName>, seen_at: Instant) {
+    pub(super) fn report<'a>(
+        &self,
+        names: impl Iterator<Item = &'a ServiceName>,
+        seen_at: Instant,
+    ) {
         let by_name = lock(&self.by_name);
         let notices: Vec<_> = names.filter_map(|name| by_name.get(name)).collect();
         let certain = notices.len() <= CERTAIN_MAX;
         notices
             .iter()
-            .for_each(|notice| notice.tell(Change { seen_at, certain }));
+            .for_each(|notice| notice.report(Change { seen_at, certain }));
     }
 
     /// Every service may have changed since this moment.
-    pub(super) fn tell_all(&self, seen_at: Instant) {
+    pub(super) fn report_all(&self, seen_at: Instant) {
         lock(&self.by_name).values().for_each(|notice| {
-            notice.tell(Change {
+            notice.report(Change {
                 seen_at,
                 certain: false,
             })
@@ -90,7 +94,7 @@ impl Notices {
 }
 
 impl Notice {
-    fn tell(&self, change: Change) {
+    fn report(&self, change: Change) {
         let mut pending = lock(&self.change);
         *pending = Some(match *pending {
             Some(before) => Change {
@@ -104,7 +108,7 @@ impl Notice {
 }
 
 impl Subscription {
-    /// What was told since the last call. A read that begins after it sees all of that.
+    /// What was reported since the last call. A read that begins after it sees all of that.
     pub(super) fn take(&self) -> Option<Change> {
         lock(&self.notice.change).take()
     }
@@ -151,8 +155,8 @@ mod tests {
         let (web, other) = (ServiceName::from("web"), ServiceName::from("other"));
         let [web_place, other_place] = [&web, &other].map(|name| notices.subscribe(name));
         let start = Instant::now();
-        notices.tell_all(start + Duration::from_secs(1));
-        notices.tell([&web, &"unknown".into()].into_iter(), start);
+        notices.report_all(start + Duration::from_secs(1));
+        notices.report([&web, &"unknown".into()].into_iter(), start);
         assert_eq!(
             web_place.take(),
             Some(Change {
@@ -169,7 +173,7 @@ mod tests {
         assert_eq!(
             other_place.changed().now_or_never(),
             None,
-            "the bell of what was taken tells nothing"
+            "the bell of what was taken wakes nothing"
         );
     }
 
@@ -180,7 +184,7 @@ mod tests {
             .map(|number| ServiceName::from(format!("s{number}").as_str()))
             .collect();
         let places: Vec<_> = names.iter().map(|name| notices.subscribe(name)).collect();
-        notices.tell(names.iter(), Instant::now());
+        notices.report(names.iter(), Instant::now());
         assert!(
             places
                 .iter()
@@ -195,7 +199,7 @@ mod tests {
         let first = notices.subscribe(&name);
         let second = notices.subscribe(&name);
         drop(first);
-        notices.tell_all(Instant::now());
+        notices.report_all(Instant::now());
         assert!(second.take().is_some());
         drop(second);
         assert!(lock(&notices.by_name).is_empty());

@@ -11,8 +11,8 @@ use super::poll::Poller;
 use super::rights::{self, Rights};
 use super::shared::{Closed, Shared};
 
-/// Failed first reads (but for those without a connection) after which nobody waits for the
-/// commands any more: routes of the catalog without them are what Fabio serves then, too.
+/// Failed first reads (but for those without a connection) after which the start waits for the
+/// commands no longer: routes of the catalog without them are what Fabio serves then, too.
 const FAILURES_MAX: u32 = 3;
 
 /// What is known of the commands.
@@ -29,7 +29,7 @@ struct Overrides {
     synced: bool,
 }
 
-/// Watches until aborted, or until nobody takes updates any more.
+/// Watches until aborted, or until nothing takes updates any more.
 pub(super) async fn run(shared: Arc<Shared>, path: String) {
     let poller = Poller::new(
         shared.clone(),
@@ -59,8 +59,8 @@ impl Overrides {
         }
     }
 
-    /// Keys that are gone all at once are asked for a second time: a server that is behind may not
-    /// have them yet, and a token that lost its rights sees none.
+    /// Keys that are gone all at once are read a second time: a server that is behind may not have
+    /// them yet, and a token that lost its rights sees none.
     async fn confirm(&mut self) -> Result<(), Closed> {
         match self.second_look().await {
             Ok(Some(entries)) => self.take(entries).await,

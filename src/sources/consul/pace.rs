@@ -8,8 +8,8 @@
 //! woke us although the index had not moved       as above, and it costs a token: 10 at once, then 2 a second
 //! ```
 //! The first two pauses collect what changes in the same moment; they grow with the size of the
-//! response because its size is what a read costs the agent. Tokens are for an agent that answers
-//! every blocking query at once: it would be polled without end. Pure: time is an argument.
+//! response because its size is what a read costs the agent. Tokens are for an agent that responds
+//! to every blocking query at once: it would be polled without end. Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -37,8 +37,7 @@ pub(super) enum Outcome {
     Useful,
     /// Something changed that does not.
     Useless,
-    /// Nothing changed: the index is the one that was asked for, and the query did not wait for its
-    /// time.
+    /// Nothing changed: the index is the one in the query, which did not wait for its time.
     Stuck,
 }
 
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_answers_at_once_with_the_same_index_is_read_twice_a_second() {
+    fn an_agent_that_responds_at_once_with_the_same_index_is_read_twice_a_second() {
         let start = Instant::now();
         let mut now = start;
         let mut pace = Pace::new(now);

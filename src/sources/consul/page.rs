@@ -1,5 +1,5 @@
-//! The watch of the no-route page in the KV store. No source of routes: nobody waits for it, and
-//! what it finds is a page or that there is none.
+//! The watch of the no-route page in the KV store. Not a source of routes: the start does not wait
+//! for it, and what it finds is a page or that there is none.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ struct PageWatch {
     page: watch::Sender<Page>,
 }
 
-/// Watches until aborted, or until nobody wants the page any more.
+/// Watches until aborted, or until nothing uses the page any more.
 pub(super) async fn run(shared: Arc<Shared>, path: String, page: watch::Sender<Page>) {
     let poller = Poller::new(
         shared.clone(),
@@ -45,7 +45,7 @@ pub(super) async fn run(shared: Arc<Shared>, path: String, page: watch::Sender<P
 impl PageWatch {
     async fn turn(&mut self) {
         let page = match self.poller.next(decode).await {
-            // Keys that are gone are asked for a second time, as those of route commands are.
+            // Keys that are gone are read a second time, as those of route commands are.
             Ok(None) if self.page.borrow().is_some() => {
                 match self.poller.confirm(None, decode).await {
                     Ok(Ok(None)) if self.is_hidden().await => {

@@ -1,6 +1,7 @@
 //! One blocking query, repeated: paces reads, keeps the position, bounds staleness, and tries again
-//! after failures until it has an answer that can be decoded. The rules are `blocking`'s; whether
-//! to believe the answer is the caller's, who then says [`Poller::believed`] or [`Poller::held`].
+//! after failures until it has a response that can be decoded. The rules are `blocking`'s; whether
+//! to believe the response is decided by the caller, which then calls [`Poller::believed`] or
+//! [`Poller::held`].
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
 use super::blocking::{Next, Position, jittered_wait, resync_after, too_stale};
-use super::client::{Answer, Block, Mode};
+use super::client::{Block, ConsulResponse, Mode};
 use super::error::ConsulError;
 use super::notices::Subscription;
 use super::pace::{Outcome, Pace};
@@ -21,8 +22,8 @@ use crate::sources::backoff::{Backoff, CAP};
 
 /// First bound of the pause after a failed read.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
-/// Longest pause of the list watch after a failed read, and longest wait of any watch while an
-/// answer is not believed: rights that come back wake no query, and all watches go on when the
+/// Longest pause of the list watch after a failed read, and longest wait of any watch while a
+/// response is not believed: rights that come back wake no query, and all watches go on when the
 /// first one can.
 const SENTINEL: Duration = Duration::from_millis(700);
 /// Added to that for each watch that cannot read: all of them together look 50 times a second at
@@ -30,11 +31,11 @@ const SENTINEL: Duration = Duration::from_millis(700);
 const SENTINEL_EACH: Duration = Duration::from_millis(20);
 /// Longest pause between reads of which none could be confirmed.
 const DOUBT_MAX: Duration = Duration::from_secs(5);
-/// Longest wait of a read for which there is a reason: the server that answers may be a little
-/// behind the one that told of the change.
+/// Longest wait of a read for which there is a reason: the server that responds may be a little
+/// behind the one that reported the change.
 const CERTAIN_WAIT: Duration = Duration::from_millis(200);
-/// A service that changed is looked at again after these times, whatever is told: it may have
-/// changed twice before a watch that tells of changes saw it once.
+/// A service that changed is looked at again after these times, whatever is reported: it may have
+/// changed twice before a watch that reports changes saw it once.
 const LOOKS_AFTER_CHANGE: [Duration; 3] = [
     Duration::from_millis(150),
     Duration::from_secs(1),
@@ -43,10 +44,10 @@ const LOOKS_AFTER_CHANGE: [Duration; 3] = [
 /// A blocked query that was held for less than this found a change that was there before it was
 /// sent.
 const HELD_MIN: Duration = Duration::from_millis(3);
-/// Limit for the read that confirms an answer: the next try follows with news of what else has
+/// Limit for the read that confirms a response: the next try follows with news of what else has
 /// changed meanwhile.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(3);
-/// Limit for asking the leader instead of a server that lags.
+/// Limit for a read from the leader in place of a server that lags.
 const FRESH_LIMIT: Duration = Duration::from_secs(2);
 /// Refusals in a row after which the list watch goes on with the next agent.
 const REFUSALS_MAX: u32 = 3;
@@ -54,7 +55,7 @@ const REFUSALS_MAX: u32 = 3;
 /// Time for a read that is under way when another watch reads again.
 const RECOVERY_GRACE: Duration = Duration::from_millis(50);
 
-/// How an answer's body is read.
+/// How a response's body is read.
 pub(super) type Decode<T> = fn(&[u8]) -> Result<T, serde_json::Error>;
 
 /// A watch on one path.
@@ -65,7 +66,7 @@ pub(super) struct Poller {
     position: Position,
     pace: Pace,
     backoff: Backoff,
-    /// Paces answers that could not be confirmed: the reads in between succeed, and end the other
+    /// Paces responses that could not be confirmed: the reads in between succeed, and end the other
     /// backoff.
     doubts: Backoff,
     generation: watch::Receiver<u64>,
@@ -77,17 +78,18 @@ pub(super) struct Poller {
     rng: fastrand::Rng,
     pause: Duration,
     held: bool,
-    /// The last answer says that Consul left something out of it.
+    /// The last response says that Consul left something out of it.
     filtered: bool,
     /// Digest of the body that was believed last: the same again says nothing new.
     believed: Option<u64>,
     /// Digest of the body that the caller is judging.
     judged: Option<u64>,
     digest: foldhash::fast::RandomState,
-    /// When the change that the present answer shows could first be seen; see [`Poller::seen_at`].
+    /// When the change that the present response shows could first be seen; see
+    /// [`Poller::seen_at`].
     seen_at: Instant,
-    /// When the last answer was complete.
-    answered_at: Instant,
+    /// When the last response was complete.
+    responded_at: Instant,
     /// Looks at the service since it changed, while blocking queries are scarce.
     looks: usize,
     /// It has no series of its own in the metrics.
@@ -148,7 +150,7 @@ impl Poller {
             judged: None,
             digest: foldhash::fast::RandomState::default(),
             seen_at: now,
-            answered_at: now,
+            responded_at: now,
             looks: 0,
             unlisted: false,
             _place: place,
@@ -156,8 +158,8 @@ impl Poller {
         }
     }
 
-    /// A watch of the instances of a service. While blocking queries are scarce, it reads when it
-    /// is told to. `since`: when the service was seen to be there.
+    /// A watch of the instances of a service. While blocking queries are scarce, it reads when a
+    /// change is reported. `since`: when the service was seen to be there.
     pub(super) fn of_service(
         shared: Arc<Shared>,
         path: String,
@@ -168,7 +170,7 @@ impl Poller {
         let notice = shared.notices.subscribe(&name);
         let mut poller = Self::with_place(shared, path, name, Some(place));
         poller.notice = Some(notice);
-        poller.answered_at = since;
+        poller.responded_at = since;
         poller
     }
 
@@ -181,16 +183,16 @@ impl Poller {
         poller
     }
 
-    /// When the change that the answer under judgement shows could first be seen: when a blocked
-    /// query was answered, or a notice came. Where neither tells, since the change fell between two
-    /// reads, when the earlier one was answered.
+    /// When the change that the response under judgement shows could first be seen: when a blocked
+    /// query returned, or a notice came. Where neither shows it, since the change fell between two
+    /// reads, when the earlier one returned.
     pub(super) fn seen_at(&self) -> Instant {
         self.seen_at
     }
 
-    /// Waits for the next answer that is not, byte for byte, the one believed last. Most are, while
-    /// nothing happens: a thousand watches that come back each minute should not cost a thousand
-    /// decoded answers.
+    /// Waits for the next response that is not, byte for byte, the one believed last. Most are,
+    /// while nothing happens: a thousand watches that come back each minute should not cost a
+    /// thousand decoded responses.
     pub(super) async fn next<T>(&mut self, decode: Decode<T>) -> T {
         loop {
             match self.attempt(decode).await {
@@ -201,8 +203,8 @@ impl Poller {
         }
     }
 
-    /// One read, for a caller who minds failures too, and then calls [`Poller::failed`]. None: it
-    /// told nothing new.
+    /// One read, for a caller that handles failures too, and then calls [`Poller::failed`]. None:
+    /// it brought nothing new.
     pub(super) async fn attempt<T>(&mut self, decode: Decode<T>) -> Result<Option<T>, ConsulError> {
         self.pace().await;
         let turn = self.turn().await;
@@ -215,28 +217,32 @@ impl Poller {
         self.read(Turn::Look { seen_at: None }, decode).await
     }
 
-    /// Reads the same path once more, from the leader, to confirm an answer.
+    /// Reads the same path once more, from the leader, to confirm a response.
     pub(super) async fn confirm<T>(
         &mut self,
         path: Option<&str>,
         decode: Decode<T>,
     ) -> Result<T, ConsulError> {
         let path = path.unwrap_or(&self.path);
-        let answer = self.shared.client.ask_leader(path, CONFIRM_LIMIT).await?;
-        self.filtered = answer.filtered;
-        // What is believed next is not the answer under judgement: that one is to be judged again
+        let response = self
+            .shared
+            .client
+            .get_from_leader(path, CONFIRM_LIMIT)
+            .await?;
+        self.filtered = response.filtered;
+        // What is believed next is not the response under judgement: that one is to be judged again
         // if it comes again.
         self.judged = None;
-        decoded(path, &answer, decode)
+        decoded(path, &response, decode)
     }
 
-    /// Whether Consul left something out of the last answer, confirming ones included, because of
+    /// Whether Consul left something out of the last response, confirming ones included, because of
     /// ACLs.
     pub(super) fn filtered(&self) -> bool {
         self.filtered
     }
 
-    /// The answer was believed. `useful`: it brought something for us.
+    /// The response was believed. `useful`: it brought something for us.
     pub(super) fn believed(&mut self, useful: bool) {
         self.held = false;
         self.believed = self.judged;
@@ -248,30 +254,33 @@ impl Poller {
         self.shared.succeeded(&self.label, !self.unlisted);
     }
 
-    /// The answer was not believed: says why, and looks more often until it is.
+    /// The response was not believed: says why, and looks more often until it is.
     pub(super) fn held(&mut self, error: &ConsulError) {
         self.held = true;
         self.believed = None;
         self.shared.failed(&self.label, error);
     }
 
-    /// What the answer said could not be confirmed: waits a little, and makes the next read an
-    /// unconditional one, so that the watch sees what else changes while there is nobody to confirm
-    /// the loss.
+    /// What the response said could not be confirmed: waits a little, and makes the next read an
+    /// unconditional one, so that the watch sees what else changes while no server can confirm the
+    /// loss.
     pub(super) async fn unconfirmed(&mut self, what: String, error: &ConsulError) {
         let error = ConsulError::Unconfirmed {
             what,
             reason: error.to_string(),
         };
         self.shared.failed(&self.label, &error);
-        // When nobody takes updates any more, the next one that is sent tells.
-        let _ = self.shared.roll_call(|roll| roll.failed(&self.label)).await;
+        // When nothing takes updates any more, sending the next one fails.
+        let _ = self
+            .shared
+            .update_sync(|sync| sync.failed(&self.label))
+            .await;
         self.position.forget();
         let pause = self.doubts.failed(&mut self.rng);
         self.rest(pause).await;
     }
 
-    /// Notes a failure and waits as long as it asks for. A reload ends the wait.
+    /// Notes a failure and waits as long as it demands. A reload ends the wait.
     pub(super) async fn failed(&mut self, error: &ConsulError) {
         self.shared.failed(&self.label, error);
         self.forget();
@@ -282,8 +291,11 @@ impl Poller {
             // The next dial is held back for all watches together.
             return;
         }
-        // When nobody takes updates any more, the next one that is sent tells.
-        let _ = self.shared.roll_call(|roll| roll.failed(&self.label)).await;
+        // When nothing takes updates any more, sending the next one fails.
+        let _ = self
+            .shared
+            .update_sync(|sync| sync.failed(&self.label))
+            .await;
         let backoff = self.backoff.failed(&mut self.rng).min(self.sentinel());
         if let ConsulError::Status { agent, .. } = error
             && self.label.is_empty()
@@ -308,7 +320,7 @@ impl Poller {
         }
     }
 
-    /// Rests, but no longer than until Consul answers again, or another watch reads again: what
+    /// Rests, but no longer than until Consul responds again, or another watch reads again: what
     /// made this watch fail so often may have gone with it.
     async fn rest_until_recovery(&mut self, pause: Duration) {
         let mut reachable = self.shared.client.recovered();
@@ -352,14 +364,14 @@ impl Poller {
                 return Turn::Block;
             };
             if !*self.scarce.borrow_and_update() || self.position.index().is_none() {
-                // The read that follows sees all that was told so far.
+                // The read that follows sees all that was reported so far.
                 notice.take();
                 return Turn::Block;
             }
             if self.held {
                 // It looks again often, and must not keep a connection meanwhile: there may be many
                 // like it.
-                let look_at = self.answered_at + self.sentinel();
+                let look_at = self.responded_at + self.sentinel();
                 tokio::select! {
                     change = notice.changed() => return Turn::Look { seen_at: Some(change.seen_at) },
                     () = sleep_until(look_at.into()) => return Turn::Look { seen_at: None },
@@ -373,7 +385,7 @@ impl Poller {
                 .get(self.looks)
                 .copied()
                 .unwrap_or_else(|| self.shared.look_every());
-            let look_at = self.answered_at + look_after.mul_f64(0.75 + self.rng.f64() / 2.0);
+            let look_at = self.responded_at + look_after.mul_f64(0.75 + self.rng.f64() / 2.0);
             tokio::select! {
                 change = notice.changed() => {
                     let seen_at = change.seen_at;
@@ -399,7 +411,7 @@ impl Poller {
         }
     }
 
-    /// The next read is unconditional, and its answer is judged whatever it is.
+    /// The next read is unconditional, and its response is judged whatever it is.
     fn forget(&mut self) {
         self.position.forget();
         self.believed = None;
@@ -413,7 +425,7 @@ impl Poller {
         self.pace.forget();
     }
 
-    /// One read. None: a reload ended it, or it told nothing new.
+    /// One read. None: a reload ended it, or it brought nothing new.
     async fn read<T>(&mut self, turn: Turn, decode: Decode<T>) -> Result<Option<T>, ConsulError> {
         let config = self.shared.config();
         let mode = if config.stale {
@@ -434,14 +446,14 @@ impl Poller {
         let block = wait.and_then(|wait| self.position.index().map(|index| Block { index, wait }));
         let yields = block.is_some() && turn == Turn::Block;
         let fetched = tokio::select! {
-            answer = fetch(&self.shared, &self.path, mode, block) => Some(answer?),
+            response = fetch(&self.shared, &self.path, mode, block) => Some(response?),
             _ = self.generation.changed() => None,
-            // The connection is needed for those that tell of changes.
+            // The connection is needed for those that report changes.
             Ok(_) = self.scarce.wait_for(|scarce| *scarce), if yields && self.notice.is_some() => return Ok(None),
-            // What hid an answer from this watch may have gone for all of them.
+            // What hid a response from this watch may have gone for all of them.
             () = recovery(&mut self.recovered), if self.held => None,
         };
-        let Some(answer) = fetched else {
+        let Some(response) = fetched else {
             self.start_over();
             return Ok(None);
         };
@@ -451,26 +463,26 @@ impl Poller {
             | Turn::Look {
                 seen_at: Some(seen_at),
             } => seen_at,
-            Turn::Block if answer.early && answer.held > HELD_MIN => now,
-            Turn::Block | Turn::Look { seen_at: None } => self.answered_at,
+            Turn::Block if response.early && response.held > HELD_MIN => now,
+            Turn::Block | Turn::Look { seen_at: None } => self.responded_at,
         };
-        self.answered_at = now;
-        self.pace.received(now, answer.body.len());
-        if self.label.is_empty() && (answer.early || block.is_none()) {
+        self.responded_at = now;
+        self.pace.received(now, response.body.len());
+        if self.label.is_empty() && (response.early || block.is_none()) {
             // Any instance that came, went or changed, though the list may read the same as before.
             self.shared.notices.list_woken();
         }
-        let answer = self.bound_staleness(answer, mode, config.max_stale).await;
-        self.filtered = answer.filtered;
-        let digest = Some(self.digest.hash_one(&answer.body));
+        let response = self.bound_staleness(response, mode, config.max_stale).await;
+        self.filtered = response.filtered;
+        let digest = Some(self.digest.hash_one(&response.body));
         let value = if digest == self.believed {
             None
         } else {
-            Some(decoded(&self.path, &answer, decode)?)
+            Some(decoded(&self.path, &response, decode)?)
         };
         self.judged = digest;
         self.backoff.succeeded();
-        match self.position.advance(answer.index, answer.early) {
+        match self.position.advance(response.index, response.early) {
             Next::After(pause) => self.pause = pause,
             Next::Stuck => self.pace.judged(Outcome::Stuck),
             Next::Now => {}
@@ -481,20 +493,30 @@ impl Poller {
         Ok(value)
     }
 
-    /// An answer that is too old is replaced by the leader's, if there is a leader; else it is the
+    /// A response that is too old is replaced by the leader's, if there is a leader; else it is the
     /// best there is.
-    async fn bound_staleness(&self, answer: Answer, mode: Mode, max_stale: Duration) -> Answer {
-        let stale =
-            mode == Mode::Stale && too_stale(answer.last_contact, answer.known_leader, max_stale);
+    async fn bound_staleness(
+        &self,
+        response: ConsulResponse,
+        mode: Mode,
+        max_stale: Duration,
+    ) -> ConsulResponse {
+        let stale = mode == Mode::Stale
+            && too_stale(response.last_contact, response.known_leader, max_stale);
         if !stale || self.shared.is_leaderless(Instant::now()) {
-            return answer;
+            return response;
         }
-        match self.shared.client.ask_leader(&self.path, FRESH_LIMIT).await {
+        match self
+            .shared
+            .client
+            .get_from_leader(&self.path, FRESH_LIMIT)
+            .await
+        {
             Ok(fresh) => fresh,
             Err(error) => {
                 self.shared.count(&error);
                 self.shared.note_leaderless(Instant::now());
-                answer
+                response
             }
         }
     }
@@ -523,7 +545,7 @@ async fn fetch(
     path: &str,
     mode: Mode,
     block: Option<Block>,
-) -> Result<Answer, ConsulError> {
+) -> Result<ConsulResponse, ConsulError> {
     // The semaphore is never closed; without a permit there would merely be no bound.
     let _permit = if block.is_none() {
         shared.first_reads.acquire().await.ok()
@@ -533,8 +555,8 @@ async fn fetch(
     shared.client.get(path, mode, block).await
 }
 
-fn decoded<T>(path: &str, answer: &Answer, decode: Decode<T>) -> Result<T, ConsulError> {
-    decode(&answer.body).map_err(|error| ConsulError::Decode {
+fn decoded<T>(path: &str, response: &ConsulResponse, decode: Decode<T>) -> Result<T, ConsulError> {
+    decode(&response.body).map_err(|error| ConsulError::Decode {
         path: path.to_owned(),
         reason: error.to_string(),
     })

@@ -4,10 +4,10 @@
 //! acquire ── permit (room in all connections together; first come, first served)
 //!         └─ a connection with room ── else dial one, one dial at a time
 //! ```
-//! Because only one dial runs at a time and whoever waited for it looks again before dialling, a
-//! thousand watches that start together open exactly as many connections as their streams need. A
-//! failed dial is the answer to everybody who waited for it, and the next one is held back by one
-//! backoff shared by all.
+//! Because only one dial runs at a time and each request that waited for it looks again before
+//! dialling, a thousand watches that start together open exactly as many connections as their
+//! streams need. A failed dial fails every request that waited for it, and the next one is held
+//! back by one backoff shared by all.
 //!
 //! How many requests fit is known once an agent has chosen the protocol: `max_connections` over
 //! HTTP/1.1, [`STREAMS_MAX`] times that over HTTP/2. Until then the scheme of the address is the
@@ -26,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::dial::{Connection, Fate, Granted, STREAMS_MAX, dial};
+use super::dial::{CloseReason, Connection, STREAMS_MAX, StreamLimit, dial};
 use super::error::ConsulError;
 use super::grant::Grant;
 use super::room::Room;
@@ -47,7 +47,7 @@ pub(super) struct Pool {
     surplus: AtomicUsize,
     room: Arc<Room>,
     multiplexed: AtomicBool,
-    /// A dial failed, and nothing was answered since.
+    /// A dial failed, and no response came since.
     unreachable: AtomicBool,
     /// Moves when that ends.
     recovered: watch::Sender<u64>,
@@ -97,7 +97,7 @@ struct Dialer {
 struct Multiplexed {
     sender: http2::SendRequest<Full<Bytes>>,
     streams: Arc<AtomicUsize>,
-    granted: Granted,
+    stream_limit: StreamLimit,
     link: Link,
 }
 
@@ -113,8 +113,8 @@ struct Link {
     agent: Agent,
     settings: Arc<Settings>,
     generation: u64,
-    fate: Fate,
-    /// Something was answered on it.
+    close_reason: CloseReason,
+    /// A response came on it.
     proven: Arc<AtomicBool>,
     opened_at: Instant,
     /// Its end was counted.
@@ -122,8 +122,8 @@ struct Link {
 }
 
 impl Link {
-    /// Whether it may be one that the agent does not grant: just opened, and nothing was answered
-    /// on it.
+    /// Whether it may be one that the agent does not grant: just opened, and without a response so
+    /// far.
     fn is_fresh(&self) -> bool {
         !self.proven.load(Relaxed) && self.opened_at.elapsed() < FRESH
     }
@@ -183,7 +183,7 @@ impl Pool {
         }
     }
 
-    /// Who shares these connections.
+    /// How these connections are shared.
     pub(super) fn room(&self) -> &Arc<Room> {
         &self.room
     }
@@ -202,19 +202,19 @@ impl Pool {
         self.state().settings.broken.is_some()
     }
 
-    /// Who reads at present.
+    /// Which reader these connections belong to at present.
     pub(super) fn reader(&self) -> Reader {
         self.state().settings.reader()
     }
 
-    /// Goes on with the next agent, where there is one, unless somebody else did since this lease
+    /// Goes on with the next agent, where there is one, unless another request did since this lease
     /// was taken: many requests fail together when an agent freezes, and the second must not lead
     /// back to it.
     pub(super) fn leave(&self, lease: &Lease<'_>) {
         self.leave_if(|state| state.generation == lease.link.generation);
     }
 
-    /// The same for an agent of this name, as errors tell it.
+    /// The same for an agent of this name, as in errors.
     pub(super) fn leave_agent(&self, name: &str) {
         self.leave_if(|state| state.settings.agents[state.agent].name == name);
     }
@@ -227,9 +227,9 @@ impl Pool {
         }
     }
 
-    /// Something was answered. Only an answer shows that an agent is back: one that takes
-    /// connections just to end them must not make every watch start over with each.
-    pub(super) fn answered(&self, lease: &Lease<'_>) {
+    /// A response came. Only a response shows that an agent is back: one that takes connections
+    /// just to end them must not make every watch start over with each.
+    pub(super) fn responded(&self, lease: &Lease<'_>) {
         if self.unreachable.load(Relaxed) && self.unreachable.swap(false, Relaxed) {
             self.recovered.send_modify(|times| *times += 1);
         }
@@ -247,7 +247,7 @@ impl Pool {
     }
 
     /// Whether this lease failed because the agent grants no more connections: it was closed before
-    /// anything was answered on it, while others are open. Then fewer are used from now on, and the
+    /// a response came on it, while others are open. Then fewer are used from now on, and the
     /// request may be sent again.
     pub(super) fn is_refusal(&self, lease: &Lease<'_>, error: &ConsulError) -> bool {
         let refused =
@@ -277,10 +277,10 @@ impl Pool {
             return false;
         }
         let before = state.grant.limit();
-        let told = state.grant.refused(others, Instant::now());
+        let is_news = state.grant.refused(others, Instant::now());
         let now = state.grant.limit();
         drop(state);
-        if told {
+        if is_news {
             warn!(
                 agent = agent.name,
                 connections = now,
@@ -331,7 +331,7 @@ impl Pool {
         });
     }
 
-    /// Changes with the first answer after dials that failed.
+    /// Changes with the first response after dials that failed.
     pub(super) fn recovered(&self) -> watch::Receiver<u64> {
         self.recovered.subscribe()
     }
@@ -339,7 +339,7 @@ impl Pool {
     /// Waits for room and for a connection.
     ///
     /// # Errors
-    /// What dialling said; everybody who waited for that dial gets the same.
+    /// Of the dial; all requests that waited for it get the same error.
     pub(super) async fn acquire(&self) -> Result<Lease<'_>, ConsulError> {
         let began = Instant::now();
         'room: loop {
@@ -384,7 +384,7 @@ impl Pool {
         }
     }
 
-    /// Dials, unless somebody else did while this one waited for its turn.
+    /// Dials, unless another request did while this one waited for its turn.
     async fn open_one(&self, began: Instant, multiplexed: bool) -> Result<(), ConsulError> {
         let mut dialer = self.dialer.lock().await;
         if self.multiplexed.load(Relaxed) != multiplexed
@@ -548,29 +548,29 @@ impl State {
     fn add(&mut self, connection: Connection, agent: Agent) -> bool {
         self.failed = None;
         let (settings, generation) = (self.settings.clone(), self.generation);
-        let link = |fate| Link {
+        let link = |close_reason| Link {
             agent,
             settings,
             generation,
-            fate,
+            close_reason,
             proven: Arc::default(),
             opened_at: Instant::now(),
             lost: Arc::default(),
         };
         match connection {
-            Connection::Http2(sender, granted, fate) => {
+            Connection::Http2(sender, stream_limit, close_reason) => {
                 self.http2.push(Multiplexed {
                     sender,
                     streams: Arc::default(),
-                    granted,
-                    link: link(fate),
+                    stream_limit,
+                    link: link(close_reason),
                 });
                 true
             }
-            Connection::Http1(sender, fate) => {
+            Connection::Http1(sender, close_reason) => {
                 self.idle.push(Single {
                     sender,
-                    link: link(fate),
+                    link: link(close_reason),
                     since: Instant::now(),
                 });
                 self.http1_open += 1;
@@ -600,7 +600,7 @@ impl State {
 
 impl Multiplexed {
     fn has_room(&self) -> bool {
-        self.streams.load(Relaxed) < self.granted.load(Relaxed)
+        self.streams.load(Relaxed) < self.stream_limit.load(Relaxed)
     }
 }
 
@@ -621,11 +621,11 @@ impl Lease<'_> {
     }
 
     /// Why the connection ended, when that is known.
-    pub(super) fn fate(&self) -> Option<Arc<hyper::Error>> {
-        self.link.fate.get().cloned()
+    pub(super) fn close_reason(&self) -> Option<Arc<hyper::Error>> {
+        self.link.close_reason.get().cloned()
     }
 
-    /// Sends the request and waits for the head of the answer.
+    /// Sends the request and waits for the head of the response.
     pub(super) async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -638,7 +638,7 @@ impl Lease<'_> {
         }
     }
 
-    /// The answer was read to its end: an HTTP/1.1 connection may carry the next request.
+    /// The response was read to its end: an HTTP/1.1 connection may carry the next request.
     pub(super) async fn finish(mut self) {
         let Wire::Http1(sender) = &mut self.wire else {
             return;
@@ -716,8 +716,8 @@ mod tests {
             [one.agent(), other.agent(), next.agent()].map(|agent| &agent.name),
             [&names[0], &names[0], &names[1]]
         );
-        // The second is no better: back to the first, where the old leases have nothing more to
-        // say.
+        // The second does not help either: back to the first, where the old leases have no more
+        // effect.
         pool.leave(&next);
         pool.leave(&one);
         assert_eq!(pool.acquire().await.unwrap().agent().name, names[0]);

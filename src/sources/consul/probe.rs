@@ -13,7 +13,7 @@ use super::catalog::retain_own;
 use super::client::{Client, Mode};
 use super::dial::{connect, handshake, resolve};
 use super::error::{ConsulError, alert, chain};
-use super::guard::{Sight, routed, sight};
+use super::guard::{Visibility, routed, sight};
 use super::hint::hint;
 use super::mesh::not_a_target;
 use super::rights::{Token, of_token};
@@ -28,8 +28,8 @@ use crate::sources::probe_step::ProbeStep;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most routed services whose instances are looked at.
 const SERVICES_MAX: usize = 1000;
-/// Asks for the parts of the service mesh alone: `Service.Kind != "" or Service.Connect.Native ==
-/// true`.
+/// Limits a response to the parts of the service mesh: `Service.Kind != "" or
+/// Service.Connect.Native == true`.
 const MESH_ONLY: &str =
     "filter=Service.Kind%20!%3D%20%22%22%20or%20Service.Connect.Native%20%3D%3D%20true";
 /// How long an agent may take to refuse a client certificate after the handshake.
@@ -115,9 +115,9 @@ async fn attempt(
     steps.note(name, leader)?;
     if agent.is_tls() {
         let shown = if config.has_certificate() {
-            "client certificate accepted or not asked for"
+            "client certificate accepted or not requested"
         } else {
-            "no client certificate asked for"
+            "no client certificate requested"
         };
         steps.good("tls", format!("{}: handshake done, {shown}", agent.name));
     }
@@ -159,8 +159,8 @@ async fn reach(settings: &Settings, agent: &Agent, steps: &mut Steps) -> Option<
 }
 
 /// With TLS 1.3 the agent judges the client certificate after the client's side of the handshake is
-/// done. Whoever writes first may lose the alert to a broken pipe, so this only reads: over HTTP/2
-/// the agent speaks first, and silence is what an HTTP/1.1 server does that is content.
+/// done. A client that writes first may lose the alert to a broken pipe, so this only reads: over
+/// HTTP/2 the agent speaks first, and silence is what an HTTP/1.1 server does that is content.
 async fn first_byte(agent: &Agent, mut stream: TlsStream<TcpStream>) -> Result<(), ConsulError> {
     let broken = |reason, alert| ConsulError::Transport {
         agent: agent.name.clone(),
@@ -187,12 +187,12 @@ async fn token(
         );
         return Some(false);
     }
-    let answer = client
+    let response = client
         .get("/v1/acl/token/self", Mode::Default, None)
         .await
-        .map(|answer| answer.body);
-    let has_policies = matches!(of_token(answer.clone()), Ok(Token::Useful));
-    let step = match answer {
+        .map(|response| response.body);
+    let has_policies = matches!(of_token(response.clone()), Ok(Token::Useful));
+    let step = match response {
         Ok(_) if has_policies => ProbeStep::good("token", "known to Consul"),
         Ok(_) => ProbeStep::good("token", "known to Consul, without any policy or role"),
         Err(ConsulError::Status {
@@ -227,26 +227,26 @@ async fn first_read(
     steps: &mut Steps,
 ) -> Option<()> {
     let read = client.get(SERVICES, Mode::Stale, None).await;
-    let list = read.and_then(|answer| {
-        decode_services(&answer.body).map_err(|error| ConsulError::Decode {
+    let list = read.and_then(|response| {
+        decode_services(&response.body).map_err(|error| ConsulError::Decode {
             path: SERVICES.to_owned(),
             reason: error.to_string(),
         })
     });
     let list = steps.note("first read", list)?;
     let routed = routed(&list, tag_prefix);
-    if sight(&list) == Sight::Nothing && has_policies {
+    if sight(&list) == Visibility::Nothing && has_policies {
         let detail = "no service is listed: none is registered that the token may read. \
                       If that is wrong, its policies lack service_prefix read";
         steps.good("first read", detail);
         return Some(());
     }
-    if sight(&list) == Sight::Nothing {
-        let what = "the catalog: Consul answered 200 with an empty list".to_owned();
+    if sight(&list) == Visibility::Nothing {
+        let what = "the catalog: Consul responded 200 with an empty list".to_owned();
         steps.bad("first read", &ConsulError::Rights { what });
         return None;
     }
-    // Rights on services without rights on nodes give a full list and empty answers.
+    // Rights on services without rights on nodes give a full list and empty responses.
     if let Some(name) = routed
         .first()
         .cloned()
@@ -256,8 +256,8 @@ async fn first_read(
         let read = client
             .get(&path, Mode::Stale, None)
             .await
-            .and_then(|answer| {
-                watch::decode(&answer.body).map_err(|error| ConsulError::Decode {
+            .and_then(|response| {
+                watch::decode(&response.body).map_err(|error| ConsulError::Decode {
                     path: path.clone(),
                     reason: error.to_string(),
                 })
@@ -268,7 +268,7 @@ async fn first_read(
             return None;
         }
     }
-    let part = if sight(&list) == Sight::Part {
+    let part = if sight(&list) == Visibility::Part {
         "; the token sees some services only"
     } else {
         ""
@@ -296,10 +296,10 @@ async fn left_out(client: &Client, routed: BTreeSet<ServiceName>) -> Option<Stri
         .take(SERVICES_MAX)
     {
         let path = format!("{}?{MESH_ONLY}", watch::path(name));
-        let Ok(answer) = client.get(&path, Mode::Stale, None).await else {
+        let Ok(response) = client.get(&path, Mode::Stale, None).await else {
             continue;
         };
-        let Ok(mut entries) = watch::decode(&answer.body) else {
+        let Ok(mut entries) = watch::decode(&response.body) else {
             continue;
         };
         retain_own(name, &mut entries);
@@ -333,7 +333,8 @@ async fn left_out(client: &Client, routed: BTreeSet<ServiceName>) -> Option<Stri
     })
 }
 
-/// Older agents answer plain HTTP on a TLS port with a TLS alert, which no HTTP parser understands.
+/// Older agents respond to plain HTTP on a TLS port with a TLS alert, which no HTTP parser
+/// understands.
 fn misnamed_scheme(error: ConsulError) -> ConsulError {
     match error {
         ConsulError::Transport {
@@ -343,7 +344,7 @@ fn misnamed_scheme(error: ConsulError) -> ConsulError {
         } if agent.starts_with("http://") && reason.contains("invalid HTTP") => {
             ConsulError::Transport {
                 agent,
-                reason: format!("{reason}: the answer is not HTTP (a TLS port?)"),
+                reason: format!("{reason}: the response is not HTTP (a TLS port?)"),
                 alert,
             }
         }

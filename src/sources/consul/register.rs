@@ -29,12 +29,12 @@ use super::shared::Shared;
 use super::wire::SEGMENT;
 use crate::config::RegisterConfig;
 use crate::sources::backoff::Backoff;
-use crate::sources::registration::{self, Announcement, Whereabouts};
+use crate::sources::registration::{self, AdvertisedAddress, Announcement};
 use crate::system::vital;
 
-/// How often a registration is looked at. The agent answers from memory.
+/// How often a registration is looked at. The agent has it in memory.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How often a registration is told that we live.
+/// How often a registration is reported alive.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// After how long without a report the agent calls us critical (`TTL`), and then removes the
 /// registration.
@@ -47,7 +47,7 @@ const MARK: &str = "lb-process";
 
 /// A registration that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registration {
+pub(crate) struct Registration {
     id: String,
     name: String,
     /// What the agent is sent, but for the mark.
@@ -57,7 +57,7 @@ pub struct Registration {
 impl Registration {
     /// The service `name` at this place, with the checks of `config`.
     #[must_use]
-    pub fn new(name: &str, config: &RegisterConfig, at: &Whereabouts) -> Self {
+    pub(crate) fn new(name: &str, config: &RegisterConfig, at: &AdvertisedAddress) -> Self {
         let id = format!("{name}-{}-{}", at.hostname, at.address.port());
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let body = json!({
@@ -89,12 +89,6 @@ impl Registration {
             body,
         }
     }
-
-    /// The name it is found under in the catalog.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
 }
 
 fn report_check(id: &str) -> String {
@@ -103,7 +97,7 @@ fn report_check(id: &str) -> String {
 
 /// Keeps registrations. Ends when dropped, and leaves what is registered to its checks.
 #[derive(Debug)]
-pub struct Registrar {
+pub(crate) struct Registrar {
     wanted: watch::Sender<Arc<[Registration]>>,
     held: watch::Receiver<usize>,
     task: JoinHandle<()>,
@@ -130,7 +124,7 @@ impl Registrar {
     }
 
     /// These are wanted from now on, and no others.
-    pub fn set(&self, wanted: Vec<Registration>) {
+    pub(crate) fn set(&self, wanted: Vec<Registration>) {
         self.wanted.send_if_modified(|present| {
             let differs = **present != *wanted;
             if differs {
@@ -141,7 +135,7 @@ impl Registrar {
     }
 
     /// Removes all of them; returns after `limit` at the latest, and whether nothing is left.
-    pub async fn withdraw(&self, limit: Duration) -> bool {
+    pub(crate) async fn withdraw(&self, limit: Duration) -> bool {
         self.set(Vec::new());
         let mut held = self.held.clone();
         let empty = held.wait_for(|count| *count == 0);
@@ -175,7 +169,7 @@ struct Keeper {
     /// How many those are: nothing is promised to be gone before it is.
     count: watch::Sender<usize>,
     backoff: Backoff,
-    /// Kind of the failure that was told last.
+    /// Kind of the failure that was logged last.
     failing: Option<&'static str>,
 }
 
@@ -342,13 +336,13 @@ impl Keeper {
 
     async fn owner(&self, id: &str) -> Result<Owner, ConsulError> {
         let path = format!("/v1/agent/service/{}", encoded(id));
-        let answer = match self.shared.client.get(&path, Mode::Default, None).await {
-            Ok(answer) => answer,
+        let response = match self.shared.client.get(&path, Mode::Default, None).await {
+            Ok(response) => response,
             Err(ConsulError::Status { code: 404, .. }) => return Ok(Owner::Nobody),
             Err(error) => return Err(error),
         };
         let found: Found =
-            serde_json::from_slice(&answer.body).map_err(|error| ConsulError::Decode {
+            serde_json::from_slice(&response.body).map_err(|error| ConsulError::Decode {
                 path,
                 reason: error.to_string(),
             })?;
@@ -394,8 +388,8 @@ fn encoded(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn at(address: &str, scheme: &'static str) -> Whereabouts {
-        Whereabouts {
+    fn at(address: &str, scheme: &'static str) -> AdvertisedAddress {
+        AdvertisedAddress {
             address: address.parse().unwrap(),
             scheme,
             hostname: "box".to_owned(),
@@ -412,7 +406,7 @@ mod tests {
         };
         let registration = Registration::new("fabio", &config, &at("10.0.0.1:9998", "http"));
         assert_eq!(
-            (&*registration.id, registration.name()),
+            (&*registration.id, &*registration.name),
             ("fabio-box-9998", "fabio")
         );
         let body = &registration.body;

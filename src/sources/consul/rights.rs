@@ -1,10 +1,10 @@
-//! What tells a token that may not see a service from a service that is not registered.
+//! How to tell a service that the token may not see from one that is not registered.
 //!
-//! Consul answers both with 200 and less than there is. These tell them apart, each asked of the
-//! leader:
+//! Consul's response to both is a 200 with less than there is. These requests to the leader tell
+//! them apart:
 //!
 //! - `X-Consul-Results-Filtered-By-ACLs: true` (Consul 1.11, for requests with a token): entries
-//!   were left out of the answer. Absent it means nothing, unless it is known that it would be
+//!   were left out of the response. Absent it means nothing, unless it is known that it would be
 //!   sent.
 //! - `/v1/config/service-defaults/NAME` (Consul 1.5) needs `service:read` on the name, and says 403
 //!   without it, 404 where there is no such entry. `/v1/coordinate/node/NODE` does the same for
@@ -14,7 +14,7 @@
 //! - `/v1/acl/token/self`: 403 when the token is unknown. That it exists does not say what it may
 //!   read.
 //!
-//! The judgements are pure; below them stands what is asked, and in which order.
+//! The judgements are pure; below them stands what is requested, and in which order.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use serde::Deserialize;
 use tracing::debug;
 
 use super::error::ConsulError;
-use super::guard::{CONSUL, Sight};
+use super::guard::{CONSUL, Visibility};
 use super::keys;
 use super::shared::Shared;
 use super::wire::SEGMENT;
@@ -36,15 +36,15 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// What a token may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rights {
-    /// It has the right that was asked about.
+    /// It has the right.
     Granted,
     /// It has not.
     Denied,
-    /// Nothing that could be asked tells.
+    /// No request tells.
     Unknown,
 }
 
-/// What became of a service that an answer lacks.
+/// What became of a service that a response lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Absence {
     /// It is not registered any more.
@@ -55,16 +55,17 @@ pub(super) enum Absence {
     Unknown(String),
 }
 
-/// What two confirmed answers show of a service that is missing.
+/// What two confirmed responses show of a service that is missing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Evidence {
     /// What the list shows of the catalog.
-    pub(super) sight: Sight,
+    pub(super) sight: Visibility,
     /// `consul` was listed before for the same reader.
     pub(super) seen_whole: bool,
     /// Consul says that it left something out of the list.
     pub(super) list_filtered: bool,
-    /// Consul says that it left something out of the health answer; none: it was not asked for one.
+    /// Consul says that it left something out of the health response; none: there was no such
+    /// request.
     pub(super) health_filtered: Option<bool>,
 }
 
@@ -82,14 +83,15 @@ impl Evidence {
     }
 }
 
-/// Whether the answer about a configuration entry shows the right to read the service of that name.
-fn of_service(answer: Result<Bytes, ConsulError>) -> Result<Rights, ConsulError> {
+/// Whether the response about a configuration entry shows the right to read the service of that
+/// name.
+fn of_service(response: Result<Bytes, ConsulError>) -> Result<Rights, ConsulError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Entry {
         kind: String,
     }
-    match answer {
+    match response {
         Ok(body) => {
             let entry = serde_json::from_slice::<Entry>(&body);
             Ok(
@@ -107,9 +109,9 @@ fn of_service(answer: Result<Bytes, ConsulError>) -> Result<Rights, ConsulError>
     }
 }
 
-/// Whether the answer about a node's coordinates shows the right to read the node.
-fn of_node(answer: Result<Bytes, ConsulError>) -> Result<Rights, ConsulError> {
-    match answer {
+/// Whether the response about a node's coordinates shows the right to read the node.
+fn of_node(response: Result<Bytes, ConsulError>) -> Result<Rights, ConsulError> {
+    match response {
         // Those of a node that is not known are not found, with an empty body; with another, it is
         // not Consul that says so.
         Err(ConsulError::Status {
@@ -154,8 +156,8 @@ pub(super) enum Token {
     Unknown,
 }
 
-/// Reads the answer of `/v1/acl/token/self`.
-pub(super) fn of_token(answer: Result<Bytes, ConsulError>) -> Result<Token, ConsulError> {
+/// Reads the response of `/v1/acl/token/self`.
+pub(super) fn of_token(response: Result<Bytes, ConsulError>) -> Result<Token, ConsulError> {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "PascalCase", default)]
     struct Known {
@@ -175,7 +177,7 @@ pub(super) fn of_token(answer: Result<Bytes, ConsulError>) -> Result<Token, Cons
         #[serde(deserialize_with = "null_is_default")]
         rules: String,
     }
-    match answer {
+    match response {
         Ok(body) => Ok(match serde_json::from_slice::<Known>(&body) {
             Ok(token) if token.accessor.is_empty() => Token::Unknown,
             Ok(token) => {
@@ -206,16 +208,16 @@ pub(super) fn of_token(answer: Result<Bytes, ConsulError>) -> Result<Token, Cons
     }
 }
 
-async fn ask(shared: &Shared, path: &str) -> Result<Bytes, ConsulError> {
-    let answer = shared.client.ask_leader(path, LIMIT).await;
-    debug!(path, ok = answer.is_ok(), "Consul: asked about rights");
-    Ok(answer?.body)
+async fn read(shared: &Shared, path: &str) -> Result<Bytes, ConsulError> {
+    let response = shared.client.get_from_leader(path, LIMIT).await;
+    debug!(path, ok = response.is_ok(), "Consul: looked up rights");
+    Ok(response?.body)
 }
 
 /// Whether the token may read the service of this name.
 pub(super) async fn to_service(shared: &Shared, name: &str) -> Result<Rights, ConsulError> {
     of_service(
-        ask(
+        read(
             shared,
             &format!(
                 "/v1/config/service-defaults/{}",
@@ -229,7 +231,7 @@ pub(super) async fn to_service(shared: &Shared, name: &str) -> Result<Rights, Co
 /// Whether the token may read the node of this name.
 pub(super) async fn to_node(shared: &Shared, name: &str) -> Result<Rights, ConsulError> {
     of_node(
-        ask(
+        read(
             shared,
             &format!("/v1/coordinate/node/{}", utf8_percent_encode(name, SEGMENT)),
         )
@@ -240,7 +242,7 @@ pub(super) async fn to_node(shared: &Shared, name: &str) -> Result<Rights, Consu
 /// Whether the token may read the key of this name: a read of a single key is refused and not
 /// filtered.
 pub(super) async fn to_key(shared: &Shared, key: &str) -> Result<Rights, ConsulError> {
-    ask(shared, &keys::of(key))
+    read(shared, &keys::of(key))
         .await
         .map(|_| Rights::Granted)
         .or_else(refused)
@@ -248,7 +250,7 @@ pub(super) async fn to_key(shared: &Shared, key: &str) -> Result<Rights, ConsulE
 
 /// What Consul knows of the token itself.
 pub(super) async fn token(shared: &Shared) -> Result<Token, ConsulError> {
-    of_token(ask(shared, "/v1/acl/token/self").await)
+    of_token(read(shared, "/v1/acl/token/self").await)
 }
 
 /// Why a list without `consul` is what it is.
@@ -276,21 +278,21 @@ fn unexplained() -> ConsulError {
 /// Whether a list can be what there is for this token. `known`: services were listed before.
 pub(super) async fn accept_list(
     shared: &Shared,
-    sight: Sight,
+    sight: Visibility,
     seen_whole: bool,
     known: bool,
 ) -> Result<(), ConsulError> {
     match sight {
-        Sight::Whole => return Ok(()),
-        Sight::Part if !seen_whole => return Ok(()),
-        Sight::Part | Sight::Nothing => {}
+        Visibility::Whole => return Ok(()),
+        Visibility::Part if !seen_whole => return Ok(()),
+        Visibility::Part | Visibility::Nothing => {}
     }
     if without_consul(shared, seen_whole).await? == Rights::Granted {
         return Err(unexplained());
     }
-    if sight == Sight::Nothing && !known {
-        // Nothing to ask about by name: is it a token for services that are not registered yet, or
-        // one for nothing?
+    if sight == Visibility::Nothing && !known {
+        // No name to look up: is it a token for services that are not registered yet, or one for
+        // nothing?
         let scoped = shared.config().is_scoped();
         match token(shared).await? {
             Token::Useful => {}
@@ -313,7 +315,7 @@ pub(super) async fn absence(
     let Evidence {
         sight, seen_whole, ..
     } = evidence;
-    if sight != Sight::Whole && without_consul(shared, seen_whole).await? == Rights::Granted {
+    if sight != Visibility::Whole && without_consul(shared, seen_whole).await? == Rights::Granted {
         return Ok(Absence::Hidden(
             "the catalog (`consul` is not listed)".to_owned(),
         ));
@@ -323,7 +325,7 @@ pub(super) async fn absence(
         Rights::Granted => Absence::Gone,
         Rights::Denied => hidden(),
         // Something is listed, so the token has rights of some kind.
-        Rights::Unknown if sight != Sight::Nothing => Absence::Gone,
+        Rights::Unknown if sight != Visibility::Nothing => Absence::Gone,
         Rights::Unknown => match token(shared).await? {
             Token::Useless => hidden(),
             Token::AclsOff => Absence::Gone,
@@ -387,14 +389,14 @@ mod tests {
             (body("{}"), Some(Rights::Unknown)),
             (body("[]"), Some(Rights::Unknown)),
             (body("<html>"), Some(Rights::Unknown)),
-            // To be asked again.
+            // To be tried again.
             (status(500, "No cluster leader"), None),
             (status(429, "slow down"), None),
             (timeout, None),
         ];
-        for (answer, expected) in cases {
-            let shown = format!("{answer:?}");
-            assert_eq!(of_service(answer).ok(), expected, "{shown}");
+        for (response, expected) in cases {
+            let shown = format!("{response:?}");
+            assert_eq!(of_service(response).ok(), expected, "{shown}");
         }
     }
 
@@ -412,9 +414,9 @@ mod tests {
             (body("{}"), Some(Rights::Unknown)),
             (status(500, "No cluster leader"), None),
         ];
-        for (answer, expected) in cases {
-            let shown = format!("{answer:?}");
-            assert_eq!(of_node(answer).ok(), expected, "{shown}");
+        for (response, expected) in cases {
+            let shown = format!("{response:?}");
+            assert_eq!(of_node(response).ok(), expected, "{shown}");
         }
     }
 
@@ -448,16 +450,16 @@ mod tests {
             (body(r#"{"consul":[]}"#), Some(Token::Unknown)),
             (status(500, "No cluster leader"), None),
         ];
-        for (answer, expected) in cases {
-            let shown = format!("{answer:?}");
-            assert_eq!(of_token(answer).ok(), expected, "{shown}");
+        for (response, expected) in cases {
+            let shown = format!("{response:?}");
+            assert_eq!(of_token(response).ok(), expected, "{shown}");
         }
     }
 
     #[test]
     fn the_header_decides_where_it_is_known_to_be_sent() {
         let evidence = |list_filtered, health_filtered| Evidence {
-            sight: Sight::Nothing,
+            sight: Visibility::Nothing,
             seen_whole: false,
             list_filtered,
             health_filtered,

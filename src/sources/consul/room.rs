@@ -1,10 +1,10 @@
-//! Whether there is room for a blocking query per watched service, or only for a few that tell what
-//! changed.
+//! Whether there is room for a blocking query per watched service, or only for a few that report
+//! what changed.
 //!
 //! ```text
 //! slots (requests that fit at once)
 //! ├── enough for every watch, and SPARE           each service has a blocking query of its own
-//! ├── not enough, but FEED_MIN or more            few watches tell which services changed, which are then read (`feed`)
+//! ├── not enough, but FEED_MIN or more            few watches report which services changed, which are then read (`feed`)
 //! └── fewer than FEED_MIN                         watches take turns (`blocking::turn_wait`)
 //! ```
 //! Over HTTP/2 hundreds of requests share a connection, so the first case is the rule there. Over
@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-/// Slots kept free for reads that confirm an answer, and for the registration.
+/// Slots kept free for reads that confirm a response, and for the registration.
 pub(super) const SPARE: usize = 4;
-/// Fewest slots with which telling what changed works: four watches, one for a node, and some for
+/// Fewest slots with which reporting what changed works: four watches, one for a node, and some for
 /// reads.
 const FEED_MIN: usize = 8;
 /// Watches of services have to fit with this much to spare before they get blocking queries again.
@@ -36,7 +36,7 @@ struct Counts {
     services: usize,
     /// All others: they block in every case.
     others: usize,
-    /// Watches that tell which services changed: they come and go with the scarcity, and must not
+    /// Watches that report which services changed: they come and go with the scarcity, and must not
     /// decide about it.
     feed: usize,
     slots: usize,
@@ -91,7 +91,7 @@ impl Room {
         }
     }
 
-    /// Whether services have to wait until they are told of a change; changes with the counts.
+    /// Whether services have to wait until a change is reported; changes with the counts.
     pub(super) fn scarce(&self) -> watch::Receiver<bool> {
         self.scarce.subscribe()
     }
@@ -170,7 +170,7 @@ mod tests {
             (true, 16, 1, 20, true),
             (true, 8, 1, 20, true),
             (true, 7, 1, 20, false),
-            // Too few to tell anything.
+            // Too few to report anything.
             (false, 1000, 1, 7, false),
             (true, 1000, 1, 7, false),
             (false, 1000, 1, 8, true),

@@ -61,7 +61,6 @@ pub(super) enum Transport {
     Tcp {
         /// Name or IP address, without brackets.
         host: String,
-        /// Port.
         port: u16,
         /// `https`.
         tls: bool,
@@ -145,8 +144,8 @@ impl Settings {
     }
 }
 
-/// Who reads, and from where: what was seen of the catalog holds as long as this stays the same.
-/// Its debug form hides the token.
+/// Credentials and agents of a read: what was seen of the catalog holds as long as this stays the
+/// same. Its debug form hides the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reader {
     auth: Option<HeaderValue>,
@@ -156,7 +155,7 @@ pub(super) struct Reader {
 }
 
 impl Settings {
-    /// Who reads with these settings.
+    /// The reader with these settings.
     pub(super) fn reader(&self) -> Reader {
         Reader {
             auth: self.auth.clone(),
@@ -171,7 +170,7 @@ impl Agent {
     /// Parses `http://`, `https://` and `unix://`; a bare `host:port` means `http://`, as Consul's
     /// own tools read it. So does a path behind the port.
     pub(super) fn parse(address: &str) -> Result<Self, ConsulError> {
-        // Credentials in it are no business of a log.
+        // Credentials in it must not get into a log.
         let shown = if address.contains('@') {
             "(hidden)"
         } else {

@@ -13,9 +13,9 @@ use super::catalog::outputs;
 use super::client::Client;
 use super::error::ConsulError;
 use super::guard::Guard;
+use super::initial_sync::InitialSync;
 use super::notices::Notices;
-use super::roll::Roll;
-use super::trouble::Trouble;
+use super::outage::Outage;
 use super::wire::HealthEntry;
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
@@ -35,13 +35,13 @@ const FIRST_READS_MAX: usize = 64;
 const BUDGET: (u32, f64) = (1000, 500.0);
 /// One watch that reads again wakes the others no more often than this.
 const RECOVERIES_APART: Duration = Duration::from_millis(300);
-/// While services are read when they are told of, each is read this often all the same.
+/// While services are read when a change is reported, each is read this often all the same.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The same where an instance has to have a check, or one that passes is enough.
 const LOOK_EVERY_CHECKS: Duration = Duration::from_secs(10);
-/// The same while some changes are not told of.
+/// The same while some changes are not reported.
 const LOOK_EVERY_BLIND: Duration = Duration::from_secs(5);
-/// After a default read failed for want of a leader, stale answers are taken as they are for this
+/// After a default read failed for want of a leader, stale responses are taken as they are for this
 /// long.
 const LEADERLESS: Duration = Duration::from_secs(10);
 
@@ -49,7 +49,7 @@ const LEADERLESS: Duration = Duration::from_secs(10);
 pub(super) struct Shared {
     pub(super) client: Arc<Client>,
     pub(super) first_reads: Semaphore,
-    /// Who wants to know which services changed.
+    /// What changed, by service, for the watches.
     pub(super) notices: Arc<Notices>,
     config: Mutex<Arc<ConsulConfig>>,
     routing: Mutex<Arc<RoutingConfig>>,
@@ -58,26 +58,26 @@ pub(super) struct Shared {
     /// Moves when a watch reads again that could not.
     recovered: watch::Sender<u64>,
     recovered_at: Mutex<Option<Instant>>,
-    /// All changes are told of.
+    /// All changes are reported.
     complete: AtomicBool,
     guard: Mutex<Guard>,
     budget: Mutex<TokenBucket>,
     leaderless_until: Mutex<Option<Instant>>,
-    trouble: Mutex<Trouble>,
+    trouble: Mutex<Outage>,
     waiting: Mutex<Waiting>,
     metrics: Metrics,
     updates: mpsc::Sender<Update>,
 }
 
-/// Nobody takes updates any more: the source may end.
+/// Nothing takes updates any more: the source may end.
 #[derive(Debug)]
 pub(super) struct Closed;
 
-/// Who still has to answer before the source counts as synced.
+/// What still has to respond before the source counts as synced.
 enum Waiting {
     List,
-    For(Roll),
-    Nobody,
+    For(InitialSync),
+    Nothing,
 }
 
 impl Shared {
@@ -143,17 +143,17 @@ impl Shared {
         u32::try_from(lock(&self.trouble).failing()).unwrap_or(u32::MAX)
     }
 
-    /// Whether every change of a service is told of while blocking queries are scarce.
+    /// Whether every change of a service is reported while blocking queries are scarce.
     pub(super) fn set_complete(&self, complete: bool) {
         self.complete.store(complete, Relaxed);
     }
 
-    /// How often a service is read although nothing was told, while blocking queries are scarce.
+    /// How often a service is read without a reported change, while blocking queries are scarce.
     pub(super) fn look_every(&self) -> Duration {
         let complete = self.complete.load(Relaxed);
         match complete {
             false => LOOK_EVERY_BLIND,
-            // A check that is added and passes at once is not told of, and decides only here.
+            // A check that is added and passes at once is not reported, and decides only here.
             true => {
                 let rules = self.routing();
                 if rules.require_check || rules.checks_required != ChecksRequired::All {
@@ -202,7 +202,7 @@ impl Shared {
     }
 
     /// An instance is registered that cannot be dialled.
-    pub(super) fn tell_left_out(&self, service: &ServiceName, id: &InstanceId, reason: &str) {
+    pub(super) fn report_left_out(&self, service: &ServiceName, id: &InstanceId, reason: &str) {
         let event = Draft::new(Kind::Instance)
             .of(service)
             .states("new", "excluded")
@@ -273,7 +273,7 @@ impl Shared {
             }
         }
         if let Some(outage) = outage {
-            info!(after_s = outage.as_secs_f64(), "Consul answers again");
+            info!(after_s = outage.as_secs_f64(), "Consul responds again");
         }
     }
 
@@ -318,10 +318,10 @@ impl Shared {
             seen_at,
         })
         .await?;
-        self.roll_call(|roll| roll.gone(&service)).await
+        self.update_sync(|sync| sync.gone(&service)).await
     }
 
-    /// The first list is known: these watches have to answer. Later lists change nothing.
+    /// The first list is known: these watches have to respond. Later lists change nothing.
     pub(super) async fn listed(
         &self,
         names: impl Iterator<Item = ServiceName>,
@@ -329,27 +329,30 @@ impl Shared {
         {
             let mut waiting = lock(&self.waiting);
             if matches!(*waiting, Waiting::List) {
-                *waiting = Waiting::For(Roll::new(names));
+                *waiting = Waiting::For(InitialSync::new(names));
             }
         }
-        self.roll_call(|_| ()).await
+        self.update_sync(|_| ()).await
     }
 
     /// Notes news of the services of the first list; the source is synced as soon as that is
     /// enough.
-    pub(super) async fn roll_call(&self, note: impl FnOnce(&mut Roll)) -> Result<(), Closed> {
+    pub(super) async fn update_sync(
+        &self,
+        note: impl FnOnce(&mut InitialSync),
+    ) -> Result<(), Closed> {
         let instances = self.guard().instances();
         let over = {
             let mut waiting = lock(&self.waiting);
             let over = match &mut *waiting {
-                Waiting::For(roll) => {
-                    note(roll);
-                    roll.is_over(instances)
+                Waiting::For(sync) => {
+                    note(sync);
+                    sync.is_over(instances)
                 }
-                Waiting::List | Waiting::Nobody => false,
+                Waiting::List | Waiting::Nothing => false,
             };
             if over {
-                *waiting = Waiting::Nobody;
+                *waiting = Waiting::Nothing;
             }
             over
         };
@@ -376,7 +379,8 @@ impl Shared {
         .await
     }
 
-    /// Passes on that the commands of the KV store are known, or that nobody shall wait for them.
+    /// Passes on that the commands of the KV store are known, or that the start shall not wait for
+    /// them.
     pub(super) async fn commands_synced(&self) -> Result<(), Closed> {
         self.send(Update::Synced { source: OVERRIDES }).await
     }
@@ -386,7 +390,7 @@ impl Shared {
     }
 }
 
-/// Makes the sources known before they have answered.
+/// Makes the sources known before they have responded.
 fn expect_sources(metrics: &Metrics, config: &ConsulConfig) {
     let sources = metrics.journal().sources();
     let transport = || {
@@ -405,7 +409,7 @@ fn expect_sources(metrics: &Metrics, config: &ConsulConfig) {
     }
     if config.no_route_kv_path.is_some() {
         sources.expect(PAGE_SOURCE, transport());
-        // Nobody waits for the page.
+        // The start does not wait for the page.
         sources.synced(PAGE_SOURCE);
     }
 }

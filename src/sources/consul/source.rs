@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
 use super::connection::{Connection, prepare};
-use super::edit::KeyEditor;
+use super::kv_editor::KeyEditor;
 use super::probe::probe;
 use super::register::Registrar;
 use super::shared::Shared;

@@ -118,7 +118,7 @@ fn roots(
         }
     }
     if given.is_none() && config.ca_path.is_none() {
-        // Certificates of the system that cannot be read are no fault of ours; without any,
+        // Certificates of the system that cannot be read are not our mistake; without any,
         // verifying fails and says so.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }

@@ -1,4 +1,4 @@
-//! The watch of one service: health answers in, snapshots out, on difference only.
+//! The watch of one service: health responses in, snapshots out, on difference only.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,16 +19,15 @@ use crate::catalog::{Instance, InstanceId, Registration, ServiceName, ServiceSna
 /// How long instances are kept that Consul shows no longer, when nothing tells whether the token
 /// may see them.
 const UNPROVEN_MAX: Duration = Duration::from_secs(30);
-/// Most nodes that are asked about for one answer.
+/// Most nodes that are looked up for one response.
 const NODES_MAX: usize = 8;
 
-/// One service.
 struct ServiceWatch {
     shared: Arc<Shared>,
     name: ServiceName,
     poller: Poller,
     known: Option<Arc<ServiceSnapshot>>,
-    /// Kept although an answer lacks them, until that is confirmed. What was added meanwhile makes
+    /// Kept although a response lacks them, until that is confirmed. What was added meanwhile makes
     /// their share smaller, but not their loss more credible.
     kept: Vec<InstanceId>,
     rejected: Vec<Rejected>,
@@ -36,8 +35,8 @@ struct ServiceWatch {
     unproven_since: Option<Instant>,
 }
 
-/// Watches until aborted, or until nobody takes updates any more.
-/// `since`: when the service was seen to be there.
+/// Watches until aborted, or until nothing takes updates any more. `since`: when the service was
+/// seen to be there.
 pub(super) async fn run(shared: Arc<Shared>, name: ServiceName, since: Instant) {
     let poller = Poller::of_service(shared.clone(), path(&name), name.clone(), since);
     let mut watch = ServiceWatch {
@@ -74,7 +73,7 @@ impl ServiceWatch {
         let Some(what) = self.doubt(&entries) else {
             return self.believe(&entries, &BTreeSet::new()).await;
         };
-        // What is new should not wait until somebody has confirmed what is gone.
+        // What is new should not wait until the leader has confirmed what is gone.
         self.take_undisputed(&entries).await?;
         match self.second_look().await {
             Ok(Look::Believed(confirmed, hidden)) => self.believe(&confirmed, &hidden).await,
@@ -83,14 +82,14 @@ impl ServiceWatch {
                 self.mark_kept(&error, true).await?;
                 self.poller.held(&error);
                 self.shared
-                    .roll_call(|roll| roll.lacks_rights(&self.name))
+                    .update_sync(|sync| sync.lacks_rights(&self.name))
                     .await
             }
             Ok(Look::Unproven(error)) => {
                 self.mark_kept(&error, false).await?;
                 self.poller.held(&error);
                 self.shared
-                    .roll_call(|roll| roll.lacks_rights(&self.name))
+                    .update_sync(|sync| sync.lacks_rights(&self.name))
                     .await
             }
             Err(error) => {
@@ -118,7 +117,7 @@ impl ServiceWatch {
         Ok(())
     }
 
-    /// What is hard to believe in this answer.
+    /// What is hard to believe in this response.
     fn doubt(&self, entries: &[HealthEntry]) -> Option<String> {
         let (fresh, _) = snapshot(&self.name, entries);
         let before = self.known.as_ref().map(|known| known.instances.as_slice());
@@ -146,8 +145,8 @@ impl ServiceWatch {
                 self.name
             )),
             Verdict::ConfirmEmpty => Some(format!("{}: the loss of every instance", self.name)),
-            // The list names the service, so somebody is registered: nothing at first sight is as
-            // odd as nothing left.
+            // The list names the service, so it has registrations: nothing at first sight is as odd
+            // as nothing left.
             Verdict::Believe if entries.is_empty() && before.is_none() => {
                 Some(format!("{}: no instance of a listed service", self.name))
             }
@@ -156,7 +155,7 @@ impl ServiceWatch {
                 if self.poller.filtered() && !self.missing(&fresh.instances).is_empty() =>
             {
                 Some(format!(
-                    "{}: the loss of known instances, in an answer that is not whole",
+                    "{}: the loss of known instances, in a response that is not whole",
                     self.name
                 ))
             }
@@ -176,7 +175,7 @@ impl ServiceWatch {
             .collect()
     }
 
-    /// Reads from the leader, and asks whether the token may see what is missing.
+    /// Reads from the leader, and finds out whether the token may see what is missing.
     async fn second_look(&mut self) -> Result<Look, ConsulError> {
         let mut entries = self.poller.confirm(None, decode).await?;
         retain_own(&self.name, &mut entries);
@@ -221,7 +220,7 @@ impl ServiceWatch {
     }
 
     /// Nodes of missing instances that the token may not read, so that their instances are left out
-    /// of every answer.
+    /// of every response.
     async fn hidden_nodes(
         &self,
         entries: &[HealthEntry],
@@ -248,7 +247,7 @@ impl ServiceWatch {
         Ok(hidden)
     }
 
-    /// Takes all of the answer, and keeps what is on nodes that may not be read.
+    /// Takes all of the response, and keeps what is on nodes that may not be read.
     async fn believe(
         &mut self,
         entries: &[HealthEntry],
@@ -265,7 +264,7 @@ impl ServiceWatch {
                     .iter()
                     .any(|known| known.id == *id && known.reason == *reason)
                 {
-                    self.shared.tell_left_out(&self.name, id, reason);
+                    self.shared.report_left_out(&self.name, id, reason);
                 }
             }
             self.rejected = rejected;
@@ -296,11 +295,11 @@ impl ServiceWatch {
         }
         self.publish(fresh).await?;
         self.shared
-            .roll_call(|roll| roll.answered(&self.name))
+            .update_sync(|sync| sync.responded(&self.name))
             .await
     }
 
-    /// Takes what the answer adds and changes. Nothing, while nothing is known.
+    /// Takes what the response adds and changes. Nothing, while nothing is known.
     async fn take_undisputed(&mut self, entries: &[HealthEntry]) -> Result<(), Closed> {
         let Some(known) = &self.known else {
             return Ok(());
@@ -356,12 +355,12 @@ fn mark(instances: &mut [Instance], kept: &[InstanceId], reason: &Arc<str>, righ
     }
 }
 
-/// Without `?passing`: registered but sick must stay visible, and has to be told from unknown.
+/// Without `?passing`: registered but sick must stay visible, and has to differ from unknown.
 pub(super) fn path(name: &str) -> String {
     format!("/v1/health/service/{}", utf8_percent_encode(name, SEGMENT))
 }
 
-/// Whether the instances of a service of this name can be asked for. The agent's server (Go's
+/// Whether the instances of a service of this name can be read. The agent's server (Go's
 /// `http.ServeMux`) cleans the decoded path, and redirects to another one for `.`, `..` and empty
 /// segments; only the last may be empty. Consul takes such names at registration nevertheless.
 pub(super) fn is_readable(name: &str) -> bool {
@@ -370,7 +369,6 @@ pub(super) fn is_readable(name: &str) -> bool {
         .all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-/// Reads the answer.
 pub(super) fn decode(body: &[u8]) -> Result<Vec<HealthEntry>, serde_json::Error> {
     serde_json::from_slice(body)
 }
@@ -380,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_the_agents_server_would_redirect_are_told_from_all_others() {
+    fn names_that_the_agents_server_would_redirect_are_recognized() {
         for good in [
             "web", "a.b", "...", ".a", "a..", "a/b", "a/", "a b", "%2e%2e", "ä?#", "-",
         ] {

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_wrong_answer_is_an_error() {
+    fn a_cut_or_wrong_response_is_an_error() {
         for text in [
             "",
             "[{\"Node\":{",

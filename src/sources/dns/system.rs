@@ -97,7 +97,7 @@ pub struct ResolvConf {
     pub servers: Vec<NameServerConfig>,
     /// Domains that short names are looked for in, in their order.
     pub search: Vec<String>,
-    /// A name with at least so many dots is asked for as it is first.
+    /// A name with at least so many dots is looked up as it is first.
     pub ndots: usize,
 }
 
@@ -134,7 +134,7 @@ impl ResolvConf {
         ResolverConfig::from_parts(None, Vec::new(), servers)
     }
 
-    /// The full names that a name can mean, in the order in which they are asked for
+    /// The full names that a name can mean, in the order in which they are looked up
     /// (resolv.conf(5)): one with a dot at its end is that very name; one with fewer dots than
     /// `ndots` is looked for in the search list first.
     #[must_use]

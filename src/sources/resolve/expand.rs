@@ -118,7 +118,7 @@ fn unresolved(question: &Question, port: u16, names: &Names) -> Endpoint {
     let host = &question.name;
     let reason = match names.trouble(question) {
         Some(trouble) => format!("name {host} does not resolve: {trouble}"),
-        None => format!("name {host} does not resolve: no answer yet"),
+        None => format!("name {host} does not resolve: no response yet"),
     };
     Endpoint::Unresolved {
         host: Arc::clone(host),

@@ -1,13 +1,13 @@
-//! What is known of each name, what to believe of an answer, and when to ask again. Pure: time is
-//! an argument.
+//! What is known of each name, what to believe of a response, and when to query again. Pure: time
+//! is an argument.
 //!
-//! - An answer replaces the one before and is asked for again after its TTL, within the configured
+//! - A response replaces the one before and is queried again after its TTL, within the configured
 //!   bounds.
-//! - A failure (timeout, refusal, SERVFAIL) changes nothing: the last good answer stays for as long
-//!   as it takes, asked for again after a growing pause.
-//! - "No such name" is an answer, but also what a DNS server in trouble says (Consul's, for one,
+//! - A failure (timeout, refusal, SERVFAIL) changes nothing: the last good response stays for as
+//!   long as it takes, queried again after a growing pause.
+//! - "No such name" is a response, but also what a DNS server in trouble says (Consul's, for one,
 //!   while it starts or sees no healthy instance). It is believed when [`ABSENT_CONFIRMED`]
-//!   questions in a row were answered so.
+//!   queries in a row had that result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::catalog::ServiceName;
 use crate::catalog::source::SourceName;
-use crate::sources::dns::{Answer, Found, Question, ResolveError};
+use crate::sources::dns::{DnsResponse, Found, Question, ResolveError};
 
 /// One service of a source, or (none) its command list.
 pub(super) type SlotKey = (SourceName, Option<ServiceName>);
@@ -34,7 +34,7 @@ pub(super) struct Names {
     ttl_min: Duration,
     ttl_max: Duration,
     known: BTreeMap<Question, State>,
-    /// When to ask next; not for names that are being asked for.
+    /// When to query next; not for names whose query is under way.
     schedule: BTreeSet<(Instant, Question)>,
 }
 
@@ -42,19 +42,19 @@ pub(super) struct Names {
 struct State {
     users: BTreeSet<SlotKey>,
     found: Vec<Found>,
-    /// Some answer, good or bad, was there.
+    /// Some response, good or bad, was there.
     settled: bool,
-    /// Where it stands in the schedule; none while it is being asked for.
+    /// Where it stands in the schedule; none while its query is under way.
     due: Option<Instant>,
     failures: u32,
     absences: u32,
     trouble: Option<String>,
 }
 
-/// What an answer changes.
+/// What a response changes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// The addresses differ, or this was the first answer, or there are none for another reason
+    /// The addresses differ, or this was the first response, or there are none for another reason
     /// than before.
     pub(super) changed: bool,
     /// A change between good and bad that is worth a line in the log.
@@ -64,11 +64,11 @@ pub(super) struct Outcome {
 /// A line in the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Answers fail, for this reason; `kept` addresses stay.
+    /// Queries fail, for this reason; `kept` addresses stay.
     Failing { reason: String, kept: usize },
     /// The name is gone, and so are its addresses.
     Gone,
-    /// Good answers again.
+    /// Good responses again.
     Recovered,
 }
 
@@ -83,7 +83,7 @@ impl Names {
     }
 
     /// Notes that `slot`, which used the names of `before`, uses those of `questions` now. New
-    /// names are due at once, those nobody uses any more are forgotten.
+    /// names are due at once, those without a user any more are forgotten.
     pub(super) fn set_used(
         &mut self,
         slot: &SlotKey,
@@ -113,7 +113,7 @@ impl Names {
         }
     }
 
-    /// Whether the name has been asked for at least once.
+    /// Whether the name has been looked up at least once.
     pub(super) fn is_settled(&self, question: &Question) -> bool {
         self.known.get(question).is_some_and(|state| state.settled)
     }
@@ -128,7 +128,7 @@ impl Names {
         self.known.get(question)?.trouble.as_deref()
     }
 
-    /// Who uses a name.
+    /// The slots that use a name.
     pub(super) fn users(&self, question: &Question) -> impl Iterator<Item = &SlotKey> {
         self.known
             .get(question)
@@ -153,8 +153,8 @@ impl Names {
         Some(question)
     }
 
-    /// All names are due at once, those under way too: answers to these are not to be recorded.
-    pub(super) fn ask_again(&mut self, now: Instant) {
+    /// All names are due at once, those under way too: responses to these are not to be recorded.
+    pub(super) fn requery_all(&mut self, now: Instant) {
         self.schedule = self
             .known
             .keys()
@@ -166,14 +166,14 @@ impl Names {
         }
     }
 
-    /// Takes note of an answer.
+    /// Takes note of a response.
     pub(super) fn record(
         &mut self,
         question: &Question,
-        result: Result<Answer, ResolveError>,
+        result: Result<DnsResponse, ResolveError>,
         now: Instant,
     ) -> Outcome {
-        // Nobody may need the name any more; or somebody does again, and then it is in the
+        // The name may not be needed any more; or it is needed again, and then it is in the
         // schedule.
         let Some(state) = self
             .known
@@ -184,7 +184,7 @@ impl Names {
         };
         let first = !std::mem::replace(&mut state.settled, true);
         let (mut outcome, pause) = match result {
-            Ok(answer) => state.believe(answer, self.ttl_min, self.ttl_max),
+            Ok(response) => state.believe(response, self.ttl_min, self.ttl_max),
             Err(error) => state.doubt(&error),
         };
         outcome.changed |= first;
@@ -210,16 +210,16 @@ impl State {
 
     fn believe(
         &mut self,
-        answer: Answer,
+        response: DnsResponse,
         ttl_min: Duration,
         ttl_max: Duration,
     ) -> (Outcome, Duration) {
-        let Answer {
+        let DnsResponse {
             mut found,
             failed_targets,
             ttl,
-        } = answer;
-        // Targets that could not be asked for keep what they had.
+        } = response;
+        // Targets that could not be looked up keep what they had.
         found.extend(
             self.found
                 .iter()
@@ -246,11 +246,11 @@ impl State {
             self.found.clear();
         }
         let reason = error.to_string();
-        let told = self
+        let was_logged = self
             .trouble
             .replace(reason.clone())
             .is_some_and(|before| before == reason);
-        let news = match (gone, told) {
+        let news = match (gone, was_logged) {
             (true, _) => Some(News::Gone),
             (false, false) => Some(News::Failing {
                 reason,
@@ -264,8 +264,8 @@ impl State {
             .max(self.absences.saturating_sub(ABSENT_CONFIRMED - 1))
             .saturating_sub(1);
         let pause = RETRY_MIN.saturating_mul(1 << rounds.min(5)).min(RETRY_MAX);
-        // Whoever has no address is shown with the reason.
-        let changed = gone || (!told && self.found.is_empty());
+        // A slot without an address is shown with the reason.
+        let changed = gone || (!was_logged && self.found.is_empty());
         (Outcome { changed, news }, pause)
     }
 }
@@ -294,15 +294,15 @@ mod tests {
         }
     }
 
-    fn answer(found: &[Found], ttl_s: u64) -> Result<Answer, ResolveError> {
-        Ok(Answer {
+    fn resolved(found: &[Found], ttl_s: u64) -> Result<DnsResponse, ResolveError> {
+        Ok(DnsResponse {
             found: found.to_vec(),
             failed_targets: Vec::new(),
             ttl: Duration::from_secs(ttl_s),
         })
     }
 
-    fn failed() -> Result<Answer, ResolveError> {
+    fn failed() -> Result<DnsResponse, ResolveError> {
         Err(ResolveError::Failed("timeout".to_owned()))
     }
 
@@ -324,9 +324,9 @@ mod tests {
             Self { names, now }
         }
 
-        /// Lets time pass until the question is due, answers it, and returns the outcome and how
-        /// long it took.
-        fn answer(&mut self, result: Result<Answer, ResolveError>) -> (Outcome, u64) {
+        /// Lets time pass until the question is due, records a result, and returns the outcome and
+        /// how long it took.
+        fn record(&mut self, result: Result<DnsResponse, ResolveError>) -> (Outcome, u64) {
             let due = self.names.next_due().expect("something is due");
             let waited = due.saturating_duration_since(self.now).as_secs();
             self.now = self.now.max(due);
@@ -334,7 +334,7 @@ mod tests {
             assert_eq!(
                 self.names.next_due(),
                 None,
-                "a name is not asked for twice at a time"
+                "a name has one query at a time"
             );
             (self.names.record(&question("a"), result, self.now), waited)
         }
@@ -345,11 +345,11 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_asked_for_again_after_their_clamped_ttl() {
+    fn names_are_queried_again_after_their_clamped_ttl() {
         let mut fixture = Fixture::new();
         let one = [found("a", 1)];
         assert_eq!(
-            fixture.answer(answer(&one, 0)),
+            fixture.record(resolved(&one, 0)),
             (
                 Outcome {
                     changed: true,
@@ -358,11 +358,14 @@ mod tests {
                 0
             )
         );
-        assert_eq!(fixture.answer(answer(&one, 5)), (Outcome::default(), 2));
-        assert_eq!(fixture.answer(answer(&one, 3600)), (Outcome::default(), 5));
+        assert_eq!(fixture.record(resolved(&one, 5)), (Outcome::default(), 2));
+        assert_eq!(
+            fixture.record(resolved(&one, 3600)),
+            (Outcome::default(), 5)
+        );
         let two = [found("a", 1), found("a", 2)];
         assert_eq!(
-            fixture.answer(answer(&two, 1)),
+            fixture.record(resolved(&two, 1)),
             (
                 Outcome {
                     changed: true,
@@ -378,13 +381,13 @@ mod tests {
     fn failures_never_take_addresses_away() {
         let mut fixture = Fixture::new();
         let one = [found("a", 1)];
-        fixture.answer(answer(&one, 2));
+        fixture.record(resolved(&one, 2));
         let news = Some(News::Failing {
             reason: "timeout".to_owned(),
             kept: 1,
         });
         assert_eq!(
-            fixture.answer(failed()),
+            fixture.record(failed()),
             (
                 Outcome {
                     changed: false,
@@ -395,13 +398,13 @@ mod tests {
         );
         for pause in [1, 2, 4, 8, 16, 30, 30, 30] {
             assert_eq!(
-                fixture.answer(failed()),
+                fixture.record(failed()),
                 (Outcome::default(), pause),
-                "told once, asked for ever more slowly"
+                "logged once, queried ever more slowly"
             );
             assert_eq!(fixture.found(), one);
         }
-        let (outcome, _) = fixture.answer(answer(&one, 2));
+        let (outcome, _) = fixture.record(resolved(&one, 2));
         assert_eq!(
             outcome,
             Outcome {
@@ -415,53 +418,53 @@ mod tests {
     fn absence_is_believed_when_confirmed_in_a_row() {
         let mut fixture = Fixture::new();
         let absent = || Err(ResolveError::Absent);
-        fixture.answer(answer(&[found("a", 1)], 2));
-        fixture.answer(absent());
-        fixture.answer(absent());
-        fixture.answer(failed());
+        fixture.record(resolved(&[found("a", 1)], 2));
+        fixture.record(absent());
+        fixture.record(absent());
+        fixture.record(failed());
         for _ in 1..ABSENT_CONFIRMED {
-            let (outcome, pause) = fixture.answer(absent());
+            let (outcome, pause) = fixture.record(absent());
             assert!(!outcome.changed && pause == 1 && !fixture.found().is_empty());
         }
         assert_eq!(
-            fixture.answer(absent()).0,
+            fixture.record(absent()).0,
             Outcome {
                 changed: true,
                 news: Some(News::Gone)
             }
         );
         assert!(fixture.found().is_empty());
-        assert!(!fixture.answer(absent()).0.changed);
-        assert!(fixture.answer(answer(&[found("a", 1)], 2)).0.changed);
+        assert!(!fixture.record(absent()).0.changed);
+        assert!(fixture.record(resolved(&[found("a", 1)], 2)).0.changed);
     }
 
     #[test]
     fn a_first_failure_settles_the_name_without_addresses() {
         let mut fixture = Fixture::new();
         assert!(!fixture.names.is_settled(&question("a")));
-        assert!(fixture.answer(failed()).0.changed);
+        assert!(fixture.record(failed()).0.changed);
         assert!(fixture.names.is_settled(&question("a")) && fixture.found().is_empty());
         assert_eq!(fixture.names.trouble(&question("a")), Some("timeout"));
-        assert!(!fixture.answer(failed()).0.changed);
+        assert!(!fixture.record(failed()).0.changed);
         assert!(
-            fixture.answer(Err(ResolveError::Absent)).0.changed,
+            fixture.record(Err(ResolveError::Absent)).0.changed,
             "another reason to show"
         );
         assert_eq!(fixture.names.trouble(&question("a")), Some("no such name"));
-        fixture.answer(answer(&[found("a", 1)], 2));
+        fixture.record(resolved(&[found("a", 1)], 2));
         assert_eq!(fixture.names.trouble(&question("a")), None);
     }
 
     #[test]
     fn targets_that_fail_keep_what_they_had() {
         let mut fixture = Fixture::new();
-        fixture.answer(answer(&[found("x", 1), found("y", 2), found("z", 3)], 2));
-        let partial = Answer {
+        fixture.record(resolved(&[found("x", 1), found("y", 2), found("z", 3)], 2));
+        let partial = DnsResponse {
             found: vec![found("x", 9)],
             failed_targets: vec!["y".into()],
             ttl: Duration::from_secs(2),
         };
-        assert!(fixture.answer(Ok(partial)).0.changed);
+        assert!(fixture.record(Ok(partial)).0.changed);
         assert_eq!(fixture.found(), [found("x", 9), found("y", 2)]);
     }
 
@@ -470,7 +473,7 @@ mod tests {
         let mut fixture = Fixture::new();
         let (a, none) = (BTreeSet::from([question("a")]), BTreeSet::new());
         fixture.names.set_used(&slot("t"), &none, &a, fixture.now);
-        fixture.answer(answer(&[found("a", 1)], 2));
+        fixture.record(resolved(&[found("a", 1)], 2));
         fixture.names.set_used(&slot("s"), &a, &none, fixture.now);
         assert_eq!(
             fixture.names.users(&question("a")).collect::<Vec<_>>(),
@@ -478,7 +481,7 @@ mod tests {
         );
         fixture.names.set_used(&slot("t"), &a, &none, fixture.now);
         assert!(fixture.names.next_due().is_none() && fixture.found().is_empty());
-        // An answer that comes too late, after the name was forgotten and wanted again, is not
+        // A response that comes too late, after the name was forgotten and wanted again, is not
         // taken for a new one.
         fixture.names.set_used(&slot("s"), &none, &a, fixture.now);
         assert_eq!(

@@ -15,11 +15,11 @@ use crate::catalog::{Endpoint, Instance, InstanceId, Registration, ServiceSnapsh
 use crate::sources::dns::Found;
 use crate::sources::dns::system::Files;
 
-/// Answers from a table; a name that is not in it never answers.
+/// Resolves from a table; the query for a name that is not in it never ends.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<Answers>>);
+struct Fake(Arc<Mutex<Table>>);
 
-type Answers = HashMap<String, Result<Vec<Found>, ResolveError>>;
+type Table = HashMap<String, Result<Vec<Found>, ResolveError>>;
 
 impl Fake {
     fn set(&self, name: &str, result: Result<Vec<Found>, ResolveError>) {
@@ -45,7 +45,7 @@ impl Fake {
 }
 
 impl Resolve for Fake {
-    async fn resolve(&self, question: &Question) -> Result<Answer, ResolveError> {
+    async fn resolve(&self, question: &Question) -> Result<DnsResponse, ResolveError> {
         let known = self
             .0
             .lock()
@@ -53,7 +53,7 @@ impl Resolve for Fake {
             .get(&*question.name)
             .cloned();
         match known {
-            Some(Ok(found)) => Ok(Answer {
+            Some(Ok(found)) => Ok(DnsResponse {
                 found,
                 failed_targets: Vec::new(),
                 ttl: Duration::from_secs(5),
@@ -222,7 +222,7 @@ async fn a_slow_name_delays_only_its_own_service_and_not_for_long() {
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(
         stage.next().await,
-        "slow: a=(name never.answers does not resolve: no answer yet) b=10.0.0.9:80"
+        "slow: a=(name never.answers does not resolve: no response yet) b=10.0.0.9:80"
     );
     assert!(start.elapsed() <= PATIENCE + Duration::from_millis(5));
     assert_eq!(stage.next().await, "test synced");
@@ -245,7 +245,7 @@ async fn several_addresses_make_several_instances_and_changes_are_followed() {
         stage.next().await,
         "s: a=10.0.0.9:80 z#10.0.0.2=10.0.0.2:80"
     );
-    // The same again from the source makes no difference to anybody.
+    // The same again from the source changes nothing.
     stage
         .send(service("s", &[("a", "10.0.0.9:80"), ("z", "web")]))
         .await;
@@ -358,7 +358,7 @@ struct Zone {
     services: HashMap<&'static str, Vec<(u16, u16, u16, &'static str)>>,
 }
 
-fn answer(zone: &Zone, request: &Message) -> Message {
+fn response(zone: &Zone, request: &Message) -> Message {
     let mut response = Message::response(request.metadata.id, OpCode::Query);
     let query = request.queries.first().expect("a query").clone();
     let (name, kind) = (query.name().clone(), query.query_type());
@@ -407,7 +407,7 @@ async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
         let Ok(request) = Message::from_vec(&buffer[..length]) else {
             continue;
         };
-        let response = answer(
+        let response = response(
             &zone.lock().unwrap_or_else(PoisonError::into_inner),
             &request,
         );
@@ -418,7 +418,7 @@ async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
 }
 
 #[tokio::test]
-async fn a_dns_server_is_asked_again_after_the_ttl() {
+async fn a_dns_server_is_queried_again_after_the_ttl() {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .expect("a socket");
@@ -484,7 +484,7 @@ async fn a_dns_server_is_asked_again_after_the_ttl() {
 }
 
 /// The system's files in a folder, two DNS servers on different addresses, and the stage behind
-/// them. No answer is asked for again by its TTL.
+/// them. No name is queried again by its TTL.
 struct Site {
     folder: tempfile::TempDir,
     input: mpsc::Sender<Update>,
@@ -567,7 +567,7 @@ impl Site {
         std::fs::rename(new, self.folder.path().join(name)).expect("renames");
     }
 
-    async fn asks(&mut self, text: &str) -> String {
+    async fn next_after(&mut self, text: &str) -> String {
         self.input
             .send(commands(text))
             .await
@@ -584,10 +584,10 @@ impl Site {
 }
 
 #[tokio::test]
-async fn other_servers_are_asked_when_resolv_conf_changes() {
+async fn other_servers_are_queried_when_resolv_conf_changes() {
     let mut site = Site::new(Some(FIRST), None, &[("web.test", 1)], &[("web.test", 2)]).await;
     assert_eq!(
-        site.asks("route add a / http://web.test:80").await,
+        site.next_after("route add a / http://web.test:80").await,
         "commands: 10.0.0.1:80"
     );
     site.replace("resolv.conf", SECOND);
@@ -598,7 +598,7 @@ async fn other_servers_are_asked_when_resolv_conf_changes() {
     time::sleep(3 * LOOK_EVERY).await;
     std::fs::write(&path, FIRST).expect("writes");
     assert_eq!(site.next().await, "commands: 10.0.0.1:80");
-    // A server that nobody runs: the address stays, and comes again with the next change.
+    // A server that does not run: the address stays, and comes again with the next change.
     std::fs::write(&path, "nameserver 127.0.0.3\n").expect("writes");
     time::sleep(3 * LOOK_EVERY).await;
     std::fs::write(&path, SECOND).expect("writes");
@@ -614,7 +614,7 @@ async fn hosts_comes_first_and_is_followed() {
     let all = "route add a / http://db:80\nroute add b / http://db.corp.test.:81\nroute add c / http://six:82\n\
                route add d / http://cache:83\nroute add e / http://web.test:84\nroute add f / http://localhost:85";
     assert_eq!(
-        site.asks(all).await,
+        site.next_after(all).await,
         "commands: 10.0.0.50:80 10.0.0.50:81 [::7]:82 10.0.0.3:83 10.0.0.4:84 127.0.0.1:85"
     );
     site.replace("hosts", "10.0.0.51 db\n10.0.0.60 web.test\n::7 six\n");
@@ -641,7 +641,7 @@ async fn short_names_go_through_the_search_list_in_order() {
     let all = "route add a / http://db:80\nroute add b / http://x.y:81\nroute add c / http://x.y.:82\n\
                route add d / http://p.q.r:83\nroute add e / http://bare:84\nroute add f / http://db.:85";
     assert_eq!(
-        site.asks(all).await,
+        site.next_after(all).await,
         "commands: 10.0.0.1:80 10.0.0.2:81 10.0.0.9:82 10.0.0.3:83 10.0.0.4:84 \
          85(name db. does not resolve: no such name)"
     );
@@ -651,7 +651,7 @@ async fn short_names_go_through_the_search_list_in_order() {
 async fn names_in_hosts_need_no_servers() {
     let mut site = Site::new(None, Some("10.0.0.50 db\n"), &[("web.test", 1)], &[]).await;
     let first = site
-        .asks("route add a / http://db:80\nroute add b / http://web.test:81")
+        .next_after("route add a / http://db:80\nroute add b / http://web.test:81")
         .await;
     assert!(
         first.starts_with(

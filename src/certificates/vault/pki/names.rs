@@ -16,7 +16,7 @@ const WAITERS_MAX: usize = 256;
 const ISSUED_MAX: usize = 2000;
 /// Refused names that are remembered.
 const REFUSED_MAX: usize = 10_000;
-/// How long a refused name is not asked for again.
+/// How long after a refusal no certificate is requested for that name.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 /// New names: a burst, and a rate (1/s).
 const NEW: (f64, f64) = (50.0, 2.0);
@@ -25,17 +25,16 @@ const RENEWAL_PAUSE: i64 = 60;
 
 /// What became of a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Admission {
     /// There is a certificate, or will be one, or is known to be none.
     Settled,
     /// There is no room for one more.
     TooMany,
 }
 
-/// All names.
 pub(super) struct Names {
     renew_before: i64,
-    states: HashMap<String, State>,
+    states: HashMap<String, NameState>,
     issued: usize,
     refused: usize,
     queue: VecDeque<String>,
@@ -43,9 +42,9 @@ pub(super) struct Names {
     allowance: Allowance,
 }
 
-enum State {
-    /// Asked for, for the first time.
-    Asked(Vec<oneshot::Sender<()>>),
+enum NameState {
+    /// Its first certificate is requested, or will be; the senders are of the clients that wait.
+    Pending(Vec<oneshot::Sender<()>>),
     Issued {
         /// Unix times, s.
         renew_at: i64,
@@ -101,7 +100,7 @@ impl Names {
             let renew_at = ends_at.saturating_sub(renew_before).max(now);
             names.states.insert(
                 name,
-                State::Issued {
+                NameState::Issued {
                     renew_at,
                     ends_at,
                     used: true,
@@ -113,40 +112,41 @@ impl Names {
         names
     }
 
-    /// Somebody wants a certificate for `name`. Dropping the waiter is the answer.
+    /// A client needs a certificate for `name`; `waiter` is dropped as soon as it is known whether
+    /// there is one.
     pub(super) fn demand(
         &mut self,
         name: &str,
         waiter: oneshot::Sender<()>,
         at: Instant,
-    ) -> Verdict {
+    ) -> Admission {
         match self.states.get_mut(name) {
-            Some(State::Asked(waiters)) => {
+            Some(NameState::Pending(waiters)) => {
                 if waiters.len() < WAITERS_MAX {
                     waiters.push(waiter);
                 }
-                return Verdict::Settled;
+                return Admission::Settled;
             }
-            Some(State::Issued { .. }) => return Verdict::Settled,
-            Some(State::Refused { until }) if at < *until => return Verdict::Settled,
-            Some(State::Refused { .. }) => {
+            Some(NameState::Issued { .. }) => return Admission::Settled,
+            Some(NameState::Refused { until }) if at < *until => return Admission::Settled,
+            Some(NameState::Refused { .. }) => {
                 self.states.remove(name);
                 self.refused -= 1;
             }
             None => {}
         }
-        let asked = self.states.len() - self.issued - self.refused;
-        let full = self.queue.len() >= QUEUE_MAX || self.issued + asked >= ISSUED_MAX;
+        let pending = self.states.len() - self.issued - self.refused;
+        let full = self.queue.len() >= QUEUE_MAX || self.issued + pending >= ISSUED_MAX;
         if full || !self.allowance.take(at) {
-            return Verdict::TooMany;
+            return Admission::TooMany;
         }
         self.states
-            .insert(name.to_owned(), State::Asked(vec![waiter]));
+            .insert(name.to_owned(), NameState::Pending(vec![waiter]));
         self.queue.push_back(name.to_owned());
-        Verdict::Settled
+        Admission::Settled
     }
 
-    /// The next name to ask Vault for.
+    /// The next name to request a certificate for.
     pub(super) fn next(&mut self) -> Option<String> {
         if self.running >= RUNNING_MAX {
             return None;
@@ -156,24 +156,24 @@ impl Names {
         Some(name)
     }
 
-    /// Vault has answered: the certificate ends then, or there is none.
+    /// Vault has responded: the certificate ends then, or there is none.
     pub(super) fn issued(&mut self, name: &str, ends_at: Option<i64>, now: i64, at: Instant) {
         self.running = self.running.saturating_sub(1);
         let before = self.states.remove(name);
         let state = match (ends_at, before) {
             (Some(ends_at), before) => {
-                if !matches!(before, Some(State::Issued { .. })) {
+                if !matches!(before, Some(NameState::Issued { .. })) {
                     self.issued += 1;
                 }
                 let renew_at = renew_at(now, ends_at, self.renew_before);
-                State::Issued {
+                NameState::Issued {
                     renew_at,
                     ends_at,
                     used: false,
                     renewing: false,
                 }
             }
-            (None, Some(State::Issued { ends_at, used, .. })) => State::Issued {
+            (None, Some(NameState::Issued { ends_at, used, .. })) => NameState::Issued {
                 renew_at: now.saturating_add(RENEWAL_PAUSE),
                 ends_at,
                 used,
@@ -187,7 +187,7 @@ impl Names {
                     return;
                 }
                 self.refused += 1;
-                State::Refused {
+                NameState::Refused {
                     until: at + REFUSED_FOR,
                 }
             }
@@ -195,8 +195,8 @@ impl Names {
         self.states.insert(name.to_owned(), state);
     }
 
-    /// Queues what is to be issued anew; returns what has ended. `used`: names that clients asked
-    /// for since the last look.
+    /// Queues what is to be issued anew; returns what has ended. `used_now`: names that were in a
+    /// handshake since the last look.
     pub(super) fn look(
         &mut self,
         used_now: &HashSet<String>,
@@ -207,7 +207,7 @@ impl Names {
         let mut gone = Vec::new();
         let mut due = Vec::new();
         for (name, state) in &mut self.states {
-            let State::Issued {
+            let NameState::Issued {
                 renew_at,
                 ends_at,
                 used,
@@ -236,11 +236,11 @@ impl Names {
 
     fn forget_refused(&mut self, at: Instant) {
         self.states
-            .retain(|_, state| !matches!(state, State::Refused { until } if *until <= at));
+            .retain(|_, state| !matches!(state, NameState::Refused { until } if *until <= at));
         self.refused = self
             .states
             .values()
-            .filter(|state| matches!(state, State::Refused { .. }))
+            .filter(|state| matches!(state, NameState::Refused { .. }))
             .count();
     }
 }
@@ -268,47 +268,49 @@ mod tests {
         Names::new(Duration::from_secs(3600), issued, 0, at)
     }
 
-    fn ask(names: &mut Names, name: &str, at: Instant) -> (Verdict, oneshot::Receiver<()>) {
+    fn demand(names: &mut Names, name: &str, at: Instant) -> (Admission, oneshot::Receiver<()>) {
         let (waiter, waiting) = oneshot::channel();
         (names.demand(name, waiter, at), waiting)
     }
 
-    fn is_answered(waiting: &mut oneshot::Receiver<()>) -> bool {
+    fn is_settled(waiting: &mut oneshot::Receiver<()>) -> bool {
         waiting.try_recv() != Err(oneshot::error::TryRecvError::Empty)
     }
 
     #[test]
-    fn all_who_ask_for_a_name_share_one_request() {
+    fn demands_for_one_name_share_one_request() {
         let at = Instant::now();
         let mut names = names(&[], at);
-        let mut waiting: Vec<_> = (0..5).map(|_| ask(&mut names, "a", at).1).collect();
+        let mut waiting: Vec<_> = (0..5).map(|_| demand(&mut names, "a", at).1).collect();
         assert_eq!((names.next().as_deref(), names.next()), (Some("a"), None));
-        assert!(!waiting.iter_mut().any(is_answered));
+        assert!(!waiting.iter_mut().any(is_settled));
         names.issued("a", Some(100 * HOUR), 0, at);
-        assert!(waiting.iter_mut().all(is_answered));
-        assert!(is_answered(&mut ask(&mut names, "a", at).1) && names.next().is_none());
+        assert!(waiting.iter_mut().all(is_settled));
+        assert!(is_settled(&mut demand(&mut names, "a", at).1) && names.next().is_none());
     }
 
     #[test]
-    fn what_was_refused_is_not_asked_for_until_later() {
+    fn what_was_refused_is_not_requested_until_later() {
         let at = Instant::now();
         let mut names = names(&[], at);
-        let mut waiting = ask(&mut names, "a", at).1;
+        let mut waiting = demand(&mut names, "a", at).1;
         names.next();
         names.issued("a", None, 0, at);
-        assert!(is_answered(&mut waiting));
-        assert!(is_answered(&mut ask(&mut names, "a", at).1) && names.next().is_none());
-        assert!(!is_answered(&mut ask(&mut names, "a", at + REFUSED_FOR).1));
+        assert!(is_settled(&mut waiting));
+        assert!(is_settled(&mut demand(&mut names, "a", at).1) && names.next().is_none());
+        assert!(!is_settled(
+            &mut demand(&mut names, "a", at + REFUSED_FOR).1
+        ));
         assert_eq!(names.next().as_deref(), Some("a"));
     }
 
     #[test]
-    fn a_flood_of_names_asks_for_few() {
+    fn a_flood_of_names_makes_few_requests() {
         let at = Instant::now();
         let mut names = names(&[], at);
         let mut requests = 0;
         for number in 0..100_000 {
-            ask(&mut names, &format!("{number}.test"), at);
+            demand(&mut names, &format!("{number}.test"), at);
             while let Some(name) = names.next() {
                 requests += 1;
                 names.issued(&name, None, 0, at);
@@ -318,7 +320,7 @@ mod tests {
         // A second later, two more.
         let later = at + Duration::from_secs(1);
         let granted = (0..10)
-            .filter(|at| ask(&mut names, &format!("{at}.more"), later).0 == Verdict::Settled)
+            .filter(|at| demand(&mut names, &format!("{at}.more"), later).0 == Admission::Settled)
             .count();
         assert_eq!(granted, NEW.1 as usize);
     }
@@ -328,7 +330,7 @@ mod tests {
         let at = Instant::now();
         let mut names = names(&[], at);
         for number in 0..40 {
-            ask(&mut names, &format!("{number}"), at);
+            demand(&mut names, &format!("{number}"), at);
         }
         let first: Vec<_> = std::iter::from_fn(|| names.next()).collect();
         assert_eq!(first.len(), RUNNING_MAX);
@@ -342,10 +344,10 @@ mod tests {
         let many: Vec<String> = (0..ISSUED_MAX).map(|number| number.to_string()).collect();
         let many: Vec<(&str, i64)> = many.iter().map(|name| (name.as_str(), 10 * HOUR)).collect();
         let mut names = names(&many, at);
-        assert_eq!(ask(&mut names, "one more", at).0, Verdict::TooMany);
+        assert_eq!(demand(&mut names, "one more", at).0, Admission::TooMany);
         // Those that end make room.
         assert_eq!(names.look(&HashSet::new(), 10 * HOUR, at).len(), ISSUED_MAX);
-        assert_eq!(ask(&mut names, "one more", at).0, Verdict::Settled);
+        assert_eq!(demand(&mut names, "one more", at).0, Admission::Settled);
     }
 
     #[test]
@@ -353,7 +355,7 @@ mod tests {
         let at = Instant::now();
         let mut names = names(&[], at);
         for name in ["used", "unused"] {
-            ask(&mut names, name, at);
+            demand(&mut names, name, at);
             names.next();
             names.issued(name, Some(100 * HOUR), 0, at);
         }

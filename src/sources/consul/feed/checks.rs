@@ -44,22 +44,22 @@ pub(super) async fn run(feed: Arc<Feed>, path: &'static str) {
                     Some(before) => {
                         let (services, nodes) = changed(before, &now);
                         let useful = !services.is_empty() || !nodes.is_empty();
-                        feed.tell(services, &nodes, poller.seen_at());
+                        feed.report(services, &nodes, poller.seen_at());
                         useful
                     }
                     // What was read before this watch stood may have changed in between.
                     None => {
-                        feed.shared.notices.tell_all(poller.seen_at());
+                        feed.shared.notices.report_all(poller.seen_at());
                         true
                     }
                 };
                 known = Some(now);
                 poller.believed(useful);
-                feed.set_answered(path, true);
+                feed.set_responded(path, true);
             }
-            Ok(None) => feed.set_answered(path, known.is_some()),
+            Ok(None) => feed.set_responded(path, known.is_some()),
             Err(error) => {
-                feed.set_answered(path, false);
+                feed.set_responded(path, false);
                 poller.failed(&error).await;
             }
         }

@@ -1,4 +1,4 @@
-//! What the watches of the feed share, and whom they tell.
+//! What the watches of the feed share, and which services they report.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +19,8 @@ pub(super) struct Feed {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Whether each watch of the feed has an answer, and no failure since.
-    answered: BTreeMap<String, bool>,
+    /// Whether each watch of the feed has a response, and no failure since.
+    responded: BTreeMap<String, bool>,
     /// Services on each node.
     pub(super) on_node: HashMap<String, BTreeSet<ServiceName>>,
 }
@@ -36,23 +36,23 @@ impl Feed {
     }
 
     /// Notes whether the watch of this path sees what it is for.
-    pub(super) fn set_answered(&self, path: &str, answered: bool) {
+    pub(super) fn set_responded(&self, path: &str, responded: bool) {
         let mut state = self.state();
-        state.answered.insert(path.to_owned(), answered);
-        self.tell_complete(&state);
+        state.responded.insert(path.to_owned(), responded);
+        self.report_complete(&state);
     }
 
     /// The node is gone, and so is its watch.
     pub(super) fn forget_node(&self, path: &str, node: &str) {
         let mut state = self.state();
-        state.answered.remove(path);
+        state.responded.remove(path);
         state.on_node.remove(node);
-        self.tell_complete(&state);
+        self.report_complete(&state);
     }
 
-    fn tell_complete(&self, state: &State) {
+    fn report_complete(&self, state: &State) {
         self.shared
-            .set_complete(state.answered.values().all(|answered| *answered));
+            .set_complete(state.responded.values().all(|responded| *responded));
     }
 
     pub(super) fn set_services(&self, node: &str, services: BTreeSet<ServiceName>) {
@@ -60,7 +60,7 @@ impl Feed {
     }
 
     /// These services changed, and so may have all those on these nodes.
-    pub(super) fn tell(
+    pub(super) fn report(
         &self,
         mut services: BTreeSet<ServiceName>,
         nodes: &BTreeSet<String>,
@@ -70,10 +70,10 @@ impl Feed {
         for node in nodes {
             match state.on_node.get(node) {
                 Some(on_node) => services.extend(on_node.iter().cloned()),
-                None => return self.shared.notices.tell_all(seen_at),
+                None => return self.shared.notices.report_all(seen_at),
             }
         }
-        self.shared.notices.tell(services.iter(), seen_at);
+        self.shared.notices.report(services.iter(), seen_at);
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -9,12 +9,12 @@
 //!         └──────────────▶ notices ──▶ watch.rs: one plain read of each service that was named
 //! ```
 //! All of these are blocking queries, so a change is seen at once, and it costs the agent one small
-//! answer and one read. Nodes beyond those that have a connection of their own are read when the
+//! response and one read. Nodes beyond those that have a connection of their own are read when the
 //! list of services was woken, which it is by every change of an instance.
 //!
-//! What is not told: a check that is added and passes at once, or passes and is removed. It decides
-//! only where instances have to have a check, or where one that passes is enough; services are read
-//! every 30 s in any case, every 10 s there, and every 5 s while one of these watches fails.
+//! What is not reported: a check that is added and passes at once, or passes and is removed. It
+//! decides only where instances have to have a check, or where one that passes is enough; services
+//! are read every 30 s in any case, every 10 s there, and every 5 s while one of these watches fails.
 
 mod checks;
 mod known;
@@ -70,10 +70,10 @@ fn start(shared: Arc<Shared>, slots: usize) -> Vec<SourceTask> {
     let node_room = slots.saturating_sub(FIXED + READS_MIN.max(slots / 4));
     let feed = Arc::new(Feed::new(shared, node_room));
     // Known from the start, so that the feed is not complete before the last of them has its first
-    // answer.
+    // response.
     [checks::CRITICAL, checks::WARNING, nodes::LIST]
         .iter()
-        .for_each(|path| feed.set_answered(path, false));
+        .for_each(|path| feed.set_responded(path, false));
     vec![
         SourceTask::spawn(checks::run(feed.clone(), checks::CRITICAL)),
         SourceTask::spawn(checks::run(feed.clone(), checks::WARNING)),

@@ -13,7 +13,6 @@ use crate::sources::consul::poll::Poller;
 use crate::sources::consul::wire::SEGMENT;
 use crate::sources::task::SourceTask;
 
-/// All nodes.
 pub(super) const LIST: &str = "/v1/catalog/nodes";
 
 /// A node of `/v1/catalog/nodes`.
@@ -68,7 +67,7 @@ pub(super) async fn run(feed: Arc<Feed>) {
                 for name in gone {
                     watches.remove(&name);
                     // Its services went with it.
-                    feed.tell(
+                    feed.report(
                         BTreeSet::new(),
                         &BTreeSet::from([name.clone()]),
                         poller.seen_at(),
@@ -76,14 +75,14 @@ pub(super) async fn run(feed: Arc<Feed>) {
                     feed.forget_node(&path(&name), &name);
                 }
                 for name in new {
-                    feed.set_answered(&path(&name), false);
+                    feed.set_responded(&path(&name), false);
                     watches.insert(name.clone(), SourceTask::spawn(watch(feed.clone(), name)));
                 }
-                feed.set_answered(LIST, true);
+                feed.set_responded(LIST, true);
             }
-            Ok(None) => feed.set_answered(LIST, true),
+            Ok(None) => feed.set_responded(LIST, true),
             Err(error) => {
-                feed.set_answered(LIST, false);
+                feed.set_responded(LIST, false);
                 poller.failed(&error).await;
             }
         }
@@ -99,7 +98,7 @@ async fn watch(feed: Arc<Feed>, name: String) {
     let mut known: Option<NodeServices> = None;
     let mut failed = false;
     loop {
-        let answer = if room.is_ok() || known.is_none() {
+        let response = if room.is_ok() || known.is_none() {
             poller.attempt(decode).await
         } else {
             if !failed {
@@ -108,8 +107,8 @@ async fn watch(feed: Arc<Feed>, name: String) {
             }
             poller.look(decode).await
         };
-        failed = answer.is_err();
-        match answer {
+        failed = response.is_err();
+        match response {
             Ok(Some(now)) => {
                 let empty = NodeServices::default();
                 let services = changed(known.as_ref().unwrap_or(&empty), &now);
@@ -121,13 +120,13 @@ async fn watch(feed: Arc<Feed>, name: String) {
                         .map(|one| ServiceName::from(&*one.service))
                         .collect(),
                 );
-                feed.tell(services, &BTreeSet::new(), poller.seen_at());
+                feed.report(services, &BTreeSet::new(), poller.seen_at());
                 known = Some(now);
-                feed.set_answered(&path, true);
+                feed.set_responded(&path, true);
             }
-            Ok(None) => feed.set_answered(&path, known.is_some()),
+            Ok(None) => feed.set_responded(&path, known.is_some()),
             Err(error) => {
-                feed.set_answered(&path, false);
+                feed.set_responded(&path, false);
                 poller.failed(&error).await;
             }
         }

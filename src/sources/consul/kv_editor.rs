@@ -1,4 +1,4 @@
-//! Single keys of the KV store, read and changed for somebody who asks.
+//! Single keys of the KV store, read and changed for the admin listener.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::client::{Answer, Mode};
+use super::client::{ConsulResponse, Mode};
 use super::error::ConsulError;
 use super::keys;
 use super::shared::Shared;
@@ -37,15 +37,15 @@ impl KeyEditor {
     /// What the leader knows of a key; empty when there is none.
     ///
     /// # Errors
-    /// Consul cannot be asked, or refuses.
+    /// Consul cannot be reached, or refuses.
     async fn read(&self, key: &str) -> Result<Value, ConsulError> {
         let path = keys::of(key);
-        let answer = self.get(&path).await?;
-        let found: Vec<Wire> = decode(&path, &answer)?;
+        let response = self.get(&path).await?;
+        let found: Vec<Wire> = decode(&path, &response)?;
         let Some(wire) = found.into_iter().next() else {
             return Ok(Value {
                 text: String::new(),
-                version: answer.index.unwrap_or(0),
+                version: response.index.unwrap_or(0),
             });
         };
         let bytes = BASE64_STANDARD
@@ -67,13 +67,13 @@ impl KeyEditor {
     async fn write(&self, key: &str, text: &str, version: u64) -> Result<bool, ConsulError> {
         let path = keys::of(key);
         let body = Bytes::copy_from_slice(text.as_bytes());
-        let answer = self
+        let response = self
             .shared
             .client
             .put(&path, &format!("cas={version}"), body)
             .await;
-        let answer = answer.inspect_err(|error| self.shared.count(error))?;
-        decode(&path, &answer)
+        let response = response.inspect_err(|error| self.shared.count(error))?;
+        decode(&path, &response)
     }
 
     /// All keys that begin with `prefix`, in the order of their names.
@@ -87,9 +87,9 @@ impl KeyEditor {
         Ok(names)
     }
 
-    async fn get(&self, path: &str) -> Result<Answer, ConsulError> {
-        let answer = self.shared.client.get(path, Mode::Default, None).await;
-        answer.inspect_err(|error| self.shared.count(error))
+    async fn get(&self, path: &str) -> Result<ConsulResponse, ConsulError> {
+        let response = self.shared.client.get(path, Mode::Default, None).await;
+        response.inspect_err(|error| self.shared.count(error))
     }
 }
 
@@ -116,10 +116,10 @@ fn in_words<T>(result: Result<T, ConsulError>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
 }
 
-fn decode<T: DeserializeOwned>(path: &str, answer: &Answer) -> Result<T, ConsulError> {
+fn decode<T: DeserializeOwned>(path: &str, response: &ConsulResponse) -> Result<T, ConsulError> {
     let failed = |error: serde_json::Error| ConsulError::Decode {
         path: path.to_owned(),
         reason: error.to_string(),
     };
-    serde_json::from_slice(&answer.body).map_err(failed)
+    serde_json::from_slice(&response.body).map_err(failed)
 }

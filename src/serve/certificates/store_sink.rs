@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::present::{Present, joined, label};
-use crate::certificates::{Shelf, SourceError, Told};
+use crate::certificates::{CertificateSink, FetchedCertificates, SourceError};
 use crate::proxy::tls::{CertStore, Material};
 
 /// Strangers choose the names of failures to issue: that many of them are not worth a line each.
@@ -15,7 +15,7 @@ const ISSUE_SAY: Duration = Duration::from_secs(5);
 
 /// The store of one source.
 #[derive(Debug)]
-pub(super) struct CertificateSink {
+pub(super) struct StoreSink {
     source: String,
     store: Arc<CertStore>,
     present: Arc<Present>,
@@ -28,7 +28,7 @@ struct Said {
     issue: Option<Instant>,
 }
 
-impl CertificateSink {
+impl StoreSink {
     pub(super) fn new(source: &str, store: Arc<CertStore>, present: Arc<Present>) -> Self {
         let sink = Self {
             source: source.to_owned(),
@@ -50,11 +50,11 @@ impl CertificateSink {
     }
 }
 
-impl Shelf for CertificateSink {
-    fn take(&self, told: &Told) {
+impl CertificateSink for StoreSink {
+    fn take(&self, fetched: &FetchedCertificates) {
         let material = Material {
-            pairs: told.pairs.clone(),
-            client_cas: told.client_cas.clone(),
+            pairs: fetched.pairs.clone(),
+            client_cas: fetched.client_cas.clone(),
         };
         let before = self.store.expiries();
         self.present

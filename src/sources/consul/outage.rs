@@ -1,4 +1,4 @@
-//! What is wrong with the watches at present, so that the log tells of changes: one line when
+//! What is wrong with the watches at present, so that the log shows changes: one line when
 //! Consul cannot be read any more, one when every watch can read again. A thousand watches that
 //! lose one agent make one line. Pure: time is an argument, the lines are written by `shared`.
 
@@ -9,22 +9,22 @@ use crate::catalog::ServiceName;
 
 /// Present failures of all watches.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct Outage {
     kinds: HashMap<ServiceName, &'static str>,
     /// When the first of them began; none while all is well.
     since: Option<Instant>,
-    /// What was told since then.
-    told: HashSet<&'static str>,
+    /// What was logged since then.
+    logged: HashSet<&'static str>,
 }
 
-impl Trouble {
+impl Outage {
     /// A watch failed in this way. Returns whether that is worth a line: a fault of its own that
-    /// was not told of in this outage. A lost connection that cannot be made again is one fault,
+    /// was not logged in this outage. A lost connection that cannot be made again is one fault,
     /// whatever the kinds of its errors.
     pub(super) fn failed(&mut self, label: &ServiceName, kind: &'static str, now: Instant) -> bool {
         self.since.get_or_insert(now);
         self.kinds.insert(label.clone(), kind);
-        self.told.insert(fault(kind))
+        self.logged.insert(fault(kind))
     }
 
     /// Watches that fail at present.
@@ -44,7 +44,7 @@ impl Trouble {
         if !self.kinds.is_empty() {
             return None;
         }
-        self.told.clear();
+        self.logged.clear();
         self.since
             .take()
             .map(|since| now.saturating_duration_since(since))
@@ -64,8 +64,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_is_told_once_and_ends_with_the_last_watch() {
-        let mut trouble = Trouble::default();
+    fn an_outage_is_logged_once_and_ends_with_the_last_watch() {
+        let mut trouble = Outage::default();
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let (list, web) = (ServiceName::from(""), ServiceName::from("web"));
@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(trouble.ended(&web, after(7)), Some(Duration::from_secs(7)));
         assert!(
             trouble.failed(&web, "connect", after(9)),
-            "the next outage is told again"
+            "the next outage is logged again"
         );
         assert_eq!(trouble.ended(&web, after(10)), Some(Duration::from_secs(1)));
     }

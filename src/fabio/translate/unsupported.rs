@@ -1,16 +1,16 @@
 //! What is not carried out: warnings at start, and comments in the translation.
 
-use super::super::keys::{self, Fate};
+use super::super::keys::{self, Mapping};
 use super::Translator;
 
 impl Translator<'_> {
-    pub(super) fn left_out(&mut self) {
+    pub(super) fn unsupported(&mut self) {
         let with_consul = self.settings.text("registry.backend") == "consul";
         let concerns = |name: &str| with_consul || !name.starts_with("registry.consul.");
         for key in keys::all() {
-            let text = match key.fate {
-                Fate::Becomes(_) => continue,
-                Fate::Nothing(reason) => format!("has no effect: {reason}"),
+            let text = match key.mapping {
+                Mapping::Becomes(_) => continue,
+                Mapping::Nothing(reason) => format!("has no effect: {reason}"),
             };
             if self.settings.differs(key) && concerns(key.name) {
                 self.warn(key.name, text);
