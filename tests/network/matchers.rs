@@ -18,8 +18,15 @@ const ROUTES: [(&str, &str); 6] = [
     ("first", "header=X-First priority=1"),
 ];
 
-/// A request, and which instance gets it.
-const REQUESTS: [(&str, &str, &[(&str, &str)], &str); 11] = [
+/// Method, target and fields of a request, and which instance gets it.
+type Case = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static str,
+);
+
+const REQUESTS: [Case; 11] = [
     ("GET", "/", &[], "plain"),
     ("GET", "/x", &[("x-canary", "1")], "canary"),
     ("GET", "/x", &[("X-CANARY", "1")], "canary"),
