@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::turn::Turn;
+
 /// Longest wait for anything that a cluster does.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(20);
@@ -27,6 +29,7 @@ pub struct Cluster {
     dir: TempDir,
     network: [u8; 3],
     flags: Vec<String>,
+    _turn: Turn,
 }
 
 /// What a command said, and how it ended.
@@ -60,6 +63,7 @@ impl Cluster {
 
     /// With these flags, and this description if there is one.
     pub fn with(flags: &[&str], file: Option<&str>) -> Self {
+        let turn = Turn::of("clusters on this machine");
         let dir = tempfile::tempdir().unwrap();
         let network = free_network();
         let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
@@ -80,6 +84,7 @@ impl Cluster {
             dir,
             network,
             flags,
+            _turn: turn,
         }
     }
 

@@ -577,12 +577,13 @@ fn agent_config(ip: &str, dir: &Path, options: &Options) -> Value {
 
 /// A loopback address that no other test uses: from the process id and a counter, and checked.
 pub fn free_address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let pid = std::process::id();
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(number < 255, "out of loopback addresses");
-        let ip = Ipv4Addr::new(127, 16 + ((pid >> 8) % 200) as u8, pid as u8, number as u8);
+        // The last part is neither 0 nor 255; those who need more addresses go on to the next net.
+        let (net, host) = (pid.wrapping_add(number / 254), 1 + number % 254);
+        let ip = Ipv4Addr::new(127, 16 + ((net >> 8) % 200) as u8, net as u8, host as u8);
         if [8300, 8301, 8500, 8501]
             .iter()
             .all(|&port| TcpListener::bind((ip, port)).is_ok())

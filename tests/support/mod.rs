@@ -21,6 +21,7 @@ pub mod process;
 pub mod promtool;
 pub mod release_server;
 pub mod sshd;
+pub mod turn;
 pub mod upstream;
 pub mod vault;
 pub mod web;

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use super::client::get;
 use super::consul::ConsulAgent;
+use super::turn::Turn;
 
 /// Longest wait for the agent, and for one deployment.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -55,6 +56,7 @@ pub struct NomadAgent {
     child: Child,
     dir: TempDir,
     ip: String,
+    _turn: Turn,
 }
 
 /// One version of the job `drill`: three instances of [`APPLICATION`] under `urlprefix-/drill`, no
@@ -103,6 +105,7 @@ pub fn find(test: &str) -> Option<PathBuf> {
 impl NomadAgent {
     /// Starts one on the address of its Consul agent; ready for jobs.
     pub fn start(binary: PathBuf, consul: &ConsulAgent) -> Self {
+        let turn = Turn::of("single Nomad agents");
         let dir = tempfile::tempdir().expect("temporary folder");
         let config = config(consul, dir.path());
         fs::write(dir.path().join("nomad.json"), config.to_string()).expect("write");
@@ -121,6 +124,7 @@ impl NomadAgent {
             child,
             dir,
             ip: consul.ip.clone(),
+            _turn: turn,
         };
         agent.wait("a ready node", || {
             let nodes = agent.try_api("/v1/nodes")?;
