@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::consul::{Certificates, free_address};
-use crate::support::turn::Turn;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use lb::bootstrap::cluster::acl::{self, TokenStore};
@@ -30,7 +28,11 @@ use lb::bootstrap::topology::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::consul::Certificates;
+use crate::support::loopback::free_address;
+use crate::support::turn::Turn;
+use crate::support::wait::{PATIENCE, wait_until_async};
+
 const KEYS: [&str; 4] = [
     "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
     "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=",
@@ -494,17 +496,14 @@ async fn consul_from_nothing_and_through_its_life() {
     assert_eq!(steps.load(Ordering::Relaxed), 6);
     let install = json!({ "Key": KEYS[3] });
     // One late answer makes the call fail, though the key is installed.
-    let installed = Instant::now() + PATIENCE;
-    while cluster_client
-        .api(site.node(0), Consul)
-        .post("/v1/operator/keyring", Some(&install), LIMIT)
-        .await
-        .unwrap()
-        .good()
-        .is_err()
-    {
-        assert!(Instant::now() < installed);
-    }
+    wait_until_async("the third key", async || {
+        let posted = cluster_client
+            .api(site.node(0), Consul)
+            .post("/v1/operator/keyring", Some(&install), LIMIT)
+            .await;
+        posted.unwrap().good().map(drop)
+    })
+    .await;
     gossip::rotate(
         &site.view(&cluster_client),
         Consul,
@@ -563,16 +562,11 @@ async fn consul_from_nothing_and_through_its_life() {
         "{failure}"
     );
 
-    let noticed = Instant::now() + PATIENCE;
-    while status::look(&site.view(&cluster_client), Scope::ConsulOnly, now(), 30)
-        .await
-        .nodes[follower]
-        .consul
-        .status
-        == "alive"
-    {
-        assert!(Instant::now() < noticed);
-    }
+    wait_until_async("the loss of the follower", async || {
+        let status = status::look(&site.view(&cluster_client), Scope::ConsulOnly, now(), 30).await;
+        status.nodes[follower].consul.status != "alive"
+    })
+    .await;
     let refusal = gossip::rotate(
         &site.view(&cluster_client),
         Consul,

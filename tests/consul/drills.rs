@@ -9,15 +9,17 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use lb::catalog::CheckStatus;
+
 use crate::support::client::Load;
 use crate::support::consul::{Certificates, ConsulAgent, Options};
 use crate::support::drill::{
-    Check, Instance, age, ask, consul_section, fleet, lb, load, service_row, serving, wait,
-    wait_serving, wait_status,
+    Check, Instance, age, ask, consul_section, fleet, lb, load, service_row, serving, wait_serving,
+    wait_status,
 };
 use crate::support::turn::Turn;
 use crate::support::upstream::Upstream;
-use lb::catalog::CheckStatus;
+use crate::support::wait::wait_until;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -85,7 +87,7 @@ fn rolling_replacement_without_shutdown_delay_fails_nothing() {
     let mut present = fleet(&agent, "web", "v0", 3);
     wait_serving(&lb, "web", &["v0-0", "v0-1", "v0-2"]);
     let load = load(&lb, "/web", 250);
-    wait("all three served", || {
+    wait_until("all three served", || {
         present
             .iter()
             .all(|instance| instance.server().requests() > 0)
@@ -105,7 +107,7 @@ fn rolling_replacement_without_shutdown_delay_fails_nothing() {
             sleep(SECOND / 5);
             next.server().set_status(200);
             agent.set_check(&next.id, CheckStatus::Passing);
-            wait("the new instance served", || next.server().requests() > 0);
+            wait_until("the new instance served", || next.server().requests() > 0);
             *instance = next;
         }
     }
@@ -137,7 +139,7 @@ fn new_instances_wait_for_their_checks() {
         instance.register(&agent, &["urlprefix-/web"], Check::None);
     }
     let registered = Instant::now();
-    wait("both in /api/services", || {
+    wait_until("both in /api/services", || {
         service_row(&lb, "web")["instances"]
             .as_array()
             .is_some_and(|all| all.len() == 3)
@@ -148,11 +150,11 @@ fn new_instances_wait_for_their_checks() {
     // A check that passes ends the wait; without any, the grace does.
     checked.add_check(&agent);
     agent.set_check(&checked.id, CheckStatus::Passing);
-    wait("traffic to the checked one", || {
+    wait_until("traffic to the checked one", || {
         checked.server().requests() > 0
     });
     assert!(unchecked.server().requests() == 0 && registered.elapsed() < 3 * SECOND);
-    wait("traffic to the other one", || {
+    wait_until("traffic to the other one", || {
         unchecked.server().requests() > 0
     });
     // What the agent takes to make the record visible counts before the grace, not into it.
@@ -173,7 +175,7 @@ fn death_and_frost_of_instances_fail_nothing() {
     let mut node = fleet(&agent, "node", "node", 6);
     let frozen = fleet(&agent, "frozen", "frozen", 3);
     for (service, count) in [("one", 3), ("node", 6), ("frozen", 3)] {
-        wait(&format!("{count} of {service}"), || {
+        wait_until(format!("{count} of {service}"), || {
             serving(&lb, service).len() == count
         });
     }
@@ -226,7 +228,7 @@ fn an_agent_that_dies_and_returns_fails_nothing() {
     wait_serving(&lb, "web", &["web-0", "web-1", "web-2"]);
     lb.wait_ready();
     let load = load(&lb, "/web", 200);
-    wait("a young answer", || age(&lb, "web") < 3.5);
+    wait_until("a young answer", || age(&lb, "web") < 3.5);
 
     // `DRILL_OUTAGE_SECONDS=60` makes it a long one.
     let seconds = std::env::var("DRILL_OUTAGE_SECONDS")
@@ -252,7 +254,7 @@ fn an_agent_that_dies_and_returns_fails_nothing() {
     );
     agent.restart();
     let restarted = Instant::now();
-    wait("a young answer", || {
+    wait_until("a young answer", || {
         assert_eq!(lb.admin("/ready").0, 200);
         age(&lb, "web") < 3.0
     });
@@ -306,7 +308,7 @@ fn checks_that_begin_critical_after_a_restart_take_nobody_out() {
         );
         sleep(SECOND / 50);
     }
-    wait("nothing held any more", || {
+    wait_until("nothing held any more", || {
         service_row(&lb, "web")["held"].is_null() && serving(&lb, "web").len() == 3
     });
     let outcome = load.stop();
@@ -375,23 +377,23 @@ fn a_token_without_rights_keeps_the_routes() {
 
     // Rights are taken away: Consul goes on to say 200, and that there is nothing.
     agent.set_rules(&policy, "lb", r#"key_prefix "lb/" { policy = "read" }"#);
-    wait("the loss noticed", || errors(&lb, "token") > 0.0);
+    wait_until("the loss noticed", || errors(&lb, "token") > 0.0);
     lb.wait_for_line("a line about the token", |line| {
         line.contains("\"kind\":\"token\"") && line.contains("WARN")
     });
-    wait("the age of the answer in /api/services", || {
+    wait_until("the age of the answer in /api/services", || {
         assert_eq!(serving(&lb, "web").len(), 2);
         service_row(&lb, "web")["age_seconds"]
             .as_f64()
             .is_some_and(|age| age > 4.0)
     });
     agent.set_rules(&policy, "lb", RULES);
-    wait("rights seen again", || age(&lb, "web") < 3.0);
+    wait_until("rights seen again", || age(&lb, "web") < 3.0);
 
     // The token is deleted: Consul says 403.
     delete_token(&agent, &token);
     let before = errors(&lb, "token");
-    wait("the refusal noticed", || {
+    wait_until("the refusal noticed", || {
         errors(&lb, "token") > before && age(&lb, "web") > 4.0
     });
     assert_eq!(serving(&lb, "web").len(), 2);
@@ -452,7 +454,7 @@ fn a_bad_tag_costs_only_itself() {
     agent.deregister(&good[0].id);
     wait_serving(&lb, "good", &["more"]);
     typo[0].register(&agent, &["urlprefix-/typo strip=/typo"], Check::Ttl);
-    wait("the correction taken", || {
+    wait_until("the correction taken", || {
         lb.metric("lb_registry_rejected_tags{service=\"typo\"}")
             .is_none()
     });
@@ -474,14 +476,14 @@ fn a_pool_that_turns_critical_at_once_is_held_for_a_while() {
     instances
         .iter()
         .for_each(|instance| agent.set_check(&instance.id, CheckStatus::Critical));
-    wait("the hold told", || {
+    wait_until("the hold told", || {
         service_row(&lb, "web")["held"].is_string()
     });
     sleep(SECOND);
     instances
         .iter()
         .for_each(|instance| agent.set_check(&instance.id, CheckStatus::Passing));
-    wait("the hold over", || {
+    wait_until("the hold over", || {
         service_row(&lb, "web")["held"].is_null()
     });
     running.stop().assert_none_failed();
@@ -491,7 +493,7 @@ fn a_pool_that_turns_critical_at_once_is_held_for_a_while() {
     instances
         .iter()
         .for_each(|instance| agent.set_check(&instance.id, CheckStatus::Critical));
-    wait("the hold told", || {
+    wait_until("the hold told", || {
         service_row(&lb, "web")["held"].is_string()
     });
     let served = Load::new(lb.address("http"), "drill.test", "/web", 50).start();
@@ -561,7 +563,7 @@ fn static_routes_are_served_although_consul_never_answers() {
     let lb = lb(&config);
     // Opened after ten seconds of patience, and not ready: a balancer in front may prefer another
     // one.
-    wait("the end of the patience", || {
+    wait_until("the end of the patience", || {
         lb.stderr().contains("still not synced")
     });
     assert_eq!(ask(&lb, "/s"), (200, "static".to_owned()));

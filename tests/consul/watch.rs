@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
-use crate::support::fake_consul::{Acl, FakeConsul, Fault, PREFIX};
 use lb::catalog::command::CommandError;
 use lb::catalog::source::OVERRIDES;
 use lb::catalog::{CheckScope, CheckStatus, Registration as Listed, ServiceSnapshot};
@@ -21,8 +19,9 @@ use lb::sources::{self, Context, Page, RunningSource, Update};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-/// Limit for anything that is waited for.
-const LIMIT: Duration = Duration::from_secs(40);
+use crate::support::consul::{Certificates, ConsulAgent, Options, Registration, plain_config};
+use crate::support::fake_consul::{Acl, FakeConsul, Fault, PREFIX};
+use crate::support::wait::{PATIENCE, wait_until_async};
 
 /// What the source has said so far.
 #[derive(Clone, Debug, Default)]
@@ -185,11 +184,11 @@ impl Watched {
     }
 
     async fn until(&mut self, what: &str, condition: impl FnMut(&View) -> bool) {
-        let waited = timeout(LIMIT, self.view.wait_for(condition)).await;
+        let waited = timeout(PATIENCE, self.view.wait_for(condition)).await;
         let met = waited.is_ok_and(|result| result.is_ok());
         assert!(
             met,
-            "not within {LIMIT:?}: {what}; seen {:?}",
+            "not within {PATIENCE:?}: {what}; seen {:?}",
             self.view.borrow()
         );
     }
@@ -226,15 +225,11 @@ impl Watched {
 
     /// Waits until errors of this kind have been counted.
     async fn until_errors(&self, kind: &str, count: u64) {
-        let deadline = Instant::now() + LIMIT;
-        while self.errors(kind) < count {
-            assert!(
-                Instant::now() < deadline,
-                "no error {kind}: {:?}",
-                self.metrics.control().registry_errors
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wait_until_async(format!("{count} errors {kind}"), async || {
+            let seen = || format!("{:?}", self.metrics.control().registry_errors);
+            (self.errors(kind) >= count).then_some(()).ok_or_else(seen)
+        })
+        .await;
     }
 }
 
@@ -726,7 +721,7 @@ async fn keys_that_may_not_be_read_any_more_are_kept() {
     let mut watched = Watched::start(config);
     watched.until_commands(&["route del a"], &[]).await;
     let mut page = watched.source.no_route_page();
-    timeout(LIMIT, page.wait_for(Option::is_some))
+    timeout(PATIENCE, page.wait_for(Option::is_some))
         .await
         .expect("the page")
         .expect("its watch");
@@ -745,7 +740,7 @@ async fn keys_that_may_not_be_read_any_more_are_kept() {
         .until_commands(&["route del a", "route del b"], &[])
         .await;
     let another = |page: &Option<bytes::Bytes>| page.as_deref() == Some(b"another page");
-    timeout(LIMIT, page.wait_for(another))
+    timeout(PATIENCE, page.wait_for(another))
         .await
         .expect("the page")
         .expect("its watch");
@@ -769,7 +764,7 @@ async fn keys_that_may_not_be_read_any_more_are_kept() {
         .await;
     agent.api("DELETE", "/v1/kv/lb?recurse", None);
     watched.until_commands(&[], &[]).await;
-    timeout(LIMIT, page.wait_for(Option::is_none))
+    timeout(PATIENCE, page.wait_for(Option::is_none))
         .await
         .expect("no page")
         .expect("its watch");
@@ -891,11 +886,10 @@ async fn an_agent_that_dies_and_returns_costs_no_data() {
     let updates = watched.view.borrow().updates;
     let seen = watched.metrics.control().registry_success["api-0"];
     agent.restart();
-    let deadline = Instant::now() + LIMIT;
-    while watched.metrics.control().registry_success["api-0"] <= seen {
-        assert!(Instant::now() < deadline, "never read again");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until_async("another response", async || {
+        watched.metrics.control().registry_success["api-0"] > seen
+    })
+    .await;
     agent.register_many("api", 20, 3);
     watched
         .until("the third instances", |view| {
@@ -1490,11 +1484,7 @@ async fn a_resync_reads_without_index() {
             .filter(|r| r.contains("health") && !r.contains("index="))
             .count()
     };
-    let deadline = Instant::now() + LIMIT;
-    while unconditional() < 3 {
-        assert!(Instant::now() < deadline, "never read without index");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait_until_async("reads without index", async || unconditional() >= 3).await;
     assert_eq!(
         watched.view.borrow().updates,
         2,
@@ -1683,15 +1673,12 @@ async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front(
             .iter()
             .any(|request| request.contains("/service/register"))
     };
-    let deadline = Instant::now() + LIMIT;
-    while !registered(&fake) {
-        assert!(
-            Instant::now() < deadline,
-            "never registered: {:?}",
-            fake.requests()
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_until_async("a registration", async || {
+        registered(&fake)
+            .then_some(())
+            .ok_or_else(|| format!("{:?}", fake.requests()))
+    })
+    .await;
     // Emptied, so that what confirms is asked, too.
     fake.set("api", &[2001]);
     fake.remove("web");

@@ -28,6 +28,8 @@ use case::{Case, File, Step, Who};
 use setup::Setup;
 use subject::Subject;
 
+use crate::support::wait::PATIENCE;
+
 /// What there is to run besides `lb`.
 fn who() -> Vec<Who> {
     match subject::fabio() {
@@ -125,7 +127,7 @@ fn play(
     let patience = if step.act.is_empty() && !step.settles {
         std::time::Duration::ZERO
     } else {
-        crate::support::lb::PATIENCE
+        PATIENCE
     };
     loop {
         let outcome = check::step(setup, subject, step);

@@ -9,6 +9,7 @@ use super::support::client::{self, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
 use super::wire::*;
+use crate::support::wait::wait_until_async;
 
 #[test]
 fn the_limit_of_open_files_is_raised_and_bounds_the_clients() {
@@ -131,13 +132,11 @@ fn a_lack_of_descriptors_blames_no_instance_of_tcp() {
             async move { ask(&mut client, get("http://h/")).await.0.status.as_u16() }
         });
         let connect = async {
-            while lb
-                .metric("lb_upstream_connects_total{service=\"web\",result=\"exhausted\"}")
-                .unwrap_or(0.0)
-                == 0.0
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let sample = "lb_upstream_connects_total{service=\"web\",result=\"exhausted\"}";
+            wait_until_async("a connect without descriptors", async || {
+                lb.metric(sample).is_some_and(|count| count > 0.0)
+            })
+            .await;
             std::net::TcpStream::connect(lb.address("tcp")).unwrap()
         };
         futures_util::future::join(join_all(asked), connect).await

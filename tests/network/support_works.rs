@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use http::Method;
+
 use crate::support::certs::Ca;
 use crate::support::client::{Load, RawClient, exchange, get};
+use crate::support::turn::Turn;
 use crate::support::upstream::{RawUpstream, TcpEcho, Upstream};
-use http::Method;
+use crate::support::wait::{PATIENCE, try_wait};
 
 #[test]
 fn upstream_says_what_arrived() {
@@ -173,4 +176,33 @@ fn certificates_are_fit_for_servers_and_clients() {
             String::from_utf8_lossy(&verified.stderr)
         );
     }
+}
+
+#[test]
+fn a_wait_ends_with_its_condition_or_tells_what_was_seen() {
+    let mut looks = 0;
+    let third = try_wait(PATIENCE, "the third look", || {
+        looks += 1;
+        (looks == 3).then_some(looks)
+    });
+    assert_eq!(third, Ok(3));
+    let never = try_wait(Duration::from_millis(10), "rain", || Err::<(), _>("sun"));
+    assert_eq!(never, Err("not seen within 10ms: rain: sun".to_owned()));
+}
+
+#[test]
+fn tests_of_another_kind_wait_for_their_turn() {
+    let (one, beside) = (Turn::of("one"), Turn::of("one"));
+    let (began, begins) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        let _turn = Turn::of("another");
+        began.send(()).unwrap();
+    });
+    drop(one);
+    begins
+        .recv_timeout(Duration::from_millis(100))
+        .expect_err("one of the other kind still runs");
+    drop(beside);
+    begins.recv_timeout(PATIENCE).unwrap();
+    other.join().unwrap();
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::loopback::free_network;
 use crate::support::turn::Turn;
+use crate::support::wait::{PATIENCE, try_wait};
 
-/// Longest wait for anything; a slow machine with other work to do needs some of it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(90);
-const STEP: Duration = Duration::from_millis(100);
+/// Pause between two looks of a watch.
+const WATCH_STEP: Duration = Duration::from_millis(20);
 
 /// The nodes, in the order of their addresses.
 pub(super) const NODES: [&str; 9] = [
@@ -301,7 +302,7 @@ impl Nine {
             let mut fewest = usize::MAX;
             while goes_on.load(Relaxed) {
                 fewest = fewest.min(daemons(&state).len());
-                sleep(STEP / 5);
+                sleep(WATCH_STEP);
             }
             fewest
         });
@@ -338,19 +339,14 @@ impl Nine {
     }
 
     /// Waits for something; `what` is told when it is not seen.
-    pub(super) fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "never seen: {what}\n{}",
+    pub(super) fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        try_wait(PATIENCE * 2, what, look).unwrap_or_else(|unseen| {
+            panic!(
+                "{unseen}
+{}",
                 self.tell()
-            );
-            sleep(STEP);
-        }
+            )
+        })
     }
 
     /// What is known of the cluster, for a test that failed.
@@ -513,21 +509,4 @@ fn mounts_below(folder: &Path) -> Vec<String> {
         .filter(|place| Path::new(place).starts_with(folder))
         .map(str::to_owned)
         .collect()
-}
-
-/// A /24 of loopback addresses on which nobody listens where the nine would.
-fn free_network() -> [u8; 3] {
-    for _ in 0..50 {
-        let network = [127, fastrand::u8(20..250), fastrand::u8(1..250)];
-        let [a, b, c] = network;
-        let free = |host, port| TcpListener::bind((Ipv4Addr::new(a, b, c, host), port)).is_ok();
-        if (11..20).all(|host| {
-            [8301, 8501, 4646, 9999]
-                .iter()
-                .all(|&port| free(host, port))
-        }) {
-            return network;
-        }
-    }
-    panic!("no free network on loopback")
 }

@@ -15,8 +15,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
-/// Longest wait for an answer.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use super::wait::PATIENCE;
 
 /// A connection for exact bytes.
 pub struct RawClient {

@@ -13,8 +13,7 @@ use lb::bootstrap::topology::{BinarySource, Layout, Product, Target};
 use tempfile::TempDir;
 
 use super::{AGENT, agent, cluster, file};
-
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::support::wait::{PATIENCE, wait_until, wait_until_async};
 
 /// A node in a temporary folder, with [`AGENT`] as its Consul. What still runs at the end is
 /// killed.
@@ -97,14 +96,11 @@ impl Fixture {
     }
 
     async fn wait_log(&self, text: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        wait_until_async(format!("`{text}` in the log"), async || {
             let log = self.host.log(Product::Consul, 50).await.unwrap();
-            if log.contains(text) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "no `{text}` in: {log}");
-        }
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        })
+        .await;
     }
 }
 
@@ -416,10 +412,9 @@ async fn tasks_left_by_a_nomad_client_are_ended() {
         .spawn()
         .unwrap();
     let children = format!("/proc/{0}/task/{0}/children", executor.id());
-    let deadline = Instant::now() + PATIENCE;
-    while fs::read_to_string(&children).unwrap().is_empty() {
-        assert!(Instant::now() < deadline);
-    }
+    wait_until("the task of the executor", || {
+        !fs::read_to_string(&children).unwrap().is_empty()
+    });
     let reaper = std::thread::spawn(move || executor.wait().unwrap());
     let ended = node.host.stop_tasks(Duration::from_secs(1)).await.unwrap();
     assert_eq!(ended, 2);

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::time::Duration;
 
 use lb::bootstrap::nodes::spec::{BinarySpec, DirSpec, NodeSpec, Owner, sha256};
 use lb::bootstrap::nodes::{ControlDir, Host, Preflight, Releases, Wipe};
@@ -11,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{AGENT, agent, cluster, file};
 use crate::support::sshd::{Keys, Machine, Network, Sshd, is_possible};
+use crate::support::wait::PATIENCE;
 
-const PATIENCE: Duration = Duration::from_secs(5);
 const ALIAS: &str = "the-machine";
 
 fn over_ssh(config: &str, address: &str) -> Cluster {

@@ -3,9 +3,10 @@
 
 use std::fs;
 
-use super::site::{Site, wait_for};
+use super::site::Site;
 use crate::support::release_server;
 use crate::support::sshd::is_possible;
+use crate::support::wait::wait_until;
 
 #[test]
 fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_changed() {
@@ -37,7 +38,7 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_changed() {
     let stranger = format!("Host {}\n  HostKeyAlias stranger\n", site.address(8));
     let config = fs::read_to_string(&site.config).unwrap();
     fs::write(&site.config, format!("{stranger}{config}")).unwrap();
-    wait_for("the port is taken", || {
+    wait_until("the port is taken", || {
         machine(4).run("ss -Hltn").contains(":8301")
     });
 

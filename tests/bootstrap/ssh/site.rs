@@ -15,10 +15,10 @@ use tempfile::TempDir;
 
 use crate::support::sshd::{Keys, Machine, Network, is_possible};
 use crate::support::turn::Turn;
+use crate::support::wait::PATIENCE;
 
-/// Longest wait for one call of the binary, and for what a test waits for itself.
-pub const PATIENCE: Duration = Duration::from_secs(240);
-const STEP: Duration = Duration::from_millis(20);
+/// Longest wait for one call of the binary.
+pub const CALL: Duration = PATIENCE.saturating_mul(4);
 /// Pause between two looks of a watch.
 const WATCH_STEP: Duration = Duration::from_millis(50);
 /// What machines need of the one the tests run on.
@@ -199,7 +199,7 @@ impl Site {
         let child = command.spawn().unwrap();
         let id = child.id().to_string();
         spawn(move || ended_is_told(child, &ended));
-        let output = sender.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let output = sender.recv_timeout(CALL).unwrap_or_else(|_| {
             let _ = Command::new("kill").args(["-KILL", &id]).status();
             panic!("lb bootstrap {arguments} does not end")
         });
@@ -268,16 +268,6 @@ fn lean(dir: &Path) -> PathBuf {
         lean
     } else {
         built
-    }
-}
-
-/// Waits for something, for as long as a test may take.
-#[track_caller]
-pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not so: {what}");
-        sleep(STEP);
     }
 }
 

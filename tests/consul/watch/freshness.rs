@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::support::turn::Turn;
+use crate::support::wait::wait_until_async;
 
 /// A change is late when it takes longer than this. A watch that takes turns, or is put off for
 /// want of a token, takes seconds; a debug build on a busy machine takes tens of milliseconds.
@@ -196,18 +197,12 @@ async fn with_fewer_connections_than_services_every_kind_of_change_is_seen_at_on
         );
 
         // The test's own last one may not be closed yet.
-        let begun = Instant::now();
-        loop {
+        let what = format!("at most {max_connections} connections");
+        wait_until_async(what, async || {
             let ours = connections_to(&agent.ip, 8500);
-            if ours <= max_connections {
-                break;
-            }
-            assert!(
-                begun.elapsed() < Duration::from_secs(5),
-                "{ours} connections"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            (ours <= max_connections).then_some(()).ok_or(ours)
+        })
+        .await;
         let late: Vec<_> = times.iter().filter(|(_, took)| *took > LATE).collect();
         // One may meet a machine that is busy with other tests; watches that take turns are late
         // with most.
@@ -382,14 +377,7 @@ async fn an_agent_that_grants_few_connections_is_not_asked_for_more_in_a_loop() 
         .collect();
     let mut watched = Watched::start(agent.config());
     watched.until("synced", |view| view.synced == 1).await;
-    let begun = Instant::now();
-    while watched.errors("refused") == 0 {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "the bound was not met"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    watched.until_errors("refused", 1).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = watched.errors("refused");
     // Others find room, but for the moments in which more is tried.
@@ -399,16 +387,15 @@ async fn an_agent_that_grants_few_connections_is_not_asked_for_more_in_a_loop() 
             "Service": {"ID": id, "Service": service, "Address": "127.0.0.1", "Port": 1001,
                 "Tags": [format!("urlprefix-/{service}")]}});
         let begun = Instant::now();
-        while !matches!(
-            agent.try_api("PUT", "/v1/catalog/register", Some(&body)),
-            Ok((200, _))
-        ) {
-            assert!(
-                begun.elapsed() < Duration::from_secs(10),
-                "no connection is left to others"
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        wait_until_async("a connection for others", async || {
+            let registered = agent.try_api("PUT", "/v1/catalog/register", Some(&body));
+            matches!(registered, Ok((200, _)))
+        })
+        .await;
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "no connection was left to others"
+        );
     }
     let both = |view: &View| {
         view.services

@@ -27,7 +27,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::case::Step;
 use super::setup::Setup;
 use super::subject::Subject;
-use crate::support::client::{PATIENCE, RawClient, RawResponse, exchange};
+use crate::support::client::{RawClient, RawResponse, exchange};
+use crate::support::wait::PATIENCE;
 
 /// What came back; none when the connection ended without an answer.
 pub type Response = Option<RawResponse>;

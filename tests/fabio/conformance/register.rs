@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::case::{Case, File, Instance};
 use super::setup::Setup;
-use crate::support::client::{PATIENCE, RawResponse};
+use crate::support::client::RawResponse;
+use crate::support::wait::PATIENCE;
 
 /// Hosts of routes that every file has: by them a program tells that it has read the catalog, and
 /// the KV store.

@@ -4,7 +4,6 @@ use std::fs::File as LogFile;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -12,8 +11,8 @@ use super::case::{File, Who};
 use super::register;
 use super::setup::Setup;
 use crate::support::client;
-use crate::support::consul::free_address;
-use crate::support::lb::PATIENCE;
+use crate::support::loopback::free_address;
+use crate::support::wait::{PATIENCE, try_wait};
 
 /// Port of the first listener.
 const FIRST_PORT: u16 = 9001;
@@ -128,44 +127,55 @@ impl Subject {
     /// Waits for the marks that are registered beside the cases: Fabio begins with whatever it has
     /// read first.
     fn wait_whole(&self, file: &File) {
-        let begun = Instant::now();
-        loop {
+        let whole = try_wait(PATIENCE, "a whole table", || {
             let table =
                 client::get(self.listener(Some("admin")), "localhost", "/api/routes").text();
-            if register::MARKS.iter().all(|mark| table.contains(mark)) {
-                return;
-            }
-            assert!(
-                begun.elapsed() < PATIENCE * 2,
-                "{:?} {}: {table}\n{}",
+            let is_whole = register::MARKS.iter().all(|mark| table.contains(mark));
+            if is_whole { Ok(()) } else { Err(table) }
+        });
+        whole.unwrap_or_else(|unseen| {
+            panic!(
+                "{:?} {}: {unseen}
+{}",
                 self.who,
                 file.name,
                 self.log()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            )
+        });
     }
 
     fn wait_serving(&mut self, file: &File, listen: &[String]) {
-        let begun = Instant::now();
         let mut waits_for: Vec<SocketAddr> = (0..listen.len())
             .filter(|at| !listen[*at].starts_with("tcp-dynamic"))
             .map(|at| self.listener(Some(&(at + 1).to_string())))
             .collect();
         waits_for.push(self.listener(Some("admin")));
-        while !waits_for.is_empty() {
+        let open = try_wait(PATIENCE, "all listeners", || {
             waits_for.retain(|address| TcpStream::connect(address).is_err());
             let ended = self.child.try_wait().unwrap();
-            let late = begun.elapsed() > PATIENCE * 2;
             assert!(
-                ended.is_none() && !late,
-                "{:?} {}: no {waits_for:?}\n{}",
+                ended.is_none(),
+                "{:?} {} ended
+{}",
                 self.who,
                 file.name,
                 self.log()
             );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            if waits_for.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("closed: {waits_for:?}"))
+            }
+        });
+        open.unwrap_or_else(|unseen| {
+            panic!(
+                "{:?} {}: {unseen}
+{}",
+                self.who,
+                file.name,
+                self.log()
+            )
+        });
     }
 
     /// Address of a listener: its place in the list, from 1 (the default), or `admin`.
