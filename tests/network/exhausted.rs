@@ -16,7 +16,7 @@ fn the_limit_of_open_files_is_raised_and_bounds_the_clients() {
     let upstream = Upstream::start("u");
     let text = listener("http", "")
         + &route("web", "/", &[url("http", upstream.address)], "")
-        + "[proxy]\nworkers = 1\n";
+        + "[proxy]\nworkers = 1\nconnect_timeout = \"1m\"\n";
     let lb = Lb::start_limited(&config(&text), &["-Sn 64", "-Hn 512"]);
     lb.wait_ready();
     assert_eq!(lb.metric("process_max_fds"), Some(512.0));

@@ -28,7 +28,7 @@ fn sigterm_drains_in_order() {
     let upstream = Upstream::start("u");
     let mut lb = Lb::start(&web(
         &upstream,
-        "[drain]\ngrace = \"2s\"\ntimeout = \"10s\"\n",
+        "[drain]\ngrace = \"1500ms\"\ntimeout = \"10s\"\n",
     ));
     let address = lb.address("http");
     lb.wait_ready();
@@ -53,12 +53,13 @@ fn sigterm_drains_in_order() {
     assert_eq!(lb.admin("/health").0, 200);
     assert_eq!(client::get(address, "h", "/during-grace").status, 200);
     assert!(
-        begun.elapsed() < Duration::from_secs(2),
+        begun.elapsed() < Duration::from_millis(1500),
         "too slow to tell the grace: {:?}",
         begun.elapsed()
     );
 
-    upstream.set_delay(Duration::from_millis(1000));
+    // Beyond the grace, whenever it is sent.
+    upstream.set_delay(Duration::from_secs(2));
     let seen = upstream.requests();
     let mut running = RawClient::connect(address);
     running.send("GET /running HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -67,7 +68,7 @@ fn sigterm_drains_in_order() {
         std::net::TcpStream::connect(address).is_err()
     });
     assert!(
-        begun.elapsed() >= Duration::from_millis(1950),
+        begun.elapsed() >= Duration::from_millis(1450),
         "{:?}",
         begun.elapsed()
     );

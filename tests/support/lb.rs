@@ -231,8 +231,10 @@ impl Lb {
         line.and_then(|value| value.trim().parse().ok())
     }
 
-    /// Sends SIGTERM.
+    /// Sends SIGTERM once it has started: before that, which is after its listeners opened, a signal
+    /// ends it without a drain.
     pub fn sigterm(&self) {
+        self.wait_for_line("its start", |line| line.contains("lb started"));
         self.signal("TERM");
     }
 
