@@ -1,8 +1,8 @@
 //! Drills: the whole binary in front of real Consul agents over mTLS, under load, while things die,
 //! leave and lie.
 //!
-//! Each asserts that no request failed, and that the drill happened: who answered, what was
-//! reported. The load is what a debug build carries beside everything else on two cores; figures of
+//! Each asserts that no request failed, and that the drill happened: which instance responded, what
+//! was reported. The load is what a debug build carries beside everything else on two cores; figures of
 //! release builds come from `benches/`.
 
 use std::fs;

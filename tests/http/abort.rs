@@ -158,7 +158,7 @@ fn inside_the_answer() {
     let upstream = Scripted::start(|visit| {
         visit.head();
         visit.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
-        // Sends until somebody minds.
+        // Sends until the other side closes.
         visit.send_until_closed();
     });
     let lb = router(&[("/", &[upstream.address], "")], QUICK);
@@ -214,7 +214,7 @@ fn inside_the_upload() {
     }
 }
 
-/// A short body is read as a whole before anybody is asked: its upstream hears nothing of one that
+/// A short body is read as a whole before a request is made: its upstream hears nothing of one that
 /// breaks off.
 #[test]
 fn inside_a_short_upload() {

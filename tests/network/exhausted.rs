@@ -1,5 +1,5 @@
-//! What this side lacks (descriptors here) is nobody else's fault: no instance is ejected, clients
-//! get 503, and it is told.
+//! What this side lacks (descriptors here) is not the fault of others: no instance is ejected,
+//! clients get 503, and it is told.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn the_limit_of_open_files_is_raised_and_bounds_the_clients() {
         line.contains("max_connections") && line.contains("WARN")
     });
     // Many more than there are descriptors: those that fit in are served, the others wait, and
-    // nobody is told an error.
+    // no client is told an error.
     let mut clients: Vec<RawClient> = (0..400)
         .map(|_| RawClient::connect(lb.address("http")))
         .collect();

@@ -364,7 +364,7 @@ fn two_that_may_not_share_an_address_say_which() {
     }
 }
 
-/// The limit holds, whoever is above it waits, and a listener without visitors takes no place.
+/// The limit holds, connections above it wait, and a listener without visitors takes no place.
 #[test]
 fn connections_above_the_limit_wait_for_their_turn() {
     let upstream = Upstream::start("u");

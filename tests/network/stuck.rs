@@ -19,7 +19,7 @@ use super::wire::*;
 use crate::support::loopback::free_port;
 use crate::support::wait::{PATIENCE, wait_until};
 
-/// A process whose streams nobody looks after.
+/// A process whose streams nothing reads.
 struct Bare {
     child: Child,
     folder: TempDir,
@@ -29,7 +29,7 @@ struct Bare {
     admin: SocketAddr,
 }
 
-/// Ports that were free a moment ago: where nobody reads the log, nothing tells which it chose.
+/// Ports that were free a moment ago: where nothing reads the log, nothing tells which it chose.
 fn free_ports() -> [SocketAddr; 3] {
     [0; 3].map(|_| SocketAddr::from(([127, 0, 0, 1], free_port())))
 }
@@ -230,7 +230,7 @@ fn what_cannot_be_written_to_is_no_reason_to_stop() {
         writer
     };
     let access = "[log]\naccess = \"json\"\nlevel = \"debug\"\n";
-    // Kept: nobody reads them, but they are open.
+    // Kept: nothing reads them, but they are open.
     let (stuck_out, stuck_err) = (pipe(), pipe());
     let readers = (stuck_out.0, stuck_err.0);
     for (name, stdout, stderr) in [

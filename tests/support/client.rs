@@ -49,7 +49,8 @@ impl RawClient {
         }
     }
 
-    /// Sends these bytes. That the other side has closed already is no failure: its answer tells.
+    /// Sends these bytes. That the other side has closed already is not a failure: the response
+    /// tells.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let _ = self.socket.write_all(bytes.as_ref());
         self

@@ -284,7 +284,7 @@ impl Cluster {
         wait_until(format!("the end of {agent}"), || is_gone(pid));
     }
 
-    /// Everything that the state knows and nobody else may see.
+    /// Every secret in the state folder.
     pub fn secrets(&self) -> Vec<String> {
         fn values(value: &Value, found: &mut Vec<String>) {
             match value {
@@ -476,7 +476,7 @@ impl Running {
     }
 }
 
-/// Sends a signal by its name without `SIG`; a process that is gone is no failure.
+/// Sends a signal by its name without `SIG`; a process that is gone is not a failure.
 pub fn signal(pid: u32, name: &str) {
     let _ = Command::new("kill")
         .args(["-s", name, &pid.to_string()])
@@ -490,7 +490,7 @@ fn is_of(pid: u32, folder: &Path) -> bool {
     String::from_utf8_lossy(&command).contains(&*folder.to_string_lossy())
 }
 
-/// Whether the process has ended; one that nobody has asked how counts as ended.
+/// Whether the process has ended; one that is not waited for yet counts as ended.
 pub fn is_gone(pid: u32) -> bool {
     // Its memory goes before its sockets, so an empty command line would be too early.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -21,7 +21,7 @@ use super::wait::{PATIENCE, try_wait};
 
 const PORT: u16 = 4646;
 
-/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked
+/// A service that responds after 20 ms, tells its name in `x-instance`, and dies at once when told
 /// to stop, also between the head of an answer and its body, which it writes apart. It binds `BIND`
 /// if that is set, and what Nomad takes for the node's address otherwise.
 pub const APPLICATION: &str = r#"

@@ -50,7 +50,7 @@ pub fn is_possible(test: &str, tools: &[&str]) -> bool {
     }
 }
 
-/// Keys and configuration of an sshd and of those who call it; shared by several machines.
+/// Keys and configuration of an sshd and of its clients; shared by several machines.
 pub struct Keys {
     dir: TempDir,
 }

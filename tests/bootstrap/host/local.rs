@@ -269,7 +269,7 @@ async fn a_pid_file_that_names_something_else_counts_for_nothing() {
     ] {
         fs::write(format!("{}/consul.pid", node.layout.run), &content).unwrap();
         assert_eq!(node.pid().await, None, "{content}");
-        // Must not harm whoever has the number now: this test, in the first round.
+        // Must not harm the process that has the number now: this test, in the first round.
         node.host.stop(node.daemon(), PATIENCE).await.unwrap();
     }
     fs::write(format!("{}/consul.pid", node.layout.run), ours.to_string()).unwrap();

@@ -30,7 +30,7 @@ pub struct Site {
     pub machines: Vec<Machine>,
     /// Holds the description and the state.
     pub dir: TempDir,
-    /// The ssh configuration of who calls.
+    /// The ssh configuration of the caller.
     pub config: String,
     prefix: String,
     lb: PathBuf,

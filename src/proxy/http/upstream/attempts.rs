@@ -12,7 +12,7 @@
 //!
 //! All but the first kind draw on the retry budget, and are refused when it is spent (but for the
 //! one retry that follows a pooled connection found closed, and one of what was provably not sent or
-//! looked at, which is not an attempt either); for frozen instances the budget is the share of recent
+//! looked at, which does not count as an attempt); for frozen instances the budget is the share of recent
 //! requests alone. None happens after anything of a response was passed on.
 //!
 //! How an attempt is made is left to [`Transport`].
