@@ -201,6 +201,8 @@ async fn a_daemon_starts_reloads_and_stops() {
         );
     }
 
+    // Before that it has no trap for the signal.
+    node.wait_log("started").await;
     node.host.reload(node.daemon()).await.unwrap();
     node.wait_log("reloaded").await;
     node.host.stop(node.daemon(), PATIENCE).await.unwrap();
