@@ -35,6 +35,7 @@ mod sharing;
 mod slow;
 mod startup;
 mod stuck;
+mod support_works;
 mod tcp;
 mod tls;
 mod wire;
