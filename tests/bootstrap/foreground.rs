@@ -1,8 +1,9 @@
 //! Without `--detach` the cluster lives as long as the command; its data outlive both. On odd
 //! numbers of nodes.
 
-use crate::support::cluster::{Cluster, is_gone, signal, wait};
+use crate::support::cluster::{Cluster, is_gone, signal};
 use crate::support::lb::Lb;
+use crate::support::wait::wait_until;
 
 #[test]
 fn ctrl_c_stops_all_and_data_survive() {
@@ -32,9 +33,9 @@ fn ctrl_c_stops_all_and_data_survive() {
 
     // While it is still coming up.
     let mut up = cluster.start(&["up"]);
-    wait("a server", || !cluster.pids().is_empty());
+    wait_until("a server", || !cluster.pids().is_empty());
     signal(up.pid(), "INT");
-    wait("its end", || up.is_over());
+    wait_until("its end", || up.is_over());
     up.end().ended(130).says(&["stopping what was started"]);
     assert!(cluster.pids().is_empty(), "{:?}", cluster.pids());
 

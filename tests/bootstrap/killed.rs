@@ -5,7 +5,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::lifecycle::{NODES, a_second_run_changes_nothing, gossip_key};
-use crate::support::cluster::{Cluster, PATIENCE, Ran, Running};
+use crate::support::cluster::{Cluster, Ran, Running};
+use crate::support::wait::PATIENCE;
 
 /// Pause between two looks; an `up` does its fastest steps in some milliseconds.
 const STEP: Duration = Duration::from_millis(1);

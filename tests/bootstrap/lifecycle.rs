@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::SystemTime;
 
-use crate::support::cluster::{Cluster, Ran, files, is_gone, wait};
+use crate::support::cluster::{Cluster, Ran, files, is_gone};
+use crate::support::wait::wait_until;
 use crate::tls;
 
 pub(crate) const NODES: [&str; 9] = [
@@ -555,7 +556,7 @@ fn a_server_is_replaced(cluster: &Cluster) {
     assert_ne!(id(), before);
     assert_ne!(cluster.read("certs/consul-1/consul.pem"), certificate);
     cluster.run(&["status"]).good();
-    wait("three voters", || {
+    wait_until("three voters", || {
         cluster
             .ask_consul(&["operator", "raft", "list-peers"])
             .stdout

@@ -5,7 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::support::cluster::{Cluster, Ran, signal, wait};
+use crate::support::cluster::{Cluster, Ran, signal};
+use crate::support::wait::wait_until;
 use crate::tls;
 
 const SMALL: &str = "consul_servers = 3\nnomad_servers = 0\nnomad_clients = 1\n";
@@ -69,7 +70,7 @@ fn a_port_in_use(cluster: &Cluster) {
     cluster.up();
     cluster.kill("nomad-client-0/consul");
     // A killed agent lets go of its sockets a moment after it is gone.
-    wait("the free port", || {
+    wait_until("the free port", || {
         TcpListener::bind((cluster.address(3), 8600)).is_ok()
     });
     let taken = TcpListener::bind((cluster.address(3), 8600)).unwrap();
@@ -170,7 +171,7 @@ fn expired_certificates(cluster: &Cluster) {
         let place = cluster.node(node, "consul.d/cert.pem");
         fs::copy(&cert, &place).unwrap();
         signal(cluster.pids()[&format!("{node}/consul")], "HUP");
-        wait(&format!("the expired certificate of {node}"), || {
+        wait_until(format!("the expired certificate of {node}"), || {
             serves(cluster, number, &cert)
         });
     };

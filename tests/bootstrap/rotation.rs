@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use crate::killed::kill_when;
 use crate::lifecycle::{NODES, gossip_key};
 use crate::support::client::{Load, get};
-use crate::support::cluster::{Cluster, Ran, wait};
+use crate::support::cluster::{Cluster, Ran};
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
+use crate::support::wait::wait_until;
 use crate::tls;
 
 #[test]
@@ -32,7 +33,7 @@ fn rotations_cost_no_request() {
     );
     lb.wait_ready();
     let answers = || get(lb.address("http"), "rotation.test", "/web");
-    wait("the service behind lb", || answers().status == 200);
+    wait_until("the service behind lb", || answers().status == 200);
     let load = Load::new(lb.address("http"), "rotation.test", "/web", 50).start();
     let (pids, term) = (cluster.pids(), term(&cluster));
 
@@ -48,7 +49,7 @@ fn rotations_cost_no_request() {
     // lb follows Consul with what it was given last, not with what it began with.
     let second = Upstream::start("web-1");
     register(&cluster, 8, &second);
-    wait("the second instance behind lb", || {
+    wait_until("the second instance behind lb", || {
         answers().header("x-instance") == Some("web-1")
     });
     let outcome = load.stop();
@@ -115,7 +116,7 @@ fn gossip_keys(cluster: &Cluster) {
 fn a_member_is_away(cluster: &Cluster) {
     let key = gossip_key(cluster);
     cluster.kill("nomad-server-0/consul");
-    wait("the loss of nomad-server-0", || {
+    wait_until("the loss of nomad-server-0", || {
         cluster.ask_consul(&["members"]).stdout.contains(" failed ")
     });
     cluster.run(&["rotate-gossip"]).ended(1).says(&[

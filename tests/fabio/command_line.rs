@@ -12,8 +12,8 @@ use lb::fabio::settings::defaults_file;
 use lb::fabio::{Machine, Request, request};
 
 use super::{fabio, fabio_with};
-use crate::support::consul::free_address;
-use crate::support::lb::PATIENCE;
+use crate::support::loopback::free_address;
+use crate::support::wait::PATIENCE;
 
 /// A value that is another than the default, and makes sense.
 fn other(key: &Key) -> &'static str {

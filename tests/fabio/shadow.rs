@@ -1,12 +1,12 @@
 //! `lb fabio -shadow`: our table beside that of a Fabio.
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use super::{Shown, fabio};
 use crate::support::client;
-use crate::support::consul::{ConsulAgent, Registration, free_address};
-use crate::support::lb::PATIENCE;
+use crate::support::consul::{ConsulAgent, Registration};
+use crate::support::loopback::free_address;
+use crate::support::wait::wait_until;
 use crate::support::web::WebServer;
 
 /// The table that these routes are, as Fabio tells it.
@@ -220,16 +220,13 @@ fn beside_the_real_one() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let begun = Instant::now();
     // It serves once it has read its first table; the KV store may be a moment later.
-    while std::net::TcpStream::connect((ip.as_str(), 9999)).is_err()
-        || !client::get(admin.parse().unwrap(), "localhost", "/api/routes")
-            .text()
-            .contains("kv.a.com")
-    {
-        assert!(begun.elapsed() < PATIENCE, "the real Fabio has no table");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    wait_until("a table of the real Fabio", || {
+        std::net::TcpStream::connect((ip.as_str(), 9999)).is_ok()
+            && client::get(admin.parse().unwrap(), "localhost", "/api/routes")
+                .text()
+                .contains("kv.a.com")
+    });
     let equal = fabio(&[&consul[..], &["-shadow", &admin]].concat());
     let other = fabio(
         &[

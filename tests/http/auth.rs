@@ -5,9 +5,10 @@ use std::fs;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::harness::{OK, Scripted, router, wait_until};
+use crate::harness::{OK, Scripted, router};
 use crate::support::client::{RawResponse, exchange};
 use crate::support::lb::Lb;
+use crate::support::wait::wait_until;
 
 fn get(lb: &Lb, path: &str, more: &str) -> RawResponse {
     exchange(

@@ -14,8 +14,9 @@ use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::harness::{OK, Scripted, router, runtime, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, runtime, wait_quiet};
 use crate::support::client::RawClient;
+use crate::support::wait::wait_until;
 
 /// The body of a request that another protocol follows is the request's alone.
 #[test]

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use crate::harness::{Scripted, router, wait_quiet};
 use crate::support::client::{RawClient, RawResponse, exchange};
 use crate::support::lb::Lb;
+use crate::support::wait::wait_until;
 
 const ON: &str = "[proxy.compression]\ncontent_types = \"^text/\"\n";
 
@@ -273,7 +274,7 @@ fn a_reload_switches_it_on_and_off() {
     for (text, coding) in [(format!("{off}\n{ON}"), Some("gzip")), (off, None)] {
         std::fs::write(&path, text).unwrap();
         lb.sighup();
-        crate::harness::wait_until("other rules", || {
+        wait_until("other rules", || {
             ask(&lb, "/text", gzip).header("content-encoding") == coding
         });
     }

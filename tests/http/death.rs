@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::harness::{OK, Scripted, router, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, wait_quiet};
 use crate::support::client::{Load, get};
 use crate::support::upstream::Upstream;
+use crate::support::wait::wait_until;
 
 /// Catalogs know by then. Shorter than lb prefers others, so that the machine may be busy.
 const UNKNOWN: Duration = Duration::from_millis(400);

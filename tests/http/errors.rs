@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use crate::harness::{router, runtime, wait_until};
+use crate::harness::{router, runtime};
 use crate::support::client::{Load, Outcome, get};
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
+use crate::support::wait::wait_until;
 
 const STRATEGIES: [&str; 6] = ["p2c", "least", "ewma", "rr", "rnd", "hash:path"];
 

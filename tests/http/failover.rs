@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
-use crate::harness::{OK, Refusing, Scripted, router, runtime, wait_quiet, wait_until};
+use crate::harness::{OK, Refusing, Scripted, router, runtime, wait_quiet};
 use crate::support::client::{Load, Outcome, RawClient, exchange, get};
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
+use crate::support::wait::wait_until;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody";

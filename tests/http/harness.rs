@@ -5,10 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::support::client::PATIENCE;
 use crate::support::lb::Lb;
+use crate::support::wait::{PATIENCE, wait_until};
 
 /// The router with these routes (place, instances, options) and further configuration.
 pub fn router(routes: &[(&str, &[SocketAddr], &str)], more: &str) -> Lb {
@@ -280,15 +280,6 @@ impl Visit {
             .set_linger(Some(Duration::ZERO))
             .unwrap();
         // The next drop of the stream does it.
-    }
-}
-
-/// Waits for a condition that cannot be waited on otherwise.
-pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "no {what} after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

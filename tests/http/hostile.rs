@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{OK, Scripted, router, wait_quiet};
 use crate::support::client::RawClient;
+use crate::support::wait::wait_until;
 
 const REFUSALS: [&str; 9] = ["", "400", "408", "413", "414", "417", "431", "501", "505"];
 
@@ -260,7 +261,7 @@ fn a_body_that_turns_bad_never_looks_complete_upstream() {
     let lb = router(&[("/", &[upstream.address], "")], "");
     let mut client = RawClient::connect(lb.address("http"));
     client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
-    crate::harness::wait_until("first chunk upstream", || {
+    wait_until("first chunk upstream", || {
         upstream.received().contains("hello")
     });
     client.send("0x5\r\nworld\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n");

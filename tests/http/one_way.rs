@@ -13,9 +13,10 @@ use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::harness::{OK, Scripted, router, runtime, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, runtime, wait_quiet};
 use crate::support::client::RawClient;
 use crate::support::upstream::Upstream;
+use crate::support::wait::wait_until;
 
 /// How a client sends a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

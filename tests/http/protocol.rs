@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{OK, Scripted, router, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, wait_quiet};
 use crate::support::client::{RawClient, exchange, get};
 use crate::support::upstream::{RawUpstream, Upstream};
+use crate::support::wait::wait_until;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 

@@ -3,9 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-use crate::harness::{OK, Refusing, Scripted, router, wait_until};
+use crate::harness::{OK, Refusing, Scripted, router};
 use crate::support::client::RawClient;
 use crate::support::lb::Lb;
+use crate::support::wait::wait_until;
 
 const LOG: &str = "[log]\naccess = \"json\"\n";
 

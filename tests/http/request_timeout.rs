@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{OK, Scripted, router, wait_quiet, wait_until};
+use crate::harness::{OK, Scripted, router, wait_quiet};
 use crate::support::client::RawClient;
+use crate::support::wait::wait_until;
 
 const LIMIT: &str = "[proxy]\nrequest_timeout = \"300ms\"\n[log]\naccess = \"json\"\n";
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";

@@ -10,6 +10,7 @@ use crate::support::client::{Load, RawResponse, exchange, get};
 use crate::support::fake_consul::FakeConsul;
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
+use crate::support::wait::wait_until;
 
 fn seen(response: &RawResponse) -> Value {
     serde_json::from_slice(&response.body)
@@ -331,7 +332,7 @@ fn registered_but_without_a_healthy_instance_is_503_and_no_shorter_prefix_takes_
     lb.wait_admin("/api/services", "critical instance", |text| {
         text.contains("critical")
     });
-    crate::harness::wait_until("503", || get(lb.address("http"), "h", "/web").status == 503);
+    wait_until("503", || get(lb.address("http"), "h", "/web").status == 503);
     let response = get(lb.address("http"), "h", "/web");
     assert_eq!(
         (response.status, response.header("retry-after")),

@@ -15,6 +15,7 @@ use super::support::vault::{self, ROOT, Vault};
 use super::support::web::WebServer;
 use super::tls::{Trust, shown};
 use super::wire::*;
+use crate::support::wait::wait_until;
 
 /// The certificate that a client who names `name` is shown; none when there is no handshake.
 fn shown_to(trust: &Trust, address: SocketAddr, name: &str) -> Option<CertificateDer<'static>> {
@@ -102,7 +103,7 @@ fn a_web_server_lists_its_certificates() {
     );
     let lb = balancer(&source, &[]);
     let (trust, address) = (Trust::new(&ca), lb.address("https"));
-    wait_for("the first certificates", || {
+    wait_until("the first certificates", || {
         shows(&trust, address, "a.test", &first)
     });
     assert!(shows(&trust, address, "x.w.test", &wild));
@@ -123,7 +124,7 @@ fn a_web_server_lists_its_certificates() {
     put("/certs/1.pem", b"no certificate".to_vec());
     put("/certs/2-cert.pem", renewed.cert_pem.clone().into_bytes());
     put("/certs/2-key.pem", renewed.key_pem.clone().into_bytes());
-    wait_for("the new pair", || {
+    wait_until("the new pair", || {
         shows(&trust, address, "x.w.test", &renewed)
     });
     assert!(shows(&trust, address, "a.test", &first));
@@ -206,7 +207,7 @@ fn client_cas_come_from_there_too() {
     );
     put("/cas", b"ca.crt".to_vec());
     put("/ca.crt", clients.pem.clone().into_bytes());
-    wait_for("a client that is let in", || {
+    wait_until("a client that is let in", || {
         shows(&known, address, "a.test", &pair)
     });
     assert_eq!(
@@ -283,11 +284,11 @@ fn keys_of_consul_are_watched() {
         "there is nothing to show"
     );
     put_key(&agent, "lb/certs/1.pem", &both(&first));
-    wait_for("the first certificate", || {
+    wait_until("the first certificate", || {
         shows(&trust, address, "a.test", &first)
     });
     put_key(&agent, "lb/certs/2.pem", &both(&second));
-    wait_for("the second one", || {
+    wait_until("the second one", || {
         shows(&trust, address, "b.test", &second)
     });
     put_key(&agent, "lb/certs/2.pem", b"-----BEGIN PRIVATE KEY-----");
@@ -317,15 +318,15 @@ fn entries_of_both_engines(vault: &Vault) {
     let environment = [("VAULT_ADDR", &*vault.url), ("VAULT_TOKEN", ROOT)];
     let lb = Lb::start_with(&config(&text), &[], &environment);
     let (trust, addresses) = (Trust::new(&ca), lb.addresses("https", 2));
-    wait_for("the entry of version 2", || {
+    wait_until("the entry of version 2", || {
         shows(&trust, addresses[0], "v2.test", &second)
     });
-    wait_for("the entry of version 1", || {
+    wait_until("the entry of version 1", || {
         shows(&trust, addresses[1], "v1.test", &first)
     });
     let renewed = ca.pair(&["v2.test"]);
     vault.write("secret/data/lb/site", &json!({ "data": entry(&renewed) }));
-    wait_for("the new one", || {
+    wait_until("the new one", || {
         shows(&trust, addresses[0], "v2.test", &renewed)
     });
     keeps_to_itself(&lb, &[ROOT]);
@@ -442,10 +443,10 @@ fn a_wrapped_token_serves_once_and_is_renewed() {
         &[("VAULT_ADDR", &vault.url)],
     );
     let (trust, address) = (Trust::new(&ca), lb.address("https"));
-    wait_for("the certificate", || {
+    wait_until("the certificate", || {
         shows(&trust, address, "a.test", &pair)
     });
-    wait_for("two renewals", || inside.renewals() >= 2);
+    wait_until("two renewals", || inside.renewals() >= 2);
     let unwrapped = vault
         .seen()
         .iter()
@@ -467,7 +468,7 @@ fn a_wrapped_token_serves_once_and_is_renewed() {
     // Another token in the file is taken.
     inside.seal(false);
     std::fs::write(&token, ROOT).unwrap();
-    wait_for("a request with the new token", || {
+    wait_until("a request with the new token", || {
         vault
             .seen()
             .iter()

@@ -11,12 +11,13 @@ use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 
 use super::support::certs::Ca;
-use super::support::client::{PATIENCE, RawClient};
+use super::support::client::RawClient;
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
-use super::tcp::free_port;
 use super::tls::{Trust, tls_upstream};
 use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::{PATIENCE, wait_until};
 
 fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).unwrap();
@@ -268,7 +269,7 @@ fn the_other_forms_tell_of_connections_too_unless_they_shall_not() {
         match wanted {
             Some(wanted) => drop(lb.wait_stdout(wanted, |line| line.contains(wanted))),
             None => {
-                wait_for("its end", || {
+                wait_until("its end", || {
                     lb.metric("lb_tcp_connections_open{service=\"db\"}") == Some(0.0)
                 });
                 super::support::client::get(lb.address("http"), "h", "/last");
@@ -402,7 +403,7 @@ fn calls_of_grpc_are_counted_and_logged_by_their_own_status() {
         for ((service, status), count) in wanted {
             let sample =
                 format!("lb_grpc_requests_total{{service=\"{service}\",status=\"{status}\"}}");
-            wait_for(&sample, || lb.metric(&sample) == Some(count));
+            wait_until(&sample, || lb.metric(&sample) == Some(count));
         }
         for (path, status) in [
             ("/S/0", 0),

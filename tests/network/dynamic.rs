@@ -12,8 +12,9 @@ use super::support::client::{self, RawClient};
 use super::support::consul::{ConsulAgent, Registration};
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
-use super::tcp::free_port;
 use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::wait_until;
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -81,23 +82,23 @@ fn ports_come_and_go_with_the_catalog() {
         agent.set_check("db-1", CheckStatus::Passing);
     };
     register();
-    wait_for("the port", || is_open(port));
+    wait_until("the port", || is_open(port));
     let mut client = RawClient::connect(at(port));
     assert_eq!(client.bytes(2), b"db");
     agent.set_check("db-1", CheckStatus::Critical);
-    wait_for("no port while nobody is well", || !is_open(port));
+    wait_until("no port while nobody is well", || !is_open(port));
     agent.set_check("db-1", CheckStatus::Passing);
-    wait_for("the port again", || is_open(port));
+    wait_until("the port again", || is_open(port));
     agent.deregister("db-1");
-    wait_for("the end of the port", || !is_open(port));
+    wait_until("the end of the port", || !is_open(port));
     // What was connected goes on, for the grace that connections of vanished instances have.
     assert_eq!(client.send("still here").bytes(10), b"still here");
     let series = format!("listener=\"127.0.0.1:{port}\"");
-    wait_for("the end of its series", || {
+    wait_until("the end of its series", || {
         !lb.admin("/metrics").1.contains(&series)
     });
     register();
-    wait_for("the port once more", || is_open(port));
+    wait_until("the port once more", || is_open(port));
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn only_allowed_ports_are_opened_and_nobody_elses_is_taken() {
     rewrite(&path, &routes);
     let lb = Lb::start(&(format!("routes_file = {path:?}\n") + &text));
     lb.wait_ready();
-    wait_for("the allowed port", || is_open(allowed));
+    wait_until("the allowed port", || is_open(allowed));
     assert_eq!(RawClient::connect(at(allowed)).bytes(2), b"db");
     for (port, words) in [
         (outside, "may open it"),
@@ -168,7 +169,7 @@ fn a_port_that_is_taken_is_reported_once_and_opened_when_it_is_free() {
         &dynamic(&list(&[taken, free, later]), ""),
         &(add(taken, &echo) + &add(free, &echo)),
     );
-    wait_for("the other port", || is_open(free));
+    wait_until("the other port", || is_open(free));
     let mut client = RawClient::connect(at(free));
     assert_eq!(client.bytes(2), b"db");
     let line = lb.wait_for_line("a report", |line| line.contains("cannot be opened"));
@@ -180,7 +181,7 @@ fn a_port_that_is_taken_is_reported_once_and_opened_when_it_is_free() {
         &path,
         &(add(taken, &echo) + &add(free, &echo) + &add(later, &echo)),
     );
-    wait_for("a later port", || is_open(later));
+    wait_until("a later port", || is_open(later));
     // Several looks later.
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(
@@ -209,11 +210,11 @@ fn a_reload_changes_adds_and_removes_them() {
         let text = config(&(format!("routes_file = {path:?}\n") + text));
         std::fs::write(lb.folder().join("lb.toml"), text).unwrap();
         lb.sighup();
-        wait_for("a reload", || {
+        wait_until("a reload", || {
             lb.stderr().matches("\"reloaded").count() > reloaded
         });
     };
-    wait_for("the ports", || is_open(first) && is_open(configured));
+    wait_until("the ports", || is_open(first) && is_open(configured));
     let mut client = RawClient::connect(at(first));
     assert_eq!(client.bytes(2), b"db");
     // Another range, and one of its ports gets a listener of its own.
@@ -231,12 +232,12 @@ fn a_reload_changes_adds_and_removes_them() {
             .bytes(3)
             == b"dbx"
     };
-    wait_for("the new form", || (0..10).all(|_| taken()));
+    wait_until("the new form", || (0..10).all(|_| taken()));
     reload(&text(&[second], ""));
-    wait_for("the end of two", || !is_open(first) && !is_open(configured));
+    wait_until("the end of two", || !is_open(first) && !is_open(configured));
     assert!(is_open(second));
     reload("");
-    wait_for("the end of the last", || !is_open(second));
+    wait_until("the end of the last", || !is_open(second));
     assert_eq!(client.send("still here").bytes(10), b"still here");
 }
 
@@ -246,11 +247,11 @@ fn a_drain_closes_them_all_and_opens_no_more() {
     let (first, second) = (free_port(), free_port());
     let text = dynamic(&list(&[first, second]), "") + "[drain]\ntimeout = \"1h\"\n";
     let (mut lb, _folder, path) = with_routes(&text, &add(first, &echo));
-    wait_for("the port", || is_open(first));
+    wait_until("the port", || is_open(first));
     let mut client = RawClient::connect(at(first));
     assert_eq!(client.bytes(2), b"db");
     lb.sigterm();
-    wait_for("the end of the port", || !is_open(first));
+    wait_until("the end of the port", || !is_open(first));
     rewrite(&path, &(add(first, &echo) + &add(second, &echo)));
     std::thread::sleep(Duration::from_millis(300));
     assert!(!is_open(second) && !is_open(first));
@@ -272,7 +273,7 @@ fn tls_may_be_ended_on_them() {
             files.cert, files.key
         );
     let (_lb, _folder, _path) = with_routes(&text, &add(port, &echo));
-    wait_for("the port", || is_open(port));
+    wait_until("the port", || is_open(port));
     block_on(async {
         let mut stream = super::tls::Trust::new(&ca)
             .connect(at(port), "a.test")
@@ -295,7 +296,7 @@ fn an_address_goes_before_a_port() {
     let routes =
         format!("route add one 127.0.0.2:{port} tcp://{}\n", one.address) + &add(port, &any);
     let (_lb, _folder, _path) = with_routes(&text, &routes);
-    wait_for("the port", || is_open(port));
+    wait_until("the port", || is_open(port));
     for (ip, greeting) in [([127, 0, 0, 1], "any"), ([127, 0, 0, 2], "one")] {
         assert_eq!(
             RawClient::connect(SocketAddr::from((ip, port))).bytes(3),

@@ -1,5 +1,5 @@
-//! What this side lacks (descriptors here) is nobody else's fault: no instance is ejected, clients
-//! get 503, and it is told.
+//! What this side lacks (descriptors here) is not the fault of others: no instance is ejected,
+//! clients get 503, and it is told.
 
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use super::support::client::{self, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
 use super::wire::*;
+use crate::support::wait::wait_until_async;
 
 #[test]
 fn the_limit_of_open_files_is_raised_and_bounds_the_clients() {
     let upstream = Upstream::start("u");
     let text = listener("http", "")
         + &route("web", "/", &[url("http", upstream.address)], "")
-        + "[proxy]\nworkers = 1\n";
+        + "[proxy]\nworkers = 1\nconnect_timeout = \"1m\"\n";
     let lb = Lb::start_limited(&config(&text), &["-Sn 64", "-Hn 512"]);
     lb.wait_ready();
     assert_eq!(lb.metric("process_max_fds"), Some(512.0));
@@ -23,7 +24,7 @@ fn the_limit_of_open_files_is_raised_and_bounds_the_clients() {
         line.contains("max_connections") && line.contains("WARN")
     });
     // Many more than there are descriptors: those that fit in are served, the others wait, and
-    // nobody is told an error.
+    // no client is told an error.
     let mut clients: Vec<RawClient> = (0..400)
         .map(|_| RawClient::connect(lb.address("http")))
         .collect();
@@ -131,13 +132,11 @@ fn a_lack_of_descriptors_blames_no_instance_of_tcp() {
             async move { ask(&mut client, get("http://h/")).await.0.status.as_u16() }
         });
         let connect = async {
-            while lb
-                .metric("lb_upstream_connects_total{service=\"web\",result=\"exhausted\"}")
-                .unwrap_or(0.0)
-                == 0.0
-            {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let sample = "lb_upstream_connects_total{service=\"web\",result=\"exhausted\"}";
+            wait_until_async("a connect without descriptors", async || {
+                lb.metric(sample).is_some_and(|count| count > 0.0)
+            })
+            .await;
             std::net::TcpStream::connect(lb.address("tcp")).unwrap()
         };
         futures_util::future::join(join_all(asked), connect).await

@@ -12,6 +12,7 @@ use super::support::certs::Ca;
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::wire::*;
+use crate::support::wait::wait_until;
 
 /// A message as gRPC frames it: a flag, a length, and bytes.
 fn message(text: &str) -> Bytes {
@@ -132,7 +133,7 @@ fn a_cancelled_call_is_cancelled_at_the_server() {
                 .is_data()
         );
         drop(body);
-        wait_for("its end", || {
+        wait_until("its end", || {
             lb.metric("lb_http_requests_in_flight{service=\"greeter\"}") == Some(0.0)
         });
         // The next call uses the same upstream connection: only the stream ended.

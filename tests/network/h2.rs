@@ -22,6 +22,7 @@ use super::support::client::{self, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::wire::*;
+use crate::support::wait::{PATIENCE, wait_until};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -237,7 +238,7 @@ fn a_reset_stream_ends_its_request_at_the_upstream() {
             assert_eq!(read_to_end(&mut upstream), b"");
         }
     });
-    wait_for("no request in flight", || {
+    wait_until("no request in flight", || {
         lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0)
     });
 }
@@ -326,7 +327,7 @@ fn a_slow_reader_leaves_a_shared_upstream_connection_usable() {
 fn rapid_reset_ends_the_connection_and_nothing_else() {
     let (upstream, lb) = both("");
     let mut socket = TcpStream::connect(lb.address("http")).unwrap();
-    socket.set_read_timeout(Some(client::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut bytes = PREFACE.to_vec();
     bytes.extend_from_slice(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
     for stream in (1..40_000u32).step_by(2) {
@@ -349,7 +350,7 @@ fn rapid_reset_ends_the_connection_and_nothing_else() {
         "{} of 20000 streams reached the upstream",
         upstream.requests()
     );
-    wait_for("no request in flight", || {
+    wait_until("no request in flight", || {
         lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0)
     });
 }
@@ -496,7 +497,7 @@ fn a_drain_says_goaway_and_lets_streams_finish() {
         let (mut client, ended) = h2(lb.address("http")).await;
         client.ready().await.unwrap();
         let running = client.send_request(get("http://one/"));
-        wait_for("a request", || upstream.requests() == 1);
+        wait_until("a request", || upstream.requests() == 1);
         lb.sigterm();
         let (parts, _, _) =
             whole(running.await.expect("the answer of a stream that was open")).await;
@@ -650,7 +651,7 @@ fn an_error_for_head_has_no_body() {
         assert_eq!(body.len(), 0);
         assert_ne!(parts.headers.get("content-length"), None);
     });
-    wait_for("it is counted", || {
+    wait_until("it is counted", || {
         lb.metric("lb_http_requests_in_flight{service=\"gone\"}") == Some(0.0)
     });
 }
@@ -714,7 +715,7 @@ fn a_part_of_an_answer_is_never_taken_for_the_whole() {
             };
             assert!(!whole, "{reason:?}");
             drop(upstream);
-            wait_for("the connection is given up", || {
+            wait_until("the connection is given up", || {
                 lb.metric("lb_http_requests_in_flight{service=\"one\"}") == Some(0.0)
             });
         }

@@ -6,10 +6,11 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use super::support::client::{self, Load, PATIENCE, RawClient};
+use super::support::client::{self, Load, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::wire::*;
+use crate::support::wait::{PATIENCE, wait_until};
 
 fn web(upstream: &Upstream, more: &str) -> String {
     config(
@@ -27,7 +28,7 @@ fn sigterm_drains_in_order() {
     let upstream = Upstream::start("u");
     let mut lb = Lb::start(&web(
         &upstream,
-        "[drain]\ngrace = \"600ms\"\ntimeout = \"10s\"\n",
+        "[drain]\ngrace = \"1500ms\"\ntimeout = \"10s\"\n",
     ));
     let address = lb.address("http");
     lb.wait_ready();
@@ -43,7 +44,7 @@ fn sigterm_drains_in_order() {
     let mut silent = RawClient::connect(address);
     let begun = Instant::now();
     lb.sigterm();
-    wait_for("not ready", || lb.admin("/ready").0 == 503);
+    wait_until("not ready", || lb.admin("/ready").0 == 503);
     assert!(
         lb.admin("/ready").1.contains("drain"),
         "{}",
@@ -52,21 +53,22 @@ fn sigterm_drains_in_order() {
     assert_eq!(lb.admin("/health").0, 200);
     assert_eq!(client::get(address, "h", "/during-grace").status, 200);
     assert!(
-        begun.elapsed() < Duration::from_millis(600),
+        begun.elapsed() < Duration::from_millis(1500),
         "too slow to tell the grace: {:?}",
         begun.elapsed()
     );
 
-    upstream.set_delay(Duration::from_millis(1000));
+    // Beyond the grace, whenever it is sent.
+    upstream.set_delay(Duration::from_secs(2));
     let seen = upstream.requests();
     let mut running = RawClient::connect(address);
     running.send("GET /running HTTP/1.1\r\nHost: h\r\n\r\n");
-    wait_for("the request at the upstream", || upstream.requests() > seen);
-    wait_for("no new connections", || {
+    wait_until("the request at the upstream", || upstream.requests() > seen);
+    wait_until("no new connections", || {
         std::net::TcpStream::connect(address).is_err()
     });
     assert!(
-        begun.elapsed() >= Duration::from_millis(550),
+        begun.elapsed() >= Duration::from_millis(1450),
         "{:?}",
         begun.elapsed()
     );
@@ -97,9 +99,9 @@ fn a_second_signal_ends_at_once() {
         let mut lb = Lb::start(&web(&upstream, ""));
         let mut client = RawClient::connect(lb.address("http"));
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        wait_for("the request at the upstream", || upstream.requests() > seen);
+        wait_until("the request at the upstream", || upstream.requests() > seen);
         lb.signal(signals[0]);
-        wait_for("not ready", || lb.admin("/ready").0 == 503);
+        wait_until("not ready", || lb.admin("/ready").0 == 503);
         assert!(lb.is_running());
         let begun = Instant::now();
         lb.signal(signals[1]);
@@ -120,7 +122,7 @@ fn the_drain_deadline_cuts_what_still_runs() {
     let mut lb = Lb::start(&web(&upstream, "[drain]\ntimeout = \"300ms\"\n"));
     let mut client = RawClient::connect(lb.address("http"));
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-    wait_for("the request at the upstream", || upstream.requests() == 1);
+    wait_until("the request at the upstream", || upstream.requests() == 1);
     lb.sigterm();
     assert_eq!(lb.exit_code(), Some(0));
     assert!(client.is_closed());
@@ -144,7 +146,7 @@ fn a_drain_answers_a_request_that_crosses_it() {
         200
     );
     lb.sigterm();
-    wait_for("no new connections", || {
+    wait_until("no new connections", || {
         std::net::TcpStream::connect(address).is_err()
     });
     let answer = client
@@ -280,7 +282,7 @@ fn without_consul_it_does_not_listen_and_says_why() {
     assert_eq!(status, 503);
     assert!(body.contains("consul"), "{body}");
     assert_eq!(lb.admin("/health").0, 200);
-    wait_for("a counted error", || {
+    wait_until("a counted error", || {
         lb.metric("lb_registry_errors_total{kind=\"connect\"}")
             .is_some_and(|count| count > 0.0)
     });
@@ -358,11 +360,11 @@ fn two_that_may_not_share_an_address_say_which() {
     ] {
         let mut lb = Lb::spawn(&text, &[], &[]);
         assert_eq!(lb.exit_code(), Some(1));
-        wait_for("a word about it", || lb.stderr().contains(&taken));
+        wait_until("a word about it", || lb.stderr().contains(&taken));
     }
 }
 
-/// The limit holds, whoever is above it waits, and a listener without visitors takes no place.
+/// The limit holds, connections above it wait, and a listener without visitors takes no place.
 #[test]
 fn connections_above_the_limit_wait_for_their_turn() {
     let upstream = Upstream::start("u");
@@ -403,7 +405,7 @@ fn a_drain_keeps_websockets_until_its_deadline() {
     assert_eq!(client.response().unwrap().status, 101);
     lb.sigterm();
     let address = lb.address("http");
-    wait_for("no new connections", || {
+    wait_until("no new connections", || {
         std::net::TcpStream::connect(address).is_err()
     });
     std::thread::sleep(Duration::from_millis(1100));

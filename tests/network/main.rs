@@ -37,6 +37,7 @@ mod sharing;
 mod slow;
 mod startup;
 mod stuck;
+mod support_works;
 mod tcp;
 mod tls;
 mod wire;

@@ -10,8 +10,9 @@ use super::support::client::{self, RawClient};
 use super::support::consul::ConsulAgent;
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
-use super::tcp::free_port;
 use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::wait_until;
 
 /// Requests or connections that are made: enough for each of two targets to get some.
 const MANY: usize = 40;
@@ -86,7 +87,7 @@ fn a_sidecar_that_carries_its_services_tags_gets_no_traffic() {
         sidecar(proxy.address),
     );
     let lb = start(&agent, &listener("http", ""));
-    wait_for("both services", || {
+    wait_until("both services", || {
         instances(&lb, "web").len() + instances(&lb, "web-sidecar-proxy").len() == 2
     });
     assert!(
@@ -130,7 +131,7 @@ fn a_sidecar_that_carries_its_services_tags_gets_no_traffic() {
 
     // The service leaves, its sidecar is still there: the route is not the sidecar's.
     agent.deregister("web-1");
-    wait_for("no instance", || {
+    wait_until("no instance", || {
         client::get(http, "any.test", "/web").status != 200
     });
     assert_eq!(proxy.requests(), 0);
@@ -190,12 +191,12 @@ fn every_kind_of_the_mesh_is_left_out_and_a_service_of_such_alone_makes_no_noise
     );
     let lb = start(&agent, &listener("http", ""));
     let http = lb.address("http");
-    wait_for("the usual one", || {
+    wait_until("the usual one", || {
         client::get(http, "any.test", "/web").status == 200
     });
     let before = upstream.requests();
     for (name, _, why) in &cases {
-        wait_for(&format!("{name} left out"), || is_left_out(&lb, name, why));
+        wait_until(format!("{name} left out"), || is_left_out(&lb, name, why));
         assert_eq!(
             client::get(http, "any.test", &format!("/{name}")).status,
             503,
@@ -259,12 +260,12 @@ fn tcp_routes_and_dynamic_ports_are_not_a_sidecars() {
             &format!("ports = \"{shared},{own}\"\nrefresh = \"50ms\"\n"),
         ),
     );
-    wait_for("all services", || {
+    wait_until("all services", || {
         is_left_out(&lb, "db-sidecar-proxy", "Connect proxy")
             && is_left_out(&lb, "alone", "Connect proxy")
     });
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    wait_for("the port of the service", || {
+    wait_until("the port of the service", || {
         std::net::TcpStream::connect(at(shared)).is_ok()
     });
     for number in 0..MANY {
@@ -308,7 +309,7 @@ fn names_that_differ_in_case_alone_are_services_of_their_own() {
             .map(|(id, ..)| id)
             .collect::<Vec<_>>()
     };
-    wait_for("both", || {
+    wait_until("both", || {
         !ids("CaseShop").is_empty() && !ids("caseshop").is_empty()
     });
     assert_eq!(
@@ -333,7 +334,7 @@ fn names_that_differ_in_case_alone_are_services_of_their_own() {
     }
     // The one that leaves takes nothing of the other with it, and does not live on under its name.
     agent.deregister("upper-1");
-    wait_for("the end of the one", || {
+    wait_until("the end of the one", || {
         client::get(http, "any.test", "/upper").status == 404
     });
     assert_eq!(client::get(http, "any.test", "/lower").status, 200);

@@ -7,6 +7,7 @@ use super::support::client::{self, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::wire::*;
+use crate::support::wait::wait_until;
 
 fn start(part: &str, more: &str, upstream: &Upstream) -> (Lb, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -75,7 +76,7 @@ fn the_end_after_a_panic_is_a_drain() {
     running.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     let begun = Instant::now();
     spring(&folder);
-    wait_for("not ready", || lb.admin("/ready").0 == 503);
+    wait_until("not ready", || lb.admin("/ready").0 == 503);
     assert_eq!(lb.admin("/health").0, 200);
     assert_eq!(running.response().expect("an answer").status, 200);
     assert_eq!(lb.exit_code(), Some(1));

@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::support::consul::ConsulAgent;
+use crate::support::loopback::free_port;
 
 const README: &str = include_str!("../../README.md");
 
@@ -15,14 +16,6 @@ fn quick_start() -> &'static str {
     blocks
         .find(|block| block.contains("lb sample"))
         .expect("a quick start in the README")
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::support::consul::{ConsulAgent, Registration};
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::wire::*;
+use crate::support::wait::wait_until;
 
 /// What the agent says of a registration; none when it has no such.
 fn registered(agent: &ConsulAgent, id: &str) -> Option<Value> {
@@ -76,10 +77,10 @@ fn it_is_registered_put_back_and_removed_before_the_grace() {
         .to_owned();
     let [own, alias] = ["fabio", "shop"].map(|name| format!("{name}-{host}-{}", admin.port()));
 
-    wait_for("a healthy registration", || {
+    wait_until("a healthy registration", || {
         healthy(&agent, "fabio") == [own.clone()]
     });
-    wait_for("the gauge", || lb.metric("lb_registered") == Some(1.0));
+    wait_until("the gauge", || lb.metric("lb_registered") == Some(1.0));
     let found = registered(&agent, &own).unwrap();
     assert_eq!(
         (&found["Address"], &found["Port"]),
@@ -87,29 +88,29 @@ fn it_is_registered_put_back_and_removed_before_the_grace() {
         "{found}"
     );
     assert_eq!(found["Tags"], serde_json::json!(["edge", "blue"]));
-    wait_for("the name that the route asks for", || {
+    wait_until("the name that the route asks for", || {
         healthy(&agent, "shop") == [alias.clone()]
     });
 
     agent.deregister(&own);
-    wait_for("the registration again", || {
+    wait_until("the registration again", || {
         healthy(&agent, "fabio") == [own.clone()]
     });
 
     agent.deregister("web-1");
-    wait_for("the end of the name with its route", || {
+    wait_until("the end of the name with its route", || {
         registered(&agent, &alias).is_none()
     });
     agent.register(&web);
-    wait_for("the name again", || {
+    wait_until("the name again", || {
         healthy(&agent, "shop") == [alias.clone()]
     });
 
     lb.sigterm();
-    wait_for("the gauge to fall", || {
+    wait_until("the gauge to fall", || {
         lb.metric("lb_registered") == Some(0.0)
     });
-    wait_for("the removal", || {
+    wait_until("the removal", || {
         registered(&agent, &own).is_none() && registered(&agent, &alias).is_none()
     });
     assert_eq!(
@@ -129,14 +130,14 @@ fn a_successor_keeps_the_registration_that_it_took_over() {
     };
     let mut old = fabio(&agent, "127.0.0.1:0", &[]);
     let ui = old.address("admin").to_string();
-    wait_for("the first registration", || {
+    wait_until("the first registration", || {
         !healthy(&agent, "fabio").is_empty()
     });
     let id = healthy(&agent, "fabio").remove(0);
     let first = mark(&id);
 
     let mut new = fabio(&agent, &ui, &[]);
-    wait_for("the second process's mark", || mark(&id) != first);
+    wait_until("the second process's mark", || mark(&id) != first);
     let second = mark(&id);
     old.wait_for_line("the loss", |line| {
         line.contains("took the registration over")
@@ -175,8 +176,8 @@ fn without_being_told_nothing_is_registered() {
     .unwrap();
     lb.sighup();
     // What comes now shows that nothing came before.
-    wait_for("the name", || !healthy(&agent, "shop").is_empty());
-    wait_for("the gauge", || lb.metric("lb_registered") == Some(1.0));
+    wait_until("the name", || !healthy(&agent, "shop").is_empty());
+    wait_until("the gauge", || lb.metric("lb_registered") == Some(1.0));
     assert!(
         !lb.stderr()
             .split("reloading")
@@ -220,7 +221,7 @@ fn an_admin_listener_with_tls_is_checked_by_tls() {
         &[&own[..], &more].concat(),
         &[],
     );
-    wait_for("a healthy registration", || {
+    wait_until("a healthy registration", || {
         !healthy(&agent, "fabio").is_empty()
     });
     let checks: Value = serde_json::from_str(&agent.api("GET", "/v1/agent/checks", None)).unwrap();
@@ -281,7 +282,7 @@ fn route_commands_are_changed_by_those_who_name_their_version() {
         ),
         (200, String::new())
     );
-    wait_for("the route", || {
+    wait_until("the route", || {
         client::get(lb.address("http"), "any.test", "/one").status == 200
     });
     let first = version("/api/manual");
@@ -305,7 +306,7 @@ fn route_commands_are_changed_by_those_who_name_their_version() {
         409,
         "a version is good once"
     );
-    wait_for("the change", || {
+    wait_until("the change", || {
         client::get(lb.address("http"), "any.test", "/one").status == 404
     });
     assert_eq!(
@@ -366,7 +367,7 @@ fn route_commands_are_changed_by_those_who_name_their_version() {
             && !rejected["reason"].as_str().unwrap().is_empty(),
         "{told}"
     );
-    wait_for("the good lines", || {
+    wait_until("the good lines", || {
         client::get(lb.address("http"), "any.test", "/three").status == 200
     });
 

@@ -8,6 +8,8 @@ use super::support::client::{self, Load, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::wait_until;
 
 fn web(upstream: &Upstream, more: &str) -> String {
     config(
@@ -33,7 +35,7 @@ fn reload(lb: &Lb, text: &str) {
     let before = reloads(lb);
     rewrite(lb, text);
     lb.sighup();
-    wait_for("a reload", || reloads(lb) > before);
+    wait_until("a reload", || reloads(lb) > before);
 }
 
 #[test]
@@ -53,7 +55,7 @@ fn a_changed_key_takes_effect_by_signal_and_by_file() {
     );
     // Without a signal.
     rewrite(&lb, &web(&upstream, "no_route_status = 410\n"));
-    wait_for("the file to be noticed", || {
+    wait_until("the file to be noticed", || {
         client::get(address, "nowhere", "/").status == 410
     });
     assert_eq!(open.send(request).response().unwrap().status, 410);
@@ -71,7 +73,7 @@ fn a_static_route_and_the_log_level_change() {
     );
     assert!(!lb.stderr().contains("\"level\":\"DEBUG\""));
     reload(&lb, &web(&two, "[log]\nlevel = \"debug\"\n"));
-    wait_for("the other one", || {
+    wait_until("the other one", || {
         client::get(address, "web", "/").header("x-instance") == Some("two")
     });
     two.kill();
@@ -99,7 +101,7 @@ fn access_rules_of_a_routes_file_take_effect() {
     let address = lb.address("http");
     assert_eq!(client::get(address, "web", "/").status, 200);
     std::fs::write(&routes, add("opts \"deny=ip:127.0.0.1\"")).unwrap();
-    wait_for("a refusal", || {
+    wait_until("a refusal", || {
         client::get(address, "web", "/").status == 403
     });
     // A line that makes no sense leaves the rest and what was there.
@@ -108,11 +110,11 @@ fn access_rules_of_a_routes_file_take_effect() {
         add("opts \"allow=ip:127.0.0.1\"") + "route nonsense\n",
     )
     .unwrap();
-    wait_for("an error or the change", || {
+    wait_until("an error or the change", || {
         client::get(address, "web", "/").status == 200 || lb.stderr().contains("nonsense")
     });
     std::fs::write(&routes, add("opts \"allow=ip:127.0.0.1\"")).unwrap();
-    wait_for("the permission", || {
+    wait_until("the permission", || {
         client::get(address, "web", "/").status == 200
     });
 }
@@ -157,7 +159,7 @@ fn a_bad_configuration_is_reported_counted_and_ignored() {
     for (at, (text, words)) in bad.iter().enumerate() {
         rewrite(&lb, text);
         lb.sighup();
-        wait_for("a counted refusal", || {
+        wait_until("a counted refusal", || {
             lb.metric(errors).is_some_and(|count| count > at as f64)
         });
         lb.wait_for_line(words, |line| line.contains("ERROR") && line.contains(words));
@@ -222,10 +224,10 @@ fn of_two_sources_one_is_taken_away_and_put_back() {
     assert_eq!(names(), ["routes_file", "static"]);
 
     reload(&lb, &text(&file, ""));
-    wait_for("the end of its route", || served("fixed") == 404);
+    wait_until("the end of its route", || served("fixed") == 404);
     assert_eq!((served("filed"), restarts("static.route")), (200, 1));
     reload(&lb, &text(&file, &route));
-    wait_for("its route", || served("fixed") == 200);
+    wait_until("its route", || served("fixed") == 200);
     assert_eq!((served("filed"), restarts("static.route")), (200, 2));
 
     // The file is followed until the restart, so its route goes on.
@@ -234,7 +236,7 @@ fn of_two_sources_one_is_taken_away_and_put_back() {
     reload(&lb, &text(&file, &route));
     assert_eq!((served("filed"), restarts("routes_file")), (200, 2));
     std::fs::write(&routes, "# no route\n").unwrap();
-    wait_for("what the file says", || served("filed") == 404);
+    wait_until("what the file says", || served("filed") == 404);
     assert_eq!(served("fixed"), 200);
     assert_eq!(names(), ["routes_file", "static"]);
     assert_eq!(lb.admin("/ready").0, 200);
@@ -257,7 +259,7 @@ fn listeners_are_opened_changed_and_closed() {
     let request = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
     assert_eq!(open.send(request).response().unwrap().status, 200);
 
-    let added = std::net::SocketAddr::from(([127, 0, 0, 1], super::tcp::free_port()));
+    let added = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
     let second = format!("[[listener]]\naddress = \"{added}\"\nprotocol = \"http\"\n");
     reload(&lb, &web(&upstream, &second));
     assert_eq!(client::get(added, "web", "/").status, 200);
@@ -282,7 +284,7 @@ fn listeners_are_opened_changed_and_closed() {
     assert!(old.is_closed(), "its listener is gone, and it was idle");
 
     reload(&lb, &web(&upstream, ""));
-    wait_for("the end of the listener", || {
+    wait_until("the end of the listener", || {
         std::net::TcpStream::connect(added).is_err()
     });
     assert_eq!(
@@ -337,7 +339,7 @@ fn twenty_reloads_under_load_fail_no_request() {
         for n in 1..=20 {
             reload(&lb, &text(n));
             // Routes follow on a path of their own: names in them may have to be resolved.
-            wait_for("the new route", || {
+            wait_until("the new route", || {
                 client::get(lb.address("http"), &format!("s{n}"), "/").status == 200
             });
         }
@@ -371,7 +373,7 @@ fn a_half_written_configuration_takes_nothing_away() {
     }
     let before = reloads(&lb);
     lb.sighup();
-    wait_for("a reload of the whole file", || reloads(&lb) > before);
+    wait_until("a reload of the whole file", || reloads(&lb) > before);
     load.stop().assert_none_failed();
     assert!(!lb.stderr().contains("listener closed"), "{}", lb.stderr());
     // What is meant counts in the end.
@@ -383,7 +385,7 @@ fn a_half_written_configuration_takes_nothing_away() {
         &lb,
         &(without + &route("other", "other/", &[url("http", upstream.address)], "")),
     );
-    wait_for("the route to go", || {
+    wait_until("the route to go", || {
         client::get(address, "web", "/").status == 404
     });
     assert_eq!(client::get(address, "other", "/").status, 200);

@@ -14,6 +14,7 @@ use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::tls::Trust;
 use super::wire::*;
+use crate::support::wait::wait_until;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
@@ -40,7 +41,7 @@ fn rests(lb: &Lb) -> usize {
 }
 
 fn wait_for_rests(lb: &Lb, count: usize) {
-    wait_for("a connection that rests", || rests(lb) >= count);
+    wait_until("a connection that rests", || rests(lb) >= count);
 }
 
 /// A client that was served once, and whose connection parked.

@@ -3,17 +3,20 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::support::client;
 use super::support::consul::{ConsulAgent, Options, Registration};
 use super::support::fake_consul::{Acl, FakeConsul};
-use super::support::lb::{Lb, PATIENCE};
+use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::wire::*;
+use crate::support::wait::wait_until;
 
+/// What is not trusted is waited for half a minute.
+const SOON: Duration = Duration::from_secs(20);
 const HELD: &str = "held, not confirmed";
 
 fn start(consul: &str, token: &str) -> Lb {
@@ -98,23 +101,23 @@ fn a_token_for_one_service_is_ready_without_it_and_lets_it_go() {
         });
     };
     register("web-1", &web);
-    wait_for("the route", || status(http) == 200);
+    wait_until("the route", || status(http) == 200);
     assert_eq!(state(&lb, "web"), ("healthy".to_owned(), String::new()));
     agent.deregister("web-1");
     // The port may be another service's by now.
     let before = Instant::now();
-    wait_for("the end of the route", || status(http) == 404);
-    assert!(before.elapsed() < PATIENCE);
+    wait_until("the end of the route", || status(http) == 404);
+    assert!(before.elapsed() < SOON);
     let asked = web.requests();
     assert_eq!(status(http), 404);
     assert_eq!(web.requests(), asked);
 
     // The rights go, the instance stays: it is routed to, and every view says what that is worth.
     register("web-2", &web);
-    wait_for("the route again", || status(http) == 200);
+    wait_until("the route again", || status(http) == 200);
     agent.set_rules(&policy, "lb", "");
     register("web-3", &web);
-    wait_for("the doubt", || state(&lb, "web").0 == HELD);
+    wait_until("the doubt", || state(&lb, "web").0 == HELD);
     assert_eq!(status(http), 200);
     let why = "the token may not read the service `web`";
     assert!(state(&lb, "web").1.contains(why), "{:?}", state(&lb, "web"));
@@ -143,7 +146,7 @@ fn a_token_for_one_service_is_ready_without_it_and_lets_it_go() {
     });
 
     agent.set_rules(&policy, "lb", rules);
-    wait_for("both confirmed", || {
+    wait_until("both confirmed", || {
         lb.metric("lb_table_targets{service=\"web\",state=\"healthy\"}") == Some(2.0)
     });
 }
@@ -165,16 +168,16 @@ fn what_is_not_confirmed_and_cannot_be_connected_to_is_let_go() {
     let http = lb.address("http");
     assert_eq!(status(http), 200);
     fake.remove("web");
-    wait_for("the doubt", || state(&lb, "web").0 == HELD);
+    wait_until("the doubt", || state(&lb, "web").0 == HELD);
     assert_eq!(status(http), 200, "it is held, and answers");
     let removed = Instant::now();
     web.kill();
     // 502 while connects fail, 503 once it is out.
-    wait_for("the end of the hold", || status(http) == 503);
+    wait_until("the end of the hold", || status(http) == 503);
     let (word, reason) = state(&lb, "web");
     assert!(
         word == "excluded" && reason.ends_with("connections to it fail"),
         "{word}: {reason}"
     );
-    assert!(removed.elapsed() < PATIENCE);
+    assert!(removed.elapsed() < SOON);
 }

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::support::client;
 use super::support::consul::{ConsulAgent, Registration};
-use super::support::lb::{Lb, PATIENCE};
+use super::support::lb::Lb;
 use super::support::upstream::Upstream;
-use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::{PATIENCE, wait_until};
 
 fn config(agent: &ConsulAgent, more: &str) -> String {
     format!(
@@ -25,29 +26,17 @@ fn json_of(lb: &Lb, path: &str) -> Value {
     serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
 }
 
-/// A port that nothing listens on.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
 /// Waits for an event that has these fields, and returns it.
 fn wait_event(lb: &Lb, wanted: &[(&str, &str)]) -> Value {
-    let mut found = None;
-    wait_for(&format!("an event {wanted:?}"), || {
+    wait_until(format!("an event {wanted:?}"), || {
         let events = json_of(lb, "/api/events");
         let is = |event: &&Value| {
             wanted
                 .iter()
                 .all(|(name, value)| event[*name].as_str() == Some(value))
         };
-        found = events.as_array().unwrap().iter().rfind(is).cloned();
-        found.is_some()
-    });
-    found.unwrap()
+        events.as_array().unwrap().iter().rfind(is).cloned()
+    })
 }
 
 /// The line of the log about a change of an instance.
@@ -295,7 +284,7 @@ fn an_ejection_and_its_end_are_events_and_a_stream_follows() {
     );
 
     let mut read = String::new();
-    wait_for("the ejection in the stream", || {
+    wait_until("the ejection in the stream", || {
         let mut buffer = [0; 4096];
         let count = stream.read(&mut buffer).unwrap();
         read.push_str(&String::from_utf8_lossy(&buffer[..count]));
@@ -355,7 +344,7 @@ fn a_dead_consul_is_said_everywhere_and_its_return_too() {
     );
 
     agent.kill();
-    wait_for("the failing source", || {
+    wait_until("the failing source", || {
         let source = source(&lb);
         source["state"] == "failing"
             && source["last_error"]
@@ -401,7 +390,7 @@ fn a_dead_consul_is_said_everywhere_and_its_return_too() {
     );
 
     agent.restart();
-    wait_for("the recovered source", || source(&lb)["state"] == "ok");
+    wait_until("the recovered source", || source(&lb)["state"] == "ok");
     wait_event(
         &lb,
         &[
@@ -439,7 +428,7 @@ fn before_the_first_answer_readiness_names_the_cause() {
             .unwrap_or_default()
             .to_owned()
     };
-    wait_for("both causes", || {
+    wait_until("both causes", || {
         let reason = reason(&lb);
         reason.contains("refused")
             && [&consul, &endpoint]
@@ -478,9 +467,9 @@ fn before_the_first_answer_readiness_names_the_cause() {
             .cloned()
             .unwrap()
     };
-    wait_for("the file", || of_file(&lb)["state"] == "ok");
+    wait_until("the file", || of_file(&lb)["state"] == "ok");
     std::fs::remove_file(&file).unwrap();
-    wait_for("the lost file", || of_file(&lb)["state"] == "failing");
+    wait_until("the lost file", || of_file(&lb)["state"] == "failing");
     assert!(
         of_file(&lb)["last_error"]
             .as_str()

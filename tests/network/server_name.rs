@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::certs::Ca;
-use super::support::client::{PATIENCE, RawClient};
+use super::support::client::RawClient;
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::tls::{Trust, shown, tls_upstream};
 use super::wire::*;
+use crate::support::wait::{PATIENCE, wait_until, wait_until_async};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
@@ -197,7 +198,7 @@ fn what_is_no_hello_is_closed_and_counted() {
     client.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut client), b"");
     let faults = format!("lb_client_faults_total{{listener=\"{address}\",fault=\"tls\"}}");
-    wait_for("counted faults", || lb.metric(&faults) == Some(7.0));
+    wait_until("counted faults", || lb.metric(&faults) == Some(7.0));
     // Nobody else noticed.
     let mut client = connect(address);
     client.write_all(&hello("a.test")).unwrap();
@@ -227,7 +228,7 @@ fn a_client_that_takes_too_long_for_its_hello_is_closed() {
     );
     assert!(silent.is_closed());
     let faults = format!("lb_client_faults_total{{listener=\"{address}\",fault=\"too_slow\"}}");
-    wait_for("counted faults", || lb.metric(&faults) == Some(2.0));
+    wait_until("counted faults", || lb.metric(&faults) == Some(2.0));
 }
 
 #[test]
@@ -448,7 +449,7 @@ fn a_drain_lets_tunnels_go_on_and_waits_for_no_hello() {
     let mut upstream = sockets.accept();
     lb.sigterm();
     assert_eq!(read_to_end(&mut half), b"");
-    wait_for("no new connections", || {
+    wait_until("no new connections", || {
         TcpStream::connect(address).is_err()
     });
     upstream.write_all(b"still here").unwrap();
@@ -485,9 +486,10 @@ fn a_name_that_gets_a_tcp_route_is_passed_on_from_then_on() {
         let (mine, trust) = (Trust::new(&own), Trust::new(&theirs));
         let before = mine.connect(address, "a.test").await.unwrap();
         std::fs::write(&routes, format!("route add db a.test/ tcp://{upstream}\n")).unwrap();
-        while trust.connect(address, "a.test").await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait_until_async("the upstream's certificate", async || {
+            trust.connect(address, "a.test").await.is_ok()
+        })
+        .await;
         let after = trust.connect(address, "a.test").await.unwrap();
         assert_ne!(shown(&before), shown(&after));
     });

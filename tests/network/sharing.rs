@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use super::support::client;
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
-use super::tcp::free_port;
 use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::wait_until;
 
 fn at(ip: &str, port: u16) -> SocketAddr {
     format!("{ip}:{port}").parse().unwrap()
@@ -72,7 +73,7 @@ fn of_two_that_start_at_the_same_instant_one_ends() {
     for _ in 0..4 {
         let address = at("127.0.0.1", free_port());
         let mut both = [0, 1].map(|_| Lb::spawn(&web(address, &upstream, any()), &[], &[]));
-        wait_for("the end of one", || {
+        wait_until("the end of one", || {
             both.iter_mut().any(|lb| !lb.is_running())
         });
         let at = both.iter_mut().position(|lb| !lb.is_running()).unwrap();
@@ -101,14 +102,14 @@ fn taking_over_is_asked_for_and_both_say_so() {
         let mut first = Lb::start(&web(address, &one, admin));
         assert_eq!(first.address("http"), address);
         let shared = format!("lb_listener_shared{{listener=\"{address}\"}}");
-        wait_for("the gauge", || first.metric(&shared) == Some(0.0));
+        wait_until("the gauge", || first.metric(&shared) == Some(0.0));
         let second = Lb::start_with(
             &(top.to_owned() + &web(address, &two, any())),
             arguments,
             environment,
         );
         second.wait_ready();
-        wait_for("the gauge of both", || {
+        wait_until("the gauge of both", || {
             first.metric(&shared) == Some(1.0) && second.metric(&shared) == Some(1.0)
         });
         for (lb, other) in [(&first, &second), (&second, &first)] {
@@ -120,7 +121,7 @@ fn taking_over_is_asked_for_and_both_say_so() {
             });
         }
         let mut seen = std::collections::BTreeSet::new();
-        wait_for("answers of both", || {
+        wait_until("answers of both", || {
             seen.insert(
                 client::get(address, "web", "/")
                     .header("x-instance")
@@ -130,7 +131,7 @@ fn taking_over_is_asked_for_and_both_say_so() {
         });
         first.sigterm();
         assert_eq!(first.exit_code(), Some(0));
-        wait_for("the gauge to fall", || second.metric(&shared) == Some(0.0));
+        wait_until("the gauge to fall", || second.metric(&shared) == Some(0.0));
         second.wait_for_line("an end", |line| line.contains("no other process listens"));
         assert_eq!(
             client::get(address, "web", "/").header("x-instance"),
@@ -154,7 +155,7 @@ fn addresses_of_one_process_are_shared_among_themselves() {
             let lb = Lb::start(&text);
             lb.wait_ready();
             let shared = format!("lb_listener_shared{{listener=\"0.0.0.0:{port}\"}}");
-            wait_for("the gauge", || lb.metric(&shared) == Some(0.0));
+            wait_until("the gauge", || lb.metric(&shared) == Some(0.0));
             assert!(!lb.stderr().contains("WARN"), "{}", lb.stderr());
         }
     }
@@ -173,7 +174,7 @@ fn a_dynamic_port_of_another_process_is_left_to_it() {
     };
     let mut first = Lb::start(&text(&one));
     let greeting = || client::RawClient::connect(at("127.0.0.1", port)).bytes(1);
-    wait_for("the port", || {
+    wait_until("the port", || {
         std::net::TcpStream::connect(at("127.0.0.1", port)).is_ok()
     });
     let second = Lb::start(&text(&two));
@@ -186,7 +187,7 @@ fn a_dynamic_port_of_another_process_is_left_to_it() {
     }
     first.sigterm();
     assert_eq!(first.exit_code(), Some(0));
-    wait_for("the port of the other", || {
+    wait_until("the port of the other", || {
         std::net::TcpStream::connect(at("127.0.0.1", port)).is_ok_and(|_| greeting() == b"2")
     });
 }

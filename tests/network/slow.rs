@@ -10,9 +10,9 @@ use super::support::certs::Ca;
 use super::support::client::{self, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
-use super::tcp::free_port;
 use super::tls::tls_upstream;
 use super::wire::*;
+use crate::support::loopback::free_port;
 
 const SLOW: Duration = Duration::from_secs(4);
 

@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use lb::trust::AcceptAny;
 use rustls::pki_types::pem::PemObject as _;
@@ -17,6 +16,7 @@ use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::tls::{Trust, shown};
 use super::wire::*;
+use crate::support::wait::wait_until;
 
 const ECDSA: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 const RSA: [SignatureScheme; 2] = [
@@ -219,7 +219,7 @@ fn a_bad_pair_of_a_folder_costs_itself() {
             let path = folder.path().join(name);
             let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path));
         }
-        wait_for("the mended pair", || {
+        wait_until("the mended pair", || {
             let answer =
                 block_on(async { Trust::new(&ca).get(lb.address("https"), "bad.test").await });
             answer.is_ok() && lb.metric(ERRORS) == Some(0.0)
@@ -245,7 +245,7 @@ fn an_expired_pair_is_shown_as_long_as_there_is_no_valid_one() {
     let show = || shown_to_blind(&lb, "a.test", &[ECDSA], &rustls::version::TLS13);
     assert_eq!(show(), certificate(&old));
     write(folder.path(), "2", &new);
-    wait_for("the valid one", || show() == certificate(&new));
+    wait_until("the valid one", || show() == certificate(&new));
 }
 
 #[test]
@@ -407,11 +407,9 @@ fn bad_cas_cost_themselves() {
             assert_eq!(errors, Some(1.0), "{source} {}", lb.stderr());
         }
         // Consul is away, so that it is waited for first.
-        let begun = Instant::now();
-        while !lb.stderr().contains("\"listener\":\"https\"") {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{}", lb.stderr());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        lb.wait_for_line("the listener", |line| {
+            line.contains("\"listener\":\"https\"")
+        });
         block_on(async {
             let known = Trust::with_identity(&ca, Some(&ca.pair(&["client"])));
             assert!(
@@ -464,11 +462,9 @@ fn other_bad_files_cost_what_depends_on_them() {
     lb.wait_for_line("Consul", |line| {
         line.contains("ERROR") && line.contains("consul.ca_file")
     });
-    let begun = Instant::now();
-    while !lb.stderr().contains("\"listener\":\"http\"") {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", lb.stderr());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    lb.wait_for_line("the listener", |line| {
+        line.contains("\"listener\":\"http\"")
+    });
     let address = lb.address("http");
     let with_user = "GET / HTTP/1.1\r\nHost: staff\r\nAuthorization: Basic YW5uOnNlY3JldA==\r\nConnection: close\r\n\r\n";
     let status = |request: &str| client::exchange(address, request).unwrap().status;
@@ -480,12 +476,12 @@ fn other_bad_files_cost_what_depends_on_them() {
         (Some(1.0), Some(1.0))
     );
     std::fs::write(file("users"), "ann:secret\n").unwrap();
-    wait_for("the user", || status(with_user) == 200);
+    wait_until("the user", || status(with_user) == 200);
     std::fs::write(file("page.html"), "nothing here").unwrap();
     std::fs::write(file("upstreams.pem"), &ca.pem).unwrap();
     std::fs::write(file("ca.pem"), &ca.pem).unwrap();
     ca.pair(&["client"]).write(folder.path(), "client");
-    wait_for("the CAs", || {
+    wait_until("the CAs", || {
         errors("consul") == Some(0.0) && errors("proxy.upstream_ca_file") == Some(0.0)
     });
     assert_eq!(client::get(address, "nowhere", "/").text(), "nothing here");
@@ -528,7 +524,7 @@ fn plain_http_on_a_port_of_tls_is_told_so() {
         let preface = client::exchange(address, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
         assert_eq!(preface.status, 400, "{protocol}");
         let faults = format!("lb_client_faults_total{{listener=\"{address}\",fault=\"tls\"}}");
-        wait_for("the count", || lb.metric(&faults) == Some(4.0));
+        wait_until("the count", || lb.metric(&faults) == Some(4.0));
         lb.wait_stdout("a line of the access log", |line| {
             line.contains("\"status\":400") && line.contains("\"tls\"")
         });

@@ -16,11 +16,10 @@ use super::support::client::{self, RawClient};
 use super::support::lb::Lb;
 use super::support::upstream::Upstream;
 use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::{PATIENCE, wait_until};
 
-/// Nothing here takes longer, on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A process whose streams nobody looks after.
+/// A process whose streams nothing reads.
 struct Bare {
     child: Child,
     folder: TempDir,
@@ -30,21 +29,16 @@ struct Bare {
     admin: SocketAddr,
 }
 
-/// Ports that were free a moment ago: where nobody reads the log, nothing tells which it chose.
+/// Ports that were free a moment ago: where nothing reads the log, nothing tells which it chose.
 fn free_ports() -> [SocketAddr; 3] {
-    let sockets = [0; 3].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap())
+    [0; 3].map(|_| SocketAddr::from(([127, 0, 0, 1], free_port())))
 }
 
 impl Bare {
     /// Starts it with these streams and routes in a file; `more` is configuration.
     fn start(upstream: &Upstream, more: &str, stdout: Stdio, stderr: Stdio) -> Self {
         let bare = Self::spawn(upstream, more, stdout, stderr);
-        let begun = Instant::now();
-        while !bare.answers("/") {
-            assert!(begun.elapsed() < PATIENCE, "it does not serve");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("a response", || bare.answers("/"));
         bare
     }
 
@@ -118,16 +112,15 @@ impl Bare {
 
     /// Has each worker and the control thread log lines until the log loses some.
     fn talk_until_lines_are_lost(&self) {
-        let begun = Instant::now();
-        while self.metric("lb_log_dropped_total") == 0.0 {
-            assert!(begun.elapsed() < PATIENCE, "no line was lost");
+        wait_until("a line that is lost", || {
             for _ in 0..100 {
                 // Each a line on a worker, at level debug.
                 let mut socket = TcpStream::connect(self.behind).unwrap();
                 socket.write_all(b"PROXY nonsense\r\n").unwrap();
                 let _ = socket.read_to_end(&mut Vec::new());
             }
-        }
+            self.metric("lb_log_dropped_total") > 0.0
+        });
     }
 
     /// The table follows its source, and both the workers and the admin listener answer.
@@ -136,7 +129,7 @@ impl Bare {
         let path = format!("/new-{}", routes.len());
         routes.push_str(&format!("route add other h{path} http://127.0.0.1:1/\n"));
         std::fs::write(self.routes(), routes).unwrap();
-        wait_for("the table to follow", || {
+        wait_until("the table to follow", || {
             self.admin("/api/routes").contains(&path)
         });
         // More connections than workers, so that each of them has its turn.
@@ -163,14 +156,7 @@ impl Bare {
     }
 
     fn wait(&mut self) -> Option<i32> {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(begun.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("its end", || self.child.try_wait().unwrap()).code()
     }
 }
 
@@ -244,7 +230,7 @@ fn what_cannot_be_written_to_is_no_reason_to_stop() {
         writer
     };
     let access = "[log]\naccess = \"json\"\nlevel = \"debug\"\n";
-    // Kept: nobody reads them, but they are open.
+    // Kept: nothing reads them, but they are open.
     let (stuck_out, stuck_err) = (pipe(), pipe());
     let readers = (stuck_out.0, stuck_err.0);
     for (name, stdout, stderr) in [
@@ -340,7 +326,7 @@ fn each_signal_that_ends_it_lets_requests_finish() {
         upstream.set_delay(Duration::from_millis(500));
         let mut running = RawClient::connect(lb.address("http"));
         running.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-        wait_for("the request at the upstream", || upstream.requests() == 1);
+        wait_until("the request at the upstream", || upstream.requests() == 1);
         lb.signal(name);
         assert_eq!(running.response().expect("an answer").status, 200, "{name}");
         assert_eq!(lb.exit_code(), Some(0), "{name}");
@@ -372,7 +358,7 @@ fn the_samples_are_not_ended_by_such_signals_either() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        wait_for("the sample", || TcpStream::connect(address).is_ok());
+        wait_until("the sample", || TcpStream::connect(address).is_ok());
         let pid = child.id().to_string();
         assert!(
             Command::new("kill")
@@ -392,7 +378,7 @@ fn the_samples_are_not_ended_by_such_signals_either() {
             );
         }
         let mut ended = None;
-        wait_for("the end of the sample", || {
+        wait_until("the end of the sample", || {
             ended = child.try_wait().unwrap();
             ended.is_some()
         });
@@ -420,7 +406,7 @@ fn a_signal_ends_it_while_it_waits_for_a_file() {
         let mut lb = Bare::spawn(&upstream, &more, Stdio::null(), stderr);
         // Too early to mean anything, whatever it does by then; it must not end it.
         let status = format!("/proc/{}/status", lb.child.id());
-        wait_for("handlers of signals", || {
+        wait_until("handlers of signals", || {
             let text = std::fs::read_to_string(&status).unwrap();
             let caught = text
                 .lines()

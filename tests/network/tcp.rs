@@ -2,28 +2,15 @@
 //! instance.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::support::client::{PATIENCE, RawClient};
+use super::support::client::RawClient;
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
 use super::wire::*;
-
-/// A port that was free a moment ago: a TCP route names its port, so it cannot be left to the
-/// system. Taken below the range from which the system gives out ports, so that nobody else's port
-/// 0 meets it.
-pub fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 4000).unwrap() * 3;
-    loop {
-        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::SeqCst)) % 16_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
+use crate::support::loopback::free_port;
+use crate::support::wait::{PATIENCE, wait_until};
 
 fn tcp_listener(port: u16, more: &str) -> String {
     format!("[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"tcp\"\n{more}\n")
@@ -74,7 +61,7 @@ fn the_port_chooses_the_service() {
         lb.metric("lb_tcp_connections_total{service=\"one\"}"),
         Some(1.0)
     );
-    wait_for("no open connection", || {
+    wait_until("no open connection", || {
         lb.metric("lb_tcp_connections_open{service=\"one\"}") == Some(0.0)
     });
 }
@@ -403,7 +390,7 @@ fn a_drain_lets_connections_go_on_until_its_deadline() {
     assert_eq!(client.send("x").bytes(1), b"x");
     let begun = Instant::now();
     lb.sigterm();
-    wait_for("no new connections", || {
+    wait_until("no new connections", || {
         TcpStream::connect(("127.0.0.1", port)).is_err()
     });
     assert_eq!(client.send("y").bytes(1), b"y");

@@ -23,6 +23,8 @@ use super::support::client;
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
 use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::{PATIENCE, wait_until, wait_until_async};
 
 /// A TLS client.
 #[derive(Clone)]
@@ -322,12 +324,10 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
                 if at == 1 {
                     lb.sighup();
                 }
-                let shows = || async {
+                wait_until_async("its certificate", async || {
                     shown(&trust.connect(address, "a.test").await.unwrap()) == chain(pair)[0]
-                };
-                while !shows().await {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
+                })
+                .await;
             }
             let (parts, _, _) = ask(&mut client, get("https://a.test/")).await;
             assert_eq!(parts.status, 200, "on the connection from before");
@@ -338,7 +338,7 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
     // A key that is another's, then no PEM at all.
     std::fs::write(&files.key, &pairs[0].key_pem).unwrap();
     lb.sighup();
-    wait_for("a counted mismatch", || lb.metric(errors).unwrap() > before);
+    wait_until("a counted mismatch", || lb.metric(errors).unwrap() > before);
     lb.wait_for_line("the mismatch", |line| {
         line.contains("cannot be used together")
     });
@@ -346,7 +346,7 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
     let before = lb.metric(errors).unwrap();
     std::fs::write(&files.cert, "nonsense").unwrap();
     lb.sighup();
-    wait_for("counted nonsense", || lb.metric(errors).unwrap() > before);
+    wait_until("counted nonsense", || lb.metric(errors).unwrap() > before);
     assert!(shows(&pairs[2]));
 }
 
@@ -463,7 +463,7 @@ fn tcp_listeners_end_tls_and_keep_half_close() {
     let ca = Ca::new("ca");
     let files = ca.pair(&["a.test"]).write(folder.path(), "site");
     let echo = TcpEcho::start("hello ", " bye");
-    let port = super::tcp::free_port();
+    let port = free_port();
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"tcp\"\ncertificates = \"main\"\n"
     ) + &file_source(&files, "")
@@ -506,7 +506,7 @@ fn clients_without_tls_are_let_go() {
         b"\x16\x03\x01",
     ] {
         let mut socket = std::net::TcpStream::connect(lb.address("https")).unwrap();
-        socket.set_read_timeout(Some(client::PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.write_all(bytes).unwrap();
         let answer = read_to_end(&mut socket);
         // Plain HTTP is told what is wrong, and gets nothing else.
@@ -550,15 +550,10 @@ fn the_admin_listener_speaks_tls_and_follows_its_certificate() {
         );
         second.write(folder.path(), "site");
         lb.sighup();
-        let begun = std::time::Instant::now();
-        while shown(&trust.connect(address, "lb.test").await.unwrap()) != chain(&second)[0] {
-            assert!(
-                begun.elapsed() < client::PATIENCE,
-                "the old certificate is still shown\n{}",
-                lb.stderr()
-            );
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        wait_until_async("the new certificate", async || {
+            shown(&trust.connect(address, "lb.test").await.unwrap()) == chain(&second)[0]
+        })
+        .await;
         let mut access = Access {
             url: format!("https://{address}"),
             ..Access::default()

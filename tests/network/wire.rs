@@ -6,7 +6,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -18,7 +17,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::support::client::PATIENCE;
+use crate::support::wait::PATIENCE;
 
 /// Body of a request.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -38,15 +37,6 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
                 .await
                 .expect("done within the patience of a test")
         })
-}
-
-/// Looks until `wanted` is true.
-pub fn wait_for(what: &str, mut wanted: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !wanted() {
-        assert!(begun.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Configuration of a balancer: one worker, admin on a free port, and what `more` says.

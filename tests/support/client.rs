@@ -15,8 +15,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
-/// Longest wait for an answer.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use super::wait::PATIENCE;
 
 /// A connection for exact bytes.
 pub struct RawClient {
@@ -50,7 +49,8 @@ impl RawClient {
         }
     }
 
-    /// Sends these bytes. That the other side has closed already is no failure: its answer tells.
+    /// Sends these bytes. That the other side has closed already is not a failure: the response
+    /// tells.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let _ = self.socket.write_all(bytes.as_ref());
         self

@@ -7,26 +7,26 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Longest wait for anything that a cluster does.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-const STEP: Duration = Duration::from_millis(20);
+use super::loopback::free_network;
+use super::turn::Turn;
+use super::wait::{PATIENCE, try_wait, wait_until};
 
 /// A cluster: its description, its state folder, its network.
 pub struct Cluster {
     dir: TempDir,
     network: [u8; 3],
     flags: Vec<String>,
+    _turn: Turn,
 }
 
 /// What a command said, and how it ended.
@@ -60,6 +60,7 @@ impl Cluster {
 
     /// With these flags, and this description if there is one.
     pub fn with(flags: &[&str], file: Option<&str>) -> Self {
+        let turn = Turn::of("clusters on this machine");
         let dir = tempfile::tempdir().unwrap();
         let network = free_network();
         let mut flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
@@ -80,6 +81,7 @@ impl Cluster {
             dir,
             network,
             flags,
+            _turn: turn,
         }
     }
 
@@ -201,7 +203,7 @@ impl Cluster {
     /// gossip, and where one answer is late the command fails.
     pub fn keyring(&self) -> String {
         let mut printed = String::new();
-        wait("an answer of every member about its keys", || {
+        wait_until("an answer of every member about its keys", || {
             let ran = self.ask_consul(&["keyring", "-list"]);
             printed = ran.stdout;
             ran.code == Some(0)
@@ -279,10 +281,10 @@ impl Cluster {
             .get(agent)
             .unwrap_or_else(|| panic!("{agent} does not run"));
         signal(pid, "KILL");
-        wait(&format!("the end of {agent}"), || is_gone(pid));
+        wait_until(format!("the end of {agent}"), || is_gone(pid));
     }
 
-    /// Everything that the state knows and nobody else may see.
+    /// Every secret in the state folder.
     pub fn secrets(&self) -> Vec<String> {
         fn values(value: &Value, found: &mut Vec<String>) {
             match value {
@@ -340,7 +342,7 @@ impl Drop for Cluster {
             for pid in self.pids().into_values() {
                 signal(pid, "KILL");
             }
-            sleep(STEP);
+            sleep(Duration::from_millis(20));
         }
     }
 }
@@ -432,16 +434,15 @@ impl Running {
 
     /// Waits until it said this; panics when it ended without.
     pub fn wait_for(&mut self, text: &str) {
-        let begun = Instant::now();
-        while !self.said().contains(text) {
+        wait_until(format!("{text:?}"), || {
             let ended = self.child.try_wait().unwrap().is_some();
-            assert!(
-                !ended && begun.elapsed() < PATIENCE,
-                "waiting for {text:?} (ended: {ended}):\n{}",
-                self.said()
-            );
-            sleep(STEP);
-        }
+            let said = self.said();
+            if said.contains(text) {
+                return Ok(());
+            }
+            assert!(!ended, "it ended without {text:?}:\n{said}");
+            Err(said)
+        });
     }
 
     /// Whether it has ended.
@@ -457,17 +458,13 @@ impl Running {
 
     /// Waits for its end.
     pub fn end(mut self) -> Ran {
-        let begun = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            if begun.elapsed() > PATIENCE * 2 {
-                let _ = self.child.kill();
-                panic!("still running after {:?}:\n{}", PATIENCE * 2, self.said());
-            }
-            sleep(STEP);
-        };
+        let ended = try_wait(PATIENCE * 2, "the end of the command", || {
+            self.child.try_wait().unwrap()
+        });
+        let status = ended.unwrap_or_else(|unseen| {
+            let _ = self.child.kill();
+            panic!("{unseen}\n{}", self.said());
+        });
         let stderr = self.readers.pop().unwrap();
         let stdout = self.readers.pop().unwrap().join().unwrap();
         stderr.join().unwrap();
@@ -479,7 +476,7 @@ impl Running {
     }
 }
 
-/// Sends a signal by its name without `SIG`; a process that is gone is no failure.
+/// Sends a signal by its name without `SIG`; a process that is gone is not a failure.
 pub fn signal(pid: u32, name: &str) {
     let _ = Command::new("kill")
         .args(["-s", name, &pid.to_string()])
@@ -493,7 +490,7 @@ fn is_of(pid: u32, folder: &Path) -> bool {
     String::from_utf8_lossy(&command).contains(&*folder.to_string_lossy())
 }
 
-/// Whether the process has ended; one that nobody has asked how counts as ended.
+/// Whether the process has ended; one that is not waited for yet counts as ended.
 pub fn is_gone(pid: u32) -> bool {
     // Its memory goes before its sockets, so an empty command line would be too early.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -516,35 +513,4 @@ pub fn files(folder: &Path) -> Vec<String> {
     walk(folder, "", &mut found);
     found.sort();
     found
-}
-
-/// Waits for a condition.
-pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "never seen: {what}");
-        sleep(STEP);
-    }
-}
-
-/// First three numbers of a loopback network that no other cluster uses: from the process id and a
-/// counter, and checked at the first node's addresses.
-fn free_network() -> [u8; 3] {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let pid = std::process::id();
-    for _ in 0..255 {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Below 217 are those of single agents.
-        let [a, b, c] = [127, 217 + (pid % 38) as u8, (pid / 38 + number) as u8];
-        let is_free = |node: u8| {
-            let ip = Ipv4Addr::new(a, b, c, node);
-            [8300, 8301, 8501, 4646]
-                .iter()
-                .all(|&port| TcpListener::bind((ip, port)).is_ok())
-        };
-        if (11..=13).all(is_free) {
-            return [a, b, c];
-        }
-    }
-    panic!("no free loopback network");
 }

@@ -6,13 +6,11 @@
 //! client that they test.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lb::catalog::CheckStatus;
 use lb::config::ConsulConfig;
@@ -22,8 +20,9 @@ use rcgen::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Limit for an agent, or a set of servers, to be ready.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+use super::loopback::free_address;
+use super::wait::{PATIENCE, try_wait};
+
 /// The token with all rights of agents with ACLs.
 pub const MASTER_TOKEN: &str = "00000000-0000-0000-0000-00000000aaaa";
 /// TTL of checks registered here: longer than any test.
@@ -188,22 +187,13 @@ impl ConsulAgent {
 
     /// Waits until the agent knows a leader and is itself in the catalog.
     pub fn wait_ready(&self) {
-        let deadline = Instant::now() + START_TIMEOUT;
-        loop {
+        let what = format!("agent {} ready", self.ip);
+        let ready = try_wait(PATIENCE, what, || {
             let leader = self.try_api("GET", "/v1/status/leader", None);
-            let ready = matches!(leader, Ok((200, body)) if body.len() > 4)
-                && matches!(self.try_api("GET", "/v1/health/service/consul?passing", None), Ok((200, body)) if body.len() > 4);
-            if ready {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "agent {} is not ready:\n{}",
-                self.ip,
-                self.log()
-            );
-            sleep(Duration::from_millis(30));
-        }
+            matches!(leader, Ok((200, body)) if body.len() > 4)
+                && matches!(self.try_api("GET", "/v1/health/service/consul?passing", None), Ok((200, body)) if body.len() > 4)
+        });
+        ready.unwrap_or_else(|unseen| panic!("{unseen}\n{}", self.log()));
     }
 
     /// What the agent logged.
@@ -573,21 +563,4 @@ fn agent_config(ip: &str, dir: &Path, options: &Options) -> Value {
         );
     }
     config
-}
-
-/// A loopback address that no other test uses: from the process id and a counter, and checked.
-pub fn free_address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    let pid = std::process::id();
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(number < 255, "out of loopback addresses");
-        let ip = Ipv4Addr::new(127, 16 + ((pid >> 8) % 200) as u8, pid as u8, number as u8);
-        if [8300, 8301, 8500, 8501]
-            .iter()
-            .all(|&port| TcpListener::bind((ip, port)).is_ok())
-        {
-            return ip.to_string();
-        }
-    }
 }

@@ -2,8 +2,6 @@
 //! Nomad does it.
 
 use std::path::PathBuf;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -11,11 +9,7 @@ use super::client::{Load, RunningLoad, get};
 use super::consul::ConsulAgent;
 use super::lb::Lb;
 use super::upstream::Upstream;
-
-/// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-/// Pause between two looks at a condition that cannot be waited on.
-const STEP: Duration = Duration::from_millis(20);
+use super::wait::wait_until;
 
 /// An instance: a server, and the id under which it is registered.
 pub struct Instance {
@@ -137,28 +131,27 @@ pub fn ask(lb: &Lb, path: &str) -> (u16, String) {
 
 /// Asks until the status is this one.
 pub fn wait_status(lb: &Lb, path: &str, status: u16) {
-    wait(&format!("{status} at {path}"), || ask(lb, path).0 == status);
+    wait_until(format!("{status} at {path}"), || ask(lb, path).0 == status);
 }
 
 /// Waits until `lb` sends requests to just these instances of a service, whatever their order.
 pub fn wait_serving(lb: &Lb, service: &str, names: &[&str]) {
-    wait(
-        &format!(
-            "{service} served by {names:?}; now {:?}",
-            serving(lb, service)
-        ),
-        || {
-            let mut serving = serving(lb, service);
-            serving.sort_unstable();
-            let mut names = names.to_vec();
-            names.sort_unstable();
-            serving.len() == names.len()
-                && serving
-                    .iter()
-                    .zip(names)
-                    .all(|(id, name)| id.contains(&format!("-task-{name}-group")))
-        },
-    );
+    wait_until(format!("{service} served by {names:?}"), || {
+        let mut serving = serving(lb, service);
+        serving.sort_unstable();
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        let is_just_these = serving.len() == names.len()
+            && serving
+                .iter()
+                .zip(names)
+                .all(|(id, name)| id.contains(&format!("-task-{name}-group")));
+        if is_just_these {
+            Ok(())
+        } else {
+            Err(format!("{serving:?}"))
+        }
+    });
 }
 
 /// Ids of the instances of a service that may get requests.
@@ -186,15 +179,6 @@ pub fn service_row(lb: &Lb, service: &str) -> Value {
         .find(|row| row["name"] == service)
         .cloned()
         .unwrap_or(Value::Null)
-}
-
-/// Waits for a condition.
-pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "never seen: {what}");
-        sleep(STEP);
-    }
 }
 
 /// Starts GETs on a path, to be stopped by the test.

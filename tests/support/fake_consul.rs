@@ -41,7 +41,7 @@ pub enum Fault {
     Status(u16, Option<u64>),
     /// 200 and nothing, from any server; the leader knows better.
     EmptyUnlessDefault,
-    /// 200 and nothing, whoever is asked; `consul` is not listed.
+    /// 200 and nothing, for any service; `consul` is not listed.
     Empty,
     /// `consul` is not listed, and neither is the service of this name, as for a token for some
     /// services only.
@@ -299,7 +299,7 @@ async fn accept(
                 }
                 answer(request, state.subscribe())
             });
-            // A client that goes away ends its connection with an error that is nobody's fault.
+            // A client that goes away ends its connection with an error that is not a fault.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;

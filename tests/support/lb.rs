@@ -5,14 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
-/// Longest wait for anything the binary should do at once.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-/// Pause between two looks at a condition that cannot be waited on.
-const STEP: Duration = Duration::from_millis(10);
+use super::wait::{PATIENCE, wait_until};
 
 /// A running `lb run`. Dropped: killed; its standard error is shown when the test fails.
 pub struct Lb {
@@ -183,35 +180,19 @@ impl Lb {
     /// Waits for a line on its standard output (the access log) that satisfies `wanted`, and
     /// returns it.
     pub fn wait_stdout(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let begun = Instant::now();
-        loop {
+        wait_until(format!("{what} on standard output"), || {
             let text = std::fs::read_to_string(self.folder().join("stdout")).unwrap();
-            if let Some(line) = text.lines().find(|line| wanted(line)) {
-                return line.to_owned();
-            }
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "no {what} on standard output:\n{text}"
-            );
-            std::thread::sleep(STEP);
-        }
+            let found = text.lines().find(|line| wanted(line)).map(str::to_owned);
+            found.ok_or(text)
+        })
     }
 
     /// Waits until `/ready` says 200.
     pub fn wait_ready(&self) {
-        let begun = Instant::now();
-        loop {
-            let (status, body) = self.admin("/ready");
-            if status == 200 {
-                return;
-            }
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "not ready after {PATIENCE:?}: {status} {body}\n{}",
-                self.stderr()
-            );
-            std::thread::sleep(STEP);
-        }
+        wait_until("200 at /ready", || match self.admin("/ready") {
+            (200, _) => Ok(()),
+            (status, body) => Err(format!("{status} {body}")),
+        });
     }
 
     /// GETs a path of the admin listener.
@@ -235,19 +216,10 @@ impl Lb {
 
     /// Waits until the admin page at `path` satisfies `wanted`, and returns it.
     pub fn wait_admin(&self, path: &str, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let begun = Instant::now();
-        loop {
+        wait_until(format!("{what} at {path}"), || {
             let (_, body) = self.admin(path);
-            if wanted(&body) {
-                return body;
-            }
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "{path}: no {what} after {PATIENCE:?}:\n{body}\n{}",
-                self.stderr()
-            );
-            std::thread::sleep(STEP);
-        }
+            if wanted(&body) { Ok(body) } else { Err(body) }
+        })
     }
 
     /// Value of one sample of `/metrics`, named as it is written there, labels included.
@@ -259,8 +231,10 @@ impl Lb {
         line.and_then(|value| value.trim().parse().ok())
     }
 
-    /// Sends SIGTERM.
+    /// Sends SIGTERM once it has started: before that, which is after its listeners opened, a signal
+    /// ends it without a drain.
     pub fn sigterm(&self) {
+        self.wait_for_line("its start", |line| line.contains("lb started"));
         self.signal("TERM");
     }
 
@@ -281,19 +255,9 @@ impl Lb {
 
     /// Waits for its end and returns the exit code; none when a signal ended it.
     pub fn exit_code(&mut self) -> Option<i32> {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                self.exited = Some(status);
-                return status.code();
-            }
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "still running after {PATIENCE:?}\n{}",
-                self.stderr()
-            );
-            std::thread::sleep(STEP);
-        }
+        let status = wait_until("the end of lb", || self.child.try_wait().unwrap());
+        self.exited = Some(status);
+        status.code()
     }
 
     /// Whether it still runs.

@@ -9,21 +9,19 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::get;
 use super::consul::ConsulAgent;
+use super::turn::Turn;
+use super::wait::{PATIENCE, try_wait};
 
-/// Longest wait for the agent, and for one deployment.
-const PATIENCE: Duration = Duration::from_secs(90);
-const STEP: Duration = Duration::from_millis(100);
 const PORT: u16 = 4646;
 
-/// A service that answers after 20 ms, tells who it is in `x-instance`, and dies at once when asked
+/// A service that responds after 20 ms, tells its name in `x-instance`, and dies at once when told
 /// to stop, also between the head of an answer and its body, which it writes apart. It binds `BIND`
 /// if that is set, and what Nomad takes for the node's address otherwise.
 pub const APPLICATION: &str = r#"
@@ -55,6 +53,7 @@ pub struct NomadAgent {
     child: Child,
     dir: TempDir,
     ip: String,
+    _turn: Turn,
 }
 
 /// One version of the job `drill`: three instances of [`APPLICATION`] under `urlprefix-/drill`, no
@@ -103,6 +102,7 @@ pub fn find(test: &str) -> Option<PathBuf> {
 impl NomadAgent {
     /// Starts one on the address of its Consul agent; ready for jobs.
     pub fn start(binary: PathBuf, consul: &ConsulAgent) -> Self {
+        let turn = Turn::of("single Nomad agents");
         let dir = tempfile::tempdir().expect("temporary folder");
         let config = config(consul, dir.path());
         fs::write(dir.path().join("nomad.json"), config.to_string()).expect("write");
@@ -121,6 +121,7 @@ impl NomadAgent {
             child,
             dir,
             ip: consul.ip.clone(),
+            _turn: turn,
         };
         agent.wait("a ready node", || {
             let nodes = agent.try_api("/v1/nodes")?;
@@ -237,19 +238,10 @@ impl NomadAgent {
         command
     }
 
-    fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "never seen: {what}\n{}",
-                self.log()
-            );
-            sleep(STEP);
-        }
+    /// For the agent, and for one deployment.
+    fn wait<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        try_wait(PATIENCE * 2, what, look)
+            .unwrap_or_else(|unseen| panic!("{unseen}\n{}", self.log()))
     }
 
     fn log(&self) -> String {
@@ -261,19 +253,16 @@ impl NomadAgent {
         let _ = self
             .command(&["job", "stop", "-purge", "-detach", "drill"])
             .output();
-        let deadline = Instant::now() + Duration::from_secs(15);
         let running = |allocations: &Value| {
             allocations
                 .as_array()
                 .is_some_and(|all| all.iter().any(|one| one["ClientStatus"] == "running"))
         };
-        while self
-            .try_api("/v1/allocations")
-            .is_some_and(|allocations| running(&allocations))
-            && Instant::now() < deadline
-        {
-            sleep(STEP);
-        }
+        // What is still there is killed.
+        let _ = try_wait(Duration::from_secs(15), "the end of all tasks", || {
+            let allocations = self.try_api("/v1/allocations");
+            !allocations.is_some_and(|allocations| running(&allocations))
+        });
     }
 
     /// Nomad leaves a mount for each task.

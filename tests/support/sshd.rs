@@ -11,13 +11,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const STEP: Duration = Duration::from_millis(20);
+use super::wait::wait_until;
+
+/// Longest wait for one connection: nothing tells that a machine is not there yet.
+const DIAL: Duration = Duration::from_millis(20);
 /// Where sshd listens in a machine.
 const PORT: u16 = 22;
 
@@ -49,7 +50,7 @@ pub fn is_possible(test: &str, tools: &[&str]) -> bool {
     }
 }
 
-/// Keys and configuration of an sshd and of those who call it; shared by several machines.
+/// Keys and configuration of an sshd and of its clients; shared by several machines.
 pub struct Keys {
     dir: TempDir,
 }
@@ -339,9 +340,7 @@ fn run(command: &mut Command) {
 }
 
 fn wait_open(address: SocketAddr) {
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect_timeout(&address, STEP).is_err() {
-        assert!(Instant::now() < deadline, "nothing listens on {address}");
-        sleep(STEP);
-    }
+    wait_until(format!("a listener on {address}"), || {
+        TcpStream::connect_timeout(&address, DIAL).is_ok()
+    });
 }

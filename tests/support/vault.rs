@@ -10,15 +10,13 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::certs::Ca;
+use super::wait::wait_until;
 use super::web::{Answer, Asked, WebServer};
 
-/// Longest wait for a server that starts.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The token that may do anything.
 pub const ROOT: &str = "root-token-of-a-test";
 
@@ -120,18 +118,10 @@ impl Vault {
             url: format!("http://127.0.0.1:{port}"),
             kind: Kind::Real(child),
         };
-        let begun = Instant::now();
-        while vault
-            .try_call("GET", "sys/health", None)
-            .is_none_or(|(status, _)| status != 200)
-        {
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "no Vault at {} after {PATIENCE:?}",
-                vault.url
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until(format!("Vault at {}", vault.url), || {
+            let health = vault.try_call("GET", "sys/health", None);
+            health.is_some_and(|(status, _)| status == 200)
+        });
         vault.write(
             "sys/mounts/kv",
             &json!({ "type": "kv", "options": { "version": "1" } }),
