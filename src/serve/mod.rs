@@ -85,13 +85,23 @@ pub struct Running {
     _reporter: Option<Reporter>,
 }
 
-/// Starts everything, with the sources of the configuration and those of `extra`. Returns as soon as all sockets are bound and all threads run;
-/// [`Running::opened`] tells when clients are served.
+/// Starts everything, with the sources of the configuration and those of `extra`. Returns as soon as
+/// all sockets are bound and all threads run; [`Running::opened`] tells when clients are served.
 ///
 /// # Errors
 /// A socket that cannot be bound, a certificate or CA that cannot be used, a thread that cannot be
 /// made.
 pub fn start(config: &Config, extra: Vec<Box<dyn Source>>) -> anyhow::Result<Running> {
+    start_when_read(config, extra, || {})
+}
+
+/// The same; `read` is called once all files are read and nothing serves yet: from there on there is
+/// something to end in order.
+fn start_when_read(
+    config: &Config,
+    extra: Vec<Box<dyn Source>>,
+    read: impl FnOnce(),
+) -> anyhow::Result<Running> {
     // A second call in one process (tests) finds a provider there already.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -154,6 +164,7 @@ pub fn start(config: &Config, extra: Vec<Box<dyn Source>>) -> anyhow::Result<Run
     );
     let mut all_sources = sources::list();
     all_sources.extend(extra);
+    read();
     let (thread, control) = control_thread::spawn(control_thread::Start {
         config: config.clone(),
         sources: all_sources,

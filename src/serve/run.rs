@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::aside::{Aside, AsideError, Look};
 use super::files::{self, Watched};
-use super::{Running, certificates, notify, start};
+use super::{Running, certificates, notify, start_when_read};
 use crate::config::Config;
 use crate::journal::{Draft, Kind};
 use crate::log;
@@ -142,8 +142,7 @@ pub fn run(config: Config, options: &RunOptions, signals: Signals) -> anyhow::Re
     } = signals;
     // Before anything is read: what changes meanwhile is a change.
     let watched = Watched::new(files::look(&watched_files(options, &config)));
-    let running = start(&config, Vec::new())?;
-    drop(starting);
+    let running = start_when_read(&config, Vec::new(), || drop(starting))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
     let outcome = runtime.block_on(attend(
         options,

@@ -8,8 +8,9 @@ use http::{HeaderMap, Request, StatusCode};
 use super::support::client::{RawClient, exchange};
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
-use super::tcp::free_port;
 use super::wire::*;
+use crate::support::loopback::free_port;
+use crate::support::wait::wait_until;
 
 /// A listener of each kind, and the routes.
 fn start(routes: &str) -> Lb {
@@ -132,7 +133,7 @@ fn requests_at_once_are_bounded_until_each_response_is_through() {
     let (_, headers) = http2(&lb, "/", &GRPC, "");
     assert_eq!(headers["grpc-status"], "14");
     drop(first);
-    wait_for("a free place", || http1(&lb, "/", "", "").0 == 200);
+    wait_until("a free place", || http1(&lb, "/", "", "").0 == 200);
     assert_eq!(http2(&lb, "/", &[], "").0.0, 200);
     drop(second);
 }
@@ -276,7 +277,7 @@ fn tcp_connections_at_once_are_bounded() {
     assert_eq!(first.bytes(5), b"hello");
     assert!(RawClient::connect(lb.address("tcp")).is_closed());
     drop(first);
-    wait_for("a free place", || {
+    wait_until("a free place", || {
         RawClient::connect(lb.address("tcp")).bytes(5) == b"hello"
     });
 }
