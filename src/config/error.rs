@@ -33,7 +33,7 @@ impl fmt::Display for Location {
 pub struct ConfigError {
     /// Which key, as a dotted path; empty when the whole file is meant.
     pub key: String,
-    /// The value as written, if there is one and it is no secret.
+    /// The value as written, if there is one that is not secret.
     pub value: Option<String>,
     /// Where it stands.
     pub place: Location,
