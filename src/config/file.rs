@@ -52,14 +52,8 @@ impl Reader<'_> {
 
     fn wrong(&mut self, key: &str, offset: usize, problem: &str, advice: String) {
         let place = self.place(offset);
-        let (key, problem) = (key.to_owned(), problem.to_owned());
-        self.mistakes.push(ConfigError {
-            key,
-            value: None,
-            place,
-            problem,
-            advice,
-        });
+        self.mistakes
+            .push(ConfigError::new(key, place, problem, advice));
     }
 
     fn top(&mut self, table: &DeTable<'_>) {
@@ -138,11 +132,10 @@ impl Reader<'_> {
     }
 
     fn entry(&self, at: usize, value: &Spanned<DeValue<'_>>) -> Entry {
-        Entry {
+        Entry::in_file(Placed {
             value: self.written(value.get_ref()),
             place: self.place(at),
-            layer: 0,
-        }
+        })
     }
 
     fn section(&mut self, section: &'static Section, at: usize, value: &Spanned<DeValue<'_>>) {
@@ -192,7 +185,7 @@ impl Reader<'_> {
                     }
                 }
             }
-            (Shape::Once, _) => self.wrong(
+            (Shape::Once, value) if !matches!(value, DeValue::Array(_)) => self.wrong(
                 section.name,
                 at,
                 "is a section, not a value",
@@ -225,14 +218,12 @@ impl Reader<'_> {
             } else if let Some(key) = self.key_at_top(word) {
                 // TOML reads a line after a [section] as part of it; the meaning is clear all the
                 // same.
-                self.warnings.push(ConfigError {
-                    key: format!("{path}.{word}"),
-                    value: None,
-                    place: self.place(at),
-                    problem: format!("stands inside [{path}] and is read as {word}"),
-                    advice: "move the line to the top of the file, before the first [section]"
-                        .to_owned(),
-                });
+                self.warnings.push(ConfigError::new(
+                    format!("{path}.{word}"),
+                    self.place(at),
+                    format!("stands inside [{path}] and is read as {word}"),
+                    "move the line to the top of the file, before the first [section]",
+                ));
                 self.put_at_top(key, at, value);
             } else {
                 self.unknown(Some(section), word, format!("{path}.{word}"), at);

@@ -74,6 +74,16 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// What a file says.
+    pub(crate) fn in_file(Placed { value, place }: Placed) -> Self {
+        let layer = 0;
+        Self {
+            value,
+            place,
+            layer,
+        }
+    }
+
     /// The value and where it stands.
     pub(crate) fn placed(&self) -> Placed {
         Placed {
@@ -138,17 +148,10 @@ impl Settings {
     /// Writes a value in the place of what was there.
     pub(crate) fn replace(&mut self, path: &'static str, value: RawValue, place: Location) {
         let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
-        let layer = 0;
-        let entry = Entry {
-            value,
-            place,
-            layer,
-        };
-        self.once
-            .entry(section)
-            .or_insert_with(|| Group::new(Location::Absent))
-            .entries
-            .insert(key, entry);
+        let group = self.once.entry(section);
+        let group = group.or_insert_with(|| Group::new(Location::Absent));
+        let entry = Entry::in_file(Placed { value, place });
+        group.entries.insert(key, entry);
     }
 
     /// Takes for not written what stands at a key of a section that stands once.

@@ -93,13 +93,7 @@ impl Schema {
             Some(known) => format!("did you mean {known}?"),
             None => format!("{} lists every key", self.shown_in),
         };
-        ConfigError {
-            key: path,
-            value: None,
-            place,
-            problem: "is not a known key".to_owned(),
-            advice,
-        }
+        ConfigError::new(path, place, "is not a known key", advice)
     }
 
     /// The full name of a key that this section takes, in the section that it is in now.

@@ -41,12 +41,10 @@ impl Sections<'_> {
         problem: &str,
         advice: &str,
     ) {
+        let place = part.map_or(Location::Absent, |part| part.place.clone());
         self.findings.mistakes.push(ConfigError {
-            key: path.to_owned(),
             value: part.map(|part| part.value.to_string()),
-            place: part.map_or(Location::Absent, |part| part.place.clone()),
-            problem: problem.to_owned(),
-            advice: advice.to_owned(),
+            ..ConfigError::new(path, place, problem, advice)
         });
     }
 
@@ -61,15 +59,7 @@ impl Sections<'_> {
         let mut group = Group::new(place.clone());
         for (name, part) in table {
             if let Some(key) = keys.iter().find(|key| key.name == name) {
-                let Placed { value, place } = part.clone();
-                group.put(
-                    key,
-                    Entry {
-                        value,
-                        place,
-                        layer: 0,
-                    },
-                );
+                group.put(key, Entry::in_file(part.clone()));
                 continue;
             }
             let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
@@ -77,12 +67,8 @@ impl Sections<'_> {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("a {} has {}", S::SECTION.name, known.join(", ")),
             };
-            self.wrong_at(
-                &format!("{path}.{name}"),
-                Some(part),
-                "is not a known key",
-                &advice,
-            );
+            let path = format!("{path}.{name}");
+            self.wrong_at(&path, Some(part), "is not a known key", &advice);
         }
         S::read(&mut self.reader::<S>(path.to_owned(), &group))
     }

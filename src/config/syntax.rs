@@ -33,12 +33,9 @@ impl Lines {
 /// Adds the parser's errors, each with its line.
 pub(crate) fn note(errors: &[toml::de::Error], lines: &Lines, mistakes: &mut Vec<ConfigError>) {
     let noted = errors.iter().take(SYNTAX_ERRORS_MAX);
-    mistakes.extend(noted.map(|error| ConfigError {
-        key: String::new(),
-        value: None,
-        place: lines.location(error.span().map_or(0, |span| span.start)),
-        problem: error.message().replace('\n', ", "),
-        advice: String::new(),
+    mistakes.extend(noted.map(|error| {
+        let place = lines.location(error.span().map_or(0, |span| span.start));
+        ConfigError::new("", place, error.message().replace('\n', ", "), "")
     }));
 }
 

@@ -65,21 +65,16 @@ fn is_executable(metadata: &std::fs::Metadata) -> bool {
     metadata.permissions().mode() & 0o111 != 0
 }
 
-/// The program of a section `S`, as far as its keys are right.
-pub(super) struct Named<'a> {
-    pub(super) product: Product,
-    pub(super) version: Option<&'a str>,
-    pub(super) binary: Option<&'a str>,
-}
-
-/// Where the program comes from; None when there is none, which is a mistake for Consul alone.
+/// Where the program of the section `S` comes from, by its keys as far as they are right; None when
+/// there is none, which is a mistake for Consul alone.
 pub(super) fn source<S: Declared>(
     sections: &mut Sections<'_>,
-    named: &Named<'_>,
+    product: Product,
+    (version, binary): (Option<&str>, Option<&str>),
     kind: Kind,
     context: &BuildContext<'_>,
 ) -> Option<BinarySource> {
-    let (programs, product) = (context.programs, named.product);
+    let programs = context.programs;
     let mut has = |key| sections.with::<S, _>(|reader| reader.has(key));
     match (has("version"), has("binary")) {
         (true, true) => {
@@ -97,9 +92,9 @@ pub(super) fn source<S: Declared>(
             sections.wrong::<S>("version", problem, &advice);
             None
         }
-        (true, false) => named.version.map(|it| BinarySource::Release(it.to_owned())),
+        (true, false) => version.map(|it| BinarySource::Release(it.to_owned())),
         (false, true) => {
-            let path = context.path::<S>(sections, "binary", named.binary?)?;
+            let path = context.path::<S>(sections, "binary", binary?)?;
             match programs.check(&path) {
                 Ok(()) => Some(BinarySource::File(path)),
                 Err(problem) => {

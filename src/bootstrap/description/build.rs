@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::binaries::{Named, source};
+use super::binaries::source;
 use super::build_context::{BuildContext, Kind};
 use super::keys::{
     CertificateSettings, ConsulSettings, LocalSettings, NomadSettings, ReleaseSettings,
@@ -49,18 +49,10 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
     let releases: ReleaseSettings = sections.once();
     let (kind, nodes) = nodes::read(sections, &top, &local, &context.recorded, context.scope);
     let target = target(sections, kind, context);
-    let named = Named {
-        product: Product::Consul,
-        version: consul.version.as_deref(),
-        binary: consul.binary.as_deref(),
-    };
-    let consul = source::<ConsulSettings>(sections, &named, kind, context);
-    let named = Named {
-        product: Product::Nomad,
-        version: nomad.version.as_deref(),
-        binary: nomad.binary.as_deref(),
-    };
-    let nomad_source = source::<NomadSettings>(sections, &named, kind, context);
+    let named = (consul.version.as_deref(), consul.binary.as_deref());
+    let consul = source::<ConsulSettings>(sections, Product::Consul, named, kind, context);
+    let named = (nomad.version.as_deref(), nomad.binary.as_deref());
+    let nomad_source = source::<NomadSettings>(sections, Product::Nomad, named, kind, context);
     let interface = nomad.network_interface;
     let url = |url: &str| url.trim_end_matches('/').to_owned();
     let signing_key = releases.signing_key.as_deref();

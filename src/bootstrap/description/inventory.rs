@@ -147,13 +147,9 @@ impl File<'_> {
     }
 
     fn wrong(&mut self, key: &str, at: usize, problem: &str, advice: &str) {
-        self.mistakes.push(ConfigError {
-            key: key.to_owned(),
-            value: None,
-            place: self.lines.location(at),
-            problem: problem.to_owned(),
-            advice: advice.to_owned(),
-        });
+        let place = self.lines.location(at);
+        self.mistakes
+            .push(ConfigError::new(key, place, problem, advice));
     }
 }
 

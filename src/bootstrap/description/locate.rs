@@ -44,11 +44,11 @@ impl Process {
     pub(super) fn current() -> Result<Self, ConfigErrors> {
         let folder = std::env::current_dir().map_err(|error| {
             let problem = format!("the current folder cannot be told: {error}");
-            ConfigErrors(vec![about(
+            failed(
                 SourceLocation::Absent,
                 problem,
                 "change into one that exists",
-            )])
+            )
         })?;
         // The base directory specification has relative values ignored.
         let folder_of = |name| {
@@ -206,11 +206,7 @@ fn file(request: &Request, process: &Process) -> Result<Option<PathBuf>, ConfigE
         (None, None) => {
             let problem = format!("there is neither {} nor {} here", USUAL[0], USUAL[1]);
             let advice = "name the description with --cluster FILE, or take --local for nine nodes on this machine";
-            Err(ConfigErrors(vec![about(
-                SourceLocation::Absent,
-                problem,
-                advice,
-            )]))
+            Err(failed(SourceLocation::Absent, problem, advice))
         }
     }
 }
@@ -223,78 +219,60 @@ fn overlay(
     mistakes: &mut Vec<ConfigError>,
 ) {
     let flag = |name: &str| SourceLocation::Flag(name.to_owned());
+    let text = |text: &str| RawValue::Text(text.to_owned());
     if request.local {
-        settings.replace(
-            "target",
-            RawValue::Text("local".to_owned()),
-            flag("--local"),
-        );
+        settings.replace("target", text("local"), flag("--local"));
     }
     if request.acl {
         settings.replace("acl", RawValue::Bool(true), flag("--acl"));
     }
     if let Some(network) = request.network {
-        settings.replace(
-            "local.network",
-            RawValue::Text(network.to_string()),
-            flag("--network"),
-        );
+        let network = text(&network.to_string());
+        settings.replace("local.network", network, flag("--network"));
     }
     let mut path =
         |settings: &mut Settings, key: &'static str, name: &str, path: &Option<PathBuf>| {
-            let Some(path) = path else { return false };
+            let Some(path) = path else { return };
             match process.folder.join(path).to_str() {
-                Some(text) => settings.replace(key, RawValue::Text(text.to_owned()), flag(name)),
+                Some(path) => settings.replace(key, text(path), flag(name)),
                 None => {
                     let problem = format!("{} is not UTF-8", path.display());
-                    mistakes.push(about(flag(name), problem, "take another path"));
+                    let advice = "take another path";
+                    mistakes.push(ConfigError::new("", flag(name), problem, advice));
                 }
             }
-            true
         };
     path(settings, "state", "--state", &request.state);
     if let Some(inventory) = &request.inventory {
         ROLES.iter().for_each(|(_, key, _)| settings.remove(key));
         if inventory.as_os_str() == "-" {
-            settings.replace(
-                "inventory",
-                RawValue::Text("-".to_owned()),
-                flag("--inventory"),
-            );
+            settings.replace("inventory", text("-"), flag("--inventory"));
         } else {
             path(settings, "inventory", "--inventory", &request.inventory);
         }
     }
     let products = [
         (
-            "consul.binary",
-            "--consul-bin",
-            &request.consul_bin,
-            "consul.version",
-            "--consul-version",
-            &request.consul_version,
+            ("consul.binary", "--consul-bin", &request.consul_bin),
+            (
+                "consul.version",
+                "--consul-version",
+                &request.consul_version,
+            ),
         ),
         (
-            "nomad.binary",
-            "--nomad-bin",
-            &request.nomad_bin,
-            "nomad.version",
-            "--nomad-version",
-            &request.nomad_version,
+            ("nomad.binary", "--nomad-bin", &request.nomad_bin),
+            ("nomad.version", "--nomad-version", &request.nomad_version),
         ),
     ];
-    for (binary_key, binary_flag, binary, version_key, version_flag, version) in products {
+    for ((binary_key, binary_flag, binary), (version_key, version_flag, version)) in products {
         if binary.is_some() || version.is_some() {
             settings.remove(binary_key);
             settings.remove(version_key);
         }
         path(settings, binary_key, binary_flag, binary);
         if let Some(version) = version {
-            settings.replace(
-                version_key,
-                RawValue::Text(version.clone()),
-                flag(version_flag),
-            );
+            settings.replace(version_key, text(version), flag(version_flag));
         }
     }
 }
@@ -343,42 +321,25 @@ fn take_inventory(settings: &mut Settings, folder: &Path, findings: &mut Finding
 fn read_file(path: &Path, shown: &Path, place: &SourceLocation) -> Result<String, ConfigErrors> {
     std::fs::read_to_string(path).map_err(|error| {
         let problem = format!("{} cannot be read: {error}", shown.display());
-        ConfigErrors(vec![about(
-            place.clone(),
-            problem,
-            "name a file that exists and is text",
-        )])
+        let advice = "name a file that exists and is text";
+        failed(place.clone(), problem, advice)
     })
 }
 
 fn read_stdin(place: &SourceLocation) -> Result<String, ConfigErrors> {
     let mut text = String::new();
-    match std::io::stdin()
-        .lock()
-        .take(STDIN_MAX)
-        .read_to_string(&mut text)
-    {
-        Ok(_) => Ok(text),
-        Err(error) => {
-            let problem = format!("standard input cannot be read: {error}");
-            Err(ConfigErrors(vec![about(
-                place.clone(),
-                problem,
-                "pipe `terraform output -json` into it",
-            )]))
-        }
-    }
+    let mut input = std::io::stdin().lock().take(STDIN_MAX);
+    input.read_to_string(&mut text).map_err(|error| {
+        let problem = format!("standard input cannot be read: {error}");
+        let advice = "pipe `terraform output -json` into it";
+        failed(place.clone(), problem, advice)
+    })?;
+    Ok(text)
 }
 
-/// A mistake that is about no single key.
-fn about(place: SourceLocation, problem: String, advice: &str) -> ConfigError {
-    ConfigError {
-        key: String::new(),
-        value: None,
-        place,
-        problem,
-        advice: advice.to_owned(),
-    }
+/// A mistake that ends the reading; it is not about a single key.
+fn failed(place: SourceLocation, problem: String, advice: &str) -> ConfigErrors {
+    ConfigErrors(vec![ConfigError::new("", place, problem, advice)])
 }
 
 #[cfg(test)]

@@ -65,22 +65,17 @@ pub(super) fn read(
     if kind == Kind::Ssh
         && network.is_some_and(|entry| matches!(entry.place, SourceLocation::Flag(_)))
     {
-        sections.wrong::<LocalSettings>(
-            "network",
-            "is for the local target, and these are machines behind ssh",
-            "take it away",
-        );
+        let problem = "is for the local target, and these are machines behind ssh";
+        sections.wrong::<LocalSettings>("network", problem, "take it away");
     }
     let total = listed
         .iter()
         .filter_map(|listed| count(kind, listed))
         .fold(0, usize::saturating_add);
     if total > NODES_MAX {
-        sections.wrong::<TopSettings>(
-            "nomad_clients",
-            &format!("makes {total} nodes in all"),
-            &format!("{NODES_MAX} are the most"),
-        );
+        let problem = format!("makes {total} nodes in all");
+        let advice = format!("{NODES_MAX} are the most");
+        sections.wrong::<TopSettings>("nomad_clients", &problem, &advice);
         return (kind, Vec::new());
     }
     let written: Vec<(String, Written)> = listed
@@ -183,12 +178,7 @@ fn addresses(
             (Given::Absent, None) => {
                 if kind == Kind::Ssh {
                     let advice = "add address = \"…\", the one that the other nodes reach it by";
-                    sections.wrong_at(
-                        &written.key,
-                        written.placed.as_ref(),
-                        "has no address",
-                        advice,
-                    );
+                    written.wrong(sections, "", "has no address", advice);
                 }
                 None
             }
@@ -202,11 +192,8 @@ fn addresses(
         let problem = format!(
             "is too small: {network} has room for {room} nodes from .{FIRST_HOST} on, and {total} are described"
         );
-        sections.wrong::<LocalSettings>(
-            "network",
-            &problem,
-            "take a wider one, like \"127.1.0.0/16\"",
-        );
+        let advice = "take a wider one, like \"127.1.0.0/16\"";
+        sections.wrong::<LocalSettings>("network", &problem, advice);
     }
     found
 }
@@ -256,49 +243,41 @@ fn count(kind: Kind, listed: &Listed) -> Option<usize> {
 fn check_counts(sections: &mut Sections<'_>, kind: Kind, scope: Scope, listed: &[Listed; 3]) {
     for (listed, (role, key, _)) in listed.iter().zip(ROLES) {
         if kind == Kind::Ssh && matches!(listed, Listed::Count(1..)) {
+            let problem = "is a number, and machines have to be named";
             let advice = "list the addresses of the machines, or write target = \"local\"";
-            sections.wrong::<TopSettings>(
-                key,
-                "is a number, and machines have to be named",
-                advice,
-            );
+            sections.wrong::<TopSettings>(key, problem, advice);
         }
         let Some(count) = count(kind, listed) else {
             continue;
         };
-        match (role, count) {
-            (Role::NomadClient, _) | (Role::NomadServer, 0) | (_, 1 | 3 | 5) => {}
-            (Role::ConsulServer, 0) => {
-                sections.wrong::<TopSettings>(
-                    key,
-                    "names no node",
-                    "a cluster needs 1, 3 or 5 Consul servers; 3 outlive the loss of one",
-                );
-            }
+        let (problem, advice) = match (role, count) {
+            (Role::NomadClient, _) | (Role::NomadServer, 0) | (_, 1 | 3 | 5) => continue,
+            (Role::ConsulServer, 0) => (
+                "names no node".to_owned(),
+                "a cluster needs 1, 3 or 5 Consul servers; 3 outlive the loss of one",
+            ),
             (_, even) if even % 2 == 0 && even < 6 => {
+                let less = even - 1;
                 let problem = format!(
-                    "makes {even} servers: an even number outlives no more failures than {}",
-                    even - 1
+                    "makes {even} servers: an even number outlives no more failures than {less}"
                 );
-                sections.wrong::<TopSettings>(key, &problem, "take 1, 3 or 5");
+                (problem, "take 1, 3 or 5")
             }
             (_, many) => {
                 let problem =
                     format!("makes {many} servers: each voter more slows every write down");
-                sections.wrong::<TopSettings>(key, &problem, "take 1, 3 or 5");
+                (problem, "take 1, 3 or 5")
             }
-        }
+        };
+        sections.wrong::<TopSettings>(key, &problem, advice);
     }
     // Their Consul agents do without Nomad's servers.
     if scope == Scope::All
         && let (Some(0), Some(clients @ 1..)) = (count(kind, &listed[1]), count(kind, &listed[2]))
     {
         let problem = format!("names no node, and nomad_clients has {clients}");
-        sections.wrong::<TopSettings>(
-            "nomad_servers",
-            &problem,
-            "clients need servers: take 1, 3 or 5, or leave the clients away, too",
-        );
+        let advice = "clients need servers: take 1, 3 or 5, or leave the clients away, too";
+        sections.wrong::<TopSettings>("nomad_servers", &problem, advice);
     }
 }
 
@@ -354,35 +333,20 @@ fn check_address(
         }
         (Kind::Ssh, _) => return Some(address),
     };
-    sections.wrong_at(
-        &written.key,
-        written.placed_address(address).as_ref(),
-        problem,
-        advice,
-    );
+    written.wrong_address(sections, address, problem, advice);
     None
 }
 
 /// Keys of a node that its role or target has no use for.
 fn check_node(sections: &mut Sections<'_>, kind: Kind, written: &Written) {
     if written.ports.is_some() && written.role != Role::NomadClient {
-        let key = format!("{}.dynamic_ports", written.key);
-        sections.wrong_at(
-            &key,
-            written.placed.as_ref(),
-            "is for Nomad clients",
-            "take it away: no task runs on this node",
-        );
+        let advice = "take it away: no task runs on this node";
+        written.wrong(sections, ".dynamic_ports", "is for Nomad clients", advice);
     }
     if written.ssh.is_some() && kind == Kind::Local {
-        let key = format!("{}.ssh", written.key);
+        let problem = "is not for nodes of the local target";
         let advice = "take it away, or write target = \"ssh\"";
-        sections.wrong_at(
-            &key,
-            written.placed.as_ref(),
-            "is not for nodes of the local target",
-            advice,
-        );
+        written.wrong(sections, ".ssh", problem, advice);
     }
 }
 
@@ -427,13 +391,8 @@ fn share_ports(sections: &mut Sections<'_>, kind: Kind, nodes: &mut [(Node, Writ
                 "of {} overlaps with that of {} on the same machine",
                 node.name, other.name
             );
-            let key = format!("{}.dynamic_ports", written.key);
-            sections.wrong_at(
-                &key,
-                written.placed.as_ref(),
-                &problem,
-                "give every client a range of its own, or none a range",
-            );
+            let advice = "give every client a range of its own, or none a range";
+            written.wrong(sections, ".dynamic_ports", &problem, advice);
         }
     }
 }
@@ -445,22 +404,12 @@ fn check_collisions(sections: &mut Sections<'_>, nodes: &[(Node, Written)]) {
     for (node, written) in nodes {
         if let Some(first) = names.insert(&node.name, written) {
             let problem = format!("is called {}, and so is {}", node.name, first.key);
-            sections.wrong_at(
-                &written.key,
-                written.placed.as_ref(),
-                &problem,
-                "give each node a name of its own",
-            );
+            written.wrong(sections, "", &problem, "give each node a name of its own");
         }
         if let Some(first) = addresses.insert(node.address, node) {
-            let placed = written.placed_address(node.address);
             let problem = format!("is the address of {}, too", first.name);
-            sections.wrong_at(
-                &written.key,
-                placed.as_ref(),
-                &problem,
-                "each node needs a machine of its own",
-            );
+            let advice = "each node needs a machine of its own";
+            written.wrong_address(sections, node.address, &problem, advice);
         }
     }
     let first_v4 = nodes.iter().find(|(node, _)| node.address.is_ipv4());
@@ -470,12 +419,7 @@ fn check_collisions(sections: &mut Sections<'_>, nodes: &[(Node, Written)]) {
             "is IPv6, and {} has the IPv4 address {}",
             v6.name, v4.address
         );
-        let placed = written.placed_address(v6.address);
-        sections.wrong_at(
-            &written.key,
-            placed.as_ref(),
-            &problem,
-            "agents bind one address each: take one family for all nodes",
-        );
+        let advice = "agents bind one address each: take one family for all nodes";
+        written.wrong_address(sections, v6.address, &problem, advice);
     }
 }

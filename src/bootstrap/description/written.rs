@@ -51,12 +51,31 @@ impl Written {
         }
     }
 
-    /// Where the node stands, with its address as the value.
-    pub(super) fn placed_address(&self, address: IpAddr) -> Option<Placed> {
-        self.placed.clone().map(|placed| Placed {
+    /// Notes a mistake about the node, or about its `.key`.
+    pub(super) fn wrong(
+        &self,
+        sections: &mut Sections<'_>,
+        key: &str,
+        problem: &str,
+        advice: &str,
+    ) {
+        let path = format!("{}{key}", self.key);
+        sections.wrong_at(&path, self.placed.as_ref(), problem, advice);
+    }
+
+    /// Notes a mistake about its address, with that as the value.
+    pub(super) fn wrong_address(
+        &self,
+        sections: &mut Sections<'_>,
+        address: IpAddr,
+        problem: &str,
+        advice: &str,
+    ) {
+        let placed = self.placed.as_ref().map(|placed| Placed {
             value: RawValue::Text(address.to_string()),
-            place: placed.place,
-        })
+            place: placed.place.clone(),
+        });
+        sections.wrong_at(&self.key, placed.as_ref(), problem, advice);
     }
 }
 
