@@ -486,6 +486,7 @@ mod tests {
         const SCHEMA: Schema = Schema {
             sections: &[DoorConfig::SECTION],
             moved: &[],
+            takes_misplaced: true,
             shown_in: "config/house.toml",
         };
         let file = "[house.door]\nwidth = 70\n[house.door.extra]\nplate.gold = 1.5\nknobs = [\n { width = 3 },\n { widht = 3, width = 10 },\n]\n";

@@ -79,7 +79,14 @@ impl Reader<'_> {
                             format!("did you mean [{near}]?"),
                         );
                     }
-                    _ => self.unknown(None, word, word.to_owned(), at),
+                    _ => {
+                        let place = self.place(at);
+                        let mut mistake = self.schema.unknown(None, word, word.to_owned(), place);
+                        if matches!(value.get_ref(), DeValue::Table(_)) {
+                            mistake.problem = "is not a known section".to_owned();
+                        }
+                        self.mistakes.push(mistake);
+                    }
                 }
             }
         }
@@ -87,6 +94,12 @@ impl Reader<'_> {
 
     fn key_at_top(&self, word: &str) -> Option<&'static Key> {
         self.schema.key(self.schema.section("")?, word)
+    }
+
+    /// A key of the top that is taken inside of a section.
+    fn misplaced(&self, word: &str) -> Option<&'static Key> {
+        self.key_at_top(word)
+            .filter(|_| self.schema.takes_misplaced)
     }
 
     fn put_at_top(&mut self, key: &'static Key, at: usize, value: &Spanned<DeValue<'_>>) {
@@ -123,12 +136,6 @@ impl Reader<'_> {
                 }
             }
         }
-    }
-
-    fn unknown(&mut self, section: Option<&Section>, word: &str, path: String, at: usize) {
-        let place = self.place(at);
-        let mistake = self.schema.unknown(section, word, path, place);
-        self.mistakes.push(mistake);
     }
 
     fn entry(&self, at: usize, value: &Spanned<DeValue<'_>>) -> Entry {
@@ -215,7 +222,7 @@ impl Reader<'_> {
                 group.put(key, self.entry(at, value));
             } else if let Some(inner) = inner() {
                 self.section(inner, at, value);
-            } else if let Some(key) = self.key_at_top(word) {
+            } else if let Some(key) = self.misplaced(word) {
                 // TOML reads a line after a [section] as part of it; the meaning is clear all the
                 // same.
                 self.warnings.push(ConfigError::new(
@@ -226,7 +233,9 @@ impl Reader<'_> {
                 ));
                 self.put_at_top(key, at, value);
             } else {
-                self.unknown(Some(section), word, format!("{path}.{word}"), at);
+                let (path, place) = (format!("{path}.{word}"), self.place(at));
+                let mistake = self.schema.unknown(Some(section), word, path, place);
+                self.mistakes.push(mistake);
             }
         }
         group

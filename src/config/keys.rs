@@ -12,6 +12,7 @@ pub use super::key::{Key, Kind, Moved, Section, Shape, env_name};
 pub(crate) const SCHEMA: Schema = Schema {
     sections: SECTIONS,
     moved: MOVED,
+    takes_misplaced: true,
     shown_in: "config/lb.toml",
 };
 

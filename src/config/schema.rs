@@ -10,6 +10,8 @@ pub(crate) struct Schema {
     pub(crate) sections: &'static [Section],
     /// Keys that are taken in the section that they were in, too.
     pub(crate) moved: &'static [Moved],
+    /// Whether a key of the top inside a section is taken with a warning; else it is a mistake.
+    pub(crate) takes_misplaced: bool,
     /// The shipped file, which shows every key.
     pub(crate) shown_in: &'static str,
 }
@@ -71,6 +73,11 @@ impl Schema {
         path: String,
         place: Location,
     ) -> ConfigError {
+        let is_of_the_top = !self.takes_misplaced
+            && section.is_some()
+            && self
+                .section("")
+                .is_some_and(|top| self.key(top, name).is_some());
         let here = section.and_then(|section| {
             let taken = section.keys.iter().chain(self.moved(section));
             let key = nearest(name, taken.map(|key| key.name))?;
@@ -90,6 +97,9 @@ impl Schema {
                 })
         };
         let advice = match here.or_else(elsewhere) {
+            _ if is_of_the_top => {
+                format!("{name} belongs at the top of the file, above the first [section]")
+            }
             Some(known) => format!("did you mean {known}?"),
             None => format!("{} lists every key", self.shown_in),
         };

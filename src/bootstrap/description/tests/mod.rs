@@ -578,7 +578,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[ssh]\nacl = true",
-        "c.toml:2: ssh.acl stands inside [ssh] and is read as acl; move the line to the top of the file, before the first [section]",
+        "c.toml:2: ssh.acl is not a known key; acl belongs at the top of the file, above the first [section]",
     ),
     (
         "jump = \"a\"",
@@ -591,6 +591,10 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[certificate]\ndays = 1",
         "c.toml:1: certificate is not a known section; did you mean [certificates]?",
+    ),
+    (
+        "[zzzz]",
+        "c.toml:1: zzzz is not a known section; config/cluster.toml lists every key",
     ),
     (
         "consul = \"1.8.7\"",
@@ -687,9 +691,9 @@ fn a_missing_consul_is_told_with_the_ways_to_name_one() {
 
 #[test]
 fn all_mistakes_are_told_at_once() {
-    let text = "nmae = 1\nconsul_servers = 2\nacl = 3\n[ssh]\nport = 0\n[consul]\nversion = 7\nbinary = \"x\"\n[x]\n";
+    let text = "nmae = 1\nconsul_servers = 2\nacl = 3\n[ssh]\nport = 0\nacl = true\n[consul]\nversion = 7\nbinary = \"x\"\n[x]\n";
     let said = read(text).unwrap_err();
-    assert_eq!(said.len(), 7, "{said:#?}");
+    assert_eq!(said.len(), 8, "{said:#?}");
 }
 
 #[test]
