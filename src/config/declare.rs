@@ -59,6 +59,9 @@ pub(crate) trait Checked: Sized {
 ///         /// Not set; `lb.toml` shows the example. The key is `type`, which Rust does not allow.
 ///         material as "type": Option<Material> = unset "oak";
 ///
+///         /// A text that a function refuses or not; the advice is for when it does.
+///         sign: String = "doc" where (names::label, "use lower-case letters");
+///
 ///         /// One of some texts, and shown by a function of its own.
 ///         color: String = "red" among COLORS => shown_color;
 ///     } and {
@@ -77,7 +80,8 @@ macro_rules! section {
                 $(#[doc = $doc:literal])+
                 $field:ident $(as $key:literal)?: $type:ty =
                     $($default:literal)? $(unset $example:literal)?
-                    $(in ($min:expr, $max:expr))? $(among $words:path)? $([$mark:ident])?
+                    $(in ($min:expr, $max:expr))? $(among $words:path)?
+                    $(where ($check:path, $advice:expr))? $([$mark:ident])?
                     $(=> $show:path)?;
             )+
         } $(and {
@@ -109,6 +113,7 @@ macro_rules! section {
                         $(.within($min, $max))? $(.among($words))?,
                     default: $crate::config::declare::optional!($($default)?),
                     example: concat!($($example)?),
+                    check: $crate::config::declare::checked!($type $(, $check, $advice)?),
                     doc: concat!($($doc),+).trim_ascii(),
                 },)+],
             };
@@ -132,6 +137,7 @@ macro_rules! section {
             /// The keys that differ from `next` and count only after a restart; the section's name
             /// where that is true of all of them.
             #[must_use]
+            #[allow(dead_code, reason = "not every file is read by a program that goes on running")]
             $vis fn restart_keys(&self, next: &Self) -> Vec<&'static str> {
                 if $crate::config::declare::marked!($($all)?) {
                     return Vec::from_iter((self != next).then_some($path));
@@ -171,6 +177,21 @@ macro_rules! optional {
 }
 pub(crate) use optional;
 
+/// What stands behind `where`.
+macro_rules! checked {
+    ($type:ty) => {
+        None
+    };
+    ($type:ty, $check:path, $advice:expr) => {
+        Some($crate::config::key::Check::of(
+            <$type as $crate::config::value::SettingValue>::KIND,
+            $check,
+            $advice,
+        ))
+    };
+}
+pub(crate) use checked;
+
 /// Whether `[restart]` stands there.
 macro_rules! marked {
     () => {
@@ -209,10 +230,13 @@ mod tests {
     use serde_json::json;
 
     use super::super::error::{Findings, Location};
+    use super::super::file;
     use super::super::key::{DAY, Kind, env_name};
-    use super::super::raw::{Entry, Group, RawValue};
+    use super::super::raw::{Entry, Group, Placed, RawValue};
     use super::super::reader::ReadContext;
+    use super::super::schema::Schema;
     use super::super::secret::Secret;
+    use super::super::sections::Sections;
     use super::super::template::write_section;
     use super::super::words::words;
     use super::*;
@@ -251,11 +275,34 @@ mod tests {
 
             /// A drawing.
             plan: Option<PathBuf> = unset "door.png";
+
+            /// What stands on it.
+            sign: Option<String> = unset "office" where (lower_case, "use lower-case letters");
+
+            /// Anything more.
+            extra: Option<Placed> = unset "{ knobs = 2 }";
         } and {
             /// Twice the width.
             double: u32;
         }
     }
+
+    fn lower_case(text: &str) -> Result<(), &'static str> {
+        match text.bytes().all(|byte| byte.is_ascii_lowercase()) {
+            true => Ok(()),
+            false => Err("is not in lower case"),
+        }
+    }
+
+    section! {
+        /// A knob.
+        struct KnobConfig is List "knob" {
+            /// How wide.
+            width: u32 = "5" in (1, 9);
+        }
+    }
+
+    impl Checked for KnobConfig {}
 
     fn shown_key(key: &Option<Secret>) -> Value {
         json!(key.is_some())
@@ -338,6 +385,8 @@ mod tests {
                 ("color", Kind::Word(COLORS), Some("red"), "", "Its color."),
                 ("key", Kind::Secret, None, "KEY", "Its key."),
                 ("plan", Kind::Path, None, "door.png", "A drawing."),
+                ("sign", Kind::Text, None, "office", "What stands on it."),
+                ("extra", Kind::Free, None, "{ knobs = 2 }", "Anything more."),
             ]
         );
     }
@@ -358,7 +407,9 @@ mod tests {
              # Of what.\n#type = \"oak\"\n\
              # Its color.\n#color = \"red\"\n\
              # Its key.\n#key = \"KEY\"\n\
-             # A drawing.\n#plan = \"door.png\"\n"
+             # A drawing.\n#plan = \"door.png\"\n\
+             # What stands on it.\n#sign = \"office\"\n\
+             # Anything more.\n#extra = { knobs = 2 }\n"
         );
     }
 
@@ -373,6 +424,8 @@ mod tests {
             color: "red".to_owned(),
             key: None,
             plan: None,
+            sign: None,
+            extra: None,
             double: 180,
         };
         assert_eq!(door, expected);
@@ -398,6 +451,8 @@ mod tests {
                 "color": "green",
                 "key": true,
                 "plan": "conf/a.png",
+                "sign": null,
+                "extra": null,
             })
         );
         let (door, _) = read(&[("type", text("pine")), ("key", text("hush"))]);
@@ -411,6 +466,7 @@ mod tests {
             ("width", RawValue::Integer("7".to_owned())),
             ("type", text("oaks")),
             ("key", RawValue::Bool(true)),
+            ("sign", text("Office")),
         ]);
         assert_eq!((door.width, door.material), (90, None));
         let mistakes: Vec<_> = findings.mistakes.iter().map(ToString::to_string).collect();
@@ -420,6 +476,59 @@ mod tests {
                 "conf/lb.toml:1: house.door.width = 7 is too small; write a whole number from 60 to 200",
                 "conf/lb.toml:2: house.door.type = \"oaks\" is not one of the known words; did you mean oak? write one of: oak, pine",
                 "conf/lb.toml:3: house.door.key = *** is not a text; write a text in quotes",
+                "conf/lb.toml:4: house.door.sign = \"Office\" is not in lower case; use lower-case letters",
+            ]
+        );
+    }
+
+    #[test]
+    fn free_values_keep_the_places_of_their_parts_and_hold_declared_tables() {
+        const SCHEMA: Schema = Schema {
+            sections: &[DoorConfig::SECTION],
+            moved: &[],
+            takes_misplaced: true,
+            shown_in: "config/house.toml",
+        };
+        let file = "[house.door]\nwidth = 70\n[house.door.extra]\nplate.gold = 1.5\nknobs = [\n { width = 3 },\n { widht = 3, width = 10 },\n]\n";
+        let mut findings = Findings::default();
+        let path = Path::new("house.toml").into();
+        let Findings { mistakes, warnings } = &mut findings;
+        let settings = file::read(&SCHEMA, path, file, mistakes, warnings);
+        let mut sections = Sections {
+            settings: &settings,
+            context: ReadContext::default(),
+            findings: &mut findings,
+        };
+        let door: DoorConfig = sections.once();
+        let RawValue::Table(extra) = door.extra.unwrap().value else {
+            panic!()
+        };
+        let place = |placed: &Placed| placed.place.to_string();
+        assert_eq!(place(&extra["knobs"]), "house.toml:5");
+        let RawValue::Table(plate) = &extra["plate"].value else {
+            panic!()
+        };
+        assert_eq!(place(&plate["gold"]), "house.toml:4");
+        assert_eq!(plate["gold"].value, RawValue::Other("1.5".to_owned()));
+        let RawValue::List(knobs) = &extra["knobs"].value else {
+            panic!()
+        };
+        let mut widths = Vec::new();
+        for (at, knob) in knobs.iter().enumerate() {
+            let RawValue::Table(table) = &knob.value else {
+                panic!()
+            };
+            let path = format!("house.door.extra.knobs[{at}]");
+            let knob: KnobConfig = sections.table(&path, &knob.place, table);
+            widths.push(knob.width);
+        }
+        assert_eq!(widths, [3, 5]);
+        let told: Vec<_> = findings.mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "house.toml:7: house.door.extra.knobs[1].widht = 3 is not a known key; did you mean width?",
+                "house.toml:7: house.door.extra.knobs[1].width = 10 is too large; write a whole number from 1 to 9",
             ]
         );
     }

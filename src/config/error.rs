@@ -43,6 +43,24 @@ pub struct ConfigError {
     pub advice: String,
 }
 
+impl ConfigError {
+    /// A mistake without a value; without a key it is about the whole file.
+    pub(crate) fn new(
+        key: impl Into<String>,
+        place: Location,
+        problem: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            key: key.into(),
+            value: None,
+            place,
+            problem: problem.into(),
+            advice: advice.into(),
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;

@@ -8,27 +8,28 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Location, nearest};
-use super::keys::{SECTIONS, Section, Shape, section};
-use super::raw::{Entry, Group, RawValue, Settings};
-use super::slot::{ITEMS_MAX, is_name, unknown};
-use super::syntax;
+use super::key::{Key, Section, Shape};
+use super::raw::{Entry, Group, Placed, RawValue, Settings};
+use super::schema::{ITEMS_MAX, Schema, is_name};
+use super::syntax::{self, Lines};
 
 /// Reads a file's text. ConfigErrors and warnings are added to the lists.
 pub(crate) fn read(
-    path: &Arc<Path>,
+    schema: &'static Schema,
+    path: Arc<Path>,
     text: &str,
     mistakes: &mut Vec<ConfigError>,
     warnings: &mut Vec<ConfigError>,
 ) -> Settings {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader {
-        path,
-        text,
+        schema,
+        lines: Lines::of(path, text),
         settings: Settings::default(),
         mistakes,
         warnings,
     };
-    syntax::note(&errors, path, text, reader.mistakes);
+    syntax::note(&errors, &reader.lines, reader.mistakes);
     if errors.is_empty() {
         // After a syntax error the rest would be guesswork, and the guesses would drown the error.
         reader.top(table.get_ref());
@@ -37,8 +38,8 @@ pub(crate) fn read(
 }
 
 struct Reader<'a> {
-    path: &'a Arc<Path>,
-    text: &'a str,
+    schema: &'static Schema,
+    lines: Lines,
     settings: Settings,
     mistakes: &'a mut Vec<ConfigError>,
     warnings: &'a mut Vec<ConfigError>,
@@ -46,46 +47,27 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn place(&self, offset: usize) -> Location {
-        syntax::location(self.path, self.text, offset)
+        self.lines.location(offset)
     }
 
     fn wrong(&mut self, key: &str, offset: usize, problem: &str, advice: String) {
         let place = self.place(offset);
-        let (key, problem) = (key.to_owned(), problem.to_owned());
-        self.mistakes.push(ConfigError {
-            key,
-            value: None,
-            place,
-            problem,
-            advice,
-        });
+        self.mistakes
+            .push(ConfigError::new(key, place, problem, advice));
     }
 
     fn top(&mut self, table: &DeTable<'_>) {
         for (name, value) in table {
             let (word, at) = (name.get_ref().as_ref(), name.span().start);
-            let top = SECTIONS
-                .iter()
-                .find(|section| section.shape == Shape::Top && section.key(word).is_some());
-            if let Some(key) = top.and_then(|section| section.key(word)) {
-                let entry = Entry {
-                    value: written(value.get_ref()),
-                    place: self.place(at),
-                    layer: 0,
-                };
-                self.settings
-                    .once
-                    .entry("")
-                    .or_insert_with(|| Group::new(Location::Absent))
-                    .put(key, entry);
-            } else if word == "static" {
-                self.static_routes(value);
-            } else if let Some(section) = section(word) {
+            if let Some(key) = self.key_at_top(word) {
+                self.put_at_top(key, at, value);
+            } else if let Some(section) = self.schema.section(word) {
                 self.section(section, at, value);
+            } else if let Some(inner) = self.schema.below(word) {
+                self.sections_below(word, inner, value);
             } else {
-                let known = SECTIONS
-                    .iter()
-                    .map(|section| section.name.split('.').next().unwrap_or_default());
+                let known = self.schema.sections.iter();
+                let known = known.filter_map(|section| section.name.split('.').next());
                 match nearest(word, known) {
                     Some(near)
                         if matches!(value.get_ref(), DeValue::Table(_) | DeValue::Array(_)) =>
@@ -99,37 +81,68 @@ impl Reader<'_> {
                     }
                     _ => {
                         let place = self.place(at);
-                        self.mistakes
-                            .push(unknown(None, word, word.to_owned(), place));
+                        let mut mistake = self.schema.unknown(None, word, word.to_owned(), place);
+                        if matches!(value.get_ref(), DeValue::Table(_)) {
+                            mistake.problem = "is not a known section".to_owned();
+                        }
+                        self.mistakes.push(mistake);
                     }
                 }
             }
         }
     }
 
-    fn static_routes(&mut self, value: &Spanned<DeValue<'_>>) {
+    fn key_at_top(&self, word: &str) -> Option<&'static Key> {
+        self.schema.key(self.schema.section("")?, word)
+    }
+
+    /// A key of the top that is taken inside of a section.
+    fn misplaced(&self, word: &str) -> Option<&'static Key> {
+        self.key_at_top(word)
+            .filter(|_| self.schema.takes_misplaced)
+    }
+
+    fn put_at_top(&mut self, key: &'static Key, at: usize, value: &Spanned<DeValue<'_>>) {
+        let entry = self.entry(at, value);
+        self.settings
+            .once
+            .entry("")
+            .or_insert_with(|| Group::new(Location::Absent))
+            .put(key, entry);
+    }
+
+    /// What stands at `static`, which is not a section itself.
+    fn sections_below(
+        &mut self,
+        parent: &str,
+        inner: &'static Section,
+        value: &Spanned<DeValue<'_>>,
+    ) {
         let DeValue::Table(table) = value.get_ref() else {
             return self.wrong(
-                "static",
+                parent,
                 value.span().start,
                 "is not a section",
-                "write [[static.route]]".to_owned(),
+                format!("write {}", header(inner)),
             );
         };
         for (name, value) in table {
-            match section(&format!("static.{}", name.get_ref())) {
-                Some(section) => self.section(section, name.span().start, value),
+            let (path, at) = (format!("{parent}.{}", name.get_ref()), name.span().start);
+            match self.schema.section(&path) {
+                Some(section) => self.section(section, at, value),
                 None => {
-                    let path = format!("static.{}", name.get_ref());
-                    self.wrong(
-                        &path,
-                        name.span().start,
-                        "is not a known section",
-                        "write [[static.route]]".to_owned(),
-                    );
+                    let advice = format!("write {}", header(inner));
+                    self.wrong(&path, at, "is not a known section", advice);
                 }
             }
         }
+    }
+
+    fn entry(&self, at: usize, value: &Spanned<DeValue<'_>>) -> Entry {
+        Entry::in_file(Placed {
+            value: self.written(value.get_ref()),
+            place: self.place(at),
+        })
     }
 
     fn section(&mut self, section: &'static Section, at: usize, value: &Spanned<DeValue<'_>>) {
@@ -179,6 +192,12 @@ impl Reader<'_> {
                     }
                 }
             }
+            (Shape::Once, value) if !matches!(value, DeValue::Array(_)) => self.wrong(
+                section.name,
+                at,
+                "is a section, not a value",
+                format!("{} on a line of its own", advice(section)),
+            ),
             _ => self.wrong(
                 section.name,
                 at,
@@ -197,76 +216,79 @@ impl Reader<'_> {
     ) -> Group {
         let mut group = Group::new(self.place(at));
         for (name, value) in table {
-            let (word, place) = (name.get_ref().as_ref(), self.place(name.span().start));
-            if let Some(key) = section.key(word) {
-                group.put(
-                    key,
-                    Entry {
-                        value: written(value.get_ref()),
-                        place,
-                        layer: 0,
-                    },
-                );
-            } else if let Some(inner) = super::keys::section(&format!("{}.{word}", section.name)) {
-                self.section(inner, name.span().start, value);
-            } else if let Some(key) = super::keys::section("").and_then(|top| top.key(word)) {
+            let (word, at) = (name.get_ref().as_ref(), name.span().start);
+            let inner = || self.schema.section(&format!("{}.{word}", section.name));
+            if let Some(key) = self.schema.key(section, word) {
+                group.put(key, self.entry(at, value));
+            } else if let Some(inner) = inner() {
+                self.section(inner, at, value);
+            } else if let Some(key) = self.misplaced(word) {
                 // TOML reads a line after a [section] as part of it; the meaning is clear all the
                 // same.
-                self.warnings.push(ConfigError {
-                    key: format!("{path}.{word}"),
-                    value: None,
-                    place: place.clone(),
-                    problem: format!("stands inside [{path}] and is read as {word}"),
-                    advice: "move the line to the top of the file, before the first [section]"
-                        .to_owned(),
-                });
-                let entry = Entry {
-                    value: written(value.get_ref()),
-                    place,
-                    layer: 0,
-                };
-                self.settings
-                    .once
-                    .entry("")
-                    .or_insert_with(|| Group::new(Location::Absent))
-                    .put(key, entry);
-            } else {
-                self.mistakes.push(unknown(
-                    Some(section),
-                    word,
+                self.warnings.push(ConfigError::new(
                     format!("{path}.{word}"),
-                    place,
+                    self.place(at),
+                    format!("stands inside [{path}] and is read as {word}"),
+                    "move the line to the top of the file, before the first [section]",
                 ));
+                self.put_at_top(key, at, value);
+            } else {
+                let (path, place) = (format!("{path}.{word}"), self.place(at));
+                let mistake = self.schema.unknown(Some(section), word, path, place);
+                self.mistakes.push(mistake);
             }
         }
         group
     }
-}
 
-fn advice(section: &Section) -> String {
-    match section.shape {
-        Shape::Top | Shape::Once => format!("write [{}]", section.name),
-        Shape::List => format!("write [[{}]], with two brackets", section.name),
-        Shape::Named => format!("write [{}.NAME]", section.name),
+    fn written(&self, value: &DeValue<'_>) -> RawValue {
+        match value {
+            DeValue::String(text) => RawValue::Text(text.to_string()),
+            DeValue::Integer(number) if number.radix() == 10 => {
+                RawValue::Integer(number.as_str().to_owned())
+            }
+            DeValue::Integer(number) => {
+                match i64::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(value) => RawValue::Integer(value.to_string()),
+                    Err(_) => RawValue::Other(number.to_string()),
+                }
+            }
+            DeValue::Boolean(value) => RawValue::Bool(*value),
+            DeValue::Array(items) => {
+                RawValue::List(items.iter().map(|item| self.placed(item)).collect())
+            }
+            DeValue::Table(keys) => {
+                let keys = keys.iter();
+                let placed =
+                    keys.map(|(name, value)| (name.get_ref().to_string(), self.placed(value)));
+                RawValue::Table(placed.collect())
+            }
+            DeValue::Float(number) => RawValue::Other(number.to_string()),
+            DeValue::Datetime(date) => RawValue::Other(date.to_string()),
+        }
+    }
+
+    fn placed(&self, value: &Spanned<DeValue<'_>>) -> Placed {
+        Placed {
+            value: self.written(value.get_ref()),
+            place: self.place(value.span().start),
+        }
     }
 }
 
-fn written(value: &DeValue<'_>) -> RawValue {
-    match value {
-        DeValue::String(text) => RawValue::Text(text.to_string()),
-        DeValue::Integer(number) if number.radix() == 10 => {
-            RawValue::Integer(number.as_str().to_owned())
-        }
-        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(value) => RawValue::Integer(value.to_string()),
-            Err(_) => RawValue::Other(number.to_string()),
-        },
-        DeValue::Boolean(value) => RawValue::Bool(*value),
-        DeValue::Array(items) => {
-            RawValue::List(items.iter().map(|item| written(item.get_ref())).collect())
-        }
-        DeValue::Float(number) => RawValue::Other(number.to_string()),
-        DeValue::Datetime(date) => RawValue::Other(date.to_string()),
-        DeValue::Table(_) => RawValue::Other("{ ... }".to_owned()),
+fn advice(section: &Section) -> String {
+    let two = match section.shape {
+        Shape::List => ", with two brackets",
+        _ => "",
+    };
+    format!("write {}{two}", header(section))
+}
+
+/// How a section begins.
+fn header(section: &Section) -> String {
+    match section.shape {
+        Shape::Top | Shape::Once => format!("[{}]", section.name),
+        Shape::List => format!("[[{}]]", section.name),
+        Shape::Named => format!("[{}.NAME]", section.name),
     }
 }

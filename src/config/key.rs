@@ -37,6 +37,8 @@ pub enum Kind {
     Strategy,
     /// A list of positive numbers, ascending.
     Numbers,
+    /// Anything, with the places of its parts: lists and tables that have rules of their own.
+    Free,
 }
 
 impl Kind {
@@ -92,6 +94,7 @@ impl Kind {
             Self::Numbers => {
                 "write a list of positive numbers that rise, like [0.1, 0.5, 2.5]".to_owned()
             }
+            Self::Free => "write a value".to_owned(),
         }
     }
 
@@ -113,6 +116,7 @@ impl Kind {
             Self::Header => "HEADER",
             Self::Strategy => "STRATEGY",
             Self::Numbers => "NUMBERS",
+            Self::Free => "VALUE",
         }
     }
 }
@@ -128,8 +132,31 @@ pub struct Key {
     pub default: Option<&'static str>,
     /// Shown in `lb.toml` when there is no default.
     pub example: &'static str,
+    /// What its text is held to beyond its kind.
+    pub check: Option<Check>,
     /// One paragraph for users.
     pub doc: &'static str,
+}
+
+/// What the text of a key is held to, said in its declaration by `where`.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    /// What is wrong with the text, to be read after it.
+    pub refuse: fn(&str) -> Result<(), &'static str>,
+    /// What to do about it.
+    pub advice: &'static str,
+}
+
+impl Check {
+    /// For a key of this kind.
+    pub(crate) const fn of(
+        kind: Kind,
+        refuse: fn(&str) -> Result<(), &'static str>,
+        advice: &'static str,
+    ) -> Self {
+        assert!(matches!(kind, Kind::Text), "only texts have a check");
+        Self { refuse, advice }
+    }
 }
 
 /// How often a section may stand in the file.
@@ -169,6 +196,17 @@ impl Section {
             Shape::Named => format!("{}.NAME.{}", self.name, key.name),
         }
     }
+}
+
+/// Keys that have moved from one section to another.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// The section that they were in.
+    pub from: &'static str,
+    /// The section that they are in.
+    pub to: &'static str,
+    /// Their names, the same in both.
+    pub keys: &'static [&'static str],
 }
 
 /// The environment variable of a dotted path.

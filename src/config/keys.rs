@@ -4,19 +4,17 @@
 //! `config/lb.toml` and the man page. A section that is not here does not exist.
 
 use super::declare::Declared;
+use super::schema::Schema;
 
-pub use super::key::{Key, Kind, Section, Shape, env_name};
+pub use super::key::{Key, Kind, Moved, Section, Shape, env_name};
 
-/// Keys that have moved from one section to another.
-#[derive(Clone, Copy, Debug)]
-pub struct Moved {
-    /// The section that they were in.
-    pub from: &'static str,
-    /// The section that they are in.
-    pub to: &'static str,
-    /// Their names, the same in both.
-    pub keys: &'static [&'static str],
-}
+/// What a configuration file of lb may hold.
+pub(crate) const SCHEMA: Schema = Schema {
+    sections: SECTIONS,
+    moved: MOVED,
+    takes_misplaced: true,
+    shown_in: "config/lb.toml",
+};
 
 /// All keys that have moved. Each means the same under its old name as under its new one.
 pub const MOVED: &[Moved] = &[Moved {
@@ -64,25 +62,19 @@ pub const SECTIONS: &[Section] = &[
 /// The section of that name.
 #[must_use]
 pub fn section(name: &str) -> Option<&'static Section> {
-    SECTIONS.iter().find(|section| section.name == name)
+    SCHEMA.section(name)
 }
 
 impl Section {
     /// The key of that name, or the one that has moved from here to another section.
     #[must_use]
     pub fn key(&self, name: &str) -> Option<&'static Key> {
-        let mut keys = self.keys.iter().chain(self.moved());
-        keys.find(|key| key.name == name)
+        SCHEMA.key(self, name)
     }
 
     /// The keys that have moved from here to another section; they are still taken here.
     pub fn moved(&self) -> impl Iterator<Item = &'static Key> {
-        let from_here = MOVED.iter().filter(|moved| moved.from == self.name);
-        from_here.flat_map(|moved| {
-            let keys = section(moved.to).map_or(&[][..], |section| section.keys);
-            keys.iter()
-                .filter(move |key| moved.keys.contains(&key.name))
-        })
+        SCHEMA.moved(self)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::build::build;
 use super::error::{ConfigError, ConfigErrors, Findings, Location};
 use super::reader::ReadContext;
-use super::{Config, ConsulConfig, file, moved, overlay};
+use super::{Config, ConsulConfig, file, keys, moved, overlay};
 
 /// Largest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -100,7 +100,10 @@ pub fn draft(inputs: &Inputs) -> Draft {
     let (mut findings, mut remarks) = (Findings::default(), Vec::new());
     let Findings { mistakes, warnings } = &mut findings;
     let mut settings = match &inputs.file {
-        Some((path, text)) => file::read(&Arc::from(path.as_path()), text, mistakes, warnings),
+        Some((path, text)) => {
+            let path = Arc::from(path.as_path());
+            file::read(&keys::SCHEMA, path, text, mistakes, warnings)
+        }
         None => Default::default(),
     };
     let consul = overlay::consul(&inputs.env, &mut settings, mistakes);

@@ -1,10 +1,11 @@
 //! What the environment and the command line put on top of the file.
 
 use super::error::{ConfigError, Location, nearer_than};
-use super::keys::{Key, SECTIONS, Section, Shape, env_name, section};
+use super::keys::{Key, SCHEMA, SECTIONS, Section, Shape, env_name, section};
 use super::raw::{Entry, Group, RawValue, Settings};
 use super::reader::ConsulEnvironment;
-use super::slot::{ITEMS_MAX, Slot, is_name, resolve, unknown};
+use super::schema::{ITEMS_MAX, is_name};
+use super::slot::{Slot, resolve};
 use super::typed::parse_bool;
 
 /// Layer of `CONSUL_*` and `VAULT_*`.
@@ -292,7 +293,7 @@ pub(crate) fn flags(
             None => {
                 let name = path.rsplit('.').next().unwrap_or(path);
                 let section = path.split_once('.').and_then(|(first, _)| section(first));
-                mistakes.push(unknown(section, name, path.clone(), place));
+                mistakes.push(SCHEMA.unknown(section, name, path.clone(), place));
             }
         }
     }
@@ -386,7 +387,7 @@ fn short_form(
                 None if key.is_empty() && section.shape == Shape::Named => {
                     name = Some(part.to_owned())
                 }
-                None => mistakes.push(unknown(
+                None => mistakes.push(SCHEMA.unknown(
                     Some(section),
                     key,
                     format!("{}.{key}", section.name),

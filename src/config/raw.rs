@@ -18,10 +18,24 @@ pub(crate) enum RawValue {
     /// A truth value in a file.
     Bool(bool),
     /// A list in a file.
-    List(Vec<RawValue>),
-    /// What no key takes (a float, a date, a table), as text.
+    List(Vec<Placed>),
+    /// A table in a file that is not a section.
+    Table(BTreeMap<String, Placed>),
+    /// What no key takes (a float, a date), as text.
     Other(String),
 }
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// The value.
+    pub(crate) value: RawValue,
+    /// Where it stands.
+    pub(crate) place: Location,
+}
+
+/// Most items of a list that messages show.
+const SHOWN_MAX: usize = 12;
 
 impl std::fmt::Display for RawValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -31,14 +45,19 @@ impl std::fmt::Display for RawValue {
             Self::Bool(value) => write!(f, "{value}"),
             Self::List(items) => {
                 f.write_str("[")?;
-                for (at, item) in items.iter().enumerate() {
+                for (at, item) in items.iter().take(SHOWN_MAX).enumerate() {
                     if at > 0 {
                         f.write_str(", ")?;
                     }
-                    write!(f, "{item}")?;
+                    write!(f, "{}", item.value)?;
                 }
-                f.write_str("]")
+                f.write_str(if items.len() > SHOWN_MAX {
+                    ", …]"
+                } else {
+                    "]"
+                })
             }
+            Self::Table(_) => f.write_str("{ … }"),
         }
     }
 }
@@ -50,6 +69,26 @@ pub(crate) struct Entry {
     pub(crate) place: Location,
     /// Later layers win: 0 file, 1 `CONSUL_*` and `VAULT_*`, 2 `LB_*`, 3 flag.
     pub(crate) layer: u8,
+}
+
+impl Entry {
+    /// What a file says.
+    pub(crate) fn in_file(Placed { value, place }: Placed) -> Self {
+        let layer = 0;
+        Self {
+            value,
+            place,
+            layer,
+        }
+    }
+
+    /// The value and where it stands.
+    pub(crate) fn placed(&self) -> Placed {
+        Placed {
+            value: self.value.clone(),
+            place: self.place.clone(),
+        }
+    }
 }
 
 /// The settings of one section, or of one of its repetitions.
@@ -98,10 +137,31 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// What is written at a key of a section that stands once.
+    pub(crate) fn entry(&self, path: &str) -> Option<&Entry> {
+        let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+        self.once.get(section)?.entries.get(key)
+    }
+
+    /// Writes a value in the place of what was there.
+    pub(crate) fn replace(&mut self, path: &'static str, value: RawValue, place: Location) {
+        let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let group = self.once.entry(section);
+        let group = group.or_insert_with(|| Group::new(Location::Absent));
+        let entry = Entry::in_file(Placed { value, place });
+        group.entries.insert(key, entry);
+    }
+
+    /// Takes for not written what stands at a key of a section that stands once.
+    pub(crate) fn remove(&mut self, path: &str) {
+        let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+        if let Some(group) = self.once.get_mut(section) {
+            group.entries.remove(key);
+        }
+    }
+
     /// Whether this is written: `routes_file`, `consul.wait`, or any repetition of `static.route`.
     pub(crate) fn has(&self, path: &str) -> bool {
-        let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
-        let group = self.once.get(section);
-        self.lists.contains_key(path) || group.is_some_and(|it| it.entries.contains_key(key))
+        self.lists.contains_key(path) || self.entry(path).is_some()
     }
 }

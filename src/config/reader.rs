@@ -5,9 +5,9 @@
 
 use super::error::{ConfigError, Findings, Location, nearest};
 use super::key::{Key, Kind, Section, Shape};
-use super::raw::{Group, RawValue};
+use super::raw::{Entry, Group, RawValue};
 use super::typed::{Typed, convert, default_of};
-use super::value::SettingValue;
+use super::value::{Problem, SettingValue};
 
 /// What `CONSUL_*` says beyond keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn peek<T: SettingValue>(&self, name: &str) -> T {
         let key = self.key(name);
         let written = self.group.entries.get(name);
-        let written = written.and_then(|entry| convert(key, entry).ok());
+        let written = written.and_then(|entry| checked(key, entry).ok());
         let typed = written.or_else(|| default_of(key));
         let value = typed.map(T::from_typed);
         value.and_then(Result::ok).unwrap_or_else(T::unset)
@@ -98,6 +98,11 @@ impl<'a> Reader<'a> {
     /// Where a key is written, if it is.
     pub(crate) fn place(&self, name: &str) -> Option<&Location> {
         self.group.entries.get(name).map(|entry| &entry.place)
+    }
+
+    /// What is written at a key, if anything is.
+    pub(crate) fn written(&self, name: &str) -> Option<&RawValue> {
+        self.group.entries.get(name).map(|entry| &entry.value)
     }
 
     /// Whether a key is written.
@@ -168,22 +173,34 @@ impl<'a> Reader<'a> {
         }
         let says = |typed: &Typed| !matches!(typed, Typed::Text(text) if text.is_empty());
         if let Some(entry) = self.group.entries.get(name) {
-            match convert(key, entry) {
+            match checked(key, entry) {
                 Ok(value) => return Some(value).filter(says),
-                Err(problem) => {
-                    let mut advice = key.kind.expected();
-                    if let (Kind::Word(words), RawValue::Text(text) | RawValue::Bare(text)) =
-                        (key.kind, &entry.value)
-                        && let Some(near) = nearest(text, words.iter().copied())
-                    {
-                        advice = format!("did you mean {near}? {advice}");
-                    }
-                    self.wrong(name, &problem, &advice);
-                }
+                Err(found) => self.wrong(name, &found.problem, &found.advice),
             }
         }
         default_of(key).filter(says)
     }
+}
+
+/// The value of an entry by the kind of its key, held to the check of its declaration.
+fn checked(key: &Key, entry: &Entry) -> Result<Typed, Problem> {
+    let value = convert(key, entry).map_err(|problem| {
+        let mut advice = key.kind.expected();
+        if let (Kind::Word(words), RawValue::Text(text) | RawValue::Bare(text)) =
+            (key.kind, &entry.value)
+            && let Some(near) = nearest(text, words.iter().copied())
+        {
+            advice = format!("did you mean {near}? {advice}");
+        }
+        Problem { problem, advice }
+    })?;
+    if let (Some(check), Typed::Text(text)) = (key.check, &value) {
+        (check.refuse)(text).map_err(|problem| Problem {
+            problem: problem.to_owned(),
+            advice: check.advice.to_owned(),
+        })?;
+    }
+    Ok(value)
 }
 
 /// A text of many lines, such as a certificate, would bury what is said about it.

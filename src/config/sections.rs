@@ -3,29 +3,74 @@
 use std::collections::BTreeMap;
 
 use super::declare::Declared;
-use super::error::{Findings, Location};
-use super::raw::{Group, Settings};
+use super::error::{ConfigError, Findings, Location, nearest};
+use super::raw::{Entry, Group, Placed, Settings};
 use super::reader::{ReadContext, Reader};
 
 /// Reads sections, and notes what is wrong with them.
-pub(super) struct Sections<'a> {
-    pub(super) settings: &'a Settings,
-    pub(super) context: ReadContext,
-    pub(super) findings: &'a mut Findings,
+pub(crate) struct Sections<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) context: ReadContext,
+    pub(crate) findings: &'a mut Findings,
 }
 
 impl Sections<'_> {
     /// A section that stands once.
-    pub(super) fn once<S: Declared>(&mut self) -> S {
+    pub(crate) fn once<S: Declared>(&mut self) -> S {
         self.with::<S, _>(S::read)
     }
 
     /// What `read` makes of a section that stands once.
-    pub(super) fn with<S: Declared, T>(&mut self, read: impl FnOnce(&mut Reader<'_>) -> T) -> T {
+    pub(crate) fn with<S: Declared, T>(&mut self, read: impl FnOnce(&mut Reader<'_>) -> T) -> T {
         let name = S::SECTION.name;
         let absent = Group::new(Location::Absent);
         let group = self.settings.once.get(name).unwrap_or(&absent);
         read(&mut self.reader::<S>(name.to_owned(), group))
+    }
+
+    /// Notes a mistake about a key of a section that stands once, with its value and place.
+    pub(crate) fn wrong<S: Declared>(&mut self, key: &str, problem: &str, advice: &str) {
+        self.with::<S, _>(|reader| reader.wrong(key, problem, advice));
+    }
+
+    /// Notes a mistake about a part of a value.
+    pub(crate) fn wrong_at(
+        &mut self,
+        path: &str,
+        part: Option<&Placed>,
+        problem: &str,
+        advice: &str,
+    ) {
+        let place = part.map_or(Location::Absent, |part| part.place.clone());
+        self.findings.mistakes.push(ConfigError {
+            value: part.map(|part| part.value.to_string()),
+            ..ConfigError::new(path, place, problem, advice)
+        });
+    }
+
+    /// A table inside a value, by the declaration of its keys. `path` is what messages call it.
+    pub(crate) fn table<S: Declared>(
+        &mut self,
+        path: &str,
+        place: &Location,
+        table: &BTreeMap<String, Placed>,
+    ) -> S {
+        let keys = S::SECTION.keys;
+        let mut group = Group::new(place.clone());
+        for (name, part) in table {
+            if let Some(key) = keys.iter().find(|key| key.name == name) {
+                group.put(key, Entry::in_file(part.clone()));
+                continue;
+            }
+            let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
+            let advice = match nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("a {} has {}", S::SECTION.name, known.join(", ")),
+            };
+            let path = format!("{path}.{name}");
+            self.wrong_at(&path, Some(part), "is not a known key", &advice);
+        }
+        S::read(&mut self.reader::<S>(path.to_owned(), &group))
     }
 
     /// Every repetition of a `[[section]]`, by what `finish` makes of it.

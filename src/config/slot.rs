@@ -1,7 +1,7 @@
-//! Dotted paths of keys: `consul.wait`, `listener.0.address`; and what is said about unknown ones.
+//! Dotted paths of keys: `consul.wait`, `listener.0.address`.
 
-use super::error::{ConfigError, Location, nearest};
-use super::keys::{self, Key, MOVED, SECTIONS, Section, Shape};
+use super::keys::{Key, SECTIONS, Section, Shape};
+use super::schema::is_name;
 
 /// What a dotted path means.
 #[derive(Clone, Debug)]
@@ -15,9 +15,6 @@ pub(crate) enum Slot {
     /// A key of a repetition by name.
     Named(&'static Section, String, &'static Key),
 }
-
-/// Most repetitions of a section: far above need, and a bound on what an index can allocate.
-pub(crate) const ITEMS_MAX: usize = 100_000;
 
 /// Finds out what a dotted path means: `consul.wait`, `listener`, `listener.0.address`,
 /// `certificates.main.path`.
@@ -65,62 +62,6 @@ pub(crate) fn resolve(path: &str) -> Option<Slot> {
     None
 }
 
-/// Whether a text can name a repetition.
-pub(crate) fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 100
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-}
-
-/// The mistake of an unknown key, with the nearest known one. `section` is where it was written.
-pub(crate) fn unknown(
-    section: Option<&Section>,
-    name: &str,
-    path: String,
-    place: Location,
-) -> ConfigError {
-    let here = section.and_then(|section| {
-        let taken = section.keys.iter().chain(section.moved());
-        let key = nearest(name, taken.map(|key| key.name))?;
-        present_path(section, key)
-    });
-    let elsewhere = || {
-        SECTIONS
-            .iter()
-            .find_map(|section| present_path(section, name))
-            .or_else(|| {
-                let all: Vec<String> = SECTIONS
-                    .iter()
-                    .flat_map(|s| s.keys.iter().map(|key| s.path(key)))
-                    .collect();
-                nearest(&path, all.iter().map(String::as_str)).map(str::to_owned)
-            })
-    };
-    let advice = match here.or_else(elsewhere) {
-        Some(known) => format!("did you mean {known}?"),
-        None => "config/lb.toml lists every key".to_owned(),
-    };
-    ConfigError {
-        key: path,
-        value: None,
-        place,
-        problem: "is not a known key".to_owned(),
-        advice,
-    }
-}
-
-/// The full name of a key that this section takes, in the section that it is in now.
-fn present_path(section: &Section, name: &str) -> Option<String> {
-    let is_here = |section: &&Section| section.keys.iter().any(|key| key.name == name);
-    let moved = MOVED.iter().filter(|moved| moved.from == section.name);
-    let section = std::iter::once(section)
-        .chain(moved.filter_map(|moved| keys::section(moved.to)))
-        .find(is_here)?;
-    section.key(name).map(|key| section.path(key))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,29 +90,5 @@ mod tests {
         ] {
             assert!(resolve(path).is_none(), "{path}");
         }
-    }
-
-    #[test]
-    fn unknown_keys_name_the_nearest() {
-        let consul = super::super::keys::section("consul");
-        let advice = |section, name: &str, path: &str| {
-            unknown(section, name, path.to_owned(), Location::Absent).advice
-        };
-        assert_eq!(
-            advice(consul, "adress", "consul.adress"),
-            "did you mean consul.address?"
-        );
-        assert_eq!(
-            advice(consul, "workers", "consul.workers"),
-            "did you mean proxy.workers?"
-        );
-        assert_eq!(
-            advice(consul, "tag_prefx", "consul.tag_prefx"),
-            "did you mean routing.tag_prefix?"
-        );
-        assert_eq!(
-            advice(None, "qqqq", "qqqq"),
-            "config/lb.toml lists every key"
-        );
     }
 }

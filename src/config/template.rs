@@ -1,6 +1,8 @@
-//! `config/lb.toml`: every key with its description and default, made from the table of keys.
+//! The shipped files, `config/lb.toml` and its like: every key with its description and default,
+//! made from the tables of keys.
 
-use super::keys::{Key, Kind, SECTIONS, Section, Shape};
+use super::key::{Key, Kind, Section, Shape};
+use super::keys::SECTIONS;
 
 const INTRO: &str = "\
 # Configuration of lb: every key, with its default. Lines that begin with `#` and a key show a default, or an example
@@ -17,8 +19,13 @@ const WIDTH: usize = 116;
 /// The text of `config/lb.toml`.
 #[must_use]
 pub fn template() -> String {
-    let mut out = INTRO.to_owned();
-    for section in SECTIONS {
+    write_file(INTRO, SECTIONS)
+}
+
+/// The text of a file with these sections.
+pub(crate) fn write_file(intro: &str, sections: &[Section]) -> String {
+    let mut out = intro.to_owned();
+    for section in sections {
         out.push('\n');
         write_section(&mut out, section);
     }
@@ -52,7 +59,7 @@ pub(super) fn write_section(out: &mut String, section: &Section) {
 fn literal(key: &Key) -> String {
     let text = key.default.unwrap_or(key.example);
     match key.kind {
-        Kind::Bool | Kind::Count(..) => text.to_owned(),
+        Kind::Bool | Kind::Count(..) | Kind::Free => text.to_owned(),
         Kind::Numbers => format!("[{}]", text.replace(',', ", ")),
         Kind::List | Kind::Headers | Kind::Sockets | Kind::Ports | Kind::Words(_) => {
             let items: Vec<String> = text

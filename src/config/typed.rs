@@ -8,7 +8,7 @@ use super::duration::parse_duration;
 use super::error::Location;
 use super::key::{Key, Kind};
 use super::ports::Ports;
-use super::raw::{Entry, RawValue};
+use super::raw::{Entry, Placed, RawValue};
 use crate::catalog::options::Strategy;
 
 /// A value with its type.
@@ -24,6 +24,7 @@ pub(crate) enum Typed {
     Sockets(Vec<SocketAddr>),
     Ports(Ports),
     Numbers(Vec<f64>),
+    Free(Placed),
 }
 
 pub(super) fn default_of(key: &Key) -> Option<Typed> {
@@ -151,6 +152,7 @@ pub(super) fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
             _ => Err("is not the name of a header"),
         },
         Kind::Numbers => return numbers(value).map(Typed::Numbers),
+        Kind::Free => Ok(Typed::Free(entry.placed())),
         Kind::Strategy => match text {
             Some(text) if text.parse::<Strategy>().is_ok() => Ok(Typed::Text(text.to_owned())),
             _ => Err("is not a strategy"),
@@ -161,25 +163,26 @@ pub(super) fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
 
 /// Numbers that rise, as a list of numbers or of texts, or separated by commas.
 fn numbers(value: &RawValue) -> Result<Vec<f64>, String> {
-    let texts: Vec<&str> = match value {
+    let texts: Vec<String> = match value {
         RawValue::Bare(text) | RawValue::Text(text) => {
             let text = text.trim();
             text.strip_prefix('[')
                 .and_then(|text| text.strip_suffix(']'))
                 .unwrap_or(text)
                 .split(',')
+                .map(str::to_owned)
                 .collect()
         }
         RawValue::List(items) => {
-            let number = |item| match item {
-                &RawValue::Text(ref text)
-                | &RawValue::Integer(ref text)
-                | &RawValue::Other(ref text) => Some(text.as_str()),
+            let number = |item: &RawValue| match item {
+                RawValue::Text(text) | RawValue::Integer(text) | RawValue::Other(text) => {
+                    Some(text.clone())
+                }
                 _ => None,
             };
             items
                 .iter()
-                .map(number)
+                .map(|item| number(&item.value))
                 .collect::<Option<_>>()
                 .ok_or("is not a list of numbers")?
         }
@@ -207,7 +210,7 @@ fn items(value: &RawValue) -> Option<Vec<String>> {
     match value {
         RawValue::List(items) => items
             .iter()
-            .map(|item| match item {
+            .map(|item| match &item.value {
                 RawValue::Text(text) => Some(text.clone()),
                 _ => None,
             })
@@ -300,9 +303,13 @@ mod tests {
         let bare = |text: &str| numbers(&RawValue::Bare(text.to_owned()));
         assert_eq!(bare(".005, 1,2.5"), Ok(vec![0.005, 1.0, 2.5]));
         assert_eq!(bare("[1]"), Ok(vec![1.0]));
+        let placed = |value| Placed {
+            value,
+            place: Location::Absent,
+        };
         let list = RawValue::List(vec![
-            RawValue::Integer("1".into()),
-            RawValue::Other("2.5".into()),
+            placed(RawValue::Integer("1".into())),
+            placed(RawValue::Other("2.5".into())),
         ]);
         assert_eq!(numbers(&list), Ok(vec![1.0, 2.5]));
         for text in ["2,1", "1,1", "0,1", "a", "inf", "-1"] {

@@ -7,10 +7,12 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
+use super::error::Location;
 use super::format_duration;
 use super::key::Kind;
 use super::mask::{MASK, without_password};
 use super::ports::Ports;
+use super::raw::{Placed, RawValue};
 use super::secret::Secret;
 use super::typed::{Typed, header_of};
 use super::words::Words;
@@ -106,6 +108,7 @@ setting_values! {
     Vec<SocketAddr>: Kind::Sockets, Sockets(it) => it, Self::new(), |it| json!(it);
     Ports: Kind::Ports, Ports(it) => it, Self::default(), |it| json!(it.to_string());
     Vec<f64>: Kind::Numbers, Numbers(it) => it, Self::new(), |it| json!(it);
+    Placed: Kind::Free, Free(it) => it, Self::nothing(), |it| json!(it.value.to_string());
     Vec<String>: Kind::List, List(it) => it, Self::new(), |it| json!(it);
     Urls: Kind::Urls, List(it) => Self(it), Self::default(), |urls| {
         json!(urls.iter().map(|url| without_password(url)).collect::<Vec<_>>().join(","))
@@ -114,6 +117,15 @@ setting_values! {
         headers.iter().map(|(name, _)| format!("{name}: {MASK}")).collect()
     };
     Strategy: Kind::Strategy, Text(it) => it.parse().unwrap_or_default(), Self::default(), |it| json!(it.to_string());
+}
+
+impl Placed {
+    fn nothing() -> Self {
+        Self {
+            value: RawValue::Text(String::new()),
+            place: Location::Absent,
+        }
+    }
 }
 
 /// Any number; declarations say which ones.

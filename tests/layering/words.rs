@@ -11,6 +11,7 @@ use crate::text::{Piece, pieces};
 /// one when it is clean.
 const CLEAN: &[&str] = &[
     "src/admin",
+    "src/bootstrap/description",
     "src/catalog",
     "src/certificates",
     "src/check",

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::build_context::{BuildContext, Kind, Programs};
-use super::names;
-use super::reader::Reader;
 use crate::bootstrap::topology::{BinarySource, Cluster, Product};
+use crate::config::declare::Declared;
+use crate::config::sections::Sections;
 
 /// The real ones.
 pub(super) struct Installed {
@@ -21,7 +21,7 @@ pub(super) struct Installed {
 impl Programs for Installed {
     fn find(&self, name: &str) -> Option<PathBuf> {
         let folders = std::env::split_paths(self.path.as_ref()?);
-        // An empty entry means the current folder; nobody means that for a daemon of a cluster.
+        // An empty entry means the current folder, which is not meant for a daemon of a cluster.
         let files = folders.filter(|folder| !folder.as_os_str().is_empty());
         files
             .map(|folder| self.folder.join(folder).join(name))
@@ -65,48 +65,42 @@ fn is_executable(metadata: &std::fs::Metadata) -> bool {
     metadata.permissions().mode() & 0o111 != 0
 }
 
-/// Where the program comes from; None when there is none, which is a mistake for Consul alone.
-pub(super) fn source(
-    reader: &mut Reader<'_>,
+/// Where the program of the section `S` comes from, by its keys as far as they are right; None when
+/// there is none, which is a mistake for Consul alone.
+pub(super) fn source<S: Declared>(
+    sections: &mut Sections<'_>,
     product: Product,
+    (version, binary): (Option<&str>, Option<&str>),
     kind: Kind,
     context: &BuildContext<'_>,
 ) -> Option<BinarySource> {
     let programs = context.programs;
-    let (version_key, binary_key) = (format!("{product}.version"), format!("{product}.binary"));
-    match (
-        reader.spanned(&version_key).is_some(),
-        reader.spanned(&binary_key).is_some(),
-    ) {
+    let mut has = |key| sections.with::<S, _>(|reader| reader.has(key));
+    match (has("version"), has("binary")) {
         (true, true) => {
-            let problem = format!("stands beside {binary_key}, and only one of them can be meant");
-            reader.wrong(&version_key, problem, "take one of them away");
+            let problem =
+                format!("stands beside {product}.binary, and only one of them can be meant");
+            sections.wrong::<S>("version", &problem, "take one of them away");
             None
         }
         (true, false) if kind == Kind::Local => {
             let problem =
                 "is for machines behind ssh: the local target runs the binaries of this machine";
-            reader.wrong(
-                &version_key,
-                problem,
-                format!("take it away, and name another file by {binary_key} or --{product}-bin"),
+            let advice = format!(
+                "take it away, and name another file by {product}.binary or --{product}-bin"
             );
+            sections.wrong::<S>("version", problem, &advice);
             None
         }
-        (true, false) => {
-            let advice = "write it in full, like \"1.8.7\" and without v";
-            reader
-                .checked(&version_key, names::version, advice)
-                .map(BinarySource::Release)
-        }
+        (true, false) => version.map(|it| BinarySource::Release(it.to_owned())),
         (false, true) => {
-            let path = reader.path(&binary_key)?;
+            let path = context.path::<S>(sections, "binary", binary?)?;
             match programs.check(&path) {
                 Ok(()) => Some(BinarySource::File(path)),
                 Err(problem) => {
                     let advice =
                         format!("name the {product} program of this machine, not its folder");
-                    reader.wrong(&binary_key, problem, advice);
+                    sections.wrong::<S>("binary", &problem, &advice);
                     None
                 }
             }
@@ -122,7 +116,7 @@ pub(super) fn source(
             let source = found.map(BinarySource::File).or_else(recorded);
             if source.is_none() && product == Product::Consul {
                 let (problem, advice) = missing(product, kind == Kind::Local);
-                reader.wrong(product.name(), problem, advice);
+                sections.wrong_at(product.name(), None, &problem, &advice);
             }
             source
         }

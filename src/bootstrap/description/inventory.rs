@@ -7,22 +7,22 @@
 //! Whether names and addresses are right is the business of `nodes`.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::Value as Json;
 
 use super::nodes::ROLES;
-use super::raw::{Spanned, Value};
-use crate::config::error::{ConfigError, Location as SourceLocation, nearest};
+use crate::config::error::{ConfigError, nearest};
+use crate::config::raw::{Placed, RawValue};
+use crate::config::syntax::Lines;
 
 /// Reads the text of an inventory: role keys with their lists. ConfigErrors are added to the list.
 pub(super) fn read(
     path: &Path,
     text: &str,
     mistakes: &mut Vec<ConfigError>,
-) -> Vec<(&'static str, Spanned)> {
+) -> Vec<(&'static str, Placed)> {
     let mut file = File {
-        path: path.into(),
+        lines: Lines::of(path.into(), text),
         text,
         mistakes,
     };
@@ -30,12 +30,10 @@ pub(super) fn read(
         Ok(json) => json,
         Err(error) => {
             let advice = "write what `terraform output -json` prints into it";
-            file.wrong(
-                "",
-                error.line().max(1),
-                &format!("is not JSON: {error}"),
-                advice,
-            );
+            let start = error.line().saturating_sub(1);
+            let lines = text.split_inclusive('\n').take(start);
+            let at = lines.map(str::len).sum();
+            file.wrong("", at, &format!("is not JSON: {error}"), advice);
             return Vec::new();
         }
     };
@@ -45,7 +43,7 @@ pub(super) fn read(
     let Some(roles) = inventory.as_object() else {
         file.wrong(
             "inventory",
-            1,
+            0,
             "is not an object",
             "it has consul_servers, nomad_servers and nomad_clients",
         );
@@ -62,22 +60,22 @@ pub(super) fn read(
                          or an output that is called inventory"
                     .to_owned(),
             };
-            file.wrong(key, file.line(start), "is not a role", &advice);
+            file.wrong(key, start, "is not a role", &advice);
             continue;
         };
         if let Some(items) = value.as_array() {
-            let value = Value::List(file.nodes(start, items));
+            let value = RawValue::List(file.nodes(start, items));
             found.push((
                 *known,
-                Spanned {
+                Placed {
                     value,
-                    place: file.place(start),
+                    place: file.lines.location(start),
                 },
             ));
         } else {
             file.wrong(
                 key,
-                file.line(start),
+                start,
                 "is not a list",
                 "write [ { \"name\": …, \"address\": …, \"ssh\": … } ]",
             );
@@ -86,7 +84,7 @@ pub(super) fn read(
     if roles.is_empty() {
         file.wrong(
             "inventory",
-            1,
+            0,
             "is empty",
             "it has consul_servers, nomad_servers and nomad_clients",
         );
@@ -95,47 +93,48 @@ pub(super) fn read(
 }
 
 struct File<'a> {
-    path: Arc<Path>,
+    lines: Lines,
     text: &'a str,
     mistakes: &'a mut Vec<ConfigError>,
 }
 
 impl File<'_> {
     /// The parser of JSON keeps no lines: a node is told by the line that its address stands on.
-    fn nodes(&self, start: usize, items: &[Json]) -> Vec<Spanned> {
+    fn nodes(&self, start: usize, items: &[Json]) -> Vec<Placed> {
         let mut at = start;
         let each = |item: &Json| {
             if let Some(text) = item.as_str().or_else(|| item.get("address")?.as_str()) {
                 at = self.find(at, &format!("{text:?}"));
             }
-            self.spanned(at, item)
+            self.placed(at, item)
         };
         items.iter().map(each).collect()
     }
 
-    fn spanned(&self, at: usize, json: &Json) -> Spanned {
+    fn placed(&self, at: usize, json: &Json) -> Placed {
         let value = match json {
-            Json::String(text) => Value::Text(text.clone()),
-            Json::Bool(truth) => Value::Bool(*truth),
-            Json::Number(number) => number
-                .as_i64()
-                .map_or_else(|| Value::Other(number.to_string()), Value::Integer),
+            Json::String(text) => RawValue::Text(text.clone()),
+            Json::Bool(truth) => RawValue::Bool(*truth),
+            Json::Number(number) => number.as_i64().map_or_else(
+                || RawValue::Other(number.to_string()),
+                |number| RawValue::Integer(number.to_string()),
+            ),
             Json::Array(items) => {
-                Value::List(items.iter().map(|item| self.spanned(at, item)).collect())
+                RawValue::List(items.iter().map(|item| self.placed(at, item)).collect())
             }
             // terraform writes null for what is not set.
             Json::Object(keys) => {
                 let set = keys.iter().filter(|(_, value)| !value.is_null());
-                Value::Table(
-                    set.map(|(key, value)| (key.clone(), self.spanned(at, value)))
+                RawValue::Table(
+                    set.map(|(key, value)| (key.clone(), self.placed(at, value)))
                         .collect(),
                 )
             }
-            Json::Null => Value::Other("null".to_owned()),
+            Json::Null => RawValue::Other("null".to_owned()),
         };
-        Spanned {
+        Placed {
             value,
-            place: self.place(at),
+            place: self.lines.location(at),
         }
     }
 
@@ -147,29 +146,10 @@ impl File<'_> {
             .map_or(start, |found| start + found)
     }
 
-    fn line(&self, offset: usize) -> usize {
-        1 + self
-            .text
-            .bytes()
-            .take(offset)
-            .filter(|byte| *byte == b'\n')
-            .count()
-    }
-
-    fn place(&self, offset: usize) -> SourceLocation {
-        SourceLocation::File(self.path.clone(), self.line(offset))
-    }
-
-    fn wrong(&mut self, key: &str, line: usize, problem: &str, advice: &str) {
-        let place = SourceLocation::File(self.path.clone(), line);
-        let (key, problem, advice) = (key.to_owned(), problem.to_owned(), advice.to_owned());
-        self.mistakes.push(ConfigError {
-            key,
-            value: None,
-            place,
-            problem,
-            advice,
-        });
+    fn wrong(&mut self, key: &str, at: usize, problem: &str, advice: &str) {
+        let place = self.lines.location(at);
+        self.mistakes
+            .push(ConfigError::new(key, place, problem, advice));
     }
 }
 
@@ -191,7 +171,7 @@ mod tests {
   ]
 }"#;
 
-    fn lists(text: &str) -> Vec<(&'static str, Spanned)> {
+    fn lists(text: &str) -> Vec<(&'static str, Placed)> {
         let mut mistakes = Vec::new();
         let found = read(Path::new("i.json"), text, &mut mistakes);
         assert_eq!(mistakes, []);
@@ -203,8 +183,8 @@ mod tests {
         let bare = lists(BARE);
         let lines: Vec<String> = bare
             .iter()
-            .flat_map(|(_, spanned)| match &spanned.value {
-                Value::List(items) => items.iter().map(|item| item.place.to_string()).collect(),
+            .flat_map(|(_, placed)| match &placed.value {
+                RawValue::List(items) => items.iter().map(|item| item.place.to_string()).collect(),
                 _ => Vec::new(),
             })
             .collect();
@@ -213,10 +193,10 @@ mod tests {
             bare.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
             ["consul_servers", "nomad_clients"]
         );
-        let Value::List(items) = &bare[1].1.value else {
+        let RawValue::List(items) = &bare[1].1.value else {
             panic!()
         };
-        let Value::Table(keys) = &items[0].value else {
+        let RawValue::Table(keys) = &items[0].value else {
             panic!()
         };
         assert_eq!(

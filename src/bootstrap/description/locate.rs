@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 
 use super::binaries::{Installed, Unneeded};
 use super::build::build;
-use super::build_context::{BuildContext, Programs, Recorded};
+use super::build_context::{BuildContext, Programs, Recorded, plain};
 use super::inventory;
+use super::keys::{self, TopSettings};
 use super::nodes::ROLES;
-use super::raw::{self, Raw, Value};
-use super::reader::plain;
 use super::request::{Described, Request};
 use crate::bootstrap::state::State;
 use crate::bootstrap::topology::Product;
-use crate::config::error::{ConfigError, ConfigErrors, Location as SourceLocation};
+use crate::config::error::{ConfigError, ConfigErrors, Findings, Location as SourceLocation};
+use crate::config::raw::{RawValue, Settings};
+use crate::config::reader::ReadContext;
+use crate::config::sections::Sections;
 
 /// Where a description lies when none is named, in this order.
 const USUAL: [&str; 2] = ["cluster.toml", "config/cluster.toml"];
@@ -42,11 +44,11 @@ impl Process {
     pub(super) fn current() -> Result<Self, ConfigErrors> {
         let folder = std::env::current_dir().map_err(|error| {
             let problem = format!("the current folder cannot be told: {error}");
-            ConfigErrors(vec![about(
+            failed(
                 SourceLocation::Absent,
                 problem,
                 "change into one that exists",
-            )])
+            )
         })?;
         // The base directory specification has relative values ignored.
         let folder_of = |name| {
@@ -87,26 +89,27 @@ pub(super) fn describe_for(
     request: &Request,
     process: &Process,
 ) -> Result<Described, ConfigErrors> {
-    let mut mistakes = Vec::new();
+    let mut findings = Findings::default();
     let file = file(request, process)?;
-    let mut raw = match &file {
+    let mut settings = match &file {
         Some(path) => {
             let text = read_file(
                 &process.folder.join(path),
                 path,
                 &SourceLocation::Flag("--cluster".to_owned()),
             )?;
-            raw::read(path, &text, &mut mistakes)
+            keys::read(path, &text, &mut findings.mistakes)
         }
-        None => Raw::default(),
+        None => Settings::default(),
     };
     let beside = file.as_deref().map(|path| process.folder.join(path));
     let folder = beside
         .as_deref()
         .and_then(Path::parent)
         .unwrap_or(&process.folder);
-    overlay(&mut raw, request, process, &mut mistakes);
-    take_inventory(&mut raw, folder, &mut mistakes);
+    overlay(&mut settings, request, process, &mut findings.mistakes);
+    take_inventory(&mut settings, folder, &mut findings);
+    let mistakes = findings.mistakes;
     let installed = Installed {
         path: process.path.clone(),
         folder: process.folder.clone(),
@@ -141,18 +144,18 @@ pub(super) fn describe_for(
     let named = |product: Product| {
         ["version", "binary"]
             .iter()
-            .any(|key| raw.get(&format!("{product}.{key}")).is_some())
+            .any(|key| settings.has(&format!("{product}.{key}")))
     };
     let unnamed = Product::ALL
         .into_iter()
         .filter(|&product| !named(product))
         .collect();
     // Where the state is has to be known before what it says can be heeded.
-    if let Ok(first) = build(&raw, &context, mistakes.clone()) {
+    if let Ok(first) = build(&settings, &context, mistakes.clone()) {
         context.recorded = recorded(&first.state).unwrap_or_default();
     }
     context.programs = programs;
-    match build(&raw, &context, mistakes) {
+    match build(&settings, &context, mistakes) {
         Ok(cluster) => Ok(Described {
             cluster,
             source,
@@ -203,121 +206,95 @@ fn file(request: &Request, process: &Process) -> Result<Option<PathBuf>, ConfigE
         (None, None) => {
             let problem = format!("there is neither {} nor {} here", USUAL[0], USUAL[1]);
             let advice = "name the description with --cluster FILE, or take --local for nine nodes on this machine";
-            Err(ConfigErrors(vec![about(
-                SourceLocation::Absent,
-                problem,
-                advice,
-            )]))
+            Err(failed(SourceLocation::Absent, problem, advice))
         }
     }
 }
 
 /// A flag wins over the file: it takes the place of its key, and of keys that mean the same thing.
-fn overlay(raw: &mut Raw, request: &Request, process: &Process, mistakes: &mut Vec<ConfigError>) {
+fn overlay(
+    settings: &mut Settings,
+    request: &Request,
+    process: &Process,
+    mistakes: &mut Vec<ConfigError>,
+) {
     let flag = |name: &str| SourceLocation::Flag(name.to_owned());
+    let text = |text: &str| RawValue::Text(text.to_owned());
     if request.local {
-        raw.put("target", Value::Text("local".to_owned()), flag("--local"));
+        settings.replace("target", text("local"), flag("--local"));
     }
     if request.acl {
-        raw.put("acl", Value::Bool(true), flag("--acl"));
+        settings.replace("acl", RawValue::Bool(true), flag("--acl"));
     }
     if let Some(network) = request.network {
-        raw.put(
-            "local.network",
-            Value::Text(network.to_string()),
-            flag("--network"),
-        );
+        let network = text(&network.to_string());
+        settings.replace("local.network", network, flag("--network"));
     }
-    let mut path = |raw: &mut Raw, key: &'static str, name: &str, path: &Option<PathBuf>| {
-        let Some(path) = path else { return false };
-        match process.folder.join(path).to_str() {
-            Some(text) => raw.put(key, Value::Text(text.to_owned()), flag(name)),
-            None => {
-                let problem = format!("{} is not UTF-8", path.display());
-                mistakes.push(about(flag(name), problem, "take another path"));
+    let mut path =
+        |settings: &mut Settings, key: &'static str, name: &str, path: &Option<PathBuf>| {
+            let Some(path) = path else { return };
+            match process.folder.join(path).to_str() {
+                Some(path) => settings.replace(key, text(path), flag(name)),
+                None => {
+                    let problem = format!("{} is not UTF-8", path.display());
+                    let advice = "take another path";
+                    mistakes.push(ConfigError::new("", flag(name), problem, advice));
+                }
             }
-        }
-        true
-    };
-    path(raw, "state", "--state", &request.state);
+        };
+    path(settings, "state", "--state", &request.state);
     if let Some(inventory) = &request.inventory {
-        ROLES.iter().for_each(|(_, key, _)| raw.remove(key));
+        ROLES.iter().for_each(|(_, key, _)| settings.remove(key));
         if inventory.as_os_str() == "-" {
-            raw.put(
-                "inventory",
-                Value::Text("-".to_owned()),
-                flag("--inventory"),
-            );
+            settings.replace("inventory", text("-"), flag("--inventory"));
         } else {
-            path(raw, "inventory", "--inventory", &request.inventory);
+            path(settings, "inventory", "--inventory", &request.inventory);
         }
     }
     let products = [
         (
-            "consul.binary",
-            "--consul-bin",
-            &request.consul_bin,
-            "consul.version",
-            "--consul-version",
-            &request.consul_version,
+            ("consul.binary", "--consul-bin", &request.consul_bin),
+            (
+                "consul.version",
+                "--consul-version",
+                &request.consul_version,
+            ),
         ),
         (
-            "nomad.binary",
-            "--nomad-bin",
-            &request.nomad_bin,
-            "nomad.version",
-            "--nomad-version",
-            &request.nomad_version,
+            ("nomad.binary", "--nomad-bin", &request.nomad_bin),
+            ("nomad.version", "--nomad-version", &request.nomad_version),
         ),
     ];
-    for (binary_key, binary_flag, binary, version_key, version_flag, version) in products {
+    for ((binary_key, binary_flag, binary), (version_key, version_flag, version)) in products {
         if binary.is_some() || version.is_some() {
-            raw.remove(binary_key);
-            raw.remove(version_key);
+            settings.remove(binary_key);
+            settings.remove(version_key);
         }
-        path(raw, binary_key, binary_flag, binary);
+        path(settings, binary_key, binary_flag, binary);
         if let Some(version) = version {
-            raw.put(
-                version_key,
-                Value::Text(version.clone()),
-                flag(version_flag),
-            );
+            settings.replace(version_key, text(version), flag(version_flag));
         }
     }
 }
 
 /// Puts the nodes of the inventory, if one is named, in the place of the lists.
-fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<ConfigError>) {
-    let Some(spanned) = raw.get("inventory").cloned() else {
+fn take_inventory(settings: &mut Settings, folder: &Path, findings: &mut Findings) {
+    let Some(place) = settings.entry("inventory").map(|entry| entry.place.clone()) else {
         return;
     };
-    let place = spanned.place.clone();
-    if let Some((_, key, _)) = ROLES.iter().find(|(_, key, _)| raw.get(key).is_some()) {
+    let mut sections = Sections {
+        settings,
+        context: ReadContext::default(),
+        findings,
+    };
+    let lists = ROLES.iter().map(|(_, key, _)| key);
+    if let Some(key) = lists.copied().find(|key| sections.settings.has(key)) {
         let problem = format!("stands beside {key}, and only one of them can be meant");
-        let value = Some(spanned.value.to_string());
-        let advice = "take the lists of nodes away, or the inventory".to_owned();
-        mistakes.push(ConfigError {
-            key: "inventory".to_owned(),
-            value,
-            place,
-            problem,
-            advice,
-        });
-        return;
+        let advice = "take the lists of nodes away, or the inventory";
+        return sections.wrong::<TopSettings>("inventory", &problem, advice);
     }
-    let Value::Text(name) = &spanned.value else {
-        let value = Some(spanned.value.to_string());
-        let (problem, advice) = (
-            "is not a path".to_owned(),
-            "write inventory = \"inventory.json\"".to_owned(),
-        );
-        mistakes.push(ConfigError {
-            key: "inventory".to_owned(),
-            value,
-            place,
-            problem,
-            advice,
-        });
+    let name: Option<String> = sections.with::<TopSettings, _>(|reader| reader.peek("inventory"));
+    let Some(name) = name else {
         return;
     };
     let (shown, text) = match name.as_str() {
@@ -329,57 +306,40 @@ fn take_inventory(raw: &mut Raw, folder: &Path, mistakes: &mut Vec<ConfigError>)
     };
     match text {
         Ok(text) => {
-            for (key, spanned) in inventory::read(&shown, &text, mistakes) {
-                raw.put(key, spanned.value, spanned.place);
+            for (key, placed) in inventory::read(&shown, &text, &mut findings.mistakes) {
+                settings.replace(key, placed.value, placed.place);
             }
-            // Whoever names machines means machines, even when the inventory lacks some.
-            if raw.get("target").is_none() {
-                raw.put("target", Value::Text("ssh".to_owned()), place);
+            // A list of machines means machines, even when some roles have none.
+            if !settings.has("target") {
+                settings.replace("target", RawValue::Text("ssh".to_owned()), place);
             }
         }
-        Err(ConfigErrors(unread)) => mistakes.extend(unread),
+        Err(ConfigErrors(unread)) => findings.mistakes.extend(unread),
     }
 }
 
 fn read_file(path: &Path, shown: &Path, place: &SourceLocation) -> Result<String, ConfigErrors> {
     std::fs::read_to_string(path).map_err(|error| {
         let problem = format!("{} cannot be read: {error}", shown.display());
-        ConfigErrors(vec![about(
-            place.clone(),
-            problem,
-            "name a file that exists and is text",
-        )])
+        let advice = "name a file that exists and is text";
+        failed(place.clone(), problem, advice)
     })
 }
 
 fn read_stdin(place: &SourceLocation) -> Result<String, ConfigErrors> {
     let mut text = String::new();
-    match std::io::stdin()
-        .lock()
-        .take(STDIN_MAX)
-        .read_to_string(&mut text)
-    {
-        Ok(_) => Ok(text),
-        Err(error) => {
-            let problem = format!("standard input cannot be read: {error}");
-            Err(ConfigErrors(vec![about(
-                place.clone(),
-                problem,
-                "pipe `terraform output -json` into it",
-            )]))
-        }
-    }
+    let mut input = std::io::stdin().lock().take(STDIN_MAX);
+    input.read_to_string(&mut text).map_err(|error| {
+        let problem = format!("standard input cannot be read: {error}");
+        let advice = "pipe `terraform output -json` into it";
+        failed(place.clone(), problem, advice)
+    })?;
+    Ok(text)
 }
 
-/// A mistake that is about no single key.
-fn about(place: SourceLocation, problem: String, advice: &str) -> ConfigError {
-    ConfigError {
-        key: String::new(),
-        value: None,
-        place,
-        problem,
-        advice: advice.to_owned(),
-    }
+/// A mistake that ends the reading; it is not about a single key.
+fn failed(place: SourceLocation, problem: String, advice: &str) -> ConfigErrors {
+    ConfigErrors(vec![ConfigError::new("", place, problem, advice)])
 }
 
 #[cfg(test)]

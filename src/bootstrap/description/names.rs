@@ -1,6 +1,10 @@
 //! What texts may be: names, versions, words of `ssh`. Pure; each check says what is wrong, to be
 //! read after the value.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+
 /// A lower-case DNS label (RFC 1123): node names end up in certificates and in Consul's DNS.
 pub(super) fn label(text: &str) -> Result<(), &'static str> {
     let bytes = text.as_bytes();
@@ -104,14 +108,49 @@ pub(super) fn url(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A fingerprint of an OpenPGP key, blanks aside: 40 hexadecimal digits, made upper case.
-pub(super) fn fingerprint(text: &str) -> Option<String> {
-    let text: String = text
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .collect::<String>()
-        .to_ascii_uppercase();
-    (text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
+/// A fingerprint of an OpenPGP key: 40 hexadecimal digits, blanks aside.
+pub(super) fn fingerprint(text: &str) -> Result<(), &'static str> {
+    let plain = plain_fingerprint(text);
+    match plain.len() == 40 && plain.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(()),
+        false => Err("is not a fingerprint"),
+    }
+}
+
+/// The fingerprint without blanks, in upper case.
+pub(super) fn plain_fingerprint(text: &str) -> String {
+    let digits = text.chars().filter(|c| !c.is_whitespace());
+    digits.collect::<String>().to_ascii_uppercase()
+}
+
+/// A path.
+pub(super) fn path(text: &str) -> Result<(), &'static str> {
+    match text.is_empty() || text.contains('\0') {
+        true => Err("is not a path"),
+        false => Ok(()),
+    }
+}
+
+/// The address of a node.
+pub(super) fn address(text: &str) -> Result<(), &'static str> {
+    let parsed = text.parse::<IpAddr>();
+    parsed.map(drop).map_err(|_| "is not an IP address")
+}
+
+/// A network on loopback.
+pub(super) fn loopback_network(text: &str) -> Result<(), &'static str> {
+    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    match text.parse::<Ipv4Net>() {
+        Err(_) => Err("is not an IPv4 network"),
+        Ok(network) if !loopback.contains(&network.trunc()) => Err("is not within 127.0.0.0/8"),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A range of ports for tasks.
+pub(super) fn port_range(text: &str) -> Result<(), &'static str> {
+    let range = ports(text).map(drop);
+    range.ok_or("is not a range of ports above 1023")
 }
 
 /// First and last port of `20000-32000`.
@@ -130,7 +169,7 @@ mod tests {
     #[test]
     fn what_is_taken_and_what_is_not() {
         let long = "a".repeat(64);
-        let rows: [(Check, &[&str], &[&str]); 7] = [
+        let rows: [(Check, &[&str], &[&str]); 10] = [
             (
                 label,
                 &["a", "consul-0", "0a", &long[1..]],
@@ -188,6 +227,17 @@ mod tests {
                     "https://a/'",
                 ],
             ),
+            (path, &["a", "~/x y", "/"], &["", "a\0b"]),
+            (
+                address,
+                &["10.0.0.1", "fd00::1"],
+                &["", "a.example", "10.0.0.1/8", "10.0.0.1:1"],
+            ),
+            (
+                loopback_network,
+                &["127.0.1.0/24", "127.0.0.0/8"],
+                &["", "127.0.1.0", "126.0.0.0/7", "10.0.1.0/24", "::1/128"],
+            ),
         ];
         for (at, (check, right, wrong)) in rows.iter().enumerate() {
             for text in *right {
@@ -202,12 +252,11 @@ mod tests {
     #[test]
     fn fingerprints_and_ports() {
         let plain = "C874011F0AB405110D02105534365D9472D7468F";
-        assert_eq!(
-            fingerprint("c874 011F 0AB4 0511 0D02  1055 3436 5D94 72D7 468F").as_deref(),
-            Some(plain)
-        );
+        let spaced = "c874 011F 0AB4 0511 0D02  1055 3436 5D94 72D7 468F";
+        assert_eq!(fingerprint(spaced), Ok(()));
+        assert_eq!(plain_fingerprint(spaced), plain);
         for text in ["", "72D7468F", &plain.replace('C', "G")] {
-            assert_eq!(fingerprint(text), None, "{text}");
+            assert!(fingerprint(text).is_err(), "{text}");
         }
         assert_eq!(ports("20000-32000"), Some((20000, 32000)));
         assert_eq!(ports("20000 - 20000"), Some((20000, 20000)));

@@ -7,10 +7,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 
 use super::build_context::{Kind, Recorded};
-use super::reader::Reader;
+use super::keys::{LocalSettings, TopSettings};
 use super::written::{Given, Listed, Written, listed};
 use crate::bootstrap::topology::{Node, Role, Scope};
 use crate::config::Location as SourceLocation;
+use crate::config::raw::Entry;
+use crate::config::sections::Sections;
 
 /// The roles with their key and what the default names begin with; in the order in which nodes are
 /// listed.
@@ -44,46 +46,47 @@ const NODES_MAX: usize = 1_000;
 
 /// All nodes, and how they are reached.
 pub(super) fn read(
-    reader: &mut Reader<'_>,
+    sections: &mut Sections<'_>,
+    top: &TopSettings,
+    local: &LocalSettings,
     recorded: &Recorded,
     scope: Scope,
 ) -> (Kind, Vec<Node>) {
-    let listed = ROLES.map(|(role, key, _)| listed(reader, role, key));
-    let kind = kind(reader, &listed);
-    check_counts(reader, kind, scope, &listed);
-    // In a file the key may wait for another target; whoever writes the flag means it now.
+    let written = [&top.consul_servers, &top.nomad_servers, &top.nomad_clients];
+    let mut written = written.into_iter();
+    let listed = ROLES.map(|(role, key, _)| {
+        let placed = written.next().and_then(Option::as_ref);
+        listed(sections, role, key, placed)
+    });
+    let kind = kind(top.target, &listed);
+    check_counts(sections, kind, scope, &listed);
+    // In a file the key may wait for another target; the flag is meant now.
+    let network = sections.settings.entry("local.network");
     if kind == Kind::Ssh
-        && reader
-            .spanned("local.network")
-            .is_some_and(|spanned| matches!(spanned.place, SourceLocation::Flag(_)))
+        && network.is_some_and(|entry| matches!(entry.place, SourceLocation::Flag(_)))
     {
-        reader.wrong(
-            "local.network",
-            "is for the local target, and these are machines behind ssh",
-            "take it away",
-        );
+        let problem = "is for the local target, and these are machines behind ssh";
+        sections.wrong::<LocalSettings>("network", problem, "take it away");
     }
     let total = listed
         .iter()
         .filter_map(|listed| count(kind, listed))
         .fold(0, usize::saturating_add);
     if total > NODES_MAX {
-        reader.wrong(
-            "nomad_clients",
-            format!("makes {total} nodes in all"),
-            format!("{NODES_MAX} are the most"),
-        );
+        let problem = format!("makes {total} nodes in all");
+        let advice = format!("{NODES_MAX} are the most");
+        sections.wrong::<TopSettings>("nomad_clients", &problem, &advice);
         return (kind, Vec::new());
     }
     let written: Vec<(String, Written)> = listed
         .into_iter()
         .zip(ROLES)
-        .flat_map(|(listed, role)| named(reader, kind, listed, role))
+        .flat_map(|(listed, role)| named(sections, kind, listed, role))
         .collect();
-    let addresses = addresses(reader, kind, &written, recorded);
+    let addresses = addresses(sections, kind, local, &written, recorded);
     let mut nodes = Vec::with_capacity(total);
     for ((name, written), address) in written.into_iter().zip(addresses) {
-        check_node(reader, kind, &written);
+        check_node(sections, kind, &written);
         if let Some(address) = address {
             let (role, ssh, dynamic_ports) = (written.role, written.ssh.clone(), written.ports);
             nodes.push((
@@ -98,20 +101,20 @@ pub(super) fn read(
             ));
         }
     }
-    share_ports(reader, kind, &mut nodes);
-    check_collisions(reader, &nodes);
+    share_ports(sections, kind, &mut nodes);
+    check_collisions(sections, &nodes);
     (kind, nodes.into_iter().map(|(node, _)| node).collect())
 }
 
 /// The nodes of a role, each with its name; a count becomes as many nodes of which nothing else is
 /// written.
 fn named(
-    reader: &Reader<'_>,
+    sections: &Sections<'_>,
     kind: Kind,
     listed: Listed,
     (role, key, prefix): (Role, &str, &str),
 ) -> Vec<(String, Written)> {
-    let derived = |_| Written::derived(role, key, reader.spanned(key).cloned());
+    let derived = |_| Written::derived(role, key, sections.settings.entry(key).map(Entry::placed));
     let written = match listed {
         Listed::Nodes(written) => written,
         counted => (0..count(kind, &counted).unwrap_or_default())
@@ -133,13 +136,14 @@ fn named(
 /// The address of each node: given, or what it had before, or the next free one of the loopback
 /// network from its position on; None after a mistake.
 fn addresses(
-    reader: &mut Reader<'_>,
+    sections: &mut Sections<'_>,
     kind: Kind,
+    local: &LocalSettings,
     nodes: &[(String, Written)],
     recorded: &Recorded,
 ) -> Vec<Option<IpAddr>> {
     let network = if kind == Kind::Local {
-        network(reader, recorded)
+        network(sections, local, recorded)
     } else {
         None
     };
@@ -160,7 +164,7 @@ fn addresses(
     let mut found = Vec::with_capacity(nodes.len());
     for (position, (name, written)) in nodes.iter().enumerate() {
         found.push(match (written.address, network) {
-            (Given::Is(address), _) => check_address(reader, kind, written, address),
+            (Given::Is(address), _) => check_address(sections, kind, written, address),
             (Given::Wrong, _) => None,
             (Given::Absent, Some(network)) => before(name).or_else(|| {
                 let mut free = (position..)
@@ -174,12 +178,7 @@ fn addresses(
             (Given::Absent, None) => {
                 if kind == Kind::Ssh {
                     let advice = "add address = \"…\", the one that the other nodes reach it by";
-                    reader.wrong_at(
-                        &written.key,
-                        written.spanned.as_ref(),
-                        "has no address",
-                        advice,
-                    );
+                    written.wrong(sections, "", "has no address", advice);
                 }
                 None
             }
@@ -193,11 +192,8 @@ fn addresses(
         let problem = format!(
             "is too small: {network} has room for {room} nodes from .{FIRST_HOST} on, and {total} are described"
         );
-        reader.wrong(
-            "local.network",
-            problem,
-            "take a wider one, like \"127.1.0.0/16\"",
-        );
+        let advice = "take a wider one, like \"127.1.0.0/16\"";
+        sections.wrong::<LocalSettings>("network", &problem, advice);
     }
     found
 }
@@ -224,8 +220,7 @@ fn network_of(recorded: &Recorded) -> Option<Ipv4Net> {
 }
 
 /// As named, else by the addresses: whatever is not on loopback is another machine.
-fn kind(reader: &mut Reader<'_>, listed: &[Listed; 3]) -> Kind {
-    let named = reader.one_of("target", &[("local", Kind::Local), ("ssh", Kind::Ssh)]);
+fn kind(named: Option<Kind>, listed: &[Listed; 3]) -> Kind {
     let remote =
         |written: &Written| matches!(written.address, Given::Is(address) if !address.is_loopback());
     let any_remote = listed
@@ -245,74 +240,55 @@ fn count(kind: Kind, listed: &Listed) -> Option<usize> {
     }
 }
 
-fn check_counts(reader: &mut Reader<'_>, kind: Kind, scope: Scope, listed: &[Listed; 3]) {
+fn check_counts(sections: &mut Sections<'_>, kind: Kind, scope: Scope, listed: &[Listed; 3]) {
     for (listed, (role, key, _)) in listed.iter().zip(ROLES) {
         if kind == Kind::Ssh && matches!(listed, Listed::Count(1..)) {
+            let problem = "is a number, and machines have to be named";
             let advice = "list the addresses of the machines, or write target = \"local\"";
-            reader.wrong(key, "is a number, and machines have to be named", advice);
+            sections.wrong::<TopSettings>(key, problem, advice);
         }
         let Some(count) = count(kind, listed) else {
             continue;
         };
-        match (role, count) {
-            (Role::NomadClient, _) | (Role::NomadServer, 0) | (_, 1 | 3 | 5) => {}
-            (Role::ConsulServer, 0) => {
-                reader.wrong(
-                    key,
-                    "names no node",
-                    "a cluster needs 1, 3 or 5 Consul servers; 3 outlive the loss of one",
-                );
-            }
+        let (problem, advice) = match (role, count) {
+            (Role::NomadClient, _) | (Role::NomadServer, 0) | (_, 1 | 3 | 5) => continue,
+            (Role::ConsulServer, 0) => (
+                "names no node".to_owned(),
+                "a cluster needs 1, 3 or 5 Consul servers; 3 outlive the loss of one",
+            ),
             (_, even) if even % 2 == 0 && even < 6 => {
+                let less = even - 1;
                 let problem = format!(
-                    "makes {even} servers: an even number outlives no more failures than {}",
-                    even - 1
+                    "makes {even} servers: an even number outlives no more failures than {less}"
                 );
-                reader.wrong(key, problem, "take 1, 3 or 5");
+                (problem, "take 1, 3 or 5")
             }
             (_, many) => {
                 let problem =
                     format!("makes {many} servers: each voter more slows every write down");
-                reader.wrong(key, problem, "take 1, 3 or 5");
+                (problem, "take 1, 3 or 5")
             }
-        }
+        };
+        sections.wrong::<TopSettings>(key, &problem, advice);
     }
     // Their Consul agents do without Nomad's servers.
     if scope == Scope::All
         && let (Some(0), Some(clients @ 1..)) = (count(kind, &listed[1]), count(kind, &listed[2]))
     {
         let problem = format!("names no node, and nomad_clients has {clients}");
-        reader.wrong(
-            "nomad_servers",
-            problem,
-            "clients need servers: take 1, 3 or 5, or leave the clients away, too",
-        );
+        let advice = "clients need servers: take 1, 3 or 5, or leave the clients away, too";
+        sections.wrong::<TopSettings>("nomad_servers", &problem, advice);
     }
 }
 
-fn network(reader: &mut Reader<'_>, recorded: &Recorded) -> Option<Ipv4Net> {
-    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    let text = match reader.spanned("local.network") {
-        Some(_) => reader.text("local.network")?,
-        None => {
-            network_of(recorded).map_or_else(|| NETWORK.to_owned(), |network| network.to_string())
-        }
+fn network(sections: &Sections<'_>, local: &LocalSettings, recorded: &Recorded) -> Option<Ipv4Net> {
+    let network = match &local.network {
+        Some(written) => written.parse().ok(),
+        // A mistake, noted already.
+        None if sections.settings.has("local.network") => None,
+        None => network_of(recorded).or_else(|| NETWORK.parse().ok()),
     };
-    let network = text.parse::<Ipv4Net>().ok().map(|network| network.trunc());
-    let found = network.filter(|network| loopback.contains(network));
-    if found.is_none() {
-        let problem = if network.is_some() {
-            "is not within 127.0.0.0/8"
-        } else {
-            "is not an IPv4 network"
-        };
-        reader.wrong(
-            "local.network",
-            problem,
-            format!("write it like \"{NETWORK}\""),
-        );
-    }
-    found
+    network.map(|network: Ipv4Net| network.trunc())
 }
 
 /// Address of the node at this position, if the network reaches so far.
@@ -323,14 +299,14 @@ fn host(network: Ipv4Net, position: usize) -> Option<Ipv4Addr> {
 }
 
 fn check_address(
-    reader: &mut Reader<'_>,
+    sections: &mut Sections<'_>,
     kind: Kind,
     written: &Written,
     address: IpAddr,
 ) -> Option<IpAddr> {
     let of_a_node = "write the address that the other nodes reach it by";
     let (problem, advice) = match (kind, address) {
-        (_, address) if address.is_unspecified() => ("is no address of a machine", of_a_node),
+        (_, address) if address.is_unspecified() => ("is not the address of a machine", of_a_node),
         (_, address) if address.is_multicast() => ("is a multicast address", of_a_node),
         (_, IpAddr::V4(Ipv4Addr::BROADCAST)) => ("is the broadcast address", of_a_node),
         (_, IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
@@ -357,40 +333,25 @@ fn check_address(
         }
         (Kind::Ssh, _) => return Some(address),
     };
-    reader.wrong_at(
-        &written.key,
-        written.spanned_address(address).as_ref(),
-        problem,
-        advice,
-    );
+    written.wrong_address(sections, address, problem, advice);
     None
 }
 
 /// Keys of a node that its role or target has no use for.
-fn check_node(reader: &mut Reader<'_>, kind: Kind, written: &Written) {
+fn check_node(sections: &mut Sections<'_>, kind: Kind, written: &Written) {
     if written.ports.is_some() && written.role != Role::NomadClient {
-        let key = format!("{}.dynamic_ports", written.key);
-        reader.wrong_at(
-            &key,
-            written.spanned.as_ref(),
-            "is for Nomad clients",
-            "take it away: no task runs on this node",
-        );
+        let advice = "take it away: no task runs on this node";
+        written.wrong(sections, ".dynamic_ports", "is for Nomad clients", advice);
     }
     if written.ssh.is_some() && kind == Kind::Local {
-        let key = format!("{}.ssh", written.key);
+        let problem = "is not for nodes of the local target";
         let advice = "take it away, or write target = \"ssh\"";
-        reader.wrong_at(
-            &key,
-            written.spanned.as_ref(),
-            "is not for nodes of the local target",
-            advice,
-        );
+        written.wrong(sections, ".ssh", problem, advice);
     }
 }
 
 /// Gives ports to the clients that have none: on one machine, each a part of the range for itself.
-fn share_ports(reader: &mut Reader<'_>, kind: Kind, nodes: &mut [(Node, Written)]) {
+fn share_ports(sections: &mut Sections<'_>, kind: Kind, nodes: &mut [(Node, Written)]) {
     let mut clients: Vec<_> = nodes
         .iter_mut()
         .filter(|(node, _)| node.role == Role::NomadClient)
@@ -430,40 +391,25 @@ fn share_ports(reader: &mut Reader<'_>, kind: Kind, nodes: &mut [(Node, Written)
                 "of {} overlaps with that of {} on the same machine",
                 node.name, other.name
             );
-            let key = format!("{}.dynamic_ports", written.key);
-            reader.wrong_at(
-                &key,
-                written.spanned.as_ref(),
-                problem,
-                "give every client a range of its own, or none a range",
-            );
+            let advice = "give every client a range of its own, or none a range";
+            written.wrong(sections, ".dynamic_ports", &problem, advice);
         }
     }
 }
 
 /// Names and addresses that two nodes have, and families that do not reach each other.
-fn check_collisions(reader: &mut Reader<'_>, nodes: &[(Node, Written)]) {
+fn check_collisions(sections: &mut Sections<'_>, nodes: &[(Node, Written)]) {
     let mut names: HashMap<&str, &Written> = HashMap::new();
     let mut addresses: HashMap<IpAddr, &Node> = HashMap::new();
     for (node, written) in nodes {
         if let Some(first) = names.insert(&node.name, written) {
             let problem = format!("is called {}, and so is {}", node.name, first.key);
-            reader.wrong_at(
-                &written.key,
-                written.spanned.as_ref(),
-                problem,
-                "give each node a name of its own",
-            );
+            written.wrong(sections, "", &problem, "give each node a name of its own");
         }
         if let Some(first) = addresses.insert(node.address, node) {
-            let spanned = written.spanned_address(node.address);
             let problem = format!("is the address of {}, too", first.name);
-            reader.wrong_at(
-                &written.key,
-                spanned.as_ref(),
-                problem,
-                "each node needs a machine of its own",
-            );
+            let advice = "each node needs a machine of its own";
+            written.wrong_address(sections, node.address, &problem, advice);
         }
     }
     let first_v4 = nodes.iter().find(|(node, _)| node.address.is_ipv4());
@@ -473,12 +419,7 @@ fn check_collisions(reader: &mut Reader<'_>, nodes: &[(Node, Written)]) {
             "is IPv6, and {} has the IPv4 address {}",
             v6.name, v4.address
         );
-        let spanned = written.spanned_address(v6.address);
-        reader.wrong_at(
-            &written.key,
-            spanned.as_ref(),
-            problem,
-            "agents bind one address each: take one family for all nodes",
-        );
+        let advice = "agents bind one address each: take one family for all nodes";
+        written.wrong_address(sections, v6.address, &problem, advice);
     }
 }

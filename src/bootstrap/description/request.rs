@@ -1,4 +1,4 @@
-//! Which cluster a command is about: what the command line asks for, and what was found.
+//! Which cluster a command is about: what the command line says, and what was found.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use crate::bootstrap::topology::{Cluster, Product, Scope};
 use crate::cli::{BootstrapAction, BootstrapArgs, Only};
 
-/// Which cluster is meant, as asked for on the command line.
+/// Which cluster is meant, by the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// `--cluster`.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::build::build;
 use super::build_context::{BuildContext, Programs, Recorded};
+use super::keys;
 use super::nodes::ROLES;
-use super::raw;
 use crate::bootstrap::topology::{
     BinarySource, Cluster, Node, ReleaseKey, Role, Runner, Scope, Ssh, Target,
 };
@@ -62,7 +62,7 @@ fn read_told(
     scope: Scope,
 ) -> Result<Cluster, Vec<String>> {
     let mut mistakes = Vec::new();
-    let raw = raw::read(Path::new("c.toml"), text, &mut mistakes);
+    let settings = keys::read(Path::new("c.toml"), text, &mut mistakes);
     let context = BuildContext {
         recorded,
         folder: Path::new("/etc/lb"),
@@ -71,7 +71,7 @@ fn read_told(
         programs,
         scope,
     };
-    build(&raw, &context, mistakes)
+    build(&settings, &context, mistakes)
         .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
 }
 
@@ -337,11 +337,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "consul_servers = []",
-        "c.toml:1: consul_servers = [ 0 values ] names no node; ",
+        "c.toml:1: consul_servers = [] names no node; ",
     ),
     (
         "consul_servers = -1",
-        "c.toml:1: consul_servers = -1 is no number of nodes; ",
+        "c.toml:1: consul_servers = -1 is not a number of nodes; ",
     ),
     (
         "consul_servers = 1.5",
@@ -369,7 +369,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "target = \"shh\"",
-        "c.toml:1: target = \"shh\" is not \"local\" or \"ssh\"; write \"local\" or \"ssh\"",
+        "c.toml:1: target = \"shh\" is not one of the known words; write one of: local, ssh",
     ),
     (
         "target = \"local\"\nconsul_servers = [\"10.0.0.1\"]",
@@ -393,7 +393,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "consul_servers = [\"0.0.0.0\"]",
-        "c.toml:1: consul_servers[0] = \"0.0.0.0\" is no address of a machine; ",
+        "c.toml:1: consul_servers[0] = \"0.0.0.0\" is not the address of a machine; ",
     ),
     (
         "consul_servers = [\"224.0.0.1\"]",
@@ -441,7 +441,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "consul_servers = [{ name = 3 }]",
-        "c.toml:1: consul_servers[0].name = 3 is not a text; put it in double quotes",
+        "c.toml:1: consul_servers[0].name = 3 is not a text; write a text in quotes",
     ),
     (
         "consul_servers = [{ ssh = \"a\" }]",
@@ -502,11 +502,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ("acl = 1", "c.toml:1: acl = 1 is neither true nor false; "),
     (
         "[certificates]\ndays = 6",
-        "c.toml:2: certificates.days = 6 is not a whole number from 7 to 1825; ",
+        "c.toml:2: certificates.days = 6 is too small; write a whole number from 7 to 1825",
     ),
     (
         "[certificates]\ndays = \"365\"",
-        "c.toml:2: certificates.days = \"365\" is not a whole number from 7 to 1825; write it without quotes",
+        "c.toml:2: certificates.days = \"365\" is a text, not a number; write a whole number from 7 to 1825",
     ),
     (
         "[nomad]\nnetwork_interface = \"{{ x }}\"",
@@ -530,11 +530,75 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[ssh]\nparallel = 0",
-        "c.toml:2: ssh.parallel = 0 is not a whole number from 1 to 64; ",
+        "c.toml:2: ssh.parallel = 0 is too small; write a whole number from 1 to 64",
     ),
     (
         "[releases]\nurl = \"releases.hashicorp.com\"",
         "c.toml:2: releases.url = \"releases.hashicorp.com\" is not an https:// URL; ",
+    ),
+    (
+        "name = 3",
+        "c.toml:1: name = 3 is not a text; write a text in quotes",
+    ),
+    (
+        "name = \"\"",
+        "c.toml:1: name = \"\" is empty; use lower-case",
+    ),
+    (
+        "state = \"\"",
+        "c.toml:1: state = \"\" is not a path; write the path of a file or folder",
+    ),
+    (
+        "[ssh]\noptions = \"-4\"",
+        "c.toml:2: ssh.options = \"-4\" is not a list; write [\"…\", \"…\"]",
+    ),
+    (
+        "[ssh]\noptions = [\"-4\", 6]",
+        "c.toml:2: ssh.options = [\"-4\", 6] is not a list of texts; write a list of texts, like",
+    ),
+    (
+        "[ssh]\nport = 70000",
+        "c.toml:2: ssh.port = 70000 is too large; write a whole number from 1 to 65535",
+    ),
+    (
+        "[ssh]\nrunner = \"sytemd\"",
+        "c.toml:2: ssh.runner = \"sytemd\" is not one of the known words; did you mean systemd? write",
+    ),
+    (
+        "nmae = 1",
+        "c.toml:1: nmae is not a known key; did you mean name?",
+    ),
+    (
+        "\nconsul_server = 3",
+        "c.toml:2: consul_server is not a known key; did you mean consul_servers?",
+    ),
+    (
+        "[ssh]\nusr = 1",
+        "c.toml:2: ssh.usr is not a known key; did you mean ssh.user?",
+    ),
+    (
+        "[ssh]\nacl = true",
+        "c.toml:2: ssh.acl is not a known key; acl belongs at the top of the file, above the first [section]",
+    ),
+    (
+        "jump = \"a\"",
+        "c.toml:1: jump is not a known key; did you mean ssh.jump?",
+    ),
+    (
+        "zzzz = 1",
+        "c.toml:1: zzzz is not a known key; config/cluster.toml lists every key",
+    ),
+    (
+        "[certificate]\ndays = 1",
+        "c.toml:1: certificate is not a known section; did you mean [certificates]?",
+    ),
+    (
+        "[zzzz]",
+        "c.toml:1: zzzz is not a known section; config/cluster.toml lists every key",
+    ),
+    (
+        "consul = \"1.8.7\"",
+        "c.toml:1: consul is a section, not a value; write [consul] on a line of its own",
     ),
     (
         "[releases]\nfingerprint = \"72D7468F\"",
@@ -555,6 +619,28 @@ fn every_kind_of_mistake_is_told() {
         }
     }
     assert!(unexpected.is_empty(), "{}", unexpected.join("\n"));
+}
+
+#[test]
+fn syntax_errors_have_their_line_and_nothing_else_is_guessed() {
+    let said = read("nmae = 1\nacl = \n").unwrap_err();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("c.toml:2: "), "{said:?}");
+}
+
+#[test]
+fn strange_text_does_no_harm() {
+    for text in [
+        "\u{feff}",
+        "= = =",
+        "[[ssh]]",
+        "a.b.c = 1",
+        "[ssh",
+        "consul_servers = [[[[]]]]",
+        "\0",
+    ] {
+        drop(read(text));
+    }
 }
 
 #[test]
@@ -605,9 +691,9 @@ fn a_missing_consul_is_told_with_the_ways_to_name_one() {
 
 #[test]
 fn all_mistakes_are_told_at_once() {
-    let text = "nmae = 1\nconsul_servers = 2\nacl = 3\n[ssh]\nport = 0\n[consul]\nversion = 7\nbinary = \"x\"\n[x]\n";
+    let text = "nmae = 1\nconsul_servers = 2\nacl = 3\n[ssh]\nport = 0\nacl = true\n[consul]\nversion = 7\nbinary = \"x\"\n[x]\n";
     let said = read(text).unwrap_err();
-    assert_eq!(said.len(), 6, "{said:#?}");
+    assert_eq!(said.len(), 8, "{said:#?}");
 }
 
 #[test]
