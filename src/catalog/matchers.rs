@@ -287,7 +287,7 @@ fn named_value(text: &str) -> Result<(Arc<str>, Option<Arc<str>>), &'static str>
 /// Percent-decodes a value of an option, once.
 ///
 /// # Errors
-/// A `%` without two hexadecimal digits behind it; what is decoded is no UTF-8 or holds CR, LF or
+/// A `%` without two hexadecimal digits behind it; what is decoded is not UTF-8 or holds CR, LF or
 /// NUL.
 pub(super) fn decode(text: &str) -> Result<String, &'static str> {
     let bytes = text.as_bytes();
