@@ -153,6 +153,7 @@ fn answers(c: &mut Criterion) {
     let settings = settings();
     let client = client();
     let telling = Telling {
+        edits: None,
         client: &client,
         settings: &settings,
         date: "Sun, 06 Nov 1994 08:49:38 GMT",

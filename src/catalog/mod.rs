@@ -9,6 +9,7 @@ pub mod command_list;
 pub mod definitions;
 mod destination;
 pub mod eligibility;
+pub mod field_edits;
 pub mod glob;
 pub mod matchers;
 pub mod option_text;

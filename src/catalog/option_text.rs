@@ -16,11 +16,13 @@ use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOpt
 use super::policies::{PoliciesReader, PolicyError};
 
 /// Every option with a meaning.
-const KNOWN: [&str; 26] = [
+const KNOWN: [&str; 30] = [
     "allow",
     "auth",
     "burst",
     "by",
+    "delhdr",
+    "delresphdr",
     "deny",
     "grpcservername",
     "header",
@@ -38,6 +40,8 @@ const KNOWN: [&str; 26] = [
     "redirect",
     "register",
     "retries",
+    "sethdr",
+    "setresphdr",
     "strategy",
     "strip",
     "timeout",
@@ -46,7 +50,14 @@ const KNOWN: [&str; 26] = [
 ];
 
 /// Options that may be given more than once.
-const REPEATABLE: [&str; 2] = ["header", "query"];
+const REPEATABLE: [&str; 6] = [
+    "delhdr",
+    "delresphdr",
+    "header",
+    "query",
+    "sethdr",
+    "setresphdr",
+];
 
 /// How alike an unknown word must be to a known one to be suggested (Jaro-Winkler, 0 to 1).
 const ALIKE_MIN: f64 = 0.75;

@@ -1,5 +1,6 @@
 //! What a route does to requests beside sending them on: limits of rate, of requests at once, of
-//! bodies and of time (`rate=`, `burst=`, `by=`, `inflight=`, `maxbody=`, `timeout=`, `retries=`).
+//! bodies and of time (`rate=`, `burst=`, `by=`, `inflight=`, `maxbody=`, `timeout=`, `retries=`),
+//! and changes of fields (`sethdr=` and the like).
 //!
 //! What protects (`rate` with `burst` and `by`, `inflight`, `maxbody`) fails closed: a value that
 //! cannot be read closes the route, because a rejected tag could let requests fall through to a
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::field_edits::FieldEdits;
 use super::matchers::decode;
 
 /// The policies of one target. What they count is counted for its route.
@@ -27,6 +29,10 @@ pub struct Policies {
     pub timeout: Option<Duration>,
     /// Attempts after the first, inside the retry budget.
     pub retries: Option<u32>,
+    /// What is done to the fields of requests on their way to the instance.
+    pub request_fields: FieldEdits,
+    /// What is done to the fields of responses, also of those that are made here.
+    pub response_fields: FieldEdits,
 }
 
 impl Policies {
@@ -143,6 +149,22 @@ impl PoliciesReader {
                     retries
                         .ok_or_else(|| error("retries", "write a whole number from 0 to 100"))?,
                 );
+            }
+            "sethdr" => {
+                let read = self.read.request_fields.read_set(value);
+                read.map_err(|fault| error("sethdr", fault))?;
+            }
+            "delhdr" => {
+                let read = self.read.request_fields.read_remove(value);
+                read.map_err(|fault| error("delhdr", fault))?;
+            }
+            "setresphdr" => {
+                let read = self.read.response_fields.read_set(value);
+                read.map_err(|fault| error("setresphdr", fault))?;
+            }
+            "delresphdr" => {
+                let read = self.read.response_fields.read_remove(value);
+                read.map_err(|fault| error("delresphdr", fault))?;
             }
             _ => return Ok(false),
         }

@@ -281,3 +281,82 @@ fn tcp_connections_at_once_are_bounded() {
         RawClient::connect(lb.address("tcp")).bytes(5) == b"hello"
     });
 }
+
+#[test]
+fn fields_are_set_and_taken_away_on_both_sides() {
+    let upstream = Upstream::start("u");
+    let options = "sethdr=X-Team:shop%20one sethdr=X-Role:x sethdr=X-Role:reader delhdr=X-Debug delhdr=Cookie \
+        setresphdr=X-Frame-Options:DENY delresphdr=Content-Type";
+    for proto in ["", " proto=h2c"] {
+        let lb = start(
+            &(to(&upstream, "/", &format!("{options}{proto}"))
+                + &to(
+                    &upstream,
+                    "/limited",
+                    &format!("{options} rate=1/h burst=1 by=route"),
+                )),
+        );
+        let sent = [
+            ("x-team", "mine"),
+            ("x_team", "mine"),
+            ("x-role", "admin"),
+            ("X-Debug", "1"),
+            ("cookie", "a=b"),
+            ("x-kept", "1"),
+        ];
+        let lines: String = sent
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let request = format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+        let response = exchange(lb.address("http"), request).expect("a response");
+        let first = json(response.text().as_bytes());
+        assert_eq!(response.header("x-frame-options"), Some("DENY"));
+        assert_eq!(response.header("content-type"), None);
+
+        let second = block_on(async {
+            let (mut client, _) = h2(lb.address("http")).await;
+            let mut request = Request::get("http://x/");
+            for (name, value) in sent {
+                request = request.header(name, value);
+            }
+            let (parts, body, _) = ask(&mut client, request.body(full("")).unwrap()).await;
+            assert_eq!(parts.headers["x-frame-options"], "DENY");
+            assert!(!parts.headers.contains_key("content-type"));
+            json(&body)
+        });
+        for told in [first, second] {
+            let fields = told["headers"].as_array().unwrap();
+            let value = |name: &str| {
+                let named = |field: &&serde_json::Value| field[0] == *name;
+                fields
+                    .iter()
+                    .find(named)
+                    .map(|field| field[1].as_str().unwrap().to_owned())
+                    .unwrap_or_default()
+            };
+            assert!(value("x-team").contains("shop one") && !value("x-team").contains("mine"));
+            assert!(value("x-role").contains("reader") && !value("x-role").contains("admin"));
+            for gone in ["x-debug", "cookie", "x_team"] {
+                assert_eq!(value(gone), "", "{gone}: {told}");
+            }
+            assert!(value("x-kept").contains('1'));
+        }
+        // Responses of our own have them too.
+        let _ = http1(&lb, "/limited", "", "");
+        let limited = exchange(
+            lb.address("http"),
+            "GET /limited HTTP/1.1\r\nHost: x\r\n\r\n",
+        )
+        .expect("a response");
+        assert_eq!(
+            (limited.status, limited.header("x-frame-options")),
+            (429, Some("DENY"))
+        );
+        let (told, headers) = http2(&lb, "/limited", &[], "");
+        assert_eq!(
+            (told.0, &headers["x-frame-options"]),
+            (429, &"DENY".parse().unwrap())
+        );
+    }
+}

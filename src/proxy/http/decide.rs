@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use super::forwarded::{self, Hop};
 use super::h1::write_head::Outbound;
 use super::head::{Content, Head};
-use super::headers::{self, Wanted};
+use super::headers::{self, RequestContext, Wanted};
 use super::path::NormalPath;
 use super::pick::pick;
 use super::prometheus_listener;
@@ -182,6 +182,7 @@ async fn try_decide(
         granted: None,
     };
     if let Some(policies) = &forward.first().options.policies {
+        finish.follows(policies);
         request.admit_by_rate(&forward, policies, now_ms)?;
     }
     if forward.first().options.auth.is_some()
@@ -374,7 +375,11 @@ impl Incoming<'_> {
             granted: None,
         };
         let host = head.host_value();
-        let context = outbound.context(host.as_ref(), rules, &self.downstream.client, target);
+        let context = RequestContext {
+            // What a tag sets is not the client's word.
+            edits: None,
+            ..outbound.context(host.as_ref(), rules, &self.downstream.client, target)
+        };
         let mut fields = outbound.fields(&context);
         let mut uri = path.wire.to_string();
         if let Some(query) = head.query() {

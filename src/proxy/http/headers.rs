@@ -29,6 +29,7 @@ use http::header::{
 use http::{Uri, Version};
 use smallvec::SmallVec;
 
+use crate::catalog::field_edits::FieldEdits;
 use crate::catalog::options::HostRewrite;
 use crate::config::{ForwardedHost, ProxyConfig};
 use crate::proxy::http::alike::{alike, is_odd};
@@ -348,6 +349,8 @@ pub struct RequestContext<'a> {
     pub strip: Option<&'a str>,
     /// `host=` of the target.
     pub rewrite: &'a HostRewrite,
+    /// What the target's tag does to fields.
+    pub edits: Option<&'a FieldEdits>,
     /// Address of the target.
     pub target: SocketAddr,
     /// The upstream speaks HTTP/2: the host travels as `:authority` (from [`upstream_host`]), not

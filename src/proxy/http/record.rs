@@ -18,6 +18,7 @@ use super::request_body::UploadProgress;
 use super::request_deadline::RequestDeadline;
 use super::request_observer::RequestObserver;
 use super::server::downstream::Downstream;
+use crate::catalog::policies::Policies;
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
 use crate::metrics::outcomes::Outcomes;
@@ -114,6 +115,8 @@ pub struct RequestRecord {
     in_flight: Option<InFlight>,
     /// Its place among those of its route, where these are limited.
     slot: Option<RouteSlot>,
+    /// Those of the route, where they say anything about responses that are made here.
+    policies: Option<Arc<Policies>>,
     /// Its place on a shared connection.
     stream: Option<StreamGuard>,
     upload: Option<Rc<UploadProgress>>,
@@ -172,6 +175,7 @@ impl RequestRecord {
             target: None,
             in_flight: None,
             slot: None,
+            policies: None,
             stream: None,
             upload: None,
             attempts: 0,
@@ -255,6 +259,20 @@ impl RequestRecord {
     /// It counts among the requests of its route.
     pub fn takes_slot(&mut self, slot: Option<RouteSlot>) {
         self.slot = slot;
+    }
+
+    /// Responses that are made here follow these.
+    pub fn follows(&mut self, policies: &Arc<Policies>) {
+        if !policies.response_fields.is_empty() {
+            self.policies = Some(Arc::clone(policies));
+        }
+    }
+
+    /// Does to the fields of a response that is made here what the route does to all of them.
+    pub fn edit_response(&self, fields: &mut HeaderMap) {
+        if let Some(policies) = &self.policies {
+            policies.response_fields.apply(fields);
+        }
     }
 
     /// It is a call of gRPC.

@@ -14,6 +14,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use super::response_head::{Framing, ResponseHead};
 use super::scan::{Field, Kind};
 use super::spelling::{Spelling, spelled};
+use crate::catalog::field_edits::FieldEdits;
 use crate::catalog::options::HostRewrite;
 use crate::proxy::auth::Granted;
 use crate::proxy::http::head::{Content, Fields, Head, map_of};
@@ -56,6 +57,10 @@ impl Outbound<'_> {
             upgrade: self.head.upgrade.as_ref(),
             strip: options.strip.as_deref(),
             rewrite: &options.host,
+            edits: options
+                .policies
+                .as_ref()
+                .map(|policies| &policies.request_fields),
             target: target.state.addr,
             upstream_h2: options.proto.is_h2(),
         }
@@ -69,6 +74,12 @@ impl Outbound<'_> {
             fields.insert(name.clone(), id.clone());
         }
         headers::prepare_request(&mut fields, context);
+        if let Some(edits) = context.edits {
+            for name in edits.names() {
+                headers::remove_lookalikes(&mut fields, name);
+            }
+            edits.apply(&mut fields);
+        }
         // Last: no client can name one of these in Connection and so take it away.
         if let Some(granted) = self.granted {
             granted.apply(&mut fields);
@@ -151,6 +162,7 @@ impl ClientLines {
             upgrade: None,
             strip: None,
             rewrite: &HostRewrite::Keep,
+            edits: None,
             target: SocketAddr::from(([0, 0, 0, 0], 0)),
             upstream_h2: false,
         };
@@ -193,7 +205,7 @@ pub fn put_request(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let (rules, rewrite) = (&settings.header_rules, &target.options.host);
     let says_length = match &head.fields {
-        Fields::Lines { bytes, fields, .. } if passes_as_it_came(request, rules, rewrite) => {
+        Fields::Lines { bytes, fields, .. } if passes_as_it_came(request, rules, target) => {
             let kept = *rewrite == HostRewrite::Keep && head.host.is_some();
             put_lines(out, bytes, fields, |kind| {
                 matches!(
@@ -208,7 +220,7 @@ pub fn put_request(
             put_ours(out, lines, head.host, client, settings, target, request.id);
             fields.iter().any(|field| field.kind == Kind::ContentLength)
         }
-        Fields::Map(fields) if passes_as_it_came(request, rules, rewrite) => {
+        Fields::Map(fields) if passes_as_it_came(request, rules, target) => {
             for (name, value) in fields.iter().filter(|(name, _)| *name != HOST) {
                 put(out, name.as_str(), value.as_bytes());
             }
@@ -257,10 +269,12 @@ pub fn put_request(
 
 /// Whether its fields can be sent as they came, with ours behind them: none of them decides about
 /// others.
-fn passes_as_it_came(request: &Outbound<'_>, rules: &HeaderRules, rewrite: &HostRewrite) -> bool {
+fn passes_as_it_came(request: &Outbound<'_>, rules: &HeaderRules, target: &Target) -> bool {
+    let policies = target.options.policies.as_ref();
     !request.head.mapped
         && request.granted.is_none()
-        && !rules.follow_the_rewrite(rewrite)
+        && policies.is_none_or(|policies| policies.request_fields.is_empty())
+        && !rules.follow_the_rewrite(&target.options.host)
         && match &request.head.fields {
             Fields::Lines { bytes, fields, .. } => {
                 !rules.overwrite_any(fields.iter().map(|field| field.name.of(bytes)))
@@ -339,6 +353,8 @@ pub struct Telling<'a> {
     pub date: &'a str,
     /// What becomes of the connection behind it.
     pub fate: Fate,
+    /// What the target's tag does to fields.
+    pub edits: Option<&'a FieldEdits>,
 }
 
 /// What a client is told of its connection.
@@ -375,7 +391,7 @@ pub fn put_response(
     out.extend_from_slice(b"\r\n");
     let sts =
         headers::strict_transport_security_for(telling.client, &telling.settings.header_rules);
-    if head.mapped {
+    if head.mapped || telling.edits.is_some() {
         let mut map = response_map(bytes, head, fields);
         headers::prepare_response(
             &mut map,
@@ -383,6 +399,9 @@ pub fn put_response(
             &telling.settings.header_rules,
             false,
         );
+        if let Some(edits) = telling.edits {
+            edits.apply(&mut map);
+        }
         put_map_spelled(out, &map, bytes, fields);
     } else {
         put_lines_lenient(out, bytes, fields, |kind| {

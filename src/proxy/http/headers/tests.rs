@@ -41,6 +41,7 @@ impl Case {
         let mut headers = map(fields);
         let upgrade = upgrade_of(&headers);
         let ctx = RequestContext {
+            edits: None,
             client: &self.client,
             rules: &self.rules,
             host: self.host.as_ref(),

@@ -358,6 +358,7 @@ impl<'a> Client<'a> {
                     &downstream.client,
                     &settings.header_rules,
                 );
+                finish.edit_response(own.response.headers_mut());
                 responder.own(&own.response, finish).await?;
                 if !close && !is_whole {
                     let rest = BodyFraming::Length(short.unwrap_or(0) as u64);
@@ -493,6 +494,7 @@ impl<'a> Client<'a> {
                     &downstream.client,
                     &settings.header_rules,
                 );
+                finish.edit_response(response.headers_mut());
                 responder.own(&response, finish).await?;
                 Ok(Step::Over {
                     close: responder.fate == Fate::Closes,
@@ -677,6 +679,9 @@ async fn switch(
         &responder.settings.header_rules,
         true,
     );
+    if let Some(edits) = target.response_edits() {
+        edits.apply(&mut map);
+    }
     let mut switching = Response::new(());
     *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *switching.headers_mut() = map;

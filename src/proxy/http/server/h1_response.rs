@@ -236,6 +236,7 @@ impl Responder<'_> {
                 settings: self.settings,
                 date,
                 fate: self.fate,
+                edits: target.response_edits(),
             };
             write_head::put_response(&mut out, buffer.filled(), &head, &fields, &telling);
         };

@@ -477,6 +477,7 @@ fn respond_own(
         &downstream.client,
         &settings.header_rules,
     );
+    finish.edit_response(response.headers_mut());
     response.headers_mut().remove(CONNECTION);
     response.map(|data| {
         if data.is_empty() {

@@ -36,6 +36,9 @@ pub(crate) fn prepared(
         &settings.header_rules,
         false,
     );
+    if let Some(edits) = target.response_edits() {
+        edits.apply(response.headers_mut());
+    }
     if status == StatusCode::NO_CONTENT {
         // RFC 9110 section 8.6; from HTTP/1 it does not come so far.
         response.headers_mut().remove(CONTENT_LENGTH);
