@@ -362,7 +362,7 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
         prefix,
         given.then_some(&draft.config),
     ));
-    findings.extend(check::auth::check(&draft.config));
+    findings.extend(check::unconfigured::check(&draft.config));
     let report = Report::new(findings);
     let report = if args.strict { report.strict() } else { report };
     let live = match args.live {

@@ -49,6 +49,17 @@ impl FieldEdits {
         }
     }
 
+    /// These, and those of `own`, which win where both write one name.
+    #[must_use]
+    pub(super) fn and(&self, own: &Self) -> Self {
+        let mut both = self.clone();
+        both.set
+            .retain(|(name, _)| own.names().all(|other| other != name));
+        both.remove.extend(own.remove.iter().cloned());
+        both.set.extend(own.set.iter().cloned());
+        both
+    }
+
     /// Reads `NAME:VALUE` of an option that sets a field.
     ///
     /// # Errors

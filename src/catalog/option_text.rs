@@ -16,7 +16,7 @@ use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOpt
 use super::policies::{PoliciesReader, PolicyError};
 
 /// Every option with a meaning.
-const KNOWN: [&str; 30] = [
+const KNOWN: [&str; 31] = [
     "allow",
     "auth",
     "burst",
@@ -31,6 +31,7 @@ const KNOWN: [&str; 30] = [
     "maxbody",
     "method",
     "path",
+    "policy",
     "prepend",
     "priority",
     "proto",
@@ -170,9 +171,9 @@ pub fn parse_options(text: &str, context: Context<'_>) -> Result<ParsedOptions, 
     parsed.options.policies = policies;
     parsed.warnings.extend(warning);
     parsed.options.access = access(&allow, &deny).unwrap_or_else(|why| {
-        parsed.warnings.push(format!(
-            "{why}: the route refuses everybody until it is mended"
-        ));
+        parsed
+            .warnings
+            .push(format!("{why}: the route refuses everybody {UNTIL_MENDED}"));
         Access::Closed
     });
     Ok(parsed)
@@ -214,6 +215,10 @@ fn apply(
         "pxyproto" => options.proxy_protocol = proxy_header(value, warnings),
         "redirect" => options.redirect = Some(redirect(value, context)?),
         "auth" => options.auth = named("auth", value)?,
+        // The empty name is one that nothing has: the route is closed.
+        "policy" => {
+            options.policy = Some(named("policy", value)?.unwrap_or_default());
+        }
         "register" => options.register = named("register", value)?,
         "grpcservername" => options.grpc_server_name = named("grpcservername", value)?,
         "strategy" => match value.parse() {
@@ -359,6 +364,17 @@ fn access(allow: &[&str], deny: &[&str]) -> Result<Access, String> {
     }
 }
 
+/// Networks of a configuration, with or without `ip:` before each.
+pub(super) fn plain_networks(texts: &[String]) -> Result<Vec<IpNet>, String> {
+    texts
+        .iter()
+        .map(|text| {
+            let net = network(text.strip_prefix("ip:").unwrap_or(text));
+            net.ok_or_else(|| format!("`{text}` is not an address or a network"))
+        })
+        .collect()
+}
+
 fn networks(key: &str, rule: &str) -> Result<Vec<IpNet>, String> {
     rule.split(',')
         .map(|element| {
@@ -420,11 +436,15 @@ const PROTECTING_PARTS: [&str; 27] = [
 /// What is said of an unknown option that looks like one of them.
 const LOOKS_PROTECTING: &str = "looks like a protection, and protects nothing";
 
-/// Whether a remark or reason is about an unknown option that looks like a protection.
+/// Whether a remark or reason is about an unknown option that looks like a protection, or about one
+/// that cannot be read, so that the route is closed.
 #[must_use]
 pub fn tells_of_protection(remark: &str) -> bool {
-    remark.contains(LOOKS_PROTECTING)
+    remark.contains(LOOKS_PROTECTING) || remark.contains(UNTIL_MENDED)
 }
+
+/// How a remark about a closed route ends.
+pub(super) const UNTIL_MENDED: &str = "until it is mended";
 
 /// Whether an unknown option is hardly meant as anything but a protection: one of another balancer,
 /// or misspelt.
@@ -736,7 +756,6 @@ mod tests {
             "client_max_body_size=1m",
             "maxconn=3",
             "max-conn=3",
-            "policy=strict",
             "polcy=strict",
             "acl=x",
             "jwt=main",

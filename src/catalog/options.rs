@@ -188,6 +188,8 @@ pub struct RouteOptions {
     pub matchers: Option<Arc<Matchers>>,
     /// Limits, and what else is done to its requests.
     pub policies: Option<Arc<Policies>>,
+    /// Name of a policy of the configuration (`policy=`).
+    pub policy: Option<Arc<str>>,
     /// Every option as written, in order, known or not: what the API shows and what plain tags
     /// carry.
     pub raw: Vec<(Arc<str>, Arc<str>)>,

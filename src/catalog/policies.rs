@@ -6,6 +6,8 @@
 //! cannot be read closes the route, because a rejected tag could let requests fall through to a
 //! shorter one without the limit. Other options that cannot be read reject their tag.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use http::HeaderName;
 
 use super::field_edits::FieldEdits;
 use super::matchers::decode;
+use super::option_text::{UNTIL_MENDED, plain_networks};
+use super::options::{Access, RouteOptions};
 
 /// The policies of one target. What they count is counted for its route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,19 +33,71 @@ pub struct Policies {
     pub timeout: Option<Duration>,
     /// Attempts after the first, inside the retry budget.
     pub retries: Option<u32>,
+    /// Which clients may use the route, beside what its tag says: that of a named policy.
+    pub access: (Access, Access),
+    /// The authentication scheme of a named policy.
+    pub auth: Option<Arc<str>>,
     /// What is done to the fields of requests on their way to the instance.
     pub request_fields: FieldEdits,
     /// What is done to the fields of responses, also of those that are made here.
     pub response_fields: FieldEdits,
 }
 
+/// The policies of the configuration (`[policy.NAME]`), by name.
+pub type NamedPolicies = BTreeMap<Arc<str>, Arc<Policies>>;
+
 impl Policies {
+    /// Reads a named policy: its `options` as they would stand in a tag, and which clients may use
+    /// its routes.
+    ///
+    /// # Errors
+    /// Which of the options cannot be read, and why.
+    pub fn read(
+        options: &[(&'static str, String)],
+        allow: &[String],
+        deny: &[String],
+    ) -> Result<Self, (&'static str, String)> {
+        let mut reader = PoliciesReader::default();
+        for (key, value) in options {
+            let taken = reader.take(key, value);
+            taken.map_err(|error| (*key, error.fault.to_owned()))?;
+            if let Some(why) = &reader.read.closed {
+                let fault = why.rsplit_once("`: ").map_or(&**why, |(_, fault)| fault);
+                return Err((*key, fault.to_owned()));
+            }
+        }
+        let mut policies = reader
+            .finish()
+            .0
+            .map(Arc::unwrap_or_clone)
+            .unwrap_or_default();
+        if let Some(why) = policies.closed {
+            return Err(("rate", why.to_string()));
+        }
+        let networks = |key, texts: &[String]| plain_networks(texts).map_err(|why| (key, why));
+        if !allow.is_empty() {
+            policies.access.0 = Access::Allow(networks("allow", allow)?);
+        }
+        if !deny.is_empty() {
+            policies.access.1 = Access::Deny(networks("deny", deny)?);
+        }
+        Ok(policies)
+    }
+
+    /// Whether a client may use the route, as far as its policy says.
+    #[must_use]
+    pub fn permits(&self, address: IpAddr) -> bool {
+        self.access.0.permits(address) && self.access.1.permits(address)
+    }
+
     /// What of it protects and cannot be carried out where there are no requests.
-    pub(super) fn not_for_tcp(&self) -> Option<&str> {
+    #[must_use]
+    pub fn not_for_tcp(&self) -> Option<&str> {
         if let Some(why) = &self.closed {
             return Some(why);
         }
         match self {
+            Self { auth: Some(_), .. } => Some("`auth` looks at the fields of requests"),
             Self { rate: Some(_), .. } => Some("`rate` counts requests"),
             Self {
                 body_max: Some(_), ..
@@ -49,6 +105,65 @@ impl Policies {
             _ => None,
         }
     }
+}
+
+impl RouteOptions {
+    /// The options as they are carried out: with the policy that they name. The tag's own win one by
+    /// one, but widen nothing that the policy allows: of two limits the stricter holds, and clients
+    /// must satisfy both.
+    #[must_use]
+    pub fn with_policy(&self, policies: &NamedPolicies) -> Self {
+        let mut options = self.clone();
+        let Some(name) = &self.policy else {
+            return options;
+        };
+        let own = self.policies.as_deref().cloned().unwrap_or_default();
+        let closed = |why: String| Policies {
+            closed: Some(why.into()),
+            ..own.clone()
+        };
+        let merged = match policies.get(name) {
+            None => closed(format!(
+                "policy={name}: there is no [policy.{name}] in the configuration"
+            )),
+            Some(policy) => match (&self.auth, &policy.auth) {
+                (Some(own), Some(other)) if own != other => closed(format!(
+                    "auth={own} of the tag and auth = \"{other}\" of [policy.{name}] are two"
+                )),
+                _ => {
+                    options.auth = self.auth.clone().or_else(|| policy.auth.clone());
+                    policy.and(own)
+                }
+            },
+        };
+        options.policies = Some(Arc::new(merged));
+        options
+    }
+}
+
+impl Policies {
+    fn and(&self, own: Self) -> Self {
+        Self {
+            closed: own.closed,
+            rate: [&self.rate, &own.rate]
+                .into_iter()
+                .flatten()
+                .max_by_key(|rate| (rate.interval_ns, std::cmp::Reverse(rate.burst)))
+                .cloned(),
+            in_flight_max: smaller(self.in_flight_max, own.in_flight_max),
+            body_max: smaller(self.body_max, own.body_max),
+            timeout: own.timeout.or(self.timeout),
+            retries: own.retries.or(self.retries),
+            access: self.access.clone(),
+            auth: self.auth.clone(),
+            request_fields: self.request_fields.and(&own.request_fields),
+            response_fields: self.response_fields.and(&own.response_fields),
+        }
+    }
+}
+
+fn smaller<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
 }
 
 /// A limit of requests in a time, as a token bucket for each key.
@@ -205,7 +320,7 @@ impl PoliciesReader {
         }
         if let Some(why) = &self.read.closed {
             warning = Some(format!(
-                "{why}: the route answers every request with 503 until it is mended"
+                "{why}: the route responds 503 to every request {UNTIL_MENDED}"
             ));
         }
         (Some(Arc::new(self.read)), warning)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::jobs::{JobService, JobTag, services};
-use super::{Finding, Severity, auth};
+use super::{Finding, Severity, unconfigured};
 use crate::catalog::option_text;
 use crate::catalog::tag::{RouteKey, parse_tag};
 use crate::config::Config;
@@ -132,10 +132,11 @@ impl Judge<'_> {
                         "",
                     );
                 }
-                let name = parsed.spec.options.auth.as_deref();
-                if let Some((config, name)) = self.config.zip(name)
-                    && let Some((problem, advice)) = auth::unknown(config, name)
-                {
+                let options = &parsed.spec.options;
+                let unknown = self
+                    .config
+                    .map(|config| unconfigured::unknown(config, options));
+                for (problem, advice) in unknown.into_iter().flatten() {
                     let severity = if tag.open {
                         Severity::Warning
                     } else {

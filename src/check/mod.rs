@@ -4,12 +4,12 @@
 //! files and [`lints`] judges the services in them. Reading the configuration itself is the
 //! business of [`crate::config`]; dialling Consul (`--live`) of `sources`.
 
-pub mod auth;
 pub(crate) mod certificates;
 pub mod files;
 pub(crate) mod jobs;
 pub mod lints;
 mod reading;
+pub mod unconfigured;
 
 use std::fmt::Write as _;
 

@@ -44,6 +44,7 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
         routing: sections.once(),
         dns: sections.once(),
         auth: sections.named(),
+        policies: sections.named(),
         proxy: ProxyConfig {
             retry: sections.once(),
             ..sections.once()

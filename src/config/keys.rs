@@ -45,6 +45,7 @@ pub const SECTIONS: &[Section] = &[
     super::ListenerConfig::SECTION,
     super::CertificateConfig::SECTION,
     super::AuthConfig::SECTION,
+    super::PolicyConfig::SECTION,
     super::VaultConfig::SECTION,
     super::StaticRouteConfig::SECTION,
     super::RoutingConfig::SECTION,

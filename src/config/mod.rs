@@ -36,6 +36,7 @@ mod mask;
 mod metrics;
 mod moved;
 mod overlay;
+mod policy;
 mod ports;
 mod proxy;
 pub(crate) mod raw;
@@ -86,9 +87,11 @@ pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use log::{AccessLog, LogConfig, LogFormat, WantedFormat};
 pub use metrics::{MetricsConfig, StandardOutput};
 pub use overlay::consul_variable;
+pub use policy::PolicyConfig;
 pub use ports::Ports;
 pub use prefix_template::PrefixTemplate;
 pub use proxy::{ForwardedHost, ProxyConfig, UpstreamErrors};
+pub use raw::{Placed, RawValue};
 pub use register::RegisterConfig;
 pub use retry::RetryConfig;
 pub use routes_http::RoutesHttpConfig;
@@ -134,6 +137,8 @@ section! {
         certificates: BTreeMap<String, CertificateConfig>;
         /// `[auth.NAME]`.
         auth: BTreeMap<String, AuthConfig>;
+        /// `[policy.NAME]`.
+        policies: BTreeMap<String, PolicyConfig>;
         /// `[vault]`.
         vault: VaultConfig;
         /// `[proxy]` and `[retry]`.

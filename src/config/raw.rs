@@ -8,7 +8,7 @@ use super::key::Key;
 
 /// A value as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RawValue {
+pub enum RawValue {
     /// Text without a type, from a flag or the environment.
     Bare(String),
     /// A text in a file.
@@ -27,11 +27,11 @@ pub(crate) enum RawValue {
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Placed {
+pub struct Placed {
     /// The value.
-    pub(crate) value: RawValue,
+    pub value: RawValue,
     /// Where it stands.
-    pub(crate) place: Location,
+    pub place: Location,
 }
 
 /// Most items of a list that messages show.

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use crate::catalog::eligibility::Rules;
 use crate::catalog::options::Strategy;
+use crate::catalog::policies::NamedPolicies;
 use crate::catalog::source::SourceName;
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
@@ -45,6 +46,8 @@ pub struct ControlSettings {
     /// Authentication schemes that there are (`[auth.NAME]`): routes that name others let no
     /// request in.
     pub auth: BTreeSet<String>,
+    /// Policies that there are (`[policy.NAME]`); routes that name others are closed.
+    pub policies: NamedPolicies,
 }
 
 /// What is known of one service: for `/api/services`.

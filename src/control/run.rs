@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use super::change::Changed;
 use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
 use super::service::{Counts, EvaluationContext, Service, reason_of_ejection, tag_env};
-use super::tags::{TagRules, unknown_auth};
+use super::tags::{TagRules, unknown_auth, unknown_policy};
 use super::teller::Teller;
 use super::transitions::{Evaluated, Reasons, all_gone, transitions};
 use super::{ControlSettings, InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
@@ -309,9 +309,15 @@ impl Control {
     fn remark_on_commands(&mut self) {
         let mut remarks = BTreeSet::new();
         for command in self.commands.values().flat_map(|commands| commands.iter()) {
-            if let Command::Add(add) = &**command
-                && let Some(remark) = unknown_auth(&self.settings.auth, &add.spec.options)
-            {
+            let Command::Add(add) = &**command else {
+                continue;
+            };
+            let options = &add.spec.options;
+            let unknown = [
+                unknown_auth(&self.settings.auth, options),
+                unknown_policy(&self.settings.policies, options),
+            ];
+            for remark in unknown.into_iter().flatten() {
                 let key = &add.spec.key;
                 remarks.insert((
                     Arc::clone(&add.service),
@@ -403,6 +409,7 @@ impl Control {
                 env: &self.env,
                 matcher: self.settings.matcher,
                 auth: &self.settings.auth,
+                policies: &self.settings.policies,
             },
             builder: &self.builder,
             clock: self.clock,
@@ -625,6 +632,7 @@ impl Control {
                     .set_defaults(self.settings.matcher, self.settings.strategy.clone());
                 self.builder.set_fall_through(self.settings.fall_through);
                 self.builder.set_host_patterns(self.settings.host_patterns);
+                self.builder.set_policies(&self.settings.policies);
                 self.dirty.extend(self.services.keys().cloned());
                 self.remark_on_commands();
                 self.advance(Instant::now());
@@ -803,6 +811,7 @@ fn builder(settings: &ControlSettings, metrics: &Metrics) -> TableBuilder {
         TableBuilder::new(settings.matcher, settings.strategy.clone(), metrics.clone());
     builder.set_fall_through(settings.fall_through);
     builder.set_host_patterns(settings.host_patterns);
+    builder.set_policies(&settings.policies);
     builder
 }
 
@@ -856,6 +865,7 @@ mod tests {
     use crate::catalog::command::{Command, parse_commands};
     use crate::catalog::eligibility::Rules;
     use crate::catalog::options::Strategy;
+    use crate::catalog::policies::NamedPolicies;
     use crate::catalog::{
         Check, CheckScope, CheckStatus, Endpoint, Instance, InstanceId, Registration,
         ServiceSnapshot, Weights,
@@ -881,6 +891,7 @@ mod tests {
             datacenter: Some("dc1".into()),
             eject_after: 5,
             auth: BTreeSet::from(["known".to_owned()]),
+            policies: NamedPolicies::default(),
         }
     }
 

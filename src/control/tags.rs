@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::catalog::glob::Glob;
 use crate::catalog::options::RouteOptions;
+use crate::catalog::policies::NamedPolicies;
 use crate::catalog::tag::{RouteKey, parse_tag, plain_tags};
 use crate::catalog::{Instance, InstanceId};
 use crate::table::Matcher;
@@ -37,6 +38,8 @@ pub(super) struct TagRules<'a> {
     pub(super) matcher: Matcher,
     /// Authentication schemes that there are.
     pub(super) auth: &'a BTreeSet<String>,
+    /// Policies that there are.
+    pub(super) policies: &'a NamedPolicies,
 }
 
 /// What to tell of a route with these options whose authentication scheme is not configured.
@@ -48,6 +51,16 @@ pub(super) fn unknown_auth(auth: &BTreeSet<String>, options: &RouteOptions) -> O
     Some(format!(
         "auth={name}: there is no [auth.{name}] in the configuration, so every request is refused"
     ))
+}
+
+/// What to tell of a route with these options whose policy is not configured.
+pub(super) fn unknown_policy(policies: &NamedPolicies, options: &RouteOptions) -> Option<String> {
+    let name = options.policy.as_ref()?;
+    (!policies.contains_key(name)).then(|| {
+        format!(
+            "policy={name}: there is no [policy.{name}] in the configuration, so every request is refused"
+        )
+    })
 }
 
 /// What is remembered of one service's tags.
@@ -145,7 +158,9 @@ fn parse(rules: TagRules<'_>, tag: &str) -> Option<Result<Arc<GoodTag>, String>>
     };
     let key = parsed.spec.key;
     let host = (!Glob::is_literal(&key.host)).then_some(&key.host);
-    let path = (rules.matcher == Matcher::Glob).then_some(&key.path);
+    let matchers = parsed.spec.options.matchers.as_ref();
+    let matcher = rules.matcher.of_route(matchers.and_then(|own| own.path()));
+    let path = (matcher == Matcher::Glob).then_some(&key.path);
     if let Some(error) = host
         .into_iter()
         .chain(path)
@@ -154,11 +169,13 @@ fn parse(rules: TagRules<'_>, tag: &str) -> Option<Result<Arc<GoodTag>, String>>
         return Some(Err(error.to_string()));
     }
     let unknown_auth = unknown_auth(rules.auth, &parsed.spec.options);
+    let unknown_policy = unknown_policy(rules.policies, &parsed.spec.options);
     let remarks = parsed
         .unknown
         .into_iter()
         .chain(parsed.warnings)
-        .chain(unknown_auth);
+        .chain(unknown_auth)
+        .chain(unknown_policy);
     let remarks = remarks.map(|remark| format!("{tag}: {remark}")).collect();
     Some(Ok(Arc::new(GoodTag {
         key,

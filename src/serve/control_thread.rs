@@ -163,6 +163,11 @@ fn control_settings(config: &Config) -> ControlSettings {
         datacenter: config.datacenter().map(str::to_owned),
         eject_after: config.health.eject_after,
         auth: config.auth.keys().cloned().collect(),
+        policies: config
+            .policies
+            .iter()
+            .map(|(name, policy)| (name.as_str().into(), Arc::clone(&policy.policies)))
+            .collect(),
     }
 }
 

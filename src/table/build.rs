@@ -28,6 +28,7 @@ use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::matchers::Matchers;
 use crate::catalog::options::{Proto, Strategy};
+use crate::catalog::policies::NamedPolicies;
 use crate::catalog::source::{self, SourceName};
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
@@ -75,6 +76,7 @@ pub struct TableBuilder {
     fall_through: bool,
     host_patterns: bool,
     metrics: Metrics,
+    policies: NamedPolicies,
     observers: TargetObservers,
     states: States,
     options: InternedOptions,
@@ -102,6 +104,7 @@ impl TableBuilder {
             fall_through: false,
             host_patterns: true,
             metrics,
+            policies: NamedPolicies::default(),
             states: States::default(),
             options: InternedOptions::default(),
             parts: HashMap::default(),
@@ -146,6 +149,14 @@ impl TableBuilder {
             RouteTable::without_patterns
         };
         self.table = new(self.matcher);
+    }
+
+    /// The policies that tags may name. Routes that name one are compiled anew.
+    pub fn set_policies(&mut self, policies: &NamedPolicies) {
+        if self.policies != *policies {
+            self.policies = policies.clone();
+            self.mark_all();
+        }
     }
 
     /// Whether a route whose instances are all out counts as not there, so that another may serve;
@@ -398,6 +409,13 @@ impl TableBuilder {
         let mut place = self.places.remove(key).unwrap_or_default();
         let mut drafts: Vec<Draft> = place.parts.values().flatten().cloned().collect();
         self.overlay.apply(key, &mut drafts);
+        for draft in drafts
+            .iter_mut()
+            .filter(|draft| draft.options.policy.is_some())
+        {
+            let options = Arc::new(draft.options.with_policy(&self.policies));
+            draft.options = self.options.intern(options);
+        }
         let count = drafts.len();
         let before = std::mem::take(&mut place.stored);
         let mut routes = self.compile_all(key, &mut place, drafts);

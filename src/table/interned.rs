@@ -33,6 +33,7 @@ impl InternedOptions {
             options.proto,
             options.weight.map(f64::to_bits),
             &options.raw,
+            options.auth.as_deref(),
         ));
         let alike = self.by_hash.entry(hash).or_default();
         if let Some(known) = alike

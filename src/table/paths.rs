@@ -30,7 +30,8 @@ pub enum Matcher {
 impl Matcher {
     /// How the path of a route is compared that may say so itself. (An exact path is among those
     /// that begin with it; the rest is compared when it is found.)
-    pub(super) fn of_route(self, path: Option<PathMode>) -> Self {
+    #[must_use]
+    pub fn of_route(self, path: Option<PathMode>) -> Self {
         match path {
             None => self,
             Some(PathMode::Exact | PathMode::Prefix) => Self::Prefix,

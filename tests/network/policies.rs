@@ -360,3 +360,117 @@ fn fields_are_set_and_taken_away_on_both_sides() {
         );
     }
 }
+
+#[test]
+fn a_policy_of_the_configuration_bounds_what_tags_may_say() {
+    let upstream = Upstream::start("u");
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes");
+    let line = |place: &str, options: &str| {
+        format!(
+            "route add s {place} http://{} opts \"{options}\"\n",
+            upstream.address
+        )
+    };
+    let text = line("/plain", "policy=strict")
+        + &line("/wider", "policy=strict rate=1000/s burst=1000 maxbody=1g")
+        + &line("/closer", "policy=strict maxbody=1")
+        + &line(
+            "/own",
+            "policy=strict setresphdr=X-Policy:own delresphdr=X-Gone",
+        )
+        + &line("/shut", "policy=shut")
+        + &line("/unknown", "policy=strickt")
+        + &line("/free", "");
+    std::fs::write(&routes, text).unwrap();
+    let policies = "[policy.strict]\nrate = \"2/h\"\nburst = 2\nby = \"route\"\nbody_max = \"10\"\n\
+        response_headers = { set = { X-Policy = \"100% strict\", X-Gone = \"1\" } }\n\
+        [policy.shut]\ndeny = [\"127.0.0.0/8\"]\n";
+    let path = folder.path().join("lb.toml");
+    let text = config(&(format!("routes_file = {routes:?}\n") + &listener("http", "") + policies));
+    std::fs::write(&path, &text).unwrap();
+    let lb = Lb::start_file(&path, &[]);
+    let ask = |path: &str, body: &str| {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        exchange(lb.address("http"), request).expect("a response")
+    };
+    let first = ask("/plain", "0123456789");
+    assert_eq!(
+        (first.status, first.header("x-policy")),
+        (200, Some("100% strict"))
+    );
+    assert_eq!(ask("/plain", "0123456789+").status, 413);
+    let third = ask("/plain", "");
+    assert_eq!(
+        (third.status, third.header("x-policy")),
+        (429, Some("100% strict"))
+    );
+    // A tag widens nothing, and may be stricter.
+    assert_eq!(ask("/wider", "0123456789+").status, 413);
+    assert_eq!(
+        [ask("/wider", "").status, ask("/wider", "").status],
+        [200, 429]
+    );
+    assert_eq!(ask("/closer", "01").status, 413);
+    let own = ask("/own", "");
+    assert_eq!(
+        (own.header("x-policy"), own.header("x-gone")),
+        (Some("own"), None)
+    );
+    assert_eq!(ask("/shut", "").status, 403);
+    assert_eq!(ask("/unknown", "").status, 503);
+    assert_eq!(ask("/free", "").status, 200);
+    lb.wait_for_line("the unknown name", |line| line.contains("policy=strickt"));
+
+    // A reload changes it for all of its routes, and takes no token back.
+    std::fs::write(
+        &path,
+        text.replace("\"2/h\"", "\"9/h\"")
+            .replace("[policy.shut]", "[policy.strickt]"),
+    )
+    .unwrap();
+    lb.sighup();
+    wait_until("the reload", || ask("/unknown", "").status == 403);
+    assert_eq!(ask("/shut", "").status, 503);
+    assert_eq!(ask("/plain", "").status, 429);
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_is_a_mistake_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    for (key, value) in [
+        ("rate", "\"lots\""),
+        ("burst", "0"),
+        ("by", "\"cookie\""),
+        ("body_max", "\"10mb\""),
+        ("timeout", "\"5\""),
+        ("retries", "101"),
+        ("allow", "[\"10.0.0.0/99\"]"),
+        ("request_headers", "{ set = { Host = \"x\" } }"),
+        ("request_headers", "{ sets = { A = \"x\" } }"),
+        ("response_headers", "[\"A\"]"),
+    ] {
+        let path = folder.path().join("lb.toml");
+        std::fs::write(
+            &path,
+            format!("routes = \"\"\n[policy.p]\nrate = \"1/s\"\n{key} = {value}\n")
+                .replace("rate = \"1/s\"\nrate", "rate"),
+        )
+        .unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_lb"))
+            .args(["check", "--config"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let told =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{key} = {value}: {told}");
+        assert!(
+            told.contains(&format!("policy.p.{key}")),
+            "{key} = {value}: {told}"
+        );
+    }
+}

@@ -251,7 +251,7 @@ impl Incoming<'_> {
         policies: &Policies,
         now_ms: u64,
     ) -> Result<(), ProxyError> {
-        if !permits(&forward.first().options.access, self.downstream, self.head) {
+        if !self.permits(forward.first()) {
             return Err(ProxyError::AccessDenied);
         }
         if let Some(why) = &policies.closed {
@@ -353,12 +353,21 @@ impl Incoming<'_> {
         }
     }
 
+    /// Whether the access rules of `target` and of its policy let the client pass.
+    fn permits(&self, target: &Target) -> bool {
+        let allows = |access| permits(access, self.downstream, self.head);
+        let policies = target.options.policies.as_deref();
+        allows(&target.options.access)
+            && policies
+                .is_none_or(|policies| allows(&policies.access.0) && allows(&policies.access.1))
+    }
+
     /// The authentication scheme that has to let the request in before `target` may have it; none
     /// for a request that the access rules refuse anyway.
     #[must_use]
     pub fn wanted_scheme<'t>(&self, target: &'t Target) -> Option<&'t str> {
         let name = target.options.auth.as_deref()?;
-        permits(&target.options.access, self.downstream, self.head).then_some(name)
+        self.permits(target).then_some(name)
     }
 
     /// What a service is told that decides about the request. The path is the one that was routed:
@@ -423,7 +432,7 @@ impl Incoming<'_> {
         admitted_by: Option<&str>,
     ) -> Option<Result<Response<Bytes>, ProxyError>> {
         let options = &*target.options;
-        if !permits(&options.access, self.downstream, self.head) {
+        if !self.permits(target) {
             return Some(Err(ProxyError::AccessDenied));
         }
         let policies = options.policies.as_ref();

@@ -1,7 +1,7 @@
 //! What would become of a request, decided by the very functions that decide about real ones,
 //! without sending it to an instance.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -301,24 +301,28 @@ pub fn decide_connection(
     let Some(route) = route else { return decision };
     decision.chosen = chosen(worker, route, hash_of_peer(from));
     for target in &route.targets {
-        decision
-            .fates
-            .push(if target.options.access.permits(from.ip()) {
-                Fate {
-                    upstream: Some(format!("tcp://{}", target.state.addr)),
-                    ..Fate::default()
-                }
-            } else {
-                let why = format!("{} may not pass by {}", from.ip(), target.options_text());
-                Fate {
-                    closed: true,
-                    why: Some(why),
-                    ..Fate::default()
-                }
-            });
+        decision.fates.push(if permits(target, from.ip()) {
+            Fate {
+                upstream: Some(format!("tcp://{}", target.state.addr)),
+                ..Fate::default()
+            }
+        } else {
+            let why = format!("{} may not pass by {}", from.ip(), target.options_text());
+            Fate {
+                closed: true,
+                why: Some(why),
+                ..Fate::default()
+            }
+        });
     }
     decision.route = Some(Arc::clone(route));
     decision
+}
+
+fn permits(target: &Target, address: IpAddr) -> bool {
+    let policies = target.options.policies.as_deref();
+    target.options.access.permits(address)
+        && policies.is_none_or(|policies| policies.permits(address))
 }
 
 /// Which target a hash strategy picks now.

@@ -1,26 +1,36 @@
-//! Routes that name an authentication scheme which the configuration does not have: they let no
-//! request in.
+//! Routes that name an authentication scheme or a policy which the configuration does not have: they
+//! let no request in.
 
 use std::path::Path;
 
 use super::{Finding, Severity};
 use crate::catalog::command::{Command, from_static, parse_commands};
+use crate::catalog::options::RouteOptions;
 use crate::config::Config;
 
-/// What is wrong with a route with `auth=name`, and what to do; none where there is such a scheme.
+/// What is wrong with a route that has these options, and what to do, for each name that is not
+/// configured.
 #[must_use]
-pub fn unknown(config: &Config, name: &str) -> Option<(String, String)> {
-    if config.auth.contains_key(name) {
-        return None;
-    }
-    let problem =
-        format!("names auth={name}, but there is no [auth.{name}]: every request is refused");
-    let known: Vec<&str> = config.auth.keys().map(String::as_str).collect();
-    let advice = match crate::config::nearest(name, known.iter().copied()) {
-        Some(near) => format!("did you mean auth={near}?"),
-        None => format!("add [auth.{name}], or take the option out"),
-    };
-    Some((problem, advice))
+pub fn unknown(config: &Config, options: &RouteOptions) -> Vec<(String, String)> {
+    let schemes: Vec<&str> = config.auth.keys().map(String::as_str).collect();
+    let policies: Vec<&str> = config.policies.keys().map(String::as_str).collect();
+    [
+        ("auth", options.auth.as_deref(), schemes),
+        ("policy", options.policy.as_deref(), policies),
+    ]
+    .into_iter()
+    .filter_map(|(option, name, known)| {
+        let name = name.filter(|name| !known.contains(name))?;
+        let problem = format!(
+            "names {option}={name}, but there is no [{option}.{name}]: every request is refused"
+        );
+        let advice = match crate::config::nearest(name, known) {
+            Some(near) => format!("did you mean {option}={near}?"),
+            None => format!("add [{option}.{name}], or take the option out"),
+        };
+        Some((problem, advice))
+    })
+    .collect()
 }
 
 /// The routes of the configuration itself and of its `routes_file`. Lines that cannot be read are
@@ -59,25 +69,21 @@ fn commands_of(path: &Path) -> Vec<Command> {
 fn look_at(config: &Config, file: &str, commands: &[Command], findings: &mut Vec<Finding>) {
     for command in commands {
         let Command::Add(add) = command else { continue };
-        let Some(name) = &add.spec.options.auth else {
-            continue;
-        };
-        let Some((problem, advice)) = unknown(config, name) else {
-            continue;
-        };
         let key = &add.spec.key;
-        let finding = Finding {
-            severity: Severity::Error,
-            file: file.to_owned(),
-            line: None,
-            subject: format!("service {}, route {}{}", add.service, key.host, key.path),
-            value: None,
-            problem,
-            advice,
-        };
-        // A route with several targets is one mistake.
-        if !findings.contains(&finding) {
-            findings.push(finding);
+        for (problem, advice) in unknown(config, &add.spec.options) {
+            let finding = Finding {
+                severity: Severity::Error,
+                file: file.to_owned(),
+                line: None,
+                subject: format!("service {}, route {}{}", add.service, key.host, key.path),
+                value: None,
+                problem,
+                advice,
+            };
+            // A route with several targets is one mistake.
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
         }
     }
 }
@@ -88,7 +94,7 @@ mod tests {
     use crate::config::{Inputs, load};
 
     #[test]
-    fn every_route_with_an_unknown_scheme_is_an_error() {
+    fn every_route_with_an_unknown_name_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let (users, routes) = (
             folder.path().join("users"),
@@ -105,7 +111,10 @@ mod tests {
         let text = format!("routes_file = {routes:?}\n[auth.main]\nfile = {users:?}\n")
             + &route("/a", "auth=main")
             + &route("/b", "auth=mian")
-            + &route("/c", "");
+            + &route("/c", "")
+            + "[policy.strict]\nrate = \"1/s\"\n"
+            + &route("/d", "policy=strict")
+            + &route("/e", "policy=strikt");
         let config = load(&Inputs {
             file: Some(("lb.toml".into(), text)),
             ..Inputs::default()
@@ -118,6 +127,7 @@ mod tests {
             .collect();
         let wanted = [
             ("service s, route /b", "did you mean auth=main?"),
+            ("service s, route /e", "did you mean policy=strict?"),
             (
                 "service f, route /f",
                 "add [auth.none], or take the option out",

@@ -1,0 +1,154 @@
+//! `[policy.NAME]`: what routes that name it with `policy=` do to requests.
+
+use std::sync::Arc;
+
+use super::declare::{Checked, section};
+use super::raw::{Placed, RawValue};
+use super::reader::Reader;
+use crate::catalog::policies::Policies;
+
+section! {
+    /// Limits and field changes for routes with policy=NAME in their tag. An option of the tag wins
+    /// over its policy's, but widens nothing: of two limits the stricter holds, and clients must
+    /// satisfy both access rules. A name that is not configured here refuses every request (503).
+    /// docs/tags.md says what each limit does.
+    pub struct PolicyConfig is Named "policy" {
+        /// Requests per second (/s), minute (/m) or hour (/h), for each key; others get 429.
+        rate: Option<String> = unset "100/s";
+
+        /// How many may come at once before the rate holds. Without it: one second's worth.
+        burst: Option<u32> = unset "50" in (1, 1_000_000_000);
+
+        /// What has a rate of its own: ip, header:NAME or route. Without it: ip.
+        by: Option<String> = unset "header:X-Tenant";
+
+        /// Most requests at once; others get 503.
+        inflight: Option<u32> = unset "200" in (1, 1_000_000_000);
+
+        /// Longest body of a request, in bytes or with k, m or g behind it; longer ones get 413.
+        body_max: Option<String> = unset "10m";
+
+        /// How long a response may take, all attempts together; then 504.
+        timeout: Option<String> = unset "5s";
+
+        /// How many attempts may follow the first one.
+        retries: Option<u32> = unset "1" in (0, 100);
+
+        /// Fields of requests on their way to instances.
+        request_headers: Option<Placed> = unset "{ set = { X-Team = \"shop\" }, remove = [\"X-Debug\"] }";
+
+        /// Fields of responses to clients, also of those that lb makes itself.
+        response_headers: Option<Placed> = unset "{ set = { X-Frame-Options = \"DENY\" }, remove = [\"Server\"] }";
+
+        /// Only clients with these addresses, or in these networks; others get 403.
+        allow: Option<Vec<String>> = unset "10.0.0.0/8";
+
+        /// No clients with these addresses, or in these networks.
+        deny: Option<Vec<String>> = unset "10.1.0.0/16";
+
+        /// The [auth.NAME] that lets requests in.
+        auth: Option<String> = unset "main";
+    } and {
+        /// All of it, as routes carry it out.
+        policies: Arc<Policies>;
+    }
+}
+
+/// The keys, and the options of tags that mean the same.
+const OPTIONS: [(&str, &str); 11] = [
+    ("rate", "rate"),
+    ("burst", "burst"),
+    ("by", "by"),
+    ("inflight", "inflight"),
+    ("body_max", "maxbody"),
+    ("timeout", "timeout"),
+    ("retries", "retries"),
+    ("request_headers", "sethdr"),
+    ("request_headers", "delhdr"),
+    ("response_headers", "setresphdr"),
+    ("response_headers", "delresphdr"),
+];
+
+impl Checked for PolicyConfig {
+    fn check(&mut self, reader: &mut Reader<'_>) {
+        let number = |value: Option<u32>| value.map(|value| value.to_string());
+        let mut options: Vec<(&'static str, String)> = [
+            ("rate", self.rate.clone()),
+            ("burst", number(self.burst)),
+            ("by", self.by.clone()),
+            ("inflight", number(self.inflight)),
+            ("maxbody", self.body_max.clone()),
+            ("timeout", self.timeout.clone()),
+            ("retries", number(self.retries)),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect();
+        for (key, set, remove) in [
+            ("request_headers", "sethdr", "delhdr"),
+            ("response_headers", "setresphdr", "delresphdr"),
+        ] {
+            let value = match key {
+                "request_headers" => &self.request_headers,
+                _ => &self.response_headers,
+            };
+            let Some(value) = value else { continue };
+            match edits(value, set, remove) {
+                Some(edits) => options.extend(edits),
+                None => reader.wrong(
+                    key,
+                    "is not written as changes of fields are",
+                    "write it like { set = { X-Team = \"shop\" }, remove = [\"X-Debug\"] }",
+                ),
+            }
+        }
+        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        match Policies::read(&options, &list(&self.allow), &list(&self.deny)) {
+            Ok(mut policies) => {
+                policies.auth = self.auth.as_deref().map(Arc::from);
+                self.policies = Arc::new(policies);
+            }
+            Err((option, fault)) => {
+                let key = OPTIONS.iter().find(|(_, known)| *known == option);
+                let key = key.map_or(option, |(key, _)| key);
+                reader.wrong(key, "cannot be carried out", &fault);
+            }
+        }
+    }
+}
+
+/// The options of a tag that mean the same as these changes; none where they are not written so.
+/// Values are as they are: what an option would decode is encoded.
+fn edits(
+    value: &Placed,
+    set: &'static str,
+    remove: &'static str,
+) -> Option<Vec<(&'static str, String)>> {
+    let RawValue::Table(table) = &value.value else {
+        return None;
+    };
+    let encode = |text: &str| text.replace('%', "%25");
+    let mut options = Vec::new();
+    for (key, value) in table {
+        match (&**key, &value.value) {
+            ("set", RawValue::Table(fields)) => {
+                for (name, value) in fields {
+                    let RawValue::Text(value) = &value.value else {
+                        return None;
+                    };
+                    options.push((set, format!("{}:{}", encode(name), encode(value))));
+                }
+            }
+            ("remove", RawValue::List(names)) => {
+                for name in names {
+                    let RawValue::Text(name) = &name.value else {
+                        return None;
+                    };
+                    options.push((remove, encode(name)));
+                }
+            }
+            _ => return None,
+        }
+    }
+    Some(options)
+}
