@@ -13,4 +13,5 @@
 mod support;
 
 mod machine;
+mod refused;
 mod site;

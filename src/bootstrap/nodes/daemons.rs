@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::channel::PATIENCE;
 use super::command::ShellCommand;
-use super::host::Host;
+use super::host::{Host, MARK};
 use super::script::{quote, quote_all};
 use super::spec::{DaemonSpec, Stamps};
 use crate::bootstrap::topology::{Product, Runner};
@@ -71,9 +71,9 @@ return 1
 "#;
 
 const START_UNIT: &str = r#"
-systemctl is-active -q "$name" && return 0
 if [ "$(systemctl show -p NeedDaemonReload "$name")" = NeedDaemonReload=yes ]; then systemctl daemon-reload; fi
-systemctl enable -q "$name" || die "cannot enable $name.service"
+[ "$(systemctl is-enabled "$name" 2>/dev/null)" = enabled ] || systemctl enable -q "$name" || die "cannot enable $name.service"
+systemctl is-active -q "$name" && return 0
 systemctl reset-failed -q "$name" 2>/dev/null
 systemctl start --no-block "$name" || die "cannot start $name.service"
 sleep 0.3
@@ -104,6 +104,7 @@ rm -f "$run/$name.pid"
 
 const STOP_UNIT: &str = r#"
 case $(systemctl show -p ActiveState "$name") in *=inactive|*=failed) return 0 ;; esac
+[ -s "$mark" ] || die "$name.service runs, but $mark is missing: it may not be ours, so it is not stopped"
 systemctl stop --no-block "$name" || die "cannot stop $name.service"
 n=0
 while :; do
@@ -127,13 +128,16 @@ esac
 "#;
 
 /// The command that prints the daemon's process id, or nothing. Needs [`RUNNING`] and `run`.
+///
+/// Units are known by names that others use, too: where our mark is missing, none is ours.
 pub(super) fn print_pid(host: &Host, product: Product) -> String {
     let name = product.name();
     match host.runner {
         Runner::Process => format!("running {name} {}", quote(host.layout.config(product))),
         Runner::Systemd => {
             format!(
-                "systemctl show -p MainPID {name} 2>/dev/null | sed -n 's/^MainPID=\\([1-9]\\)/\\1/p'"
+                "[ ! -s \"$run/{MARK}\" ] || systemctl show -p MainPID {name} 2>/dev/null | sed -n \
+                 's/^MainPID=\\([1-9]\\)/\\1/p'"
             )
         }
     }
@@ -143,7 +147,7 @@ pub(super) fn print_pid(host: &Host, product: Product) -> String {
 fn about(host: &Host, product: Product) -> String {
     let (run, config) = (quote(&host.layout.run), quote(host.layout.config(product)));
     format!(
-        "run={run} name={} config={config} max={LOG_BYTES_MAX}\n{RUNNING}",
+        "run={run} name={} config={config} max={LOG_BYTES_MAX}\nmark=\"$run/{MARK}\"\n{RUNNING}",
         product.name()
     )
 }
