@@ -12,6 +12,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod drift;
+mod life;
 mod machine;
 mod refused;
 mod site;
+mod trouble;
