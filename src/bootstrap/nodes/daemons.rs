@@ -70,15 +70,23 @@ tail -c +$((size + 1)) "$log" | tail -n 20 >&2
 return 1
 "#;
 
+/// A unit that waits to be started again is not started by `start` before its time, but by
+/// `restart`. It may have ended at every start: then it is watched for longer.
 const START_UNIT: &str = r#"
 if [ "$(systemctl show -p NeedDaemonReload "$name")" = NeedDaemonReload=yes ]; then systemctl daemon-reload; fi
 [ "$(systemctl is-enabled "$name" 2>/dev/null)" = enabled ] || systemctl enable -q "$name" || die "cannot enable $name.service"
 systemctl is-active -q "$name" && return 0
+rounds=0
+case $(systemctl show -p NRestarts "$name") in NRestarts=[1-9]*) rounds=16 ;; esac
 systemctl reset-failed -q "$name" 2>/dev/null
-systemctl start --no-block "$name" || die "cannot start $name.service"
-sleep 0.3
-state=$(systemctl show -p ActiveState -p SubState "$name" | cut -d= -f2 | tr '\n' ' ')
-case $state in active*|reloading*|"activating start"*) return 0 ;; esac
+systemctl restart --no-block "$name" || die "cannot start $name.service"
+while :; do
+  sleep 0.3
+  state=$(systemctl show -p ActiveState -p SubState "$name" | cut -d= -f2 | tr '\n' ' ')
+  case $state in active*|reloading*|"activating start"*) ;; *) break ;; esac
+  [ $rounds -gt 0 ] || return 0
+  rounds=$((rounds - 1))
+done
 echo "$name.service did not stay up (${state% }); its last words:" >&2
 journalctl -q -o cat --no-pager -n 20 -u "$name" >&2
 return 1

@@ -14,10 +14,23 @@ use crate::bootstrap::topology::Product;
 /// `Sets=NAME` for each of its settings. Drop-ins that systemd has not read yet are looked for in
 /// their folders. Needs `mark`, the path of our mark.
 ///
-/// A unit is known by a name that others use, too: without our mark its process is not ours.
+/// A unit is known by a name that others use, too: without our mark its process is not ours. One
+/// that systemd has started again a moment ago may end at every start: whether it does is waited
+/// for, or a look at the wrong moment would take it for well.
 pub(super) const LOOK: &str = r#"
+is_young() {
+  awk -F= -v up="$(cut -d' ' -f1 /proc/uptime)" '{ of[$1] = $2 }
+    END { exit !(of["ActiveState"] == "active" && of["NRestarts"] > 0 && up - of["ExecMainStartTimestampMonotonic"] / 1000000 < 5) }'
+}
 unit() {
-  properties=$(systemctl show -p ActiveState -p MainPID -p UnitFileState -p FragmentPath -p DropInPaths -p NeedDaemonReload "$1.service" 2>/dev/null)
+  n=0
+  while :; do
+    properties=$(systemctl show -p ActiveState -p MainPID -p UnitFileState -p FragmentPath -p DropInPaths -p NeedDaemonReload \
+      -p NRestarts -p ExecMainStartTimestampMonotonic "$1.service" 2>/dev/null)
+    [ $n -lt 20 ] && echo "$properties" | is_young || break
+    n=$((n + 1))
+    sleep 0.5
+  done
   echo "$properties"
   pid=$(echo "$properties" | sed -n 's/^MainPID=\([1-9]\)/\1/p')
   if [ -n "$pid" ] && [ -s "$mark" ]; then
