@@ -63,6 +63,15 @@ have promtool || apt_install prometheus
 have valgrind || { have apt-get && apt_install valgrind; } || echo "NOTE: no valgrind: instructions per request are not counted" >&2
 have strace || { have apt-get && apt_install strace; } || echo "NOTE: no strace: system calls per request are not counted" >&2
 
+# Machines with a systemd of their own, for tests/systemd: only where apt can bring what they are made with.
+make_systemd_base() {
+  have apt-get || return 1
+  have debootstrap || [ -x /usr/sbin/debootstrap ] || apt_install debootstrap || return 1
+  have systemd-nspawn || apt_install systemd-container || return 1
+  sudo_ env HOME="$HOME" XDG_CACHE_HOME="${XDG_CACHE_HOME:-}" "${BASH_SOURCE[0]%/*}/systemd-base"
+}
+make_systemd_base || echo "NOTE: no base for machines with systemd: the tests on such machines will be skipped" >&2
+
 have cargo || { echo "no Rust toolchain: see https://rustup.rs" >&2; exit 1; }
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

@@ -24,4 +24,5 @@ mod lifecycle;
 mod mistakes;
 mod rotation;
 mod ssh;
+mod systemd;
 mod tls;

@@ -70,7 +70,8 @@ impl Keys {
         Self { dir }
     }
 
-    fn path(&self, name: &str) -> String {
+    /// One of its files: `host`, `host.pub`, `user`, `user.pub`.
+    pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_string_lossy().into_owned()
     }
 
@@ -179,16 +180,79 @@ impl Drop for Network {
     }
 }
 
+/// A network namespace with an address on a network. Dropped, it is gone.
+pub struct Link {
+    /// Its only address.
+    pub ip: Ipv4Addr,
+    /// Its name.
+    pub namespace: String,
+    plug: String,
+}
+
+impl Link {
+    /// Makes one under a number (unique on its network, below 1000) with an address as
+    /// `10.88.34.11/24`.
+    pub fn make(network: &Network, number: u16, address: &str) -> Self {
+        let namespace = format!("{}-{number}", network.bridge);
+        let plug = format!("{}v{number}", network.bridge);
+        for leftover in [["netns", "del", &namespace], ["link", "del", &plug]] {
+            let _ = Command::new("ip")
+                .args(leftover)
+                .stderr(Stdio::null())
+                .status();
+        }
+        let ip: Ipv4Addr = address.split('/').next().unwrap().parse().unwrap();
+        let [a, b, c, d] = ip.octets();
+        let link = Self {
+            ip,
+            namespace,
+            plug,
+        };
+        let (namespace, plug) = (&link.namespace, &link.plug);
+        run(Command::new("ip").args(["netns", "add", namespace]));
+        // Who comes in the place of another machine has its hardware address, too: the others would
+        // look for it at the old one until they have forgotten that, which takes up to a minute.
+        let hardware = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        let script = format!(
+            "set -e\nip link add {plug} type veth peer name eth0 netns {namespace}\n\
+             ip link set {plug} master {bridge} up\n\
+             ip -n {namespace} link set eth0 address {hardware}\n\
+             ip -n {namespace} link set lo up\nip -n {namespace} addr add {address} dev eth0\n\
+             ip -n {namespace} link set eth0 up\n",
+            bridge = network.bridge,
+        );
+        run(Command::new("sh").args(["-c", &script]));
+        link
+    }
+
+    /// Cuts it off the network, or plugs it in again.
+    pub fn plug(&self, in_: bool) {
+        run(Command::new("ip").args(["link", "set", &self.plug, if in_ { "up" } else { "down" }]));
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Deleting a namespace may leave its link for a moment.
+        let _ = Command::new("ip")
+            .args(["link", "del", &self.plug])
+            .stderr(Stdio::null())
+            .status();
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.namespace])
+            .status();
+    }
+}
+
 /// A machine with an sshd on its address, port 22. Dropped: all its processes, its network and its
 /// files are gone.
 pub struct Machine {
     /// Where its sshd listens.
     pub address: SocketAddr,
-    namespace: String,
-    link: String,
     root: PathBuf,
     /// `unshare`, whose end is the end of every process of the machine.
     child: Child,
+    link: Link,
     _dir: TempDir,
 }
 
@@ -198,30 +262,8 @@ impl Machine {
     pub fn start(network: &Network, keys: &Keys, number: u16, address: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_owned();
-        let namespace = format!("{}-{number}", network.bridge);
-        let link = format!("{}v{number}", network.bridge);
-        for leftover in [["netns", "del", &namespace], ["link", "del", &link]] {
-            let _ = Command::new("ip")
-                .args(leftover)
-                .stderr(Stdio::null())
-                .status();
-        }
-        run(Command::new("ip").args(["netns", "add", &namespace]));
-        let ip: Ipv4Addr = address.split('/').next().unwrap().parse().unwrap();
-        let [a, b, c, d] = ip.octets();
-        // Who comes in the place of another machine has its hardware address, too: the others would
-        // look for it at the old one until they have forgotten that, which takes up to a minute.
-        let hardware = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
-        let script = format!(
-            "set -e\nip link add {link} type veth peer name eth0 netns {namespace}\n\
-             ip link set {link} master {bridge} up\n\
-             ip -n {namespace} link set eth0 address {hardware}\n\
-             ip -n {namespace} link set lo up\nip -n {namespace} addr add {address} dev eth0\n\
-             ip -n {namespace} link set eth0 up\n",
-            bridge = network.bridge,
-        );
-        run(Command::new("sh").args(["-c", &script]));
-        let address: SocketAddr = SocketAddr::new(ip.into(), PORT);
+        let link = Link::make(network, number, address);
+        let address = SocketAddr::new(link.ip.into(), PORT);
         // The first process stays a shell: it adopts what loses its parent.
         let init = format!(
             "set -e\nfor d in etc opt usr/local var/lib; do\n\
@@ -236,7 +278,7 @@ impl Machine {
         );
         // Not `ip netns exec`, which remounts /sys and so hides control groups from Nomad.
         let child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{namespace}"))
+            .arg(format!("--net=/run/netns/{}", link.namespace))
             .args([
                 "unshare",
                 "--mount",
@@ -253,10 +295,9 @@ impl Machine {
             .unwrap();
         let machine = Self {
             address,
-            namespace,
-            link,
             root,
             child,
+            link,
             _dir: dir,
         };
         wait_open(address);
@@ -309,7 +350,7 @@ impl Machine {
 
     /// Cuts the machine off the network, or plugs it in again.
     pub fn plug(&self, in_: bool) {
-        run(Command::new("ip").args(["link", "set", &self.link, if in_ { "up" } else { "down" }]));
+        self.link.plug(in_);
     }
 }
 
@@ -319,14 +360,6 @@ impl Drop for Machine {
         // that one.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Deleting a namespace may leave its link for a moment.
-        let _ = Command::new("ip")
-            .args(["link", "del", &self.link])
-            .stderr(Stdio::null())
-            .status();
-        let _ = Command::new("ip")
-            .args(["netns", "del", &self.namespace])
-            .status();
     }
 }
 
@@ -339,7 +372,8 @@ fn run(command: &mut Command) {
     );
 }
 
-fn wait_open(address: SocketAddr) {
+/// Waits until something listens there.
+pub fn wait_open(address: SocketAddr) {
     wait_until(format!("a listener on {address}"), || {
         TcpStream::connect_timeout(&address, DIAL).is_ok()
     });

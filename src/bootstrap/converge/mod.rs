@@ -126,6 +126,7 @@ pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<
 /// As [`converge`].
 async fn run_phase(context: &mut Context, phase: Phase) -> Result<Vec<NodePlan>> {
     let mut works = look(context, phase).await?;
+    work::check(&works)?;
     let bar = context.progress.phase(title(phase), works.len());
     let product = phase.product();
     let wanted =

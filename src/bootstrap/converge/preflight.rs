@@ -138,11 +138,20 @@ fn judge(context: &Context, node: &Node, facts: &Facts, known: bool) -> Vec<Stri
              `lb bootstrap down --purge` with it first. New keys for a cluster that lives would cut it in two",
             context.state.dir().display()
         ));
-    } else if !facts.foreign.is_empty() {
-        say(format!(
-            "{} is there already, and not of this cluster: move it away first, nothing of it is taken over",
-            facts.foreign.join(", ")
-        ));
+    } else {
+        for unit in &facts.foreign_units {
+            let name = unit.split(' ').next().unwrap_or(unit);
+            say(format!(
+                "{unit} runs there already, and not of this cluster: stop it first, nothing of it is taken over \
+                 (`systemctl disable --now {name}`)"
+            ));
+        }
+        if !facts.foreign.is_empty() {
+            say(format!(
+                "{} is there already, and not of this cluster: move it away first, nothing of it is taken over",
+                facts.foreign.join(", ")
+            ));
+        }
     }
     if facts.free_disk_bytes < DISK_MIN_BYTES {
         say(format!(

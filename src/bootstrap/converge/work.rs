@@ -1,6 +1,6 @@
 //! A node's part in a phase, and the steps that bring files and daemon to it.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::bootstrap::context::Context;
 use crate::bootstrap::nodes::plan::{NodePlan, wanted_stamps};
@@ -19,7 +19,23 @@ pub(in crate::bootstrap) struct Work {
     pub plan: NodePlan,
 }
 
-/// Writes the files that differ.
+/// Stops before a phase that would end half done.
+///
+/// # Errors
+/// What has to be done by hand, node by node.
+pub(super) fn check(works: &[Work]) -> Result<()> {
+    let by_hand = works.iter().flat_map(|work| {
+        let name = &work.node.name;
+        (work.plan.by_hand().into_iter()).map(move |text| format!("\n  {name}: {text}"))
+    });
+    let by_hand: String = by_hand.collect();
+    match by_hand.is_empty() {
+        true => Ok(()),
+        false => bail!("this has to be done by hand:{by_hand}"),
+    }
+}
+
+/// Writes the files that differ, and brings units to what they shall be.
 pub(super) async fn write(context: &Context, work: &Work) -> Result<()> {
     let files: Vec<&FileSpec> = work
         .part
@@ -27,14 +43,17 @@ pub(super) async fn write(context: &Context, work: &Work) -> Result<()> {
         .iter()
         .filter(|file| work.plan.writes(&file.path))
         .collect();
-    if files.is_empty() {
-        return Ok(());
+    let (host, name) = (context.host(&work.node), || work.node.name.clone());
+    if !files.is_empty() {
+        host.write(&files).await.with_context(name)?;
     }
-    context
-        .host(&work.node)
-        .write(&files)
-        .await
-        .with_context(|| work.node.name.clone())
+    for daemon in &work.part.daemons {
+        let fixes = work.plan.unit_fixes(daemon.product);
+        host.fix_unit(daemon.product, &fixes)
+            .await
+            .with_context(name)?;
+    }
+    Ok(())
 }
 
 /// Writes what differs and starts the daemon. The stamps go before the start: whatever runs

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::channel::PATIENCE;
 use super::command::ShellCommand;
-use super::host::Host;
+use super::host::{Host, MARK};
 use super::script::{quote, quote_all};
 use super::spec::{DaemonSpec, Stamps};
 use crate::bootstrap::topology::{Product, Runner};
@@ -70,15 +70,23 @@ tail -c +$((size + 1)) "$log" | tail -n 20 >&2
 return 1
 "#;
 
+/// A unit that waits to be started again is not started by `start` before its time, but by
+/// `restart`. It may have ended at every start: then it is watched for longer.
 const START_UNIT: &str = r#"
-systemctl is-active -q "$name" && return 0
 if [ "$(systemctl show -p NeedDaemonReload "$name")" = NeedDaemonReload=yes ]; then systemctl daemon-reload; fi
-systemctl enable -q "$name" || die "cannot enable $name.service"
+[ "$(systemctl is-enabled "$name" 2>/dev/null)" = enabled ] || systemctl enable -q "$name" || die "cannot enable $name.service"
+systemctl is-active -q "$name" && return 0
+rounds=0
+case $(systemctl show -p NRestarts "$name") in NRestarts=[1-9]*) rounds=16 ;; esac
 systemctl reset-failed -q "$name" 2>/dev/null
-systemctl start --no-block "$name" || die "cannot start $name.service"
-sleep 0.3
-state=$(systemctl show -p ActiveState -p SubState "$name" | cut -d= -f2 | tr '\n' ' ')
-case $state in active*|reloading*|"activating start"*) return 0 ;; esac
+systemctl restart --no-block "$name" || die "cannot start $name.service"
+while :; do
+  sleep 0.3
+  state=$(systemctl show -p ActiveState -p SubState "$name" | cut -d= -f2 | tr '\n' ' ')
+  case $state in active*|reloading*|"activating start"*) ;; *) break ;; esac
+  [ $rounds -gt 0 ] || return 0
+  rounds=$((rounds - 1))
+done
 echo "$name.service did not stay up (${state% }); its last words:" >&2
 journalctl -q -o cat --no-pager -n 20 -u "$name" >&2
 return 1
@@ -104,6 +112,7 @@ rm -f "$run/$name.pid"
 
 const STOP_UNIT: &str = r#"
 case $(systemctl show -p ActiveState "$name") in *=inactive|*=failed) return 0 ;; esac
+[ -s "$mark" ] || die "$name.service runs, but $mark is missing: it may not be ours, so it is not stopped"
 systemctl stop --no-block "$name" || die "cannot stop $name.service"
 n=0
 while :; do
@@ -127,13 +136,16 @@ esac
 "#;
 
 /// The command that prints the daemon's process id, or nothing. Needs [`RUNNING`] and `run`.
+///
+/// Units are known by names that others use, too: where our mark is missing, none is ours.
 pub(super) fn print_pid(host: &Host, product: Product) -> String {
     let name = product.name();
     match host.runner {
         Runner::Process => format!("running {name} {}", quote(host.layout.config(product))),
         Runner::Systemd => {
             format!(
-                "systemctl show -p MainPID {name} 2>/dev/null | sed -n 's/^MainPID=\\([1-9]\\)/\\1/p'"
+                "[ ! -s \"$run/{MARK}\" ] || systemctl show -p MainPID {name} 2>/dev/null | sed -n \
+                 's/^MainPID=\\([1-9]\\)/\\1/p'"
             )
         }
     }
@@ -143,7 +155,7 @@ pub(super) fn print_pid(host: &Host, product: Product) -> String {
 fn about(host: &Host, product: Product) -> String {
     let (run, config) = (quote(&host.layout.run), quote(host.layout.config(product)));
     format!(
-        "run={run} name={} config={config} max={LOG_BYTES_MAX}\n{RUNNING}",
+        "run={run} name={} config={config} max={LOG_BYTES_MAX}\nmark=\"$run/{MARK}\"\n{RUNNING}",
         product.name()
     )
 }

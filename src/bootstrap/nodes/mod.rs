@@ -29,6 +29,8 @@ mod script;
 mod sockets;
 pub mod spec;
 mod tasks;
+mod unit_drift;
+mod units;
 
 pub use control::ControlDir;
 pub use dialer::{Dialer, Stream, Tunnel, Tunnelled};

@@ -14,10 +14,11 @@ use tokio::sync::Mutex;
 use super::channel::{Channel, PATIENCE};
 use super::command::{Output, Section, ShellCommand, number, some_word, word};
 use super::daemons;
-use super::host::Host;
+use super::host::{Host, MARK};
 use super::script::{quote, quote_all};
 use super::spec::{DaemonSeen, NodeSpec, Observed, Owner, Seen, Stamps};
-use crate::bootstrap::topology::Product;
+use super::units;
+use crate::bootstrap::topology::{Product, Runner};
 
 /// Functions of the script here. `seen NUMBER PATH` and `program NUMBER PATH` print a line about
 /// what is there.
@@ -84,15 +85,25 @@ struct Observation<'s> {
 }
 
 struct DaemonSections {
-    pid: Section<'static, Option<u32>>,
+    process: Process,
     restart: Section<'static, Option<String>>,
     reload: Section<'static, Option<String>>,
+}
+
+/// What tells whether a daemon runs.
+enum Process {
+    Plain(Section<'static, Option<u32>>),
+    Unit(Section<'static, units::Unit>),
 }
 
 impl<'s> Observation<'s> {
     fn declare(host: &Host, spec: &'s NodeSpec) -> (ShellCommand, Self) {
         let run = quote(&host.layout.run);
-        let mut command = ShellCommand::new(&format!("run={run}\n{LOOK}{}", daemons::RUNNING));
+        let mut command = ShellCommand::new(&format!(
+            "run={run} mark={run}/{MARK}\n{LOOK}{}{}",
+            daemons::RUNNING,
+            units::LOOK
+        ));
         let paths = paths(spec);
         let script = look_at(host, spec, &paths);
         let paths = command.section("paths", &script, move |lines| {
@@ -111,14 +122,23 @@ impl<'s> Observation<'s> {
         );
         let daemons = spec.daemons.iter().map(|daemon| {
             let (product, name) = (daemon.product, daemon.product.name());
-            let pid = daemons::print_pid(host, product);
+            let process = match host.runner {
+                Runner::Process => {
+                    let pid = daemons::print_pid(host, product);
+                    Process::Plain(command.section(format!("{name}.pid"), &pid, number))
+                }
+                Runner::Systemd => {
+                    let script = format!("unit {name}");
+                    Process::Unit(command.section(format!("{name}.unit"), &script, units::read))
+                }
+            };
             let mut stamp = |kind: &str| {
                 let script = format!("cat \"$run/{name}.{kind}\" 2>/dev/null");
                 command.section(format!("{name}.{kind}"), &script, word)
             };
             let (restart, reload) = (stamp("restart"), stamp("reload"));
             let sections = DaemonSections {
-                pid: command.section(format!("{name}.pid"), &pid, number),
+                process,
                 restart,
                 reload,
             };
@@ -135,8 +155,16 @@ impl<'s> Observation<'s> {
 
     fn read(&self, output: &Output) -> Result<Observed> {
         let daemons = self.daemons.iter().map(|(product, sections)| {
+            let (pid, unit) = match &sections.process {
+                Process::Plain(pid) => (output.get(pid)?, None),
+                Process::Unit(section) => {
+                    let unit = output.get(section)?;
+                    (unit.pid, Some(unit.seen))
+                }
+            };
             let seen = DaemonSeen {
-                pid: output.get(&sections.pid)?,
+                pid,
+                unit,
                 stamps: Stamps {
                     restart: output.get(&sections.restart)?,
                     reload: output.get(&sections.reload)?,
@@ -306,7 +334,8 @@ mod tests {
             observed.daemons[&Product::Consul],
             DaemonSeen {
                 pid: Some(812),
-                stamps
+                stamps,
+                unit: None,
             }
         );
     }

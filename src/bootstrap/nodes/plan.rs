@@ -9,6 +9,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::spec::{Effect, FileSpec, NodeSpec, Observed, Owner, Seen, sha256};
+use super::unit_drift::{self, UnitFix};
 use crate::bootstrap::topology::Product;
 
 /// Why something is written or installed.
@@ -78,6 +79,13 @@ pub enum Step {
         /// Why.
         why: Why,
     },
+    /// Bring a unit to what it shall be, beside its file.
+    Unit {
+        /// Whose.
+        product: Product,
+        /// How.
+        fix: UnitFix,
+    },
     /// Start, restart or reload a daemon.
     Daemon {
         /// Which.
@@ -94,6 +102,7 @@ impl fmt::Display for Step {
             Self::Directory { path, why } => write!(f, "folder  {path} ({why})"),
             Self::Program { path, why } => write!(f, "install {path} ({why})"),
             Self::File { path, why } => write!(f, "write   {path} ({why})"),
+            Self::Unit { product, fix } => unit_drift::tell(f, *product, fix),
             Self::Daemon {
                 product,
                 action: DaemonAction::Start,
@@ -147,6 +156,27 @@ impl NodePlan {
                 action,
             }));
         }
+    }
+
+    /// What is to be done with the unit of a daemon.
+    pub(in crate::bootstrap) fn unit_fixes(&self, wanted: Product) -> Vec<&UnitFix> {
+        let fix = |step| match step {
+            &Step::Unit { product, ref fix } if product == wanted => Some(fix),
+            _ => None,
+        };
+        self.steps.iter().filter_map(fix).collect()
+    }
+
+    /// What a run may not do itself, and stops at.
+    pub(in crate::bootstrap) fn by_hand(&self) -> Vec<String> {
+        let text = |step: &Step| match step {
+            Step::Unit {
+                product,
+                fix: UnitFix::ByHand { path, settings },
+            } => Some(unit_drift::by_hand(*product, path, settings)),
+            _ => None,
+        };
+        self.steps.iter().filter_map(text).collect()
     }
 
     /// Whether a file or program is to be written.
@@ -216,6 +246,11 @@ pub fn compare(node: &str, spec: &NodeSpec, seen: &Observed, ownership: Ownershi
             });
         }
     }
+    for daemon in &spec.daemons {
+        let product = daemon.product;
+        let fixes = unit_drift::fixes(spec, seen, product).into_iter();
+        steps.extend(fixes.map(|fix| Step::Unit { product, fix }));
+    }
     let mut plan = NodePlan {
         node: node.to_owned(),
         steps,
@@ -283,7 +318,10 @@ fn daemon_action(spec: &NodeSpec, seen: &Observed, product: Product) -> Option<D
         return Some(DaemonAction::Start);
     };
     let wanted = wanted_stamps(spec, seen, product);
-    if daemon.stamps.restart != wanted.restart || drifted(spec, seen, Effect::Restart(product)) {
+    if daemon.stamps.restart != wanted.restart
+        || drifted(spec, seen, Effect::Restart(product))
+        || unit_drift::is_replaced(spec, seen, product)
+    {
         return Some(DaemonAction::Restart);
     }
     let reload =
@@ -390,6 +428,7 @@ mod tests {
             DaemonSeen {
                 pid: Some(7),
                 stamps,
+                unit: None,
             },
         );
         seen

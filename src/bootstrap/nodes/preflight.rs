@@ -57,6 +57,8 @@ pub struct Facts {
     /// Folders with contents, and files, that are where ours would be while the node carries no
     /// mark of this cluster.
     pub foreign: Vec<String>,
+    /// Units that run under the names of ours while the node carries no mark of this cluster.
+    pub foreign_units: Vec<String>,
     /// Id of the cluster whose mark the node carries.
     pub cluster_id: Option<String>,
 }
@@ -125,6 +127,8 @@ struct Sections {
     missing: Section<'static, Vec<String>>,
     /// In KiB.
     disk: Section<'static, Option<u64>>,
+    /// Units that run under the names of ours.
+    units: Section<'static, Vec<String>>,
     /// Folders with contents and files where ours would be.
     there: Section<'static, Vec<String>>,
 }
@@ -159,6 +163,7 @@ impl Sections {
             mark: command.section("mark", &format!("cat \"$run/{MARK}\" 2>/dev/null"), word),
             missing: command.section("missing", &look_for_tools(host, spec), lines),
             disk: command.section("disk", &look_at_disk(host), number),
+            units: command.section("units", &look_for_units(host, spec), lines),
             there: command.section("there", &look_for_foreign(host, spec), lines),
         };
         (command, sections)
@@ -173,7 +178,7 @@ impl Sections {
     ) -> Result<Facts> {
         let cluster_id = output.get(&self.mark)?;
         let is_ours = cluster_id.as_deref() == Some(ask.cluster_id.as_str());
-        let foreign = output.get(&self.there)?;
+        let (foreign, units) = (output.get(&self.there)?, output.get(&self.units)?);
         let arch_of = output.get(&self.arch)?.unwrap_or_default();
         Ok(Facts {
             os: output.get(&self.os)?.unwrap_or_default().to_lowercase(),
@@ -190,6 +195,7 @@ impl Sections {
             missing_tools: output.get(&self.missing)?,
             free_disk_bytes: output.get(&self.disk)?.unwrap_or(0) * 1024,
             foreign: if is_ours { Vec::new() } else { foreign },
+            foreign_units: if is_ours { Vec::new() } else { units },
             cluster_id,
         })
     }
@@ -214,6 +220,23 @@ fn look_at_disk(host: &Host) -> String {
         "d={}\nwhile [ ! -d \"$d\" ] && [ \"$d\" != / ] && [ -n \"$d\" ]; do d=${{d%/*}}; done\n\
          df -kP \"${{d:-/}}\" | awk 'NR == 2 {{ print $4 }}'",
         quote(&host.layout.consul_data)
+    )
+}
+
+/// Prints `NAME.service (FILE)` for each unit that is not at rest.
+fn look_for_units(host: &Host, spec: &NodeSpec) -> String {
+    if host.runner == Runner::Process {
+        return String::new();
+    }
+    let units = spec.daemons.iter().map(|daemon| daemon.product.name());
+    format!(
+        "for unit in {}; do\n\
+           case $(systemctl show -p ActiveState \"$unit.service\" 2>/dev/null) in\n\
+             ''|*=inactive|*=failed) ;;\n\
+             *) echo \"$unit.service ($(systemctl show -p FragmentPath \"$unit.service\" | cut -d= -f2))\" ;;\n\
+           esac\n\
+         done",
+        quote_all(units)
     )
 }
 

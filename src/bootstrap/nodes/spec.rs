@@ -207,6 +207,32 @@ pub struct DaemonSeen {
     pub pid: Option<u32>,
     /// Its stamps.
     pub stamps: Stamps,
+    /// Its unit, where systemd runs it.
+    pub unit: Option<UnitSeen>,
+}
+
+/// A unit as systemd has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnitSeen {
+    /// `enabled`, `disabled`, `masked`, …; empty where there is no such file.
+    pub state: String,
+    /// The file that it was read from; empty where there was none.
+    pub file: String,
+    /// Whether its files were changed since systemd read them.
+    pub is_outdated: bool,
+    /// The command that runs, words separated by blanks; None while nothing runs, or not for sure.
+    pub command: Option<String>,
+    /// Its drop-ins: those that systemd has read, and those that it will read.
+    pub drop_ins: Vec<DropIn>,
+}
+
+/// A file that adds to a unit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DropIn {
+    /// Where.
+    pub path: String,
+    /// Names of what it sets, never the values.
+    pub settings: Vec<String>,
 }
 
 /// What a node was seen to have, of all that its [`NodeSpec`] names. What is not in a map is not

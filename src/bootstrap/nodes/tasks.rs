@@ -177,11 +177,26 @@ impl Host {
                     UNITS.iter().map(|unit| format!("{units}/{unit}")).collect();
                 let paths = quote_all(paths.iter().map(String::as_str));
                 if self.runner == Runner::Systemd {
+                    let names = UNITS[..2].join(" ");
+                    // Of drop-ins, of what `systemctl set-property` wrote, and of masks.
+                    let folders: Vec<String> = [units.as_str(), "/run/systemd/system"]
+                        .iter()
+                        .flat_map(|folder| {
+                            UNITS.iter().flat_map(move |unit| {
+                                [
+                                    format!("{folder}/{unit}.d"),
+                                    format!("{folder}.control/{unit}.d"),
+                                ]
+                            })
+                        })
+                        .collect();
+                    let folders = quote_all(folders.iter().map(String::as_str));
                     script.push_str(&format!(
-                        "systemctl disable -q {} 2>/dev/null\n",
-                        UNITS[..2].join(" ")
+                        "systemctl disable -q {names} 2>/dev/null\n\
+                         systemctl unmask -q --runtime {names} 2>/dev/null\n\
+                         rm -f {paths}\nrm -rf {folders}\nsystemctl daemon-reload\n\
+                         systemctl reset-failed -q {names} 2>/dev/null\n"
                     ));
-                    script.push_str(&format!("rm -f {paths}\nsystemctl daemon-reload\n"));
                 } else {
                     script.push_str(&format!("rm -f {paths}\n"));
                 }

@@ -1,24 +1,17 @@
-//! Machines on a network of their own, the description of a cluster on them, and the binary that is
-//! called with it.
+//! Machines on a network of their own, and the operator of a cluster on them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{sleep, spawn};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tempfile::TempDir;
-
+use crate::support::operator::Operator;
 use crate::support::sshd::{Keys, Machine, Network, is_possible};
 use crate::support::turn::Turn;
-use crate::support::wait::PATIENCE;
 
-/// Longest wait for one call of the binary.
-pub const CALL: Duration = PATIENCE.saturating_mul(4);
 /// Pause between two looks of a watch.
 const WATCH_STEP: Duration = Duration::from_millis(50);
 /// What machines need of the one the tests run on.
@@ -28,54 +21,11 @@ const TOOLS: [&str; 7] = ["ssh", "sshd", "ip", "unshare", "nsenter", "consul", "
 pub struct Site {
     /// The machines, in the order of their addresses: `.11` and upwards.
     pub machines: Vec<Machine>,
-    /// Holds the description and the state.
-    pub dir: TempDir,
-    /// The ssh configuration of the caller.
-    pub config: String,
+    operator: Operator,
     prefix: String,
-    lb: PathBuf,
     keys: Keys,
     network: Network,
     _turn: Turn,
-}
-
-/// How a call ended.
-pub struct Ended {
-    /// Exit code.
-    pub code: Option<i32>,
-    /// Standard output.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
-}
-
-impl Ended {
-    /// Fails the test unless it ended with this code.
-    #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
-        self
-    }
-
-    /// Fails the test unless standard error holds all of these.
-    #[track_caller]
-    pub fn tells(self, texts: &[&str]) -> Self {
-        for text in texts {
-            assert!(self.err.contains(text), "{text:?} is not in:\n{}", self.err);
-        }
-        self
-    }
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            code: output.status.code(),
-            out: text(&output.stdout),
-            err: text(&output.stderr),
-        }
-    }
 }
 
 impl Site {
@@ -101,15 +51,12 @@ impl Site {
                 .map(|start| start.join().unwrap())
                 .collect()
         });
-        let dir = tempfile::tempdir().unwrap();
         let mut site = Self {
             machines,
-            config: String::new(),
+            operator: Operator::new(),
             prefix,
-            lb: lean(dir.path()),
             keys,
             network,
-            dir,
             _turn: turn,
         };
         site.introduce();
@@ -127,7 +74,7 @@ impl Site {
             .iter()
             .map(|(alias, address)| (alias.as_str(), *address))
             .collect();
-        self.config = self.keys.client(&hosts);
+        self.operator.config = self.keys.client(&hosts);
     }
 
     /// Another machine, as the next in the order, or in the place of one that is thrown away.
@@ -157,117 +104,17 @@ impl Site {
         format!("[{}]", addresses.join(", "))
     }
 
-    /// Writes the description: these lines, then how to reach the machines.
-    pub fn describe(&self, nodes: &str, ssh: &str, more: &str) {
-        let text = format!(
-            "target = \"ssh\"\n{nodes}\n[ssh]\noptions = [\"-F\", \"{}\"]\nparallel = 9\n{ssh}\n{more}\n",
-            self.config
-        );
-        fs::write(self.dir.path().join("cluster.toml"), text).unwrap();
-    }
-
-    /// The state folder.
-    pub fn state(&self) -> PathBuf {
-        self.dir.path().join("cluster.state")
-    }
-
-    /// `lb bootstrap …` about the cluster, to be started.
-    pub fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(&self.lb);
-        command.arg("bootstrap").args(arguments.split_whitespace());
-        command
-            .arg("--cluster")
-            .arg(self.dir.path().join("cluster.toml"));
-        let ours = |name: &str| {
-            ["CONSUL_", "NOMAD_", "LB_"]
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
-        };
-        for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
-            command.env_remove(name);
-        }
-        command.stdin(Stdio::null());
-        command
-    }
-
-    /// The same, to its end.
-    pub fn lb(&self, arguments: &str) -> Ended {
-        let mut command = self.command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let begun = Instant::now();
-        let (ended, sender) = std::sync::mpsc::channel();
-        let child = command.spawn().unwrap();
-        let id = child.id().to_string();
-        spawn(move || ended_is_told(child, &ended));
-        let output = sender.recv_timeout(CALL).unwrap_or_else(|_| {
-            let _ = Command::new("kill").args(["-KILL", &id]).status();
-            panic!("lb bootstrap {arguments} does not end")
-        });
-        let ended = Ended::from(output);
-        // Of use when it has failed, or takes too long.
-        eprintln!(
-            "lb bootstrap {arguments} ({:.1} s):\n{}",
-            begun.elapsed().as_secs_f64(),
-            ended.err
-        );
-        ended
-    }
-
-    /// The same, in the background, with all it starts in a process group of its own; its words go
-    /// to a file.
-    pub fn spawn(&self, arguments: &str) -> Child {
-        let mut command = self.command(arguments);
-        let said = fs::File::create(self.dir.path().join("said")).unwrap();
-        command.stdout(Stdio::null()).stderr(said).process_group(0);
-        command.spawn().unwrap()
-    }
-
-    /// What the last call in the background has said so far.
-    pub fn said(&self) -> String {
-        fs::read_to_string(self.dir.path().join("said")).unwrap()
-    }
-
     /// Asks an agent's API as the operator; empty when it does not answer.
     pub fn ask(&self, index: usize, port: u16, path: &str) -> String {
-        let state = self.state();
-        let file = |name: &str| state.join(name).to_string_lossy().into_owned();
-        let url = format!("https://{}:{port}{path}", self.address(index));
-        let mut curl = Command::new("curl");
-        curl.args([
-            "-s",
-            "-f",
-            "--max-time",
-            "3",
-            "--cacert",
-            &file("ca.pem"),
-            "--cert",
-            &file("certs/operator.pem"),
-        ]);
-        let out = curl
-            .args(["--key", &file("certs/operator-key.pem"), &url])
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&out.stdout).into_owned()
+        self.operator.ask(&self.address(index), port, path)
     }
 }
 
-fn ended_is_told(child: Child, ended: &std::sync::mpsc::Sender<Output>) {
-    let _ = ended.send(child.wait_with_output().unwrap());
-}
+impl Deref for Site {
+    type Target = Operator;
 
-/// The binary without what debuggers need of it: it is copied to machines, and is three times as
-/// large with that.
-fn lean(dir: &Path) -> PathBuf {
-    let (built, lean) = (PathBuf::from(env!("CARGO_BIN_EXE_lb")), dir.join("lb"));
-    let stripped = Command::new("strip")
-        .arg("-o")
-        .arg(&lean)
-        .arg(&built)
-        .status();
-    if stripped.is_ok_and(|status| status.success()) {
-        lean
-    } else {
-        built
+    fn deref(&self) -> &Operator {
+        &self.operator
     }
 }
 

@@ -9,7 +9,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::site::{CALL, Site, TOUCHED, Watch};
+use super::site::{Site, TOUCHED, Watch};
+use crate::support::operator::CALL;
 use crate::support::wait::wait_until;
 
 const RUNNER: &str = "user = \"root\"\nrunner = \"process\"";
