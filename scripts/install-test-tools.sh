@@ -63,7 +63,7 @@ have promtool || apt_install prometheus
 have valgrind || { have apt-get && apt_install valgrind; } || echo "NOTE: no valgrind: instructions per request are not counted" >&2
 have strace || { have apt-get && apt_install strace; } || echo "NOTE: no strace: system calls per request are not counted" >&2
 
-# Machines with a systemd of their own, for tests/systemd: only where apt can bring what they are made with.
+# Machines with a systemd of their own, for tests/bootstrap/systemd: only where apt can bring what they are made with.
 make_systemd_base() {
   have apt-get || return 1
   have debootstrap || [ -x /usr/sbin/debootstrap ] || apt_install debootstrap || return 1
