@@ -162,8 +162,13 @@ mod tests {
                 "route add web /a http://127.0.0.1:1/ opts \"stirp=/x\"",
                 Some(Severity::Warning),
             ),
+            ("route add web /a http://127.0.0.1:1/ opts \"rate=5\"", None),
             (
-                "route add web /a http://127.0.0.1:1/ opts \"rate=5\"",
+                "route add web /a http://127.0.0.1:1/ opts \"rate=lots\"",
+                Some(Severity::Error),
+            ),
+            (
+                "route add web /a http://127.0.0.1:1/ opts \"ratelimit=5\"",
                 Some(Severity::Error),
             ),
             (

@@ -18,6 +18,7 @@ impl Config {
         shown.list(self.listeners.iter());
         shown.named(&self.certificates, CertificateConfig::shown);
         shown.named(&self.auth, Declared::show);
+        shown.named(&self.policies, Declared::show);
         shown.put(Some(&self.vault));
         let routes: Vec<_> = self.static_routes.iter().map(Into::into).collect();
         shown.list::<StaticRouteConfig>(routes.iter());
@@ -104,6 +105,9 @@ mod tests {
             cert_file = "a.pem"
             [auth.main]
             file = "users"
+            [policy.main]
+            rate = "1/s"
+            request_headers = { set = { A = "b" }, remove = ["C"] }
             [certificates.web]
             source = "http"
             url = "https://me:secret@h/list?key=secret"
