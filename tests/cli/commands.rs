@@ -434,7 +434,7 @@ fn check_judges_route_commands_wherever_they_stand() {
         (job("stirp=/a"), 0, 2),
     ];
     for option in [
-        "rate=5",
+        "ratelimit=5",
         "ipallow=10.0.0.1",
         "limit=3",
         "auth_basic=x",
