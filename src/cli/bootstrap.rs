@@ -60,6 +60,10 @@ pub struct ClusterArgs {
     /// Nodes as `terraform output -json` prints them; `-`: standard input.
     #[arg(long, global = true, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
+    /// Leave these nodes out, whether they answer or not. What is left of servers has to keep the
+    /// quorum. Exit code 3: something is left to be done.
+    #[arg(long, global = true, value_name = "NODE", value_delimiter = ',')]
+    pub skip: Vec<String>,
     /// Give up when the cluster is not where it should be after this time [default: 5m].
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,

@@ -83,7 +83,6 @@ pub async fn forget(
         Product::Nomad => format!("/v1/agent/force-leave?node={member}"),
     };
     let others: Vec<&Node> = view
-        .cluster
         .servers(product)
         .filter(|server| server.name != node.name)
         .collect();

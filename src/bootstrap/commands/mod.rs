@@ -14,9 +14,10 @@ mod terminal;
 mod up;
 mod upgrade;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::exit::{USAGE_ERROR, UsageError};
+use crate::bootstrap::changes::Changes;
 use crate::bootstrap::description::{self, Request};
 use crate::bootstrap::state::passphrase::Passphrase;
 use crate::cli::{BootstrapAction, BootstrapArgs};
@@ -42,6 +43,8 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         flags: flags(&args.cluster),
         passphrase: Passphrase::new(args.cluster.passphrase_file.clone()),
         limit: args.cluster.timeout(),
+        skip: args.cluster.skip.clone(),
+        changes: Changes::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -64,6 +67,9 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         Err(error) if error.is::<UsageError>() => {
             say(&format!("lb: {error:#}"));
             Ok(USAGE_ERROR)
+        }
+        Err(error) if !invocation.changes.is_empty() => {
+            bail!("{error:#}\nuntil then it changed {}", invocation.changes.told())
         }
         other => other,
     }

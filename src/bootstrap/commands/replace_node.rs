@@ -65,11 +65,11 @@ pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Resu
     // many, and before anything of it is forgotten.
     context.absent = vec![node.name.clone()];
     context.dial().await;
-    without(&context, &node, "others")
+    without(&mut context, &node, "others")
         .await
         .context("nothing was changed")?;
     stop(&context, &node).await?;
-    without(&context, &node, "without it").await?;
+    without(&mut context, &node, "without it").await?;
     context.state.forget_node(&node.name)?;
     context.make_keys(&invocation.passphrase)?;
     forget(&context, &node).await?;
@@ -83,7 +83,7 @@ pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Resu
     }
     wipe(&context, &node).await?;
     context.absent.clear();
-    preflight::run(&context, true).await?;
+    preflight::run(&mut context, true).await?;
     context.save_applied()?;
     preflight::claim(&context).await?;
     converge::converge(&mut context).await?;
@@ -100,7 +100,7 @@ pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Resu
 }
 
 /// Waits until the servers that have to do without the node are well.
-async fn without(context: &Context, node: &Node, word: &str) -> Result<()> {
+async fn without(context: &mut Context, node: &Node, word: &str) -> Result<()> {
     for phase in phases_of_servers(context, node) {
         let bar = context
             .progress

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::invocation::Invocation;
+use super::invocation::{Invocation, ended};
 use crate::bootstrap::cluster::gossip::{self, Step};
 use crate::bootstrap::context::{Context, compatible};
 use crate::bootstrap::converge;
@@ -31,7 +31,7 @@ pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
     // data.
     converge::converge(&mut context).await?;
     context.progress.note("gossip keys are rotated");
-    Ok(0)
+    Ok(ended(&context))
 }
 
 async fn rotate(context: &mut Context, product: Product) -> Result<()> {
@@ -68,7 +68,12 @@ async fn rotate(context: &mut Context, product: Product) -> Result<()> {
     .with_context(|| {
         format!("{product}: the change is not over; the same command goes on from here")
     })?;
+    let away = context.cluster.nodes.iter().filter(|node| {
+        let is_member = product == Product::Consul || node.is_server(product);
+        is_member && context.absent.contains(&node.name)
+    });
     let keys_of = keys.of_mut(product);
+    keys_of.missed.extend(away.map(|node| node.name.clone()));
     (keys_of.current, keys_of.next) = (next, None);
     context.state.save_gossip(&keys)?;
     context.read_shared()?;

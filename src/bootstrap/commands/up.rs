@@ -7,12 +7,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use super::foreground;
-use super::invocation::Invocation;
+use super::invocation::{Invocation, ended};
 use super::sample;
 use crate::bootstrap::context::{Context, access, compatible};
-use crate::bootstrap::converge::{self, preflight};
+use crate::bootstrap::converge::{self, preflight, survey};
 use crate::bootstrap::description;
-use crate::bootstrap::exit::{INTERRUPTED, UsageError};
+use crate::bootstrap::exit::{DIFFERS, INTERRUPTED, UsageError};
 use crate::bootstrap::nodes::plan::NodePlan;
 use crate::bootstrap::plural::counted;
 use crate::bootstrap::topology::{Product, Role, Scope};
@@ -51,7 +51,7 @@ pub(super) async fn run(invocation: &Invocation, args: UpArgs) -> Result<u8> {
                 return Ok(INTERRUPTED);
             }
             context.progress.note("stopping what was started");
-            foreground::stop_all_unless_asked_again(&context).await?;
+            foreground::stop_all_unless_asked_again(&mut context).await?;
             return Ok(INTERRUPTED);
         }
     };
@@ -62,15 +62,16 @@ pub(super) async fn run(invocation: &Invocation, args: UpArgs) -> Result<u8> {
             .note(&format!("\nsample service behind lb: {url}"));
     }
     context.progress.note(&told(&context, &plans, begun));
+    let code = ended(&context).max(tell_undescribed(&context));
     if foreground.is_none() {
-        return Ok(0);
+        return Ok(code);
     }
     // Rotations and the like are for other commands to do meanwhile.
     context.state.release();
     context
         .progress
         .note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
-    foreground::until_stopped(&context, stop).await
+    foreground::until_stopped(&mut context, stop).await
 }
 
 /// Where a walk starts from.
@@ -91,7 +92,7 @@ async fn walk(
     start: Start,
 ) -> Result<(Vec<NodePlan>, Option<String>)> {
     context.make_keys(&invocation.passphrase)?;
-    if let Err(problems) = preflight::run(context, start.known).await {
+    if let Err(problems) = survey::run(context, start.known, &[]).await {
         if start.fresh {
             // Keys that were never used would be in the way of the folder that has to be brought
             // back.
@@ -114,10 +115,28 @@ async fn walk(
     Ok((plans, sample))
 }
 
+/// Tells which nodes are no longer described; the exit code for them.
+fn tell_undescribed(context: &Context) -> u8 {
+    if context.undescribed.is_empty() {
+        return 0;
+    }
+    context.progress.note(&format!(
+        "no longer described in {}, and still part of the cluster: {}\n`lb bootstrap up{} --yes` removes what is no \
+         longer described; or describe it again",
+        context.source,
+        context.undescribed.join(", "),
+        context.flags
+    ));
+    DIFFERS
+}
+
 /// What happened, and what can be done now.
 fn told(context: &Context, plans: &[NodePlan], begun: Instant) -> String {
     let cluster = &context.cluster;
-    let count = |role| cluster.of_role(role).count();
+    let count = |role| {
+        let nodes = cluster.of_role(role);
+        nodes.filter(|node| context.is_worked_on(node)).count()
+    };
     let what = match plans.is_empty() {
         true => "nothing to change".to_owned(),
         false => format!("{} changed", counted(changed_nodes(plans), "node")),

@@ -50,7 +50,7 @@ pub(super) fn read(
 ) -> (Kind, Vec<Node>) {
     let listed = ROLES.map(|(role, key, _)| listed(reader, role, key));
     let kind = kind(reader, &listed);
-    check_counts(reader, kind, scope, &listed);
+    check_counts(reader, kind, scope, &listed, recorded);
     // In a file the key may wait for another target; whoever writes the flag means it now.
     if kind == Kind::Ssh
         && reader
@@ -245,7 +245,14 @@ fn count(kind: Kind, listed: &Listed) -> Option<usize> {
     }
 }
 
-fn check_counts(reader: &mut Reader<'_>, kind: Kind, scope: Scope, listed: &[Listed; 3]) {
+fn check_counts(
+    reader: &mut Reader<'_>,
+    kind: Kind,
+    scope: Scope,
+    listed: &[Listed; 3],
+    recorded: &Recorded,
+) {
+    // One that lives may pass through an even number, when a server dies or leaves.
     for (listed, (role, key, _)) in listed.iter().zip(ROLES) {
         if kind == Kind::Ssh && matches!(listed, Listed::Count(1..)) {
             let advice = "list the addresses of the machines, or write target = \"local\"";
@@ -256,6 +263,7 @@ fn check_counts(reader: &mut Reader<'_>, kind: Kind, scope: Scope, listed: &[Lis
         };
         match (role, count) {
             (Role::NomadClient, _) | (Role::NomadServer, 0) | (_, 1 | 3 | 5) => {}
+            (_, 2 | 4) if recorded.is_living => {}
             (Role::ConsulServer, 0) => {
                 reader.wrong(
                     key,

@@ -30,6 +30,7 @@ mod sockets;
 pub mod spec;
 mod tasks;
 
+pub use channel::Unreachable;
 pub use control::ControlDir;
 pub use dialer::{Dialer, Stream, Tunnel, Tunnelled};
 pub use host::Host;
