@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "bootstrap/away.rs"]
+mod away;
 #[path = "bootstrap/foreground.rs"]
 mod foreground;
 #[path = "bootstrap/killed.rs"]

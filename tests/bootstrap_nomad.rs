@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "bootstrap_nomad/away.rs"]
+mod away;
 #[path = "bootstrap_nomad/cluster.rs"]
 mod cluster;
 #[path = "bootstrap_nomad/jobs.rs"]

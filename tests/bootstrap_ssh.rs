@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "bootstrap_ssh/away.rs"]
+mod away;
 #[path = "bootstrap_ssh/nine.rs"]
 mod nine;
 #[path = "bootstrap_ssh/obstacles.rs"]

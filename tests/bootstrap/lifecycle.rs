@@ -382,14 +382,16 @@ fn another_description_is_refused(cluster: &Cluster) {
         ),
     ] {
         fs::write(&file, text).unwrap();
-        let words = |word| [word, "--cluster", &*file.to_string_lossy()].map(str::to_owned);
-        let run = |word: &str| cluster.run(&words(word).each_ref().map(String::as_str));
+        let other = file.to_string_lossy();
+        let run = |word| cluster.run(&[word, "--cluster", &other]);
         let plan = run("plan").ended(3).stdout;
         assert!(
             plan.contains(&format!("remove {left}, which is no longer described")),
             "{plan}"
         );
-        run("up").ended(3).says(&["no longer described", left, "--yes", warning]);
+        run("up")
+            .ended(3)
+            .says(&["no longer described", left, "--yes", warning]);
     }
     let lock = fs::File::options()
         .write(true)

@@ -225,7 +225,10 @@ fn authority(cluster: &Cluster) {
         }
         let status = cluster.run(&["status", "--json"]).ended(3).json();
         let well = |node: &Value| node["problems"].as_array().unwrap().is_empty();
-        assert!(status["nodes"].as_array().unwrap().iter().all(well), "{status}");
+        assert!(
+            status["nodes"].as_array().unwrap().iter().all(well),
+            "{status}"
+        );
         assert_eq!(status["problems"].as_array().unwrap().len(), 1, "{status}");
     }
     cluster

@@ -85,6 +85,14 @@ pub async fn rotate(
     Ok(())
 }
 
+/// Whether a change may begin: no member has failed, and none of the description is away.
+///
+/// # Errors
+/// Which are.
+pub async fn check(view: &ClusterView<'_>, product: Product) -> anyhow::Result<()> {
+    refuse_failed(view, product).await.map(drop)
+}
+
 /// A server that answers, if no member has failed and none of the description is away.
 ///
 /// Autopilot soon makes a dead server one that has `left`; it would come back with the old key all

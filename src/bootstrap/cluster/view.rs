@@ -13,7 +13,8 @@ use serde_json::Value;
 use super::api::{Api, ApiError, LIMIT};
 use super::client::ClusterClient;
 use super::facts::{
-    AutopilotHealth, Member, MemberStatus, Members, NomadNode, NomadNodeDetails, RaftConfiguration, RaftPeer,
+    AutopilotHealth, Member, MemberStatus, Members, NomadNode, NomadNodeDetails, RaftConfiguration,
+    RaftPeer,
 };
 use crate::bootstrap::topology::{Cluster, Node, Product};
 

@@ -44,7 +44,9 @@ pub(super) async fn run(invocation: &Invocation, args: DownArgs) -> Result<u8> {
     let nodes = context.cluster.nodes.iter();
     let present = nodes.filter(|node| context.is_worked_on(node));
     let wiping = present.map(|node| {
-        context.changes.note(&node.name, "data, configuration and keys removed");
+        context
+            .changes
+            .note(&node.name, "data, configuration and keys removed");
         context.host(node).wipe(Wipe::Everything)
     });
     each(&context, wiping).await?;

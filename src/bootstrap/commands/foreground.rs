@@ -120,7 +120,12 @@ fn agents(context: &Context) -> usize {
 
 async fn ended(context: &Context) -> Result<BTreeSet<(String, Product)>> {
     let mut ended = BTreeSet::new();
-    for node in context.cluster.nodes.iter().filter(|node| context.is_worked_on(node)) {
+    for node in context
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| context.is_worked_on(node))
+    {
         let daemons = context.spec(node)?.daemons;
         let spec = NodeSpec {
             daemons: daemons.clone(),

@@ -4,7 +4,10 @@ mod down;
 mod env;
 mod foreground;
 mod invocation;
+mod one_node;
 mod plan;
+mod reboot;
+mod remove_node;
 mod replace_node;
 mod rotate_certs;
 mod rotate_gossip;
@@ -59,6 +62,8 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,
             BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
             BootstrapAction::ReplaceNode(args) => replace_node::run(&invocation, &args).await,
+            BootstrapAction::RemoveNode(args) => remove_node::run(&invocation, &args).await,
+            BootstrapAction::Reboot(args) => reboot::run(&invocation, &args).await,
             BootstrapAction::Upgrade(_) => upgrade::run(&invocation).await,
             BootstrapAction::Down(args) => down::run(&invocation, args).await,
         }
@@ -69,7 +74,10 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             Ok(USAGE_ERROR)
         }
         Err(error) if !invocation.changes.is_empty() => {
-            bail!("{error:#}\nuntil then it changed {}", invocation.changes.told())
+            bail!(
+                "{error:#}\nuntil then it changed {}",
+                invocation.changes.told()
+            )
         }
         other => other,
     }

@@ -21,11 +21,17 @@ pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
     compatible::check_known(&context, None)?;
     context.read_keys()?;
     context.dial().await;
-    for product in Product::ALL {
-        let wanted = wanted_scope.includes(product) && context.scope.includes(product);
-        if wanted && context.cluster.servers(product).next().is_some() {
-            rotate(&mut context, product).await?;
-        }
+    let is_wanted = |product: &Product| {
+        let is_meant = wanted_scope.includes(*product) && context.scope.includes(*product);
+        is_meant && context.cluster.servers(*product).next().is_some()
+    };
+    let products: Vec<Product> = Product::ALL.into_iter().filter(is_wanted).collect();
+    // Before a new key is noted: a change that cannot begin is not under way.
+    for &product in &products {
+        gossip::check(&context.cluster_view()?, product).await?;
+    }
+    for product in products {
+        rotate(&mut context, product).await?;
     }
     // Only the files change, for nodes that are yet to come: agents keep their keys with their
     // data.

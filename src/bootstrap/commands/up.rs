@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::foreground;
 use super::invocation::{Invocation, ended};
-use super::sample;
+use super::{one_node, remove_node, sample};
 use crate::bootstrap::context::{Context, access, compatible};
 use crate::bootstrap::converge::{self, preflight, survey};
 use crate::bootstrap::description;
@@ -31,6 +31,7 @@ pub(super) async fn run(invocation: &Invocation, args: UpArgs) -> Result<u8> {
         known: context.state.cluster()?.is_some(),
         fresh,
         with_sample: args.with_sample,
+        removes: args.yes,
     };
     compatible::check(&context)?;
     // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it
@@ -83,6 +84,8 @@ struct Start {
     fresh: bool,
     /// The sample is asked for.
     with_sample: bool,
+    /// What is no longer described may go.
+    removes: bool,
 }
 
 /// All of it. Dropped at any point, it can be begun again.
@@ -105,6 +108,9 @@ async fn walk(
     context.save_applied()?;
     preflight::claim(context).await?;
     let plans = converge::converge(context).await?;
+    if start.removes {
+        remove_undescribed(context).await?;
+    }
     context.write_access()?;
     // Only when asked: whoever stopped the jobs since does not want them back with every `up`.
     let sample = if start.with_sample {
@@ -113,6 +119,28 @@ async fn walk(
         None
     };
     Ok((plans, sample))
+}
+
+/// Removes what is no longer described, one node after the other, as far as the rest can do without.
+async fn remove_undescribed(context: &mut Context) -> Result<()> {
+    let all = context.undescribed.clone();
+    for name in &all {
+        let mut nodes = context.cluster.nodes.iter();
+        let Some(node) = nodes.find(|node| node.name == *name).cloned() else {
+            continue;
+        };
+        match remove_node::look_ahead(context, &node, false).await {
+            Ok(()) => remove_node::remove(context, &node, false).await?,
+            Err(why) => {
+                let why = format!("{name} is not removed: {why:#}");
+                context.progress.note(&why);
+            }
+        }
+    }
+    if !all.is_empty() {
+        one_node::tell_others(context).await;
+    }
+    Ok(())
 }
 
 /// Tells which nodes are no longer described; the exit code for them.

@@ -44,7 +44,11 @@ pub(super) fn keep_undescribed(cluster: &mut Cluster, applied: &Applied) -> Resu
         .map(Node::from)
         .collect();
     for before in &left {
-        if let Some(node) = cluster.nodes.iter().find(|node| node.address == before.address) {
+        if let Some(node) = cluster
+            .nodes
+            .iter()
+            .find(|node| node.address == before.address)
+        {
             bail!(UsageError(format!(
                 "{} is described at {}, the address of {}, which belongs to the cluster and is no longer described: run \
                  `lb bootstrap remove-node {}` first, or give it its name back",

@@ -102,12 +102,17 @@ fn problems(applied: &Applied, cluster: &Cluster, replaced: Option<&str>) -> Vec
             // It stays a part of the cluster until it is removed.
             None => {}
             Some(node) if AppliedRole::from(node.role) != before.role => {
-                problems.push(format!("{} had another role: give the new one another name", node.name));
+                problems.push(format!(
+                    "{} had another role: give the new one another name",
+                    node.name
+                ));
             }
-            Some(node) if node.address != before.address && replaced != Some(&node.name) => problems.push(format!(
-                "{} was {} and is now {}: run `lb bootstrap replace-node {}`",
-                node.name, before.address, node.address, node.name
-            )),
+            Some(node) if node.address != before.address && replaced != Some(&node.name) => {
+                problems.push(format!(
+                    "{} was {} and is now {}: run `lb bootstrap replace-node {}`",
+                    node.name, before.address, node.address, node.name
+                ))
+            }
             Some(_) => {}
         }
     }

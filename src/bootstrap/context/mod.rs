@@ -294,6 +294,18 @@ impl Context {
         names.join(", ")
     }
 
+    /// Takes nodes off the list: those that have left the cluster, and those that are no part of it
+    /// yet.
+    pub(in crate::bootstrap) fn forget_nodes(&mut self, names: &[String]) {
+        let is_kept = |name: &String| !names.contains(name);
+        self.cluster.nodes.retain(|node| is_kept(&node.name));
+        self.applied.nodes.retain(|node| is_kept(&node.name));
+        self.applied.programs.retain(|name, _| is_kept(name));
+        self.absent.retain(is_kept);
+        self.undescribed.retain(is_kept);
+        self.left_out.retain(|name, _| is_kept(name));
+    }
+
     /// How an error begins that stops a run before its first change, or after it.
     pub(in crate::bootstrap) fn told_unchanged(&self) -> &'static str {
         if self.changes.is_empty() {
@@ -313,7 +325,11 @@ impl Context {
             .iter()
             .map(|(name, why)| format!("\n  {name}: {why}"))
             .collect();
-        let verb = if self.left_out.len() == 1 { "was" } else { "were" };
+        let verb = if self.left_out.len() == 1 {
+            "was"
+        } else {
+            "were"
+        };
         Some(format!(
             "{} of {} nodes {verb} left out:{lines}\nrun it again when they are back, or take out for good what will not \
              be: `lb bootstrap remove-node NAME --dead`",

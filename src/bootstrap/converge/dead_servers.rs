@@ -64,7 +64,10 @@ pub(super) fn check(
             .iter()
             .map(|(name, why)| format!("\n  {name}: {why}"))
             .collect();
-        bail!("{}, because of this:{names}\n{why}", context.told_unchanged());
+        bail!(
+            "{}, because of this:{names}\n{why}",
+            context.told_unchanged()
+        );
     }
     Ok(())
 }
@@ -125,8 +128,14 @@ mod tests {
         for (servers, expected) in [
             (servers(3, 0, true, true, false), ""),
             (servers(3, 1, false, false, false), ""),
-            (servers(3, 1, false, true, false), "1 of 3 servers are fewer than the 2"),
-            (servers(3, 1, true, true, false), "1 of 3 servers are fewer than the 2"),
+            (
+                servers(3, 1, false, true, false),
+                "1 of 3 servers are fewer than the 2",
+            ),
+            (
+                servers(3, 1, true, true, false),
+                "1 of 3 servers are fewer than the 2",
+            ),
             (servers(5, 1, false, true, false), "--skip NAME"),
             (servers(5, 1, true, true, false), ""),
             (servers(5, 2, true, true, false), "2 of 5 servers"),

@@ -19,7 +19,10 @@ pub(super) async fn forget_old_keys(
         return Ok(());
     };
     let missed = &keys.of(product).missed;
-    for work in works.iter_mut().filter(|work| missed.contains(&work.node.name)) {
+    for work in works
+        .iter_mut()
+        .filter(|work| missed.contains(&work.node.name))
+    {
         let (host, name) = (context.host(&work.node), &work.node.name);
         let daemon = work.part.daemon(product).with_context(|| name.clone())?;
         context.changes.note(name, "restarted");

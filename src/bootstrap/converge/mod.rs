@@ -109,7 +109,11 @@ async fn run_phase(context: &mut Context, phase: Phase) -> Result<Vec<NodePlan>>
     let starting = down.iter().map(|work| start(context, work, product));
     let results = each_result(context, starting).await;
     let nodes: Vec<Node> = down.iter().map(|work| work.node.clone()).collect();
-    lost::sort_out(context, &mut works, nodes.iter().cloned().zip(results).collect())?;
+    lost::sort_out(
+        context,
+        &mut works,
+        nodes.iter().cloned().zip(results).collect(),
+    )?;
     if is_of_servers {
         dead_servers::check(context, product, &works, false)?;
     }

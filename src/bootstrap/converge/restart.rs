@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::{checks, lost};
 use super::many::each;
 use super::phase_gate::{gate, gate_result, told};
 use super::work::{Work, start};
+use super::{checks, lost};
 use crate::bootstrap::cluster::gates;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::of_node::OfNode as _;
@@ -158,7 +158,11 @@ async fn restart_sick<'w>(
 }
 
 /// Waits until a server that was started, or started anew, has caught up and votes.
-pub(super) async fn rolling_gate(context: &Context, product: Product, node: &Node) -> Result<()> {
+pub(in crate::bootstrap) async fn rolling_gate(
+    context: &Context,
+    product: Product,
+    node: &Node,
+) -> Result<()> {
     let view = context.cluster_view()?;
     let logs = context.logs();
     let gates = gates::Gates {

@@ -401,11 +401,7 @@ fn essence(said: &str) -> String {
             || line.contains("verification failed")
     };
     let lines: Vec<&str> = said.lines().map(str::trim).filter(telling).collect();
-    lines
-        .join("\n")
-        .trim()
-        .trim_end_matches('.')
-        .to_owned()
+    lines.join("\n").trim().trim_end_matches('.').to_owned()
 }
 
 /// What to do about it, where ssh itself does not say.
@@ -486,13 +482,19 @@ mod tests {
     #[test]
     fn a_banner_is_cut_to_what_it_says() {
         for (said, expected) in [
-            ("Host key verification failed.\r\n", "Host key verification failed"),
+            (
+                "Host key verification failed.\r\n",
+                "Host key verification failed",
+            ),
             (
                 "@@@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\n@@@@@\nIT IS POSSIBLE\n\
                  Offending ED25519 key in /k:3\nHost key verification failed.\n",
                 "Offending ED25519 key in /k:3\nHost key verification failed",
             ),
-            ("connect to host x port 22: No route to host\n", "connect to host x port 22: No route to host"),
+            (
+                "connect to host x port 22: No route to host\n",
+                "connect to host x port 22: No route to host",
+            ),
             ("", ""),
         ] {
             assert_eq!(essence(said), expected, "{said:?}");

@@ -24,6 +24,7 @@ mod host;
 mod observe;
 pub mod plan;
 mod preflight;
+mod reboot;
 mod release;
 mod script;
 mod sockets;

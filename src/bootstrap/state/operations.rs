@@ -184,7 +184,13 @@ mod tests {
         state.save_gossip(&keys).unwrap();
         assert_eq!(
             shown(&state),
-            ["rotate-certs", "rotate-gossip", "replace-node b", "remove-node a", "reboot"]
+            [
+                "rotate-certs",
+                "rotate-gossip",
+                "replace-node b",
+                "remove-node a",
+                "reboot"
+            ]
         );
         state.end_operation(&remove).unwrap();
         state.end_operation(&reboot).unwrap();
