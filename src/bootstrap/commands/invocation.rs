@@ -126,6 +126,7 @@ impl Invocation {
         )?;
         context.flags.clone_from(&self.flags);
         context.changes = self.changes.clone();
+        context.leave_out_removed()?;
         context.skip(&self.skip)?;
         for product in Product::ALL {
             let is_described = |node: &&Node| !context.undescribed.contains(&node.name);

@@ -25,13 +25,13 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The node of this name.
+/// The node of this name, which is worked on whatever was begun with it before.
 ///
 /// # Errors
 /// When there is none.
-pub(super) fn find(context: &Context, name: &str) -> Result<Node> {
+pub(super) fn find(context: &mut Context, name: &str) -> Result<Node> {
     let mut nodes = context.cluster.nodes.iter();
-    let Some(node) = nodes.find(|node| node.name == name) else {
+    let Some(node) = nodes.find(|node| node.name == name).cloned() else {
         bail!(UsageError(format!(
             "no node is called {name:?}; there are {}",
             context.node_names()
@@ -42,7 +42,8 @@ pub(super) fn find(context: &Context, name: &str) -> Result<Node> {
             "{name} is what the command is about, and cannot be left out: leave it away from --skip"
         )));
     }
-    Ok(node.clone())
+    context.take_in(name);
+    Ok(node)
 }
 
 /// Products that the command is about, on this node.

@@ -39,7 +39,7 @@ pub(super) async fn run(invocation: &Invocation, args: &RebootArgs) -> Result<u8
     let mut context = invocation.open_whole()?;
     compatible::check_known(&context, None)?;
     for name in &args.nodes {
-        one_node::find(&context, name)?;
+        one_node::find(&mut context, name)?;
     }
     context.read_keys()?;
     let begun = context.state.operation(OperationKind::Reboot, None)?;

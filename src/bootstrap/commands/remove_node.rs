@@ -41,7 +41,7 @@ pub(super) async fn run(invocation: &Invocation, args: &RemoveNodeArgs) -> Resul
         .collect();
     context.forget_nodes(&newcomers);
     context.read_keys()?;
-    let node = one_node::find(&context, &args.name)?;
+    let node = one_node::find(&mut context, &args.name)?;
     let is_described = !context.undescribed.contains(&node.name);
     context.dial().await;
     look_ahead(&mut context, &node, args.dead).await?;

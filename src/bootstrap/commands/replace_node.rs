@@ -29,7 +29,7 @@ use crate::cli::ReplaceNodeArgs;
 pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Result<u8> {
     let mut context = invocation.open_whole()?;
     compatible::check_known(&context, Some(&args.name))?;
-    let node = one_node::find(&context, &args.name)?;
+    let node = one_node::find(&mut context, &args.name)?;
     let question = format!(
         "Remove {} and everything on {}, and set it up anew?",
         node.name, node.address

@@ -33,12 +33,7 @@ pub(super) async fn run(invocation: &Invocation, ca: bool) -> Result<u8> {
     // Without the CA's key nothing can be signed: better to know it before the rotation is begun
     // than stuck in it.
     context.state.ensure_authority(passphrase.as_ref(), now)?;
-    if context.state.rotation()?.is_none() {
-        // Before it is begun: afterwards the new certificates are made in any case.
-        context.make_keys(&invocation.passphrase)?;
-    } else {
-        context.read_keys()?;
-    }
+    context.make_keys(&invocation.passphrase)?;
     // Nomad's connections to Consul keep their certificates until they are made anew.
     survey::run(&mut context, true, &[Product::Nomad]).await?;
     let mut rotation = Some(match ca {

@@ -129,6 +129,7 @@ async fn remove_undescribed(context: &mut Context) -> Result<()> {
         let Some(node) = nodes.find(|node| node.name == *name).cloned() else {
             continue;
         };
+        context.take_in(name);
         match remove_node::look_ahead(context, &node, false).await {
             Ok(()) => remove_node::remove(context, &node, false).await?,
             Err(why) => {

@@ -22,7 +22,7 @@ use super::changes::Changes;
 use super::exit::UsageError;
 use super::progress::Progress;
 use super::render::{self, Versions};
-use super::state::{Applied, State};
+use super::state::{Applied, OperationKind, State};
 use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
 use crate::bootstrap::cluster::api::{self, BoxedStream};
 use crate::bootstrap::cluster::client::ClusterClient;
@@ -268,6 +268,27 @@ impl Context {
         if !self.left_out.contains_key(name) {
             self.left_out.insert(name.to_owned(), why.to_owned());
         }
+    }
+
+    /// Takes a node in again that was left out.
+    pub(in crate::bootstrap) fn take_in(&mut self, name: &str) {
+        self.absent.retain(|absent| absent != name);
+        self.left_out.remove(name);
+    }
+
+    /// Leaves the nodes out whose removal was begun: nothing may bring them up again.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(in crate::bootstrap) fn leave_out_removed(&mut self) -> Result<()> {
+        for operation in self.state.operations()? {
+            let name = operation.nodes.first().cloned().unwrap_or_default();
+            let is_member = self.cluster.nodes.iter().any(|node| node.name == name);
+            if operation.kind == OperationKind::RemoveNode && is_member {
+                self.leave_out(&name, &operation.told());
+            }
+        }
+        Ok(())
     }
 
     /// Leaves the nodes out that `--skip` names.

@@ -4,8 +4,10 @@
 use anyhow::Result;
 
 use super::look::look;
-use super::{dead_servers, preflight};
+use super::work::{Work, start};
+use super::{dead_servers, install, lost, preflight};
 use crate::bootstrap::context::Context;
+use crate::bootstrap::nodes::plan::DaemonAction;
 use crate::bootstrap::topology::{Phase, Product};
 
 /// Looks at all nodes, and leaves those out that do not answer. `restarts`: products whose servers
@@ -19,6 +21,11 @@ pub(in crate::bootstrap) async fn run(
     restarts: &[Product],
 ) -> Result<()> {
     preflight::run(context, known).await?;
+    if known && context.cluster.is_local() {
+        for &product in restarts {
+            start_servers(context, product).await?;
+        }
+    }
     for phase in [Phase::ConsulServers, Phase::NomadServers] {
         let product = phase.product();
         let is_dead = |name: &String| context.left_out.contains_key(name);
@@ -37,4 +44,28 @@ pub(in crate::bootstrap) async fn run(
         dead_servers::check(context, product, &looked.works, restarts)?;
     }
     Ok(())
+}
+
+/// Starts the servers of a product that are down while others run, as the walk would: on this machine
+/// nothing else tells whether one is dead.
+async fn start_servers(context: &mut Context, product: Product) -> Result<()> {
+    let phase = match product {
+        Product::Consul => Phase::ConsulServers,
+        Product::Nomad => Phase::NomadServers,
+    };
+    let mut works = look(context, phase).await?.works;
+    let is_down = |work: &Work| work.plan.daemon(product) == Some(DaemonAction::Start);
+    if works.iter().all(is_down) {
+        return Ok(());
+    }
+    works.retain(is_down);
+    let mut results = Vec::new();
+    for work in &mut works {
+        let started = match install(context, work).await {
+            Ok(_) => start(context, work, product).await,
+            Err(error) => Err(error),
+        };
+        results.push((work.node.clone(), started));
+    }
+    lost::sort_out(context, &mut works, results).map(drop)
 }
