@@ -22,6 +22,9 @@ use crate::bootstrap::state::OperationKind;
 use crate::bootstrap::topology::{Node, Phase, Product};
 use crate::cli::ReplaceNodeArgs;
 
+/// How long each gate of the others may take, once the node is back.
+const SETTLE: Duration = Duration::from_secs(60);
+
 /// Takes the old one out, and brings the new one in. Can be repeated after a failure.
 ///
 /// # Errors
@@ -63,7 +66,7 @@ pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Resu
         })?;
     context.state.end_operation(&operation)?;
     context.progress.note(&format!("{} is replaced", node.name));
-    one_node::tell_others(&mut context).await;
+    settle(&mut context).await;
     Ok(0)
 }
 
@@ -119,6 +122,22 @@ async fn replace(context: &mut Context, invocation: &Invocation, node: &Node) ->
     converge::converge(context).await?;
     context.only = None;
     context.write_access()
+}
+
+/// Puts right what else differs, as `up` does, now that the node is back; where nodes are away, only
+/// what touches no daemon. It is no part of the replacement, and no reason for it to fail.
+async fn settle(context: &mut Context) {
+    if !context.left_out.is_empty() {
+        one_node::tell_others(context).await;
+        return;
+    }
+    context.limit = context.limit.min(SETTLE);
+    if let Err(error) = converge::converge(context).await {
+        context.progress.note(&format!(
+            "not all of the others are as described, `lb bootstrap up{}` sees to it: {error:#}",
+            context.flags
+        ));
+    }
 }
 
 /// Waits until the servers that have to do without the node are well.
