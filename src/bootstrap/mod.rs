@@ -22,10 +22,12 @@ pub mod security;
 pub mod state;
 pub mod topology;
 
+mod changes;
 mod commands;
 mod context;
 mod converge;
 mod exit;
+mod of_node;
 mod plural;
 
 pub use commands::run;

@@ -60,6 +60,10 @@ pub struct ClusterArgs {
     /// Nodes as `terraform output -json` prints them; `-`: standard input.
     #[arg(long, global = true, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
+    /// Leave these nodes out, whether they answer or not. What is left of servers has to keep the
+    /// quorum. Exit code 3: something is left to be done.
+    #[arg(long, global = true, value_name = "NODE", value_delimiter = ',')]
+    pub skip: Vec<String>,
     /// Give up when the cluster is not where it should be after this time [default: 5m].
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
@@ -99,6 +103,12 @@ pub enum BootstrapAction {
     RotateGossip,
     /// Put a new machine in the place of a lost one. Its address is the one in the description.
     ReplaceNode(ReplaceNodeArgs),
+    /// Take a node out for good: it is drained, leaves, is stopped and wiped. Never where it costs the
+    /// quorum.
+    RemoveNode(RemoveNodeArgs),
+    /// Start the machines anew, one after the other: clients, Nomad's servers, Consul's servers, those
+    /// that lead last. Stops at the first that does not come back.
+    Reboot(RebootArgs),
     /// Take other versions of consul and nomad, one node at a time.
     Upgrade(UpgradeArgs),
     /// Stop the cluster.
@@ -115,6 +125,9 @@ pub struct UpArgs {
     /// Also run a sample service, and lb on every client in front of it.
     #[arg(long)]
     pub with_sample: bool,
+    /// Remove the nodes that are no longer described, without asking. Otherwise they stay.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Arguments of `rotate-certs`.
@@ -132,6 +145,31 @@ pub struct ReplaceNodeArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
     /// Do not wait for confirmation.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Arguments of `remove-node`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct RemoveNodeArgs {
+    /// Which node, by its name. It may be described no longer.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// It does not answer and will not come back: take it out without stopping and wiping it.
+    #[arg(long)]
+    pub dead: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Arguments of `reboot`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct RebootArgs {
+    /// Which nodes, by their names [default: all].
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// Do not ask.
     #[arg(long)]
     pub yes: bool,
 }
@@ -166,6 +204,7 @@ impl BootstrapArgs {
             BootstrapAction::Up(UpArgs {
                 detach: self.up.detach || after.detach,
                 with_sample: self.up.with_sample || after.with_sample,
+                yes: self.up.yes || after.yes,
             })
         };
         match &self.command {
@@ -189,6 +228,7 @@ impl BootstrapArgs {
             None | Some(BootstrapAction::Up(_)) => None,
             Some(_) if self.up.detach => Some("--detach"),
             Some(_) if self.up.with_sample => Some("--with-sample"),
+            Some(_) if self.up.yes => Some("--yes"),
             Some(_) => None,
         }
     }
@@ -223,19 +263,20 @@ mod tests {
 
     #[test]
     fn up_is_meant_when_no_word_is_said() {
-        for (line, detach, with_sample) in [
-            ("", false, false),
-            ("up", false, false),
-            ("--local --detach --with-sample", true, true),
-            ("--local up --detach", true, false),
-            ("--detach up --local --with-sample", true, true),
+        for (line, detach, with_sample, yes) in [
+            ("", false, false, false),
+            ("up", false, false, false),
+            ("--local --detach --with-sample", true, true, false),
+            ("--local up --detach --yes", true, false, true),
+            ("--detach --yes up --local --with-sample", true, true, true),
         ] {
             match args(line).action() {
                 BootstrapAction::Up(up) => assert_eq!(
                     up,
                     UpArgs {
                         detach,
-                        with_sample
+                        with_sample,
+                        yes
                     },
                     "{line}"
                 ),
@@ -247,7 +288,7 @@ mod tests {
     #[test]
     fn flags_of_the_cluster_stand_before_and_after_the_word() {
         let flags = "--cluster c.toml --local --only consul --state s --network 127.0.9.0/24 --consul-bin c --nomad-bin n \
-                     --acl --passphrase-file p --inventory - --timeout 1m30s";
+                     --acl --passphrase-file p --inventory - --timeout 1m30s --skip a,b --skip c";
         for word in [
             "up",
             "plan",
@@ -256,6 +297,8 @@ mod tests {
             "rotate-certs",
             "rotate-gossip",
             "replace-node w",
+            "remove-node w",
+            "reboot w",
             "upgrade",
             "down",
         ] {
@@ -288,6 +331,7 @@ mod tests {
                     "{line}"
                 );
                 assert_eq!(found.timeout(), Duration::from_secs(90), "{line}");
+                assert_eq!(found.skip, ["a", "b", "c"], "{line}");
             }
         }
         assert_eq!(args("").cluster.timeout(), Duration::from_secs(300));
@@ -308,6 +352,19 @@ mod tests {
             yes: true,
         };
         assert_eq!(replace, expected);
+        let BootstrapAction::RemoveNode(remove) = action("remove-node w-1 --dead --yes") else {
+            panic!()
+        };
+        let expected = RemoveNodeArgs {
+            name: "w-1".into(),
+            dead: true,
+            yes: true,
+        };
+        assert_eq!(remove, expected);
+        let BootstrapAction::Reboot(reboot) = action("reboot w-1 w-2") else {
+            panic!()
+        };
+        assert_eq!((reboot.nodes.len(), reboot.yes), (2, false));
         let BootstrapAction::Upgrade(upgrade) =
             action("upgrade --consul-version 1.9.0 --nomad-bin n")
         else {
@@ -335,6 +392,7 @@ mod tests {
             ("--network 10", "--network"),
             ("--timeout 5", "--timeout"),
             ("replace-node", "<NAME>"),
+            ("remove-node --dead", "<NAME>"),
             ("plan --detach", "--detach"),
             (
                 "--detach plan",

@@ -17,6 +17,7 @@
 mod support;
 
 mod api;
+mod away;
 mod foreground;
 mod host;
 mod killed;

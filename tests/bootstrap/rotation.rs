@@ -216,8 +216,21 @@ fn authority(cluster: &Cluster) {
         assert_eq!(ran.code, None, "killed too late: {}", ran.stderr);
         let said = cluster.run(&["rotate-certs"]).ended(1);
         said.says(&["the CA is being changed", "rotate-certs --ca"]);
-        // The cluster is well at every step.
-        cluster.run(&["status"]).good();
+        // The cluster is well at every step, and what is not over is shown.
+        for word in ["status", "plan"] {
+            let shown = cluster.run(&[word]).ended(3).stdout;
+            assert!(
+                shown.contains("`rotate-certs --ca` is not over"),
+                "{word}: {shown}"
+            );
+        }
+        let status = cluster.run(&["status", "--json"]).ended(3).json();
+        let well = |node: &Value| node["problems"].as_array().unwrap().is_empty();
+        assert!(
+            status["nodes"].as_array().unwrap().iter().all(well),
+            "{status}"
+        );
+        assert_eq!(status["problems"].as_array().unwrap().len(), 1, "{status}");
     }
     cluster
         .run(&["rotate-certs", "--ca"])

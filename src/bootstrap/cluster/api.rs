@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -166,6 +166,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// Content.
     pub body: Bytes,
+    /// How new the state is that it is taken from; 0: the server has none yet. None: not told.
+    pub index: Option<u64>,
     address: SocketAddr,
     path: String,
 }
@@ -391,6 +393,7 @@ impl Api {
                 .await
                 .map_err(|error| self.hyper_error(error))?;
             let status = response.status();
+            let index = index_of(response.headers());
             let body = Limited::new(response.into_body(), BODY_MAX)
                 .collect()
                 .await
@@ -405,6 +408,7 @@ impl Api {
             Ok(Reply {
                 status,
                 body: body.to_bytes(),
+                index,
                 address: self.address,
                 path: without_query(path),
             })
@@ -493,6 +497,12 @@ fn tls_cause(error: &io::Error) -> Option<String> {
         .get_ref()?
         .downcast_ref::<rustls::Error>()
         .map(ToString::to_string)
+}
+
+fn index_of(headers: &HeaderMap) -> Option<u64> {
+    let names = ["x-nomad-index", "x-consul-index"];
+    let value = names.iter().find_map(|name| headers.get(*name))?;
+    value.to_str().ok()?.parse().ok()
 }
 
 fn without_query(path: &str) -> String {

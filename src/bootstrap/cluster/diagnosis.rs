@@ -226,8 +226,8 @@ const CATALOGUE: &[Row] = &[
     ),
     row!(
         [["No cluster leader"]],
-        "fewer than half of the servers are there, so that none leads",
-        "start the others: `lb bootstrap status` shows which"
+        "it knows no leader: fewer servers than a majority reach each other, or an election is under way",
+        "`lb bootstrap status` shows which servers are away: start those; where none is, wait for the election to end"
     ),
 ];
 
@@ -385,7 +385,7 @@ mod tests {
             ),
             ("rpc error making call: ACL not found", "token"),
             ("No known Consul servers", "not joined"),
-            ("No cluster leader", "fewer than half"),
+            ("No cluster leader", "fewer servers than a majority"),
         ];
         for (line, expected) in cases {
             let log = format!("[INFO] agent: Started\n    {line}\n[INFO] agent: and on\n");

@@ -275,6 +275,16 @@ impl NomadNode {
             .min_by_key(rank)
     }
 
+    /// Why it takes no allocations, although it may be well; None: it takes them.
+    #[must_use]
+    pub fn idle(&self) -> Option<&'static str> {
+        if self.drain == Some(true) {
+            return Some("is being drained");
+        }
+        let word = self.scheduling_eligibility.as_deref();
+        (word != Some("eligible")).then_some("takes no allocations (ineligible)")
+    }
+
     /// Whether it is neither down nor forgotten.
     #[must_use]
     pub fn is_up(&self) -> bool {

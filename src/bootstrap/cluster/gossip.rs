@@ -21,7 +21,7 @@ use super::api::{Api, ApiError};
 use super::facts::{Member, MemberStatus};
 use super::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::Product;
+use crate::bootstrap::topology::{Node, Product};
 
 /// Limit for one call: it waits for the answers of all members.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -85,6 +85,14 @@ pub async fn rotate(
     Ok(())
 }
 
+/// Whether a change may begin: no member has failed, and none of the description is away.
+///
+/// # Errors
+/// Which are.
+pub async fn check(view: &ClusterView<'_>, product: Product) -> anyhow::Result<()> {
+    refuse_failed(view, product).await.map(drop)
+}
+
 /// A server that answers, if no member has failed and none of the description is away.
 ///
 /// Autopilot soon makes a dead server one that has `left`; it would come back with the old key all
@@ -96,18 +104,26 @@ async fn refuse_failed(view: &ClusterView<'_>, product: Product) -> anyhow::Resu
         .cluster
         .nodes
         .iter()
-        .filter(|node| product == Product::Consul || node.is_server(product))
+        .filter(|node| is_member(node, product) && !view.is_absent(node))
+        .map(|node| view.member_name(node, product))
+        .collect();
+    let skipped: Vec<String> = view
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| is_member(node, product) && view.is_absent(node))
         .map(|node| view.member_name(node, product))
         .collect();
     let away = views
         .iter()
-        .map(|(_, members)| away(members, &wanted))
+        .map(|(_, members)| away(members, &wanted, &skipped))
         .find(|away| !away.is_empty())
         .unwrap_or_default();
     anyhow::ensure!(
         away.is_empty(),
         "{product}'s gossip key cannot be changed while members are away: {}. They would come back with the old key and \
-         be locked out. Start them, or remove them for good with `lb bootstrap replace-node`",
+         be locked out. Start them, put other machines in their place (`lb bootstrap replace-node NAME`), take them out (`lb bootstrap \
+         remove-node NAME --dead`), or go on without them (--skip NAME): they get the new key by the next `up`",
         away.join(", ")
     );
     let (server, _) = views
@@ -116,8 +132,12 @@ async fn refuse_failed(view: &ClusterView<'_>, product: Product) -> anyhow::Resu
     Ok(view.api(server, product))
 }
 
-/// Who has failed, and who of the description is not alive.
-fn away(members: &[Member], wanted: &[String]) -> Vec<String> {
+fn is_member(node: &Node, product: Product) -> bool {
+    product == Product::Consul || node.is_server(product)
+}
+
+/// Which members have failed, and which of the description are not alive; not those that are skipped.
+fn away(members: &[Member], wanted: &[String], skipped: &[String]) -> Vec<String> {
     let members: BTreeMap<&str, MemberStatus> = members
         .iter()
         .map(|member| (member.name.as_str(), member.status))
@@ -130,7 +150,8 @@ fn away(members: &[Member], wanted: &[String]) -> Vec<String> {
     let failed = members
         .iter()
         .filter(|(name, status)| {
-            **status == MemberStatus::Failed && !wanted.iter().any(|wanted| wanted == *name)
+            let is_known = |names: &[String]| names.iter().any(|known| known == *name);
+            **status == MemberStatus::Failed && !is_known(wanted) && !is_known(skipped)
         })
         .map(|(name, _)| *name);
     let word = |name| of(name).map_or("absent", MemberStatus::word);
@@ -184,9 +205,10 @@ impl Keyring<'_> {
     /// Whether a pool has fewer members than the description; more may be of other datacenters, or
     /// undescribed.
     fn is_short(&self, pools: &[Pool]) -> bool {
-        let servers = self.view.cluster.servers(self.product).count();
+        let servers = self.view.servers(self.product).count();
+        let nodes = self.view.cluster.nodes.iter();
         let all = if self.product == Product::Consul {
-            self.view.cluster.nodes.len()
+            nodes.filter(|node| !self.view.is_absent(node)).count()
         } else {
             servers
         };
@@ -368,10 +390,11 @@ mod tests {
         let members = members.map(|(name, status)| Member::new(name, status));
         let wanted = ["a", "b", "c"].map(ToOwned::to_owned);
         assert_eq!(
-            away(&members, &wanted),
+            away(&members, &wanted, &[]),
             ["b (leaving)", "c (absent)", "x (failed)"]
         );
-        assert_eq!(away(&members, &wanted[..1]), ["x (failed)"]);
+        assert_eq!(away(&members, &wanted[..1], &[]), ["x (failed)"]);
+        assert!(away(&members, &wanted[..1], &["x".to_owned()]).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Members that come and go for good: raft peers, gossip members, Nomad's clients.
 //!
-//! For `replace-node` and `down`. Every function may be run again: what is gone already is no
+//! For `replace-node`, `remove-node` and `reboot`. Every function may be run again: what is gone already is no
 //! mistake.
 
 use std::cell::Cell;
@@ -52,28 +52,14 @@ pub async fn forget(
     deadline: Duration,
 ) -> anyhow::Result<()> {
     if node.is_server(product) {
-        for peer in view
-            .raft_peers(product)
-            .await?
-            .iter()
-            .filter(|peer| peer.is_of(node))
-        {
-            anyhow::ensure!(
-                !peer.leader,
-                "{}: its {product} server leads: stop it first",
-                node.name
-            );
-            let server = view.answering_server(product, Some(node)).await?;
-            let api = view.api(server, product);
-            let reply = api
-                .delete(
-                    &format!("/v1/operator/raft/peer?id={}", peer.id),
-                    None,
-                    LIMIT,
-                )
-                .await?;
-            good_or_gone(reply, "was not found in the Raft configuration")?;
-        }
+        let peers = view.raft_peers(product).await?;
+        let leads = peers.iter().any(|peer| peer.leader && peer.is_of(node));
+        anyhow::ensure!(
+            !leads,
+            "{}: its {product} server leads: stop it first",
+            node.name
+        );
+        remove_peers(view, product, node, &peers).await?;
     }
     let member = view.member_name(node, product);
     let path = match product {
@@ -83,7 +69,6 @@ pub async fn forget(
         Product::Nomad => format!("/v1/agent/force-leave?node={member}"),
     };
     let others: Vec<&Node> = view
-        .cluster
         .servers(product)
         .filter(|server| server.name != node.name)
         .collect();
@@ -124,6 +109,49 @@ pub async fn forget(
     })
     .await
     .map_err(|last| anyhow::anyhow!("{}: {product} does not let it go: {last}", node.name))
+}
+
+/// Has a living server leave the others, so that they need not count with its vote when it is
+/// stopped. It is to be stopped right afterwards, or it may be let in again.
+///
+/// # Errors
+/// When the product refuses.
+pub async fn leave(view: &ClusterView<'_>, product: Product, node: &Node) -> anyhow::Result<()> {
+    match product {
+        Product::Consul => {
+            let api = view.api(node, product);
+            let reply = api.put("/v1/agent/leave", None, FORGET_LIMIT).await;
+            reply.and_then(Reply::good)?;
+            Ok(())
+        }
+        // Its agents have no such call.
+        Product::Nomad => {
+            let peers = view.raft_peers(product).await?;
+            remove_peers(view, product, node, &peers).await
+        }
+    }
+}
+
+/// Takes the peers of a node out of raft; good if there are none.
+async fn remove_peers(
+    view: &ClusterView<'_>,
+    product: Product,
+    node: &Node,
+    peers: &[RaftPeer],
+) -> anyhow::Result<()> {
+    for peer in peers.iter().filter(|peer| peer.is_of(node)) {
+        let server = view.answering_server(product, Some(node)).await?;
+        let api = view.api(server, product);
+        let reply = api
+            .delete(
+                &format!("/v1/operator/raft/peer?id={}", peer.id),
+                None,
+                LIMIT,
+            )
+            .await?;
+        good_or_gone(reply, "was not found in the Raft configuration")?;
+    }
+    Ok(())
 }
 
 /// Waits until the node's server votes, and no other peer has its name or address.

@@ -74,6 +74,12 @@ pub struct AgentStatus {
 }
 
 impl ClusterStatus {
+    /// Notes something else that is not as it should be.
+    pub fn add_problem(&mut self, problem: String) {
+        self.problems.push(problem);
+        self.degraded = true;
+    }
+
     /// Notes how long the CA lasts. With fewer than `warn_days` left that is a problem: nothing it
     /// signs outlives it.
     pub fn judge_ca(&mut self, days: i64, warn_days: i64) {
@@ -161,8 +167,9 @@ pub async fn look(view: &ClusterView<'_>, scope: Scope, now: i64, warn_days: i64
 }
 
 async fn ask_servers(view: &ClusterView<'_>, product: Product) -> ServerView {
+    let leader = view.leader(product).await;
     let members = async {
-        match view.members(product).await {
+        match view.members_of_most(product, leader).await {
             Ok((_, members)) if members.is_empty() => {
                 Err("the token has no right to see members".to_owned())
             }
@@ -174,23 +181,26 @@ async fn ask_servers(view: &ClusterView<'_>, product: Product) -> ServerView {
         if product == Product::Consul {
             return Ok(Vec::new());
         }
-        match view.nomad_nodes(Consistency::Stale).await {
+        match view.nomad_nodes(consistency(leader)).await {
             Ok((_, clients)) => Ok(clients),
             Err(error) => Err(format!("{error:#}")),
         }
     };
-    let (members, clients, peers, leader) = tokio::join!(
-        members,
-        clients,
-        view.raft_peers(product),
-        view.leader(product)
-    );
+    let (members, clients, peers) = tokio::join!(members, clients, view.raft_peers(product));
     ServerView {
         product,
         members,
         clients,
         peers: peers.ok(),
         leader: leader.map(|node| node.name.clone()),
+    }
+}
+
+/// What servers remember may be old, and is asked for only where none of them leads.
+fn consistency(leader: Option<&Node>) -> Consistency {
+    match leader {
+        Some(_) => Consistency::Default,
+        None => Consistency::Stale,
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing is kept: a gate asks for little, again and again, and must see what is true by now. What
 //! the answers mean is in `facts`, what to make of them the callers' business.
 
+use anyhow::Context as _;
 use futures_util::future::join_all;
 use http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -12,7 +13,8 @@ use serde_json::Value;
 use super::api::{Api, ApiError, LIMIT};
 use super::client::ClusterClient;
 use super::facts::{
-    AutopilotHealth, Member, Members, NomadNode, NomadNodeDetails, RaftConfiguration, RaftPeer,
+    AutopilotHealth, Member, MemberStatus, Members, NomadNode, NomadNodeDetails, RaftConfiguration,
+    RaftPeer,
 };
 use crate::bootstrap::topology::{Cluster, Node, Product};
 
@@ -35,13 +37,37 @@ pub struct ClusterView<'a> {
     pub cluster: &'a Cluster,
     /// The way to its agents.
     pub client: ClusterClient,
+    absent: &'a [String],
 }
 
 impl<'a> ClusterView<'a> {
     /// Asks nothing yet.
     #[must_use]
     pub fn new(cluster: &'a Cluster, client: ClusterClient) -> Self {
-        Self { cluster, client }
+        Self {
+            cluster,
+            client,
+            absent: &[],
+        }
+    }
+
+    /// The same, without asking servers that are known to be away.
+    #[must_use]
+    pub fn without(self, absent: &'a [String]) -> Self {
+        Self { absent, ..self }
+    }
+
+    /// Whether the node is known to be away.
+    #[must_use]
+    pub fn is_absent(&self, node: &Node) -> bool {
+        self.absent.contains(&node.name)
+    }
+
+    /// The servers of a product that may be asked.
+    pub fn servers(&self, product: Product) -> impl Iterator<Item = &'a Node> {
+        let absent = self.absent;
+        let servers = self.cluster.servers(product);
+        servers.filter(move |node| !absent.contains(&node.name))
     }
 
     /// The API of one agent.
@@ -59,8 +85,9 @@ impl<'a> ClusterView<'a> {
         product: Product,
         path: &str,
     ) -> anyhow::Result<(&'a Node, T)> {
-        let servers = self.cluster.servers(product);
-        self.client.any_server(servers, product, path).await
+        self.client
+            .any_server(self.servers(product), product, path)
+            .await
     }
 
     /// What the node's agent is called in the product's gossip pool.
@@ -85,6 +112,24 @@ impl<'a> ClusterView<'a> {
         Ok(members)
     }
 
+    /// The members as the server sees them that leads, or else the one that knows most of them to
+    /// be alive: one that was started a moment ago has not heard of all yet.
+    ///
+    /// # Errors
+    /// When none answers well.
+    pub async fn members_of_most(
+        &self,
+        product: Product,
+        leader: Option<&Node>,
+    ) -> anyhow::Result<(&'a Node, Vec<Member>)> {
+        let views = self.members_by_server(product).await?;
+        let leads = |server: &Node| leader.is_some_and(|leader| leader.name == server.name);
+        views
+            .into_iter()
+            .max_by_key(|(server, members)| (leads(server), alive(members)))
+            .with_context(|| format!("the cluster has no {product} server"))
+    }
+
     /// The members as the first server that answers sees them.
     ///
     /// # Errors
@@ -105,7 +150,7 @@ impl<'a> ClusterView<'a> {
     ) -> anyhow::Result<Vec<(&'a Node, Vec<Member>)>> {
         let views = self
             .client
-            .every_server(self.cluster.servers(product), product, MEMBERS)
+            .every_server(self.servers(product), product, MEMBERS)
             .await?;
         Ok(views
             .into_iter()
@@ -129,7 +174,7 @@ impl<'a> ClusterView<'a> {
 
     /// The node whose server leads, as most servers see it.
     pub async fn leader(&self, product: Product) -> Option<&'a Node> {
-        let servers: Vec<&Node> = self.cluster.servers(product).collect();
+        let servers: Vec<&Node> = self.servers(product).collect();
         let views = join_all(
             servers
                 .iter()
@@ -159,7 +204,6 @@ impl<'a> ClusterView<'a> {
         except: Option<&Node>,
     ) -> anyhow::Result<&'a Node> {
         let servers = self
-            .cluster
             .servers(product)
             .filter(|node| except.is_none_or(|except| except.name != node.name));
         let (server, _) = self
@@ -228,7 +272,8 @@ impl<'a> ClusterView<'a> {
         reply.json()
     }
 
-    /// Nomad's clients, and the server that told them.
+    /// Nomad's clients, and the server that told them. Of what servers remember, the newest counts;
+    /// one that has just started remembers nothing, which is no answer.
     ///
     /// # Errors
     /// When no server answers well.
@@ -236,11 +281,30 @@ impl<'a> ClusterView<'a> {
         &self,
         consistency: Consistency,
     ) -> anyhow::Result<(&'a Node, Vec<NomadNode>)> {
-        let path = match consistency {
-            Consistency::Default => "/v1/nodes",
-            Consistency::Stale => "/v1/nodes?stale=true",
-        };
-        self.any_server(Product::Nomad, path).await
+        if consistency == Consistency::Default {
+            return self.any_server(Product::Nomad, "/v1/nodes").await;
+        }
+        let servers: Vec<&Node> = self.servers(Product::Nomad).collect();
+        let asked = join_all(servers.iter().map(|node| {
+            let api = self.api(node, Product::Nomad);
+            async move { api.get("/v1/nodes?stale=true", LIMIT).await?.good() }
+        }))
+        .await;
+        let (mut newest, mut last) = (None, None);
+        for (server, answer) in servers.into_iter().zip(asked) {
+            match answer {
+                Ok(reply) if is_newer(reply.index, newest.as_ref().map(|(_, index, _)| *index)) => {
+                    newest = Some((server, reply.index.unwrap_or(0), reply));
+                }
+                Ok(_) => {}
+                Err(error) => last = Some(error),
+            }
+        }
+        match (newest, last) {
+            (Some((server, _, reply)), _) => Ok((server, reply.json()?)),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => anyhow::bail!("no server of nomad remembers its clients"),
+        }
     }
 
     /// What a server of Nomad tells of one client.
@@ -262,6 +326,39 @@ impl<'a> ClusterView<'a> {
     }
 }
 
+fn alive(members: &[Member]) -> usize {
+    let is_alive = |member: &&Member| member.status == MemberStatus::Alive;
+    members.iter().filter(is_alive).count()
+}
+
+/// Whether a remembered answer is to be taken, rather than the best one before.
+fn is_newer(index: Option<u64>, best: Option<u64>) -> bool {
+    match (index, best) {
+        (None | Some(0), _) => false,
+        (Some(_), None) => true,
+        (Some(index), Some(best)) => index > best,
+    }
+}
+
 fn is_forbidden(error: &anyhow::Error) -> bool {
     error.downcast_ref::<ApiError>().and_then(ApiError::status) == Some(StatusCode::FORBIDDEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_is_remembered_the_newest_counts_and_nothing_is_no_answer() {
+        for (index, best, expected) in [
+            (None, None, false),
+            (Some(0), None, false),
+            (Some(0), Some(7), false),
+            (Some(7), None, true),
+            (Some(7), Some(7), false),
+            (Some(8), Some(7), true),
+        ] {
+            assert_eq!(is_newer(index, best), expected, "{index:?} after {best:?}");
+        }
+    }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::bootstrap::context::Context;
-use crate::bootstrap::converge::many::each;
-use crate::bootstrap::converge::phase_gate;
+use crate::bootstrap::converge::many::{each_result, fail_together};
+use crate::bootstrap::converge::{phase_gate, silence};
 use crate::bootstrap::exit::INTERRUPTED;
 use crate::bootstrap::nodes::spec::NodeSpec;
+use crate::bootstrap::of_node::OfNode as _;
 use crate::bootstrap::state::Foreground;
 use crate::bootstrap::topology::{Node, Phase, Product};
 pub(super) use crate::system::signals::end_came_with_terminal as asked_to_stop;
@@ -43,12 +44,13 @@ pub(super) fn take(context: &Context) -> Result<Option<Foreground>> {
 ///
 /// # Errors
 /// When something cannot be stopped.
-pub(super) async fn stop_all_unless_asked_again(context: &Context) -> Result<bool> {
+pub(super) async fn stop_all_unless_asked_again(context: &mut Context) -> Result<bool> {
+    let flags = context.flags.clone();
+    let progress = context.progress.clone();
     tokio::select! {
         stopped = stop_all(context) => stopped.map(|()| true),
         () = asked_to_stop() => {
-            let flags = &context.flags;
-            context.progress.note(&format!("left as it is; `lb bootstrap down{flags}` stops what still runs"));
+            progress.note(&format!("left as it is; `lb bootstrap down{flags}` stops what still runs"));
             Ok(false)
         }
     }
@@ -60,7 +62,7 @@ pub(super) async fn stop_all_unless_asked_again(context: &Context) -> Result<boo
 /// # Errors
 /// When an agent cannot be stopped.
 pub(super) async fn until_stopped(
-    context: &Context,
+    context: &mut Context,
     mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<u8> {
     let mut down: BTreeSet<(String, Product)> = BTreeSet::new();
@@ -118,7 +120,12 @@ fn agents(context: &Context) -> usize {
 
 async fn ended(context: &Context) -> Result<BTreeSet<(String, Product)>> {
     let mut ended = BTreeSet::new();
-    for node in &context.cluster.nodes {
+    for node in context
+        .cluster
+        .nodes
+        .iter()
+        .filter(|node| context.is_worked_on(node))
+    {
         let daemons = context.spec(node)?.daemons;
         let spec = NodeSpec {
             daemons: daemons.clone(),
@@ -141,22 +148,35 @@ async fn ended(context: &Context) -> Result<BTreeSet<(String, Product)>> {
 }
 
 /// Stops everything against the order of its start: tasks and their clients first, Consul's servers
-/// last.
+/// last. Nodes that do not answer are left out.
 ///
 /// # Errors
 /// When something cannot be stopped.
-pub(super) async fn stop_all(context: &Context) -> Result<()> {
+pub(super) async fn stop_all(context: &mut Context) -> Result<()> {
     for phase in context.phases().into_iter().rev() {
         let nodes = context.of_phase(phase);
         let bar = context
             .progress
             .phase(&format!("stop {}", phase_gate::title(phase)), nodes.len());
-        let tasks = each(context, nodes.iter().map(|node| stop(context, node, phase))).await?;
+        let stopping = nodes.iter().map(|node| stop(context, node, phase));
+        let results = each_result(context, stopping).await;
+        let mut failed = Vec::new();
+        let mut tasks: Vec<usize> = Vec::new();
+        for (node, result) in nodes.iter().zip(results) {
+            match result {
+                Ok(count) => tasks.push(count),
+                Err(error) => match silence(&node.name, &error) {
+                    Some(why) => context.leave_out(&node.name, &why),
+                    None => failed.push(error),
+                },
+            }
+        }
+        let stopped = tasks.len();
+        fail_together(failed)?;
         match tasks.iter().sum::<usize>() {
-            0 => bar.done(&format!("{} stopped", nodes.len())),
+            0 => bar.done(&format!("{stopped} stopped")),
             tasks => bar.done(&format!(
-                "{} stopped, {tasks} processes of their tasks ended",
-                nodes.len()
+                "{stopped} stopped, {tasks} processes of their tasks ended"
             )),
         }
     }
@@ -169,19 +189,13 @@ async fn stop(context: &Context, node: &Node, phase: Phase) -> Result<usize> {
         return Ok(0);
     };
     let host = context.host(node);
-    host.stop(daemon, PATIENCE)
-        .await
-        .with_context(|| node.name.clone())?;
+    context.changes.note(&node.name, "stopped");
+    host.stop(daemon, PATIENCE).await.of_node(&node.name)?;
     // A cluster that was stopped stays so when its machines start.
-    host.disable(daemon)
-        .await
-        .with_context(|| node.name.clone())?;
+    host.disable(daemon).await.of_node(&node.name)?;
     match phase {
         // The tasks of a client outlive its agent.
-        Phase::NomadClients => host
-            .stop_tasks(PATIENCE)
-            .await
-            .with_context(|| node.name.clone()),
+        Phase::NomadClients => host.stop_tasks(PATIENCE).await.of_node(&node.name),
         _ => Ok(0),
     }
 }

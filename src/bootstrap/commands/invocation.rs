@@ -6,14 +6,15 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::terminal::{is_terminal, say};
+use crate::bootstrap::changes::Changes;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::context::access::quoted;
 use crate::bootstrap::description::Described;
-use crate::bootstrap::exit::UsageError;
+use crate::bootstrap::exit::{DIFFERS, UsageError};
 use crate::bootstrap::progress::Progress;
 use crate::bootstrap::state::State;
 use crate::bootstrap::state::passphrase::Passphrase;
-use crate::bootstrap::topology::{Role, Scope};
+use crate::bootstrap::topology::{Node, Product, Role, Scope};
 use crate::cli::ClusterArgs;
 
 /// What every command was given.
@@ -26,6 +27,10 @@ pub(super) struct Invocation {
     pub(super) passphrase: Passphrase,
     /// How long each gate may take.
     pub(super) limit: Duration,
+    /// Nodes that are to be left out.
+    pub(super) skip: Vec<String>,
+    /// What is changed on nodes, by whatever this invocation opens.
+    pub(super) changes: Changes,
 }
 
 impl Invocation {
@@ -72,6 +77,8 @@ impl Invocation {
             flags: self.flags.clone(),
             passphrase: self.passphrase.clone(),
             limit: self.limit,
+            skip: self.skip.clone(),
+            changes: self.changes.clone(),
         };
         invocation.open_existing()
     }
@@ -84,8 +91,9 @@ impl Invocation {
 
     /// The same, its state open for writing.
     pub(super) fn open_to_end(&self) -> Result<Context> {
-        let context = self.applied(State::open(&self.described.cluster.state)?)?;
+        let mut context = self.applied(State::open(&self.described.cluster.state)?)?;
         only_whole(&context)?;
+        context.skip(&self.skip)?;
         Ok(context)
     }
 
@@ -102,6 +110,7 @@ impl Invocation {
         let mut context =
             Context::of_applied(self.described.clone(), applied, state, progress, self.limit)?;
         context.flags.clone_from(&self.flags);
+        context.changes = self.changes.clone();
         context.as_applied();
         context.read_keys()?;
         Ok(context)
@@ -116,7 +125,32 @@ impl Invocation {
             self.limit,
         )?;
         context.flags.clone_from(&self.flags);
+        context.changes = self.changes.clone();
+        context.leave_out_removed()?;
+        context.skip(&self.skip)?;
+        for product in Product::ALL {
+            let is_described = |node: &&Node| !context.undescribed.contains(&node.name);
+            let servers = context.cluster.servers(product).filter(is_described);
+            let count = servers.count();
+            if count > 0 && count % 2 == 0 {
+                say(&format!(
+                    "warning: {count} {product} servers are described: an even number outlives no more failures than {}",
+                    count - 1
+                ));
+            }
+        }
         Ok(context)
+    }
+}
+
+/// Tells what is left for another run; the exit code of a command that did the rest.
+pub(super) fn ended(context: &Context) -> u8 {
+    match context.told_left_out() {
+        None => 0,
+        Some(text) => {
+            context.progress.note(&text);
+            DIFFERS
+        }
     }
 }
 

@@ -4,7 +4,10 @@ mod down;
 mod env;
 mod foreground;
 mod invocation;
+mod one_node;
 mod plan;
+mod reboot;
+mod remove_node;
 mod replace_node;
 mod rotate_certs;
 mod rotate_gossip;
@@ -14,9 +17,10 @@ mod terminal;
 mod up;
 mod upgrade;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::exit::{USAGE_ERROR, UsageError};
+use crate::bootstrap::changes::Changes;
 use crate::bootstrap::description::{self, Request};
 use crate::bootstrap::state::passphrase::Passphrase;
 use crate::cli::{BootstrapAction, BootstrapArgs};
@@ -42,6 +46,8 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         flags: flags(&args.cluster),
         passphrase: Passphrase::new(args.cluster.passphrase_file.clone()),
         limit: args.cluster.timeout(),
+        skip: args.cluster.skip.clone(),
+        changes: Changes::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -56,6 +62,8 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,
             BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
             BootstrapAction::ReplaceNode(args) => replace_node::run(&invocation, &args).await,
+            BootstrapAction::RemoveNode(args) => remove_node::run(&invocation, &args).await,
+            BootstrapAction::Reboot(args) => reboot::run(&invocation, &args).await,
             BootstrapAction::Upgrade(_) => upgrade::run(&invocation).await,
             BootstrapAction::Down(args) => down::run(&invocation, args).await,
         }
@@ -64,6 +72,12 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         Err(error) if error.is::<UsageError>() => {
             say(&format!("lb: {error:#}"));
             Ok(USAGE_ERROR)
+        }
+        Err(error) if !invocation.changes.is_empty() => {
+            bail!(
+                "{error:#}\nuntil then it changed {}",
+                invocation.changes.told()
+            )
         }
         other => other,
     }

@@ -1,6 +1,7 @@
 //! `lb bootstrap plan`: what `up` would change, node by node. Changes nothing, and shows no
 //! content.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
@@ -26,6 +27,9 @@ struct Planned {
     /// Of the whole cluster: keys and certificates to be made.
     cluster: Vec<String>,
     nodes: Vec<NodePlan>,
+    /// Nodes that do not answer, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unreachable: BTreeMap<String, String>,
 }
 
 /// Prints it; exit code 3 when something would change.
@@ -48,10 +52,19 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     let dir = described.cluster.state.clone();
     let state = State::open_read_only(&dir)?.unwrap_or_else(|| State::absent(&dir));
     let mut context = Context::new(described, state, Progress::new(false), invocation.limit)?;
+    context.skip(&invocation.skip)?;
     compatible::check(&context)?;
     // What `up` would refuse to make a second time is no plan.
     context.state.check_not_lost()?;
-    let mut cluster = Vec::new();
+    let mut cluster: Vec<String> = Vec::new();
+    for operation in context.state.operations()? {
+        cluster.push(operation.told());
+    }
+    for name in &context.undescribed {
+        cluster.push(format!(
+            "remove {name}, which is no longer described (with --yes)"
+        ));
+    }
     if context.state.ca_bundle()?.is_none() {
         cluster.push("make a CA".to_owned());
     }
@@ -74,7 +87,11 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     }
     let mut nodes: Vec<NodePlan> = Vec::new();
     for phase in context.phases() {
-        for work in converge::look(&context, phase).await? {
+        let looked = converge::look(&context, phase).await?;
+        for (name, why) in looked.silent {
+            context.leave_out(&name, &why);
+        }
+        for work in looked.works {
             match nodes.iter_mut().find(|plan| plan.node == work.plan.node) {
                 None => nodes.push(work.plan),
                 Some(plan) => {
@@ -91,9 +108,10 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     }
     nodes.retain(|plan| !plan.is_empty());
     Ok(Planned {
-        changes: !nodes.is_empty() || !cluster.is_empty(),
+        changes: !nodes.is_empty() || !cluster.is_empty() || !context.left_out.is_empty(),
         cluster,
         nodes,
+        unreachable: context.left_out,
     })
 }
 
@@ -138,6 +156,12 @@ fn text(planned: &Planned) -> String {
         let _ = writeln!(text, "{}", plan.node);
         for step in &plan.steps {
             let _ = writeln!(text, "  {step}");
+        }
+    }
+    if !planned.unreachable.is_empty() {
+        text.push_str("left out\n");
+        for (name, why) in &planned.unreachable {
+            let _ = writeln!(text, "  {name}: {why}");
         }
     }
     let steps: usize = planned.nodes.iter().map(|plan| plan.steps.len()).sum();

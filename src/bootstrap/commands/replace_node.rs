@@ -1,51 +1,38 @@
 //! `lb bootstrap replace-node`: a new machine, or an empty one, in the place of a lost one.
+//!
+//! ```text
+//!   look ahead (the machine, the quorum without the node) ─▶ note ─▶ drain ─▶ stop ─▶ forget ─▶ wipe
+//!     ─▶ bring up, this node alone ─▶ over
+//! ```
+//! Up to the note nothing is changed. From there on every step may be repeated, and the same command
+//! goes on from wherever it was interrupted.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::invocation::Invocation;
+use super::one_node::{self, phase_of_servers, products};
 use super::terminal::confirm;
-use crate::bootstrap::cluster::peers;
 use crate::bootstrap::context::{Context, compatible};
-use crate::bootstrap::converge::restart::STOP_PATIENCE;
 use crate::bootstrap::converge::{self, phase_gate, preflight};
-use crate::bootstrap::exit::{INTERRUPTED, UsageError};
+use crate::bootstrap::exit::INTERRUPTED;
 use crate::bootstrap::nodes::Wipe;
-use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
+use crate::bootstrap::state::OperationKind;
+use crate::bootstrap::topology::{Node, Phase, Product};
 use crate::cli::ReplaceNodeArgs;
 
-/// How long servers may take to elect another leader.
-const ELECTION: Duration = Duration::from_secs(30);
-/// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+/// How long each gate of the others may take, once the node is back.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// Takes the old one out, and brings the new one in. Can be repeated after a failure.
 ///
 /// # Errors
-/// When the rest of the cluster is not well, or the new one does not come up.
+/// When the rest of the cluster cannot do without it, or the new one does not come up.
 pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Result<u8> {
     let mut context = invocation.open_whole()?;
     compatible::check_known(&context, Some(&args.name))?;
-    let Some(node) = context
-        .cluster
-        .nodes
-        .iter()
-        .find(|node| node.name == args.name)
-        .cloned()
-    else {
-        let names: Vec<&str> = context
-            .cluster
-            .nodes
-            .iter()
-            .map(|node| &*node.name)
-            .collect();
-        bail!(UsageError(format!(
-            "no node is called {:?}; there are {}",
-            args.name,
-            names.join(", ")
-        )));
-    };
+    let node = one_node::find(&mut context, &args.name)?;
     let question = format!(
         "Remove {} and everything on {}, and set it up anew?",
         node.name, node.address
@@ -61,46 +48,100 @@ pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Resu
         .state
         .ensure_authority(passphrase.as_ref(), SystemTime::now())?;
     context.make_keys(&invocation.passphrase)?;
-    // The others have to be well on their own: before this one is stopped, which may be the one too
-    // many, and before anything of it is forgotten.
-    context.absent = vec![node.name.clone()];
     context.dial().await;
-    without(&context, &node, "others")
+    look_ahead(&mut context, &node).await?;
+    let operation = context.state.begin_operation(
+        OperationKind::ReplaceNode,
+        format!("replace-node {}", node.name),
+        vec![node.name.clone()],
+        SystemTime::now(),
+    )?;
+    replace(&mut context, invocation, &node)
         .await
-        .context("nothing was changed")?;
-    stop(&context, &node).await?;
-    without(&context, &node, "without it").await?;
+        .with_context(|| {
+            format!(
+                "`replace-node {}` is not over; the same command goes on from here",
+                node.name
+            )
+        })?;
+    context.state.end_operation(&operation)?;
+    context.progress.note(&format!("{} is replaced", node.name));
+    settle(&mut context).await;
+    Ok(0)
+}
+
+/// All that will be needed: the machine, and the others without it.
+async fn look_ahead(context: &mut Context, node: &Node) -> Result<()> {
+    context.only = Some(node.name.clone());
+    preflight::run(context, true).await?;
+    context.only = None;
+    if let Some(why) = context.left_out.get(&node.name) {
+        bail!(
+            "{}, because of this:\n  {}: {why}\nan empty machine has to be there under its address; to do without the \
+             node: `lb bootstrap remove-node {} --dead`",
+            context.told_unchanged(),
+            node.name,
+            node.name
+        );
+    }
+    one_node::can_do_without(context, node).await?;
+    context.absent.push(node.name.clone());
+    let unchanged = context.told_unchanged();
+    without(context, node, "others").await.context(unchanged)
+}
+
+async fn replace(context: &mut Context, invocation: &Invocation, node: &Node) -> Result<()> {
+    one_node::drain(context, node).await?;
+    for product in products(context, node) {
+        if node.is_server(product) {
+            one_node::hand_over(context, product, node).await?;
+        }
+    }
+    one_node::stop(context, node).await?;
+    without(context, node, "without it").await?;
     context.state.forget_node(&node.name)?;
     context.make_keys(&invocation.passphrase)?;
-    forget(&context, &node).await?;
-    if let Some(before) = context.moved_from(&node) {
+    one_node::forget(context, node).await?;
+    if let Some(before) = context.moved_from(node) {
         let bar = context
             .progress
             .phase(&format!("{} leaves {before}", node.name), 1);
         bar.set(0, "its name is bound to its old address for a while");
-        tokio::time::sleep(name_is_free(&node)).await;
+        tokio::time::sleep(name_is_free(node)).await;
         bar.done("its name is free");
     }
-    wipe(&context, &node).await?;
-    context.absent.clear();
-    preflight::run(&context, true).await?;
+    let all: Vec<Wipe> = products(context, node)
+        .into_iter()
+        .map(Wipe::Data)
+        .collect();
+    one_node::wipe(context, node, &all).await?;
+    context.absent.retain(|absent| *absent != node.name);
+    context.only = Some(node.name.clone());
     context.save_applied()?;
-    preflight::claim(&context).await?;
-    converge::converge(&mut context).await?;
-    for product in products(&context, &node) {
-        if node.is_server(product) {
-            let bar = context.progress.phase(&format!("{} votes", node.name), 1);
-            peers::wait_voter(&context.cluster_view()?, product, &node, context.limit).await?;
-            bar.done("again");
-        }
+    preflight::claim(context).await?;
+    converge::converge(context).await?;
+    context.only = None;
+    context.write_access()
+}
+
+/// Puts right what else differs, as `up` does, now that the node is back; where nodes are away, only
+/// what touches no daemon. It is no part of the replacement, and no reason for it to fail.
+async fn settle(context: &mut Context) {
+    if !context.left_out.is_empty() {
+        one_node::tell_others(context).await;
+        return;
     }
-    context.write_access()?;
-    context.progress.note(&format!("{} is replaced", node.name));
-    Ok(0)
+    context.limit = context.limit.min(SETTLE);
+    if let Err(error) = converge::converge(context).await {
+        context.progress.note(&format!(
+            "not all of the others are as described, `lb bootstrap up{}` sees to it: {error:#}",
+            context.flags
+        ));
+    }
 }
 
 /// Waits until the servers that have to do without the node are well.
-async fn without(context: &Context, node: &Node, word: &str) -> Result<()> {
+async fn without(context: &mut Context, node: &Node, word: &str) -> Result<()> {
     for phase in phases_of_servers(context, node) {
         let bar = context
             .progress
@@ -111,7 +152,7 @@ async fn without(context: &Context, node: &Node, word: &str) -> Result<()> {
     Ok(())
 }
 
-/// How long after its death an agent's name stays bound to its address. Who comes earlier with
+/// How long after its death an agent's name stays bound to its address. What comes earlier with
 /// another address is not let in (`Conflicting address`), and may try again only when gossip next
 /// compares everything. Consul gives the name free after 30 s (`DeadNodeReclaimTime`); Nomad's
 /// servers when they forget the dead, which is 30 s (`GossipToTheDeadTime`) and one round of
@@ -124,108 +165,10 @@ fn name_is_free(node: &Node) -> Duration {
     })
 }
 
-fn products(context: &Context, node: &Node) -> Vec<Product> {
-    let wanted = |product: &Product| context.scope.includes(*product);
-    node.products().iter().copied().filter(wanted).collect()
-}
-
 /// Gates of the servers that have to do without this node, or forget it.
 fn phases_of_servers(context: &Context, node: &Node) -> Vec<Phase> {
-    let phases = products(context, node)
-        .into_iter()
-        .map(|product| match product {
-            Product::Consul => Phase::ConsulServers,
-            Product::Nomad => Phase::NomadServers,
-        });
+    let phases = products(context, node).into_iter().map(phase_of_servers);
     phases
         .filter(|&phase| !context.of_phase(phase).is_empty())
         .collect()
-}
-
-/// Stops what still runs there. A machine that is gone cannot be asked, and that is no reason to
-/// stop here.
-async fn stop(context: &Context, node: &Node) -> Result<()> {
-    let spec = context.spec(node)?;
-    for daemon in spec.daemons.iter().rev() {
-        if let Err(error) = context.host(node).stop(daemon, STOP_PATIENCE).await {
-            context.progress.note(&format!(
-                "{}: {} could not be stopped there: {error:#}",
-                node.name, daemon.product
-            ));
-        }
-    }
-    Ok(())
-}
-
-async fn forget(context: &Context, node: &Node) -> Result<()> {
-    let view = context.cluster_view()?;
-    if node.role == Role::NomadClient && context.scope == Scope::All {
-        peers::purge(&view, node)
-            .await
-            .context("Nomad does not forget the node")?;
-    }
-    for product in products(context, node) {
-        let member = product == Product::Consul || node.is_server(product);
-        if node.is_server(product) {
-            wait_other_leader(context, product, node).await?;
-        }
-        if member
-            && context
-                .cluster
-                .servers(product)
-                .any(|server| server.name != node.name)
-        {
-            peers::forget(&view, product, node, context.limit).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Waits until the others are led by one of them. For a second or two after the loss of their
-/// leader they still name it.
-async fn wait_other_leader(context: &Context, product: Product, node: &Node) -> Result<()> {
-    if context
-        .cluster
-        .servers(product)
-        .all(|server| server.name == node.name)
-    {
-        return Ok(());
-    }
-    let view = context.cluster_view()?;
-    let deadline = Instant::now() + context.limit.min(ELECTION);
-    loop {
-        let why = match view.raft_peers(product).await {
-            Ok(peers)
-                if peers
-                    .iter()
-                    .any(|peer| peer.leader && peer.node != node.name) =>
-            {
-                return Ok(());
-            }
-            Ok(_) => anyhow::anyhow!("no other server leads"),
-            Err(error) => error,
-        };
-        if Instant::now() > deadline {
-            return Err(why.context(format!(
-                "{product} has elected no other leader since {} was stopped",
-                node.name
-            )));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-async fn wipe(context: &Context, node: &Node) -> Result<()> {
-    let host = context.host(node);
-    for product in products(context, node) {
-        if product == Product::Nomad && node.role == Role::NomadClient {
-            host.stop_tasks(STOP_PATIENCE)
-                .await
-                .with_context(|| node.name.clone())?;
-        }
-        host.wipe(Wipe::Data(product))
-            .await
-            .with_context(|| node.name.clone())?;
-    }
-    Ok(())
 }

@@ -7,13 +7,13 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 
-use super::invocation::Invocation;
+use super::invocation::{Invocation, ended};
 use crate::bootstrap::context::{Context, compatible};
-use crate::bootstrap::converge;
+use crate::bootstrap::converge::{self, survey};
 use crate::bootstrap::description;
 use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::state::{Rotation, RotationKind, RotationStep};
-use crate::bootstrap::topology::Scope;
+use crate::bootstrap::topology::{Product, Scope};
 
 /// Rotates.
 ///
@@ -33,6 +33,9 @@ pub(super) async fn run(invocation: &Invocation, ca: bool) -> Result<u8> {
     // Without the CA's key nothing can be signed: better to know it before the rotation is begun
     // than stuck in it.
     context.state.ensure_authority(passphrase.as_ref(), now)?;
+    context.make_keys(&invocation.passphrase)?;
+    // Nomad's connections to Consul keep their certificates until they are made anew.
+    survey::run(&mut context, true, &[Product::Nomad]).await?;
     let mut rotation = Some(match ca {
         true => context
             .state
@@ -51,7 +54,7 @@ pub(super) async fn run(invocation: &Invocation, ca: bool) -> Result<u8> {
     }
     context.write_access()?;
     context.progress.note("certificates are rotated");
-    Ok(0)
+    Ok(ended(&context))
 }
 
 fn told(rotation: Rotation) -> &'static str {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use super::invocation::Invocation;
+use super::invocation::{Invocation, ended};
 use crate::bootstrap::cluster::gossip::{self, Step};
 use crate::bootstrap::context::{Context, compatible};
 use crate::bootstrap::converge;
@@ -21,17 +21,23 @@ pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
     compatible::check_known(&context, None)?;
     context.read_keys()?;
     context.dial().await;
-    for product in Product::ALL {
-        let wanted = wanted_scope.includes(product) && context.scope.includes(product);
-        if wanted && context.cluster.servers(product).next().is_some() {
-            rotate(&mut context, product).await?;
-        }
+    let is_wanted = |product: &Product| {
+        let is_meant = wanted_scope.includes(*product) && context.scope.includes(*product);
+        is_meant && context.cluster.servers(*product).next().is_some()
+    };
+    let products: Vec<Product> = Product::ALL.into_iter().filter(is_wanted).collect();
+    // Before a new key is noted: a change that cannot begin is not under way.
+    for &product in &products {
+        gossip::check(&context.cluster_view()?, product).await?;
+    }
+    for product in products {
+        rotate(&mut context, product).await?;
     }
     // Only the files change, for nodes that are yet to come: agents keep their keys with their
     // data.
     converge::converge(&mut context).await?;
     context.progress.note("gossip keys are rotated");
-    Ok(0)
+    Ok(ended(&context))
 }
 
 async fn rotate(context: &mut Context, product: Product) -> Result<()> {
@@ -68,7 +74,12 @@ async fn rotate(context: &mut Context, product: Product) -> Result<()> {
     .with_context(|| {
         format!("{product}: the change is not over; the same command goes on from here")
     })?;
+    let away = context.cluster.nodes.iter().filter(|node| {
+        let is_member = product == Product::Consul || node.is_server(product);
+        is_member && context.absent.contains(&node.name)
+    });
     let keys_of = keys.of_mut(product);
+    keys_of.missed.extend(away.map(|node| node.name.clone()));
     (keys_of.current, keys_of.next) = (next, None);
     context.state.save_gossip(&keys)?;
     context.read_shared()?;

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
+use crate::bootstrap::cluster::facts::NomadNode;
+use crate::bootstrap::cluster::view::Consistency;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::render::jobs;
-use crate::bootstrap::topology::{Product, Role, Scope};
+use crate::bootstrap::topology::{Node, Phase, Product, Role, Scope};
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(250);
@@ -26,7 +28,7 @@ pub(super) async fn run(context: &mut Context) -> Result<String> {
     if context.scope != Scope::All || context.cluster.of_role(Role::NomadClient).next().is_none() {
         bail!("--with-sample needs Nomad clients: leave out --only");
     }
-    let clients = context.cluster.of_role(Role::NomadClient).count();
+    let clients = takers(context).await?;
     let bar = context.progress.phase("Sample jobs", 2);
     submit(context, &jobs::hello(&context.cluster))
         .await
@@ -37,17 +39,25 @@ pub(super) async fn run(context: &mut Context) -> Result<String> {
     let deadline = Instant::now() + context.limit;
     healthy(context, "hello", 1, deadline).await?;
     bar.set(1, "hello is healthy");
-    healthy(context, "lb", clients, deadline).await?;
-    let client = context
-        .cluster
-        .of_role(Role::NomadClient)
-        .next()
-        .context("no Nomad client")?;
+    healthy(context, "lb", clients.len(), deadline).await?;
+    let client = clients.first().context("no Nomad client takes jobs")?;
     bar.done("hello, and lb on every client");
     Ok(format!(
         "http://{}/hello",
         SocketAddr::new(client.address, LB_PORT)
     ))
+}
+
+/// The clients that take allocations.
+async fn takers(context: &Context) -> Result<Vec<Node>> {
+    let view = context.cluster_view()?;
+    let (_, listed) = view.nomad_nodes(Consistency::Default).await?;
+    let mut clients = context.of_phase(Phase::NomadClients);
+    clients.retain(|node| {
+        let client = NomadNode::of_name(&listed, &node.name);
+        client.is_some_and(|client| client.idle().is_none())
+    });
+    Ok(clients)
 }
 
 /// Has Nomad read the job and run it. The same job again changes nothing.

@@ -30,6 +30,9 @@ pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
     if let Some(ca) = context.state.signing_cert()? {
         status.judge_ca(pki::describe(&ca)?.days_left(now), WARN_DAYS);
     }
+    for operation in context.state.operations()? {
+        status.add_problem(operation.told());
+    }
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
         false => print(&status::render(&status))?,

@@ -7,12 +7,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use super::foreground;
-use super::invocation::Invocation;
-use super::sample;
+use super::invocation::{Invocation, ended};
+use super::{one_node, remove_node, sample};
 use crate::bootstrap::context::{Context, access, compatible};
-use crate::bootstrap::converge::{self, preflight};
+use crate::bootstrap::converge::{self, preflight, survey};
 use crate::bootstrap::description;
-use crate::bootstrap::exit::{INTERRUPTED, UsageError};
+use crate::bootstrap::exit::{DIFFERS, INTERRUPTED, UsageError};
 use crate::bootstrap::nodes::plan::NodePlan;
 use crate::bootstrap::plural::counted;
 use crate::bootstrap::topology::{Product, Role, Scope};
@@ -31,6 +31,7 @@ pub(super) async fn run(invocation: &Invocation, args: UpArgs) -> Result<u8> {
         known: context.state.cluster()?.is_some(),
         fresh,
         with_sample: args.with_sample,
+        removes: args.yes,
     };
     compatible::check(&context)?;
     // A local cluster in the foreground belongs to this command: Ctrl-C at any time ends what it
@@ -51,7 +52,7 @@ pub(super) async fn run(invocation: &Invocation, args: UpArgs) -> Result<u8> {
                 return Ok(INTERRUPTED);
             }
             context.progress.note("stopping what was started");
-            foreground::stop_all_unless_asked_again(&context).await?;
+            foreground::stop_all_unless_asked_again(&mut context).await?;
             return Ok(INTERRUPTED);
         }
     };
@@ -62,15 +63,16 @@ pub(super) async fn run(invocation: &Invocation, args: UpArgs) -> Result<u8> {
             .note(&format!("\nsample service behind lb: {url}"));
     }
     context.progress.note(&told(&context, &plans, begun));
+    let code = ended(&context).max(tell_undescribed(&context));
     if foreground.is_none() {
-        return Ok(0);
+        return Ok(code);
     }
     // Rotations and the like are for other commands to do meanwhile.
     context.state.release();
     context
         .progress
         .note("running in the foreground; Ctrl-C stops all nodes (--detach leaves them running)");
-    foreground::until_stopped(&context, stop).await
+    foreground::until_stopped(&mut context, stop).await
 }
 
 /// Where a walk starts from.
@@ -82,6 +84,8 @@ struct Start {
     fresh: bool,
     /// The sample is asked for.
     with_sample: bool,
+    /// What is no longer described may go.
+    removes: bool,
 }
 
 /// All of it. Dropped at any point, it can be begun again.
@@ -91,7 +95,7 @@ async fn walk(
     start: Start,
 ) -> Result<(Vec<NodePlan>, Option<String>)> {
     context.make_keys(&invocation.passphrase)?;
-    if let Err(problems) = preflight::run(context, start.known).await {
+    if let Err(problems) = survey::run(context, start.known, &[]).await {
         if start.fresh {
             // Keys that were never used would be in the way of the folder that has to be brought
             // back.
@@ -104,6 +108,9 @@ async fn walk(
     context.save_applied()?;
     preflight::claim(context).await?;
     let plans = converge::converge(context).await?;
+    if start.removes {
+        remove_undescribed(context).await?;
+    }
     context.write_access()?;
     // Only when asked: whoever stopped the jobs since does not want them back with every `up`.
     let sample = if start.with_sample {
@@ -114,10 +121,51 @@ async fn walk(
     Ok((plans, sample))
 }
 
+/// Removes what is no longer described, one node after the other, as far as the rest can do without.
+async fn remove_undescribed(context: &mut Context) -> Result<()> {
+    let all = context.undescribed.clone();
+    for name in &all {
+        let mut nodes = context.cluster.nodes.iter();
+        let Some(node) = nodes.find(|node| node.name == *name).cloned() else {
+            continue;
+        };
+        context.take_in(name);
+        match remove_node::look_ahead(context, &node, false).await {
+            Ok(()) => remove_node::remove(context, &node, false).await?,
+            Err(why) => {
+                let why = format!("{name} is not removed: {why:#}");
+                context.progress.note(&why);
+            }
+        }
+    }
+    if !all.is_empty() {
+        one_node::tell_others(context).await;
+    }
+    Ok(())
+}
+
+/// Tells which nodes are no longer described; the exit code for them.
+fn tell_undescribed(context: &Context) -> u8 {
+    if context.undescribed.is_empty() {
+        return 0;
+    }
+    context.progress.note(&format!(
+        "no longer described in {}, and still part of the cluster: {}\n`lb bootstrap up{} --yes` removes what is no \
+         longer described; or describe it again",
+        context.source,
+        context.undescribed.join(", "),
+        context.flags
+    ));
+    DIFFERS
+}
+
 /// What happened, and what can be done now.
 fn told(context: &Context, plans: &[NodePlan], begun: Instant) -> String {
     let cluster = &context.cluster;
-    let count = |role| cluster.of_role(role).count();
+    let count = |role| {
+        let nodes = cluster.of_role(role);
+        nodes.filter(|node| context.is_worked_on(node)).count()
+    };
     let what = match plans.is_empty() {
         true => "nothing to change".to_owned(),
         false => format!("{} changed", counted(changed_nodes(plans), "node")),

@@ -3,9 +3,9 @@
 
 use anyhow::Result;
 
-use super::invocation::Invocation;
+use super::invocation::{Invocation, ended};
 use crate::bootstrap::context::{Context, compatible};
-use crate::bootstrap::converge::{self, preflight};
+use crate::bootstrap::converge::{self, survey};
 use crate::bootstrap::plural::counted;
 use crate::bootstrap::render::Version;
 use crate::bootstrap::topology::Product;
@@ -37,7 +37,7 @@ pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
         }
     }
     context.make_keys(&invocation.passphrase)?;
-    preflight::run(&context, true).await?;
+    survey::run(&mut context, true, &[]).await?;
     let plans = converge::converge(&mut context).await?;
     finish(&mut context)?;
     context.progress.note(&match (plans.is_empty(), changes) {
@@ -48,7 +48,7 @@ pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
         ),
         (false, _) => "upgraded, one node at a time".to_owned(),
     });
-    Ok(0)
+    Ok(ended(&context))
 }
 
 fn finish(context: &mut Context) -> Result<()> {

@@ -2,7 +2,10 @@
 //! about the nodes that there are, whatever the description says by now, and run neither program.
 //! Pure.
 
+use anyhow::{Result, bail};
+
 use crate::bootstrap::description::Described;
+use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::render::{OLDEST_CONSUL, OLDEST_NOMAD, Version, Versions};
 use crate::bootstrap::state::Applied;
 use crate::bootstrap::topology::{BinarySource, Cluster, Node, Product, Role, Scope};
@@ -27,6 +30,38 @@ pub(super) fn as_applied(described: Described, applied: &Applied) -> (Described,
     (described, versions)
 }
 
+/// Adds the nodes that were applied and are no longer described: they are part of the cluster until
+/// they are removed. Their names.
+///
+/// # Errors
+/// When a node that is described has the address of one of them.
+pub(super) fn keep_undescribed(cluster: &mut Cluster, applied: &Applied) -> Result<Vec<String>> {
+    let is_described = |name: &str| cluster.nodes.iter().any(|node| node.name == name);
+    let left: Vec<Node> = applied
+        .nodes
+        .iter()
+        .filter(|before| !is_described(&before.name))
+        .map(Node::from)
+        .collect();
+    for before in &left {
+        if let Some(node) = cluster
+            .nodes
+            .iter()
+            .find(|node| node.address == before.address)
+        {
+            bail!(UsageError(format!(
+                "{} is described at {}, the address of {}, which belongs to the cluster and is no longer described: run \
+                 `lb bootstrap remove-node {}` first, or give it its name back",
+                node.name, node.address, before.name, before.name
+            )));
+        }
+    }
+    let names = left.iter().map(|node| node.name.clone()).collect();
+    cluster.nodes.extend(left);
+    cluster.nodes.sort_by_key(|node| node.role);
+    Ok(names)
+}
+
 /// The cluster with what was applied of it. How machines are reached is not noted, and stays as
 /// described.
 pub(in crate::bootstrap) fn cluster(mut cluster: Cluster, applied: &Applied) -> Cluster {
@@ -36,10 +71,17 @@ pub(in crate::bootstrap) fn cluster(mut cluster: Cluster, applied: &Applied) -> 
         let known = described
             .iter()
             .find(|node| node.name == before.name && node.role == role);
-        let ssh = known.and_then(|node| node.ssh.clone());
-        let dynamic_ports = known.and_then(|node| node.dynamic_ports);
+        let before = Node::from(before);
+        let ssh = match known {
+            Some(node) => node.ssh.clone(),
+            None => before.ssh,
+        };
+        let dynamic_ports = match known {
+            Some(node) => node.dynamic_ports,
+            None => before.dynamic_ports,
+        };
         Node {
-            name: before.name.clone(),
+            name: before.name,
             role,
             address: before.address,
             ssh,
@@ -72,6 +114,27 @@ mod tests {
 
     use super::*;
     use crate::bootstrap::security::pki::tests::cluster as example;
+
+    #[test]
+    fn what_is_no_longer_described_stays_until_it_is_removed() {
+        let before = example("/state".into());
+        let applied = Applied::of(&before, Scope::All, None, SystemTime::UNIX_EPOCH);
+        let mut now = before.clone();
+        let gone = now.nodes.remove(1);
+        assert_eq!(
+            keep_undescribed(&mut now, &applied).unwrap(),
+            [gone.name.as_str()]
+        );
+        assert_eq!(now.nodes, before.nodes);
+        // Its machine under another name is two nodes in one place.
+        let mut renamed = before.clone();
+        renamed.nodes[1].name = "newcomer".to_owned();
+        let error = keep_undescribed(&mut renamed, &applied).unwrap_err();
+        assert!(
+            error.is::<UsageError>() && error.to_string().contains(&gone.name),
+            "{error}"
+        );
+    }
 
     #[test]
     fn what_was_applied_counts_not_what_is_described_by_now() {

@@ -13,14 +13,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 
+use super::changes::Changes;
+use super::exit::UsageError;
 use super::progress::Progress;
 use super::render::{self, Versions};
-use super::state::{Applied, State};
+use super::state::{Applied, OperationKind, State};
 use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
 use crate::bootstrap::cluster::api::{self, BoxedStream};
 use crate::bootstrap::cluster::client::ClusterClient;
@@ -55,8 +57,19 @@ pub(in crate::bootstrap) struct Context {
     pub progress: Progress,
     /// How long each gate may take.
     pub limit: Duration,
-    /// Names of nodes that are expected to be dead.
+    /// Names of nodes that are expected to be dead: nothing is asked of them, and nothing waits for
+    /// them.
     pub absent: Vec<String>,
+    /// Those of them that this run has to leave for another one, and why.
+    pub left_out: BTreeMap<String, String>,
+    /// Names that were given with `--skip`.
+    pub skip: Vec<String>,
+    /// Nodes of the cluster that are no longer described. They belong to it until they are removed.
+    pub undescribed: Vec<String>,
+    /// The one node that is worked on, where it is only one.
+    pub only: Option<String>,
+    /// What this run has changed.
+    pub changes: Changes,
     /// Certificates of the nodes.
     pub pairs: BTreeMap<String, NodePairs>,
     /// What nodes share.
@@ -88,8 +101,10 @@ impl Context {
             unnamed,
         } = described;
         let before = state.cluster()?;
+        let mut undescribed = Vec::new();
         if let Some(before) = &before {
             remember_sources(&mut cluster, before, &unnamed);
+            undescribed = applied::keep_undescribed(&mut cluster, before)?;
         }
         let applied = Applied::of(&cluster, scope, before.as_ref(), SystemTime::now());
         let versions = versions(&cluster, scope)?;
@@ -101,6 +116,7 @@ impl Context {
         };
         let mut context =
             Self::assemble(described, versions, applied, before, state, progress, limit)?;
+        context.undescribed = undescribed;
         context.read_digests()?;
         Ok(context)
     }
@@ -162,6 +178,11 @@ impl Context {
             progress,
             limit,
             absent: Vec::new(),
+            left_out: BTreeMap::new(),
+            skip: Vec::new(),
+            undescribed: Vec::new(),
+            only: None,
+            changes: Changes::default(),
             pairs: BTreeMap::new(),
             shared: None,
             operator: None,
@@ -209,13 +230,133 @@ impl Context {
             .collect()
     }
 
-    /// Nodes of a phase that are expected to live.
+    /// Nodes of a phase that are worked on.
     pub(in crate::bootstrap) fn of_phase(&self, phase: Phase) -> Vec<Node> {
         self.cluster
             .of_phase(phase)
-            .filter(|node| !self.absent.contains(&node.name))
+            .filter(|node| self.is_worked_on(node))
             .cloned()
             .collect()
+    }
+
+    /// Whether the node is expected to live, and meant.
+    pub(in crate::bootstrap) fn is_worked_on(&self, node: &Node) -> bool {
+        let is_meant = |only: &String| *only == node.name;
+        !self.absent.contains(&node.name) && self.only.as_ref().is_none_or(is_meant)
+    }
+
+    /// Nodes that the gate of a phase does not wait for: those that are away, and, where only one is
+    /// worked on, all other clients, which that one does not need.
+    pub(in crate::bootstrap) fn not_waited_for(&self, phase: Phase) -> Vec<String> {
+        let is_for_all = matches!(phase, Phase::ConsulServers | Phase::NomadServers);
+        let is_waited_for = |node: &&Node| match is_for_all {
+            true => !self.absent.contains(&node.name),
+            false => self.is_worked_on(node),
+        };
+        let nodes = self.cluster.nodes.iter();
+        nodes
+            .filter(|node| !is_waited_for(node))
+            .map(|node| node.name.clone())
+            .collect()
+    }
+
+    /// Leaves a node to another run.
+    pub(in crate::bootstrap) fn leave_out(&mut self, name: &str, why: &str) {
+        if !self.absent.iter().any(|absent| absent == name) {
+            self.absent.push(name.to_owned());
+        }
+        if !self.left_out.contains_key(name) {
+            self.left_out.insert(name.to_owned(), why.to_owned());
+        }
+    }
+
+    /// Takes a node in again that was left out.
+    pub(in crate::bootstrap) fn take_in(&mut self, name: &str) {
+        self.absent.retain(|absent| absent != name);
+        self.left_out.remove(name);
+    }
+
+    /// Leaves the nodes out whose removal was begun: nothing may bring them up again.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(in crate::bootstrap) fn leave_out_removed(&mut self) -> Result<()> {
+        for operation in self.state.operations()? {
+            let name = operation.nodes.first().cloned().unwrap_or_default();
+            let is_member = self.cluster.nodes.iter().any(|node| node.name == name);
+            if operation.kind == OperationKind::RemoveNode && is_member {
+                self.leave_out(&name, &operation.told());
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the nodes out that `--skip` names.
+    ///
+    /// # Errors
+    /// When one is not a node of the cluster.
+    pub(in crate::bootstrap) fn skip(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
+            if !self.cluster.nodes.iter().any(|node| node.name == *name) {
+                bail!(UsageError(format!(
+                    "--skip: no node is called {name:?}; there are {}",
+                    self.node_names()
+                )));
+            }
+            self.leave_out(name, "named by --skip");
+        }
+        self.skip.extend_from_slice(names);
+        Ok(())
+    }
+
+    /// The names of all nodes, for messages.
+    pub(in crate::bootstrap) fn node_names(&self) -> String {
+        let names: Vec<&str> = self.cluster.nodes.iter().map(|node| &*node.name).collect();
+        names.join(", ")
+    }
+
+    /// Takes nodes off the list: those that have left the cluster, and those that are no part of it
+    /// yet.
+    pub(in crate::bootstrap) fn forget_nodes(&mut self, names: &[String]) {
+        let is_kept = |name: &String| !names.contains(name);
+        self.cluster.nodes.retain(|node| is_kept(&node.name));
+        self.applied.nodes.retain(|node| is_kept(&node.name));
+        self.applied.programs.retain(|name, _| is_kept(name));
+        self.absent.retain(is_kept);
+        self.undescribed.retain(is_kept);
+        self.left_out.retain(|name, _| is_kept(name));
+    }
+
+    /// How an error begins that stops a run before its first change, or after it.
+    pub(in crate::bootstrap) fn told_unchanged(&self) -> &'static str {
+        if self.changes.is_empty() {
+            "nothing was changed"
+        } else {
+            "it goes no further"
+        }
+    }
+
+    /// What is left for another run, node by node; None: nothing.
+    pub(in crate::bootstrap) fn told_left_out(&self) -> Option<String> {
+        if self.left_out.is_empty() {
+            return None;
+        }
+        let lines: String = self
+            .left_out
+            .iter()
+            .map(|(name, why)| format!("\n  {name}: {why}"))
+            .collect();
+        let verb = if self.left_out.len() == 1 {
+            "was"
+        } else {
+            "were"
+        };
+        Some(format!(
+            "{} of {} nodes {verb} left out:{lines}\nrun it again when they are back, or take out for good what will not \
+             be: `lb bootstrap remove-node NAME --dead`",
+            self.left_out.len(),
+            self.cluster.nodes.len()
+        ))
     }
 
     /// How many nodes are worked on at once.
@@ -330,7 +471,7 @@ impl Context {
     /// # Errors
     /// When the operator has no certificate.
     pub(in crate::bootstrap) fn cluster_view(&self) -> Result<ClusterView<'_>> {
-        Ok(ClusterView::new(&self.cluster, self.cluster_client()?))
+        Ok(ClusterView::new(&self.cluster, self.cluster_client()?).without(&self.absent))
     }
 
     /// Connects to all nodes, for commands that begin by asking agents: the patience of a question
@@ -405,6 +546,12 @@ impl Context {
             self.scope = Scope::ConsulOnly;
             self.applied.consul_only = true;
         }
+    }
+
+    /// Whether the node was applied before this run.
+    pub(in crate::bootstrap) fn is_known(&self, node: &Node) -> bool {
+        let before = self.applied_before.iter().flat_map(|before| &before.nodes);
+        before.into_iter().any(|before| before.name == node.name)
     }
 
     /// Saves the note of what is applied.

@@ -14,12 +14,18 @@ pub(in crate::bootstrap) async fn each<T>(
     context: &Context,
     all: impl IntoIterator<Item = impl Future<Output = Result<T>>>,
 ) -> Result<Vec<T>> {
-    together(
-        stream::iter(all)
-            .buffered(context.parallel())
-            .collect()
-            .await,
-    )
+    together(each_result(context, all).await)
+}
+
+/// The same with each result, good or bad.
+pub(in crate::bootstrap) async fn each_result<T>(
+    context: &Context,
+    all: impl IntoIterator<Item = impl Future<Output = Result<T>>>,
+) -> Vec<Result<T>> {
+    stream::iter(all)
+        .buffered(context.parallel())
+        .collect()
+        .await
 }
 
 fn together<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
@@ -30,8 +36,13 @@ fn together<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
             Err(error) => bad.push(error),
         }
     }
+    fail_together(bad).map(|()| good)
+}
+
+/// One error of all of them; none of none.
+pub(in crate::bootstrap) fn fail_together(mut bad: Vec<anyhow::Error>) -> Result<()> {
     match (bad.pop(), bad.is_empty()) {
-        (None, _) => Ok(good),
+        (None, _) => Ok(()),
         (Some(only), true) => Err(only),
         (Some(last), false) => {
             bad.push(last);

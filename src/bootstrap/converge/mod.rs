@@ -10,10 +10,15 @@
 //! See docs/decisions/0006-bootstrap-converges.md for what makes it safe to kill at any point.
 
 mod checks;
+mod dead_servers;
+mod look;
+mod lost;
 pub(super) mod many;
+mod missed;
 pub(super) mod phase_gate;
 pub(super) mod preflight;
 pub(super) mod restart;
+pub(super) mod survey;
 mod tokens;
 mod work;
 
@@ -21,82 +26,18 @@ use anyhow::{Context as _, Result};
 
 use super::progress::PhaseProgress;
 use super::state::Program;
-use super::topology::{BinarySource, Layout, Node, Phase, Product};
+use super::topology::{BinarySource, Node, Phase, Product};
+use crate::bootstrap::cluster::facts::NomadNode;
 use crate::bootstrap::cluster::peers;
+use crate::bootstrap::cluster::view::Consistency;
 use crate::bootstrap::context::Context;
-use crate::bootstrap::nodes::plan::{DaemonAction, NodePlan, compare, wanted_stamps};
-use crate::bootstrap::nodes::spec::{Effect, FileSpec, NodeSpec};
-use many::each;
+use crate::bootstrap::nodes::plan::{DaemonAction, NodePlan, wanted_stamps};
+use crate::bootstrap::of_node::OfNode as _;
+pub(super) use look::{Looked, look, silence};
+use many::{each, each_result};
 use phase_gate::{gate, title};
-use restart::restart_all;
+use restart::{restart_all, rolling_gate};
 use work::{Work, start, write};
-
-/// What belongs to a product on a node: its folder, its files, its program and its daemon. What
-/// belongs to neither (lb's files) comes with the node's last product.
-fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Product) -> NodeSpec {
-    let last = node.products().last() == Some(&product);
-    let owner_of = |path: &str| {
-        [Product::Consul, Product::Nomad]
-            .into_iter()
-            .find(|&product| {
-                path.starts_with(&format!("{}/", layout.config(product)))
-                    || path.starts_with(layout.data(product))
-            })
-    };
-    let mine = |path: &str| owner_of(path).map_or(last, |owner| owner == product);
-    let of_file = |file: &FileSpec| match file.effect {
-        Effect::Restart(owner) | Effect::Reload(owner) => owner == product,
-        Effect::None => mine(&file.path),
-    };
-    NodeSpec {
-        users: spec.users.clone(),
-        directories: spec.directories.clone(),
-        binaries: (spec.binaries.iter())
-            .filter(|binary| binary.name == product.name() || (last && binary.name == "lb"))
-            .cloned()
-            .collect(),
-        files: spec
-            .files
-            .iter()
-            .filter(|file| of_file(file))
-            .cloned()
-            .collect(),
-        daemons: spec
-            .daemons
-            .iter()
-            .filter(|daemon| daemon.product == product)
-            .cloned()
-            .collect(),
-    }
-}
-
-/// Observes all nodes of a phase at once and tells what differs.
-///
-/// # Errors
-/// A node that cannot be observed.
-pub(in crate::bootstrap) async fn look(context: &Context, phase: Phase) -> Result<Vec<Work>> {
-    let nodes = context.of_phase(phase);
-    let all = nodes.into_iter().map(|node| async move {
-        let part = part(
-            &context.spec(&node)?,
-            &context.cluster.layout(&node),
-            &node,
-            phase.product(),
-        );
-        let seen = context
-            .observe(&node, &part)
-            .await
-            .with_context(|| node.name.clone())?;
-        let plan = compare(&node.name, &part, &seen, context.ownership());
-        anyhow::Ok(Work {
-            node,
-            part,
-            seen,
-            plan,
-        })
-    });
-    each(context, all).await
-}
 
 /// Goes through all phases. The plans that were carried out; all empty when nothing differed.
 ///
@@ -105,6 +46,9 @@ pub(in crate::bootstrap) async fn look(context: &Context, phase: Phase) -> Resul
 pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<NodePlan>> {
     let mut done: Vec<NodePlan> = Vec::new();
     for phase in context.phases() {
+        if context.only.is_some() && context.of_phase(phase).is_empty() {
+            continue;
+        }
         done.extend(run_phase(context, phase).await?);
         if tokens::after(context, phase).await? {
             // Some of what the gate asks for is shown only to who has a token: now there is one.
@@ -125,16 +69,30 @@ pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<
 /// # Errors
 /// As [`converge`].
 async fn run_phase(context: &mut Context, phase: Phase) -> Result<Vec<NodePlan>> {
-    let mut works = look(context, phase).await?;
+    let Looked { mut works, silent } = look(context, phase).await?;
+    for (name, why) in silent {
+        context.leave_out(&name, &why);
+    }
     work::check(&works)?;
     let bar = context.progress.phase(title(phase), works.len());
     let product = phase.product();
+    let is_of_servers = matches!(phase, Phase::ConsulServers | Phase::NomadServers);
     let wanted =
         |action: DaemonAction| move |work: &&Work| work.plan.daemon(product) == Some(action);
+    missed::forget_old_keys(context, &mut works, product).await?;
+    if is_of_servers {
+        dead_servers::check(context, product, &works, false)?;
+    }
 
     // Programs come first: what a release hashes to is known only when it is there.
-    let installed = each(context, works.iter_mut().map(|work| install(context, work))).await?;
-    let releases: Vec<Installed> = installed.into_iter().flatten().collect();
+    let installing = works.iter_mut().map(|work| install(context, work));
+    let installed = each_result(context, installing).await;
+    let nodes = works.iter().map(|work| work.node.clone());
+    let results = nodes.zip(installed).collect();
+    let releases: Vec<Installed> = lost::sort_out(context, &mut works, results)?
+        .into_iter()
+        .flatten()
+        .collect();
     if !releases.is_empty() {
         for (node, name, program) in releases {
             context
@@ -147,54 +105,68 @@ async fn run_phase(context: &mut Context, phase: Phase) -> Result<Vec<NodePlan>>
         context.save_applied()?;
     }
     bar.set(0, "starting");
+    let is_cold = works.iter().all(|work| wanted(DaemonAction::Start)(&work));
     let down: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Start)).collect();
-    each(
+    let starting = down.iter().map(|work| start(context, work, product));
+    let results = each_result(context, starting).await;
+    let nodes: Vec<Node> = down.iter().map(|work| work.node.clone()).collect();
+    lost::sort_out(
         context,
-        down.into_iter().map(|work| start(context, work, product)),
-    )
-    .await?;
+        &mut works,
+        nodes.iter().cloned().zip(results).collect(),
+    )?;
+    if is_of_servers {
+        dead_servers::check(context, product, &works, false)?;
+    }
+    let started: Vec<Node> = nodes
+        .into_iter()
+        .filter(|node| is_of_servers && !is_cold && context.is_worked_on(node))
+        .collect();
+    let mut results = Vec::new();
     for work in works
         .iter()
         .filter(|work| !work.plan.is_empty() && work.plan.daemon(product).is_none())
     {
-        write(context, work).await?;
+        results.push((work.node.clone(), write(context, work).await));
     }
     for work in works.iter().filter(wanted(DaemonAction::Reload)) {
         bar.set(0, &format!("{} reads its certificates", work.node.name));
-        reload(context, work, product).await?;
+        results.push((work.node.clone(), reload(context, work, product).await));
     }
+    lost::sort_out(context, &mut works, results)?;
     let restarts: Vec<&Work> = works.iter().filter(wanted(DaemonAction::Restart)).collect();
     if !restarts.is_empty() {
-        restart_all(context, phase, restarts, &bar).await?;
+        restart_all(context, phase, restarts, &started, &bar).await?;
     }
     gate(context, phase, &bar, context.limit).await?;
-    wait_voters(context, &works, product, &bar).await?;
+    works.retain(|work| context.is_worked_on(&work.node));
+    if is_of_servers {
+        wait_voters(context, &works, product, &bar).await?;
+    }
+    for node in &started {
+        bar.set(works.len(), &format!("{} catches up", node.name));
+        rolling_gate(context, product, node).await?;
+    }
+    missed::note_new_keys(context, &works, product)?;
+    if phase == Phase::NomadClients {
+        tell_idle(context).await;
+    }
     bar.done(&summary(&works, product));
     Ok(works.into_iter().map(|work| work.plan).collect())
 }
 
-/// Waits until servers that came to others vote: autopilot lets them after 10 s, and until then
-/// they bear no loss. Those that are all new have begun as voters.
+/// Waits until all servers vote that are there: autopilot lets those that came to others after 10 s,
+/// and until then they bear no loss.
 async fn wait_voters(
     context: &Context,
     works: &[Work],
     product: Product,
     bar: &PhaseProgress,
 ) -> Result<()> {
-    let started = |work: &&Work| {
-        work.node.is_server(product) && work.plan.daemon(product) == Some(DaemonAction::Start)
-    };
-    let new: Vec<&Node> = works
-        .iter()
-        .filter(started)
-        .map(|work| &work.node)
-        .collect();
-    // Before the bootstrap of ACLs nobody may ask.
+    // Before the bootstrap of ACLs the peers are not shown.
     let may_ask = !context.cluster.acl || context.state.tokens()?.management(product).is_some();
-    if new.len() == works.len() || !may_ask {
-        return Ok(());
-    }
-    for node in new {
+    for work in works.iter().filter(|_| may_ask) {
+        let node = &work.node;
         bar.set(
             works.len(),
             &format!("waiting for the vote of {}", node.name),
@@ -202,6 +174,26 @@ async fn wait_voters(
         peers::wait_voter(&context.cluster_view()?, product, node, context.limit).await?;
     }
     Ok(())
+}
+
+/// Tells of clients that are worked on like all others, and are not waited for: those that take no
+/// allocations because somebody looks after them.
+async fn tell_idle(context: &Context) {
+    let Ok(view) = context.cluster_view() else {
+        return;
+    };
+    // The gate has just seen them; what cannot be told now is no reason to fail.
+    let Ok((_, clients)) = view.nomad_nodes(Consistency::Default).await else {
+        return;
+    };
+    for node in context.of_phase(Phase::NomadClients) {
+        let client = NomadNode::of_name(&clients, &node.name);
+        if let Some(word) = client.and_then(NomadNode::idle) {
+            context
+                .progress
+                .note(&format!("{}: {word}; it was not waited for", node.name));
+        }
+    }
 }
 
 /// A program that was installed from a release: node, name, and what it is.
@@ -213,12 +205,10 @@ async fn install(context: &Context, work: &mut Work) -> Result<Vec<Installed>> {
     if work.plan.is_empty() {
         return Ok(Vec::new());
     }
-    host.ensure_users(&work.part.users)
-        .await
-        .with_context(|| name.clone())?;
+    host.ensure_users(&work.part.users).await.of_node(&name)?;
     host.ensure_directories(&work.part.directories)
         .await
-        .with_context(|| name.clone())?;
+        .of_node(&name)?;
     let mut installed = Vec::new();
     if context.cluster.is_local() {
         return Ok(installed);
@@ -229,10 +219,11 @@ async fn install(context: &Context, work: &mut Work) -> Result<Vec<Installed>> {
         .iter_mut()
         .filter(|binary| work.plan.writes(&binary.path))
     {
+        context.changes.note(&name, "programs installed");
         let digest = host
             .install(binary, &context.releases)
             .await
-            .with_context(|| name.clone())?;
+            .of_node(&name)?;
         if let BinarySource::Release(version) = &binary.source {
             let program = Program {
                 version: version.clone(),
@@ -247,13 +238,14 @@ async fn install(context: &Context, work: &mut Work) -> Result<Vec<Installed>> {
 }
 
 async fn reload(context: &Context, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (context.host(&work.node), || work.node.name.clone());
-    let daemon = work.part.daemon(product).with_context(name)?;
+    let (host, name) = (context.host(&work.node), &work.node.name);
+    let daemon = work.part.daemon(product).with_context(|| name.clone())?;
     write(context, work).await?;
-    host.reload(daemon).await.with_context(name)?;
+    context.changes.note(name, "reloaded");
+    host.reload(daemon).await.of_node(name)?;
     host.stamp(product, &wanted_stamps(&work.part, &work.seen, product))
         .await
-        .with_context(name)
+        .of_node(name)
 }
 
 fn summary(works: &[Work], product: Product) -> String {
@@ -280,61 +272,21 @@ fn summary(works: &[Work], product: Product) -> String {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::topology::Role;
-    use super::*;
-    use crate::bootstrap::nodes::spec::Owner;
-
-    #[test]
-    fn each_file_belongs_to_one_product() {
-        let layout = Layout::system();
-        let file = |path: &str, effect| FileSpec {
-            path: path.to_owned(),
-            content: Vec::new(),
-            mode: 0o600,
-            owner: Owner::Root,
-            effect,
-            secret: false,
-        };
-        let spec = NodeSpec {
-            files: vec![
-                file("/etc/consul.d/consul.hcl", Effect::Restart(Product::Consul)),
-                file("/etc/consul.d/encrypt.hcl", Effect::None),
-                file("/etc/nomad.d/encrypt.hcl", Effect::None),
-                file(
-                    "/etc/systemd/system/nomad.service",
-                    Effect::Restart(Product::Nomad),
-                ),
-                file("/etc/lb/lb.toml", Effect::None),
-            ],
-            ..NodeSpec::default()
-        };
-        let node = Node {
-            name: "nomad-client-0".to_owned(),
-            role: Role::NomadClient,
-            address: [10, 0, 0, 1].into(),
-            ssh: None,
-            dynamic_ports: None,
-        };
-        let names = |product| {
-            let part = part(&spec, &layout, &node, product);
-            part.files
-                .iter()
-                .map(|file| file.path.clone())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            names(Product::Consul),
-            ["/etc/consul.d/consul.hcl", "/etc/consul.d/encrypt.hcl"]
-        );
-        assert_eq!(
-            names(Product::Nomad),
-            [
-                "/etc/nomad.d/encrypt.hcl",
-                "/etc/systemd/system/nomad.service",
-                "/etc/lb/lb.toml"
-            ]
-        );
+/// Writes what nodes read at their next start only, on all nodes that answer: whom to join, after a
+/// node has come, moved or gone. No daemon is touched.
+///
+/// # Errors
+/// What could not be written.
+pub(in crate::bootstrap) async fn write_quiet_files(context: &mut Context) -> Result<()> {
+    for phase in context.phases() {
+        let Looked { works, silent } = look(context, phase).await?;
+        for (name, why) in silent {
+            context.leave_out(&name, &why);
+        }
+        let quiet = works
+            .iter()
+            .filter(|work| work.plan.daemon(phase.product()).is_none());
+        each(context, quiet.map(|work| write(context, work))).await?;
     }
+    Ok(())
 }

@@ -1,20 +1,26 @@
-//! The gate of a phase as a run holds it: with progress, and with its reasons told to people.
+//! The gate of a phase as a run holds it: with progress, with its reasons told to people, and
+//! without clients that die meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::look::silence;
 use crate::bootstrap::cluster::gates::{self, GateFailure};
 use crate::bootstrap::context::Context;
+use crate::bootstrap::nodes::spec::NodeSpec;
 use crate::bootstrap::progress::PhaseProgress;
-use crate::bootstrap::topology::Phase;
+use crate::bootstrap::topology::{Node, Phase, Product, Role};
+
+/// How long a gate stays shut before the nodes behind it are asked whether they live.
+const ARE_ALIVE: Duration = Duration::from_secs(10);
 
 /// Waits for the gate of a phase.
 ///
 /// # Errors
 /// A reason per node that is not well.
 pub(in crate::bootstrap) async fn gate(
-    context: &Context,
+    context: &mut Context,
     phase: Phase,
     bar: &PhaseProgress,
     limit: Duration,
@@ -22,11 +28,62 @@ pub(in crate::bootstrap) async fn gate(
     told(gate_result(context, phase, bar, limit).await?)
 }
 
-/// What the gate of a phase comes to.
+/// What the gate of a phase comes to. Clients that turn out to be dead are left out of the run, and
+/// not waited for.
 ///
 /// # Errors
 /// When it cannot be held at all.
 pub(super) async fn gate_result(
+    context: &mut Context,
+    phase: Phase,
+    bar: &PhaseProgress,
+    limit: Duration,
+) -> Result<Result<(), GateFailure>> {
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let Err(failure) = hold(context, phase, bar, left.min(ARE_ALIVE)).await? else {
+            return Ok(Ok(()));
+        };
+        let mut any_died = false;
+        for reason in &failure.reasons {
+            let nodes = &context.cluster.nodes;
+            let node = nodes.iter().find(|node| node.name == reason.node).cloned();
+            if let Some(node) = node.filter(|node| node.role == Role::NomadClient)
+                && let Some(why) = dead(context, &node, phase.product()).await
+            {
+                context.leave_out(&node.name, &why);
+                any_died = true;
+            }
+        }
+        if !any_died && Instant::now() >= end {
+            return Ok(Err(failure));
+        }
+    }
+}
+
+/// Why a node is dead; None: it lives.
+async fn dead(context: &Context, node: &Node, product: Product) -> Option<String> {
+    let daemons = context.spec(node).ok()?.daemons;
+    let spec = NodeSpec {
+        daemons: daemons
+            .into_iter()
+            .filter(|one| one.product == product)
+            .collect(),
+        ..NodeSpec::default()
+    };
+    match context.host(node).observe(&spec).await {
+        Err(error) => silence(&node.name, &error),
+        Ok(seen) => {
+            let daemon = seen.daemons.get(&product);
+            let runs = daemon.is_some_and(|daemon| daemon.pid.is_some());
+            let is_dead = !runs && context.cluster.is_local() && context.is_known(node);
+            is_dead.then(|| format!("cannot be started: {product} ended by itself"))
+        }
+    }
+}
+
+async fn hold(
     context: &Context,
     phase: Phase,
     bar: &PhaseProgress,
@@ -35,9 +92,10 @@ pub(super) async fn gate_result(
     let view = context.cluster_view()?;
     let progress = |done, _| bar.set(done, waiting_for(phase));
     let logs = context.logs();
+    let absent = context.not_waited_for(phase);
     let gates = gates::Gates {
         view: &view,
-        absent: &context.absent,
+        absent: &absent,
         logs: &logs,
         progress: &progress,
         deadline: limit,

@@ -1,4 +1,5 @@
-//! Whether the nodes can be worked on, before anything is touched: what `nodes` found, judged.
+//! Whether the nodes can be worked on, before anything is touched: what `nodes` found, judged. Nodes
+//! that do not answer are left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,27 +7,39 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail};
 use futures_util::stream::{self, StreamExt as _};
 
+use super::look::silence;
 use super::many::each;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::nodes::{Facts, Preflight};
-use crate::bootstrap::topology::{Node, Product, Runner, Target};
+use crate::bootstrap::of_node::without_node;
+use crate::bootstrap::topology::{Node, Product, Role, Runner, Target};
 
 /// Clocks further apart than this make fresh certificates invalid and logs misleading.
 const CLOCK_SKEW_MAX_MS: i64 = 5_000;
 /// Less room than this does not last for the raft logs of a day.
 const DISK_MIN_BYTES: u64 = 500 << 20;
 
-/// Looks at all nodes at once.
+/// Looks at all nodes at once. Those that do not answer are left out of the run; a cluster that is
+/// not `known` yet needs all of its servers.
 ///
 /// # Errors
 /// Everything that is in the way, node by node.
-pub(in crate::bootstrap) async fn run(context: &Context, known: bool) -> Result<()> {
+pub(in crate::bootstrap) async fn run(context: &mut Context, known: bool) -> Result<()> {
+    let silent = look(context, known).await?;
+    for (name, why) in silent {
+        context.leave_out(&name, &why);
+    }
+    Ok(())
+}
+
+/// The nodes that do not answer, and why.
+async fn look(context: &Context, known: bool) -> Result<Vec<(String, String)>> {
     let bar = context.progress.phase("Nodes", context.cluster.nodes.len());
     let looks = context
         .cluster
         .nodes
         .iter()
-        .filter(|node| !context.absent.contains(&node.name))
+        .filter(|node| context.is_worked_on(node))
         .map(|node| async move {
             let ask = Preflight {
                 cluster_id: context.applied.id.clone(),
@@ -41,24 +54,38 @@ pub(in crate::bootstrap) async fn run(context: &Context, known: bool) -> Result<
         .collect()
         .await;
     let mut problems = String::new();
-    let mut good = 0;
+    let (mut good, mut is_bad, mut silent) = (0, false, Vec::new());
     for look in found {
         let (node, facts) = look?;
         let here = match &facts {
             Ok(facts) => judge(context, node, facts, known),
-            Err(error) => vec![format!("{error:#}")],
+            Err(error) => {
+                let text = format!("{error:#}");
+                let why = without_node(&text, &node.name).unwrap_or(&text).to_owned();
+                if silence(&node.name, error).is_some() {
+                    is_bad |= !known && node.role != Role::NomadClient;
+                    silent.push((node.name.clone(), why.clone()));
+                } else {
+                    is_bad = true;
+                }
+                vec![why]
+            }
         };
+        is_bad |= facts.is_ok() && !here.is_empty();
         good += usize::from(here.is_empty());
         bar.set(good, "looking");
         for problem in here {
             let _ = write!(problems, "\n  {}: {problem}", node.name);
         }
     }
-    if !problems.is_empty() {
-        bail!("nothing was changed, because of this:{problems}");
+    if is_bad {
+        bail!("{}, because of this:{problems}", context.told_unchanged());
     }
-    bar.done(&format!("{good} can be worked on"));
-    Ok(())
+    match silent.len() {
+        0 => bar.done(&format!("{good} can be worked on")),
+        count => bar.done(&format!("{good} can be worked on, {count} do not answer")),
+    }
+    Ok(silent)
 }
 
 fn ports(context: &Context, node: &Node) -> Vec<u16> {
@@ -171,7 +198,7 @@ pub(in crate::bootstrap) async fn claim(context: &Context) -> Result<()> {
         .cluster
         .nodes
         .iter()
-        .filter(|node| !context.absent.contains(&node.name));
+        .filter(|node| context.is_worked_on(node));
     each(
         context,
         nodes.map(|node| context.host(node).claim(&context.applied.id)),

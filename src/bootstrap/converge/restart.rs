@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::checks;
 use super::many::each;
 use super::phase_gate::{gate, gate_result, told};
 use super::work::{Work, start};
+use super::{checks, lost};
 use crate::bootstrap::cluster::gates;
 use crate::bootstrap::context::Context;
+use crate::bootstrap::of_node::OfNode as _;
 use crate::bootstrap::progress::PhaseProgress;
 use crate::bootstrap::topology::{Node, Phase, Product};
 
@@ -28,19 +29,22 @@ const LEADERLESS: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(250);
 
 async fn restart(context: &Context, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (context.host(&work.node), || work.node.name.clone());
-    host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE)
-        .await
-        .with_context(name)?;
+    let (host, name) = (context.host(&work.node), &work.node.name);
+    let daemon = work.part.daemon(product).with_context(|| name.clone())?;
+    context.changes.note(name, "restarted");
+    host.stop(daemon, STOP_PATIENCE).await.of_node(name)?;
     start(context, work, product).await
 }
 
 /// One after the other behind a gate, the leader last; all at once where nothing leads and nothing
 /// can be lost.
+///
+/// `started`: servers that were started just now, which have to be back before the next one goes.
 pub(super) async fn restart_all(
-    context: &Context,
+    context: &mut Context,
     phase: Phase,
     works: Vec<&Work>,
+    started: &[Node],
     bar: &PhaseProgress,
 ) -> Result<()> {
     let product = phase.product();
@@ -57,11 +61,20 @@ pub(super) async fn restart_all(
         return restart_at_once(context, works, product).await;
     }
     let mut works = restart_sick(context, phase, works, bar).await?;
+    for node in started.iter().filter(|_| serving) {
+        rolling_gate(context, product, node).await?;
+    }
     works.sort_by_key(|work| Some(&work.node.name) == leader.as_ref());
     for (done, work) in works.iter().enumerate() {
         bar.set(done, &format!("restarting {}", work.node.name));
         let passing = checks::passing(context, &work.node).await?;
-        restart(context, work, product).await?;
+        if let Err(error) = restart(context, work, product).await {
+            match lost::why(context, &work.node, &error).filter(|_| !serving) {
+                Some(why) => context.leave_out(&work.node.name, &why),
+                None => return Err(error),
+            }
+            continue;
+        }
         if serving {
             rolling_gate(context, product, &work.node).await?;
         } else {
@@ -103,7 +116,7 @@ async fn restart_at_once(context: &Context, works: Vec<&Work>, product: Product)
 /// a Nomad client with an expired certificate is not ready until then. Those that are left, to be
 /// restarted one by one.
 async fn restart_sick<'w>(
-    context: &Context,
+    context: &mut Context,
     phase: Phase,
     works: Vec<&'w Work>,
     bar: &PhaseProgress,
@@ -129,7 +142,13 @@ async fn restart_sick<'w>(
         .count()
         .saturating_sub(1)
         / 2;
-    if sick.len() < failure.reasons.len() || servers > spare {
+    // Those that are away have used up some of what can be spared.
+    let away = context
+        .cluster
+        .servers(phase.product())
+        .filter(|node| context.absent.contains(&node.name))
+        .count();
+    if sick.len() < failure.reasons.len() || servers > spare.saturating_sub(away) {
         told(Err(failure)).context("not restarted, because not all is well")?;
     }
     bar.set(0, "restarting what is not well");
@@ -138,7 +157,12 @@ async fn restart_sick<'w>(
     Ok(well)
 }
 
-async fn rolling_gate(context: &Context, product: Product, node: &Node) -> Result<()> {
+/// Waits until a server that was started, or started anew, has caught up and votes.
+pub(in crate::bootstrap) async fn rolling_gate(
+    context: &Context,
+    product: Product,
+    node: &Node,
+) -> Result<()> {
     let view = context.cluster_view()?;
     let logs = context.logs();
     let gates = gates::Gates {

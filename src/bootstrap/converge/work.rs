@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::bootstrap::context::Context;
 use crate::bootstrap::nodes::plan::{NodePlan, wanted_stamps};
 use crate::bootstrap::nodes::spec::{FileSpec, NodeSpec, Observed};
+use crate::bootstrap::of_node::OfNode as _;
 use crate::bootstrap::topology::{Node, Product};
 
 /// A node, what its part in the phase shall be, and what differs.
@@ -43,15 +44,17 @@ pub(super) async fn write(context: &Context, work: &Work) -> Result<()> {
         .iter()
         .filter(|file| work.plan.writes(&file.path))
         .collect();
-    let (host, name) = (context.host(&work.node), || work.node.name.clone());
+    let (host, name) = (context.host(&work.node), &work.node.name);
     if !files.is_empty() {
-        host.write(&files).await.with_context(name)?;
+        context.changes.note(name, "files written");
+        host.write(&files).await.of_node(name)?;
     }
     for daemon in &work.part.daemons {
         let fixes = work.plan.unit_fixes(daemon.product);
-        host.fix_unit(daemon.product, &fixes)
-            .await
-            .with_context(name)?;
+        if !fixes.is_empty() {
+            context.changes.note(name, "units put right");
+        }
+        host.fix_unit(daemon.product, &fixes).await.of_node(name)?;
     }
     Ok(())
 }
@@ -59,11 +62,12 @@ pub(super) async fn write(context: &Context, work: &Work) -> Result<()> {
 /// Writes what differs and starts the daemon. The stamps go before the start: whatever runs
 /// afterwards has read these files.
 pub(super) async fn start(context: &Context, work: &Work, product: Product) -> Result<()> {
-    let (host, name) = (context.host(&work.node), || work.node.name.clone());
-    let daemon = work.part.daemon(product).with_context(name)?;
+    let (host, name) = (context.host(&work.node), &work.node.name);
+    let daemon = work.part.daemon(product).with_context(|| name.clone())?;
     write(context, work).await?;
+    context.changes.note(name, "started");
     host.stamp(product, &wanted_stamps(&work.part, &work.seen, product))
         .await
-        .with_context(name)?;
-    host.start(daemon).await.with_context(name)
+        .of_node(name)?;
+    host.start(daemon).await.of_node(name)
 }

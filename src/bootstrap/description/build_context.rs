@@ -55,6 +55,8 @@ pub(super) fn plain(path: &Path) -> PathBuf {
 /// What was applied of a cluster before, of that which need not be said a second time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recorded {
+    /// There is a cluster already.
+    pub(super) is_living: bool,
     /// Whether ACLs are on.
     pub(super) acl: Option<bool>,
     /// Addresses of the nodes by name. They hold on the local target, where addresses are given out

@@ -133,7 +133,11 @@ pub(super) fn describe_for(
             (None, None) => process.local_state(),
         },
         programs: &unneeded,
-        recorded: Recorded::default(),
+        // Whether it lives is known only once its state was found.
+        recorded: Recorded {
+            is_living: true,
+            ..Recorded::default()
+        },
         scope: request.scope,
     };
     let source = match (&file, &request.inventory) {
@@ -151,9 +155,10 @@ pub(super) fn describe_for(
         .filter(|&product| !named(product))
         .collect();
     // Where the state is has to be known before what it says can be heeded.
-    if let Ok(first) = build(&settings, &context, mistakes.clone()) {
-        context.recorded = recorded(&first.state).unwrap_or_default();
-    }
+    context.recorded = match build(&settings, &context, mistakes.clone()) {
+        Ok(first) => recorded(&first.state).unwrap_or_default(),
+        Err(_) => Recorded::default(),
+    };
     context.programs = programs;
     match build(&settings, &context, mistakes) {
         Ok(cluster) => Ok(Described {
@@ -188,6 +193,7 @@ fn recorded(state: &Path) -> Option<Recorded> {
         .map(|(name, source)| (name, source.into()))
         .collect();
     Some(Recorded {
+        is_living: true,
         acl: Some(applied.acl),
         addresses,
         sources,

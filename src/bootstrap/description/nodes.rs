@@ -59,7 +59,7 @@ pub(super) fn read(
         listed(sections, role, key, placed)
     });
     let kind = kind(top.target, &listed);
-    check_counts(sections, kind, scope, &listed);
+    check_counts(sections, kind, scope, &listed, recorded);
     // In a file the key may wait for another target; the flag is meant now.
     let network = sections.settings.entry("local.network");
     if kind == Kind::Ssh
@@ -240,7 +240,14 @@ fn count(kind: Kind, listed: &Listed) -> Option<usize> {
     }
 }
 
-fn check_counts(sections: &mut Sections<'_>, kind: Kind, scope: Scope, listed: &[Listed; 3]) {
+fn check_counts(
+    sections: &mut Sections<'_>,
+    kind: Kind,
+    scope: Scope,
+    listed: &[Listed; 3],
+    recorded: &Recorded,
+) {
+    // One that lives may pass through an even number, when a server dies or leaves.
     for (listed, (role, key, _)) in listed.iter().zip(ROLES) {
         if kind == Kind::Ssh && matches!(listed, Listed::Count(1..)) {
             let problem = "is a number, and machines have to be named";
@@ -252,6 +259,7 @@ fn check_counts(sections: &mut Sections<'_>, kind: Kind, scope: Scope, listed: &
         };
         let (problem, advice) = match (role, count) {
             (Role::NomadClient, _) | (Role::NomadServer, 0) | (_, 1 | 3 | 5) => continue,
+            (_, 2 | 4) if recorded.is_living => continue,
             (Role::ConsulServer, 0) => (
                 "names no node".to_owned(),
                 "a cluster needs 1, 3 or 5 Consul servers; 3 outlive the loss of one",

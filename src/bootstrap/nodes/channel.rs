@@ -30,6 +30,12 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Exit status of `ssh` when it is the connection that failed.
 const SSH_FAILED: i32 = 255;
 
+/// The node does not answer, whatever the reason: switched off, cut off, or without its sshd. A node
+/// that answers and refuses is something else: a key, a user or a name is wrong then.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreachable(String);
+
 /// How commands reach a node.
 #[derive(Clone)]
 pub(super) struct Channel {
@@ -199,12 +205,12 @@ impl Channel {
             && result.status.code() == Some(SSH_FAILED)
         {
             *remote.dialled.lock().await = false;
-            bail!(
+            bail!(Unreachable(format!(
                 "{}: the connection by ssh {} failed: {}",
                 self.node,
                 remote.destination,
                 or_silence(said)
-            );
+            )));
         }
         if !result.status.success() {
             if said.starts_with("sudo:") {
@@ -364,23 +370,38 @@ impl Remote {
             .context("cannot start `ssh`: is it installed?")?;
         let status = match timeout(DIAL_PATIENCE, child.wait()).await {
             Ok(status) => status?,
-            Err(_) => bail!(
+            Err(_) => bail!(Unreachable(format!(
                 "{}: not connected within {} s",
                 self.destination,
                 DIAL_PATIENCE.as_secs()
-            ),
+            ))),
         };
         if !status.success() {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            bail!(
+            let text = format!(
                 "ssh {}: {}{}",
                 self.destination,
-                or_silence(said.trim()),
+                or_silence(&essence(&said)),
                 advice(&said)
             );
+            if advice(&said).is_empty() && status.code() == Some(SSH_FAILED) {
+                bail!(Unreachable(text));
+            }
+            bail!(text);
         }
         Ok(())
     }
+}
+
+/// What ssh said, without the banner around a changed host key, and ready for a sentence to follow.
+fn essence(said: &str) -> String {
+    let telling = |line: &&str| {
+        !said.contains("IDENTIFICATION HAS CHANGED")
+            || line.contains("Offending")
+            || line.contains("verification failed")
+    };
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(telling).collect();
+    lines.join("\n").trim().trim_end_matches('.').to_owned()
 }
 
 /// What to do about it, where ssh itself does not say.
@@ -456,6 +477,37 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("no answer"), "{error}");
+    }
+
+    #[test]
+    fn a_banner_is_cut_to_what_it_says() {
+        for (said, expected) in [
+            (
+                "Host key verification failed.\r\n",
+                "Host key verification failed",
+            ),
+            (
+                "@@@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\n@@@@@\nIT IS POSSIBLE\n\
+                 Offending ED25519 key in /k:3\nHost key verification failed.\n",
+                "Offending ED25519 key in /k:3\nHost key verification failed",
+            ),
+            (
+                "connect to host x port 22: No route to host\n",
+                "connect to host x port 22: No route to host",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(essence(said), expected, "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_answer_is_told_from_one_that_refuses() {
+        let mut remote = remote(&["-o", "BatchMode=yes"]);
+        remote.destination = "127.0.34.250".to_owned();
+        remote.options.extend(["-p", "1"].map(str::to_owned));
+        let refused = remote.dial().await.unwrap_err().context("db-1");
+        assert!(refused.is::<Unreachable>(), "{refused:#}");
     }
 
     #[tokio::test]

@@ -223,6 +223,22 @@ impl Host {
         }
     }
 
+    /// Takes away the gossip keys that a stopped agent keeps with its data, so that it starts with
+    /// the one of its configuration.
+    ///
+    /// # Errors
+    /// When the node is not reached.
+    pub async fn forget_gossip_keys(&self, product: Product) -> Result<()> {
+        let data = self.layout.data(product);
+        let files = match product {
+            Product::Consul => ["serf/local.keyring", "serf/remote.keyring"].as_slice(),
+            Product::Nomad => &["server/serf.keyring"],
+        };
+        let paths: Vec<String> = files.iter().map(|file| format!("{data}/{file}")).collect();
+        let script = format!("rm -f {}", quote_all(paths.iter().map(String::as_str)));
+        self.channel.run(&script, PATIENCE).await.map(drop)
+    }
+
     /// Has a daemon read its certificates and keys again (SIGHUP).
     ///
     /// # Errors

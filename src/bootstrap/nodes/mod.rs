@@ -24,6 +24,7 @@ mod host;
 mod observe;
 pub mod plan;
 mod preflight;
+mod reboot;
 mod release;
 mod script;
 mod sockets;
@@ -32,6 +33,7 @@ mod tasks;
 mod unit_drift;
 mod units;
 
+pub use channel::Unreachable;
 pub use control::ControlDir;
 pub use dialer::{Dialer, Stream, Tunnel, Tunnelled};
 pub use host::Host;

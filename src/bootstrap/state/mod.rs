@@ -6,7 +6,7 @@
 //!   ca-key.pem          PKCS #8; encrypted when there is a passphrase
 //!   next-ca-key.pem     of the new CA, while the CA changes
 //!   certs/NODE/{consul,nomad}{,-key}.pem   certs/{operator,lb}{,-key}.pem
-//!   gossip.json  tokens.json  cluster.json  rotation.json
+//!   gossip.json  tokens.json  cluster.json  rotation.json  operations.json
 //!   env  client.pfx  client.pfx.password  lb.toml        (made by `access`)
 //!   lock                held by the one command that may write
 //! ```
@@ -26,6 +26,7 @@ mod authority;
 mod folder;
 mod foreground;
 mod key;
+mod operations;
 mod pairs;
 pub(super) mod passphrase;
 mod records;
@@ -33,8 +34,8 @@ mod records;
 pub use foreground::Foreground;
 pub use pairs::{Issued, Made};
 pub use records::{
-    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Program, Rotation,
-    RotationKind, RotationStep, Token, Tokens,
+    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Operation,
+    OperationKind, Operations, Program, Rotation, RotationKind, RotationStep, Token, Tokens,
 };
 
 const CA: &str = "ca.pem";
@@ -44,6 +45,7 @@ const GOSSIP: &str = "gossip.json";
 const TOKENS: &str = "tokens.json";
 const CLUSTER: &str = "cluster.json";
 const ROTATION: &str = "rotation.json";
+const OPERATIONS: &str = "operations.json";
 
 /// An open state folder.
 #[derive(Debug)]

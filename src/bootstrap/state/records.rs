@@ -1,7 +1,7 @@
 //! The JSON files: their forms, each with a version so that an older `lb` refuses what it would
 //! misread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::security::pki;
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{BinarySource, Cluster, Product, Role, Scope};
+use crate::bootstrap::topology::{BinarySource, Cluster, Node, Product, Role, Scope};
 
 /// Version of all forms here.
 const VERSION: u32 = 1;
@@ -26,6 +26,7 @@ impl Record for Applied {}
 impl Record for Tokens {}
 impl Record for Gossip {}
 impl Record for Rotation {}
+impl Record for Operations {}
 
 /// As in the file, with the version in front.
 #[derive(Serialize, Deserialize)]
@@ -109,6 +110,37 @@ pub struct AppliedNode {
     pub role: AppliedRole,
     /// Its address.
     pub address: IpAddr,
+    /// Where `ssh` was to go, if not to the address: a node that is no longer described has to be
+    /// reached for its removal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<String>,
+    /// Ports that Nomad gives to tasks there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic_ports: Option<(u16, u16)>,
+}
+
+impl From<&Node> for AppliedNode {
+    fn from(node: &Node) -> Self {
+        Self {
+            name: node.name.clone(),
+            role: node.role.into(),
+            address: node.address,
+            ssh: node.ssh.clone(),
+            dynamic_ports: node.dynamic_ports,
+        }
+    }
+}
+
+impl From<&AppliedNode> for Node {
+    fn from(node: &AppliedNode) -> Self {
+        Self {
+            name: node.name.clone(),
+            role: node.role.into(),
+            address: node.address,
+            ssh: node.ssh.clone(),
+            dynamic_ports: node.dynamic_ports,
+        }
+    }
 }
 
 /// `cluster.json`: what was applied last.
@@ -189,11 +221,7 @@ impl Applied {
     /// one.
     #[must_use]
     pub fn of(cluster: &Cluster, scope: Scope, before: Option<&Self>, now: SystemTime) -> Self {
-        let nodes = cluster.nodes.iter().map(|node| AppliedNode {
-            name: node.name.clone(),
-            role: node.role.into(),
-            address: node.address,
-        });
+        let nodes = cluster.nodes.iter().map(AppliedNode::from);
         Self {
             id: before.map_or_else(
                 || uuid::Uuid::new_v4().to_string(),
@@ -319,6 +347,9 @@ pub struct GossipKeys {
     /// The key that is to follow, while it changes.
     #[serde(default)]
     pub next: Option<NextKey>,
+    /// Nodes that were away when the key changed: their agents keep the old one with their data.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub missed: BTreeSet<String>,
 }
 
 impl GossipKeys {
@@ -326,6 +357,7 @@ impl GossipKeys {
         Ok(Self {
             current: Self::key()?,
             next: None,
+            missed: BTreeSet::new(),
         })
     }
 
@@ -433,6 +465,62 @@ pub struct Rotation {
     pub step: RotationStep,
     /// When it was begun, Unix seconds: leaves made before that are the old ones.
     pub started_at: i64,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationKind {
+    /// New certificates, under the same CA or a new one.
+    RotateCerts,
+    /// New gossip keys.
+    RotateGossip,
+    /// An empty machine in the place of a node.
+    ReplaceNode,
+    /// A node leaves for good.
+    RemoveNode,
+    /// Machines are started anew, one after the other.
+    Reboot,
+}
+
+/// Something that takes several steps, of which an interruption may leave some undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// What it does.
+    pub kind: OperationKind,
+    /// The command as typed, without `lb bootstrap` and the flags that name the cluster. The same
+    /// command goes on with it.
+    pub command: String,
+    /// Nodes that it is about; none: all of them.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// Nodes that are done.
+    #[serde(default)]
+    pub done: Vec<String>,
+    /// A Nomad client that it drained, and that takes allocations again once it is back.
+    #[serde(default)]
+    pub drained: Option<String>,
+    /// When it was begun, Unix seconds.
+    pub started_at: i64,
+}
+
+impl Operation {
+    /// What `status` and `plan` say of it.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!(
+            "`{}` is not over: run it again, it goes on from where it was interrupted",
+            self.command
+        )
+    }
+}
+
+/// `operations.json`: what is under way beside rotations, which have files of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operations {
+    /// In the order in which they were begun.
+    #[serde(default)]
+    pub operations: Vec<Operation>,
 }
 
 pub(super) fn unix(now: SystemTime) -> i64 {

@@ -55,7 +55,7 @@ impl<'a> Gates<'a> {
         Ok(())
     }
 
-    /// Clients that are ready, take allocations, can run processes and have found their Consul
+    /// Clients that are ready, can run processes and have found their Consul
     /// agent.
     pub(super) async fn nomad_clients(&self) -> Vec<Finding<'a>> {
         let nodes: Vec<&Node> = self
@@ -143,14 +143,7 @@ pub(super) fn judge_client<'n>(
         .trim_end()
         .to_owned());
     }
-    let eligibility = client.scheduling_eligibility.as_deref();
-    if eligibility != Some("eligible") {
-        return Err(format!(
-            "ready, but {}: it takes no allocations; `nomad node eligibility -enable {}` if nobody works on it",
-            eligibility.unwrap_or("not said to be eligible"),
-            client.id
-        ));
-    }
+    // Whether it takes allocations is its operator's business: it is worked on all the same.
     match client
         .drivers
         .as_ref()

@@ -256,16 +256,18 @@ fn a_client_must_be_of_use() {
         "1",
         "the former self does not count"
     );
+    let drained = NomadNode {
+        scheduling_eligibility: Some("ineligible".to_owned()),
+        drain: Some(true),
+        ..good.clone()
+    };
+    assert!(
+        judge_client(&[drained], "a").is_ok(),
+        "maintenance is not waited for"
+    );
     let cases = [
         (vec![], "has not registered"),
         (vec![down], "sees it as down"),
-        (
-            vec![NomadNode {
-                scheduling_eligibility: Some("ineligible".to_owned()),
-                ..good.clone()
-            }],
-            "takes no allocations",
-        ),
         (
             vec![NomadNode {
                 drivers: None,
