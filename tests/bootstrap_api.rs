@@ -30,7 +30,7 @@ use lb::bootstrap::cluster::view::ClusterView;
 use lb::bootstrap::cluster::{gossip, peers, status};
 use lb::bootstrap::security::secrets::{Pair, Secret};
 use lb::bootstrap::topology::{
-    BinarySource, Cluster, Node, Phase, Product, ReleaseKey, Role, Scope, Target,
+    BinarySource, Cluster, Node, PerProduct, Phase, Product, ReleaseKey, Role, Scope, Target,
 };
 use serde_json::{Value, json};
 use support::consul::{Certificates, free_address};
@@ -104,10 +104,12 @@ impl Site {
             cert: read("client.pem"),
             key: Secret::new(read("client-key.pem")),
         };
-        ClusterClient::new(
-            api::direct(),
-            api::tls_config(&read("ca.pem"), &operator).unwrap(),
-        )
+        let tls = api::tls_config(&read("ca.pem"), &operator).unwrap();
+        let tls = PerProduct {
+            consul: tls.clone(),
+            nomad: tls,
+        };
+        ClusterClient::new(api::direct(), tls)
     }
 
     fn view(&self, cluster_client: &ClusterClient) -> ClusterView<'_> {

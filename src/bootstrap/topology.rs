@@ -67,6 +67,37 @@ impl fmt::Display for Product {
     }
 }
 
+/// One of something for each of the two programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PerProduct<T> {
+    /// Consul's.
+    pub consul: T,
+    /// Nomad's.
+    pub nomad: T,
+}
+
+impl<T> PerProduct<T> {
+    /// That of one program.
+    #[must_use]
+    pub fn of(&self, product: Product) -> &T {
+        match product {
+            Product::Consul => &self.consul,
+            Product::Nomad => &self.nomad,
+        }
+    }
+
+    /// Makes both.
+    ///
+    /// # Errors
+    /// The first error of `make`.
+    pub fn try_new<E>(mut make: impl FnMut(Product) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self {
+            consul: make(Product::Consul)?,
+            nomad: make(Product::Nomad)?,
+        })
+    }
+}
+
 /// One machine, or its stand-in on this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

@@ -182,8 +182,8 @@ fn the_environment_is_whole(cluster: &Cluster) {
             opened.matches("BEGIN CERTIFICATE").count(),
             opened.matches("PRIVATE KEY").count()
         ),
-        (2, 2),
-        "{opened}"
+        (3, 2),
+        "leaf, intermediate, CA: {opened}"
     );
     // What is missing or old is written by `env`.
     fs::remove_file(cluster.state("client.pfx")).unwrap();
@@ -199,7 +199,7 @@ fn certificates_are_right(cluster: &Cluster) {
     let ca = cluster.state("ca.pem");
     let own = tls::text(&ca);
     assert!(
-        own.contains("CA:TRUE, pathlen:0") && own.contains("Certificate Sign, CRL Sign"),
+        own.contains("CA:TRUE, pathlen:1") && own.contains("Certificate Sign, CRL Sign"),
         "{own}"
     );
     for (number, node) in (0..).zip(NODES) {
@@ -207,11 +207,7 @@ fn certificates_are_right(cluster: &Cluster) {
             cluster.address(number),
             cluster.state(&format!("certs/{node}/consul.pem")),
         );
-        assert_eq!(
-            tls::served(cluster, address),
-            fs::read_to_string(&file).unwrap(),
-            "{node}"
-        );
+        assert_eq!(tls::served(cluster, address), tls::leaf(&file), "{node}");
         let role = if number < 3 { "server" } else { "client" };
         let text = tls::text(&file);
         for wanted in [
@@ -251,7 +247,7 @@ fn certificates_are_right(cluster: &Cluster) {
     }
     let keys: Vec<_> = files(&cluster.state(""))
         .into_iter()
-        .filter(|file| file.ends_with("consul-key.pem"))
+        .filter(|file| file.ends_with("/consul-key.pem"))
         .collect();
     let different: std::collections::BTreeSet<_> =
         keys.iter().map(|file| cluster.read(file)).collect();
@@ -565,6 +561,6 @@ fn a_server_is_replaced(cluster: &Cluster) {
     });
     assert_eq!(
         tls::served(cluster, cluster.address(1)),
-        cluster.read("certs/consul-1/consul.pem")
+        tls::leaf(&cluster.state("certs/consul-1/consul.pem"))
     );
 }

@@ -228,6 +228,10 @@ impl Site {
         let state = self.state();
         let file = |name: &str| state.join(name).to_string_lossy().into_owned();
         let url = format!("https://{}:{port}{path}", self.address(index));
+        let operator = match port {
+            4646 => "operator-nomad",
+            _ => "operator",
+        };
         let mut curl = Command::new("curl");
         curl.args([
             "-s",
@@ -237,10 +241,10 @@ impl Site {
             "--cacert",
             &file("ca.pem"),
             "--cert",
-            &file("certs/operator.pem"),
+            &file(&format!("certs/{operator}.pem")),
         ]);
         let out = curl
-            .args(["--key", &file("certs/operator-key.pem"), &url])
+            .args(["--key", &file(&format!("certs/{operator}-key.pem")), &url])
             .output()
             .unwrap();
         String::from_utf8_lossy(&out.stdout).into_owned()

@@ -17,7 +17,7 @@ use crate::bootstrap::plural::counted;
 use crate::bootstrap::progress::Progress;
 use crate::bootstrap::security::secrets::{NodePairs, Pair, Secret, Shared};
 use crate::bootstrap::state::State;
-use crate::bootstrap::topology::Product;
+use crate::bootstrap::topology::{PerProduct, Product};
 
 /// All that would be done.
 #[derive(Debug, Serialize)]
@@ -104,17 +104,18 @@ fn stand_in(context: &mut Context) {
         key: Secret::default(),
     };
     for node in &context.cluster.nodes {
-        let nomad = node.products().contains(&Product::Nomad).then(pair);
+        let nomad = || node.products().contains(&Product::Nomad).then(pair);
         context
             .pairs
             .entry(node.name.clone())
             .or_insert_with(|| NodePairs {
                 consul: pair(),
-                nomad,
+                nomad: nomad(),
+                nomad_at_consul: nomad(),
             });
     }
     context.shared.get_or_insert_with(|| Shared {
-        ca_bundle: String::new(),
+        trusted: PerProduct::default(),
         consul_gossip: Secret::default(),
         nomad_gossip: Secret::default(),
         lb: pair(),

@@ -59,7 +59,7 @@ pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Resu
         .for_key(context.state.is_key_encrypted()?)?;
     context
         .state
-        .ensure_authority(passphrase.as_ref(), SystemTime::now())?;
+        .ensure_authorities(passphrase.as_ref(), SystemTime::now())?;
     context.make_keys(&invocation.passphrase)?;
     // The others have to be well on their own: before this one is stopped, which may be the one too
     // many, and before anything of it is forgotten.

@@ -32,11 +32,11 @@ pub(super) async fn run(invocation: &Invocation, ca: bool) -> Result<u8> {
     let now = SystemTime::now();
     // Without the CA's key nothing can be signed: better to know it before the rotation is begun
     // than stuck in it.
-    context.state.ensure_authority(passphrase.as_ref(), now)?;
+    context.state.ensure_authorities(passphrase.as_ref(), now)?;
     let mut rotation = Some(match ca {
         true => context
             .state
-            .begin_authority_rotation(passphrase.as_ref(), now)?,
+            .begin_authority_rotation(None, passphrase.as_ref(), now)?,
         false => context.state.begin_leaf_rotation(now)?,
     });
     while let Some(step) = rotation {

@@ -30,8 +30,8 @@ impl Context {
         let encrypts = encrypted == Some(false) && passphrase.for_key(encrypted)?.is_some();
         if !due.is_empty() || encrypts || self.state.ca_bundle()?.is_none() {
             let given = passphrase.for_key(encrypted)?;
-            let authority = self.state.ensure_authority(given.as_ref(), now)?;
-            let issued = self.state.ensure_pairs(&self.cluster, &authority, now)?;
+            let authorities = self.state.ensure_authorities(given.as_ref(), now)?;
+            let issued = self.state.ensure_pairs(&self.cluster, &authorities, now)?;
             if !issued.made.is_empty() {
                 let bar = self.progress.phase("Certificates", issued.made.len());
                 bar.done(&made(&issued.made));

@@ -21,7 +21,7 @@ use futures_util::stream::{self, StreamExt as _};
 use super::progress::Progress;
 use super::render::{self, Versions};
 use super::state::{Applied, State};
-use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
+use super::topology::{BinarySource, Cluster, Node, PerProduct, Phase, Product, Scope, Target};
 use crate::bootstrap::cluster::api::{self, BoxedStream};
 use crate::bootstrap::cluster::client::ClusterClient;
 use crate::bootstrap::cluster::view::ClusterView;
@@ -61,8 +61,8 @@ pub(in crate::bootstrap) struct Context {
     pub pairs: BTreeMap<String, NodePairs>,
     /// What nodes share.
     pub shared: Option<Shared>,
-    /// The operator's own pair.
-    pub operator: Option<Pair>,
+    /// The operator's own pairs.
+    pub operator: Option<PerProduct<Pair>>,
     /// What was applied before, or is being applied now.
     pub applied: Applied,
     applied_before: Option<Applied>,
@@ -301,7 +301,9 @@ impl Context {
             .operator
             .as_ref()
             .context("the operator has no certificate yet")?;
-        let tls = api::tls_config(&shared.ca_bundle, operator)?;
+        let tls = PerProduct::try_new(|product| {
+            api::tls_config(shared.trusted.of(product), operator.of(product))
+        })?;
         let dialers: BTreeMap<_, _> = self
             .cluster
             .nodes

@@ -2,10 +2,11 @@
 //! keys, tokens, and notes of what was applied and of rotations that are under way.
 //!
 //! ```text
-//!   ca.pem              trusted CAs; two while the CA changes, the new one last
-//!   ca-key.pem          PKCS #8; encrypted when there is a passphrase
-//!   next-ca-key.pem     of the new CA, while the CA changes
-//!   certs/NODE/{consul,nomad}{,-key}.pem   certs/{operator,lb}{,-key}.pem
+//!   ca.pem              the CA; two while it changes, the new one last
+//!   {consul,nomad}-ca.pem       its intermediates, which agents trust; two while the CA changes
+//!   {,consul-,nomad-}ca-key.pem PKCS #8; encrypted when there is a passphrase
+//!   next-*ca-key.pem    of the new CA, while the CA changes
+//!   certs/NODE/{consul,nomad,nomad-consul}{,-key}.pem   certs/{operator,operator-nomad,lb}{,-key}.pem
 //!   gossip.json  tokens.json  cluster.json  rotation.json
 //!   env  client.pfx  client.pfx.password  lb.toml        (made by `access`)
 //!   lock                held by the one command that may write
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::bootstrap::security::secrets::{Secret, Shared};
+use crate::bootstrap::topology::{PerProduct, Product};
 use folder::Folder;
 
 mod authority;
@@ -207,10 +209,16 @@ impl State {
         if self.ca_bundle()?.is_none() {
             bail!(
                 "the CA of a live cluster is lost: {} is missing, but cluster.json says that the cluster exists. A \
-                 new CA would be trusted by no node. Restore the file from a backup, or copy ca.pem from Consul's \
-                 configuration folder on any node",
-                self.path(CA).display()
+                 new CA would be trusted by no node. Restore the file from a backup, or {}",
+                self.path(CA).display(),
+                match self.trust_file(Product::Consul)? {
+                    CA => "copy ca.pem from Consul's configuration folder on any node",
+                    _ => "take it out of client.pfx, which holds it as well",
+                }
             );
+        }
+        for product in Product::ALL {
+            self.trust_file(product)?;
         }
         if self.gossip()?.is_none() {
             bail!(
@@ -248,7 +256,9 @@ impl State {
         let gossip = self.gossip()?.with_context(|| missing("gossip keys"))?;
         let tokens = self.tokens()?;
         Ok(Shared {
-            ca_bundle: self.ca_bundle()?.with_context(|| missing("CA"))?,
+            trusted: PerProduct::try_new(|product| {
+                self.trusted(product)?.with_context(|| missing("CA"))
+            })?,
             consul_gossip: gossip.consul.current,
             nomad_gossip: gossip.nomad.current,
             lb: self

@@ -16,8 +16,9 @@ use crate::bootstrap::security::pki;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{BinarySource, Cluster, Product, Role, Scope};
 
-/// Version of all forms here.
-const VERSION: u32 = 1;
+/// Version of all forms here. From 2 on there may be intermediates, which an older `lb` would not
+/// sign with.
+const VERSION: u32 = 2;
 
 /// A form of one of the files.
 pub(super) trait Record: Serialize + DeserializeOwned {}

@@ -13,7 +13,7 @@ use crate::bootstrap::cluster::client::ClusterClient;
 use crate::bootstrap::cluster::facts::{
     AutopilotHealth, Driver, Member, MemberStatus, NomadNode, ServerHealth,
 };
-use crate::bootstrap::topology::{BinarySource, Cluster, ReleaseKey, Role, Target};
+use crate::bootstrap::topology::{BinarySource, Cluster, PerProduct, ReleaseKey, Role, Target};
 
 fn cluster(servers: u8) -> Cluster {
     let node = |index: u8| Node {
@@ -54,7 +54,12 @@ fn view_of(cluster: &Cluster) -> ClusterView<'_> {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    ClusterView::new(cluster, ClusterClient::new(refused, Arc::new(tls)))
+    let tls = Arc::new(tls);
+    let tls = PerProduct {
+        consul: tls.clone(),
+        nomad: tls,
+    };
+    ClusterView::new(cluster, ClusterClient::new(refused, tls))
 }
 
 fn no_logs(_: &Node, _: Product) -> BoxFuture<'static, String> {

@@ -53,6 +53,12 @@ impl CertificateInfo {
         (self.not_after - unix(now)).div_euclid(DAY)
     }
 
+    /// Whether it stands at the top: a root.
+    #[must_use]
+    pub fn is_self_signed(&self) -> bool {
+        self.subject_raw == self.issuer_raw
+    }
+
     /// When it has to be made anew, Unix seconds.
     #[must_use]
     pub fn renew_at(&self) -> i64 {
