@@ -78,6 +78,9 @@ impl Site {
             target: Target::Local,
             nodes: nodes.collect(),
             acl: true,
+
+            raw_exec: true,
+            ca: None,
             consul: BinarySource::File(PathBuf::from("consul")),
             nomad: Some(BinarySource::File(PathBuf::from("nomad"))),
             network_interface: None,

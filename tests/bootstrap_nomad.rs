@@ -13,6 +13,8 @@ mod support;
 
 #[path = "bootstrap_nomad/cluster.rs"]
 mod cluster;
+#[path = "bootstrap_nomad/credentials.rs"]
+mod credentials;
 #[path = "bootstrap_nomad/jobs.rs"]
 mod jobs;
 #[path = "bootstrap_nomad/secured.rs"]

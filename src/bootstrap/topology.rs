@@ -291,6 +291,10 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// Whether ACLs are on, default deny.
     pub acl: bool,
+    /// Whether Nomad clients run programs as they are (driver `raw_exec`).
+    pub raw_exec: bool,
+    /// The CA that was brought along. None: one is made.
+    pub ca: Option<CaFiles>,
     /// Where Consul comes from.
     pub consul: BinarySource,
     /// Where Nomad comes from. None: none was found on this machine and none was named.
@@ -306,6 +310,15 @@ pub struct Cluster {
     pub release_key: ReleaseKey,
     /// Folder of CA, keys, tokens; absolute.
     pub state: PathBuf,
+}
+
+/// A CA of the operator's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaFiles {
+    /// Its certificate, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM (PKCS #8), read only when intermediates are made.
+    pub key: PathBuf,
 }
 
 /// The OpenPGP key of releases.

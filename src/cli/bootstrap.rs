@@ -97,6 +97,8 @@ pub enum BootstrapAction {
     RotateCerts(RotateCertsArgs),
     /// Make new gossip keys and have the agents take them. `--only consul`: Consul's alone.
     RotateGossip,
+    /// Switch ACLs on in a cluster that runs without them.
+    Acl(AclArgs),
     /// Put a new machine in the place of a lost one. Its address is the one in the description.
     ReplaceNode(ReplaceNodeArgs),
     /// Take other versions of consul and nomad, one node at a time.
@@ -123,6 +125,21 @@ pub struct RotateCertsArgs {
     /// Make a new CA, too. Both are trusted until every node has a certificate of the new one.
     #[arg(long)]
     pub ca: bool,
+}
+
+/// Arguments of `acl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct AclArgs {
+    /// What to do with ACLs.
+    #[command(subcommand)]
+    pub action: AclAction,
+}
+
+/// What to do with ACLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum AclAction {
+    /// Hand a token to each that needs one, then refuse what shows none. No request fails.
+    Enable,
 }
 
 /// Arguments of `replace-node`.

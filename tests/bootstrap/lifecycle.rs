@@ -349,7 +349,7 @@ fn another_description_is_refused(cluster: &Cluster) {
             "datacenter = \"dc9\"\n",
             &["datacenter was \"dc1\" and cannot become \"dc9\""][..],
         ),
-        ("acl = true\n", &["cannot be switched on"]),
+        ("acl = true\n", &["cannot be switched on", "acl enable"]),
         (
             "consul_servers = 1\n",
             &["consul-1 is not described any more: put it back"],

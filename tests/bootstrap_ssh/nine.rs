@@ -35,11 +35,11 @@ const NOMAD_SERVER: &str = "\
 /usr/local/bin/nomad 755 root:root
 ";
 const NOMAD_CLIENT: &str = "\
-/etc/lb 700 root:root
-/etc/lb/ca.pem 644 root:root
-/etc/lb/cert.pem 644 root:root
-/etc/lb/key.pem 600 root:root
-/etc/lb/lb.toml 600 root:root
+/etc/lb 755 root:root
+/etc/lb/ca.pem 644 lb:lb
+/etc/lb/cert.pem 644 lb:lb
+/etc/lb/key.pem 600 lb:lb
+/etc/lb/lb.toml 600 lb:lb
 /etc/nomad.d 700 root:root
 /etc/nomad.d/ca.pem 644 root:root
 /etc/nomad.d/cert.pem 644 root:root

@@ -156,7 +156,7 @@ impl Site {
     /// Writes the description: these lines, then how to reach the machines.
     pub fn describe(&self, nodes: &str, ssh: &str, more: &str) {
         let text = format!(
-            "target = \"ssh\"\n{nodes}\n[ssh]\noptions = [\"-F\", \"{}\"]\nparallel = 9\n{ssh}\n{more}\n",
+            "target = \"ssh\"\nacl = false\n{nodes}\n[ssh]\noptions = [\"-F\", \"{}\"]\nparallel = 9\n{ssh}\n{more}\n",
             self.config
         );
         fs::write(self.dir.path().join("cluster.toml"), text).unwrap();

@@ -1,5 +1,6 @@
 //! The subcommands of `lb bootstrap`: what each asks of the parts, in order, and what it prints.
 
+mod acl_enable;
 mod down;
 mod env;
 mod foreground;
@@ -19,7 +20,7 @@ use anyhow::{Context as _, Result};
 use super::exit::{USAGE_ERROR, UsageError};
 use crate::bootstrap::description::{self, Request};
 use crate::bootstrap::state::passphrase::Passphrase;
-use crate::cli::{BootstrapAction, BootstrapArgs};
+use crate::cli::{AclAction, AclArgs, BootstrapAction, BootstrapArgs};
 use invocation::{Invocation, flags};
 use terminal::say;
 
@@ -55,6 +56,9 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Env => env::run(&invocation, json),
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,
             BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
+            BootstrapAction::Acl(AclArgs {
+                action: AclAction::Enable,
+            }) => acl_enable::run(&invocation).await,
             BootstrapAction::ReplaceNode(args) => replace_node::run(&invocation, &args).await,
             BootstrapAction::Upgrade(_) => upgrade::run(&invocation).await,
             BootstrapAction::Down(args) => down::run(&invocation, args).await,

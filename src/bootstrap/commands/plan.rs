@@ -119,6 +119,7 @@ fn stand_in(context: &mut Context) {
         consul_gossip: Secret::default(),
         nomad_gossip: Secret::default(),
         lb: pair(),
+        acl_open: false,
         nomad_consul_token: None,
         lb_consul_token: None,
     });

@@ -34,9 +34,11 @@ pub(super) async fn run(invocation: &Invocation, ca: bool) -> Result<u8> {
     // than stuck in it.
     context.state.ensure_authorities(passphrase.as_ref(), now)?;
     let mut rotation = Some(match ca {
-        true => context
-            .state
-            .begin_authority_rotation(None, passphrase.as_ref(), now)?,
+        true => {
+            let brought = context.brought_ca(&invocation.passphrase)?;
+            let state = &mut context.state;
+            state.begin_authority_rotation(brought.as_ref(), passphrase.as_ref(), now)?
+        }
         false => context.state.begin_leaf_rotation(now)?,
     });
     while let Some(step) = rotation {

@@ -32,6 +32,14 @@ async fn restart(context: &Context, work: &Work, product: Product) -> Result<()>
     host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE)
         .await
         .with_context(name)?;
+    if product == Product::Consul && context.state.acl_change()?.is_some() {
+        // What Nomad registered before it had a token would be lost to the catalog.
+        if let Some(token) = context.state.tokens()?.nomad_consul {
+            host.give_service_token(&token.secret)
+                .await
+                .with_context(name)?;
+        }
+    }
     start(context, work, product).await
 }
 

@@ -7,9 +7,9 @@ use super::binaries::source;
 use super::build_context::{BuildContext, Kind};
 use super::names;
 use super::nodes;
-use super::raw::Raw;
+use super::raw::{Raw, Value};
 use super::reader::Reader;
-use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Runner, Ssh, Target};
+use crate::bootstrap::topology::{CaFiles, Cluster, Product, ReleaseKey, Runner, Ssh, Target};
 use crate::config::error::ConfigError;
 
 /// Official releases.
@@ -63,7 +63,9 @@ pub(super) fn build(
     let acl = reader
         .truth("acl")
         .or(context.recorded.acl)
-        .unwrap_or(false);
+        .unwrap_or(kind == Kind::Ssh);
+    let raw_exec = reader.truth("clients.raw_exec").unwrap_or(true);
+    let ca = ca(&mut reader);
     let release_url = url(&mut reader, "releases.url", RELEASES);
     let release_key = release_key(&mut reader);
     let state = state(&mut reader, context);
@@ -78,6 +80,8 @@ pub(super) fn build(
             target,
             nodes,
             acl,
+            raw_exec,
+            ca,
             consul,
             nomad,
             release_url,
@@ -127,6 +131,38 @@ fn target(reader: &mut Reader<'_>, kind: Kind) -> Target {
             runner: runner.unwrap_or_default(),
         }),
     }
+}
+
+/// The CA that was brought along.
+fn ca(reader: &mut Reader<'_>) -> Option<CaFiles> {
+    let spanned = reader.spanned("ca")?;
+    let advice = "write ca = { cert_file = \"ca.pem\", key_file = \"ca-key.pem\" }";
+    let Value::Table(keys) = &spanned.value else {
+        reader.wrong("ca", "is not a table", advice);
+        return None;
+    };
+    for (name, value) in keys {
+        if !["cert_file", "key_file"].contains(&name.as_str()) {
+            reader.wrong_at(
+                &format!("ca.{name}"),
+                Some(value),
+                "is not a known key",
+                advice,
+            );
+        }
+    }
+    let mut file = |name: &str| match keys.get(name) {
+        Some(value) => reader.path_at(&format!("ca.{name}"), value),
+        None => {
+            reader.wrong("ca", format!("lacks {name}"), advice);
+            None
+        }
+    };
+    let (cert, key) = (file("cert_file"), file("key_file"));
+    Some(CaFiles {
+        cert: cert?,
+        key: key?,
+    })
 }
 
 fn url(reader: &mut Reader<'_>, key: &str, default: &str) -> String {

@@ -160,10 +160,24 @@ impl<'a> Reader<'a> {
 
     /// A path, absolute: relative ones are meant from the folder of the file, `~/` from the user's.
     pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
-        let text = self.text(key)?;
-        if text.is_empty() || text.contains('\0') {
-            self.wrong(
+        self.path_at(key, self.spanned(key)?)
+    }
+
+    /// The same in a part of a key's value.
+    pub(super) fn path_at(&mut self, key: &str, spanned: &Spanned) -> Option<PathBuf> {
+        let Value::Text(text) = &spanned.value else {
+            self.wrong_at(
                 key,
+                Some(spanned),
+                "is not a text",
+                "put it in double quotes",
+            );
+            return None;
+        };
+        if text.is_empty() || text.contains('\0') {
+            self.wrong_at(
+                key,
+                Some(spanned),
                 "is not a path",
                 "write the path of a file or folder, or take the line away",
             );
@@ -172,8 +186,9 @@ impl<'a> Reader<'a> {
         match (text.strip_prefix("~/"), self.home) {
             (Some(rest), Some(home)) => Some(home.join(rest)),
             (Some(_), None) => {
-                self.wrong(
+                self.wrong_at(
                     key,
+                    Some(spanned),
                     "begins with ~, and HOME is not set",
                     "write the whole path",
                 );

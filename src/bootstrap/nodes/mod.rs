@@ -26,6 +26,7 @@ pub mod plan;
 mod preflight;
 mod release;
 mod script;
+mod service_tokens;
 mod sockets;
 pub mod spec;
 mod tasks;

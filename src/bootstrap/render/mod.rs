@@ -104,7 +104,13 @@ impl SpecBuilder<'_> {
         self.directory(config, 0o750, owner);
         self.directory(&self.layout.consul_data, 0o750, owner);
         let program = Program::new("consul", &self.cluster.consul, self.layout);
-        let text = consul::agent(self.cluster, node, self.layout, versions.consul);
+        let text = consul::agent(
+            self.cluster,
+            node,
+            self.layout,
+            versions.consul,
+            shared.acl_open,
+        );
         self.file(
             config,
             "consul.hcl",
@@ -230,10 +236,14 @@ impl SpecBuilder<'_> {
         self.spec.binaries.push(program.into_spec());
     }
 
-    /// The task runs as the client's own user, and no other may read these.
+    /// lb's files are its own user's. The folder is root's, so that lb cannot put others there.
     fn lb(&mut self, node: &Node, shared: &Shared, program: Program) {
-        let (owner, folder) = (Owner::Root, &self.layout.lb);
-        self.directory(folder, 0o700, owner);
+        let (owner, folder) = (Owner::Lb, &self.layout.lb);
+        self.user(owner);
+        self.directory(folder, 0o755, Owner::Root);
+        let starter = lb::starter(self.cluster, &program.path);
+        let (run, effect) = (&self.layout.run, Effect::None);
+        self.file(run, lb::STARTER, starter, 0o755, Owner::Root, effect);
         let token = shared.lb_consul_token.as_ref().filter(|_| self.cluster.acl);
         self.file(
             folder,

@@ -119,8 +119,9 @@ fn client(
                 "lb_admin",
                 &super::lb::admin_address(cluster, node).to_string(),
             );
-            if let Some(lb) = lb {
-                hcl.text("lb_bin", &lb.path).text("lb_dir", &layout.lb);
+            if lb.is_some() {
+                let starter = format!("{}/{}", layout.run, super::lb::STARTER);
+                hcl.text("lb_bin", &starter).text("lb_dir", &layout.lb);
             }
         });
         hcl.comment(
@@ -133,6 +134,9 @@ fn client(
             );
         });
     });
+    if !cluster.raw_exec {
+        return;
+    }
     hcl.block("plugin \"raw_exec\"", |hcl| {
         hcl.block("config", |hcl| {
             hcl.flag("enabled", true);

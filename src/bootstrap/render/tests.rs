@@ -56,6 +56,8 @@ fn cluster(local: bool, acl: bool) -> Cluster {
         },
         nodes: nodes.collect(),
         acl,
+        raw_exec: true,
+        ca: None,
         consul: if local {
             file("/usr/bin/consul")
         } else {
@@ -102,6 +104,7 @@ fn shared(acl: bool) -> Shared {
         consul_gossip: gossip("C"),
         nomad_gossip: gossip("N"),
         lb: pair("lb"),
+        acl_open: false,
         nomad_consul_token: token("11111111-1111-1111-1111-111111111111"),
         lb_consul_token: token("22222222-2222-2222-2222-222222222222"),
     }

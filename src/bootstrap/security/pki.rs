@@ -15,8 +15,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -81,6 +81,13 @@ impl Authority {
     /// # Errors
     /// When the source of randomness fails, or this CA may not sign another one, or has expired.
     pub fn intermediate(&self, product: Product, now: SystemTime) -> Result<Self> {
+        let own = describe(&self.cert)?;
+        if own.path_length == Some(0) {
+            bail!(
+                "the CA {:?} may sign no other CA (pathlen:0): use one that may, at least one deep",
+                own.subject
+            );
+        }
         let key = KeyPair::generate()?;
         let mut params = ca_params(intermediate_name(product), 0, now)?;
         params.use_authority_key_identifier_extension = true;
@@ -113,11 +120,14 @@ impl Authority {
                 info.serial
             );
         }
-        let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&info.subject);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.key_identifier_method = KeyIdMethod::PreSpecified(info.key_id_bytes.clone());
-        let issuer = Issuer::new(params, key);
+        if info.key_id.is_empty() {
+            bail!(
+                "the CA's certificate {:?} has no subject key identifier, by which what it signs is traced back to it",
+                info.subject
+            );
+        }
+        let issuer = Issuer::from_ca_cert_pem(cert_pem, key)
+            .with_context(|| format!("the CA's certificate {:?}", info.subject))?;
         Ok(Self {
             cert: cert_pem.to_owned(),
             key: Secret::new(key_pem),

@@ -38,6 +38,8 @@ pub struct Shared {
     pub nomad_gossip: Secret,
     /// lb's pair: client authentication only.
     pub lb: Pair,
+    /// Whether Consul still lets through what shows no token: while ACLs are switched on.
+    pub acl_open: bool,
     /// The Consul token of Nomad's agents, with ACLs and once it is made.
     pub nomad_consul_token: Option<Secret>,
     /// The Consul token of lb, with ACLs and once it is made.

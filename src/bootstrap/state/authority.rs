@@ -16,6 +16,7 @@
 //! that it can be done again: keys before the certificates that speak of them, and the note of the
 //! step last.
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
@@ -24,7 +25,7 @@ use super::records::unix;
 use super::{CA, CA_KEY, NEXT_CA_KEY, ROTATION, Rotation, RotationKind, RotationStep, State, key};
 use crate::bootstrap::security::pki::{self, Authority};
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{PerProduct, Product};
+use crate::bootstrap::topology::{CaFiles, PerProduct, Product};
 
 /// Certificates of the intermediates that agents of a program trust.
 fn intermediates(product: Product) -> &'static str {
@@ -76,6 +77,33 @@ impl NewAuthorities {
             below: PerProduct::try_new(|product| root.intermediate(product, now))?,
         })
     }
+}
+
+/// Takes up a CA that was brought along. Its key may be encrypted.
+///
+/// # Errors
+/// When a file cannot be read, the passphrase is missing or wrong, or the two do not fit together.
+pub fn brought_authority(files: &CaFiles, passphrase: Option<&Secret>) -> Result<Authority> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let cert = brought_certificate(files)?;
+    let key = Secret::new(read(&files.key)?);
+    let place = files.key.display().to_string();
+    let plain = key::decrypt(&key, passphrase, &place)?;
+    Authority::load(&cert, plain.reveal()).with_context(|| files.cert.display().to_string())
+}
+
+/// The certificate of a CA that was brought along.
+///
+/// # Errors
+/// When the file cannot be read, or holds none.
+pub fn brought_certificate(files: &CaFiles) -> Result<String> {
+    let path = files.cert.display();
+    let text =
+        std::fs::read_to_string(&files.cert).with_context(|| format!("cannot read {path}"))?;
+    let first = pki::split(&text).into_iter().next();
+    first.with_context(|| format!("{path} holds no certificate (BEGIN CERTIFICATE)"))
 }
 
 impl State {

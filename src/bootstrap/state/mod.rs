@@ -7,7 +7,7 @@
 //!   {,consul-,nomad-}ca-key.pem PKCS #8; encrypted when there is a passphrase
 //!   next-*ca-key.pem    of the new CA, while the CA changes
 //!   certs/NODE/{consul,nomad,nomad-consul}{,-key}.pem   certs/{operator,operator-nomad,lb}{,-key}.pem
-//!   gossip.json  tokens.json  cluster.json  rotation.json
+//!   gossip.json  tokens.json  cluster.json  rotation.json  acl.json
 //!   env  client.pfx  client.pfx.password  lb.toml        (made by `access`)
 //!   lock                held by the one command that may write
 //! ```
@@ -32,11 +32,12 @@ mod pairs;
 pub(super) mod passphrase;
 mod records;
 
+pub use authority::{brought_authority, brought_certificate};
 pub use foreground::Foreground;
 pub use pairs::{Issued, Made};
 pub use records::{
-    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Program, Rotation,
-    RotationKind, RotationStep, Token, Tokens,
+    AclChange, AclStep, Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey,
+    Program, Rotation, RotationKind, RotationStep, Token, Tokens,
 };
 
 const CA: &str = "ca.pem";
@@ -46,6 +47,7 @@ const GOSSIP: &str = "gossip.json";
 const TOKENS: &str = "tokens.json";
 const CLUSTER: &str = "cluster.json";
 const ROTATION: &str = "rotation.json";
+const ACL_CHANGE: &str = "acl.json";
 
 /// An open state folder.
 #[derive(Debug)]
@@ -241,6 +243,25 @@ impl State {
         self.record(ROTATION)
     }
 
+    /// The switching on of ACLs that is under way, if one is.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a newer `lb` wrote it.
+    pub fn acl_change(&self) -> Result<Option<AclChange>> {
+        self.record(ACL_CHANGE)
+    }
+
+    /// Notes how far the switching on of ACLs is; None: it is over.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_acl_change(&mut self, change: Option<AclChange>) -> Result<()> {
+        match change {
+            Some(change) => self.save(ACL_CHANGE, &change),
+            None => self.folder.remove(ACL_CHANGE),
+        }
+    }
+
     /// What all nodes share, put together from what is there: CA bundle, gossip keys, lb's pair and
     /// tokens.
     ///
@@ -264,6 +285,9 @@ impl State {
             lb: self
                 .pair("certs/lb")?
                 .with_context(|| missing("certificate for lb"))?,
+            acl_open: self
+                .acl_change()?
+                .is_some_and(|change| change.step == AclStep::Open),
             nomad_consul_token: tokens.nomad_consul.map(|token| token.secret),
             lb_consul_token: tokens.lb.map(|token| token.secret),
         })

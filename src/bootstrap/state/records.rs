@@ -27,6 +27,7 @@ impl Record for Applied {}
 impl Record for Tokens {}
 impl Record for Gossip {}
 impl Record for Rotation {}
+impl Record for AclChange {}
 
 /// As in the file, with the version in front.
 #[derive(Serialize, Deserialize)]
@@ -229,6 +230,23 @@ impl Applied {
         let program = self.programs.get(node)?.get(name)?;
         (program.version == version).then(|| program.sha256.clone())
     }
+}
+
+/// How far the switching on of ACLs is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AclStep {
+    /// Agents ask for tokens, all get theirs, and what shows none is let through.
+    Open,
+    /// What shows none is refused, agent after agent.
+    Close,
+}
+
+/// `acl.json`: ACLs are being switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AclChange {
+    /// How far it is.
+    pub step: AclStep,
 }
 
 /// A token of Consul or Nomad.

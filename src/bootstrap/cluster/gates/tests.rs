@@ -31,6 +31,8 @@ fn cluster(servers: u8) -> Cluster {
         target: Target::Local,
         nodes: (0..servers).map(node).collect(),
         acl: false,
+        raw_exec: true,
+        ca: None,
         consul: BinarySource::File(PathBuf::from("/usr/bin/consul")),
         nomad: None,
         network_interface: None,
@@ -257,7 +259,9 @@ fn a_client_must_be_of_use() {
         ..good.clone()
     };
     assert_eq!(
-        judge_client(&[down.clone(), good.clone()], "a").unwrap().id,
+        judge_client(&[down.clone(), good.clone()], "a", true)
+            .unwrap()
+            .id,
         "1",
         "the former self does not count"
     );
@@ -287,7 +291,7 @@ fn a_client_must_be_of_use() {
         ),
     ];
     for (clients, expected) in cases {
-        let text = judge_client(&clients, "a").unwrap_err();
+        let text = judge_client(&clients, "a", true).unwrap_err();
         assert!(text.contains(expected), "{text}");
     }
 }

@@ -29,6 +29,8 @@ pub(crate) fn cluster(state: PathBuf) -> Cluster {
             node("nomad-client-0", Role::NomadClient, 17),
         ],
         acl: false,
+        raw_exec: true,
+        ca: None,
         consul: BinarySource::File("/bin/consul".into()),
         nomad: None,
         network_interface: None,
