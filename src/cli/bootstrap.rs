@@ -97,6 +97,8 @@ pub enum BootstrapAction {
     RotateCerts(RotateCertsArgs),
     /// Make new gossip keys and have the agents take them. `--only consul`: Consul's alone.
     RotateGossip,
+    /// Make new tokens, those of management as well, hand them out and take the old ones back.
+    RotateTokens,
     /// Switch ACLs on in a cluster that runs without them.
     Acl(AclArgs),
     /// Put a new machine in the place of a lost one. Its address is the one in the description.

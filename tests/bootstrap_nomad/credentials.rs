@@ -55,11 +55,18 @@ fn each_credential_does_its_part_and_no_more() {
     });
     cut.kill().unwrap();
     cut.wait().unwrap();
+    let plan = nine.run(&["plan"]);
+    assert!(plan.stdout.contains("acl enable"), "{}", plan.stdout);
     nine.good(&["acl", "enable"]);
     loads.none_failed();
     let told = nine.good(&["acl", "enable"]);
     assert!(told.contains("on already"), "{told}");
     assert!(nine.good(&["up", "--detach"]).contains("nothing to change"));
+    looks_well(&nine);
+    tokens_do_their_part(&nine);
+    let loads = load(&nine, &outside, "/hello", "rotate-tokens");
+    all_tokens_change(&nine);
+    loads.none_failed();
     looks_well(&nine);
     tokens_do_their_part(&nine);
     // What was registered before is looked after under the new rule as well.
@@ -153,6 +160,47 @@ fn tokens_do_their_part(nine: &Nine) {
         ),
     ] {
         assert_eq!(ask(nine, pair, token, request), comes, "{pair} {request:?}");
+    }
+}
+
+/// Each token is another one afterwards, and the old ones open nothing.
+fn all_tokens_change(nine: &Nine) {
+    let secrets = || {
+        let text = fs::read_to_string(nine.state().join("tokens.json")).unwrap();
+        let mut tokens: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let agents = tokens["agents"].take();
+        let all = [tokens, agents].into_iter().flat_map(|tokens| {
+            let of = |(name, token): (String, serde_json::Value)| {
+                Some((name, token.get("secret")?.as_str()?.to_owned()))
+            };
+            let map = tokens.as_object().unwrap().clone();
+            map.into_iter().filter_map(of).collect::<Vec<_>>()
+        });
+        all.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let old = secrets();
+    assert_eq!(old.len(), 15, "six, and one of each agent");
+    // Cut off once its first token is made.
+    let mut cut = nine
+        .command(&["rotate-tokens"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    nine.wait("the first new token", || {
+        (secrets()["consul_management"] != old["consul_management"]).then_some(())
+    });
+    cut.kill().unwrap();
+    cut.wait().unwrap();
+    nine.good(&["rotate-tokens"]);
+    let new = secrets();
+    for (name, old) in &old {
+        assert_ne!(new[name], *old, "{name}");
+        let (pair, path) = match name.starts_with("nomad_m") || name.starts_with("nomad_o") {
+            true => ("operator-nomad", ("NOMAD", "/v1/acl/token/self", "")),
+            false => ("operator", ("CONSUL", "/v1/acl/token/self", "")),
+        };
+        assert_eq!(ask(nine, pair, Some(&new[name]), path), To(200), "{name}");
+        assert_eq!(ask(nine, pair, Some(old), path), To(403), "the old {name}");
     }
 }
 

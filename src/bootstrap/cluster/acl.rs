@@ -14,6 +14,7 @@
 
 mod consul;
 mod nomad;
+pub mod rotate;
 mod store;
 
 use std::time::Duration;
@@ -23,11 +24,12 @@ use tokio::time::Instant;
 
 pub use consul::tokens as consul_tokens;
 pub use nomad::tokens as nomad_tokens;
+pub use store::new_secret;
 pub use store::{
     CONSUL_AGENT, CONSUL_LB, CONSUL_MANAGEMENT, CONSUL_NOMAD, CONSUL_OPERATOR, NOMAD_MANAGEMENT,
     NOMAD_OPERATOR, TokenStore, consul_agent,
 };
-use store::{STEP, TokenMade, is_valid, new_secret};
+use store::{STEP, TokenMade, is_valid};
 
 use http::StatusCode;
 

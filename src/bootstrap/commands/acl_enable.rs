@@ -78,8 +78,9 @@ fn step(context: &mut Context, step: Option<AclStep>) -> Result<()> {
     context.state.save_acl_change(change)
 }
 
-/// An lb that still asked without a token would be shown an empty catalog.
-async fn wait_taken_up(context: &Context) {
+/// An lb that still asked without a token, or with one that is taken back, would be shown an empty
+/// catalog.
+pub(super) async fn wait_taken_up(context: &Context) {
     let clients = context.cluster.of_role(Role::NomadClient).count();
     let bar = context.progress.phase("lb", clients);
     bar.set(0, "takes up its token");

@@ -9,6 +9,7 @@ mod plan;
 mod replace_node;
 mod rotate_certs;
 mod rotate_gossip;
+mod rotate_tokens;
 mod sample;
 mod status;
 mod terminal;
@@ -56,6 +57,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Env => env::run(&invocation, json),
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,
             BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
+            BootstrapAction::RotateTokens => rotate_tokens::run(&invocation).await,
             BootstrapAction::Acl(AclArgs {
                 action: AclAction::Enable,
             }) => acl_enable::run(&invocation).await,

@@ -58,6 +58,12 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     if context.state.gossip()?.is_none() {
         cluster.push("make gossip keys".to_owned());
     }
+    if context.state.acl_change()?.is_some() {
+        cluster.push("go on with `lb bootstrap acl enable`, which was cut off".to_owned());
+    }
+    if !context.state.tokens()?.retired.is_empty() {
+        cluster.push("go on with `lb bootstrap rotate-tokens`, which was cut off".to_owned());
+    }
     let due = context.state.due_pairs(&context.cluster, now)?;
     if !due.is_empty() {
         context.state.check_can_sign()?;

@@ -120,6 +120,19 @@ pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<
     Ok(done)
 }
 
+/// Restarts the agents of a phase one after the other, whether they differ from what they shall be
+/// or not.
+///
+/// # Errors
+/// As [`converge`].
+pub(in crate::bootstrap) async fn restart_each(context: &Context, phase: Phase) -> Result<()> {
+    let works = look(context, phase).await?;
+    let bar = context.progress.phase(title(phase), works.len());
+    restart_all(context, phase, works.iter().collect(), &bar).await?;
+    bar.done(&format!("{} restarted", works.len()));
+    Ok(())
+}
+
 /// One phase, from looking to its gate.
 ///
 /// # Errors

@@ -16,6 +16,8 @@ use crate::bootstrap::context::Context;
 use crate::bootstrap::progress::PhaseProgress;
 use crate::bootstrap::topology::{Node, Phase, Product};
 
+/// Key in `tokens.json` of the token that Nomad shows to Consul.
+const NOMAD_AT_CONSUL: &str = "nomad_consul";
 /// How long a daemon may take to end on SIGINT.
 pub(in crate::bootstrap) const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a living cluster may take to show that it is whole before the first of its servers is
@@ -32,13 +34,18 @@ async fn restart(context: &Context, work: &Work, product: Product) -> Result<()>
     host.stop(work.part.daemon(product).with_context(name)?, STOP_PATIENCE)
         .await
         .with_context(name)?;
-    if product == Product::Consul && context.state.acl_change()?.is_some() {
-        // What Nomad registered before it had a token would be lost to the catalog.
-        if let Some(token) = context.state.tokens()?.nomad_consul {
-            host.give_service_token(&token.secret)
-                .await
-                .with_context(name)?;
-        }
+    let tokens = context.state.tokens()?;
+    let change = context.state.acl_change()?.is_some() || !tokens.retired.is_empty();
+    if let (Product::Consul, true, Some(token)) = (product, change, &tokens.nomad_consul) {
+        // What Nomad registered before it had this token would be lost to the catalog.
+        let old = tokens
+            .retired
+            .iter()
+            .filter(|old| old.name == NOMAD_AT_CONSUL);
+        let old: Vec<_> = old.map(|old| &old.token.secret).collect();
+        host.give_service_token(&token.secret, &old)
+            .await
+            .with_context(name)?;
     }
     start(context, work, product).await
 }

@@ -36,6 +36,12 @@ impl TokenStore for StoredTokens<'_> {
         found.map(|token| token.secret)
     }
 
+    fn retired(&self) -> Vec<String> {
+        let retired = self.0.tokens().unwrap_or_default().retired;
+        let accessors = retired.into_iter().map(|retired| retired.token.accessor);
+        accessors.collect()
+    }
+
     fn put(&mut self, name: &str, accessor: &str, secret: &Secret) -> Result<()> {
         let mut tokens = self.0.tokens()?;
         let token = Token {

@@ -37,7 +37,7 @@ pub use foreground::Foreground;
 pub use pairs::{Issued, Made};
 pub use records::{
     AclChange, AclStep, Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey,
-    Program, Rotation, RotationKind, RotationStep, Token, Tokens,
+    Program, Retired, Rotation, RotationKind, RotationStep, Token, Tokens,
 };
 
 const CA: &str = "ca.pem";

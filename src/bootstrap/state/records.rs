@@ -277,6 +277,23 @@ pub struct Tokens {
     pub nomad_operator: Option<Token>,
     /// lb's Consul token: it may read services, nodes and `lb/` keys.
     pub lb: Option<Token>,
+    /// What is to follow Consul's management token: kept before it is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_consul_management: Option<Token>,
+    /// Tokens that were replaced. Those with an accessor are still to be taken back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<Retired>,
+}
+
+/// A token that was replaced by another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Which one, by its key in the file.
+    pub name: String,
+    /// Whose.
+    pub product: Product,
+    /// The token. Its accessor is empty once it has been taken back.
+    pub token: Token,
 }
 
 impl Tokens {
@@ -292,6 +309,51 @@ impl Tokens {
         token
             .filter(|token| !token.accessor.is_empty())
             .map(|token| token.secret.clone())
+    }
+
+    /// Whether a token was replaced in the rotation that is under way.
+    #[must_use]
+    pub fn is_replaced(&self, name: &str) -> bool {
+        self.retired.iter().any(|retired| retired.name == name)
+    }
+
+    /// Notes that a token is replaced; what there was of it is to be taken back.
+    pub fn retire(&mut self, name: &str, product: Product, token: Option<Token>) {
+        self.retired.extend(token.map(|token| Retired {
+            name: name.to_owned(),
+            product,
+            token,
+        }));
+    }
+
+    /// Replaces those of Consul's tokens whose secret is ours to choose, each once in a rotation.
+    /// They have to be made then.
+    pub fn replace_chosen(&mut self, mut secret: impl FnMut() -> Secret) {
+        let mut replaced = Vec::new();
+        let slots = [
+            ("operator", &mut self.operator),
+            ("nomad_consul", &mut self.nomad_consul),
+            ("lb", &mut self.lb),
+        ];
+        let slots = slots
+            .into_iter()
+            .filter_map(|(name, slot)| Some((name.to_owned(), slot.as_mut()?)));
+        let agents = self
+            .agents
+            .iter_mut()
+            .map(|(node, token)| (format!("agents/{node}"), token));
+        for (name, token) in slots.chain(agents) {
+            if !self.retired.iter().any(|retired| retired.name == name) {
+                let new = Token {
+                    accessor: String::new(),
+                    secret: secret(),
+                };
+                replaced.push((name, std::mem::replace(token, new)));
+            }
+        }
+        for (name, token) in replaced {
+            self.retire(&name, Product::Consul, Some(token));
+        }
     }
 
     /// What the operator uses with a product: the own token, else the management token.

@@ -480,6 +480,89 @@ fn a_ca_that_was_brought_along_signs_the_intermediates_and_its_key_stays_where_i
     }
 }
 
+/// As another tool makes it: a subject of several parts, RSA or ECDSA, its key encrypted or not.
+#[test]
+fn a_ca_of_another_tool_is_taken_up() {
+    use crate::bootstrap::topology::CaFiles;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let make = |key: &[&str], constraints: &str| {
+        let config = format!(
+            "[req]\ndistinguished_name = name\nx509_extensions = ca\n[name]\n[ca]\nsubjectKeyIdentifier = hash\n\
+             keyUsage = critical, keyCertSign, cRLSign\nbasicConstraints = critical, {constraints}\n"
+        );
+        fs::write(path("config"), config).unwrap();
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["req", "-x509", "-days", "3650", "-subj"]);
+        openssl.args(["/C=DE/O=Example GmbH/OU=Ops/CN=Example Root", "-config"]);
+        openssl.arg(path("config"));
+        openssl.arg("-keyout").arg(path("key.pem"));
+        openssl.arg("-out").arg(path("ca.pem")).args(key);
+        let output = openssl.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let files = CaFiles {
+        cert: path("ca.pem"),
+        key: path("key.pem"),
+    };
+    let (right, now) = (Secret::new("correct horse"), SystemTime::now());
+    let p256 = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
+    let usable = "CA:TRUE";
+    let encrypt = || {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in"]);
+        openssl
+            .arg(path("key.pem"))
+            .arg("-out")
+            .arg(path("encrypted"));
+        openssl.args(["-passout", "pass:correct horse"]);
+        assert!(openssl.status().unwrap().success());
+        fs::rename(path("encrypted"), path("key.pem")).unwrap();
+    };
+    let rsa = ["-newkey", "rsa:2048"];
+    for (key, encrypted) in [(&p256[..], false), (&p256, true), (&rsa, false)] {
+        make(&[key, &["-nodes"]].concat(), usable);
+        if encrypted {
+            encrypt();
+        }
+        let ca = brought_authority(&files, Some(&right)).unwrap();
+        let below = ca.intermediate(Product::Consul, now).unwrap();
+        let lb = below.issue(&pki::Subject::lb(), 365, now).unwrap();
+        fs::write(path("lb.pem"), &lb.cert).unwrap();
+        let mut verify = std::process::Command::new("openssl");
+        verify.args(["verify", "-x509_strict", "-purpose", "sslclient", "-CAfile"]);
+        verify.arg(path("ca.pem")).arg("-untrusted");
+        let output = verify
+            .args([path("lb.pem"), path("lb.pem")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{key:?}: {output:?}");
+    }
+    make(&[&p256[..], &["-nodes"]].concat(), usable);
+    encrypt();
+    let error = format!("{:#}", brought_authority(&files, None).unwrap_err());
+    assert!(
+        error.contains("key.pem") && error.contains("--passphrase-file"),
+        "{error}"
+    );
+    // One that may sign leaves alone.
+    make(&[&p256[..], &["-nodes"]].concat(), "CA:TRUE, pathlen:0");
+    let ca = brought_authority(&files, None).unwrap();
+    let error = ca
+        .intermediate(Product::Nomad, now)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("pathlen:0"), "{error}");
+    fs::write(path("ca.pem"), "x").unwrap();
+    let error = format!("{:#}", brought_authority(&files, None).unwrap_err());
+    assert!(error.contains("ca.pem holds no certificate"), "{error}");
+}
+
 #[test]
 fn records_come_back_and_strange_ones_are_refused() {
     let (_folder, mut state, cluster) = full();
