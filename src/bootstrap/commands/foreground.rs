@@ -178,10 +178,12 @@ async fn stop(context: &Context, node: &Node, phase: Phase) -> Result<usize> {
         .with_context(|| node.name.clone())?;
     match phase {
         // The tasks of a client outlive its agent.
-        Phase::NomadClients => host
-            .stop_tasks(PATIENCE)
-            .await
-            .with_context(|| node.name.clone()),
+        Phase::NomadClients => {
+            host.stop_lb().await.with_context(|| node.name.clone())?;
+            host.stop_tasks(PATIENCE)
+                .await
+                .with_context(|| node.name.clone())
+        }
         _ => Ok(0),
     }
 }

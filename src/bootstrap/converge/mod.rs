@@ -10,6 +10,7 @@
 //! See docs/decisions/0006-bootstrap-converges.md for what makes it safe to kill at any point.
 
 mod checks;
+mod lb_service;
 pub(super) mod many;
 pub(super) mod phase_gate;
 pub(super) mod preflight;
@@ -106,6 +107,7 @@ pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<
     let mut done: Vec<NodePlan> = Vec::new();
     for phase in context.phases() {
         done.extend(run_phase(context, phase).await?);
+        lb_service::after(context, phase).await?;
         if tokens::after(context, phase).await? {
             // Some of what the gate asks for is shown only to who has a token: now there is one.
             let bar = context.progress.phase(

@@ -21,6 +21,7 @@ mod daemons;
 mod dialer;
 mod files;
 mod host;
+mod lb_service;
 mod observe;
 pub mod plan;
 mod preflight;

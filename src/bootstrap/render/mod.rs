@@ -264,6 +264,12 @@ impl SpecBuilder<'_> {
         }
         let trusted = &shared.trusted.consul;
         self.certificates(folder, "", trusted, &shared.lb, owner, Effect::None);
+        let systemd =
+            matches!(&self.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
+        if let (Some(units), true, false) = (&self.layout.units, systemd, self.cluster.raw_exec) {
+            let unit = systemd::lb_unit();
+            self.file(units, "lb.service", unit, 0o644, Owner::Root, effect);
+        }
         self.spec.binaries.push(program.into_spec());
     }
 

@@ -407,6 +407,64 @@ fn without_a_pair_of_its_own_towards_consul_nomad_shows_the_one_that_it_has() {
 }
 
 #[test]
+fn without_raw_exec_systemd_runs_lb() {
+    for (local, raw_exec) in [(false, false), (false, true), (true, false)] {
+        let mut cluster = cluster(local, true);
+        cluster.raw_exec = raw_exec;
+        let spec = rendered(&cluster, "nomad-client-0", NEW);
+        assert_eq!(
+            text(&spec, "/nomad.hcl").unwrap().contains("raw_exec"),
+            raw_exec
+        );
+        let unit = text(&spec, "/lb.service");
+        assert_eq!(unit.is_some(), !local && !raw_exec);
+        if let Some(unit) = unit {
+            let lb = spec
+                .binaries
+                .iter()
+                .find(|binary| binary.name == "lb")
+                .unwrap();
+            let layout = Layout::system();
+            let start = format!(
+                "\nExecStart={} run --config {}/lb.toml\n",
+                lb.path, layout.lb
+            );
+            assert!(
+                unit.contains(&start) && unit.contains("\nUser=lb\n"),
+                "{unit}"
+            );
+        }
+    }
+}
+
+/// What starts lb for Nomad: a script that gives up root's rights, whatever the program is called.
+#[test]
+fn lb_is_started_without_the_rights_of_root() {
+    for (local, rights) in [
+        (true, "dac_read_search"),
+        (false, "-all,+net_bind_service\n"),
+    ] {
+        let spec = rendered(&cluster(local, true), "nomad-client-0", NEW);
+        let starter = text(&spec, "/lb").unwrap();
+        assert!(
+            starter.contains(rights) && starter.contains("--no-new-privs"),
+            "{starter}"
+        );
+        let owner_of = |end: &str| {
+            let file = spec.files.iter().find(|file| file.path.ends_with(end));
+            file.unwrap().owner
+        };
+        // What root runs is root's; what lb reads is lb's.
+        assert_eq!(
+            (owner_of("/lb"), owner_of("/token")),
+            (Owner::Root, Owner::Lb)
+        );
+        let nomad = text(&spec, "/nomad.hcl").unwrap();
+        assert!(nomad.contains("/lb\"\n    lb_dir"), "{nomad}");
+    }
+}
+
+#[test]
 fn cgroups_are_left_alone_without_root() {
     for (nomad, privileged, expected) in [
         (Version::new(1, 6, 2), false, true),
