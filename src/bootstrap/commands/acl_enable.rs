@@ -16,8 +16,8 @@ use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::state::{AclChange, AclStep};
 use crate::bootstrap::topology::{Role, Scope};
 
-/// How long an lb may take to see its changed file and to ask Consul with its token. It looks each
-/// second or is told by the kernel; a busy machine gets more.
+/// How long an lb may take to see its changed file and to ask Consul with its token. It is told by
+/// the kernel; a busy machine gets more.
 const TAKEN_UP: Duration = Duration::from_secs(10);
 
 /// Switches them on.
@@ -68,7 +68,7 @@ pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
     step(&mut context, None)?;
     context.write_access()?;
     context.progress.note(
-        "ACLs are on, default deny. Whoever asks Consul or Nomad needs a token now: `lb bootstrap env` has the operator's",
+        "ACLs are on, default deny: each request to Consul or Nomad needs a token, `lb bootstrap env` has the operator's",
     );
     Ok(0)
 }
@@ -81,7 +81,10 @@ fn step(context: &mut Context, step: Option<AclStep>) -> Result<()> {
 /// An lb that still asked without a token, or with one that is taken back, would be shown an empty
 /// catalog.
 pub(super) async fn wait_taken_up(context: &Context) {
-    let clients = context.cluster.of_role(Role::NomadClient).count();
+    let clients = match context.scope {
+        Scope::All => context.cluster.of_role(Role::NomadClient).count(),
+        Scope::ConsulOnly => 0,
+    };
     let bar = context.progress.phase("lb", clients);
     bar.set(0, "takes up its token");
     tokio::time::sleep(TAKEN_UP).await;

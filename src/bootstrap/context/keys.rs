@@ -63,11 +63,18 @@ impl Context {
         state::brought_authority(files, given.as_ref()).map(Some)
     }
 
-    /// Tells when the CA that the description brings along is not the one in use.
+    /// Tells when both programs trust one CA, or the CA that the description brings along is not the
+    /// one in use.
     ///
     /// # Errors
     /// When a certificate cannot be read.
-    pub(in crate::bootstrap) fn tell_other_ca(&self) -> Result<()> {
+    pub(in crate::bootstrap) fn tell_about_ca(&self) -> Result<()> {
+        if self.state.is_one_ca()? && self.state.rotation()?.is_none() {
+            self.progress.note(
+                "Consul and Nomad trust the same CA, so that a certificate for one opens the other: \
+                 `lb bootstrap rotate-certs --ca` gives each its own",
+            );
+        }
         if let (Some(files), Some(used)) = (&self.cluster.ca, self.state.ca_bundle()?)
             && !pki::split(&used).contains(&state::brought_certificate(files)?)
         {

@@ -4,8 +4,8 @@
 //! An agent keeps the token of a registration beside it, in its data folder, and tells the catalog
 //! of the service's end and of its checks with that token. Nomad registers a service again only
 //! when the service changes, not when its own token does: so under default deny a registration
-//! without a token would stay in the catalog as it is, whatever becomes of the instance (seen in
-//! the sources of Consul 1.8 and Nomad 1.x). The agent reads these files at its start alone.
+//! without a token would stay in the catalog as it is, whatever becomes of the instance (as
+//! `agent/local/state.go` of Consul and `service_client.go` of Nomad have it). The agent reads these files at its start alone.
 
 use anyhow::Result;
 

@@ -365,8 +365,10 @@ impl State {
                     }
                 }
                 for product in Product::ALL {
-                    self.folder
-                        .write(intermediates(product), new.of(product).as_bytes())?;
+                    let name = intermediates(product);
+                    if self.text(name)?.is_some() {
+                        self.folder.write(name, new.of(product).as_bytes())?;
+                    }
                 }
                 self.folder.write(CA, root.context(missing)?.as_bytes())?;
                 self.note(rotation.kind, RotationStep::OldDropped, rotation.started_at)
@@ -404,7 +406,11 @@ impl State {
         let roots = pki::split(&self.ca_bundle()?.unwrap_or_default());
         let next = next_intermediate_key(product);
         Ok(match self.signing_cert(product)? {
-            Some(cert) if roots.contains(&cert) => CA_KEY,
+            // A change of the one CA that was begun before there were intermediates ends as it began.
+            Some(cert) if roots.contains(&cert) => match self.next_signs()? {
+                true if self.secret(NEXT_CA_KEY)?.is_some() => NEXT_CA_KEY,
+                _ => CA_KEY,
+            },
             // It may have its final name already: see `advance_rotation`.
             _ if self.next_signs()? && self.secret(next)?.is_some() => next,
             _ => intermediate_key(product),

@@ -462,6 +462,29 @@ fn a_change_of_the_ca_trusts_both_in_between_and_survives_a_kill_at_each_file() 
     }
 }
 
+/// By an `lb` of before there were intermediates, and ended by this one.
+#[test]
+fn a_change_of_the_one_ca_that_was_begun_ends_as_it_began() {
+    let (_folder, mut state, cluster) = full_of_one_ca();
+    let new = Authority::create(now()).unwrap();
+    let both = state.ca_bundle().unwrap().unwrap() + new.cert_pem();
+    fs::write(state.path("next-ca-key.pem"), new.key_pem().reveal()).unwrap();
+    fs::write(state.path("ca.pem"), both).unwrap();
+    let begun = r#"{"version":1,"kind":"authority","step":"both-trusted","started_at":1900000000}"#;
+    fs::write(state.path("rotation.json"), begun).unwrap();
+    while let Some(_step) = state.advance_rotation().unwrap() {
+        let authorities = state.ensure_authorities(None, now()).unwrap();
+        let issued = state.ensure_pairs(&cluster, &authorities, now()).unwrap();
+        let key_id = pki::describe(new.cert_pem()).unwrap().key_id;
+        assert_eq!(
+            pki::describe(&issued.lb.cert).unwrap().issuer_key_id,
+            key_id
+        );
+    }
+    assert_eq!(state.ca_bundle().unwrap().unwrap(), new.cert_pem());
+    assert!(state.is_one_ca().unwrap() && state.due_pairs(&cluster, now()).unwrap().is_empty());
+}
+
 #[test]
 fn a_ca_that_was_brought_along_signs_the_intermediates_and_its_key_stays_where_it_is() {
     let (_folder, mut state, cluster) = full();
