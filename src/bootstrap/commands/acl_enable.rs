@@ -16,8 +16,8 @@ use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::state::{AclChange, AclStep};
 use crate::bootstrap::topology::{Role, Scope};
 
-/// How long an lb may take to see its changed file and to ask Consul with its token. It is told by
-/// the kernel; a busy machine gets more.
+/// How long an lb may take to see its changed files and to ask Consul with its token. It looks each
+/// second, and waits up to 5 s until they are quiet (`serve::files`).
 const TAKEN_UP: Duration = Duration::from_secs(10);
 
 /// Switches them on.
