@@ -440,7 +440,7 @@ fn a_lost_state_is_explained(cluster: &Cluster) {
         }
         assert!(!cluster.state("ca.pem").exists());
     });
-    without(cluster, &["ca-key.pem"], || {
+    without(cluster, &["consul-ca-key.pem"], || {
         cluster.run(&["status"]).good();
         // Nothing has to be signed.
         cluster.up();
@@ -451,7 +451,7 @@ fn a_lost_state_is_explained(cluster: &Cluster) {
         ] {
             cluster.run(words).ended(1).says(&[
                 "CA key of a live cluster is lost",
-                "ca-key.pem",
+                "consul-ca-key.pem",
                 "backup",
             ]);
         }
