@@ -1,5 +1,6 @@
 # lb itself on every Nomad client, as a system job. The clients need lb's files (configuration, certificate, token):
-# `lb bootstrap` puts them there, names their folder in meta.lb_dir and the program in meta.lb_bin.
+# `lb bootstrap` puts them there, names their folder in meta.lb_dir, and in meta.lb_bin the program that starts lb as the
+# user lb, without the rights of root that raw_exec has.
 #
 #   nomad job run deploy/nomad/lb.nomad.hcl
 #

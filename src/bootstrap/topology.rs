@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Port of Consul's HTTPS API.
 pub const CONSUL_HTTPS_PORT: u16 = 8501;
@@ -29,7 +29,7 @@ pub enum Role {
 }
 
 /// One of the two programs that make the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Product {
     /// HashiCorp Consul.
@@ -64,6 +64,37 @@ impl Product {
 impl fmt::Display for Product {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// One of something for each of the two programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PerProduct<T> {
+    /// Consul's.
+    pub consul: T,
+    /// Nomad's.
+    pub nomad: T,
+}
+
+impl<T> PerProduct<T> {
+    /// That of one program.
+    #[must_use]
+    pub fn of(&self, product: Product) -> &T {
+        match product {
+            Product::Consul => &self.consul,
+            Product::Nomad => &self.nomad,
+        }
+    }
+
+    /// Makes both.
+    ///
+    /// # Errors
+    /// The first error of `make`.
+    pub fn try_new<E>(mut make: impl FnMut(Product) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self {
+            consul: make(Product::Consul)?,
+            nomad: make(Product::Nomad)?,
+        })
     }
 }
 
@@ -260,6 +291,10 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// Whether ACLs are on, default deny.
     pub acl: bool,
+    /// Whether Nomad clients run programs as they are (driver `raw_exec`).
+    pub raw_exec: bool,
+    /// The CA that was brought along. None: one is made.
+    pub ca: Option<CaFiles>,
     /// Where Consul comes from.
     pub consul: BinarySource,
     /// Where Nomad comes from. None: none was found on this machine and none was named.
@@ -275,6 +310,15 @@ pub struct Cluster {
     pub release_key: ReleaseKey,
     /// Folder of CA, keys, tokens; absolute.
     pub state: PathBuf,
+}
+
+/// A CA of the operator's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaFiles {
+    /// Its certificate, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM (PKCS #8), read only when intermediates are made.
+    pub key: PathBuf,
 }
 
 /// The OpenPGP key of releases.

@@ -101,6 +101,10 @@ pub enum BootstrapAction {
     RotateCerts(RotateCertsArgs),
     /// Make new gossip keys and have the agents take them. `--only consul`: Consul's alone.
     RotateGossip,
+    /// Make new tokens, those of management as well, hand them out and take the old ones back.
+    RotateTokens,
+    /// Switch ACLs on in a cluster that runs without them.
+    Acl(AclArgs),
     /// Put a new machine in the place of a lost one. Its address is the one in the description.
     ReplaceNode(ReplaceNodeArgs),
     /// Take a node out for good: it is drained, leaves, is stopped and wiped. Never where it costs the
@@ -136,6 +140,21 @@ pub struct RotateCertsArgs {
     /// Make a new CA, too. Both are trusted until every node has a certificate of the new one.
     #[arg(long)]
     pub ca: bool,
+}
+
+/// Arguments of `acl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct AclArgs {
+    /// What to do with ACLs.
+    #[command(subcommand)]
+    pub action: AclAction,
+}
+
+/// What to do with ACLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum AclAction {
+    /// Hand a token to each that needs one, then refuse what shows none. No request fails.
+    Enable,
 }
 
 /// Arguments of `replace-node`.

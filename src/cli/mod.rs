@@ -17,8 +17,8 @@ use crate::config::keys::{Kind, SECTIONS, Section, Shape};
 mod bootstrap;
 
 pub use bootstrap::{
-    BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only, RebootArgs, RemoveNodeArgs,
-    ReplaceNodeArgs, RotateCertsArgs, UpArgs, UpgradeArgs,
+    AclAction, AclArgs, BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only, RebootArgs,
+    RemoveNodeArgs, ReplaceNodeArgs, RotateCertsArgs, UpArgs, UpgradeArgs,
 };
 
 /// A dynamic load balancer fed by the Consul catalog.

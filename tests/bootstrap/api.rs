@@ -23,7 +23,7 @@ use lb::bootstrap::cluster::view::ClusterView;
 use lb::bootstrap::cluster::{gossip, peers, status};
 use lb::bootstrap::security::secrets::{Pair, Secret};
 use lb::bootstrap::topology::{
-    BinarySource, Cluster, Node, Phase, Product, ReleaseKey, Role, Scope, Target,
+    BinarySource, Cluster, Node, PerProduct, Phase, Product, ReleaseKey, Role, Scope, Target,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -76,6 +76,9 @@ impl Site {
             target: Target::Local,
             nodes: nodes.collect(),
             acl: true,
+
+            raw_exec: true,
+            ca: None,
             consul: BinarySource::File(PathBuf::from("consul")),
             nomad: Some(BinarySource::File(PathBuf::from("nomad"))),
             network_interface: None,
@@ -103,10 +106,12 @@ impl Site {
             cert: read("client.pem"),
             key: Secret::new(read("client-key.pem")),
         };
-        ClusterClient::new(
-            api::direct(),
-            api::tls_config(&read("ca.pem"), &operator).unwrap(),
-        )
+        let tls = api::tls_config(&read("ca.pem"), &operator).unwrap();
+        let tls = PerProduct {
+            consul: tls.clone(),
+            nomad: tls,
+        };
+        ClusterClient::new(api::direct(), tls)
     }
 
     fn view(&self, cluster_client: &ClusterClient) -> ClusterView<'_> {

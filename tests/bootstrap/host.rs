@@ -28,6 +28,8 @@ fn cluster(state: &Path, target: Target, address: &str, ssh: Option<String>) -> 
             dynamic_ports: None,
         }],
         acl: false,
+        raw_exec: true,
+        ca: None,
         consul: BinarySource::File("/bin/sh".into()),
         nomad: None,
         network_interface: None,

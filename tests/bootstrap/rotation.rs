@@ -144,7 +144,7 @@ fn assert_all_new(
     for (node, pem) in &now {
         assert_ne!(before[node], *pem, "{node}");
         assert_eq!(
-            cluster.read(&format!("certs/{node}/consul.pem")),
+            tls::leaf(&cluster.state(&format!("certs/{node}/consul.pem"))),
             *pem,
             "{node}"
         );
@@ -241,10 +241,11 @@ fn authority(cluster: &Cluster) {
     let ca = cluster.read("ca.pem");
     assert_eq!(ca.matches("BEGIN CERTIFICATE").count(), 1);
     assert_ne!(ca, fs::read_to_string(old.join("ca.pem")).unwrap());
+    let trusted = cluster.read("consul-ca.pem");
     for (number, node) in (0..).zip(NODES) {
         assert_eq!(
             fs::read_to_string(cluster.node(node, "consul.d/ca.pem")).unwrap(),
-            ca,
+            trusted,
             "{node}"
         );
         assert!(!tls::verifies(

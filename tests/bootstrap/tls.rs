@@ -40,6 +40,14 @@ pub(crate) fn served(cluster: &Cluster, address: Ipv4Addr) -> String {
     format!("{}-----END CERTIFICATE-----\n", &ran.stdout[from..to])
 }
 
+/// The certificate at the beginning of a file; behind it stands the CA that signed it.
+pub(crate) fn leaf(file: &Path) -> String {
+    const END: &str = "-----END CERTIFICATE-----\n";
+    let text = std::fs::read_to_string(file).unwrap();
+    let end = text.find(END).unwrap() + END.len();
+    text[..end].to_owned()
+}
+
 /// What a certificate says: names, uses, end.
 pub(crate) fn text(file: &Path) -> String {
     let wanted = "subjectAltName,keyUsage,extendedKeyUsage,basicConstraints";
@@ -49,18 +57,19 @@ pub(crate) fn text(file: &Path) -> String {
     Ran::of(&mut x509).good().stdout
 }
 
-/// Whether a certificate of this CA is good for this.
+/// Whether a certificate is good for this, with what its file holds and trust in this CA.
 pub(crate) fn verifies(ca: &Path, purpose: &str, file: &Path) -> bool {
     let mut verify = Command::new("openssl");
     verify
         .args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"])
         .arg(ca)
-        .arg(file);
+        .arg("-untrusted")
+        .args([file, file]);
     Ran::of(&mut verify).code == Some(0)
 }
 
-/// Makes a certificate anew, signed by the cluster's CA, of the same key and the same extensions,
-/// that ended long ago.
+/// Makes a certificate anew, signed by Consul's CA, of the same key and the same extensions, that
+/// ended long ago.
 pub(crate) fn expire(cluster: &Cluster, cert: &Path, key: &Path) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -91,13 +100,14 @@ pub(crate) fn expire(cluster: &Cluster, cert: &Path, key: &Path) {
     ca.arg("-config")
         .arg(path("config"))
         .arg("-cert")
-        .arg(cluster.state("ca.pem"));
+        .arg(cluster.state("consul-ca.pem"));
     ca.arg("-keyfile")
-        .arg(cluster.state("ca-key.pem"))
+        .arg(cluster.state("consul-ca-key.pem"))
         .arg("-in")
         .arg(path("request"))
         .arg("-out")
         .arg(path("cert"));
     Ran::of(&mut ca).good();
-    std::fs::copy(path("cert"), cert).unwrap();
+    let made = std::fs::read_to_string(path("cert")).unwrap();
+    std::fs::write(cert, made + &cluster.read("consul-ca.pem")).unwrap();
 }

@@ -14,6 +14,7 @@ mod support;
 
 mod away;
 mod cluster;
+mod credentials;
 mod deployments;
 mod jobs;
 mod secured;

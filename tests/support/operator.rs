@@ -77,7 +77,7 @@ impl Operator {
     /// Writes the description: these lines, then how to reach the machines.
     pub fn describe(&self, nodes: &str, ssh: &str, more: &str) {
         let text = format!(
-            "target = \"ssh\"\n{nodes}\n[ssh]\noptions = [\"-F\", \"{}\"]\nparallel = 9\n{ssh}\n{more}\n",
+            "target = \"ssh\"\nacl = false\n{nodes}\n[ssh]\noptions = [\"-F\", \"{}\"]\nparallel = 9\n{ssh}\n{more}\n",
             self.config
         );
         fs::write(self.dir.path().join("cluster.toml"), text).unwrap();
@@ -149,6 +149,10 @@ impl Operator {
         let state = self.state();
         let file = |name: &str| state.join(name).to_string_lossy().into_owned();
         let url = format!("https://{address}:{port}{path}");
+        let operator = match port {
+            4646 => "operator-nomad",
+            _ => "operator",
+        };
         let mut curl = Command::new("curl");
         curl.args([
             "-s",
@@ -158,10 +162,10 @@ impl Operator {
             "--cacert",
             &file("ca.pem"),
             "--cert",
-            &file("certs/operator.pem"),
+            &file(&format!("certs/{operator}.pem")),
         ]);
         let out = curl
-            .args(["--key", &file("certs/operator-key.pem"), &url])
+            .args(["--key", &file(&format!("certs/{operator}-key.pem")), &url])
             .output()
             .unwrap();
         String::from_utf8_lossy(&out.stdout).into_owned()

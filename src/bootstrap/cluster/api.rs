@@ -64,8 +64,8 @@ pub fn direct() -> Connect {
     })
 }
 
-/// How to speak TLS with the nodes: trust in the bundle (one CA, or two while it changes), and the
-/// operator's pair.
+/// How to speak TLS with the agents of a program: trust in the bundle (one CA, or two while it
+/// changes), and the operator's pair.
 ///
 /// # Errors
 /// When the PEM texts cannot be read, or the pair does not fit together.

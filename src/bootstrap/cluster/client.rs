@@ -1,4 +1,4 @@
-//! How the agents of a whole cluster are reached: one way to connect, one TLS configuration, a
+//! How the agents of a whole cluster are reached: one way to connect, a TLS configuration and a
 //! token per product.
 
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 
 use super::api::{Api, ApiError, Connect, LIMIT};
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{Node, Product};
+use crate::bootstrap::topology::{Node, PerProduct, Product};
 
 /// See the module.
 #[derive(Clone)]
 pub struct ClusterClient {
     connect: Connect,
-    tls: Arc<ClientConfig>,
+    tls: PerProduct<Arc<ClientConfig>>,
     consul_token: Option<Secret>,
     nomad_token: Option<Secret>,
 }
@@ -24,7 +24,7 @@ pub struct ClusterClient {
 impl ClusterClient {
     /// Without tokens.
     #[must_use]
-    pub fn new(connect: Connect, tls: Arc<ClientConfig>) -> Self {
+    pub fn new(connect: Connect, tls: PerProduct<Arc<ClientConfig>>) -> Self {
         Self {
             connect,
             tls,
@@ -53,7 +53,7 @@ impl ClusterClient {
         Api::new(
             self.connect.clone(),
             node.https(product),
-            self.tls.clone(),
+            self.tls.of(product).clone(),
             token,
         )
     }

@@ -28,7 +28,7 @@ pub(super) fn run(invocation: &Invocation, json: bool) -> Result<u8> {
     } else {
         invocation.described.scope
     };
-    let access = Access::new(cluster, scope, dir, &state.tokens()?);
+    let access = Access::new(cluster, scope, &state)?;
     match json {
         true => print(&format!(
             "{}\n",

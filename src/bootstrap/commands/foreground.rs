@@ -195,7 +195,10 @@ async fn stop(context: &Context, node: &Node, phase: Phase) -> Result<usize> {
     host.disable(daemon).await.of_node(&node.name)?;
     match phase {
         // The tasks of a client outlive its agent.
-        Phase::NomadClients => host.stop_tasks(PATIENCE).await.of_node(&node.name),
+        Phase::NomadClients => {
+            host.stop_lb().await.of_node(&node.name)?;
+            host.stop_tasks(PATIENCE).await.of_node(&node.name)
+        }
         _ => Ok(0),
     }
 }

@@ -1,5 +1,6 @@
 //! The subcommands of `lb bootstrap`: what each asks of the parts, in order, and what it prints.
 
+mod acl_enable;
 mod down;
 mod env;
 mod foreground;
@@ -11,6 +12,7 @@ mod remove_node;
 mod replace_node;
 mod rotate_certs;
 mod rotate_gossip;
+mod rotate_tokens;
 mod sample;
 mod status;
 mod terminal;
@@ -23,7 +25,7 @@ use super::exit::{USAGE_ERROR, UsageError};
 use crate::bootstrap::changes::Changes;
 use crate::bootstrap::description::{self, Request};
 use crate::bootstrap::state::passphrase::Passphrase;
-use crate::cli::{BootstrapAction, BootstrapArgs};
+use crate::cli::{AclAction, AclArgs, BootstrapAction, BootstrapArgs};
 use invocation::{Invocation, flags};
 use terminal::say;
 
@@ -61,6 +63,10 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Env => env::run(&invocation, json),
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,
             BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
+            BootstrapAction::RotateTokens => rotate_tokens::run(&invocation).await,
+            BootstrapAction::Acl(AclArgs {
+                action: AclAction::Enable,
+            }) => acl_enable::run(&invocation).await,
             BootstrapAction::ReplaceNode(args) => replace_node::run(&invocation, &args).await,
             BootstrapAction::RemoveNode(args) => remove_node::run(&invocation, &args).await,
             BootstrapAction::Reboot(args) => reboot::run(&invocation, &args).await,

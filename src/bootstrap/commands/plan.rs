@@ -18,7 +18,7 @@ use crate::bootstrap::plural::counted;
 use crate::bootstrap::progress::Progress;
 use crate::bootstrap::security::secrets::{NodePairs, Pair, Secret, Shared};
 use crate::bootstrap::state::State;
-use crate::bootstrap::topology::Product;
+use crate::bootstrap::topology::{PerProduct, Product};
 
 /// All that would be done.
 #[derive(Debug, Serialize)]
@@ -71,6 +71,12 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     if context.state.gossip()?.is_none() {
         cluster.push("make gossip keys".to_owned());
     }
+    if context.state.acl_change()?.is_some() {
+        cluster.push("go on with `lb bootstrap acl enable`, which was cut off".to_owned());
+    }
+    if !context.state.tokens()?.retired.is_empty() {
+        cluster.push("go on with `lb bootstrap rotate-tokens`, which was cut off".to_owned());
+    }
     let due = context.state.due_pairs(&context.cluster, now)?;
     if !due.is_empty() {
         context.state.check_can_sign()?;
@@ -122,20 +128,22 @@ fn stand_in(context: &mut Context) {
         key: Secret::default(),
     };
     for node in &context.cluster.nodes {
-        let nomad = node.products().contains(&Product::Nomad).then(pair);
+        let nomad = || node.products().contains(&Product::Nomad).then(pair);
         context
             .pairs
             .entry(node.name.clone())
             .or_insert_with(|| NodePairs {
                 consul: pair(),
-                nomad,
+                nomad: nomad(),
+                nomad_at_consul: nomad(),
             });
     }
     context.shared.get_or_insert_with(|| Shared {
-        ca_bundle: String::new(),
+        trusted: PerProduct::default(),
         consul_gossip: Secret::default(),
         nomad_gossip: Secret::default(),
         lb: pair(),
+        acl_open: false,
         nomad_consul_token: None,
         lb_consul_token: None,
     });

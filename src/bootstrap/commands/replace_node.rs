@@ -46,7 +46,7 @@ pub(super) async fn run(invocation: &Invocation, args: &ReplaceNodeArgs) -> Resu
         .for_key(context.state.is_key_encrypted()?)?;
     context
         .state
-        .ensure_authority(passphrase.as_ref(), SystemTime::now())?;
+        .ensure_authorities(passphrase.as_ref(), SystemTime::now())?;
     context.make_keys(&invocation.passphrase)?;
     context.dial().await;
     look_ahead(&mut context, &node).await?;

@@ -32,14 +32,16 @@ pub(super) async fn run(invocation: &Invocation, ca: bool) -> Result<u8> {
     let now = SystemTime::now();
     // Without the CA's key nothing can be signed: better to know it before the rotation is begun
     // than stuck in it.
-    context.state.ensure_authority(passphrase.as_ref(), now)?;
+    context.state.ensure_authorities(passphrase.as_ref(), now)?;
     context.make_keys(&invocation.passphrase)?;
     // Nomad's connections to Consul keep their certificates until they are made anew.
     survey::run(&mut context, true, &[Product::Nomad]).await?;
     let mut rotation = Some(match ca {
-        true => context
-            .state
-            .begin_authority_rotation(passphrase.as_ref(), now)?,
+        true => {
+            let brought = context.brought_ca(&invocation.passphrase)?;
+            let state = &mut context.state;
+            state.begin_authority_rotation(brought.as_ref(), passphrase.as_ref(), now)?
+        }
         false => context.state.begin_leaf_rotation(now)?,
     });
     while let Some(step) = rotation {

@@ -28,6 +28,9 @@ pub(super) async fn run(context: &mut Context) -> Result<String> {
     if context.scope != Scope::All || context.cluster.of_role(Role::NomadClient).next().is_none() {
         bail!("--with-sample needs Nomad clients: leave out --only");
     }
+    if !context.cluster.raw_exec {
+        bail!("--with-sample needs the driver raw_exec: leave the flag or raw_exec = false out");
+    }
     let clients = takers(context).await?;
     let bar = context.progress.phase("Sample jobs", 2);
     submit(context, &jobs::hello(&context.cluster))

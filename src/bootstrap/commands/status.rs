@@ -9,6 +9,7 @@ use super::terminal::print;
 use crate::bootstrap::cluster::status;
 use crate::bootstrap::exit::DIFFERS;
 use crate::bootstrap::security::pki;
+use crate::bootstrap::topology::Product;
 
 /// A certificate with fewer days than this is a reason for exit code 3.
 const WARN_DAYS: i64 = 30;
@@ -27,8 +28,15 @@ pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
     let mut status =
         status::look(&context.cluster_view()?, context.scope, seconds, WARN_DAYS).await;
-    if let Some(ca) = context.state.signing_cert()? {
-        status.judge_ca(pki::describe(&ca)?.days_left(now), WARN_DAYS);
+    let mut days = None;
+    for product in Product::ALL {
+        if let Some(ca) = context.state.signing_cert(product)? {
+            let left = pki::describe(&ca)?.days_left(now);
+            days = Some(days.map_or(left, |days: i64| days.min(left)));
+        }
+    }
+    if let Some(days) = days {
+        status.judge_ca(days, WARN_DAYS);
     }
     for operation in context.state.operations()? {
         status.add_problem(operation.told());

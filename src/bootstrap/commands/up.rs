@@ -95,6 +95,7 @@ async fn walk(
     start: Start,
 ) -> Result<(Vec<NodePlan>, Option<String>)> {
     context.make_keys(&invocation.passphrase)?;
+    context.tell_about_ca()?;
     if let Err(problems) = survey::run(context, start.known, &[]).await {
         if start.fresh {
             // Keys that were never used would be in the way of the folder that has to be brought

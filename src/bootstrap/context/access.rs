@@ -6,7 +6,7 @@
 //! <https://developer.hashicorp.com/nomad/docs/commands>.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use p12_keystore::{
@@ -18,8 +18,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::bootstrap::security::pki;
 use crate::bootstrap::security::secrets::{Pair, Secret};
-use crate::bootstrap::state::{State, Tokens};
-use crate::bootstrap::topology::{Cluster, Product, Scope};
+use crate::bootstrap::state::State;
+use crate::bootstrap::topology::{Cluster, PerProduct, Product, Scope};
 
 /// Name of the file with the exports, in the state folder.
 pub(in crate::bootstrap) const ENV_FILE: &str = "env";
@@ -43,14 +43,15 @@ pub(in crate::bootstrap) struct Access {
 impl Access {
     /// Of this cluster: its first Consul server, and its first Nomad server unless only Consul is
     /// there.
-    #[must_use]
+    ///
+    /// # Errors
+    /// When the state cannot be read.
     pub(in crate::bootstrap) fn new(
         cluster: &Cluster,
         scope: Scope,
-        state_dir: &Path,
-        tokens: &Tokens,
-    ) -> Self {
-        let file = |name: &str| Secret::new(state_dir.join(name).to_string_lossy());
+        state: &State,
+    ) -> Result<Self> {
+        let tokens = state.tokens()?;
         let mut variables = Vec::new();
         let products = match scope {
             Scope::All => &[Product::Consul, Product::Nomad][..],
@@ -76,20 +77,16 @@ impl Access {
                     "NOMAD_TOKEN",
                 ],
             };
-            let mut values = vec![
-                Secret::new(format!("https://{}", server.https(product))),
-                file("ca.pem"),
-                file("certs/operator.pem"),
-                file("certs/operator-key.pem"),
-            ];
-            values.extend(
-                tokens
-                    .operator_of(product)
-                    .map(|token| token.secret.clone()),
-            );
+            let address = Secret::new(format!("https://{}", server.https(product)));
+            let files = state.operator_files(product)?;
+            let files = files.map(|name| Secret::new(state.path(&name).to_string_lossy()));
+            let token = tokens.operator_of(product);
+            let values = std::iter::once(address)
+                .chain(files)
+                .chain(token.map(|token| token.secret.clone()));
             variables.extend(names.into_iter().zip(values));
         }
-        Self { variables }
+        Ok(Self { variables })
     }
 
     /// Name and value of each variable, in order.
@@ -136,19 +133,20 @@ pub(in crate::bootstrap) fn write_all(
     };
     let issued = state.pairs(cluster)?.with_context(missing)?;
     let ca = state.ca_bundle()?.with_context(missing)?;
+    let at_consul = state.trusted(Product::Consul)?.with_context(missing)?;
     let tokens = state.tokens()?;
     let mut written = Vec::new();
-    let access = Access::new(cluster, scope, state.dir(), &tokens);
+    let access = Access::new(cluster, scope, state)?;
     if state.put(ENV_FILE, access.shell().as_bytes())? {
         written.push(state.path(ENV_FILE));
     }
-    if ensure_pfx(state, &issued.operator, &ca)? {
+    if ensure_pfx(state, chains(&issued.operator, &ca, scope)?)? {
         written.extend([state.path(PFX_FILE), state.path(PFX_PASSWORD_FILE)]);
     }
     let bundle = bundle(
         cluster,
         &issued.lb,
-        &ca,
+        &at_consul,
         tokens.lb.as_ref().map(|token| &token.secret),
     );
     if state.put(BUNDLE_FILE, bundle.reveal().as_bytes())? {
@@ -157,15 +155,14 @@ pub(in crate::bootstrap) fn write_all(
     Ok(written)
 }
 
-/// Sees to it that `client.pfx` holds this pair. Its password is made once and kept. Says whether
+/// Sees to it that `client.pfx` holds these pairs. Its password is made once and kept. Says whether
 /// it was written.
 ///
 /// # Errors
 /// When the pair cannot be read or a file cannot be written.
 pub(in crate::bootstrap) fn ensure_pfx(
     state: &mut State,
-    operator: &Pair,
-    ca_bundle: &str,
+    chains: Vec<(&str, PrivateKeyChain)>,
 ) -> Result<bool> {
     let password = match state
         .text(PFX_PASSWORD_FILE)?
@@ -182,23 +179,29 @@ pub(in crate::bootstrap) fn ensure_pfx(
             password
         }
     };
-    let chain = chain(operator, ca_bundle)?;
     if let Ok(found) = std::fs::read(state.path(PFX_FILE))
         && let Ok(store) =
             KeyStore::from_pkcs12(&found, password.reveal(), Pkcs12ImportPolicy::Relaxed)
-        && store
-            .private_key_chain()
-            .is_some_and(|(_, found)| found.certs() == chain.certs())
     {
-        return Ok(false);
+        let of_alias = |alias: &str| match store.entry(alias) {
+            Some(KeyStoreEntry::PrivateKeyChain(chain)) => Some(chain.certs()),
+            _ => None,
+        };
+        let is_there =
+            |(alias, chain): &(&str, PrivateKeyChain)| of_alias(alias) == Some(chain.certs());
+        if store.entries_len() == chains.len() && chains.iter().all(is_there) {
+            return Ok(false);
+        }
     }
-    state.put(PFX_FILE, &pfx(chain, &password)?)
+    state.put(PFX_FILE, &pfx(chains, &password)?)
 }
 
 /// A PKCS #12 file: AES-256 and HMAC-SHA-256, which browsers and OpenSSL 1.1 and later read.
-fn pfx(chain: PrivateKeyChain, password: &Secret) -> Result<Vec<u8>> {
+fn pfx(chains: Vec<(&str, PrivateKeyChain)>, password: &Secret) -> Result<Vec<u8>> {
     let mut store = KeyStore::new();
-    store.add_entry("lb cluster operator", KeyStoreEntry::PrivateKeyChain(chain));
+    for (alias, chain) in chains {
+        store.add_entry(alias, KeyStoreEntry::PrivateKeyChain(chain));
+    }
     let writer = store
         .writer(password.reveal())
         .mac_algorithm(MacAlgorithm::HmacSha256);
@@ -209,6 +212,22 @@ fn pfx(chain: PrivateKeyChain, password: &Secret) -> Result<Vec<u8>> {
     written.map_err(|error| anyhow::anyhow!("cannot make {PFX_FILE}: {error}"))
 }
 
+/// The pair towards each program; the browser shows each the one that it takes. One where one CA
+/// signs for both. Programs that read the first alone get Consul's.
+fn chains(
+    operator: &PerProduct<Pair>,
+    ca_bundle: &str,
+    scope: Scope,
+) -> Result<Vec<(&'static str, PrivateKeyChain)>> {
+    let mut chains = vec![("lb cluster operator", chain(&operator.consul, ca_bundle)?)];
+    if scope.includes(Product::Nomad) && operator.nomad != operator.consul {
+        let chain = chain(&operator.nomad, ca_bundle)?;
+        chains.push(("lb cluster operator at nomad", chain));
+    }
+    Ok(chains)
+}
+
+/// From the leaf up to the CA at the top.
 fn chain(operator: &Pair, ca_bundle: &str) -> Result<PrivateKeyChain> {
     let key = PrivateKeyDer::from_pem_slice(operator.key.reveal().as_bytes()).ok();
     let key = key.context("the operator's key cannot be read: certs/operator-key.pem")?;
@@ -216,12 +235,16 @@ fn chain(operator: &Pair, ca_bundle: &str) -> Result<PrivateKeyChain> {
         .ok()
         .context("the operator's key is not PKCS #8")?;
     let info = pki::describe(&operator.cert).context("certs/operator.pem")?;
-    let signer = pki::split(ca_bundle)
+    let mut pems = pki::split(&operator.cert);
+    let last = pems.last().map(|pem| pki::describe(pem)).transpose()?;
+    let last = last.context("certs/operator.pem")?;
+    let root = pki::split(ca_bundle)
         .into_iter()
-        .find(|ca| pki::describe(ca).is_ok_and(|ca| ca.key_id == info.issuer_key_id))
+        .find(|ca| pki::describe(ca).is_ok_and(|ca| ca.key_id == last.issuer_key_id))
         .context("the operator's certificate is signed by none of the CAs in ca.pem")?;
+    pems.push(root);
     let mut certs = Vec::new();
-    for pem in [operator.cert.as_str(), signer.as_str()] {
+    for pem in pems {
         let der = CertificateDer::from_pem_slice(pem.as_bytes())
             .ok()
             .context("not a certificate")?;
@@ -292,11 +315,12 @@ pub(in crate::bootstrap) fn quoted(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::process::Command;
 
     use super::*;
-    use crate::bootstrap::state::Token;
     use crate::bootstrap::state::tests::full;
+    use crate::bootstrap::state::{Token, Tokens};
     use crate::config::{Inputs, load};
 
     fn token(secret: &str) -> Option<Token> {
@@ -308,22 +332,34 @@ mod tests {
 
     #[test]
     fn a_shell_reads_back_what_was_meant() {
-        let (_folder, _, cluster) = full();
+        let (_folder, mut state, cluster) = full();
+        let dir = state.dir().display().to_string();
+        let without = Access::new(&cluster, Scope::ConsulOnly, &state).unwrap();
+        assert_eq!(
+            without.shell(),
+            format!(
+                "export CONSUL_HTTP_ADDR=https://127.0.32.11:8501\nexport CONSUL_CACERT={dir}/consul-ca.pem\n\
+                 export CONSUL_CLIENT_CERT={dir}/certs/operator.pem\nexport CONSUL_CLIENT_KEY={dir}/certs/operator-key.pem\n"
+            )
+        );
         let tokens = Tokens {
             consul_management: token("root"),
             operator: token("it's $HOME"),
             ..Tokens::default()
         };
-        let access = Access::new(&cluster, Scope::All, Path::new("/my state/x"), &tokens);
+        state.save_tokens(&tokens).unwrap();
+        let access = Access::new(&cluster, Scope::All, &state).unwrap();
         let script = format!(
-            "{}printf '%s|%s|%s' \"$CONSUL_HTTP_TOKEN\" \"$NOMAD_ADDR\" \"$CONSUL_CACERT\"",
+            "{}printf '%s|%s|%s|%s' \"$CONSUL_HTTP_TOKEN\" \"$NOMAD_ADDR\" \"$NOMAD_CACERT\" \"$NOMAD_CLIENT_CERT\"",
             access.shell()
         );
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(
             said,
-            "it's $HOME|https://127.0.32.14:4646|/my state/x/ca.pem"
+            format!(
+                "it's $HOME|https://127.0.32.14:4646|{dir}/nomad-ca.pem|{dir}/certs/operator-nomad.pem"
+            )
         );
         assert_eq!(
             access.json()["CONSUL_HTTP_ADDR"],
@@ -331,17 +367,6 @@ mod tests {
         );
         assert!(
             access.json().get("NOMAD_TOKEN").is_none() && !format!("{access:?}").contains("HOME")
-        );
-        let only = Access::new(
-            &cluster,
-            Scope::ConsulOnly,
-            Path::new("/s"),
-            &Tokens::default(),
-        );
-        assert_eq!(
-            only.shell(),
-            "export CONSUL_HTTP_ADDR=https://127.0.32.11:8501\nexport CONSUL_CACERT=/s/ca.pem\n\
-             export CONSUL_CLIENT_CERT=/s/certs/operator.pem\nexport CONSUL_CLIENT_KEY=/s/certs/operator-key.pem\n"
         );
     }
 
@@ -379,7 +404,7 @@ mod tests {
                 text.matches("BEGIN CERTIFICATE").count(),
                 text.matches("BEGIN PRIVATE KEY").count()
             ),
-            (2, 1)
+            (6, 2)
         );
         assert!(String::from_utf8_lossy(&output.stderr).contains("AES-256-CBC"));
         assert!(
@@ -390,7 +415,7 @@ mod tests {
         let password = state.text(PFX_PASSWORD_FILE).unwrap();
         std::fs::remove_file(state.path("certs/operator.pem")).unwrap();
         let authority = state
-            .ensure_authority(None, std::time::SystemTime::UNIX_EPOCH)
+            .ensure_authorities(None, std::time::SystemTime::UNIX_EPOCH)
             .unwrap();
         let soon =
             std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_900_000_000);
@@ -405,7 +430,7 @@ mod tests {
         let (_folder, state, cluster) = full();
         let (lb, ca) = (
             state.pairs(&cluster).unwrap().unwrap().lb,
-            state.ca_bundle().unwrap().unwrap(),
+            state.trusted(Product::Consul).unwrap().unwrap(),
         );
         let text = bundle(&cluster, &lb, &ca, Some(&Secret::new("tok\"en")));
         let file = Some(("lb.toml".into(), text.reveal().to_owned()));

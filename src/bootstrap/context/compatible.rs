@@ -89,11 +89,11 @@ fn problems(applied: &Applied, cluster: &Cluster, replaced: Option<&str>) -> Vec
             ("off", "on")
         };
         problems.push(format!(
-            "ACLs are {before} and cannot be switched {now} without an interruption: {}",
+            "ACLs are {before} and cannot be switched {now} so: {}",
             if applied.acl {
                 "write acl = true"
             } else {
-                "leave --acl and acl = true away"
+                "run `lb bootstrap acl enable` without --acl and acl = true"
             }
         ));
     }

@@ -10,8 +10,9 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::Context;
 use crate::bootstrap::cluster::api;
-use crate::bootstrap::state::Made;
+use crate::bootstrap::security::pki::{self, Authority};
 use crate::bootstrap::state::passphrase::Passphrase;
+use crate::bootstrap::state::{self, Made};
 use crate::bootstrap::topology::{Cluster, Product};
 
 /// Pause between two looks at something that is waited for.
@@ -30,8 +31,14 @@ impl Context {
         let encrypts = encrypted == Some(false) && passphrase.for_key(encrypted)?.is_some();
         if !due.is_empty() || encrypts || self.state.ca_bundle()?.is_none() {
             let given = passphrase.for_key(encrypted)?;
-            let authority = self.state.ensure_authority(given.as_ref(), now)?;
-            let issued = self.state.ensure_pairs(&self.cluster, &authority, now)?;
+            let brought = match self.state.ca_bundle()? {
+                None => self.brought_ca(passphrase)?,
+                Some(_) => None,
+            };
+            let authorities =
+                self.state
+                    .ensure_authorities_below(brought.as_ref(), given.as_ref(), now)?;
+            let issued = self.state.ensure_pairs(&self.cluster, &authorities, now)?;
             if !issued.made.is_empty() {
                 let bar = self.progress.phase("Certificates", issued.made.len());
                 bar.done(&made(&issued.made));
@@ -39,6 +46,44 @@ impl Context {
         }
         self.state.ensure_gossip()?;
         self.read_keys()
+    }
+
+    /// The CA that the description brings along, ready to sign.
+    ///
+    /// # Errors
+    /// When it cannot be taken up.
+    pub(in crate::bootstrap) fn brought_ca(
+        &self,
+        passphrase: &Passphrase,
+    ) -> Result<Option<Authority>> {
+        let Some(files) = &self.cluster.ca else {
+            return Ok(None);
+        };
+        let given = passphrase.for_key(None)?;
+        state::brought_authority(files, given.as_ref()).map(Some)
+    }
+
+    /// Tells when both programs trust one CA, or the CA that the description brings along is not the
+    /// one in use.
+    ///
+    /// # Errors
+    /// When a certificate cannot be read.
+    pub(in crate::bootstrap) fn tell_about_ca(&self) -> Result<()> {
+        if self.state.is_one_ca()? && self.state.rotation()?.is_none() {
+            self.progress.note(
+                "Consul and Nomad trust the same CA, so that a certificate for one opens the other: \
+                 `lb bootstrap rotate-certs --ca` gives each its own",
+            );
+        }
+        if let (Some(files), Some(used)) = (&self.cluster.ca, self.state.ca_bundle()?)
+            && !pki::split(&used).contains(&state::brought_certificate(files)?)
+        {
+            self.progress.note(&format!(
+                "{} is not the CA in use: `lb bootstrap rotate-certs --ca` moves the cluster to it",
+                files.cert.display()
+            ));
+        }
+        Ok(())
     }
 
     /// Reads certificates and keys that were made before.

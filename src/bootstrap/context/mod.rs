@@ -23,7 +23,7 @@ use super::exit::UsageError;
 use super::progress::Progress;
 use super::render::{self, Versions};
 use super::state::{Applied, OperationKind, State};
-use super::topology::{BinarySource, Cluster, Node, Phase, Product, Scope, Target};
+use super::topology::{BinarySource, Cluster, Node, PerProduct, Phase, Product, Scope, Target};
 use crate::bootstrap::cluster::api::{self, BoxedStream};
 use crate::bootstrap::cluster::client::ClusterClient;
 use crate::bootstrap::cluster::view::ClusterView;
@@ -74,8 +74,8 @@ pub(in crate::bootstrap) struct Context {
     pub pairs: BTreeMap<String, NodePairs>,
     /// What nodes share.
     pub shared: Option<Shared>,
-    /// The operator's own pair.
-    pub operator: Option<Pair>,
+    /// The operator's own pairs.
+    pub operator: Option<PerProduct<Pair>>,
     /// What was applied before, or is being applied now.
     pub applied: Applied,
     applied_before: Option<Applied>,
@@ -442,7 +442,9 @@ impl Context {
             .operator
             .as_ref()
             .context("the operator has no certificate yet")?;
-        let tls = api::tls_config(&shared.ca_bundle, operator)?;
+        let tls = PerProduct::try_new(|product| {
+            api::tls_config(shared.trusted.of(product), operator.of(product))
+        })?;
         let dialers: BTreeMap<_, _> = self
             .cluster
             .nodes

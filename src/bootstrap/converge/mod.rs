@@ -11,6 +11,7 @@
 
 mod checks;
 mod dead_servers;
+mod lb_service;
 mod look;
 mod lost;
 pub(super) mod many;
@@ -50,6 +51,7 @@ pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<
             continue;
         }
         done.extend(run_phase(context, phase).await?);
+        lb_service::after(context, phase).await?;
         if tokens::after(context, phase).await? {
             // Some of what the gate asks for is shown only to who has a token: now there is one.
             let bar = context.progress.phase(
@@ -62,6 +64,25 @@ pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<
     }
     done.retain(|plan| !plan.is_empty());
     Ok(done)
+}
+
+/// Restarts the agents of a phase one after the other, whether they differ from what they shall be
+/// or not.
+///
+/// # Errors
+/// As [`converge`].
+pub(in crate::bootstrap) async fn restart_each(context: &mut Context, phase: Phase) -> Result<()> {
+    let Looked { works, silent } = look(context, phase).await?;
+    for (name, why) in silent {
+        context.leave_out(&name, &why);
+    }
+    if matches!(phase, Phase::ConsulServers | Phase::NomadServers) {
+        dead_servers::check(context, phase.product(), &works, true)?;
+    }
+    let bar = context.progress.phase(title(phase), works.len());
+    restart_all(context, phase, works.iter().collect(), &[], &bar).await?;
+    bar.done(&format!("{} restarted", works.len()));
+    Ok(())
 }
 
 /// One phase, from looking to its gate.

@@ -17,6 +17,8 @@ use crate::bootstrap::of_node::OfNode as _;
 use crate::bootstrap::progress::PhaseProgress;
 use crate::bootstrap::topology::{Node, Phase, Product};
 
+/// Key in `tokens.json` of the token that Nomad shows to Consul.
+const NOMAD_AT_CONSUL: &str = "nomad_consul";
 /// How long a daemon may take to end on SIGINT.
 pub(in crate::bootstrap) const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a living cluster may take to show that it is whole before the first of its servers is
@@ -33,6 +35,19 @@ async fn restart(context: &Context, work: &Work, product: Product) -> Result<()>
     let daemon = work.part.daemon(product).with_context(|| name.clone())?;
     context.changes.note(name, "restarted");
     host.stop(daemon, STOP_PATIENCE).await.of_node(name)?;
+    let tokens = context.state.tokens()?;
+    let change = context.state.acl_change()?.is_some() || !tokens.retired.is_empty();
+    if let (Product::Consul, true, Some(token)) = (product, change, &tokens.nomad_consul) {
+        // What Nomad registered before it had this token would be lost to the catalog.
+        let old = tokens
+            .retired
+            .iter()
+            .filter(|old| old.name == NOMAD_AT_CONSUL);
+        let old: Vec<_> = old.map(|old| &old.token.secret).collect();
+        host.give_service_token(&token.secret, &old)
+            .await
+            .of_node(name)?;
+    }
     start(context, work, product).await
 }
 

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use super::binaries::source;
 use super::build_context::{BuildContext, Kind};
 use super::keys::{
-    CertificateSettings, ConsulSettings, LocalSettings, NomadSettings, ReleaseSettings,
-    SshSettings, TopSettings,
+    CaSettings, CertificateSettings, ClientSettings, ConsulSettings, LocalSettings, NomadSettings,
+    ReleaseSettings, SshSettings, TopSettings,
 };
 use super::{names, nodes};
-use crate::bootstrap::topology::{Cluster, Product, ReleaseKey, Ssh, Target};
+use crate::bootstrap::topology::{CaFiles, Cluster, Product, ReleaseKey, Ssh, Target};
 use crate::config::error::{ConfigError, Findings};
-use crate::config::raw::Settings;
+use crate::config::raw::{Placed, RawValue, Settings};
 use crate::config::reader::ReadContext;
 use crate::config::sections::Sections;
 
@@ -45,6 +45,7 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
     let local: LocalSettings = sections.once();
     let consul: ConsulSettings = sections.once();
     let nomad: NomadSettings = sections.once();
+    let clients: ClientSettings = sections.once();
     let certificates: CertificateSettings = sections.once();
     let releases: ReleaseSettings = sections.once();
     let (kind, nodes) = nodes::read(sections, &top, &local, &context.recorded, context.scope);
@@ -62,6 +63,7 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
             .and_then(|key| context.path::<ReleaseSettings>(sections, "signing_key", key)),
         url: url(&releases.key_url),
     };
+    let ca = top.ca.and_then(|written| ca(sections, &written, context));
     let state = state(sections, top.state.as_deref(), context);
     Some(Cluster {
         name: top.name,
@@ -72,12 +74,48 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
         certificate_days: certificates.days,
         target,
         nodes,
-        acl: top.acl.or(context.recorded.acl).unwrap_or(false),
+        acl: top
+            .acl
+            .or(context.recorded.acl)
+            .unwrap_or(kind == Kind::Ssh),
+        raw_exec: clients.raw_exec,
+        ca,
         consul: consul?,
         nomad: nomad_source,
         release_url: url(&releases.url),
         release_key,
         state: state?,
+    })
+}
+
+/// The CA that was brought along.
+fn ca(
+    sections: &mut Sections<'_>,
+    written: &Placed,
+    context: &BuildContext<'_>,
+) -> Option<CaFiles> {
+    let advice = "write ca = { cert_file = \"ca.pem\", key_file = \"ca-key.pem\" }";
+    let RawValue::Table(keys) = &written.value else {
+        sections.wrong::<TopSettings>("ca", "is not a table", advice);
+        return None;
+    };
+    let files: CaSettings = sections.table("ca", &written.place, keys);
+    let mut file = |name: &str, written: Option<String>| match written {
+        Some(path) => context.path::<CaSettings>(sections, name, &path),
+        // A mistake, noted already.
+        None if keys.contains_key(name) => None,
+        None => {
+            sections.wrong::<TopSettings>("ca", &format!("lacks {name}"), advice);
+            None
+        }
+    };
+    let (cert, key) = (
+        file("cert_file", files.cert_file),
+        file("key_file", files.key_file),
+    );
+    Some(CaFiles {
+        cert: cert?,
+        key: key?,
     })
 }
 

@@ -22,6 +22,7 @@ pub(super) const SCHEMA: Schema = Schema {
         SshSettings::SECTION,
         ConsulSettings::SECTION,
         NomadSettings::SECTION,
+        ClientSettings::SECTION,
         CertificateSettings::SECTION,
         ReleaseSettings::SECTION,
     ],
@@ -101,8 +102,13 @@ section! {
             where (names::domain, "write it like \"consul\", without a dot at the end");
 
         /// ACLs in Consul and Nomad: default deny, with a token for each that needs one. Unset: as
-        /// it was when the cluster was made; false for a new one.
-        acl: Option<bool> = unset "false";
+        /// it was when the cluster was made, until `lb bootstrap acl enable`; for a new one true on
+        /// machines of your own, and false on the local target.
+        acl: Option<bool> = unset "true";
+
+        /// A CA of your own to sign the two intermediates, Consul's and Nomad's. Its key is read when
+        /// these are made, and stays where it is. Unset: a CA is made.
+        ca: Option<Placed> = unset r#"{ cert_file = "ca.pem", key_file = "ca-key.pem" }"#;
 
         /// Folder of the CA, the keys, the tokens and the plan applied. Keep it: without it the
         /// cluster cannot be looked after. Unset: the name of this file with .state in the place of
@@ -235,7 +241,29 @@ section! {
 
 impl Checked for TopSettings {}
 impl Checked for LocalSettings {}
+section! {
+    /// A CA that was brought along.
+    pub(super) struct CaSettings is List "ca" {
+        /// Its certificate.
+        cert_file: Option<String> = unset "ca.pem" where (names::path, PATH);
+
+        /// Its key.
+        key_file: Option<String> = unset "ca-key.pem" where (names::path, PATH);
+    }
+}
+
+section! {
+    /// What clients of Nomad may do.
+    pub(super) struct ClientSettings is Once "clients" {
+        /// Whether jobs may run programs as they are, as root (driver raw_exec). The shipped job of
+        /// lb needs it; without it systemd runs lb on every client.
+        raw_exec: bool = "true";
+    }
+}
+
 impl Checked for ConsulSettings {}
+impl Checked for ClientSettings {}
+impl Checked for CaSettings {}
 impl Checked for NomadSettings {}
 impl Checked for CertificateSettings {}
 impl Checked for ReleaseSettings {}

@@ -286,6 +286,11 @@ fn tools(host: &Host, spec: &NodeSpec) -> Vec<&'static [&'static str]> {
             Runner::Systemd => &["systemctl"],
             Runner::Process => &["setpriv"],
         });
+        // What starts lb there gives up root's rights by it.
+        let starts_lb = spec.binaries.iter().any(|binary| binary.name == "lb");
+        if starts_lb && host.runner == Runner::Systemd {
+            tools.push(&["setpriv"]);
+        }
     }
     if spec
         .binaries

@@ -15,6 +15,8 @@ pub enum Owner {
     Consul,
     /// The system user of Nomad's servers.
     Nomad,
+    /// The system user of lb.
+    Lb,
 }
 
 impl Owner {
@@ -25,6 +27,7 @@ impl Owner {
             Self::Root => "root",
             Self::Consul => "consul",
             Self::Nomad => "nomad",
+            Self::Lb => "lb",
         }
     }
 }

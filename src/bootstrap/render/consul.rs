@@ -18,7 +18,13 @@ const TLS_BLOCK: Version = Version::new(1, 12, 0);
 const GRPC_TLS: Version = Version::new(1, 14, 0);
 
 /// `consul.hcl`: everything but secrets.
-pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Version) -> String {
+pub(super) fn agent(
+    cluster: &Cluster,
+    node: &Node,
+    layout: &Layout,
+    version: Version,
+    acl_open: bool,
+) -> String {
     let server = node.is_server(Product::Consul);
     let mut hcl = Hcl::file();
     hcl.text("datacenter", &cluster.datacenter)
@@ -73,7 +79,7 @@ pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Ve
     if cluster.acl {
         hcl.block("acl", |hcl| {
             hcl.flag("enabled", true)
-                .text("default_policy", "deny")
+                .text("default_policy", if acl_open { "allow" } else { "deny" })
                 .text("down_policy", "extend-cache");
             hcl.flag("enable_token_persistence", true);
         });

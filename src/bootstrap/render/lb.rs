@@ -1,4 +1,5 @@
-//! What lb reads on a Nomad client, when the job of `deploy/nomad/lb.nomad.hcl` runs it there.
+//! What lb reads on a Nomad client, when the job of `deploy/nomad/lb.nomad.hcl` runs it there, and
+//! the program that starts it without root's rights.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -18,6 +19,33 @@ pub(super) fn admin_address(cluster: &Cluster, node: &Node) -> IpAddr {
     } else {
         loopback_like(node.address)
     }
+}
+
+/// Name of the program that starts lb, in the node's own folder. There root alone may write: it is
+/// root that runs it.
+pub(super) const STARTER: &str = "lb";
+
+/// The program that Nomad's tasks run in the place of lb (`meta.lb_bin`). As root it becomes a user
+/// that may open ports below 1024, and nothing else.
+///
+/// On the local target the files lie in folders that are closed to all but the caller, so there it
+/// keeps the right to read files, too, and the second shell is what has it when it looks for `lb`.
+pub(super) fn starter(cluster: &Cluster, program: &str) -> String {
+    let program = format!("'{}'", program.replace('\'', r"'\''"));
+    let (user, rights, shell) = match cluster.is_local() {
+        true => (
+            "user=lb\nid -u lb >/dev/null 2>&1 || user=nobody\n",
+            "-all,+net_bind_service,+dac_read_search",
+            "/bin/sh -c 'exec \"$0\" \"$@\"' ",
+        ),
+        false => ("user=lb\n", "-all,+net_bind_service", ""),
+    };
+    format!(
+        "#!/bin/sh\n{HEAD}# lb as a user of its own, with the right to open ports below 1024 and no other.\n\
+         [ \"$(id -u)\" = 0 ] || exec {program} \"$@\"\n{user}rights={rights}\n\
+         exec setpriv --reuid \"$user\" --regid \"$(id -g \"$user\")\" --init-groups --inh-caps \"$rights\" \\\n  \
+         --ambient-caps \"$rights\" --bounding-set \"$rights\" --no-new-privs -- \\\n  {shell}{program} \"$@\"\n"
+    )
 }
 
 /// `lb.toml`. The files it names lie beside it.

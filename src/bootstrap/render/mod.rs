@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   consul.d/  consul.hcl join.hcl encrypt.hcl ca.pem cert.pem key.pem                                every node
-//!   nomad.d/   nomad.hcl join.hcl [encrypt.hcl] [consul-token.hcl] ca.pem cert.pem key.pem   Nomad servers and clients
+//!   nomad.d/   nomad.hcl join.hcl [encrypt.hcl] [consul-token.hcl] ca.pem cert.pem key.pem
+//!              consul-ca.pem consul-cert.pem consul-key.pem                                   Nomad servers and clients
 //!   lb/        lb.toml [token] ca.pem cert.pem key.pem                                       Nomad clients
 //! ```
 //!
@@ -63,7 +64,8 @@ pub fn node(
             .as_ref()
             .filter(|_| node.role == Role::NomadClient);
         let lb = lb.map(|path| Program::new("lb", &BinarySource::File(path.clone()), &layout));
-        builder.nomad(node, source, pair, shared, versions, lb.as_ref());
+        let at_consul = pairs.nomad_at_consul.as_ref();
+        builder.nomad(node, source, pair, at_consul, shared, versions, lb.as_ref());
         if let Some(lb) = lb {
             builder.lb(node, shared, lb);
         }
@@ -102,7 +104,13 @@ impl SpecBuilder<'_> {
         self.directory(config, 0o750, owner);
         self.directory(&self.layout.consul_data, 0o750, owner);
         let program = Program::new("consul", &self.cluster.consul, self.layout);
-        let text = consul::agent(self.cluster, node, self.layout, versions.consul);
+        let text = consul::agent(
+            self.cluster,
+            node,
+            self.layout,
+            versions.consul,
+            shared.acl_open,
+        );
         self.file(
             config,
             "consul.hcl",
@@ -128,7 +136,8 @@ impl SpecBuilder<'_> {
         );
         self.certificates(
             config,
-            &shared.ca_bundle,
+            "",
+            &shared.trusted.consul,
             &pairs.consul,
             owner,
             Effect::Reload(Product::Consul),
@@ -147,11 +156,13 @@ impl SpecBuilder<'_> {
         self.spec.binaries.push(program.into_spec());
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what a node gets, each once")]
     fn nomad(
         &mut self,
         node: &Node,
         source: &BinarySource,
         pair: &Pair,
+        at_consul: Option<&Pair>,
         shared: &Shared,
         versions: &Versions,
         lb: Option<&Program>,
@@ -163,7 +174,8 @@ impl SpecBuilder<'_> {
         self.directory(config, 0o700, owner);
         self.directory(&self.layout.nomad_data, 0o700, owner);
         let program = Program::new("nomad", source, self.layout);
-        let text = nomad::agent(self.cluster, node, self.layout, versions, lb);
+        let own_pair = at_consul.is_some();
+        let text = nomad::agent(self.cluster, node, self.layout, versions, lb, own_pair);
         self.file(
             config,
             "nomad.hcl",
@@ -205,13 +217,12 @@ impl SpecBuilder<'_> {
         // SIGHUP renews what Nomad shows to others, but not what it talks to Consul with: its
         // Consul client keeps CA and certificate of the start (seen with 2.0.6: `failed to verify
         // certificate` after a CA change). Tasks outlive the restart of their agent.
-        self.certificates(
-            config,
-            &shared.ca_bundle,
-            pair,
-            owner,
-            Effect::Restart(Product::Nomad),
-        );
+        let effect = Effect::Restart(Product::Nomad);
+        self.certificates(config, "", &shared.trusted.nomad, pair, owner, effect);
+        if let Some(pair) = at_consul {
+            let trusted = &shared.trusted.consul;
+            self.certificates(config, "consul-", trusted, pair, owner, effect);
+        }
         let command = ["agent", "-config", config].map(str::to_owned);
         let command = std::iter::once(program.path.clone())
             .chain(command)
@@ -225,10 +236,14 @@ impl SpecBuilder<'_> {
         self.spec.binaries.push(program.into_spec());
     }
 
-    /// The task runs as the client's own user, and no other may read these.
+    /// lb's files are its own user's. The folder is root's, so that lb cannot put others there.
     fn lb(&mut self, node: &Node, shared: &Shared, program: Program) {
-        let (owner, folder) = (Owner::Root, &self.layout.lb);
-        self.directory(folder, 0o700, owner);
+        let (owner, folder) = (Owner::Lb, &self.layout.lb);
+        self.user(owner);
+        self.directory(folder, 0o755, Owner::Root);
+        let starter = lb::starter(self.cluster, &program.path);
+        let (run, effect) = (&self.layout.run, Effect::None);
+        self.file(run, lb::STARTER, starter, 0o755, Owner::Root, effect);
         let token = shared.lb_consul_token.as_ref().filter(|_| self.cluster.acl);
         self.file(
             folder,
@@ -247,20 +262,32 @@ impl SpecBuilder<'_> {
                 Effect::None,
             );
         }
-        self.certificates(folder, &shared.ca_bundle, &shared.lb, owner, Effect::None);
+        let trusted = &shared.trusted.consul;
+        self.certificates(folder, "", trusted, &shared.lb, owner, Effect::None);
+        let systemd =
+            matches!(&self.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
+        if let (Some(units), true, false) = (&self.layout.units, systemd, self.cluster.raw_exec) {
+            let unit = systemd::lb_unit();
+            self.file(units, "lb.service", unit, 0o644, Owner::Root, effect);
+        }
         self.spec.binaries.push(program.into_spec());
     }
 
-    fn certificates(&mut self, folder: &str, ca: &str, pair: &Pair, owner: Owner, effect: Effect) {
-        self.file(folder, "ca.pem", ca.to_owned(), 0o644, owner, effect);
-        self.file(folder, "cert.pem", pair.cert.clone(), 0o644, owner, effect);
-        self.secret(
-            folder,
-            "key.pem",
-            pair.key.reveal().to_owned(),
-            owner,
-            effect,
-        );
+    fn certificates(
+        &mut self,
+        folder: &str,
+        prefix: &str,
+        ca: &str,
+        pair: &Pair,
+        owner: Owner,
+        effect: Effect,
+    ) {
+        for (name, text) in [("ca.pem", ca), ("cert.pem", &pair.cert)] {
+            let name = format!("{prefix}{name}");
+            self.file(folder, &name, text.to_owned(), 0o644, owner, effect);
+        }
+        let key = pair.key.reveal().to_owned();
+        self.secret(folder, &format!("{prefix}key.pem"), key, owner, effect);
     }
 
     fn daemon(&mut self, daemon: DaemonSpec) {

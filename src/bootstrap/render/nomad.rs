@@ -22,6 +22,7 @@ pub(super) fn agent(
     layout: &Layout,
     versions: &Versions,
     lb: Option<&Program>,
+    own_pair_at_consul: bool,
 ) -> String {
     let mut hcl = Hcl::file();
     hcl.text("name", &node.name)
@@ -65,24 +66,24 @@ pub(super) fn agent(
             &SocketAddr::new(agent, CONSUL_HTTPS_PORT).to_string(),
         );
         hcl.flag("ssl", true).flag("verify_ssl", true);
-        files(hcl, layout);
+        files(hcl, layout, if own_pair_at_consul { "consul-" } else { "" });
     });
     hcl.block("tls", |hcl| {
         hcl.flag("http", true).flag("rpc", true);
-        files(hcl, layout);
+        files(hcl, layout, "");
         hcl.flag("verify_server_hostname", true)
             .flag("verify_https_client", true);
     });
     hcl.finish()
 }
 
-fn files(hcl: &mut Hcl, layout: &Layout) {
+fn files(hcl: &mut Hcl, layout: &Layout, prefix: &str) {
     for (key, file) in [
         ("ca_file", "ca.pem"),
         ("cert_file", "cert.pem"),
         ("key_file", "key.pem"),
     ] {
-        hcl.text(key, &format!("{}/{file}", layout.nomad_config));
+        hcl.text(key, &format!("{}/{prefix}{file}", layout.nomad_config));
     }
 }
 
@@ -118,8 +119,9 @@ fn client(
                 "lb_admin",
                 &super::lb::admin_address(cluster, node).to_string(),
             );
-            if let Some(lb) = lb {
-                hcl.text("lb_bin", &lb.path).text("lb_dir", &layout.lb);
+            if lb.is_some() {
+                let starter = format!("{}/{}", layout.run, super::lb::STARTER);
+                hcl.text("lb_bin", &starter).text("lb_dir", &layout.lb);
             }
         });
         hcl.comment(
@@ -132,6 +134,9 @@ fn client(
             );
         });
     });
+    if !cluster.raw_exec {
+        return;
+    }
     hcl.block("plugin \"raw_exec\"", |hcl| {
         hcl.block("config", |hcl| {
             hcl.flag("enabled", true);

@@ -10,6 +10,14 @@ use super::hcl::HEAD;
 use crate::bootstrap::nodes::spec::DaemonSpec;
 use crate::bootstrap::topology::{Layout, Product};
 
+/// `lb.service`, as it is shipped: its paths are those of a node.
+pub(super) fn lb_unit() -> String {
+    format!(
+        "{HEAD}{}",
+        include_str!("../../../deploy/systemd/lb.service")
+    )
+}
+
 /// `consul.service` or `nomad.service`.
 pub(super) fn unit(daemon: &DaemonSpec, layout: &Layout) -> String {
     let product = daemon.product;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::*;
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{ReleaseKey, Ssh};
+use crate::bootstrap::topology::{PerProduct, ReleaseKey, Ssh};
 
 const OLD: Version = Version::new(1, 8, 7);
 const UI_BLOCK: Version = Version::new(1, 9, 0);
@@ -56,6 +56,8 @@ fn cluster(local: bool, acl: bool) -> Cluster {
         },
         nodes: nodes.collect(),
         acl,
+        raw_exec: true,
+        ca: None,
         consul: if local {
             file("/usr/bin/consul")
         } else {
@@ -95,10 +97,14 @@ fn gossip(letter: &str) -> Secret {
 fn shared(acl: bool) -> Shared {
     let token = |text: &str| acl.then(|| Secret::new(text));
     Shared {
-        ca_bundle: "(CA)\n".into(),
+        trusted: PerProduct {
+            consul: "(CA of Consul)\n".into(),
+            nomad: "(CA of Nomad)\n".into(),
+        },
         consul_gossip: gossip("C"),
         nomad_gossip: gossip("N"),
         lb: pair("lb"),
+        acl_open: false,
         nomad_consul_token: token("11111111-1111-1111-1111-111111111111"),
         lb_consul_token: token("22222222-2222-2222-2222-222222222222"),
     }
@@ -115,10 +121,11 @@ fn versions(consul: Version) -> Versions {
 
 fn rendered(cluster: &Cluster, name: &str, consul: Version) -> NodeSpec {
     let found = cluster.nodes.iter().find(|node| node.name == name).unwrap();
-    let nomad = (found.role != Role::ConsulServer).then(|| pair("nomad"));
+    let nomad = |name| (found.role != Role::ConsulServer).then(|| pair(name));
     let pairs = NodePairs {
         consul: pair("consul"),
-        nomad,
+        nomad: nomad("nomad"),
+        nomad_at_consul: nomad("nomad at consul"),
     };
     node(
         cluster,
@@ -258,6 +265,7 @@ fn a_rotation_asks_for_no_restart_but_of_nomads_certificate() {
         let mut pairs = NodePairs {
             consul: pair("consul"),
             nomad: Some(pair("nomad")),
+            nomad_at_consul: Some(pair("nomad at consul")),
         };
         let mut shared = shared(true);
         let stamps = |pairs: &NodePairs, shared: &Shared| {
@@ -274,7 +282,7 @@ fn a_rotation_asks_for_no_restart_but_of_nomads_certificate() {
         assert_eq!(after.0.0, before.0.0, "{name}: a certificate");
         assert_ne!(after.0.1, before.0.1, "{name}: a certificate is read again");
         assert_eq!(after.1, before.1, "{name}: Nomad has its own");
-        pairs.nomad = Some(pair("renewed"));
+        pairs.nomad_at_consul = Some(pair("renewed"));
         let restarted = stamps(&pairs, &shared).1.0 != after.1.0;
         assert_eq!(
             restarted,
@@ -320,6 +328,7 @@ fn consul_alone_is_consul_alone() {
     let pairs = NodePairs {
         consul: pair("consul"),
         nomad: Some(pair("nomad")),
+        nomad_at_consul: Some(pair("nomad at consul")),
     };
     let scoped = node(
         &cluster,
@@ -376,6 +385,85 @@ fn addresses_of_version_six_have_brackets_where_a_port_follows() {
     );
 }
 
+/// A cluster of before there were intermediates stays as it is until its CA is changed.
+#[test]
+fn without_a_pair_of_its_own_towards_consul_nomad_shows_the_one_that_it_has() {
+    let cluster = cluster(false, false);
+    let pairs = NodePairs {
+        consul: pair("consul"),
+        nomad: Some(pair("nomad")),
+        nomad_at_consul: None,
+    };
+    let found = &cluster.nodes[6];
+    let (shared, versions) = (shared(false), versions(OLD));
+    let spec = node(&cluster, found, &pairs, &shared, &versions, Scope::All);
+    let nomad = text(&spec, "/nomad.hcl").unwrap();
+    assert_eq!(
+        nomad.matches("\"/etc/nomad.d/ca.pem\"").count(),
+        2,
+        "{nomad}"
+    );
+    assert!(!spec.files.iter().any(|file| file.path.contains("/consul-")));
+}
+
+#[test]
+fn without_raw_exec_systemd_runs_lb() {
+    for (local, raw_exec) in [(false, false), (false, true), (true, false)] {
+        let mut cluster = cluster(local, true);
+        cluster.raw_exec = raw_exec;
+        let spec = rendered(&cluster, "nomad-client-0", NEW);
+        assert_eq!(
+            text(&spec, "/nomad.hcl").unwrap().contains("raw_exec"),
+            raw_exec
+        );
+        let unit = text(&spec, "/lb.service");
+        assert_eq!(unit.is_some(), !local && !raw_exec);
+        if let Some(unit) = unit {
+            let lb = spec
+                .binaries
+                .iter()
+                .find(|binary| binary.name == "lb")
+                .unwrap();
+            let layout = Layout::system();
+            let start = format!(
+                "\nExecStart={} run --config {}/lb.toml\n",
+                lb.path, layout.lb
+            );
+            assert!(
+                unit.contains(&start) && unit.contains("\nUser=lb\n"),
+                "{unit}"
+            );
+        }
+    }
+}
+
+/// What starts lb for Nomad: a script that gives up root's rights, whatever the program is called.
+#[test]
+fn lb_is_started_without_the_rights_of_root() {
+    for (local, rights) in [
+        (true, "dac_read_search"),
+        (false, "-all,+net_bind_service\n"),
+    ] {
+        let spec = rendered(&cluster(local, true), "nomad-client-0", NEW);
+        let starter = text(&spec, "/lb").unwrap();
+        assert!(
+            starter.contains(rights) && starter.contains("--no-new-privs"),
+            "{starter}"
+        );
+        let owner_of = |end: &str| {
+            let file = spec.files.iter().find(|file| file.path.ends_with(end));
+            file.unwrap().owner
+        };
+        // What root runs is root's; what lb reads is lb's.
+        assert_eq!(
+            (owner_of("/lb"), owner_of("/token")),
+            (Owner::Root, Owner::Lb)
+        );
+        let nomad = text(&spec, "/nomad.hcl").unwrap();
+        assert!(nomad.contains("/lb\"\n    lb_dir"), "{nomad}");
+    }
+}
+
 #[test]
 fn cgroups_are_left_alone_without_root() {
     for (nomad, privileged, expected) in [
@@ -387,6 +475,7 @@ fn cgroups_are_left_alone_without_root() {
         let pairs = NodePairs {
             consul: pair("consul"),
             nomad: Some(pair("nomad")),
+            nomad_at_consul: Some(pair("nomad at consul")),
         };
         let versions = Versions {
             nomad: Some(nomad),

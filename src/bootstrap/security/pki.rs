@@ -1,6 +1,10 @@
 //! The cluster's own CA and the certificates that it signs: ECDSA P-256, one key per node and
 //! daemon.
 //!
+//! Below the CA stand two intermediates, Consul's and Nomad's. Each program trusts its own alone,
+//! so that what one of them takes means nothing to the other
+//! (docs/decisions/0019-one-intermediate-per-program.md).
+//!
 //! Consul and Nomad take a node's role from the names in its certificate:
 //! `server.<datacenter>.<domain>` and `server.<region>.nomad` are held by servers alone.
 //! [`Subject`] is the one place that decides who gets which names. Reading certificates is in
@@ -11,12 +15,13 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
 use super::secrets::{Pair, Secret};
+use crate::bootstrap::topology::Product;
 
 mod read;
 mod subject;
@@ -35,10 +40,20 @@ const CA_DAYS: u32 = 3653;
 /// s, so this is ample.
 pub const BACKDATE: Duration = Duration::minutes(5);
 
+/// Common name of the intermediate that signs for a program.
+#[must_use]
+pub fn intermediate_name(product: Product) -> &'static str {
+    match product {
+        Product::Consul => "lb cluster Consul CA",
+        Product::Nomad => "lb cluster Nomad CA",
+    }
+}
+
 /// A CA that can sign. `Debug` shows its certificate alone.
 pub struct Authority {
     cert: String,
     key: Secret,
+    is_root: bool,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -57,11 +72,28 @@ impl Authority {
     /// When the source of randomness fails.
     pub fn create(now: SystemTime) -> Result<Self> {
         let key = KeyPair::generate()?;
-        let mut params = params(&[], now, CA_DAYS)?;
-        params.distinguished_name = common_name(CA_NAME);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let cert = params.self_signed(&key)?.pem();
+        let cert = ca_params(CA_NAME, 1, now)?.self_signed(&key)?.pem();
+        Self::load(&cert, &key.serialize_pem())
+    }
+
+    /// A new intermediate below this CA, valid for ten years, but not longer than the CA itself.
+    ///
+    /// # Errors
+    /// When the source of randomness fails, or this CA may not sign another one, or has expired.
+    pub fn intermediate(&self, product: Product, now: SystemTime) -> Result<Self> {
+        let own = describe(&self.cert)?;
+        if own.path_length == Some(0) {
+            bail!(
+                "the CA {:?} may sign no other CA (pathlen:0): use one that may, at least one deep",
+                own.subject
+            );
+        }
+        let key = KeyPair::generate()?;
+        let mut params = ca_params(intermediate_name(product), 0, now)?;
+        params.use_authority_key_identifier_extension = true;
+        self.bound(&mut params, now)?;
+        let cert = params.signed_by(&key, &self.issuer)?.pem();
+        self.check_traced(&cert)?;
         Self::load(&cert, &key.serialize_pem())
     }
 
@@ -88,14 +120,18 @@ impl Authority {
                 info.serial
             );
         }
-        let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&info.subject);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.key_identifier_method = KeyIdMethod::PreSpecified(info.key_id_bytes.clone());
-        let issuer = Issuer::new(params, key);
+        if info.key_id.is_empty() {
+            bail!(
+                "the CA's certificate {:?} has no subject key identifier, by which what it signs is traced back to it",
+                info.subject
+            );
+        }
+        let issuer = Issuer::from_ca_cert_pem(cert_pem, key)
+            .with_context(|| format!("the CA's certificate {:?}", info.subject))?;
         Ok(Self {
             cert: cert_pem.to_owned(),
             key: Secret::new(key_pem),
+            is_root: info.is_self_signed(),
             issuer,
         })
     }
@@ -118,10 +154,30 @@ impl Authority {
     /// # Errors
     /// When the source of randomness fails, a name is not ASCII, or the CA has expired.
     pub fn issue(&self, subject: &Subject, days: u32, now: SystemTime) -> Result<Pair> {
-        let ca = describe(&self.cert)?;
         let mut params = params(subject.names(), now, days)?;
+        self.bound(&mut params, now)?;
+        params.distinguished_name = common_name(subject.names().first().map_or("", String::as_str));
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = subject.usages();
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate()?;
+        let mut cert = params.signed_by(&key, &self.issuer)?.pem();
+        self.check_traced(&cert)?;
+        if !self.is_root {
+            // For clients that trust the CA at the top, such as browsers.
+            cert.push_str(&self.cert);
+        }
+        Ok(Pair {
+            cert,
+            key: Secret::new(key.serialize_pem()),
+        })
+    }
+
+    /// A certificate that outlives its CA looks well and is refused all the same.
+    fn bound(&self, params: &mut CertificateParams, now: SystemTime) -> Result<()> {
+        let ca = describe(&self.cert)?;
         if let Ok(end) = OffsetDateTime::from_unix_timestamp(ca.not_after) {
-            // A leaf that outlives its CA looks well and is refused all the same.
             params.not_after = params.not_after.min(end);
         }
         if params.not_after <= OffsetDateTime::from(now) {
@@ -130,24 +186,27 @@ impl Authority {
                 ca.subject
             );
         }
-        params.distinguished_name = common_name(subject.names().first().map_or("", String::as_str));
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = subject.usages();
-        params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate()?;
-        let cert = params.signed_by(&key, &self.issuer)?.pem();
-        let made = describe(&cert)?;
-        if made.issuer_raw != ca.subject_raw {
+        Ok(())
+    }
+
+    fn check_traced(&self, cert: &str) -> Result<()> {
+        if describe(cert)?.issuer_raw != describe(&self.cert)?.subject_raw {
             bail!(
-                "the CA's subject is not a plain common name, so what it signs would not be traced back to it"
+                "the CA's subject has parts that cannot be repeated exactly, so what it signs would not be traced \
+                 back to it: use a CA with a plain common name"
             );
         }
-        Ok(Pair {
-            cert,
-            key: Secret::new(key.serialize_pem()),
-        })
+        Ok(())
     }
+}
+
+/// Of a CA that may have `below` others between itself and a leaf.
+fn ca_params(name: &str, below: u8, now: SystemTime) -> Result<CertificateParams> {
+    let mut params = params(&[], now, CA_DAYS)?;
+    params.distinguished_name = common_name(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
 }
 
 /// Names, validity and serial; the rest is up to the kind.

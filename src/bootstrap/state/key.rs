@@ -57,7 +57,12 @@ pub(super) fn decrypt(pem: &Secret, passphrase: Option<&Secret>, place: &str) ->
         .with_context(|| format!("{place} is not PEM"))?;
     let encrypted = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
         .ok()
-        .with_context(|| format!("{place} is not an encrypted PKCS #8 key"))?;
+        .with_context(|| {
+            format!(
+                "{place} is not an encrypted key that can be read: make it PKCS #8 with AES \
+                 (`openssl pkcs8 -topk8 -v2 aes-256-cbc`)"
+            )
+        })?;
     let plain = encrypted
         .decrypt(passphrase.reveal())
         .ok()

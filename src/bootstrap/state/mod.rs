@@ -2,11 +2,12 @@
 //! keys, tokens, and notes of what was applied and of rotations that are under way.
 //!
 //! ```text
-//!   ca.pem              trusted CAs; two while the CA changes, the new one last
-//!   ca-key.pem          PKCS #8; encrypted when there is a passphrase
-//!   next-ca-key.pem     of the new CA, while the CA changes
-//!   certs/NODE/{consul,nomad}{,-key}.pem   certs/{operator,lb}{,-key}.pem
-//!   gossip.json  tokens.json  cluster.json  rotation.json  operations.json
+//!   ca.pem              the CA; two while it changes, the new one last
+//!   {consul,nomad}-ca.pem       its intermediates, which agents trust; two while the CA changes
+//!   {,consul-,nomad-}ca-key.pem PKCS #8; encrypted when there is a passphrase
+//!   next-*ca-key.pem    of the new CA, while the CA changes
+//!   certs/NODE/{consul,nomad,nomad-consul}{,-key}.pem   certs/{operator,operator-nomad,lb}{,-key}.pem
+//!   gossip.json  tokens.json  cluster.json  rotation.json  operations.json  acl.json
 //!   env  client.pfx  client.pfx.password  lb.toml        (made by `access`)
 //!   lock                held by the one command that may write
 //! ```
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::bootstrap::security::secrets::{Secret, Shared};
+use crate::bootstrap::topology::{PerProduct, Product};
 use folder::Folder;
 
 mod authority;
@@ -31,11 +33,13 @@ mod pairs;
 pub(super) mod passphrase;
 mod records;
 
+pub use authority::{brought_authority, brought_certificate};
 pub use foreground::Foreground;
 pub use pairs::{Issued, Made};
 pub use records::{
-    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Operation,
-    OperationKind, Operations, Program, Rotation, RotationKind, RotationStep, Token, Tokens,
+    AclChange, AclStep, Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey,
+    Operation, OperationKind, Operations, Program, Retired, Rotation, RotationKind, RotationStep,
+    Token, Tokens,
 };
 
 const CA: &str = "ca.pem";
@@ -46,6 +50,7 @@ const TOKENS: &str = "tokens.json";
 const CLUSTER: &str = "cluster.json";
 const ROTATION: &str = "rotation.json";
 const OPERATIONS: &str = "operations.json";
+const ACL_CHANGE: &str = "acl.json";
 
 /// An open state folder.
 #[derive(Debug)]
@@ -209,10 +214,16 @@ impl State {
         if self.ca_bundle()?.is_none() {
             bail!(
                 "the CA of a live cluster is lost: {} is missing, but cluster.json says that the cluster exists. A \
-                 new CA would be trusted by no node. Restore the file from a backup, or copy ca.pem from Consul's \
-                 configuration folder on any node",
-                self.path(CA).display()
+                 new CA would be trusted by no node. Restore the file from a backup, or {}",
+                self.path(CA).display(),
+                match self.trust_file(Product::Consul)? {
+                    CA => "copy ca.pem from Consul's configuration folder on any node",
+                    _ => "take it out of client.pfx, which holds it as well",
+                }
             );
+        }
+        for product in Product::ALL {
+            self.trust_file(product)?;
         }
         if self.gossip()?.is_none() {
             bail!(
@@ -235,6 +246,25 @@ impl State {
         self.record(ROTATION)
     }
 
+    /// The switching on of ACLs that is under way, if one is.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a newer `lb` wrote it.
+    pub fn acl_change(&self) -> Result<Option<AclChange>> {
+        self.record(ACL_CHANGE)
+    }
+
+    /// Notes how far the switching on of ACLs is; None: it is over.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_acl_change(&mut self, change: Option<AclChange>) -> Result<()> {
+        match change {
+            Some(change) => self.save(ACL_CHANGE, &change),
+            None => self.folder.remove(ACL_CHANGE),
+        }
+    }
+
     /// What all nodes share, put together from what is there: CA bundle, gossip keys, lb's pair and
     /// tokens.
     ///
@@ -250,12 +280,17 @@ impl State {
         let gossip = self.gossip()?.with_context(|| missing("gossip keys"))?;
         let tokens = self.tokens()?;
         Ok(Shared {
-            ca_bundle: self.ca_bundle()?.with_context(|| missing("CA"))?,
+            trusted: PerProduct::try_new(|product| {
+                self.trusted(product)?.with_context(|| missing("CA"))
+            })?,
             consul_gossip: gossip.consul.current,
             nomad_gossip: gossip.nomad.current,
             lb: self
                 .pair("certs/lb")?
                 .with_context(|| missing("certificate for lb"))?,
+            acl_open: self
+                .acl_change()?
+                .is_some_and(|change| change.step == AclStep::Open),
             nomad_consul_token: tokens.nomad_consul.map(|token| token.secret),
             lb_consul_token: tokens.lb.map(|token| token.secret),
         })

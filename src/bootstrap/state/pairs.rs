@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::State;
 use crate::bootstrap::security::pki::{self, Authority, BACKDATE, CertificateInfo, Subject};
 use crate::bootstrap::security::secrets::{NodePairs, Pair, Secret};
-use crate::bootstrap::topology::{Cluster, Node, Product};
+use crate::bootstrap::topology::{Cluster, Node, PerProduct, Product};
 
 /// A certificate that was made, or is due to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Made {
 pub struct Issued {
     /// Of the nodes, by name.
     pub nodes: BTreeMap<String, NodePairs>,
-    /// The operator's.
-    pub operator: Pair,
+    /// The operator's, towards each program.
+    pub operator: PerProduct<Pair>,
     /// lb's.
     pub lb: Pair,
     /// Which of them were made just now.
@@ -36,6 +36,8 @@ pub struct Issued {
 struct Wanted {
     what: String,
     subject: Subject,
+    /// Whose CA signs it.
+    signer: Product,
 }
 
 impl State {
@@ -45,10 +47,12 @@ impl State {
     /// # Errors
     /// When a file cannot be read.
     pub fn due_pairs(&self, cluster: &Cluster, now: SystemTime) -> Result<Vec<Made>> {
-        let signer = self.signing_cert()?.unwrap_or_default();
+        let signers = PerProduct::try_new(|product| {
+            anyhow::Ok(self.signing_cert(product)?.unwrap_or_default())
+        })?;
         let mut due = Vec::new();
-        for wanted in wanted(cluster) {
-            if let Some(reason) = self.reason(&wanted, &signer, now)? {
+        for wanted in wanted(cluster, self.is_one_ca()?) {
+            if let Some(reason) = self.reason(&wanted, signers.of(wanted.signer), now)? {
                 due.push(Made {
                     what: wanted.what,
                     reason,
@@ -73,11 +77,12 @@ impl State {
     pub fn ensure_pairs(
         &mut self,
         cluster: &Cluster,
-        authority: &Authority,
+        authorities: &PerProduct<Authority>,
         now: SystemTime,
     ) -> Result<Issued> {
         let mut made = Vec::new();
-        for wanted in wanted(cluster) {
+        for wanted in wanted(cluster, self.is_one_ca()?) {
+            let authority = authorities.of(wanted.signer);
             if let Some(reason) = self.reason(&wanted, authority.cert_pem(), now)? {
                 let pair = authority.issue(&wanted.subject, cluster.certificate_days, now)?;
                 self.save_pair(&place(&wanted.what), &pair)?;
@@ -106,7 +111,7 @@ impl State {
     /// When a file cannot be read.
     pub fn certificates(&self, cluster: &Cluster) -> Result<Vec<(String, CertificateInfo)>> {
         let mut found = Vec::new();
-        for Wanted { what, .. } in wanted(cluster) {
+        for Wanted { what, .. } in wanted(cluster, self.is_one_ca()?) {
             if let Some(pem) = self.text(&format!("{}.pem", place(&what)))? {
                 found.push((what, pki::describe(&pem)?));
             }
@@ -150,57 +155,106 @@ impl State {
     }
 
     fn collect(&self, cluster: &Cluster, made: Vec<Made>) -> Result<Option<Issued>> {
+        // While a cluster with one CA is given two intermediates, some pairs may still be missing.
+        let shared = self.is_one_ca()? || self.rotation()?.is_some();
         let mut nodes = BTreeMap::new();
         for node in &cluster.nodes {
             let Some(consul) = self.pair(&place(&of(node, Product::Consul)))? else {
                 return Ok(None);
             };
-            let nomad = match node.products().contains(&Product::Nomad) {
-                true => match self.pair(&place(&of(node, Product::Nomad)))? {
-                    None => return Ok(None),
-                    found => found,
-                },
-                false => None,
+            let mut pairs = NodePairs {
+                consul,
+                nomad: None,
+                nomad_at_consul: None,
             };
-            nodes.insert(node.name.clone(), NodePairs { consul, nomad });
+            if node.products().contains(&Product::Nomad) {
+                pairs.nomad = self.pair(&place(&of(node, Product::Nomad)))?;
+                pairs.nomad_at_consul = self.pair(&place(&nomad_at_consul(node)))?;
+                if pairs.nomad.is_none() || (pairs.nomad_at_consul.is_none() && !shared) {
+                    return Ok(None);
+                }
+            }
+            nodes.insert(node.name.clone(), pairs);
         }
-        let (operator, lb) = (self.pair("certs/operator")?, self.pair("certs/lb")?);
-        Ok(operator.zip(lb).map(|(operator, lb)| Issued {
-            nodes,
-            operator,
-            lb,
-            made,
-        }))
+        let consul = self.pair(&place(operator(Product::Consul)))?;
+        let nomad = match self.pair(&place(operator(Product::Nomad)))? {
+            None if shared => consul.clone(),
+            found => found,
+        };
+        let operator = consul.zip(nomad);
+        Ok(operator
+            .zip(self.pair("certs/lb")?)
+            .map(|((consul, nomad), lb)| Issued {
+                nodes,
+                operator: PerProduct { consul, nomad },
+                lb,
+                made,
+            }))
+    }
+
+    /// Files in the state folder with which the operator asks a program: CA, certificate, key.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn operator_files(&self, product: Product) -> Result<[String; 3]> {
+        let own = operator(match self.is_one_ca()? {
+            true => Product::Consul,
+            false => product,
+        });
+        let place = place(own);
+        Ok([
+            self.trust_file(product)?.to_owned(),
+            format!("{place}.pem"),
+            format!("{place}-key.pem"),
+        ])
     }
 }
 
-fn wanted(cluster: &Cluster) -> Vec<Wanted> {
+/// All that a cluster needs. With one CA for both programs, a pair serves towards both.
+fn wanted(cluster: &Cluster, one_ca: bool) -> Vec<Wanted> {
     let mut list = Vec::new();
+    let mut want = |what: String, subject: Subject, signer: Product| {
+        list.push(Wanted {
+            what,
+            subject,
+            signer,
+        });
+    };
     for node in &cluster.nodes {
         for &product in node.products() {
             let subject = match product {
                 Product::Consul => Subject::consul(cluster, node),
                 Product::Nomad => Subject::nomad(cluster, node),
             };
-            list.push(Wanted {
-                what: of(node, product),
-                subject,
-            });
+            want(of(node, product), subject, product);
+            if product == Product::Nomad && !one_ca {
+                let subject = Subject::nomad_at_consul(node);
+                want(nomad_at_consul(node), subject, Product::Consul);
+            }
         }
     }
-    list.push(Wanted {
-        what: "operator".to_owned(),
-        subject: Subject::operator(),
-    });
-    list.push(Wanted {
-        what: "lb".to_owned(),
-        subject: Subject::lb(),
-    });
+    for product in Product::ALL {
+        if product == Product::Consul || !one_ca {
+            want(operator(product).to_owned(), Subject::operator(), product);
+        }
+    }
+    want("lb".to_owned(), Subject::lb(), Product::Consul);
     list
 }
 
 fn of(node: &Node, product: Product) -> String {
     format!("{}/{product}", node.name)
+}
+
+fn nomad_at_consul(node: &Node) -> String {
+    format!("{}/nomad-consul", node.name)
+}
+
+fn operator(product: Product) -> &'static str {
+    match product {
+        Product::Consul => "operator",
+        Product::Nomad => "operator-nomad",
+    }
 }
 
 /// A node may be called `lb` or `operator`: its pairs lie one folder deeper.

@@ -16,8 +16,9 @@ use crate::bootstrap::security::pki;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{BinarySource, Cluster, Node, Product, Role, Scope};
 
-/// Version of all forms here.
-const VERSION: u32 = 1;
+/// Version of all forms here. From 2 on there may be intermediates, which an older `lb` would not
+/// sign with.
+const VERSION: u32 = 2;
 
 /// A form of one of the files.
 pub(super) trait Record: Serialize + DeserializeOwned {}
@@ -27,6 +28,7 @@ impl Record for Tokens {}
 impl Record for Gossip {}
 impl Record for Rotation {}
 impl Record for Operations {}
+impl Record for AclChange {}
 
 /// As in the file, with the version in front.
 #[derive(Serialize, Deserialize)]
@@ -258,6 +260,23 @@ impl Applied {
     }
 }
 
+/// How far the switching on of ACLs is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AclStep {
+    /// Agents ask for tokens, all get theirs, and what shows none is let through.
+    Open,
+    /// What shows none is refused, agent after agent.
+    Close,
+}
+
+/// `acl.json`: ACLs are being switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AclChange {
+    /// How far it is.
+    pub step: AclStep,
+}
+
 /// A token of Consul or Nomad.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
@@ -286,6 +305,23 @@ pub struct Tokens {
     pub nomad_operator: Option<Token>,
     /// lb's Consul token: it may read services, nodes and `lb/` keys.
     pub lb: Option<Token>,
+    /// What is to follow Consul's management token: kept before it is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_consul_management: Option<Token>,
+    /// Tokens that were replaced. Those with an accessor are still to be taken back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<Retired>,
+}
+
+/// A token that was replaced by another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Which one, by its key in the file.
+    pub name: String,
+    /// Whose.
+    pub product: Product,
+    /// The token. Its accessor is empty once it has been taken back.
+    pub token: Token,
 }
 
 impl Tokens {
@@ -301,6 +337,51 @@ impl Tokens {
         token
             .filter(|token| !token.accessor.is_empty())
             .map(|token| token.secret.clone())
+    }
+
+    /// Whether a token was replaced in the rotation that is under way.
+    #[must_use]
+    pub fn is_replaced(&self, name: &str) -> bool {
+        self.retired.iter().any(|retired| retired.name == name)
+    }
+
+    /// Notes that a token is replaced; what there was of it is to be taken back.
+    pub fn retire(&mut self, name: &str, product: Product, token: Option<Token>) {
+        self.retired.extend(token.map(|token| Retired {
+            name: name.to_owned(),
+            product,
+            token,
+        }));
+    }
+
+    /// Replaces those of Consul's tokens whose secret is ours to choose, each once in a rotation.
+    /// They have to be made then.
+    pub fn replace_chosen(&mut self, mut secret: impl FnMut() -> Secret) {
+        let mut replaced = Vec::new();
+        let slots = [
+            ("operator", &mut self.operator),
+            ("nomad_consul", &mut self.nomad_consul),
+            ("lb", &mut self.lb),
+        ];
+        let slots = slots
+            .into_iter()
+            .filter_map(|(name, slot)| Some((name.to_owned(), slot.as_mut()?)));
+        let agents = self
+            .agents
+            .iter_mut()
+            .map(|(node, token)| (format!("agents/{node}"), token));
+        for (name, token) in slots.chain(agents) {
+            if !self.retired.iter().any(|retired| retired.name == name) {
+                let new = Token {
+                    accessor: String::new(),
+                    secret: secret(),
+                };
+                replaced.push((name, std::mem::replace(token, new)));
+            }
+        }
+        for (name, token) in replaced {
+            self.retire(&name, Product::Consul, Some(token));
+        }
     }
 
     /// What the operator uses with a product: the own token, else the management token.

@@ -22,11 +22,25 @@ fn mode(path: &Path) -> u32 {
 
 /// A state with everything in it, of a cluster that exists.
 pub(crate) fn full() -> (TempDir, State, Cluster) {
+    filled(|_| {})
+}
+
+/// The same, as it was before there were intermediates.
+fn full_of_one_ca() -> (TempDir, State, Cluster) {
+    filled(|state| {
+        let ca = Authority::create(now()).unwrap();
+        fs::write(state.path("ca-key.pem"), ca.key_pem().reveal()).unwrap();
+        fs::write(state.path("ca.pem"), ca.cert_pem()).unwrap();
+    })
+}
+
+fn filled(before: fn(&State)) -> (TempDir, State, Cluster) {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("state");
     let mut state = State::create(&dir).unwrap();
+    before(&state);
     let cluster = cluster(dir);
-    let authority = state.ensure_authority(None, now()).unwrap();
+    let authority = state.ensure_authorities(None, now()).unwrap();
     state.ensure_pairs(&cluster, &authority, now()).unwrap();
     state.ensure_gossip().unwrap();
     state
@@ -71,9 +85,9 @@ fn a_folder_behind_a_link_is_removed_with_what_it_holds() {
 fn a_ca_that_has_expired_can_be_changed() {
     let (_folder, mut state, cluster) = full();
     let later = now() + Duration::from_secs(11 * 365 * 86_400);
-    let rotation = state.begin_authority_rotation(None, later).unwrap();
+    let rotation = state.begin_authority_rotation(None, None, later).unwrap();
     assert_eq!(rotation.step, RotationStep::NewLeaves);
-    let authority = state.ensure_authority(None, later).unwrap();
+    let authority = state.ensure_authorities(None, later).unwrap();
     assert!(
         !state
             .ensure_pairs(&cluster, &authority, later)
@@ -96,7 +110,7 @@ fn the_second_run_makes_nothing() {
         state.pairs(&cluster).unwrap().unwrap(),
     );
     assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
-    let authority = state.ensure_authority(None, now()).unwrap();
+    let authority = state.ensure_authorities(None, now()).unwrap();
     let again = state.ensure_pairs(&cluster, &authority, now()).unwrap();
     assert_eq!(again.made, []);
     assert_eq!(again, issued);
@@ -177,13 +191,22 @@ fn modes_are_private_and_put_right() {
 
 #[test]
 fn what_a_live_cluster_lost_is_not_made_again() {
-    for (lost, expected) in [
-        ("ca-key.pem", "CA key of a live cluster"),
-        ("ca.pem", "CA of a live cluster"),
+    for (fill, lost, expected) in [
+        (
+            full_of_one_ca as fn() -> _,
+            "ca-key.pem",
+            "CA key of a live cluster",
+        ),
+        (full, "consul-ca-key.pem", "CA key of a live cluster"),
+        (full, "nomad-ca-key.pem", "CA key of a live cluster"),
+        (full, "ca.pem", "CA of a live cluster"),
     ] {
-        let (_folder, mut state, cluster) = full();
+        let (_folder, mut state, cluster) = fill();
         fs::remove_file(state.path(lost)).unwrap();
-        let error = state.ensure_authority(None, now()).unwrap_err().to_string();
+        let error = state
+            .ensure_authorities(None, now())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains(expected) && error.contains("backup"),
             "{error}"
@@ -193,8 +216,16 @@ fn what_a_live_cluster_lost_is_not_made_again() {
             "what needs no key goes on"
         );
     }
+    // Without its own CA a program must not fall back to what both would trust.
+    let (_folder, state, cluster) = full();
+    fs::remove_file(state.path("nomad-ca.pem")).unwrap();
+    let error = state.shared().unwrap_err().to_string();
+    assert!(
+        error.contains("nomad-ca.pem is missing") && state.due_pairs(&cluster, now()).is_err(),
+        "{error}"
+    );
     let (_folder, mut state, cluster) = full();
-    fs::remove_file(state.path("ca-key.pem")).unwrap();
+    fs::remove_file(state.path("consul-ca-key.pem")).unwrap();
     assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
     fs::remove_file(state.path("gossip.json")).unwrap();
     let error = state.ensure_gossip().unwrap_err().to_string();
@@ -217,36 +248,49 @@ fn what_a_live_cluster_lost_is_not_made_again() {
 fn a_passphrase_locks_the_key_for_good() {
     let (_folder, mut state, cluster) = full();
     let (right, wrong) = (Secret::new("correct horse"), Secret::new("other"));
-    let before = state.ensure_authority(None, now()).unwrap();
+    let before = state.ensure_authorities(None, now()).unwrap();
     assert_eq!(state.is_key_encrypted().unwrap(), Some(false));
-    state.ensure_authority(Some(&right), now()).unwrap();
+    state.ensure_authorities(Some(&right), now()).unwrap();
     assert_eq!(state.is_key_encrypted().unwrap(), Some(true));
-    let error = state.ensure_authority(None, now()).unwrap_err().to_string();
+    let error = state
+        .ensure_authorities(None, now())
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("--passphrase-file") && error.contains("LB_BOOTSTRAP_PASSPHRASE"),
         "{error}"
     );
     let error = format!(
         "{:#}",
-        state.ensure_authority(Some(&wrong), now()).unwrap_err()
+        state.ensure_authorities(Some(&wrong), now()).unwrap_err()
     );
     assert!(
         error.contains("wrong passphrase") && cut(&error, "other"),
         "{error}"
     );
-    let after = state.ensure_authority(Some(&right), now()).unwrap();
-    assert_eq!(after.key_pem(), before.key_pem());
+    let after = state.ensure_authorities(Some(&right), now()).unwrap();
+    assert_eq!(after.consul.key_pem(), before.consul.key_pem());
     assert_eq!(
         state.due_pairs(&cluster, now()).unwrap(),
         [],
         "no passphrase is needed when nothing is due"
     );
-    assert!(state.begin_authority_rotation(Some(&wrong), now()).is_err());
-    let openssl = std::process::Command::new("openssl")
-        .args(["pkey", "-noout", "-passin", "pass:correct horse", "-in"])
-        .arg(state.path("ca-key.pem"))
-        .status();
-    assert!(openssl.unwrap().success(), "openssl reads it");
+    assert!(
+        state
+            .begin_authority_rotation(None, Some(&wrong), now())
+            .is_err()
+    );
+    for name in ["ca-key.pem", "consul-ca-key.pem", "nomad-ca-key.pem"] {
+        let openssl = std::process::Command::new("openssl")
+            .args(["pkey", "-noout", "-passin", "pass:correct horse", "-in"])
+            .arg(state.path(name))
+            .status();
+        let text = fs::read_to_string(state.path(name)).unwrap();
+        assert!(
+            openssl.unwrap().success() && text.contains("ENCRYPTED"),
+            "{name}"
+        );
+    }
 }
 
 #[test]
@@ -260,12 +304,15 @@ fn a_run_killed_between_two_files_is_taken_up() {
     )
     .unwrap();
     fs::write(state.path("ca.pem.new"), "half").unwrap();
-    let authority = state.ensure_authority(None, now()).unwrap();
+    let authority = state.ensure_authorities(None, now()).unwrap();
     let cluster = cluster(folder.path().to_owned());
     let issued = state.ensure_pairs(&cluster, &authority, now()).unwrap();
-    assert_eq!(issued.made.len(), 7);
+    assert_eq!(issued.made.len(), 10);
     // A new key beside the old certificate.
-    let foreign = authority.issue(&pki::Subject::lb(), 1, now()).unwrap();
+    let foreign = authority
+        .consul
+        .issue(&pki::Subject::lb(), 1, now())
+        .unwrap();
     fs::write(state.path("certs/lb-key.pem"), foreign.key.reveal()).unwrap();
     fs::remove_file(state.path("certs/nomad-server-0/nomad.pem")).unwrap();
     let made = state
@@ -294,16 +341,16 @@ fn a_run_killed_between_two_files_is_taken_up() {
 fn a_leaf_rotation_renews_each_once() {
     let (_folder, mut state, cluster) = full();
     let later = now() + Duration::from_secs(60);
-    let authority = state.ensure_authority(None, later).unwrap();
+    let authority = state.ensure_authorities(None, later).unwrap();
     state.begin_leaf_rotation(later).unwrap();
-    assert!(state.begin_authority_rotation(None, later).is_err());
+    assert!(state.begin_authority_rotation(None, None, later).is_err());
     let reasons: Vec<_> = state
         .due_pairs(&cluster, later)
         .unwrap()
         .into_iter()
         .map(|made| made.reason)
         .collect();
-    assert_eq!(reasons, ["rotation"; 7]);
+    assert_eq!(reasons, ["rotation"; 10]);
     // Taken up by another run.
     state
         .begin_leaf_rotation(later + Duration::from_secs(60))
@@ -314,7 +361,7 @@ fn a_leaf_rotation_renews_each_once() {
             .unwrap()
             .made
             .len(),
-        7
+        10
     );
     assert_eq!(state.due_pairs(&cluster, later).unwrap(), []);
     assert_eq!(state.advance_rotation().unwrap(), None);
@@ -324,56 +371,219 @@ fn a_leaf_rotation_renews_each_once() {
 
 #[test]
 fn a_change_of_the_ca_trusts_both_in_between_and_survives_a_kill_at_each_file() {
-    let (_folder, mut state, cluster) = full();
-    let old = state.signing_cert().unwrap().unwrap();
-    // A run killed before it noted the step leaves files that the next one writes anew.
-    fs::write(state.path("next-ca-key.pem"), "left over").unwrap();
-    state.begin_authority_rotation(None, now()).unwrap();
-    let bundle = pki::split(&state.ca_bundle().unwrap().unwrap());
-    assert_eq!((bundle.len(), &bundle[0]), (2, &old));
-    assert_eq!(state.signing_cert().unwrap().as_ref(), Some(&old));
-    assert_eq!(
-        state.due_pairs(&cluster, now()).unwrap(),
-        [],
-        "the old CA signs until all trust the new one"
-    );
-    assert_eq!(
-        state.begin_authority_rotation(None, now()).unwrap().step,
-        RotationStep::BothTrusted
-    );
-    state.advance_rotation().unwrap();
-    let authority = state.ensure_authority(None, now()).unwrap();
-    assert_eq!(
-        pki::describe(authority.cert_pem()).unwrap(),
-        pki::describe(&bundle[1]).unwrap()
-    );
-    let made = state
-        .ensure_pairs(&cluster, &authority, now())
-        .unwrap()
-        .made;
-    assert!(
-        made.len() == 7
-            && made
-                .iter()
-                .all(|made| made.reason == "signed by another CA"),
-        "{made:?}"
-    );
-    // Killed after the key got its final name.
-    fs::rename(state.path("next-ca-key.pem"), state.path("ca-key.pem")).unwrap();
-    state.ensure_authority(None, now()).unwrap();
-    // Killed after the bundle was written as well.
-    let both = fs::read(state.path("ca.pem")).unwrap();
-    fs::write(state.path("ca.pem"), &bundle[1]).unwrap();
-    state.ensure_authority(None, now()).unwrap();
+    for fill in [full, full_of_one_ca] {
+        let (_folder, mut state, cluster) = fill();
+        let signing = |state: &State| {
+            PerProduct::try_new(|product| state.signing_cert(product))
+                .map(|both| [both.consul.unwrap(), both.nomad.unwrap()])
+                .unwrap()
+        };
+        let trusted = |state: &State| {
+            Product::ALL.map(|product| pki::split(&state.trusted(product).unwrap().unwrap()))
+        };
+        let old = signing(&state);
+        let (one_ca, had) = (
+            state.is_one_ca().unwrap(),
+            state.certificates(&cluster).unwrap().len(),
+        );
+        assert_eq!((old[0] == old[1], had == 7), (one_ca, one_ca));
+        // A run killed before it noted the step leaves files that the next one writes anew.
+        fs::write(state.path("next-nomad-ca-key.pem"), "left over").unwrap();
+        let left = format!("{}{}", old[0], Authority::create(now()).unwrap().cert_pem());
+        fs::write(state.path("consul-ca.pem"), left).unwrap();
+        state.begin_authority_rotation(None, None, now()).unwrap();
+        let both = trusted(&state);
+        for (bundle, old) in both.iter().zip(&old) {
+            assert_eq!((bundle.len(), &bundle[0]), (2, old));
+        }
+        assert_eq!(signing(&state), old);
+        let authorities = state.ensure_authorities(None, now()).unwrap();
+        let made = state
+            .ensure_pairs(&cluster, &authorities, now())
+            .unwrap()
+            .made;
+        let of_one_ca: Vec<_> = made.iter().map(|made| made.what.as_str()).collect();
+        assert_eq!(
+            of_one_ca,
+            match one_ca {
+                // The old CA signs until all trust the new one, these as well.
+                true => vec![
+                    "nomad-server-0/nomad-consul",
+                    "nomad-client-0/nomad-consul",
+                    "operator-nomad"
+                ],
+                false => vec![],
+            }
+        );
+        assert_eq!(
+            state
+                .begin_authority_rotation(None, None, now())
+                .unwrap()
+                .step,
+            RotationStep::BothTrusted
+        );
+        state.advance_rotation().unwrap();
+        let authorities = state.ensure_authorities(None, now()).unwrap();
+        for (product, bundle) in Product::ALL.into_iter().zip(&both) {
+            assert_eq!(
+                pki::describe(authorities.of(product).cert_pem()).unwrap(),
+                pki::describe(&bundle[1]).unwrap()
+            );
+        }
+        let made = state
+            .ensure_pairs(&cluster, &authorities, now())
+            .unwrap()
+            .made;
+        assert!(
+            made.len() == 10
+                && made
+                    .iter()
+                    .all(|made| made.reason == "signed by another CA"),
+            "{made:?}"
+        );
+        // Killed after a key got its final name.
+        let next = "next-consul-ca-key.pem";
+        fs::rename(state.path(next), state.path("consul-ca-key.pem")).unwrap();
+        state.ensure_authorities(None, now()).unwrap();
+        // Killed after a bundle was written as well.
+        fs::write(state.path("consul-ca.pem"), &both[0][1]).unwrap();
+        state.ensure_authorities(None, now()).unwrap();
+        assert_eq!(
+            state.advance_rotation().unwrap().unwrap().step,
+            RotationStep::OldDropped
+        );
+        assert_eq!(trusted(&state).concat(), [&*both[0][1], &both[1][1]]);
+        let root = pki::split(&state.ca_bundle().unwrap().unwrap());
+        assert!(root.len() == 1 && !old.contains(&root[0]));
+        assert_eq!(state.advance_rotation().unwrap(), None);
+        state.ensure_authorities(None, now()).unwrap();
+        assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
+        assert!(!state.is_one_ca().unwrap() && !state.path("next-ca-key.pem").exists());
+    }
+}
+
+/// By an `lb` of before there were intermediates, and ended by this one.
+#[test]
+fn a_change_of_the_one_ca_that_was_begun_ends_as_it_began() {
+    let (_folder, mut state, cluster) = full_of_one_ca();
+    let new = Authority::create(now()).unwrap();
+    let both = state.ca_bundle().unwrap().unwrap() + new.cert_pem();
+    fs::write(state.path("next-ca-key.pem"), new.key_pem().reveal()).unwrap();
     fs::write(state.path("ca.pem"), both).unwrap();
-    assert_eq!(
-        state.advance_rotation().unwrap().unwrap().step,
-        RotationStep::OldDropped
+    let begun = r#"{"version":1,"kind":"authority","step":"both-trusted","started_at":1900000000}"#;
+    fs::write(state.path("rotation.json"), begun).unwrap();
+    while let Some(_step) = state.advance_rotation().unwrap() {
+        let authorities = state.ensure_authorities(None, now()).unwrap();
+        let issued = state.ensure_pairs(&cluster, &authorities, now()).unwrap();
+        let key_id = pki::describe(new.cert_pem()).unwrap().key_id;
+        assert_eq!(
+            pki::describe(&issued.lb.cert).unwrap().issuer_key_id,
+            key_id
+        );
+    }
+    assert_eq!(state.ca_bundle().unwrap().unwrap(), new.cert_pem());
+    assert!(state.is_one_ca().unwrap() && state.due_pairs(&cluster, now()).unwrap().is_empty());
+}
+
+#[test]
+fn a_ca_that_was_brought_along_signs_the_intermediates_and_its_key_stays_where_it_is() {
+    let (_folder, mut state, cluster) = full();
+    let brought = Authority::create(now()).unwrap();
+    state
+        .begin_authority_rotation(Some(&brought), None, now())
+        .unwrap();
+    while state.advance_rotation().unwrap().is_some() {}
+    let authorities = state.ensure_authorities(None, now()).unwrap();
+    let issued = state.ensure_pairs(&cluster, &authorities, now()).unwrap();
+    assert_eq!(state.ca_bundle().unwrap().unwrap(), brought.cert_pem());
+    let root = pki::describe(brought.cert_pem()).unwrap();
+    for pem in [&issued.lb.cert, &issued.operator.nomad.cert] {
+        let chain = pki::split(pem);
+        assert_eq!(pki::describe(&chain[1]).unwrap().issuer_key_id, root.key_id);
+    }
+}
+
+/// As another tool makes it: a subject of several parts, RSA or ECDSA, its key encrypted or not.
+#[test]
+fn a_ca_of_another_tool_is_taken_up() {
+    use crate::bootstrap::topology::CaFiles;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let make = |key: &[&str], constraints: &str| {
+        let config = format!(
+            "[req]\ndistinguished_name = name\nx509_extensions = ca\n[name]\n[ca]\nsubjectKeyIdentifier = hash\n\
+             keyUsage = critical, keyCertSign, cRLSign\nbasicConstraints = critical, {constraints}\n"
+        );
+        fs::write(path("config"), config).unwrap();
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["req", "-x509", "-days", "3650", "-subj"]);
+        openssl.args(["/C=DE/O=Example GmbH/OU=Ops/CN=Example Root", "-config"]);
+        openssl.arg(path("config"));
+        openssl.arg("-keyout").arg(path("key.pem"));
+        openssl.arg("-out").arg(path("ca.pem")).args(key);
+        let output = openssl.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let files = CaFiles {
+        cert: path("ca.pem"),
+        key: path("key.pem"),
+    };
+    let (right, now) = (Secret::new("correct horse"), SystemTime::now());
+    let p256 = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
+    let usable = "CA:TRUE";
+    let encrypt = || {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in"]);
+        openssl
+            .arg(path("key.pem"))
+            .arg("-out")
+            .arg(path("encrypted"));
+        openssl.args(["-passout", "pass:correct horse"]);
+        assert!(openssl.status().unwrap().success());
+        fs::rename(path("encrypted"), path("key.pem")).unwrap();
+    };
+    let rsa = ["-newkey", "rsa:2048"];
+    for (key, encrypted) in [(&p256[..], false), (&p256, true), (&rsa, false)] {
+        make(&[key, &["-nodes"]].concat(), usable);
+        if encrypted {
+            encrypt();
+        }
+        let ca = brought_authority(&files, Some(&right)).unwrap();
+        let below = ca.intermediate(Product::Consul, now).unwrap();
+        let lb = below.issue(&pki::Subject::lb(), 365, now).unwrap();
+        fs::write(path("lb.pem"), &lb.cert).unwrap();
+        let mut verify = std::process::Command::new("openssl");
+        verify.args(["verify", "-x509_strict", "-purpose", "sslclient", "-CAfile"]);
+        verify.arg(path("ca.pem")).arg("-untrusted");
+        let output = verify
+            .args([path("lb.pem"), path("lb.pem")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{key:?}: {output:?}");
+    }
+    make(&[&p256[..], &["-nodes"]].concat(), usable);
+    encrypt();
+    let error = format!("{:#}", brought_authority(&files, None).unwrap_err());
+    assert!(
+        error.contains("key.pem") && error.contains("--passphrase-file"),
+        "{error}"
     );
-    assert_eq!(state.ca_bundle().unwrap().unwrap(), bundle[1]);
-    assert_eq!(state.advance_rotation().unwrap(), None);
-    state.ensure_authority(None, now()).unwrap();
-    assert_eq!(state.due_pairs(&cluster, now()).unwrap(), []);
+    // One that may sign leaves alone.
+    make(&[&p256[..], &["-nodes"]].concat(), "CA:TRUE, pathlen:0");
+    let ca = brought_authority(&files, None).unwrap();
+    let error = ca
+        .intermediate(Product::Nomad, now)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("pathlen:0"), "{error}");
+    fs::write(path("ca.pem"), "x").unwrap();
+    let error = format!("{:#}", brought_authority(&files, None).unwrap_err());
+    assert!(error.contains("ca.pem holds no certificate"), "{error}");
 }
 
 #[test]
@@ -442,7 +652,7 @@ fn records_come_back_and_strange_ones_are_refused() {
         "root-hush"
     );
     for (text, expected) in [
-        (r#"{"version": 2}"#, "a newer lb wrote it"),
+        (r#"{"version": 3}"#, "a newer lb wrote it"),
         (r#"{"version": 1, "agents": "hush"}"#, "damaged"),
         ("{", "damaged"),
         ("hush", "not a state file"),

@@ -24,6 +24,9 @@ const NOMAD_SERVER: &str = "\
 /etc/nomad.d 700 nomad:nomad
 /etc/nomad.d/ca.pem 644 nomad:nomad
 /etc/nomad.d/cert.pem 644 nomad:nomad
+/etc/nomad.d/consul-ca.pem 644 nomad:nomad
+/etc/nomad.d/consul-cert.pem 644 nomad:nomad
+/etc/nomad.d/consul-key.pem 600 nomad:nomad
 /etc/nomad.d/encrypt.hcl 600 nomad:nomad
 /etc/nomad.d/key.pem 600 nomad:nomad
 /etc/nomad.d/join.hcl 600 nomad:nomad
@@ -32,14 +35,17 @@ const NOMAD_SERVER: &str = "\
 /usr/local/bin/nomad 755 root:root
 ";
 const NOMAD_CLIENT: &str = "\
-/etc/lb 700 root:root
-/etc/lb/ca.pem 644 root:root
-/etc/lb/cert.pem 644 root:root
-/etc/lb/key.pem 600 root:root
-/etc/lb/lb.toml 600 root:root
+/etc/lb 755 root:root
+/etc/lb/ca.pem 644 lb:lb
+/etc/lb/cert.pem 644 lb:lb
+/etc/lb/key.pem 600 lb:lb
+/etc/lb/lb.toml 600 lb:lb
 /etc/nomad.d 700 root:root
 /etc/nomad.d/ca.pem 644 root:root
 /etc/nomad.d/cert.pem 644 root:root
+/etc/nomad.d/consul-ca.pem 644 root:root
+/etc/nomad.d/consul-cert.pem 644 root:root
+/etc/nomad.d/consul-key.pem 600 root:root
 /etc/nomad.d/key.pem 600 root:root
 /etc/nomad.d/join.hcl 600 root:root
 /etc/nomad.d/nomad.hcl 600 root:root
@@ -183,22 +189,25 @@ fn furnished(site: &Site, with_nomad: bool) {
 
 /// Every key of a node is on it and on no other; the CA's key is on none.
 fn each_has_its_own_keys(site: &Site, with_nomad: bool) {
-    let keys = "cat /etc/consul.d/key.pem /etc/nomad.d/key.pem 2>/dev/null | grep -v -e '-----'";
-    let authority = fs::read_to_string(site.state().join("ca-key.pem")).unwrap();
-    let authority = authority.lines().nth(1).unwrap();
+    let keys = "cat /etc/consul.d/key.pem /etc/nomad.d/*key.pem 2>/dev/null | grep -v -e '-----'";
+    let authorities = ["ca-key.pem", "consul-ca-key.pem", "nomad-ca-key.pem"].map(|name| {
+        let text = fs::read_to_string(site.state().join(name)).unwrap();
+        format!("-e '{}'", text.lines().nth(1).unwrap())
+    });
+    let authorities = authorities.join(" ");
     let mut seen = BTreeSet::new();
     for (index, machine) in site.machines.iter().enumerate() {
         let folders =
             "/etc/consul.d /etc/nomad.d /etc/lb /opt/consul /opt/nomad /var/lib/lb-bootstrap";
         let of_the_ca = machine.run(&format!(
-            "grep -rlF '{authority}' {folders} 2>/dev/null || :"
+            "grep -rlF {authorities} {folders} 2>/dev/null || :"
         ));
         assert_eq!(of_the_ca, "", "{}: has the key of the CA", machine.address);
         let found = machine.run(keys);
         let bodies: Vec<String> = found.lines().map(str::to_owned).collect();
         assert_eq!(
             bodies.len(),
-            if index >= 3 && with_nomad { 6 } else { 3 },
+            if index >= 3 && with_nomad { 9 } else { 3 },
             "{}",
             machine.address
         );

@@ -42,6 +42,7 @@ pub async fn tokens(
     view: &ClusterView<'_>,
     tokens: &mut (dyn TokenStore + '_),
 ) -> anyhow::Result<()> {
+    let retired = tokens.retired();
     let (node, listed): (_, Vec<Listed>) =
         view.any_server(Product::Nomad, "/v1/acl/tokens").await?;
     let api = view.api(node, Product::Nomad);
@@ -55,7 +56,7 @@ pub async fn tokens(
     // by its name.
     let made: TokenMade = match listed
         .into_iter()
-        .find(|token| token.name == NOMAD_OPERATOR)
+        .find(|token| token.name == NOMAD_OPERATOR && !retired.contains(&token.accessor_id))
     {
         Some(token) => api
             .get(&format!("/v1/acl/token/{}", token.accessor_id), LIMIT)

@@ -47,6 +47,10 @@ pub trait TokenStore: Send {
     /// # Errors
     /// When it cannot be kept; nothing is then done with the token.
     fn put(&mut self, name: &str, accessor: &str, secret: &Secret) -> anyhow::Result<()>;
+    /// Accessors of tokens that were replaced and may still be there.
+    fn retired(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A token as both products give it.
@@ -67,6 +71,8 @@ pub(super) async fn is_valid(api: &Api) -> Result<Option<String>, ApiError> {
     Ok(Some(reply.json::<TokenMade>()?.accessor_id))
 }
 
-pub(super) fn new_secret() -> Secret {
+/// A secret such as both products choose.
+#[must_use]
+pub fn new_secret() -> Secret {
     Secret::new(Uuid::new_v4().to_string())
 }

@@ -13,7 +13,7 @@ use crate::bootstrap::cluster::client::ClusterClient;
 use crate::bootstrap::cluster::facts::{
     AutopilotHealth, Driver, Member, MemberStatus, NomadNode, ServerHealth,
 };
-use crate::bootstrap::topology::{BinarySource, Cluster, ReleaseKey, Role, Target};
+use crate::bootstrap::topology::{BinarySource, Cluster, PerProduct, ReleaseKey, Role, Target};
 
 fn cluster(servers: u8) -> Cluster {
     let node = |index: u8| Node {
@@ -31,6 +31,8 @@ fn cluster(servers: u8) -> Cluster {
         target: Target::Local,
         nodes: (0..servers).map(node).collect(),
         acl: false,
+        raw_exec: true,
+        ca: None,
         consul: BinarySource::File(PathBuf::from("/usr/bin/consul")),
         nomad: None,
         network_interface: None,
@@ -54,7 +56,12 @@ fn view_of(cluster: &Cluster) -> ClusterView<'_> {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    ClusterView::new(cluster, ClusterClient::new(refused, Arc::new(tls)))
+    let tls = Arc::new(tls);
+    let tls = PerProduct {
+        consul: tls.clone(),
+        nomad: tls,
+    };
+    ClusterView::new(cluster, ClusterClient::new(refused, tls))
 }
 
 fn no_logs(_: &Node, _: Product) -> BoxFuture<'static, String> {
@@ -252,7 +259,9 @@ fn a_client_must_be_of_use() {
         ..good.clone()
     };
     assert_eq!(
-        judge_client(&[down.clone(), good.clone()], "a").unwrap().id,
+        judge_client(&[down.clone(), good.clone()], "a", true)
+            .unwrap()
+            .id,
         "1",
         "the former self does not count"
     );
@@ -262,7 +271,7 @@ fn a_client_must_be_of_use() {
         ..good.clone()
     };
     assert!(
-        judge_client(&[drained], "a").is_ok(),
+        judge_client(&[drained], "a", true).is_ok(),
         "maintenance is not waited for"
     );
     let cases = [
@@ -284,7 +293,7 @@ fn a_client_must_be_of_use() {
         ),
     ];
     for (clients, expected) in cases {
-        let text = judge_client(&clients, "a").unwrap_err();
+        let text = judge_client(&clients, "a", true).unwrap_err();
         assert!(text.contains(expected), "{text}");
     }
 }

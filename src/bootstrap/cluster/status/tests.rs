@@ -25,6 +25,8 @@ fn cluster() -> Cluster {
             node("nomad-client-0", Role::NomadClient, 17),
         ],
         acl: false,
+        raw_exec: true,
+        ca: None,
         consul: BinarySource::File("/usr/bin/consul".into()),
         nomad: None,
         network_interface: None,

@@ -121,7 +121,9 @@ fn three_lines_are_enough() {
             runner: Runner::Systemd,
         }),
         nodes,
-        acl: false,
+        acl: true,
+        raw_exec: true,
+        ca: None,
         consul: BinarySource::File("/usr/bin/consul".into()),
         nomad: Some(BinarySource::File("/usr/bin/nomad".into())),
         network_interface: None,
@@ -500,6 +502,19 @@ const MISTAKES: &[(&str, &str)] = &[
         "c.toml:1: domain = \"consul.\" is not a lower-case DNS domain; ",
     ),
     ("acl = 1", "c.toml:1: acl = 1 is neither true nor false; "),
+    ("ca = 1", "c.toml:1: ca = 1 is not a table; "),
+    (
+        "ca = { cert_file = \"c.pem\" }",
+        "c.toml:1: ca = { … } lacks key_file; ",
+    ),
+    (
+        "ca = { cert_file = \"c.pem\", key_file = \"k.pem\", cert = 1 }",
+        "c.toml:1: ca.cert = 1 is not a known key; ",
+    ),
+    (
+        "ca = { cert_file = \"c.pem\", key_file = 1 }",
+        "c.toml:1: ca.key_file = 1 is not a text; ",
+    ),
     (
         "[certificates]\ndays = 6",
         "c.toml:2: certificates.days = 6 is too small; write a whole number from 7 to 1825",
@@ -715,6 +730,13 @@ fn what_is_left_unsaid_stays_as_it_was() {
     let same = again("consul_servers = 1\n");
     assert_eq!((addresses(&same), same.acl), (addresses(&before), true));
     assert!(!again("consul_servers = 1\nacl = false\n").acl);
+    // ACLs are on where machines are made anew, and stay off where they were.
+    let without = Recorded {
+        acl: Some(false),
+        ..Recorded::default()
+    };
+    assert!(good(THREE_LINES).acl && !good("").acl);
+    assert!(!read_again(THREE_LINES, &BOTH, without).unwrap().acl);
     // Others come without moving those that are there.
     let more = addresses(&again("nomad_clients = 4\n"));
     for (name, address) in addresses(&before) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::keys::{NodeSettings, SCHEMA};
 use super::super::{Request, locate};
 use super::{good, names};
-use crate::bootstrap::topology::{BinarySource, Runner, Target};
+use crate::bootstrap::topology::{BinarySource, CaFiles, Runner, Target};
 use crate::config::declare::Declared as _;
 use crate::config::template;
 
@@ -86,6 +86,12 @@ fn the_shipped_file_can_be_written_out() {
     expected.consul = BinarySource::File("/usr/local/bin/consul".into());
     expected.nomad = Some(BinarySource::File("/usr/local/bin/nomad".into()));
     expected.network_interface = Some("eth0".to_owned());
+    // The default of machines of one's own, and one that has none.
+    expected.acl = true;
+    expected.ca = Some(CaFiles {
+        cert: "/etc/lb/ca.pem".into(),
+        key: "/etc/lb/ca-key.pem".into(),
+    });
     expected.release_key.file = Some("/etc/lb/hashicorp.asc".into());
     assert_eq!(
         good(&written_out(&local)),

@@ -40,7 +40,8 @@ pub struct CertificateInfo {
     pub server: bool,
     /// Whether it is a CA's.
     pub is_ca: bool,
-    pub(super) key_id_bytes: Vec<u8>,
+    /// How many CAs may stand between this one and a leaf; None: any number.
+    pub path_length: Option<u32>,
     pub(super) public_key: Vec<u8>,
     pub(super) subject_raw: Vec<u8>,
     pub(super) issuer_raw: Vec<u8>,
@@ -51,6 +52,12 @@ impl CertificateInfo {
     #[must_use]
     pub fn days_left(&self, now: SystemTime) -> i64 {
         (self.not_after - unix(now)).div_euclid(DAY)
+    }
+
+    /// Whether it stands at the top: a root.
+    #[must_use]
+    pub fn is_self_signed(&self) -> bool {
+        self.subject_raw == self.issuer_raw
     }
 
     /// When it has to be made anew, Unix seconds.
@@ -87,7 +94,11 @@ pub fn describe(pem: &str) -> Result<CertificateInfo> {
         serial: hex(cert.raw_serial()),
         server: false,
         is_ca: cert.is_ca(),
-        key_id_bytes: Vec::new(),
+        path_length: cert
+            .basic_constraints()
+            .ok()
+            .flatten()
+            .and_then(|constraints| constraints.value.path_len_constraint),
         public_key: cert.public_key().raw.to_vec(),
         subject_raw: cert.subject().as_raw().to_vec(),
         issuer_raw: cert.issuer().as_raw().to_vec(),
@@ -99,7 +110,6 @@ pub fn describe(pem: &str) -> Result<CertificateInfo> {
             }
             ParsedExtension::SubjectKeyIdentifier(id) => {
                 info.key_id = hex(id.0);
-                info.key_id_bytes = id.0.to_vec();
             }
             ParsedExtension::AuthorityKeyIdentifier(id) => {
                 info.issuer_key_id = id

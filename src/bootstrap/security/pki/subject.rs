@@ -48,6 +48,15 @@ impl Subject {
         )
     }
 
+    /// Of a node's Nomad agent towards Consul. A client and nothing else.
+    #[must_use]
+    pub fn nomad_at_consul(node: &Node) -> Self {
+        Self {
+            names: vec![format!("nomad.{}", node.name)],
+            server: false,
+        }
+    }
+
     /// Of the operator: command line and browser. A client and nothing else.
     #[must_use]
     pub fn operator() -> Self {

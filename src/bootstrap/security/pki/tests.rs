@@ -29,6 +29,8 @@ pub(crate) fn cluster(state: PathBuf) -> Cluster {
             node("nomad-client-0", Role::NomadClient, 17),
         ],
         acl: false,
+        raw_exec: true,
+        ca: None,
         consul: BinarySource::File("/bin/consul".into()),
         nomad: None,
         network_interface: None,
@@ -223,10 +225,11 @@ fn openssl_agrees() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::create(now).unwrap();
     let cluster = cluster("/s".into());
-    let server = authority
+    let [consul, nomad] = Product::ALL.map(|product| authority.intermediate(product, now).unwrap());
+    let server = consul
         .issue(&Subject::consul(&cluster, &cluster.nodes[0]), 365, now)
         .unwrap();
-    let lb = authority.issue(&Subject::lb(), 365, now).unwrap();
+    let lb = consul.issue(&Subject::lb(), 365, now).unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -239,25 +242,40 @@ fn openssl_agrees() {
         authority.cert_pem()
     );
     let ca = write("ca.pem", &bundle);
+    let consul_ca = write("consul-ca.pem", consul.cert_pem());
+    let nomad_ca = write("nomad-ca.pem", nomad.cert_pem());
     let (server, lb) = (write("server.pem", &server.cert), write("lb.pem", &lb.cert));
-    let verify = |purpose: &str, file: &PathBuf| {
+    // A file holds leaf and intermediate, and agents show both.
+    let verify = |purpose: &str, trusted: &[&PathBuf], file: &PathBuf| {
         let mut command = Command::new("openssl");
-        command
-            .args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"])
-            .arg(&ca)
-            .arg(file);
-        command
-            .output()
-            .expect("openssl is installed")
-            .status
-            .success()
+        command.args([
+            "verify",
+            "-x509_strict",
+            "-partial_chain",
+            "-purpose",
+            purpose,
+        ]);
+        for ca in trusted {
+            command.arg("-trusted").arg(ca);
+        }
+        let command = command.arg("-untrusted").arg(file).arg(file);
+        let output = command.output().expect("openssl is installed");
+        output.status.success()
     };
+    for trusted in [&ca, &consul_ca] {
+        assert!(
+            verify("sslserver", &[trusted], &server)
+                && verify("sslclient", &[trusted], &server)
+                && verify("sslclient", &[trusted], &lb)
+        );
+    }
     assert!(
-        verify("sslserver", &server) && verify("sslclient", &server) && verify("sslclient", &lb)
+        !verify("sslserver", &[&ca], &lb),
+        "lb must not be able to act as a server"
     );
     assert!(
-        !verify("sslserver", &lb),
-        "lb must not be able to act as a server"
+        !verify("sslclient", &[&nomad_ca], &lb),
+        "lb's certificate must mean nothing to Nomad"
     );
     let text = |file: &PathBuf| {
         let output = Command::new("openssl")
@@ -281,7 +299,7 @@ fn openssl_agrees() {
         "X509v3 Subject Key Identifier",
         "X509v3 Authority Key Identifier",
         "NIST CURVE: P-256",
-        "Issuer: CN = lb cluster CA",
+        "Issuer: CN = lb cluster Consul CA",
     ] {
         let squeezed = |text: &str| text.replace(' ', "");
         assert!(
@@ -289,10 +307,12 @@ fn openssl_agrees() {
             "{expected} not in {leaf}"
         );
     }
-    let own = text(&write("own.pem", authority.cert_pem()));
-    assert!(
-        own.contains("critical CA:TRUE, pathlen:0")
-            && own.contains("critical Certificate Sign, CRL Sign"),
-        "{own}"
-    );
+    for (authority, below) in [(&authority, 1), (&consul, 0)] {
+        let own = text(&write("own.pem", authority.cert_pem()));
+        assert!(
+            own.contains(&format!("critical CA:TRUE, pathlen:{below}"))
+                && own.contains("critical Certificate Sign, CRL Sign"),
+            "{own}"
+        );
+    }
 }
