@@ -90,7 +90,7 @@ pub use networks::Networks;
 pub use overlay::consul_variable;
 pub use ports::Ports;
 pub use prefix_template::PrefixTemplate;
-pub use proxy::{ForwardedHost, ProxyConfig, UpstreamErrors};
+pub use proxy::{ClientAddress, ForwardedHost, ProxyConfig, UpstreamErrors};
 pub use register::RegisterConfig;
 pub use retry::RetryConfig;
 pub use routes_http::RoutesHttpConfig;
