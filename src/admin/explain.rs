@@ -53,6 +53,12 @@ pub(super) struct Explanation {
     pub(super) method: String,
     /// Address of the client.
     pub(super) from: String,
+    /// Address of the client, as access rules and limits see it; none: `from`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    /// Why it is that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_note: Option<String>,
     /// Host that was looked up: of the URL, or of a Host header.
     pub(super) host: String,
     /// Path that was looked up, normalised; empty for TCP.
@@ -280,6 +286,13 @@ pub(super) fn explain(
         url: url.to_owned(),
         method,
         from: from.to_string(),
+        client: decision
+            .client_note
+            .is_some()
+            .then_some(decision.client)
+            .flatten()
+            .map(|client| client.to_string()),
+        client_note: decision.client_note.clone(),
         host: decision.host.clone(),
         path: decision.path.clone(),
         outcome: outcome(decision, http, &rejected, now_ms),
@@ -568,6 +581,9 @@ fn text(answer: &Explanation) -> String {
         route.strategy
     );
     let _ = writeln!(text, "from      {}", answer.from);
+    if let (Some(client), Some(note)) = (&answer.client, &answer.client_note) {
+        let _ = writeln!(text, "client    {client} ({note})");
+    }
     if let (Some(path), Some(host)) = (&answer.upstream_path, &answer.upstream_host) {
         let _ = writeln!(text, "asked     {path} of host {host}");
     }

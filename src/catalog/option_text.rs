@@ -386,7 +386,8 @@ fn networks(key: &str, rule: &str) -> Result<Vec<IpNet>, String> {
 
 /// An address or a network. IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) becomes IPv4, because
 /// clients are compared in that form.
-fn network(text: &str) -> Option<IpNet> {
+#[must_use]
+pub fn network(text: &str) -> Option<IpNet> {
     let net = match text.parse::<IpAddr>() {
         Ok(addr) => IpNet::from(addr),
         Err(_) => text.parse::<IpNet>().ok()?,

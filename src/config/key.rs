@@ -25,6 +25,8 @@ pub enum Kind {
     Urls,
     /// A list of `IP:PORT`.
     Sockets,
+    /// A list of addresses and networks.
+    Networks,
     /// One of these words.
     Word(&'static [&'static str]),
     /// A list of these words, not empty.
@@ -84,6 +86,10 @@ impl Kind {
             Self::List => "write a list of texts, like [\"a\", \"b\"]".to_owned(),
             Self::Urls => "write URLs in quotes, separated by commas".to_owned(),
             Self::Sockets => "write a list of addresses, like [\"127.0.0.1:8600\"]".to_owned(),
+            Self::Networks => {
+                "write a list of networks and addresses, like [\"10.0.0.0/8\", \"192.0.2.1\"]"
+                    .to_owned()
+            }
             Self::Word(words) => format!("write one of: {}", words.join(", ")),
             Self::Words(words) => format!("write a list of: {}", words.join(", ")),
             Self::Header => "write the name of a header, like \"X-Client-Ip\"".to_owned(),
@@ -111,7 +117,7 @@ impl Kind {
             Self::Socket => "ADDR",
             Self::Urls => "URL,…",
             Self::Ports => "PORTS",
-            Self::List | Self::Headers | Self::Sockets | Self::Words(_) => "LIST",
+            Self::List | Self::Headers | Self::Sockets | Self::Networks | Self::Words(_) => "LIST",
             Self::Word(_) => "WORD",
             Self::Header => "HEADER",
             Self::Strategy => "STRATEGY",

@@ -10,6 +10,7 @@ use super::declare::{Checked, section};
 use super::error::{ConfigError, Location};
 use super::key::{DAY, HOUR, MINUTE};
 use super::metrics::MetricsConfig;
+use super::networks::Networks;
 use super::ports::Ports;
 use super::reader::Reader;
 use super::sections::Sections;
@@ -36,6 +37,11 @@ section! {
 
         /// Accept the PROXY protocol (v1 and v2) in front of a connection.
         proxy_protocol: bool = "false";
+
+        /// What may send such a header: networks and addresses. It turns proxy_protocol on; a
+        /// connection from elsewhere that begins with a header is closed, one without is served.
+        /// Unset, with proxy_protocol: every sender may.
+        proxy_protocol_from: Option<Networks> = unset "10.0.0.0/8";
 
         /// How long to wait for its header.
         proxy_protocol_timeout: Duration = "250ms" in (1, MINUTE);
@@ -116,6 +122,12 @@ impl ListenerProtocol {
 }
 
 impl ListenerConfig {
+    /// Whether connections may begin with a PROXY header.
+    #[must_use]
+    pub fn takes_proxy_header(&self) -> bool {
+        self.proxy_protocol || self.proxy_protocol_from.is_some()
+    }
+
     /// What handshakes may choose.
     #[must_use]
     pub fn tls(&self) -> TlsLimits {

@@ -717,6 +717,15 @@ routes_file = "routes.txt"
             ("[log]\nlevel = \"lb=loud\"".to_owned(), "is not a filter"),
             ("[log]\nlevel = \"inof\"".to_owned(), "did you mean info?"),
             ("[proxy]\nclient_ip_header = \"a b\"".to_owned(), "is not the name of a header"),
+            (
+                "[proxy]\ntrusted_proxies = [\"10.0.0.0/8\", \"10.0.0.0/33\"]".to_owned(),
+                "holds \"10.0.0.0/33\", which is neither an address nor a network",
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:0\"\nproxy_protocol_from = [\"proxy.example\"]"
+                    .to_owned(),
+                "listener.0.proxy_protocol_from",
+            ),
             ("[proxy]\nworkers = \"4\"".to_owned(), "is a text, not a number"),
             ("x = ".to_owned(), "conf/lb.toml:1: "),
             ("[consul]\nwait = \"1s\"\nwait = \"2s\"".to_owned(), "conf/lb.toml:3: duplicate key"),

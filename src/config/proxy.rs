@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use super::declare::{Checked, section};
 use super::key::{DAY, HOUR};
+use super::networks::Networks;
 use super::reader::Reader;
 use super::retry::RetryConfig;
 use super::words::words;
@@ -60,10 +61,21 @@ section! {
         /// host= of a tag put in its place.
         forwarded_host: ForwardedHost = "received";
 
+        /// Senders that are believed when they say for which client they send a request, and how
+        /// that came: X-Forwarded-*, Forwarded and X-Real-Ip. Networks and addresses of what stands
+        /// in front of lb, of its balancers and CDN. From all others these fields are replaced.
+        trusted_proxies: Networks = unset "10.0.0.0/8";
+
+        /// The client's address, for allow and deny, by=ip, hash:ip and the access log. forwarded:
+        /// the last one in X-Forwarded-For (else Forwarded, else X-Real-Ip) that is not a trusted
+        /// proxy's. peer: the sender's; allow and deny then look at every address that a trusted
+        /// sender names, too, as in Fabio.
+        client_address: ClientAddress = "forwarded";
+
         /// Address for `by=` in the Forwarded header.
         local_ip: Option<String> = unset "10.0.0.1";
 
-        /// Header that gets the client's address.
+        /// Header that gets the sender's address.
         client_ip_header: Option<HeaderName> = unset "X-Client-Ip";
 
         /// Header that gets a fresh id with each request.
@@ -184,6 +196,18 @@ words! {
         Received = "received",
         /// The one the upstream gets.
         Sent = "sent",
+    }
+}
+
+words! {
+    /// Which address is the client's.
+    #[derive(Default)]
+    pub enum ClientAddress {
+        /// The last one in the forwarding fields that is not a trusted proxy's.
+        #[default]
+        Forwarded = "forwarded",
+        /// The sender's.
+        Peer = "peer",
     }
 }
 

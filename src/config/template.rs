@@ -61,7 +61,12 @@ fn literal(key: &Key) -> String {
     match key.kind {
         Kind::Bool | Kind::Count(..) | Kind::Free => text.to_owned(),
         Kind::Numbers => format!("[{}]", text.replace(',', ", ")),
-        Kind::List | Kind::Headers | Kind::Sockets | Kind::Ports | Kind::Words(_) => {
+        Kind::List
+        | Kind::Headers
+        | Kind::Sockets
+        | Kind::Ports
+        | Kind::Networks
+        | Kind::Words(_) => {
             let items: Vec<String> = text
                 .split(',')
                 .filter(|item| !item.is_empty())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::duration::parse_duration;
 use super::error::Location;
 use super::key::{Key, Kind};
+use super::networks::Networks;
 use super::ports::Ports;
 use super::raw::{Entry, Placed, RawValue};
 use crate::catalog::options::Strategy;
@@ -23,6 +24,7 @@ pub(crate) enum Typed {
     List(Vec<String>),
     Sockets(Vec<SocketAddr>),
     Ports(Ports),
+    Networks(Networks),
     Numbers(Vec<f64>),
     Free(Placed),
 }
@@ -112,6 +114,10 @@ pub(super) fn convert(key: &Key, entry: &Entry) -> Result<Typed, String> {
         Kind::Ports => {
             let items = items(value).ok_or("is not a range of ports, nor a list of them")?;
             return items.join(",").parse().map(Typed::Ports);
+        }
+        Kind::Networks => {
+            let items = items(value).ok_or("is not a list of networks")?;
+            return Networks::parse(&items).map(Typed::Networks);
         }
         Kind::Sockets => {
             let items = items(value).ok_or("is not a list")?;

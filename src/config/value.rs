@@ -11,6 +11,7 @@ use super::error::Location;
 use super::format_duration;
 use super::key::Kind;
 use super::mask::{MASK, without_password};
+use super::networks::Networks;
 use super::ports::Ports;
 use super::raw::{Placed, RawValue};
 use super::secret::Secret;
@@ -107,6 +108,7 @@ setting_values! {
     SocketAddr: Kind::Socket, Socket(it) => it, Self::from((Ipv4Addr::LOCALHOST, 0)), |it| json!(it);
     Vec<SocketAddr>: Kind::Sockets, Sockets(it) => it, Self::new(), |it| json!(it);
     Ports: Kind::Ports, Ports(it) => it, Self::default(), |it| json!(it.to_string());
+    Networks: Kind::Networks, Networks(it) => it, Self::default(), |it| json!(it.texts());
     Vec<f64>: Kind::Numbers, Numbers(it) => it, Self::new(), |it| json!(it);
     Placed: Kind::Free, Free(it) => it, Self::nothing(), |it| json!(it.value.to_string());
     Vec<String>: Kind::List, List(it) => it, Self::new(), |it| json!(it);

@@ -299,6 +299,8 @@ fall_through = true # Fabio knows no route without instances
 merge_slashes = true # Fabio sends cleaned paths
 upstream_errors = "bare" # Fabio's errors have no text
 forwarded_host = "sent" # Fabio names the host after host=
+trusted_proxies = ["0.0.0.0/0", "::/0"] # Fabio believes every sender
+client_address = "peer" # Fabio's access rules look at the sender and at every hop
 idle_timeout = "1h" # Fabio keeps idle connections
 body_timeout = "1h" # Fabio waits for slow clients
 max_header_bytes = 1048576 # Fabio takes request heads up to 1 MiB

@@ -85,19 +85,29 @@ pub async fn serve(
 /// PROXY header carries, where the listener takes one.
 ///
 /// # Errors
-/// A malformed header, or one that stops in its middle for longer than the listener waits.
+/// A malformed header, one that stops in its middle for longer than the listener waits, or one from
+/// a sender that may not send it.
 pub async fn receive_proxy_header(
     listener: &Listener,
     io: &mut ClientIo,
     seen: Addresses,
 ) -> io::Result<Addresses> {
-    if !listener.config.proxy_protocol {
+    let config = &listener.config;
+    if !config.takes_proxy_header() {
         return Ok(seen);
     }
+    let senders = config.proxy_protocol_from.as_ref();
+    let trusted = senders.is_none_or(|senders| senders.contains(seen.source.ip()));
     let receive = async {
         loop {
             match proxy_protocol::parse(io.peeked()).map_err(io::Error::other)? {
                 Received::Absent => return Ok(seen),
+                Received::Header { .. } if !trusted => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::PermissionDenied,
+                        "a PROXY header from a sender that is not in proxy_protocol_from",
+                    ));
+                }
                 Received::Header { len, addresses } => {
                     io.consume(len);
                     return Ok(addresses.unwrap_or(seen));

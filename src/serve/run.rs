@@ -144,6 +144,13 @@ pub fn run(config: Config, options: &RunOptions, signals: Signals) -> anyhow::Re
     let watched = Watched::new(files::look(&watched_files(options, &config)));
     let running = start_when_read(&config, Vec::new(), || drop(starting))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %running.admin, "lb started");
+    if config.proxy.trusted_proxies.hold_a_whole_family() {
+        tracing::info!(
+            trusted_proxies = %config.proxy.trusted_proxies,
+            "every sender is trusted: X-Forwarded-*, Forwarded and X-Real-Ip are passed on as they come; \
+             name your own proxies in proxy.trusted_proxies to believe them alone"
+        );
+    }
     let outcome = runtime.block_on(attend(
         options,
         config,

@@ -50,6 +50,10 @@ pub struct Decision {
     pub host: String,
     /// Path that was looked up, normalised.
     pub path: String,
+    /// Address of the client, as access rules and limits see it.
+    pub client: Option<IpAddr>,
+    /// Why it is that one, where the request's fields name others.
+    pub client_note: Option<String>,
     /// The response that needs no target: there is none, no route, or the request cannot be taken.
     pub refused: Option<Refusal>,
     /// The route.

@@ -90,7 +90,7 @@ impl DataPath for FakeDataPath {
                 refused,
                 route,
                 fates,
-                chosen: None,
+                ..Decision::default()
             }
         })
     }

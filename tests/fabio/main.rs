@@ -272,6 +272,54 @@ fn it_serves_reloads_and_tells_what_it_leaves_out() {
     assert_eq!(lb.exit_code(), Some(0));
 }
 
+#[test]
+fn every_sender_is_trusted_and_every_hop_is_checked_and_that_is_told() {
+    let upstream = Upstream::start("web");
+    let folder = tempfile::tempdir().unwrap();
+    let routes = format!(
+        "route add web / http://{0}/\nroute add web /deny http://{0}/ opts \"deny=ip:203.0.113.0/24\"\n",
+        upstream.address
+    );
+    fs::write(folder.path().join("routes.txt"), routes).unwrap();
+    let args = [
+        "-proxy.addr=127.0.0.1:0",
+        "-ui.addr=127.0.0.1:0",
+        "-registry.backend=file",
+        "-registry.file.path=routes.txt",
+        "-log.access.target=stdout",
+    ];
+    let lb = Lb::start_fabio(folder, &args, &[]);
+    lb.wait_ready();
+    lb.wait_for_line("the trust in all", |line| {
+        line.contains("every sender is trusted") && line.contains("0.0.0.0/0, ::/0")
+    });
+    let ask = |path: &str, hops: &str| {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: {hops}\r\nX-Forwarded-User: ann\r\n\r\n"
+        );
+        client::exchange(lb.address("http"), request).unwrap()
+    };
+    let seen = ask("/seen", "198.51.100.1, 203.0.113.9").text();
+    for part in ["198.51.100.1, 203.0.113.9, 127.0.0.1", "x-forwarded-user"] {
+        assert!(seen.contains(part), "{seen}");
+    }
+    let line = lb.wait_stdout("record", |line| line.contains("/seen"));
+    assert!(line.starts_with("127.0.0.1 "), "{line}");
+    for (hops, status) in [
+        ("198.51.100.1", 200),
+        ("203.0.113.9", 403),
+        ("203.0.113.9, 198.51.100.1", 403),
+        ("198.51.100.1, unknown", 403),
+    ] {
+        assert_eq!(ask("/deny", hops).status, status, "{hops}");
+    }
+    assert!(
+        !lb.stderr().contains("that is not trusted"),
+        "{}",
+        lb.stderr()
+    );
+}
+
 /// The wire as a running Fabio 1.7.3 wrote it for the same traffic, but for durations.
 #[test]
 fn metrics_have_fabios_names_wherever_they_go() {

@@ -18,26 +18,33 @@ use crate::support::client::exchange;
 const WAYS: [Way; 3] = [Way::Plain, Way::Limited, Way::H2];
 
 /// Header fields of a request.
-type Fields<'a> = &'a [(&'a str, &'a str)];
+pub type Fields<'a> = &'a [(&'a str, &'a str)];
 
+/// How a request comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub enum Way {
+    /// HTTP/1.1.
     Plain,
+    /// The same, with a limit for each request.
     Limited,
+    /// HTTP/2.
     H2,
 }
 
 impl Way {
-    fn settings(self) -> &'static str {
-        if self == Self::Limited {
-            "[proxy]\nrequest_timeout = \"60s\"\n"
-        } else {
-            ""
-        }
+    /// The configuration that this way needs.
+    fn settings(self) -> String {
+        self.settings_with("")
+    }
+
+    /// The same, with these further keys of `[proxy]`.
+    pub fn settings_with(self, proxy: &str) -> String {
+        let limit = if self == Self::Limited { 60 } else { 0 };
+        format!("[proxy]\nrequest_timeout = \"{limit}s\"\n{proxy}")
     }
 
     /// Status, and `grpc-status` if there is one, of a request with these fields.
-    fn ask(
+    pub fn ask(
         self,
         address: SocketAddr,
         host: &str,
@@ -89,7 +96,7 @@ async fn ask_h2(
 }
 
 /// The fields of the last request that came, names in lower case.
-fn last_fields(upstream: &Scripted) -> Vec<(String, String)> {
+pub fn last_fields(upstream: &Scripted) -> Vec<(String, String)> {
     let received = upstream.received();
     let start = received.rfind(" HTTP/1.1\r\n").expect("a request");
     let head = received[start..].split("\r\n\r\n").next().unwrap();
@@ -100,7 +107,8 @@ fn last_fields(upstream: &Scripted) -> Vec<(String, String)> {
     head.lines().skip(1).map(field).collect()
 }
 
-fn values<'f>(fields: &'f [(String, String)], name: &str) -> Vec<&'f str> {
+/// The values of the fields of this name.
+pub fn values<'f>(fields: &'f [(String, String)], name: &str) -> Vec<&'f str> {
     fields
         .iter()
         .filter(|(known, _)| known == name)
@@ -335,7 +343,11 @@ fn rules_for_addresses_read_every_form_of_a_hop_and_refuse_what_they_cannot_read
         ("open.test/", to, ""),
     ];
     for way in WAYS {
-        let lb = router(&routes, way.settings());
+        // As in Fabio: all that a trusted sender names is looked at.
+        let lb = router(
+            &routes,
+            &way.settings_with("trusted_proxies = [\"127.0.0.1\"]\nclient_address = \"peer\"\n"),
+        );
         for (fields, deny, allow) in table {
             for (host, passes) in [
                 ("deny.test", *deny),
@@ -452,7 +464,7 @@ fn names_that_could_be_taken_for_ours_do_not_arrive() {
 fn forwarding_fields_have_one_spelling_without_further_configuration() {
     for way in WAYS {
         let upstream = Scripted::replying(OK);
-        let lb = router(&[("h/", &[upstream.address], "")], way.settings());
+        let lb = router(&[("h/", &[upstream.address], "")], &way.settings());
         let fields = [
             ("x_forwarded_for", "10.0.0.1"),
             ("x_real_ip", "10.0.0.1"),
@@ -481,7 +493,7 @@ fn a_field_that_decides_is_refused_when_it_is_repeated() {
         let (upstream, decider) = (Scripted::replying(OK), Scripted::replying(OK));
         let more = format!(
             "{}[auth.main]\nfile = {:?}\n[auth.sso]\ntype = \"external\"\nendpoint = \"http://{}/\"\n",
-            way.settings(),
+            way.settings_with("trusted_proxies = [\"127.0.0.1\"]\n"),
             file.to_str().unwrap(),
             decider.address
         );
@@ -641,7 +653,7 @@ fn a_redirect_with_nothing_left_of_the_path_adds_no_slash() {
         ("g.test/", to, "prepend=/x"),
     ];
     for way in [Way::Plain, Way::Limited] {
-        let lb = router(&routes, way.settings());
+        let lb = router(&routes, &way.settings());
         for (host, path, wanted) in [
             ("a.test", "/stripme", "http://to.test/bbb"),
             ("a.test", "/stripme?q=1", "http://to.test/bbb?q=1"),

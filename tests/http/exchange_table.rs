@@ -144,7 +144,7 @@ impl Stand {
             ("moved.h/", &[at], "redirect=302,http://there$path"),
         ];
         let settings = format!(
-            "[proxy]\nworkers = 1\nclient_ip_header = \"X-Client\"\n{rules}\n\
+            "[proxy]\nworkers = 1\nclient_ip_header = \"X-Client\"\ntrusted_proxies = [\"127.0.0.1\"]\nclient_address = \"peer\"\n{rules}\n\
              [retry]\nattempts = 1\n[health]\neject_after = 0\n"
         );
         Self {

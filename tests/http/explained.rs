@@ -84,7 +84,7 @@ fn what_is_explained_is_what_happens() {
         ("shop.test/hcook", &both, "strategy=hash:cookie:id"),
     ];
     let more = format!(
-        "[auth.main]\nfile = {:?}\n[proxy]\nno_route_status = 404\n",
+        "[auth.main]\nfile = {:?}\n[proxy]\nno_route_status = 404\ntrusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]\n",
         users.to_str().unwrap()
     );
     let lb = router(&routes, &more);

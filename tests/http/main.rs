@@ -27,3 +27,4 @@ mod routing;
 mod silence;
 mod slow;
 mod streaming;
+mod trusted_proxies;

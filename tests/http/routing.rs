@@ -149,7 +149,7 @@ fn forwarding_headers_tell_who_asked_for_what() {
     let upstream = Upstream::start("one");
     let lb = router(
         &[("/", &[upstream.address], "host=inner.test")],
-        "[proxy]\nrequest_id_header = \"X-Request-Id\"\nclient_ip_header = \"X-Client\"\n",
+        "[proxy]\nrequest_id_header = \"X-Request-Id\"\nclient_ip_header = \"X-Client\"\ntrusted_proxies = [\"127.0.0.1\"]\n",
     );
     let request = "GET / HTTP/1.1\r\nHost: outer.test:8080\r\nX-Forwarded-For: 192.0.2.9\r\nX-Client: forged\r\n\
                    X-Request-Id: forged\r\nConnection: x-secret, x-client\r\nX-Secret: 1\r\nKeep-Alive: 5\r\n\
@@ -213,7 +213,7 @@ fn redirects_are_answered_here() {
 }
 
 #[test]
-fn access_rules_look_at_the_peer_and_at_every_forwarded_address() {
+fn access_rules_look_at_the_peer_and_at_every_forwarded_address_as_in_fabio() {
     let upstream = Upstream::start("one");
     let at = [upstream.address];
     let lb = router(
@@ -222,7 +222,7 @@ fn access_rules_look_at_the_peer_and_at_every_forwarded_address() {
             ("/out", &at, "allow=ip:192.0.2.0/24"),
             ("/deny", &at, "deny=ip:10.0.0.0/8"),
         ],
-        "",
+        "[proxy]\ntrusted_proxies = [\"0.0.0.0/0\", \"::/0\"]\nclient_address = \"peer\"\n",
     );
     let table = [
         ("/in", "", 200),

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::support::client::RawClient;
+use super::support::client::{RawClient, exchange};
 use super::support::lb::Lb;
 use super::support::upstream::{TcpEcho, Upstream};
 use super::wire::*;
@@ -269,6 +269,67 @@ fn a_proxy_header_is_taken_in_and_passed_on() {
     }
     let mut liar = RawClient::connect(lb.address("tcp"));
     assert_eq!(liar.send("PROXY TCP4 nonsense\r\n").rest(), b"");
+}
+
+#[test]
+fn only_named_senders_may_carry_another_address() {
+    let sockets = Sockets::start();
+    let upstream = Upstream::start("u");
+    const V1: &[u8] = b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\n";
+    // Alone it turns the PROXY protocol on; an empty list names no sender.
+    for (senders, more, may) in [
+        ("\"127.0.0.0/8\", \"2001:db8::/32\"", "", true),
+        ("\"127.0.0.1\"", "proxy_protocol = true\n", true),
+        ("\"10.0.0.0/8\"", "", false),
+        ("\"10.0.0.0/8\"", "proxy_protocol = true\n", false),
+        ("", "", false),
+    ] {
+        let keys = format!("{more}proxy_protocol_from = [{senders}]");
+        let lb = in_front_of(
+            &[url("tcp", sockets.address)],
+            "pxyproto=v1",
+            &keys,
+            &(listener("http", &keys) + &route("web", "/", &[url("http", upstream.address)], "")),
+        );
+        let about = format!("{senders} {more}");
+        for header in [V1, V2] {
+            let mut client = connect(lb.address("tcp"));
+            client.write_all(&[header, b"hello"].concat()).unwrap();
+            if may {
+                let mut heard = vec![0; V1.len() + 5];
+                sockets.accept().read_exact(&mut heard).unwrap();
+                let heard = String::from_utf8(heard).unwrap();
+                assert!(
+                    heard.starts_with("PROXY TCP4 10.1.2.3 "),
+                    "{about}: {heard}"
+                );
+            } else {
+                assert_eq!(read_to_end(&mut client), b"", "{about}");
+            }
+            let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            let mut client = connect(lb.address("http"));
+            client.write_all(&[header, request].concat()).unwrap();
+            let answer = String::from_utf8(read_to_end(&mut client)).unwrap();
+            assert_eq!(answer.contains("10.1.2.3"), may, "{about}: {answer}");
+            assert_eq!(answer.is_empty(), !may, "{about}: {answer}");
+        }
+        // Without a header everything is served.
+        let mut client = connect(lb.address("tcp"));
+        client.write_all(b"hello").unwrap();
+        let mut heard = [0; 21];
+        sockets.accept().read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"PROXY TCP4 127.0.0.1 ", "{about}");
+        let plain = exchange(lb.address("http"), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(plain.map(|response| response.status), Some(200), "{about}");
+        for protocol in ["tcp", "http"] {
+            let sample = format!(
+                "lb_client_faults_total{{listener=\"{}\",fault=\"proxy_header\"}}",
+                lb.address(protocol)
+            );
+            let faults = if may { 0.0 } else { 2.0 };
+            assert_eq!(lb.metric(&sample), Some(faults), "{about} {sample}");
+        }
+    }
 }
 
 #[test]

@@ -24,6 +24,16 @@ const AS_FABIO: &[(&str, Expected, &str)] = &[
         "Fabio names the host after host=",
     ),
     (
+        "proxy.trusted_proxies",
+        Expected::List(&["0.0.0.0/0", "::/0"]),
+        "Fabio believes every sender",
+    ),
+    (
+        "proxy.client_address",
+        Expected::Text("peer"),
+        "Fabio's access rules look at the sender and at every hop",
+    ),
+    (
         "proxy.upstream_errors",
         Expected::Text("bare"),
         "Fabio's errors have no text",
@@ -81,6 +91,7 @@ enum Expected {
     Seconds(u64),
     Count(u64),
     Text(&'static str),
+    List(&'static [&'static str]),
 }
 
 impl Translator<'_> {
@@ -92,6 +103,9 @@ impl Translator<'_> {
                 Expected::On => Value::Bool(true),
                 Expected::Off => Value::Bool(false),
                 Expected::Text(text) => Value::from(text),
+                Expected::List(items) => {
+                    Value::List(items.iter().map(|item| (*item).to_owned()).collect())
+                }
             };
             self.document.set(ours, value, why);
         }

@@ -26,13 +26,18 @@ pub struct CustomLogFields {
 impl CustomLogFields {
     /// Of a request with this head.
     #[must_use]
-    pub fn new(format: &AccessFormat, head: &Head<'_>, tls: bool) -> Self {
+    pub fn new(
+        format: &AccessFormat,
+        head: &Head<'_>,
+        client: &ClientContext,
+        rules: &HeaderRules,
+    ) -> Self {
         let scheme = if format.tells(&[AccessField::RequestScheme, AccessField::RequestUrl]) {
             let websocket = head
                 .upgrade
                 .as_ref()
                 .is_some_and(|upgrade| upgrade.websocket);
-            headers::scheme(head.fields.map(), tls, websocket)
+            headers::scheme(head.fields.map(), client, rules, websocket)
         } else {
             ""
         };

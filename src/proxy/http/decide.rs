@@ -11,15 +11,18 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
+use super::client_address::Client;
 use super::forwarded::{self, Hop};
 use super::h1::write_head::Outbound;
 use super::head::{Content, Head};
-use super::headers::{self, RequestContext, Wanted};
+use super::headers::{self, HeaderRules, RequestContext, Wanted};
 use super::path::NormalPath;
 use super::pick::pick;
 use super::prometheus_listener;
@@ -38,6 +41,8 @@ use crate::table::limits::{Pass, RouteSlot};
 use crate::table::{Route, Target};
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// A balancer in front would cause the line with each request.
+static TOLD_OF_UNTRUSTED: AtomicBool = AtomicBool::new(false);
 static DSTHOST: HeaderName = HeaderName::from_static("dsthost");
 
 /// A request as it came in, and where.
@@ -127,6 +132,9 @@ async fn try_decide(
             close: false,
         }));
     }
+    if head.has_forwarding_fields() {
+        request.note_client(finish);
+    }
     if let Some(error) = unfit_fields(head, settings) {
         return Err(error);
     }
@@ -145,7 +153,8 @@ async fn try_decide(
     let Some(path) = request.path else {
         return Err(ProxyError::BadRequest("the path cannot be decoded"));
     };
-    let route = find_route(worker, downstream, head, path).inspect_err(|error| {
+    let rules = &settings.header_rules;
+    let route = find_route(worker, downstream, rules, head, path).inspect_err(|error| {
         if matches!(error, ProxyError::NoRoute | ProxyError::Misdirected) {
             downstream.listener.no_route_of_request();
         }
@@ -153,7 +162,7 @@ async fn try_decide(
     if let Some(note) = finish.note() {
         note.route = Some(Arc::clone(&route));
     }
-    let hash = hash_of(&route.strategy, downstream, head, &path.decoded);
+    let hash = hash_of(&route.strategy, downstream, rules, head, &path.decoded);
     let slow_start_ms = settings.health.slow_start_ms;
     let picked = pick(
         worker,
@@ -227,6 +236,51 @@ fn index_of(route: &Route, target: &Target) -> usize {
 }
 
 impl Incoming<'_> {
+    /// Notes for the log which client a trusted proxy names; says once that others are not believed.
+    #[cold]
+    fn note_client(&self, finish: &mut RequestRecord) {
+        let (rules, client) = (&self.settings.header_rules, &self.downstream.client);
+        if !rules.believe(client) {
+            if !TOLD_OF_UNTRUSTED.swap(true, Relaxed) {
+                tracing::warn!(
+                    sender = %client.ip(), listener = %self.downstream.listener.config.address,
+                    "forwarding fields (X-Forwarded-*, Forwarded, X-Real-Ip) of a sender that is not trusted are \
+                     replaced; if it is a proxy of yours, add its address to proxy.trusted_proxies"
+                );
+            }
+        } else if let Some(note) = finish.note() {
+            note.client = Some(self.client().address);
+        }
+    }
+
+    /// The client of the request.
+    fn client(&self) -> Client {
+        let trusted = &self.settings.header_rules.trusted_proxies;
+        self.head.client(self.downstream.client.ip(), trusted)
+    }
+
+    /// Whether its client may pass. With `proxy.client_address = "peer"`, the sender and every hop
+    /// that it names must: a client cannot hide behind a header, and a proxy in front cannot hide a
+    /// client. An address that cannot be read does not pass: it may be one that the rule shuts out.
+    fn passes(&self, access: &Access) -> bool {
+        if *access == Access::Open {
+            return true;
+        }
+        let (head, peer) = (self.head, self.downstream.client.ip());
+        let trusted = &self.settings.header_rules.trusted_proxies;
+        if !trusted.check_every_hop() {
+            let client = self.client();
+            return !client.is_unknown && access.permits(client.address);
+        }
+        let names_hops = head.has_forwarding_fields() && trusted.contain(peer);
+        access.permits(peer)
+            && (!names_hops
+                || forwarded::hops(head.fields.map()).all(|hop| match hop {
+                    Hop::Address(address) => address == peer || access.permits(address),
+                    Hop::Unknown => false,
+                }))
+    }
+
     /// The response to a request that is refused.
     pub fn refuse(&self, error: &ProxyError, finish: &mut RequestRecord) -> Own {
         let response = if self.head.grpc {
@@ -263,7 +317,7 @@ impl Incoming<'_> {
         let (now_ns, interval_ns) = (now_ms.saturating_mul(1_000_000), rate.interval_ns);
         let pass = match &rate.by {
             RateKey::Ip => limits.take_token(
-                network_of(self.downstream.client.ip()),
+                network_of(self.client().address),
                 now_ns,
                 interval_ns,
                 rate.burst,
@@ -355,7 +409,7 @@ impl Incoming<'_> {
 
     /// Whether the access rules of `target` and of its policy let the client pass.
     fn permits(&self, target: &Target) -> bool {
-        let allows = |access| permits(access, self.downstream, self.head);
+        let allows = |access| self.passes(access);
         let policies = target.options.policies.as_deref();
         allows(&target.options.access)
             && policies
@@ -505,6 +559,7 @@ fn routed_host<'h>(
 pub(crate) fn find_route(
     worker: &Worker,
     downstream: &Downstream,
+    rules: &HeaderRules,
     head: &Head<'_>,
     path: &NormalPath<'_>,
 ) -> Result<Arc<Route>, ProxyError> {
@@ -528,13 +583,13 @@ pub(crate) fn find_route(
         let Some((target, redirect)) = redirecting else {
             return true;
         };
-        unclear |= head.fields.is_repeated(&X_FORWARDED_PROTO);
+        unclear |= rules.believe(&downstream.client) && head.fields.is_repeated(&X_FORWARDED_PROTO);
         let websocket = head
             .upgrade
             .as_ref()
             .is_some_and(|upgrade| upgrade.websocket);
         let fields = head.fields.map();
-        let scheme = headers::scheme(fields, downstream.client.is_tls(), websocket);
+        let scheme = headers::scheme(fields, &downstream.client, rules, websocket);
         !redirect::is_self_redirect(
             &redirect.url,
             scheme,
@@ -572,23 +627,6 @@ fn redirect_source<'a>(
     }
 }
 
-/// The peer and every hop that the request claims to have come through must pass: a client cannot
-/// hide behind a header, and a proxy in front cannot hide a client. A hop that cannot be read does
-/// not pass: it may be an address that the rule shuts out.
-fn permits(access: &Access, downstream: &Downstream, head: &Head<'_>) -> bool {
-    if *access == Access::Open {
-        return true;
-    }
-    let peer = downstream.client.ip();
-    access.permits(peer)
-        && (!head.mapped
-            || !head.fields.name_hops()
-            || forwarded::hops(head.fields.map()).all(|hop| match hop {
-                Hop::Address(address) => address == peer || access.permits(address),
-                Hop::Unknown => false,
-            }))
-}
-
 /// What counts as one client: an address, of IPv6 the network that one customer has.
 fn network_of(address: IpAddr) -> u64 {
     match address.to_canonical() {
@@ -601,6 +639,7 @@ fn network_of(address: IpAddr) -> u64 {
 pub(crate) fn hash_of(
     strategy: &Strategy,
     downstream: &Downstream,
+    rules: &HeaderRules,
     head: &Head<'_>,
     path: &str,
 ) -> u64 {
@@ -608,10 +647,14 @@ pub(crate) fn hash_of(
     let Strategy::Hash(key) = strategy else {
         return 0;
     };
+    let client = || {
+        head.client(downstream.client.ip(), &rules.trusted_proxies)
+            .address
+    };
     // A fixed seed: all workers, and all instances of the balancer, agree.
     let mut hasher = foldhash::quality::FixedState::with_seed(0x6c62).build_hasher();
     match key {
-        HashKey::Ip => downstream.client.ip().hash(&mut hasher),
+        HashKey::Ip => client().hash(&mut hasher),
         HashKey::Path => path.hash(&mut hasher),
         HashKey::Header(name) => {
             match HeaderName::from_bytes(name.as_bytes())
@@ -620,12 +663,12 @@ pub(crate) fn hash_of(
                 .and_then(|name| head.fields.get(name))
             {
                 Some(value) => hasher.write(value),
-                None => downstream.client.ip().hash(&mut hasher),
+                None => client().hash(&mut hasher),
             }
         }
         HashKey::Cookie(name) => match cookie(head, name) {
             Some(value) => hasher.write(value.as_bytes()),
-            None => downstream.client.ip().hash(&mut hasher),
+            None => client().hash(&mut hasher),
         },
     }
     hasher.finish()

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use http::header::{LOCATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::client_address::Client;
 use super::client_io::Activity;
 use super::decide::{Incoming, find_route, hash_of, unclear_credentials, unfit_fields};
 use super::h1::write_head::Outbound;
 use super::head::{Content, Head};
-use super::headers::{self, TlsDetails};
+use super::headers::{self, HeaderRules, TlsDetails};
 use super::path;
 use super::server::downstream::downstream;
 use crate::proxy::auth::Admission;
@@ -45,6 +46,7 @@ async fn look(
     decision: &mut Decision,
 ) -> Result<(), Refusal> {
     let settings = worker.settings();
+    let rules = &settings.header_rules;
     let activity = Rc::new(Activity::new(worker.clock));
     let tls = asked.tls.then_some(TlsDetails {
         version: "tls13",
@@ -86,6 +88,9 @@ async fn look(
         &asked.headers,
         content,
     );
+    let (client, client_note) = client_of(&head, asked.from, rules);
+    decision.client = Some(client.address);
+    decision.client_note = client_note;
     if let Some(error) = unfit_fields(&head, &settings) {
         return Err(refused(error));
     }
@@ -106,8 +111,8 @@ async fn look(
         }
     })?;
     decision.path = path.decoded.clone().into_owned();
-    let route = find_route(worker, &downstream, &head, &path).map_err(refused)?;
-    let hash = hash_of(&route.strategy, &downstream, &head, &path.decoded);
+    let route = find_route(worker, &downstream, rules, &head, &path).map_err(refused)?;
+    let hash = hash_of(&route.strategy, &downstream, rules, &head, &path.decoded);
     decision.chosen = chosen(worker, &route, hash);
     if route.targets.is_empty() {
         decision.refused = Some(refused(ProxyError::NoInstance));
@@ -196,15 +201,21 @@ fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> F
                 .filter(|(name, _)| matches!(&**name, "allow" | "deny"))
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
-            let from = request.downstream.client.ip();
-            let forwarded = head
-                .fields
-                .map()
-                .get("x-forwarded-for")
-                .map_or("", |_| ", or an address in X-Forwarded-For,");
+            let (trusted, from) = (
+                &request.settings.header_rules.trusted_proxies,
+                request.downstream.client.ip(),
+            );
+            let client = head.client(from, trusted);
+            let subject = if trusted.check_every_hop() && head.has_forwarding_fields() {
+                format!("{from}, or an address in X-Forwarded-For or Forwarded,")
+            } else if client.is_unknown {
+                "a client whose address cannot be read".to_owned()
+            } else {
+                client.address.to_string()
+            };
             let why = match error {
                 ProxyError::AccessDenied => {
-                    format!("{from}{forwarded} may not pass by {}", rules.join(" "))
+                    format!("{subject} may not pass by {}", rules.join(" "))
                 }
                 other => other.to_string(),
             };
@@ -235,6 +246,30 @@ fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> F
             }
         },
     }
+}
+
+/// The client of a request from `sender`, and what there is to say about that.
+fn client_of(head: &Head<'_>, sender: IpAddr, rules: &HeaderRules) -> (Client, Option<String>) {
+    let sender = sender.to_canonical();
+    let client = head.client(sender, &rules.trusted_proxies);
+    if !head.has_forwarding_fields() {
+        return (client, None);
+    }
+    let note = if !rules.trusted_proxies.contain(sender) {
+        format!("{sender} is not in proxy.trusted_proxies: its forwarding fields are not believed")
+    } else if rules.trusted_proxies.check_every_hop() {
+        "proxy.client_address is \"peer\": allow and deny look at every hop".to_owned()
+    } else if client.is_unknown {
+        format!(
+            "the trusted proxy {} names an address that cannot be read",
+            client.address
+        )
+    } else if client.address == sender {
+        return (client, None);
+    } else {
+        format!("named by the trusted proxy {sender}")
+    };
+    (client, Some(note))
 }
 
 /// Path and query, and the host, that the target would get.

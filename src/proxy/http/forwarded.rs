@@ -8,7 +8,30 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
+use super::alike::alike;
+
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_FORWARDED: &[u8] = b"x-forwarded-";
+
+/// Whether a field of that name tells where a request came from: `X-Forwarded-*`, `Forwarded` or
+/// `X-Real-Ip`, or a name that a program could take for one of them.
+#[must_use]
+pub fn is_forwarding(name: &[u8]) -> bool {
+    match name.len() {
+        9 => alike(name, b"forwarded") || alike(name, b"x-real-ip"),
+        // Most names begin with another letter.
+        13.. => name[0] | 0x20 == b'x' && alike(&name[..X_FORWARDED.len()], X_FORWARDED),
+        _ => false,
+    }
+}
+
+/// The fields of a request that [`is_forwarding`] knows.
+pub fn forwarding_names(headers: &HeaderMap) -> impl Iterator<Item = &HeaderName> {
+    headers
+        .keys()
+        .filter(|name| is_forwarding(name.as_str().as_bytes()))
+}
 
 /// One element of such a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,15 +44,48 @@ pub enum Hop {
 
 /// Every hop that the fields of a request name, those of `X-Forwarded-For` first.
 pub fn hops(headers: &HeaderMap) -> impl Iterator<Item = Hop> {
-    let listed = headers.get_all(&X_FORWARDED_FOR).iter().flat_map(|value| {
+    let elements = headers.get_all(FORWARDED).iter().flat_map(elements);
+    listed_hops(headers).chain(elements.flatten())
+}
+
+/// Those of `X-Forwarded-For`.
+pub fn listed_hops(headers: &HeaderMap) -> impl Iterator<Item = Hop> {
+    headers.get_all(&X_FORWARDED_FOR).iter().flat_map(|value| {
         let elements = value
             .as_bytes()
             .split(|&byte| byte == b',')
             .map(<[u8]>::trim_ascii);
         // A list may hold empty elements, which are to be ignored (RFC 9110 section 5.6.1).
         elements.filter(|element| !element.is_empty()).map(hop)
-    });
-    listed.chain(headers.get_all(FORWARDED).iter().flat_map(forwarded_hops))
+    })
+}
+
+/// Those of `Forwarded`, if it names any: one for each element, not known where it has no `for`.
+#[must_use]
+pub fn hops_of_elements(headers: &HeaderMap) -> Vec<Hop> {
+    let elements: Vec<Option<Hop>> = headers
+        .get_all(FORWARDED)
+        .iter()
+        .flat_map(elements)
+        .collect();
+    if elements.iter().all(Option::is_none) {
+        return Vec::new();
+    }
+    elements
+        .into_iter()
+        .map(|hop| hop.unwrap_or(Hop::Unknown))
+        .collect()
+}
+
+/// That of `X-Real-Ip`, which holds one address and is there once.
+#[must_use]
+pub fn real_ip(headers: &HeaderMap) -> Option<Hop> {
+    let mut values = headers.get_all(&X_REAL_IP).iter();
+    let value = values.next()?.as_bytes().trim_ascii();
+    match values.next() {
+        Some(_) => Some(Hop::Unknown),
+        None => (!value.is_empty()).then(|| hop(value)),
+    }
 }
 
 /// `ADDRESS`, `ADDRESS:PORT`, `[IPV6]` or `[IPV6]:PORT`, with or without quotes and zone.
@@ -87,31 +143,42 @@ fn is_port_or_nothing(text: &str) -> bool {
     }
 }
 
-/// The `for=` of each element. Text that cannot be taken apart is a hop that is not known.
-fn forwarded_hops(value: &HeaderValue) -> Vec<Hop> {
+/// The `for=` of each element, none where it has none. Text that cannot be taken apart is a hop that
+/// is not known.
+fn elements(value: &HeaderValue) -> Vec<Option<Hop>> {
     let mut hops = Vec::new();
     let mut rest = value.as_bytes();
+    // Of the present element: it has a pair; how many hops there were before it.
+    let (mut begun, mut before) = (false, 0);
     loop {
         rest = rest.trim_ascii_start();
         match pair(rest) {
             Some((name, node, behind)) => {
+                begun = true;
                 if name.eq_ignore_ascii_case(b"for") {
-                    hops.push(hop(&node));
+                    hops.push(Some(hop(&node)));
                 }
                 rest = behind;
             }
             // An empty element, or an empty pair.
             None if matches!(rest.first(), None | Some(b',' | b';')) => {}
             None => {
-                hops.push(Hop::Unknown);
+                hops.push(Some(Hop::Unknown));
                 return hops;
             }
         }
-        match rest.trim_ascii_start() {
+        let end = rest.trim_ascii_start();
+        if matches!(end.first(), None | Some(b',')) {
+            if begun && hops.len() == before {
+                hops.push(None);
+            }
+            (begun, before) = (false, hops.len());
+        }
+        match end {
             [] => return hops,
             [b',' | b';', behind @ ..] => rest = behind,
             _ => {
-                hops.push(Hop::Unknown);
+                hops.push(Some(Hop::Unknown));
                 return hops;
             }
         }

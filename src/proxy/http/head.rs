@@ -5,11 +5,14 @@
 //! Rules that need a map get one from either ([`Fields::map`]); a usual request never needs it.
 
 use std::cell::OnceCell;
+use std::net::IpAddr;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use super::auth_scheme::is_of_connection;
+use super::client_address::{Client, TrustedProxies};
+use super::forwarded::forwarding_names;
 use super::h1::request_head::RequestHead;
 use super::h1::scan::{Field, Kind};
 use super::headers::{self, Upgrade};
@@ -47,6 +50,8 @@ pub struct Head<'a> {
     pub mapped: bool,
     /// What comes behind it.
     pub content: Content<'a>,
+    /// What its fields say of the client, once that was needed.
+    client: OnceCell<Client>,
 }
 
 impl RequestParts for Head<'_> {
@@ -108,6 +113,7 @@ impl<'a> Head<'a> {
             unclear_type: head.unclear_type,
             mapped: head.mapped,
             content,
+            client: OnceCell::new(),
         }
     }
 
@@ -147,7 +153,31 @@ impl<'a> Head<'a> {
             unclear_type: types.iter().nth(1).is_some() && types.iter().any(says_grpc),
             mapped: !headers::pass_as_they_came(fields),
             content,
+            client: OnceCell::new(),
         }
+    }
+
+    /// The client of the request, which `sender` sent.
+    #[must_use]
+    pub fn client(&self, sender: IpAddr, trusted: &TrustedProxies) -> Client {
+        if !self.has_forwarding_fields() {
+            return Client::at(sender);
+        }
+        *self
+            .client
+            .get_or_init(|| trusted.client(sender, self.fields.map()))
+    }
+
+    /// Whether some of its fields tell where it came from.
+    #[must_use]
+    pub fn has_forwarding_fields(&self) -> bool {
+        self.mapped
+            && match &self.fields {
+                Fields::Lines { fields, .. } => {
+                    fields.iter().any(|field| field.kind == Kind::Forwarding)
+                }
+                Fields::Map(map) => forwarding_names(map).next().is_some(),
+            }
     }
 
     /// The path alone.
@@ -310,15 +340,6 @@ impl Fields<'_> {
     pub fn count_joined(&self) -> usize {
         let cookies = self.all(&COOKIE).count();
         self.len() - cookies.saturating_sub(1)
-    }
-
-    /// Whether some say which proxies the request came through.
-    #[must_use]
-    pub fn name_hops(&self) -> bool {
-        match self {
-            Self::Lines { fields, .. } => fields.iter().any(|field| field.kind == Kind::Forwarding),
-            Self::Map(_) => true,
-        }
     }
 }
 

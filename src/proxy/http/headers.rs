@@ -33,6 +33,8 @@ use crate::catalog::field_edits::FieldEdits;
 use crate::catalog::options::HostRewrite;
 use crate::config::{ForwardedHost, ProxyConfig};
 use crate::proxy::http::alike::{alike, is_odd};
+use crate::proxy::http::client_address::TrustedProxies;
+use crate::proxy::http::forwarded::is_forwarding;
 use crate::proxy::http::trailers::may_trail;
 
 pub use decider::{Wanted, tell_decider};
@@ -55,6 +57,8 @@ pub struct HeaderRules {
     pub client_ip_header: Option<HeaderName>,
     /// The field that gets a fresh id per request; written by the exchange, protected here.
     pub request_id_header: Option<HeaderName>,
+    /// Senders whose forwarding fields are believed; those of others are replaced.
+    pub trusted_proxies: TrustedProxies,
     tls_header: Option<(HeaderName, HeaderValue)>,
     strict_transport_security: Option<HeaderValue>,
     /// X-Forwarded-Host and -Port are those of the host that the upstream gets.
@@ -96,6 +100,7 @@ impl HeaderRules {
         let mut rules = Self {
             client_ip_header,
             request_id_header: config.request_id_header.clone(),
+            trusted_proxies: TrustedProxies::new(config),
             tls_header,
             strict_transport_security,
             forwarded_host_sent: config.forwarded_host == ForwardedHost::Sent,
@@ -158,19 +163,18 @@ impl HeaderRules {
         ]
     }
 
-    /// Whether a field is made here, from what came in or anew. `X-Forwarded-For` is extended,
+    /// Whether a sender is believed when it tells where a request came from.
+    #[must_use]
+    pub fn believe(&self, client: &ClientContext) -> bool {
+        self.trusted_proxies.contain(client.ip)
+    }
+
+    /// Whether a field may be made here, from what came in or anew. `X-Forwarded-For` is extended,
     /// which its reader knows.
     #[must_use]
     pub fn writes(&self, name: &HeaderName) -> bool {
-        let fixed = [
-            &FORWARDED,
-            &X_REAL_IP,
-            &X_FORWARDED_PROTO,
-            &X_FORWARDED_PORT,
-            &X_FORWARDED_HOST,
-            &X_FORWARDED_PREFIX,
-        ];
-        fixed.contains(&name) || self.configured().contains(&Some(name))
+        (is_forwarding(name.as_str().as_bytes()) && *name != X_FORWARDED_FOR)
+            || self.configured().contains(&Some(name))
     }
 
     /// Fields that `Connection` of a client may not take away.
@@ -471,10 +475,19 @@ pub fn upgrade_of(headers: &HeaderMap) -> Option<Upgrade> {
     })
 }
 
-/// Scheme of the request: told by `X-Forwarded-Proto` or `Forwarded`, or by both if they agree;
-/// else seen here.
+/// Scheme of the request: told by `X-Forwarded-Proto` or `Forwarded` of a trusted sender, or by
+/// both if they agree; else seen here.
 #[must_use]
-pub fn scheme(headers: &HeaderMap, tls: bool, websocket: bool) -> &str {
+pub fn scheme<'h>(
+    headers: &'h HeaderMap,
+    client: &ClientContext,
+    rules: &HeaderRules,
+    websocket: bool,
+) -> &'h str {
+    let tls = client.is_tls();
+    if !rules.believe(client) {
+        return seen_scheme(tls, websocket);
+    }
     let told = match (headers.get(&X_FORWARDED_PROTO), headers.get(&FORWARDED)) {
         (Some(value), None) => value.to_str().ok().map(str::trim),
         (None, Some(value)) => value.to_str().ok().and_then(forwarded_proto),
@@ -527,7 +540,14 @@ pub fn upstream_host(ctx: &RequestContext<'_>) -> HeaderValue {
 
 /// Makes the fields of a request those that the upstream gets.
 pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
-    let seen = SeenFields::scan(headers);
+    let mut seen = SeenFields::scan(headers);
+    if seen.has(SeenFields::FORWARDING) && !ctx.rules.believe(ctx.client) {
+        let configured = ctx.rules.configured();
+        remove_where(headers, |name| {
+            is_forwarding(name.as_str().as_bytes()) && !configured.contains(&Some(name))
+        });
+        seen = SeenFields::scan(headers);
+    }
     if seen.has(SeenFields::LOOKALIKE) || ctx.rules.configured().iter().any(Option::is_some) {
         remove_where(headers, |name| ctx.rules.is_lookalike(name));
     }
@@ -552,7 +572,7 @@ pub fn prepare_request(headers: &mut HeaderMap, ctx: &RequestContext<'_>) {
 #[must_use]
 pub fn pass_as_they_came(headers: &HeaderMap) -> bool {
     let SeenFields(seen) = SeenFields::scan(headers);
-    seen & !SeenFields::COOKIE == 0 && !headers.contains_key(&X_FORWARDED_PREFIX)
+    seen & !SeenFields::COOKIE == 0
 }
 
 /// Makes the fields of a response those that the client gets. `switching`: it is a 101 whose tunnel
@@ -616,6 +636,14 @@ impl SeenFields {
     const COOKIES: u16 = 1 << 9;
     const FORWARDED: u16 = 1 << 10;
     const LOOKALIKE: u16 = 1 << 11;
+    const OTHER_FORWARDING: u16 = 1 << 12;
+    const FORWARDING: u16 = Self::FOR
+        | Self::REAL_IP
+        | Self::PROTO
+        | Self::PORT
+        | Self::FORWARDED_HOST
+        | Self::FORWARDED
+        | Self::OTHER_FORWARDING;
 
     fn scan(headers: &HeaderMap) -> Self {
         let mut seen = 0;
@@ -638,6 +666,7 @@ impl SeenFields {
                 | "proxy-authorization" => Self::HOP,
                 "transfer-encoding" | "upgrade" => Self::HOP,
                 other if resembles_ours(other.as_bytes()) => Self::LOOKALIKE,
+                other if is_forwarding(other.as_bytes()) => Self::OTHER_FORWARDING,
                 _ => 0,
             };
         }
@@ -744,7 +773,7 @@ fn forward_scheme(headers: &mut HeaderMap, ctx: &RequestContext<'_>, seen: SeenF
         headers.insert(&FORWARDED, cached_forwarded(ctx, here));
         return;
     }
-    let word = scheme(headers, tls, websocket);
+    let word = scheme(headers, ctx.client, ctx.rules, websocket);
     let proto = (!seen.has(SeenFields::PROTO)).then(|| match word {
         "http" | "ws" => HeaderValue::from_static("http"),
         "https" | "wss" => HeaderValue::from_static("https"),

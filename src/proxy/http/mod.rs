@@ -3,6 +3,7 @@
 pub mod alike;
 pub mod auth_scheme;
 mod clear;
+pub mod client_address;
 pub mod client_io;
 pub mod compression;
 pub mod connection_auth;

@@ -1,6 +1,7 @@
 //! The end of an exchange: whatever happens to a request, exactly one [`RequestRecord`] counts it,
 //! logs it and gives its connection back.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct RequestNote {
     referer: Option<Range<usize>>,
     /// The id sent upstream.
     pub request_id: Option<HeaderValue>,
+    /// The client, where a trusted proxy names one.
+    pub client: Option<IpAddr>,
     /// The route that matched.
     pub route: Option<Arc<Route>>,
     /// What a custom format shows.
@@ -72,6 +75,7 @@ impl RequestNote {
             user_agent,
             referer,
             request_id: None,
+            client: None,
             route: None,
             custom: None,
         })
@@ -424,9 +428,17 @@ impl RequestRecord {
     }
 
     fn log(&self, note: &RequestNote, took: Duration) {
+        let peer = self.downstream.client.ip();
+        let remote = note.client.unwrap_or(peer);
+        // Proxies do not say from which port their clients came.
+        let port = if remote == peer {
+            self.downstream.port
+        } else {
+            0
+        };
         self.worker.access.log(&AccessRecord {
             time: SystemTime::now(),
-            remote: self.downstream.client.ip(),
+            remote,
             method: self.method.as_str(),
             host: note.text(&note.host),
             uri: note.text(&note.uri),
@@ -447,10 +459,7 @@ impl RequestRecord {
             tls: self.downstream.tls_version(),
             grpc_status: self.grpc_status(),
             tcp: None,
-            more: note
-                .custom
-                .as_ref()
-                .map(|fields| fields.more(self.downstream.port)),
+            more: note.custom.as_ref().map(|fields| fields.more(port)),
         });
     }
 }

@@ -6,6 +6,7 @@
 //! own.
 
 use super::syntax::{has_control, is_token};
+use crate::proxy::http::forwarded::is_forwarding;
 
 /// A piece of a head, as offsets into its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -216,6 +217,7 @@ fn kind(name: &[u8]) -> Kind {
         18 if is(b"x-forwarded-prefix") => Kind::Forwarding,
         19 if is(b"proxy-authorization") => Kind::Hop,
         25 if is(b"strict-transport-security") => Kind::StrictTransportSecurity,
+        13.. if is_forwarding(name) => Kind::Forwarding,
         _ => Kind::Other,
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
 use super::*;
+use crate::config::Networks;
 
 struct Case {
     client: ClientContext,
@@ -61,6 +62,10 @@ fn rules() -> HeaderRules {
     HeaderRules {
         client_ip_header: None,
         request_id_header: None,
+        trusted_proxies: TrustedProxies::new(&ProxyConfig {
+            trusted_proxies: Networks::parse(&["0.0.0.0/0", "::/0"]).unwrap(),
+            ..ProxyConfig::default()
+        }),
         tls_header: None,
         strict_transport_security: None,
         forwarded_host_sent: false,

@@ -19,7 +19,8 @@ pub(crate) fn note_of(
 ) -> Box<RequestNote> {
     let mut note = RequestNote::of(head);
     note.custom = worker.access.custom().map(|format| {
-        let mut fields = CustomLogFields::new(format, head, downstream.client.is_tls());
+        let mut fields =
+            CustomLogFields::new(format, head, &downstream.client, &settings.header_rules);
         if let (Some(name), Some(id)) = (&settings.header_rules.request_id_header, id) {
             fields.header(format, name, id);
         }
