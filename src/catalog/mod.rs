@@ -3,6 +3,7 @@
 //! Plain data and pure rules. Nothing here knows Consul's wire format (that is `sources`), and
 //! nothing here knows what a route does with an instance (that is `table`).
 
+pub mod access;
 pub mod command;
 mod command_line;
 pub mod command_list;
@@ -19,6 +20,7 @@ pub mod source;
 pub mod static_route;
 pub mod strategy;
 pub mod tag;
+mod with_policy;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -6,14 +6,12 @@
 //! number, a broken redirect), a warning (the option is left out, or an access rule that cannot be
 //! read refuses every client), and an unknown option (kept in `raw`, without effect).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
-
+use super::access::access;
 use super::matchers::{MatcherError, MatchersReader};
 use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOptions};
-use super::policies::{PoliciesReader, PolicyError};
+use super::policies::{PoliciesReader, PolicyError, UNTIL_MENDED};
 
 /// Every option with a meaning.
 const KNOWN: [&str; 31] = [
@@ -352,54 +350,6 @@ fn redirect(value: &str, context: Context<'_>) -> Result<Redirect, OptionError> 
     })
 }
 
-/// Both kinds of rule, a repeated one, an empty one or one bad element: refused, with the reason.
-/// Guessing what was meant could open what was meant to be shut.
-fn access(allow: &[&str], deny: &[&str]) -> Result<Access, String> {
-    match (allow, deny) {
-        ([], []) => Ok(Access::Open),
-        ([rule], []) => networks("allow", rule).map(Access::Allow),
-        ([], [rule]) => networks("deny", rule).map(Access::Deny),
-        ([], _) | (_, []) => Err("access rule given more than once".to_owned()),
-        _ => Err("both allow and deny are given, only one may be".to_owned()),
-    }
-}
-
-/// Networks of a configuration, with or without `ip:` before each.
-pub(super) fn plain_networks(texts: &[String]) -> Result<Vec<IpNet>, String> {
-    texts
-        .iter()
-        .map(|text| {
-            let net = network(text.strip_prefix("ip:").unwrap_or(text));
-            net.ok_or_else(|| format!("`{text}` is not an address or a network"))
-        })
-        .collect()
-}
-
-fn networks(key: &str, rule: &str) -> Result<Vec<IpNet>, String> {
-    rule.split(',')
-        .map(|element| {
-            let net = element.trim().strip_prefix("ip:").and_then(network);
-            net.ok_or_else(|| format!("{key}: `{element}` is not ip:ADDRESS or ip:ADDRESS/BITS"))
-        })
-        .collect()
-}
-
-/// An address or a network. IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) becomes IPv4, because
-/// clients are compared in that form.
-#[must_use]
-pub fn network(text: &str) -> Option<IpNet> {
-    let net = match text.parse::<IpAddr>() {
-        Ok(addr) => IpNet::from(addr),
-        Err(_) => text.parse::<IpNet>().ok()?,
-    };
-    if let (IpAddr::V4(addr), IpNet::V6(v6)) = (net.addr().to_canonical(), net)
-        && let Some(bits) = v6.prefix_len().checked_sub(96)
-    {
-        return Ipv4Net::new(addr, bits).ok().map(IpNet::V4);
-    }
-    Some(net)
-}
-
 /// Options that protect, here or in other balancers, and parts of their names.
 const PROTECTIONS: [&str; 12] = [
     "allow", "deny", "auth", "rate", "burst", "limit", "inflight", "maxbody", "maxconn", "policy",
@@ -443,9 +393,6 @@ const LOOKS_PROTECTING: &str = "looks like a protection, and protects nothing";
 pub fn tells_of_protection(remark: &str) -> bool {
     remark.contains(LOOKS_PROTECTING) || remark.contains(UNTIL_MENDED)
 }
-
-/// How a remark about a closed route ends.
-pub(super) const UNTIL_MENDED: &str = "until it is mended";
 
 /// Whether an unknown option is hardly meant as anything but a protection: one of another balancer,
 /// or misspelt.
@@ -541,6 +488,8 @@ pub(super) fn word(key: &str, value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::catalog::options::{HashKey, Strategy};
 

@@ -1,10 +1,8 @@
 //! What a route tag may say beside its place: the options of one target.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
+pub use super::access::Access;
 use super::matchers::Matchers;
 use super::policies::Policies;
 
@@ -81,37 +79,6 @@ pub struct Redirect {
     pub code: u16,
     /// Template; may hold `$path` and `$host`.
     pub url: Arc<str>,
-}
-
-/// Which clients may use the route (`allow=` and `deny=`). Fails closed: what cannot be understood
-/// refuses.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Access {
-    /// Every client.
-    #[default]
-    Open,
-    /// Only these networks.
-    Allow(Vec<IpNet>),
-    /// All but these networks.
-    Deny(Vec<IpNet>),
-    /// No client: the rule in the tag could not be read; the reason is reported with the tag.
-    Closed,
-}
-
-impl Access {
-    /// Whether a connection from `peer` may pass.
-    #[must_use]
-    pub fn permits(&self, peer: IpAddr) -> bool {
-        // An IPv4 client on a dual-stack socket arrives as ::ffff:a.b.c.d and must meet the IPv4
-        // rules.
-        let peer = peer.to_canonical();
-        match self {
-            Self::Open => true,
-            Self::Allow(nets) => nets.iter().any(|net| net.contains(&peer)),
-            Self::Deny(nets) => !nets.iter().any(|net| net.contains(&peer)),
-            Self::Closed => false,
-        }
-    }
 }
 
 /// How a route picks among its targets.

@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::access::{Access, plain_networks};
 use super::field_edits::FieldEdits;
 use super::matchers::decode;
-use super::option_text::{UNTIL_MENDED, plain_networks};
-use super::options::{Access, RouteOptions};
+
+/// How a remark about a closed route ends.
+pub(super) const UNTIL_MENDED: &str = "until it is mended";
 
 /// The policies of one target. What they count is counted for its route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,42 +109,9 @@ impl Policies {
     }
 }
 
-impl RouteOptions {
-    /// The options as they are carried out: with the policy that they name. The tag's own win one by
-    /// one, but widen nothing that the policy allows: of two limits the stricter holds, and clients
-    /// must satisfy both.
-    #[must_use]
-    pub fn with_policy(&self, policies: &NamedPolicies) -> Self {
-        let mut options = self.clone();
-        let Some(name) = &self.policy else {
-            return options;
-        };
-        let own = self.policies.as_deref().cloned().unwrap_or_default();
-        let closed = |why: String| Policies {
-            closed: Some(why.into()),
-            ..own.clone()
-        };
-        let merged = match policies.get(name) {
-            None => closed(format!(
-                "policy={name}: there is no [policy.{name}] in the configuration"
-            )),
-            Some(policy) => match (&self.auth, &policy.auth) {
-                (Some(own), Some(other)) if own != other => closed(format!(
-                    "auth={own} of the tag and auth = \"{other}\" of [policy.{name}] are two"
-                )),
-                _ => {
-                    options.auth = self.auth.clone().or_else(|| policy.auth.clone());
-                    policy.and(own)
-                }
-            },
-        };
-        options.policies = Some(Arc::new(merged));
-        options
-    }
-}
-
 impl Policies {
-    fn and(&self, own: Self) -> Self {
+    /// Both, as a route that names these and has `own` carries them out.
+    pub(super) fn and(&self, own: Self) -> Self {
         Self {
             closed: own.closed,
             rate: [&self.rate, &own.rate]

@@ -60,7 +60,7 @@ pub struct ClusterArgs {
     /// Nodes as `terraform output -json` prints them; `-`: standard input.
     #[arg(long, global = true, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
-    /// Leave these nodes out, whether they answer or not. What is left of servers has to keep the
+    /// Leave these nodes out, whether they respond or not. The servers that are left have to keep the
     /// quorum. Exit code 3: something is left to be done.
     #[arg(long, global = true, value_name = "NODE", value_delimiter = ',')]
     pub skip: Vec<String>,
@@ -129,7 +129,7 @@ pub struct UpArgs {
     /// Also run a sample service, and lb on every client in front of it.
     #[arg(long)]
     pub with_sample: bool,
-    /// Remove the nodes that are no longer described, without asking. Otherwise they stay.
+    /// Remove the nodes that are no longer described, without confirmation. Otherwise they stay.
     #[arg(long)]
     pub yes: bool,
 }
@@ -174,10 +174,10 @@ pub struct RemoveNodeArgs {
     /// Which node, by its name. It may be described no longer.
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// It does not answer and will not come back: take it out without stopping and wiping it.
+    /// It does not respond and will not come back: take it out without stopping and wiping it.
     #[arg(long)]
     pub dead: bool,
-    /// Do not ask.
+    /// Do not wait for confirmation.
     #[arg(long)]
     pub yes: bool,
 }
@@ -188,7 +188,7 @@ pub struct RebootArgs {
     /// Which nodes, by their names [default: all].
     #[arg(value_name = "NODE")]
     pub nodes: Vec<String>,
-    /// Do not ask.
+    /// Do not wait for confirmation.
     #[arg(long)]
     pub yes: bool,
 }

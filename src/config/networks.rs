@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::catalog::option_text::network;
+use crate::catalog::access::network;
 
 /// Networks; none by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,40 @@
+//! What a target's options come to with the policy that they name.
+
+use std::sync::Arc;
+
+use super::options::RouteOptions;
+use super::policies::{NamedPolicies, Policies};
+
+impl RouteOptions {
+    /// The options as they are carried out: with the policy that they name. The tag's own win one by
+    /// one, but widen nothing that the policy allows: of two limits the stricter holds, and clients
+    /// must satisfy both.
+    #[must_use]
+    pub fn with_policy(&self, policies: &NamedPolicies) -> Self {
+        let mut options = self.clone();
+        let Some(name) = &self.policy else {
+            return options;
+        };
+        let own = self.policies.as_deref().cloned().unwrap_or_default();
+        let closed = |why: String| Policies {
+            closed: Some(why.into()),
+            ..own.clone()
+        };
+        let merged = match policies.get(name) {
+            None => closed(format!(
+                "policy={name}: there is no [policy.{name}] in the configuration"
+            )),
+            Some(policy) => match (&self.auth, &policy.auth) {
+                (Some(own), Some(other)) if own != other => closed(format!(
+                    "auth={own} of the tag and auth = \"{other}\" of [policy.{name}] are two"
+                )),
+                _ => {
+                    options.auth = self.auth.clone().or_else(|| policy.auth.clone());
+                    policy.and(own)
+                }
+            },
+        };
+        options.policies = Some(Arc::new(merged));
+        options
+    }
+}
