@@ -2,11 +2,15 @@
 //!
 //! Valid by construction: `description` makes these values and reports every mistake. Pure.
 
+mod extra;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::Serialize;
+
+pub use extra::{ExtraTable, Extras, NodeExtra};
 
 /// Port of Consul's HTTPS API.
 pub const CONSUL_HTTPS_PORT: u16 = 8501;
@@ -264,6 +268,10 @@ pub struct Cluster {
     pub consul: BinarySource,
     /// Where Nomad comes from. None: none was found on this machine and none was named.
     pub nomad: Option<BinarySource>,
+    /// Whether agents and lb show their metrics to Prometheus.
+    pub telemetry: bool,
+    /// What is added to the configuration of agents.
+    pub extra: Extras,
     /// Interface that Nomad clients fingerprint; None: the one that has the node's address (ssh
     /// target).
     pub network_interface: Option<String>,

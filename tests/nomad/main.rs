@@ -15,5 +15,6 @@ mod support;
 mod cluster;
 mod deployments;
 mod jobs;
+mod scrape;
 mod secured;
 mod used;

@@ -26,6 +26,8 @@ pub(super) struct Invocation {
     pub(super) passphrase: Passphrase,
     /// How long each gate may take.
     pub(super) limit: Duration,
+    /// Versions may be further away than the makers support.
+    pub(super) force: bool,
 }
 
 impl Invocation {
@@ -72,6 +74,7 @@ impl Invocation {
             flags: self.flags.clone(),
             passphrase: self.passphrase.clone(),
             limit: self.limit,
+            force: self.force,
         };
         invocation.open_existing()
     }
@@ -116,6 +119,7 @@ impl Invocation {
             self.limit,
         )?;
         context.flags.clone_from(&self.flags);
+        context.force = self.force;
         Ok(context)
     }
 }

@@ -9,6 +9,7 @@ mod replace_node;
 mod rotate_certs;
 mod rotate_gossip;
 mod sample;
+mod scrape;
 mod status;
 mod terminal;
 mod up;
@@ -42,6 +43,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         flags: flags(&args.cluster),
         passphrase: Passphrase::new(args.cluster.passphrase_file.clone()),
         limit: args.cluster.timeout(),
+        force: args.cluster.force,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -53,6 +55,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Plan => plan::run(&invocation, json).await,
             BootstrapAction::Status => status::run(&invocation, json).await,
             BootstrapAction::Env => env::run(&invocation, json),
+            BootstrapAction::Scrape => scrape::run(&invocation),
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,
             BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
             BootstrapAction::ReplaceNode(args) => replace_node::run(&invocation, &args).await,

@@ -20,7 +20,7 @@ const GRPC_TLS: Version = Version::new(1, 14, 0);
 /// `consul.hcl`: everything but secrets.
 pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Version) -> String {
     let server = node.is_server(Product::Consul);
-    let mut hcl = Hcl::file();
+    let mut hcl = Hcl::with_extra(cluster.extra.of(node, Product::Consul));
     hcl.text("datacenter", &cluster.datacenter)
         .text("domain", &cluster.domain)
         .text("node_name", &node.name);
@@ -69,6 +69,12 @@ pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Ve
         } else {
             hcl.gap().flag("ui", true);
         }
+    }
+    if cluster.telemetry {
+        hcl.block("telemetry", |hcl| {
+            hcl.text("prometheus_retention_time", "10m")
+                .flag("disable_hostname", true);
+        });
     }
     if cluster.acl {
         hcl.block("acl", |hcl| {

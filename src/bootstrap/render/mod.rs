@@ -4,7 +4,7 @@
 //! ```text
 //!   consul.d/  consul.hcl join.hcl encrypt.hcl ca.pem cert.pem key.pem                                every node
 //!   nomad.d/   nomad.hcl join.hcl [encrypt.hcl] [consul-token.hcl] ca.pem cert.pem key.pem   Nomad servers and clients
-//!   lb/        lb.toml [token] ca.pem cert.pem key.pem                                       Nomad clients
+//!   lb/        lb.toml [token] ca.pem cert.pem key.pem [metrics.pem metrics-key.pem]          Nomad clients
 //! ```
 //!
 //! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip
@@ -23,6 +23,7 @@ mod systemd;
 mod tests;
 mod version;
 
+pub use lb::METRICS_PORT as LB_METRICS_PORT;
 pub use version::{OLDEST_CONSUL, OLDEST_NOMAD, Version, Versions};
 
 use program::Program;
@@ -65,7 +66,7 @@ pub fn node(
         let lb = lb.map(|path| Program::new("lb", &BinarySource::File(path.clone()), &layout));
         builder.nomad(node, source, pair, shared, versions, lb.as_ref());
         if let Some(lb) = lb {
-            builder.lb(node, shared, lb);
+            builder.lb(node, &pairs.consul, shared, lb);
         }
     }
     spec
@@ -226,7 +227,7 @@ impl SpecBuilder<'_> {
     }
 
     /// The task runs as the client's own user, and no other may read these.
-    fn lb(&mut self, node: &Node, shared: &Shared, program: Program) {
+    fn lb(&mut self, node: &Node, agent: &Pair, shared: &Shared, program: Program) {
         let (owner, folder) = (Owner::Root, &self.layout.lb);
         self.directory(folder, 0o700, owner);
         let token = shared.lb_consul_token.as_ref().filter(|_| self.cluster.acl);
@@ -248,6 +249,12 @@ impl SpecBuilder<'_> {
             );
         }
         self.certificates(folder, &shared.ca_bundle, &shared.lb, owner, Effect::None);
+        if self.cluster.telemetry {
+            let Pair { cert, key } = agent.clone();
+            self.file(folder, lb::METRICS_CERT, cert, 0o644, owner, Effect::None);
+            let key = key.reveal().to_owned();
+            self.secret(folder, lb::METRICS_KEY, key, owner, Effect::None);
+        }
         self.spec.binaries.push(program.into_spec());
     }
 

@@ -23,7 +23,7 @@ pub(super) fn agent(
     versions: &Versions,
     lb: Option<&Program>,
 ) -> String {
-    let mut hcl = Hcl::file();
+    let mut hcl = Hcl::with_extra(cluster.extra.of(node, Product::Nomad));
     hcl.text("name", &node.name)
         .text("region", &cluster.region)
         .text("datacenter", &cluster.datacenter);
@@ -48,6 +48,14 @@ pub(super) fn agent(
     match node.role {
         Role::NomadClient => client(&mut hcl, cluster, node, layout, versions, lb),
         Role::NomadServer | Role::ConsulServer => server(&mut hcl),
+    }
+    if cluster.telemetry {
+        hcl.block("telemetry", |hcl| {
+            hcl.flag("prometheus_metrics", true)
+                .flag("publish_allocation_metrics", true)
+                .flag("publish_node_metrics", true)
+                .flag("disable_hostname", true);
+        });
     }
     if cluster.acl {
         hcl.block("acl", |hcl| {

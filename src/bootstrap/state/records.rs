@@ -258,6 +258,8 @@ pub struct Tokens {
     pub nomad_operator: Option<Token>,
     /// lb's Consul token: it may read services, nodes and `lb/` keys.
     pub lb: Option<Token>,
+    /// Prometheus's Consul token: it may read what agents tell of themselves.
+    pub scrape: Option<Token>,
 }
 
 impl Tokens {

@@ -27,6 +27,8 @@ fn cluster() -> Cluster {
         acl: false,
         consul: BinarySource::File("/usr/bin/consul".into()),
         nomad: None,
+        telemetry: true,
+        extra: crate::bootstrap::topology::Extras::default(),
         network_interface: None,
         certificate_days: 365,
         release_url: String::new(),
