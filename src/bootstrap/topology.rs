@@ -320,6 +320,18 @@ impl Cluster {
         self.target == Target::Local
     }
 
+    /// What is added to the configuration of one agent.
+    #[must_use]
+    pub fn extra(&self, node: &Node, product: Product) -> ExtraTable {
+        match product {
+            Product::Consul => self.extra.of_consul(&node.name),
+            Product::Nomad => {
+                let is_client = node.role == Role::NomadClient;
+                self.extra.of_nomad(&node.name, is_client)
+            }
+        }
+    }
+
     /// Where things live on this node.
     #[must_use]
     pub fn layout(&self, node: &Node) -> Layout {

@@ -19,7 +19,7 @@ use crate::proxy::tls::{Clients, Problems, ServerUse, TlsError};
 /// The key of its clients' CAs.
 const KEY: &str = "metrics.client_ca_file";
 
-/// Which certificates it shows, and to whom.
+/// Which certificates it shows, and which clients it takes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trust {
     certificates: Option<String>,

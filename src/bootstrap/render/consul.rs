@@ -20,7 +20,7 @@ const GRPC_TLS: Version = Version::new(1, 14, 0);
 /// `consul.hcl`: everything but secrets.
 pub(super) fn agent(cluster: &Cluster, node: &Node, layout: &Layout, version: Version) -> String {
     let server = node.is_server(Product::Consul);
-    let mut hcl = Hcl::with_extra(cluster.extra.of(node, Product::Consul));
+    let mut hcl = Hcl::with_extra(cluster.extra(node, Product::Consul));
     hcl.text("datacenter", &cluster.datacenter)
         .text("domain", &cluster.domain)
         .text("node_name", &node.name);

@@ -23,7 +23,7 @@ pub(super) fn agent(
     versions: &Versions,
     lb: Option<&Program>,
 ) -> String {
-    let mut hcl = Hcl::with_extra(cluster.extra.of(node, Product::Nomad));
+    let mut hcl = Hcl::with_extra(cluster.extra(node, Product::Nomad));
     hcl.text("name", &node.name)
         .text("region", &cluster.region)
         .text("datacenter", &cluster.datacenter);

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Node, Product, Role};
-
 /// Keys of an agent's configuration.
 pub type ExtraTable = Map<String, Value>;
 
@@ -32,28 +30,29 @@ pub struct NodeExtra {
 }
 
 impl Extras {
-    /// All that concerns one agent. Of Nomad's, what is about the other role is left out.
-    #[must_use]
-    pub fn of(&self, node: &Node, product: Product) -> ExtraTable {
-        let is_client = node.role == Role::NomadClient;
-        let own = self.nodes.get(&node.name);
-        let layers = match product {
-            Product::Consul => [Some(&self.consul), None, own.map(|own| &own.consul)],
-            Product::Nomad => [
-                Some(&self.nomad),
-                is_client.then_some(&self.clients),
-                own.map(|own| &own.nomad),
-            ],
-        };
-        let mut all = ExtraTable::new();
-        for layer in layers.into_iter().flatten() {
-            merge(&mut all, layer);
-        }
-        if product == Product::Nomad {
-            all.remove(if is_client { "server" } else { "client" });
-        }
+    /// All that concerns a node's Consul agent.
+    pub(super) fn of_consul(&self, node: &str) -> ExtraTable {
+        let own = self.nodes.get(node).map(|own| &own.consul);
+        merged([Some(&self.consul), own])
+    }
+
+    /// All that concerns a node's Nomad agent; what is about the other role is left out.
+    pub(super) fn of_nomad(&self, node: &str, is_client: bool) -> ExtraTable {
+        let own = self.nodes.get(node).map(|own| &own.nomad);
+        let clients = is_client.then_some(&self.clients);
+        let mut all = merged([Some(&self.nomad), clients, own]);
+        all.remove(if is_client { "server" } else { "client" });
         all
     }
+}
+
+/// From the widest to the narrowest.
+fn merged<const N: usize>(layers: [Option<&ExtraTable>; N]) -> ExtraTable {
+    let mut all = ExtraTable::new();
+    for layer in layers.into_iter().flatten() {
+        merge(&mut all, layer);
+    }
+    all
 }
 
 /// Tables are merged, everything else is replaced.
@@ -78,16 +77,6 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    fn node(name: &str, role: Role) -> Node {
-        Node {
-            name: name.to_owned(),
-            role,
-            address: [10, 0, 0, 1].into(),
-            ssh: None,
-            dynamic_ports: None,
-        }
-    }
-
     #[test]
     fn the_narrower_goes_before_the_wider() {
         let own = NodeExtra {
@@ -104,40 +93,29 @@ mod tests {
             clients: table(json!({ "client": { "node_class": "clients", "max": 1 } })),
             nodes: [("c".to_owned(), own)].into(),
         };
-        for (name, role, product, wanted) in [
-            (
-                "s",
-                Role::ConsulServer,
-                Product::Consul,
-                json!({ "limits": { "a": 1, "b": 2 }, "log_level": "WARN" }),
-            ),
-            (
-                "c",
-                Role::NomadClient,
-                Product::Consul,
-                json!({ "limits": { "a": 9, "b": 2 }, "log_level": "WARN" }),
-            ),
+        let wide = json!({ "limits": { "a": 1, "b": 2 }, "log_level": "WARN" });
+        assert_eq!(Value::Object(extras.of_consul("s")), wide);
+        let narrow = json!({ "limits": { "a": 9, "b": 2 }, "log_level": "WARN" });
+        assert_eq!(Value::Object(extras.of_consul("c")), narrow);
+        for (name, is_client, wanted) in [
             (
                 "n",
-                Role::NomadServer,
-                Product::Nomad,
+                false,
                 json!({ "log_level": "WARN", "server": { "rejoin": true } }),
             ),
             (
                 "d",
-                Role::NomadClient,
-                Product::Nomad,
+                true,
                 json!({ "log_level": "WARN", "client": { "node_class": "clients", "list": [1, 2], "max": 1 } }),
             ),
             (
                 "c",
-                Role::NomadClient,
-                Product::Nomad,
+                true,
                 json!({ "log_level": "WARN", "client": { "node_class": "own", "list": [3], "max": 1 } }),
             ),
         ] {
-            let found = extras.of(&node(name, role), product);
-            assert_eq!(Value::Object(found), wanted, "{name} {product}");
+            let found = extras.of_nomad(name, is_client);
+            assert_eq!(Value::Object(found), wanted, "{name}");
         }
     }
 }

@@ -33,7 +33,7 @@ read_only = false
     assert_eq!(names(&cluster).len(), 9);
     let of = |name: &str, product| {
         let node = cluster.nodes.iter().find(|node| node.name == name);
-        Value::Object(cluster.extra.of(node.unwrap(), product))
+        Value::Object(cluster.extra(node.unwrap(), product))
     };
     let limits = json!({ "rpc_rate": 1.5, "http_max_conns_per_client": 400 });
     assert_eq!(
@@ -145,7 +145,7 @@ fn what_lb_decides_is_a_mistake_with_its_line() {
             "{extra}: {said:?}"
         );
     }
-    // Of one node, and what is no table at all.
+    // Of one node, and what is not a table at all.
     for (node, parts) in [
         (
             "extra = { consul = { server = true } }",
