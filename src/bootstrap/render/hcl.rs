@@ -154,14 +154,17 @@ impl Hcl {
             let Value::Object(table) = value else {
                 continue;
             };
-            if self.depth <= 1 && LABELLED.contains(&key.as_str()) {
-                for (label, inner) in table {
-                    let header = format!("{key} {}", quoted(&label));
-                    let inner = inner.as_object().cloned().unwrap_or_default();
+            // What does not fit is written as it is, so that the agent tells.
+            let fits = table.values().all(Value::is_object);
+            if !(fits && self.depth <= 1 && LABELLED.contains(&key.as_str())) {
+                self.block_with(&name(&key), table, |_| {});
+                continue;
+            }
+            for (label, inner) in table {
+                let header = format!("{key} {}", quoted(&label));
+                if let Value::Object(inner) = inner {
                     self.block_with(&header, inner, |_| {});
                 }
-            } else {
-                self.block_with(&name(&key), table, |_| {});
             }
         }
     }
@@ -279,6 +282,36 @@ mod tests {
         let expected = "name    = \"a\"\nenabled = true\nport    = -1\n\nserver {\n  join {\n    retry_join = \
                         [\"a\", \"b\"]\n  }\n}\n";
         assert_eq!(hcl.finish(), format!("{HEAD}{expected}"));
+    }
+
+    #[test]
+    fn extra_goes_before_what_is_written_and_nothing_of_it_is_lost() {
+        for (extra, expected) in [
+            ("{}", "a = 1\n\nb {\n  c = \"d\"\n}\n"),
+            (
+                r#"{ "a": "x", "z": [1, true, { "k": "v" }] }"#,
+                "a = \"x\"\n\nb {\n  c = \"d\"\n}\n\nz = [1, true, { k = \"v\" }]\n",
+            ),
+            (
+                r#"{ "b": { "c": false, "e": { "f.g": 1.5 } } }"#,
+                "a = 1\n\nb {\n  c = false\n\n  e {\n    \"f.g\" = 1.5\n  }\n}\n",
+            ),
+            (
+                r#"{ "plugin": { "x y": {}, "z": { "k": 1 } } }"#,
+                "a = 1\n\nb {\n  c = \"d\"\n}\n\nplugin \"x y\" {\n}\n\nplugin \"z\" {\n  k = 1\n}\n",
+            ),
+            // The agent has to tell what is wrong with these.
+            (
+                r#"{ "b": 3, "plugin": { "z": true } }"#,
+                "a = 1\n\nb {\n  c = \"d\"\n}\n\nb = 3\n\nplugin {\n  z = true\n}\n",
+            ),
+        ] {
+            let mut hcl = Hcl::with_extra(serde_json::from_str(extra).unwrap());
+            hcl.number("a", 1).block("b", |hcl| {
+                hcl.text("c", "d");
+            });
+            assert_eq!(hcl.finish(), format!("{HEAD}{expected}"), "{extra}");
+        }
     }
 
     #[test]
