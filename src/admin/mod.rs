@@ -5,6 +5,7 @@
 //!                                                                            ├─ routes, services, explain (JSON)
 //!                                                                            ├─ page, routes_page (HTML)
 //!                                                                            └─ overrides (JSON, HTML; writes)
+//! scrape (the listener for scrapers: the same sockets, /metrics alone)
 //! client (the other end: `lb routes`, `lb explain`)
 //! ```
 //!
@@ -29,9 +30,11 @@ mod route_path;
 mod router;
 mod routes;
 mod routes_page;
+mod scrape;
 mod seats;
 mod server;
 mod services;
+mod site;
 mod sources;
 mod summary;
 mod tabular;
@@ -54,7 +57,8 @@ use crate::table::clock::Clock;
 use crate::table::explain::{Asked, Decision, ExplainedRequest};
 
 pub use overrides::{Override, OverrideStore};
-pub use server::serve;
+pub use scrape::ScrapeTls;
+pub use server::{serve, serve_metrics};
 
 /// What the control loop can tell.
 pub trait ControlView {

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::LocalBoxFuture;
 use http::header::{HOST, HeaderMap, HeaderValue, LOCATION};
 use http::uri::Authority;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use rustls::ServerConfig;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -20,6 +22,7 @@ use super::response::{
 };
 use super::route_path::{AdminPath, admin_path};
 use super::routes_page::Shown;
+use super::site::{Client, Site};
 use super::{
     AdminState, changes, events, explain, held, page, routes, routes_page, services, sources,
     summary, transfer,
@@ -35,22 +38,36 @@ const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
 const EVENTS_SHOWN: u64 = 30;
 
-/// The other end of a connection.
-#[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) address: SocketAddr,
-    /// The name that the TLS handshake was made for.
-    pub(super) handshake: Option<String>,
-}
+impl Site for AdminState {
+    fn name(&self) -> &'static str {
+        "admin"
+    }
 
-/// The response to a request, in a form that the client takes.
-pub(super) async fn respond(
-    state: &AdminState,
-    request: Request<Incoming>,
-    client: &Client,
-) -> AdminResponse {
-    let takes_gzip = transfer::takes_gzip(request.headers());
-    transfer::compressed(decided(state, request, client).await, takes_gzip).await
+    fn tls(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+        let settings = Arc::clone(&self.settings.borrow());
+        (self.tls)(&settings)
+    }
+
+    fn is_watching(&self, request: &Request<Incoming>) -> bool {
+        let (settings, path) = (Arc::clone(&self.settings.borrow()), request.uri().path());
+        let reads = request.method() == Method::GET || request.method() == Method::HEAD;
+        let watches = matches!(
+            admin_path(path, &settings),
+            AdminPath::Health | AdminPath::Ready | AdminPath::Metrics
+        );
+        reads && (watches || self.metrics.scrape_page().path.as_deref() == Some(path))
+    }
+
+    fn respond<'a>(
+        &'a self,
+        request: Request<Incoming>,
+        client: &'a Client,
+    ) -> LocalBoxFuture<'a, AdminResponse> {
+        Box::pin(async move {
+            let takes_gzip = transfer::takes_gzip(request.headers());
+            transfer::compressed(decided(self, request, client).await, takes_gzip).await
+        })
+    }
 }
 
 /// The response as it is made. Nothing has an effect but a PUT of route commands; only such a body
@@ -115,18 +132,6 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
             &nothing_at(head.uri.path(), &settings.path),
         ),
     }
-}
-
-/// Whether a request is one of those by which others watch lb: there is always room for some of
-/// them.
-pub(super) fn is_watching(state: &AdminState, request: &Request<Incoming>) -> bool {
-    let (settings, path) = (Arc::clone(&state.settings.borrow()), request.uri().path());
-    let reads = request.method() == Method::GET || request.method() == Method::HEAD;
-    let watches = matches!(
-        admin_path(path, &settings),
-        AdminPath::Health | AdminPath::Ready | AdminPath::Metrics
-    );
-    reads && (watches || state.metrics.scrape_page().path.as_deref() == Some(path))
 }
 
 /// For all others while every connection is busy.
@@ -236,7 +241,8 @@ fn ready(state: &AdminState, query: &Query) -> AdminResponse {
     json_response(status, &body, query)
 }
 
-async fn metrics(state: &AdminState) -> AdminResponse {
+/// What a scraper gets.
+pub(super) async fn metrics(state: &AdminState) -> AdminResponse {
     // A control loop in trouble is a reason to show metrics, not to hold them back.
     let _ = tokio::time::timeout(CONTROL_TIMEOUT, state.control.refresh()).await;
     let readiness = state.control.readiness();

@@ -1,13 +1,13 @@
-//! Sockets of the admin listener: accepts, bounds and times out connections.
+//! Sockets of the admin listener and of the one for scrapers: accepts, bounds and times out
+//! connections.
 //!
-//! The response is decided in `router`. Limits are small: this is for a handful of people and a
+//! The response is decided by the [`Site`]. Limits are small: this is for a handful of people and a
 //! scraper, and it shares a thread with the control loop.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,8 +23,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::router::Client;
+use super::scrape::{ScrapeSite, ScrapeTls};
 use super::seats::{Noted, Responding, Seat, Seats};
+use super::site::{Client, Site};
 use super::{AdminState, router};
 use crate::system::lack::is_exhaustion;
 use crate::system::throttle::Throttle;
@@ -64,13 +65,21 @@ pub fn serve(listener: TcpListener, state: AdminState) -> JoinHandle<()> {
     ))
 }
 
-async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
+/// Serves metrics alone, in the same way.
+pub fn serve_metrics(listener: TcpListener, state: AdminState, tls: ScrapeTls) -> JoinHandle<()> {
+    tokio::task::spawn_local(vital::task(
+        "the metrics listener",
+        accept_all(listener, Rc::new(ScrapeSite { state, tls })),
+    ))
+}
+
+async fn accept_all(listener: TcpListener, site: Rc<dyn Site>) {
     let seats = Rc::new(Seats::default());
     let mut connections = JoinSet::new();
     let told = Throttle::default();
     let tell = |problem: &dyn std::fmt::Display| {
         if told.is_due(Instant::now().into_std()) {
-            tracing::warn!(%problem, "the admin listener cannot take a connection");
+            tracing::warn!(%problem, "the {} listener cannot take a connection", site.name());
         }
     };
     loop {
@@ -88,10 +97,10 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
                         .await
                         .ok();
                 };
-                let (state, seats) = (Rc::clone(&state), Rc::clone(&seats));
+                let (site, seats) = (Rc::clone(&site), Rc::clone(&seats));
                 connections.spawn_local(async move {
                     tokio::select! {
-                        () = serve_connection(stream, peer, state, &seat) => {}
+                        () = serve_connection(stream, peer, site, &seat) => {}
                         () = seat.told_to_leave() => tracing::debug!("admin connection gave way to another one"),
                     }
                     seats.left(&seat);
@@ -112,11 +121,10 @@ async fn accept_all(listener: TcpListener, state: Rc<AdminState>) {
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    state: Rc<AdminState>,
+    site: Rc<dyn Site>,
     seat: &Rc<Seat>,
 ) {
-    let settings = Arc::clone(&state.settings.borrow());
-    match (state.tls)(&settings) {
+    match site.tls() {
         Ok(None) => {
             serve_requests(
                 stream,
@@ -124,7 +132,7 @@ async fn serve_connection(
                     address: peer,
                     handshake: None,
                 },
-                state,
+                site,
                 seat,
             )
             .await
@@ -139,7 +147,7 @@ async fn serve_connection(
                             address: peer,
                             handshake,
                         },
-                        state,
+                        site,
                         seat,
                     )
                     .await;
@@ -148,24 +156,24 @@ async fn serve_connection(
                 Err(_) => tracing::debug!("admin connection: the TLS handshake took too long"),
             }
         }
-        Err(error) => tracing::error!(error, "the admin listener cannot speak TLS"),
+        Err(error) => tracing::error!(error, "the {} listener cannot speak TLS", site.name()),
     }
 }
 
 async fn serve_requests(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     client: Client,
-    state: Rc<AdminState>,
+    site: Rc<dyn Site>,
     seat: &Rc<Seat>,
 ) {
     let client = Rc::new(client);
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let (state, seat, client) = (Rc::clone(&state), Rc::clone(seat), Rc::clone(&client));
+        let (site, seat, client) = (Rc::clone(&site), Rc::clone(seat), Rc::clone(&client));
         async move {
             let responding = seat.responding();
-            let mut answer = match seat.is_reserved() && !router::is_watching(&state, &request) {
+            let mut answer = match seat.is_reserved() && !site.is_watching(&request) {
                 true => router::overcrowded(),
-                false => router::respond(&state, request, &client).await,
+                false => site.respond(request, &client).await,
             };
             if seat.is_reserved() {
                 answer

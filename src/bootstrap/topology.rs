@@ -2,11 +2,15 @@
 //!
 //! Valid by construction: `description` makes these values and reports every mistake. Pure.
 
+mod extra;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use extra::{ExtraTable, Extras, NodeExtra};
 
 /// Port of Consul's HTTPS API.
 pub const CONSUL_HTTPS_PORT: u16 = 8501;
@@ -299,6 +303,10 @@ pub struct Cluster {
     pub consul: BinarySource,
     /// Where Nomad comes from. None: none was found on this machine and none was named.
     pub nomad: Option<BinarySource>,
+    /// Whether agents and lb show their metrics to Prometheus.
+    pub telemetry: bool,
+    /// What is added to the configuration of agents.
+    pub extra: Extras,
     /// Interface that Nomad clients fingerprint; None: the one that has the node's address (ssh
     /// target).
     pub network_interface: Option<String>,
@@ -354,6 +362,18 @@ impl Cluster {
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.target == Target::Local
+    }
+
+    /// What is added to the configuration of one agent.
+    #[must_use]
+    pub fn extra(&self, node: &Node, product: Product) -> ExtraTable {
+        match product {
+            Product::Consul => self.extra.of_consul(&node.name),
+            Product::Nomad => {
+                let is_client = node.role == Role::NomadClient;
+                self.extra.of_nomad(&node.name, is_client)
+            }
+        }
     }
 
     /// Where things live on this node.

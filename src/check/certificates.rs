@@ -32,6 +32,12 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
         config.proxy.upstream_ca_file.as_deref(),
         now,
     );
+    client_authorities(
+        files,
+        "metrics.client_ca_file",
+        config.metrics.client_ca_file.as_deref(),
+        now,
+    );
     for (name, certificates) in &config.certificates {
         let key = |field: &str| format!("certificates.{name}.{field}");
         client_authorities(

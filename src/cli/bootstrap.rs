@@ -67,6 +67,9 @@ pub struct ClusterArgs {
     /// Give up when the cluster is not where it should be after this time [default: 5m].
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
+    /// Take versions of consul and nomad that are further away than their makers support.
+    #[arg(long, global = true)]
+    pub force: bool,
 }
 
 impl ClusterArgs {
@@ -97,6 +100,9 @@ pub enum BootstrapAction {
     Status,
     /// Print the exports for the consul and nomad commands, and write the browser's client.pfx.
     Env,
+    /// Print the configuration with which Prometheus scrapes the cluster, and write the files that it
+    /// names.
+    Scrape,
     /// Make new certificates and have the nodes take them, one after the other.
     RotateCerts(RotateCertsArgs),
     /// Make new gossip keys and have the agents take them. `--only consul`: Consul's alone.
@@ -307,12 +313,13 @@ mod tests {
     #[test]
     fn flags_of_the_cluster_stand_before_and_after_the_word() {
         let flags = "--cluster c.toml --local --only consul --state s --network 127.0.9.0/24 --consul-bin c --nomad-bin n \
-                     --acl --passphrase-file p --inventory - --timeout 1m30s --skip a,b --skip c";
+                     --acl --passphrase-file p --inventory - --timeout 1m30s --skip a,b --skip c --force";
         for word in [
             "up",
             "plan",
             "status",
             "env",
+            "scrape",
             "rotate-certs",
             "rotate-gossip",
             "replace-node w",

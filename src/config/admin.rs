@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::certificates::{CertificateConfig, CertificateSource};
+use super::certificates::CertificateConfig;
 use super::declare::{Checked, section};
 use super::reader::Reader;
-use super::tls::{TlsLimits, TlsVersion, check_name, check_tls, limits};
+use super::tls::{TlsLimits, TlsVersion, check_shown, check_tls, limits};
 use super::words::words;
 section! {
     /// The admin listener: web pages, health, metrics, API. It changes nothing, unless writable is
@@ -164,20 +164,7 @@ pub(super) fn check(
     known: &BTreeMap<String, CertificateConfig>,
     has_store: bool,
 ) {
-    if let Some(name) = &admin.certificates {
-        check_name(reader, name, known);
-        if matches!(
-            known.get(name).map(|it| &it.source),
-            Some(CertificateSource::VaultPki { .. })
-        ) {
-            let advice = "name a source that has its certificates from the start";
-            reader.wrong(
-                "certificates",
-                "names certificates that are made on demand",
-                advice,
-            );
-        }
-    }
+    check_shown(reader, admin.certificates.as_ref(), known);
     if admin.writable && !has_store {
         let advice =
             "say where the KV store holds route commands, as in consul.kv_path = \"fabio/config\"";

@@ -71,6 +71,9 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
     sections.with::<AdminConfig, _>(|reader| {
         admin::check(reader, &config.admin, &config.certificates, has_store);
     });
+    sections.with::<MetricsConfig, _>(|reader| {
+        metrics::check(reader, &config.metrics, &config.admin, &config.certificates);
+    });
     config.static_routes = static_route::routes(&mut sections);
     config.listeners = listener::listeners(
         &mut sections,

@@ -176,6 +176,13 @@ pub(super) fn listeners(
                     "change one of them (admin.address)",
                 );
             }
+            if Some(listener.address) == metrics.address {
+                reader.wrong(
+                    "address",
+                    "is the metrics listener's too",
+                    "change one of them (metrics.address)",
+                );
+            }
             if !seen.insert(listener.address) {
                 reader.wrong(
                     "address",
@@ -203,7 +210,10 @@ pub(super) fn listeners(
     let used = listeners
         .iter()
         .filter_map(|listener| listener.certificates.as_ref());
-    let used: HashSet<&String> = used.chain(admin.certificates.as_ref()).collect();
+    let used: HashSet<&String> = used
+        .chain(&admin.certificates)
+        .chain(&metrics.certificates)
+        .collect();
     for (name, group) in sections
         .settings
         .named

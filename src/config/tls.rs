@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::certificates::CertificateConfig;
+use super::certificates::{CertificateConfig, CertificateSource};
 use super::error::nearest;
 use super::reader::Reader;
 use super::words::words;
@@ -101,6 +101,29 @@ pub(super) fn check_tls(
                 "add one, or leave that version out (tls_min, tls_max)",
             );
         }
+    }
+}
+
+/// Whether a listener of the control thread may show these: they exist, and are there before a
+/// client names a host.
+pub(super) fn check_shown(
+    reader: &mut Reader<'_>,
+    name: Option<&String>,
+    known: &BTreeMap<String, CertificateConfig>,
+) {
+    let Some(name) = name else {
+        return;
+    };
+    check_name(reader, name, known);
+    if matches!(
+        known.get(name).map(|it| &it.source),
+        Some(CertificateSource::VaultPki { .. })
+    ) {
+        reader.wrong(
+            "certificates",
+            "names certificates that are made on demand",
+            "name a source that has its certificates from the start",
+        );
     }
 }
 

@@ -5,7 +5,7 @@
 //! there is no such thread.
 
 mod fetcher;
-mod present;
+pub(super) mod present;
 mod store_sink;
 
 use std::collections::BTreeMap;
@@ -218,7 +218,7 @@ impl Certificates {
 
 /// Files to watch.
 pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
-    let mut paths = Vec::new();
+    let mut paths = Vec::from_iter(config.metrics.client_ca_file.clone());
     let mut uses_vault = false;
     for certificates in config.certificates.values() {
         paths.extend(crate::proxy::tls::store::paths(certificates));

@@ -12,6 +12,7 @@ use prometheus::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::explain::Explainer;
+use super::metrics_listener::MetricsSocket;
 use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
@@ -47,6 +48,8 @@ pub(super) struct Start {
     pub(super) sources: Vec<Box<dyn Source>>,
     pub(super) admin: TcpListener,
     pub(super) admin_tls: TlsSettings,
+    /// The listener for scrapers, where there is one.
+    pub(super) scraped: Option<MetricsSocket>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     /// What the admin listener shows as metrics.
@@ -190,6 +193,7 @@ impl Parts {
             sources,
             admin,
             admin_tls,
+            scraped,
             clock,
             metrics,
             registry,
@@ -271,6 +275,18 @@ impl Parts {
             config_json: config_json.subscribe(),
             data_path: Rc::new(Explainer::new(&worker, listeners.subscribe())),
         };
+        if let Some(MetricsSocket {
+            listener,
+            address,
+            tls,
+        }) = scraped
+        {
+            listener.set_nonblocking(true).context("metrics listener")?;
+            let listener =
+                tokio::net::TcpListener::from_std(listener).context("metrics listener")?;
+            admin::serve_metrics(listener, state.clone(), tls);
+            tracing::info!(target: "lb::serve", listener = "metrics", %address, "listening");
+        }
         admin::serve(
             tokio::net::TcpListener::from_std(admin).context("admin listener")?,
             state,

@@ -15,6 +15,7 @@ mod descriptors;
 mod explain;
 mod files;
 mod metrics;
+mod metrics_listener;
 mod neighbours;
 mod notify;
 mod overrides;
@@ -48,6 +49,7 @@ use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
 use aside::Aside;
+use metrics_listener::{MetricsSocket, MetricsTls};
 use neighbours::Neighbours;
 
 pub use run::{RunOptions, Signals, run};
@@ -80,6 +82,7 @@ pub struct Running {
     workers: workers::Workers,
     follower: workers::Follower,
     neighbours: Neighbours,
+    metrics_tls: Arc<MetricsTls>,
     access_writer: AccessLogWriter,
     /// Sends metrics until it is dropped.
     _reporter: Option<Reporter>,
@@ -141,10 +144,32 @@ fn start_when_read(
     // relieved.
     let sharing = workers.sharing(config.admin.address);
     let admin =
-        bind_admin(config.admin.address, sharing).context("admin listener (key admin.address)")?;
+        bind_alone(config.admin.address, sharing).context("admin listener (key admin.address)")?;
     let admin_address = admin.local_addr().context("admin listener")?;
-    workers.note_admin(admin_address);
-    let neighbours = Neighbours::new(admin_address, sharing::inode_of(&admin), metrics.clone());
+    workers.note("admin", admin_address);
+    let metrics_tls = Arc::new(MetricsTls::load(
+        &config.metrics,
+        &certificates.stores(),
+        &metrics,
+    )?);
+    let scraped = match config.metrics.address {
+        None => None,
+        Some(address) => {
+            let sharing = workers.sharing(address);
+            let listener =
+                bind_alone(address, sharing).context("metrics listener (key metrics.address)")?;
+            let address = listener.local_addr().context("metrics listener")?;
+            workers.note("metrics", address);
+            Some(MetricsSocket {
+                listener,
+                address,
+                tls: metrics_tls.settings(&certificates),
+            })
+        }
+    };
+    let mut beside = vec![("admin", admin_address, sharing::inode_of(&admin))];
+    beside.extend(scraped.iter().map(|it| ("metrics", it.address, it.inode())));
+    let neighbours = Neighbours::new(beside, metrics.clone());
 
     let context = crate::proxy::worker::WorkerContext {
         table: table.clone(),
@@ -156,12 +181,7 @@ fn start_when_read(
         phase: phase.subscribe(),
     };
     let listeners = workers.addresses();
-    let follower = workers.follower(
-        table.clone(),
-        metrics.clone(),
-        admin_address,
-        phase.subscribe(),
-    );
+    let follower = workers.follower(table.clone(), metrics.clone(), phase.subscribe());
     let mut all_sources = sources::list();
     all_sources.extend(extra);
     read();
@@ -170,6 +190,7 @@ fn start_when_read(
         sources: all_sources,
         admin,
         admin_tls: certificates.for_admin(),
+        scraped,
         clock,
         metrics: metrics.clone(),
         registry: counting.registry.clone(),
@@ -197,12 +218,14 @@ fn start_when_read(
         workers,
         follower,
         neighbours,
+        metrics_tls,
         access_writer,
         _reporter: reporter,
     })
 }
 
-fn bind_admin(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListener> {
+/// One socket, for the control thread.
+fn bind_alone(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListener> {
     listener::bind(address, 1, sharing)?
         .open()?
         .pop()
@@ -236,28 +259,33 @@ impl Running {
         let (settings, live_page) = (self.settings.load_full(), self.live_page.clone());
         let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
         let (metrics, running) = (self.metrics.clone(), self.thread.sources());
+        let metrics_tls = Arc::clone(&self.metrics_tls);
         let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
         let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
             let built =
                 settings::build(&config, Some(&settings), &live_page, clients_max, &metrics)?;
             let stores = certificates.prepare(&config)?;
             certificates::check_admin(&config.admin, &stores)?;
+            let trust = metrics_tls.prepare(&config.metrics, &stores)?;
             let sources: Result<Vec<Reload>, SourceError> = running
                 .iter()
                 .map(|source| source.prepare(&config))
                 .collect();
-            Ok((Arc::new(built), stores, sources?))
+            Ok((Arc::new(built), stores, trust, sources?))
         });
-        let (built, stores, sources) = prepared.await.context("files of the configuration")??;
+        let (built, stores, trust, sources) =
+            prepared.await.context("files of the configuration")??;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), sources, answer).await?;
         answered.await.context("the control thread has ended")?;
         self.settings.store(Arc::clone(&built));
+        let metrics_tls = Arc::clone(&self.metrics_tls);
         let (certificates, config) = (Arc::clone(&self.certificates), next.clone());
         let taken_over = files.run(READ_MAX, move || {
             built.auth.read_again();
             certificates.commit(stores, &config);
+            metrics_tls.commit(trust);
         });
         // The rest is in force already: files that hang are read when they can be.
         if let Err(error) = taken_over.await {

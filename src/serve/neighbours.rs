@@ -15,23 +15,27 @@ use crate::proxy::sharing::{self, Holder};
 /// What was seen of them.
 #[derive(Debug)]
 pub(super) struct Neighbours {
-    admin: Open,
+    /// Listeners of the control thread.
+    beside: Vec<Open>,
     metrics: Metrics,
     /// Sockets of other processes at each address, as told last.
     told: Mutex<BTreeMap<SocketAddr, Vec<u64>>>,
 }
 
 impl Neighbours {
-    /// None was seen yet. `admin`: where the admin listener is, and by which number the kernel
-    /// knows it.
-    pub(super) fn new(admin: SocketAddr, inode: Option<u64>, metrics: Metrics) -> Self {
-        let admin = Open {
-            protocol: "admin",
-            address: admin,
+    /// None was seen yet. `beside`: listeners of the control thread, where each is, and by which
+    /// number the kernel knows it.
+    pub(super) fn new(
+        beside: Vec<(&'static str, SocketAddr, Option<u64>)>,
+        metrics: Metrics,
+    ) -> Self {
+        let open = |(protocol, address, inode): (_, _, Option<u64>)| Open {
+            protocol,
+            address,
             inodes: inode.into_iter().collect(),
         };
         Self {
-            admin,
+            beside: beside.into_iter().map(open).collect(),
             metrics,
             told: Mutex::default(),
         }
@@ -40,12 +44,12 @@ impl Neighbours {
     /// Looks at all open listeners. Reads two small tables of the kernel.
     pub(super) fn look(&self, workers: &Workers) {
         let mut open = workers.open_listeners();
-        open.push(self.admin.clone());
+        open.extend_from_slice(&self.beside);
         // Read before our own sockets are listed: one that is opened in between must not look like
         // another's.
         let listening = sharing::listening();
         let mut own = workers.inodes(&listening);
-        own.extend(&self.admin.inodes);
+        own.extend(self.beside.iter().flat_map(|it| &it.inodes));
         let shared: BTreeMap<SocketAddr, Vec<u64>> = open
             .iter()
             .map(|it| (it.address, sharing::others(it.address, &own, &listening)))

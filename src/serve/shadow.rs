@@ -91,6 +91,7 @@ fn alone(config: &mut Config) {
         consul.register.aliases = false;
     }
     config.admin.address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    config.metrics.address = None;
     config.admin.certificates = None;
     config.admin.path.clear();
     config.proxy.workers = 1;

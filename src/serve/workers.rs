@@ -58,8 +58,8 @@ struct WorkersState {
     leaving: Vec<Bound>,
     /// Sockets of listeners that were told to close.
     closing: Vec<u64>,
-    /// Where the admin listener is.
-    admin: Option<SocketAddr>,
+    /// Listeners of the control thread: what they are called, and where they are.
+    beside: Vec<(&'static str, SocketAddr)>,
     next_number: ListenerNumber,
     /// Addresses are shared with other processes that allow it, for some minutes from the start.
     take_over: bool,
@@ -135,9 +135,9 @@ impl Workers {
         self.count
     }
 
-    /// Takes note of where the admin listener is.
-    pub(super) fn note_admin(&self, address: SocketAddr) {
-        lock(&self.state).admin = Some(address);
+    /// Takes note of where a listener of the control thread is.
+    pub(super) fn note(&self, name: &'static str, address: SocketAddr) {
+        lock(&self.state).beside.push((name, address));
     }
 
     /// Protocol and address of each listener that is not dynamic.
@@ -381,7 +381,7 @@ impl WorkersState {
             dynamic: Vec::new(),
             leaving: Vec::new(),
             closing: Vec::new(),
-            admin: None,
+            beside: Vec::new(),
             next_number: ListenerNumber::default(),
             take_over: false,
             started: Instant::now(),
@@ -396,7 +396,8 @@ impl WorkersState {
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
-        self.all().map(Bound::address).chain(self.admin).collect()
+        let beside = self.beside.iter().map(|(_, address)| *address);
+        self.all().map(Bound::address).chain(beside).collect()
     }
 
     fn sharing(&self, address: SocketAddr, own: &[SocketAddr]) -> Sharing {

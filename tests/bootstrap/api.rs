@@ -81,6 +81,8 @@ impl Site {
             ca: None,
             consul: BinarySource::File(PathBuf::from("consul")),
             nomad: Some(BinarySource::File(PathBuf::from("nomad"))),
+            telemetry: true,
+            extra: lb::bootstrap::topology::Extras::default(),
             network_interface: None,
             certificate_days: 365,
             release_url: String::new(),

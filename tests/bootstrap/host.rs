@@ -32,6 +32,8 @@ fn cluster(state: &Path, target: Target, address: &str, ssh: Option<String>) -> 
         ca: None,
         consul: BinarySource::File("/bin/sh".into()),
         nomad: None,
+        telemetry: true,
+        extra: lb::bootstrap::topology::Extras::default(),
         network_interface: None,
         certificate_days: 365,
         release_url: String::new(),

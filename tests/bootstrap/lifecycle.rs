@@ -75,6 +75,7 @@ fn nine_nodes_come_up_and_stay_as_they_are() {
     );
 
     another_description_is_refused(&cluster);
+    a_far_version_is_refused(&cluster);
     a_lost_state_is_explained(&cluster);
     a_server_is_replaced(&cluster);
     a_second_run_changes_nothing(&cluster);
@@ -408,6 +409,32 @@ fn another_description_is_refused(cluster: &Cluster) {
     cluster.run(&["plan"]).good();
     cluster.run(&["env"]).good().says(&["files not looked at"]);
     drop(lock);
+    assert_eq!((cluster.pids(), written(cluster)), before);
+}
+
+/// A program that says to be three minor versions newer.
+fn a_far_version_is_refused(cluster: &Cluster) {
+    let before = (cluster.pids(), written(cluster));
+    let applied: serde_json::Value = serde_json::from_str(&cluster.read("cluster.json")).unwrap();
+    let old = applied["versions"]["consul"].as_str().unwrap().to_owned();
+    let mut numbers = old.split('.').map(|number| number.parse::<u16>().unwrap());
+    let (major, minor) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let new = format!("{major}.{}.0", minor + 3);
+    let program = cluster.folder().join("newer");
+    fs::write(&program, format!("#!/bin/sh\necho 'Consul v{new}'\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = program.to_string_lossy().into_owned();
+    let refused = format!("consul {old} cannot go to {new} at once");
+    let way = format!("{old} -> ");
+    for word in ["up", "plan", "upgrade"] {
+        cluster
+            .run(&[word, "--consul-bin", &program])
+            .ended(2)
+            .says(&[&refused, &way, "--force"]);
+    }
+    cluster
+        .run(&["plan", "--consul-bin", &program, "--force"])
+        .ended(3);
     assert_eq!((cluster.pids(), written(cluster)), before);
 }
 

@@ -31,6 +31,7 @@ mod registration;
 mod reload;
 mod resting;
 mod rights;
+mod scrape;
 mod seeing;
 mod server_name;
 mod sharing;

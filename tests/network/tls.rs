@@ -111,8 +111,18 @@ impl Trust {
     /// One exchange in HTTP/1.1; none when the connection ended before an answer. In TLS 1.3 a
     /// client learns after its handshake that it is not let in.
     pub async fn get(&self, address: SocketAddr, name: &str) -> std::io::Result<String> {
+        self.get_path(address, name, "/").await
+    }
+
+    /// The same for another path.
+    pub async fn get_path(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        path: &str,
+    ) -> std::io::Result<String> {
         let mut stream = self.connect(address, name).await?;
-        let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -134,7 +144,7 @@ pub fn shown<T>(stream: &TlsStream<T>) -> CertificateDer<'static> {
         .into_owned()
 }
 
-fn file_source(files: &super::support::certs::PairFiles, more: &str) -> String {
+pub fn file_source(files: &super::support::certs::PairFiles, more: &str) -> String {
     format!(
         "[certificates.main]\nsource = \"file\"\ncert_file = {:?}\nkey_file = {:?}\n{more}\n",
         files.cert, files.key

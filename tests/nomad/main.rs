@@ -17,5 +17,6 @@ mod cluster;
 mod credentials;
 mod deployments;
 mod jobs;
+mod scrape;
 mod secured;
 mod used;

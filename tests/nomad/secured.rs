@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::cluster::{Done, Nine};
 use super::jobs::{load, node_id, outside, wait_running, wait_served};
+use super::scrape::gives_metrics;
 use super::used::looks_well;
 use crate::support::lb::Lb;
 use crate::support::nomad;
@@ -38,6 +39,14 @@ fn acls_are_made_once_and_let_each_do_its_part() {
     let outside = outside(&nine);
     wait_served(&nine, &outside, "/hello");
     lb_can_read(&nine);
+    gives_metrics(
+        &nine,
+        &[
+            ("consul", "consul_runtime_alloc_bytes"),
+            ("nomad", "nomad_runtime_alloc_bytes"),
+            ("lb", "lb_build_info"),
+        ],
+    );
     leaves_and_nodes_change(&nine, &outside);
     drop(outside);
     nine.good(&["down", "--purge", "--yes"]);

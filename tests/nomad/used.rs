@@ -8,6 +8,7 @@ use super::jobs::{
     ask, load, node_id, outside, promote, running, submit, task_processes, wait_deployed,
     wait_running, wait_served,
 };
+use super::scrape::gives_metrics;
 use crate::support::lb::Lb;
 use crate::support::nomad;
 
@@ -23,6 +24,12 @@ fn nine_nodes_serve_through_all_that_may_happen_to_them() {
     wait_deployed(&nine, 0);
     wait_served(&nine, &outside, "/drill");
 
+    // Nomad's agents take no certificate here that could not also run jobs.
+    let metrics = [
+        ("consul", "consul_runtime_alloc_bytes"),
+        ("lb", "lb_build_info"),
+    ];
+    gives_metrics(&nine, &metrics);
     updates(&nine, &outside);
     drains(&nine, &outside);
     batch(&nine);

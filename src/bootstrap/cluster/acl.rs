@@ -26,8 +26,8 @@ pub use consul::tokens as consul_tokens;
 pub use nomad::tokens as nomad_tokens;
 pub use store::new_secret;
 pub use store::{
-    CONSUL_AGENT, CONSUL_LB, CONSUL_MANAGEMENT, CONSUL_NOMAD, CONSUL_OPERATOR, NOMAD_MANAGEMENT,
-    NOMAD_OPERATOR, TokenStore, consul_agent,
+    CONSUL_AGENT, CONSUL_LB, CONSUL_MANAGEMENT, CONSUL_NOMAD, CONSUL_OPERATOR, CONSUL_SCRAPE,
+    NOMAD_MANAGEMENT, NOMAD_OPERATOR, TokenStore, consul_agent,
 };
 use store::{STEP, TokenMade, is_valid};
 

@@ -31,6 +31,8 @@ pub(super) struct Invocation {
     pub(super) skip: Vec<String>,
     /// What is changed on nodes, by whatever this invocation opens.
     pub(super) changes: Changes,
+    /// Versions may be further away than the makers support.
+    pub(super) force: bool,
 }
 
 impl Invocation {
@@ -79,6 +81,7 @@ impl Invocation {
             limit: self.limit,
             skip: self.skip.clone(),
             changes: self.changes.clone(),
+            force: self.force,
         };
         invocation.open_existing()
     }
@@ -139,6 +142,7 @@ impl Invocation {
                 ));
             }
         }
+        context.force = self.force;
         Ok(context)
     }
 }

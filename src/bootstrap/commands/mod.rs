@@ -14,6 +14,7 @@ mod rotate_certs;
 mod rotate_gossip;
 mod rotate_tokens;
 mod sample;
+mod scrape;
 mod status;
 mod terminal;
 mod up;
@@ -50,6 +51,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         limit: args.cluster.timeout(),
         skip: args.cluster.skip.clone(),
         changes: Changes::default(),
+        force: args.cluster.force,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -61,6 +63,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Plan => plan::run(&invocation, json).await,
             BootstrapAction::Status => status::run(&invocation, json).await,
             BootstrapAction::Env => env::run(&invocation, json),
+            BootstrapAction::Scrape => scrape::run(&invocation),
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,
             BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
             BootstrapAction::RotateTokens => rotate_tokens::run(&invocation).await,

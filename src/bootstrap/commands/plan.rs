@@ -53,6 +53,7 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     let state = State::open_read_only(&dir)?.unwrap_or_else(|| State::absent(&dir));
     let mut context = Context::new(described, state, Progress::new(false), invocation.limit)?;
     context.skip(&invocation.skip)?;
+    context.force = invocation.force;
     compatible::check(&context)?;
     // What `up` would refuse to make a second time is no plan.
     context.state.check_not_lost()?;

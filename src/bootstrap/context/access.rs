@@ -16,6 +16,7 @@ use p12_keystore::{
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::scrape;
 use crate::bootstrap::security::pki;
 use crate::bootstrap::security::secrets::{Pair, Secret};
 use crate::bootstrap::state::State;
@@ -152,6 +153,7 @@ pub(in crate::bootstrap) fn write_all(
     if state.put(BUNDLE_FILE, bundle.reveal().as_bytes())? {
         written.push(state.path(BUNDLE_FILE));
     }
+    written.extend(scrape::write(state, cluster, scope)?);
     Ok(written)
 }
 
@@ -375,7 +377,8 @@ mod tests {
         let (_folder, mut state, cluster) = full();
         assert_eq!(
             write_all(&mut state, &cluster, Scope::All).unwrap().len(),
-            4
+            // Four, and four for Prometheus.
+            8
         );
         assert_eq!(
             write_all(&mut state, &cluster, Scope::All).unwrap(),

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::Context;
+use super::{Context, step};
 use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::render::Version;
 use crate::bootstrap::state::{Applied, AppliedRole};
@@ -44,7 +44,7 @@ fn check_with(
             .get(product.name())
             .and_then(|text| Version::parse(text).ok());
         if let (Some(old), Some(new)) = (old, new) {
-            problems.extend(step(product, old, new));
+            problems.extend(step::refusal(product, old, new, context.force));
         }
     }
     if problems.is_empty() {
@@ -119,25 +119,6 @@ fn problems(applied: &Applied, cluster: &Cluster, replaced: Option<&str>) -> Vec
     problems
 }
 
-/// Why a version cannot follow another. Neither product goes back, and neither promises to go over
-/// more than one major version at once. <https://developer.hashicorp.com/consul/docs/upgrade>,
-/// <https://developer.hashicorp.com/nomad/docs/upgrade>
-fn step(product: Product, old: Version, new: Version) -> Option<String> {
-    if new < old {
-        let why = format!("its data may be of a form that {new} does not read");
-        return Some(format!(
-            "{product} {old} cannot go back to {new}: {why}; name {old} or a later one"
-        ));
-    }
-    let too_far = new.major > old.major + 1;
-    too_far.then(|| {
-        format!(
-            "{product} {old} cannot go to {new} at once: go by way of {}.x",
-            old.major + 1
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
@@ -175,23 +156,5 @@ mod tests {
             newcomers(&applied, &now),
             ["newcomer was never brought up: run `lb bootstrap up` first"]
         );
-    }
-
-    #[test]
-    fn versions_go_forward_and_not_too_far() {
-        let version = |text| Version::parse(text).unwrap();
-        for (old, new, good) in [
-            ("1.8.7", "1.8.7", true),
-            ("1.8.7", "1.22.1", true),
-            ("1.10.2", "2.0.6", true),
-            ("1.9.0", "1.8.7", false),
-            ("1.9.0", "3.0.0", false),
-        ] {
-            assert_eq!(
-                step(Product::Consul, version(old), version(new)).is_none(),
-                good,
-                "{old} to {new}"
-            );
-        }
     }
 }

@@ -6,6 +6,8 @@ pub(super) mod applied;
 pub(super) mod compatible;
 mod keys;
 mod programs;
+pub(super) mod scrape;
+mod step;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -57,6 +59,8 @@ pub(in crate::bootstrap) struct Context {
     pub progress: Progress,
     /// How long each gate may take.
     pub limit: Duration,
+    /// Versions may be further away than the makers support.
+    pub force: bool,
     /// Names of nodes that are expected to be dead: nothing is asked of them, and nothing waits for
     /// them.
     pub absent: Vec<String>,
@@ -177,6 +181,7 @@ impl Context {
             releases,
             progress,
             limit,
+            force: false,
             absent: Vec::new(),
             left_out: BTreeMap::new(),
             skip: Vec::new(),

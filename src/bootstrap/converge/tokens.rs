@@ -20,6 +20,7 @@ fn slot<'a>(tokens: &'a mut Tokens, name: &str) -> Option<&'a mut Option<Token>>
         acl::CONSUL_OPERATOR => &mut tokens.operator,
         acl::CONSUL_NOMAD => &mut tokens.nomad_consul,
         acl::CONSUL_LB => &mut tokens.lb,
+        acl::CONSUL_SCRAPE => &mut tokens.scrape,
         acl::NOMAD_MANAGEMENT => &mut tokens.nomad_management,
         acl::NOMAD_OPERATOR => &mut tokens.nomad_operator,
         _ => return None,

@@ -9,8 +9,8 @@ use super::keys::{
     CaSettings, CertificateSettings, ClientSettings, ConsulSettings, LocalSettings, NomadSettings,
     ReleaseSettings, SshSettings, TopSettings,
 };
-use super::{names, nodes};
-use crate::bootstrap::topology::{CaFiles, Cluster, Product, ReleaseKey, Ssh, Target};
+use super::{extra, names, nodes};
+use crate::bootstrap::topology::{CaFiles, Cluster, Extras, Product, ReleaseKey, Ssh, Target};
 use crate::config::error::{ConfigError, Findings};
 use crate::config::raw::{Placed, RawValue, Settings};
 use crate::config::reader::ReadContext;
@@ -48,7 +48,16 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
     let clients: ClientSettings = sections.once();
     let certificates: CertificateSettings = sections.once();
     let releases: ReleaseSettings = sections.once();
-    let (kind, nodes) = nodes::read(sections, &top, &local, &context.recorded, context.scope);
+    let (kind, nodes, of_nodes) =
+        nodes::read(sections, &top, &local, &context.recorded, context.scope);
+    let mut added =
+        |key: &str, placed: Option<&Placed>, product| extra::read(sections, key, placed, product);
+    let extra = Extras {
+        consul: added("consul.extra", consul.extra.as_ref(), Product::Consul),
+        nomad: added("nomad.extra", nomad.extra.as_ref(), Product::Nomad),
+        clients: added("clients.extra", clients.extra.as_ref(), Product::Nomad),
+        nodes: of_nodes,
+    };
     let target = target(sections, kind, context);
     let named = (consul.version.as_deref(), consul.binary.as_deref());
     let consul = source::<ConsulSettings>(sections, Product::Consul, named, kind, context);
@@ -82,6 +91,8 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
         ca,
         consul: consul?,
         nomad: nomad_source,
+        telemetry: top.telemetry,
+        extra,
         release_url: url(&releases.url),
         release_key,
         state: state?,

@@ -41,7 +41,7 @@ pub(super) fn read(path: &Path, text: &str, mistakes: &mut Vec<ConfigError>) -> 
 const PLACE: &str =
     "use lower-case letters, digits, - and _: certificates and agents carry it as it is";
 const PATH: &str = "write the path of a file or folder, or take the line away";
-const VERSION: &str = "write it in full, like \"1.8.7\" and without v";
+const VERSION: &str = "write it in full, like \"1.22.1\" and without v";
 const URL: &str = "write it like \"https://releases.example.com\"";
 const SSH_WORD: &str = "write it as you would after ssh";
 /// What to write where a node's address belongs.
@@ -74,7 +74,7 @@ section! {
         /// element is an address that the other nodes reach the machine by, or a table: name
         /// (default: consul-N, nomad-server-N, nomad-client-N from 0), address, ssh (host or alias
         /// to give to ssh; default: the address), dynamic_ports (of clients: what Nomad gives to
-        /// tasks).
+        /// tasks), extra (as in [consul] and [nomad]: { consul = { … }, nomad = { … } }).
         consul_servers: Option<Placed> = unset r#"["10.0.0.11", "10.0.0.12", "10.0.0.13"]"#;
 
         /// The nodes that run Nomad servers: 1, 3 or 5, or 0 when nomad_clients is, or with --only
@@ -109,6 +109,10 @@ section! {
         /// A CA of your own to sign the two intermediates, Consul's and Nomad's. Its key is read when
         /// these are made, and stays where it is. Unset: a CA is made.
         ca: Option<Placed> = unset r#"{ cert_file = "ca.pem", key_file = "ca-key.pem" }"#;
+
+        /// Whether Consul, Nomad and lb show their metrics to Prometheus. `lb bootstrap scrape` prints
+        /// its configuration.
+        telemetry: bool = "true";
 
         /// Folder of the CA, the keys, the tokens and the plan applied. Keep it: without it the
         /// cluster cannot be looked after. Unset: the name of this file with .state in the place of
@@ -163,11 +167,16 @@ section! {
     /// Linux machine, when it is to be copied).
     pub(super) struct ConsulSettings is Once "consul" {
         /// Release that the nodes fetch; checksum and signature are checked. For the ssh target.
-        version: Option<String> = unset "1.8.7" where (names::version, VERSION);
+        version: Option<String> = unset "1.22.1" where (names::version, VERSION);
 
         /// A file of this machine: run in place on the local target, copied to the nodes on the ssh
         /// target.
         binary: Option<String> = unset "/usr/local/bin/consul" where (names::path, PATH);
+
+        /// Merged into the configuration of every Consul agent, under the names that it has there:
+        /// tables by their keys, all else replaced. Not what lb decides itself: names, addresses,
+        /// ports, TLS, ACLs, gossip keys, roles and joining.
+        extra: Option<Placed> = unset r#"{ log_level = "WARN", limits = { http_max_conns_per_client = 400 } }"#;
     }
 }
 
@@ -175,7 +184,7 @@ section! {
     /// Where Nomad comes from, in the same way.
     pub(super) struct NomadSettings is Once "nomad" {
         /// Release, as for Consul.
-        version: Option<String> = unset "1.9.7" where (names::version, VERSION);
+        version: Option<String> = unset "2.0.5" where (names::version, VERSION);
 
         /// A file of this machine, as for Consul.
         binary: Option<String> = unset "/usr/local/bin/nomad" where (names::path, PATH);
@@ -184,6 +193,22 @@ section! {
         /// the one that has the node's address.
         network_interface: Option<String> = unset "eth0"
             where (names::interface, "write a name that `ip link` prints");
+
+        /// The same as of Consul, for every Nomad agent.
+        extra: Option<Placed> = unset r#"{ log_level = "WARN" }"#;
+    }
+}
+
+section! {
+    /// Nomad clients.
+    pub(super) struct ClientSettings is Once "clients" {
+        /// The same for Nomad clients alone. What stands here goes before [nomad] extra, and a
+        /// node's own before both.
+        extra: Option<Placed> = unset r#"{ client = { node_class = "web", reserved = { memory = 512 } } }"#;
+
+        /// Whether jobs may run programs as they are, as root (driver raw_exec). The shipped job of
+        /// lb needs it; without it systemd runs lb on every client.
+        raw_exec: bool = "true";
     }
 }
 
@@ -236,6 +261,9 @@ section! {
         /// What Nomad gives to tasks.
         dynamic_ports: Option<String> = unset "20000-32000"
             where (names::port_range, "write it like \"20000-32000\"");
+
+        /// Configuration of its agents alone.
+        extra: Option<Placed> = unset r#"{ nomad = { client = { node_class = "gpu" } } }"#;
     }
 }
 
@@ -252,19 +280,10 @@ section! {
     }
 }
 
-section! {
-    /// What clients of Nomad may do.
-    pub(super) struct ClientSettings is Once "clients" {
-        /// Whether jobs may run programs as they are, as root (driver raw_exec). The shipped job of
-        /// lb needs it; without it systemd runs lb on every client.
-        raw_exec: bool = "true";
-    }
-}
-
 impl Checked for ConsulSettings {}
-impl Checked for ClientSettings {}
 impl Checked for CaSettings {}
 impl Checked for NomadSettings {}
+impl Checked for ClientSettings {}
 impl Checked for CertificateSettings {}
 impl Checked for ReleaseSettings {}
 

@@ -12,6 +12,7 @@
 mod binaries;
 mod build;
 mod build_context;
+mod extra;
 mod inventory;
 mod keys;
 mod locate;

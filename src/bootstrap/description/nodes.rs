@@ -1,7 +1,7 @@
 //! The three lists of nodes: names, addresses and port ranges, given or derived; everything that
 //! would collide is told.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use super::build_context::{Kind, Recorded};
 use super::keys::{LocalSettings, TopSettings};
 use super::written::{Given, Listed, Written, listed};
-use crate::bootstrap::topology::{Node, Role, Scope};
+use crate::bootstrap::topology::{Node, NodeExtra, Role, Scope};
 use crate::config::Location as SourceLocation;
 use crate::config::raw::Entry;
 use crate::config::sections::Sections;
@@ -44,14 +44,14 @@ const SSH_PORTS: (u16, u16) = (20_000, 32_000);
 /// Most nodes: far above need, and below it every local client still has ports.
 const NODES_MAX: usize = 1_000;
 
-/// All nodes, and how they are reached.
+/// All nodes, how they are reached, and what is added to the agents of each.
 pub(super) fn read(
     sections: &mut Sections<'_>,
     top: &TopSettings,
     local: &LocalSettings,
     recorded: &Recorded,
     scope: Scope,
-) -> (Kind, Vec<Node>) {
+) -> (Kind, Vec<Node>, BTreeMap<String, NodeExtra>) {
     let written = [&top.consul_servers, &top.nomad_servers, &top.nomad_clients];
     let mut written = written.into_iter();
     let listed = ROLES.map(|(role, key, _)| {
@@ -76,7 +76,7 @@ pub(super) fn read(
         let problem = format!("makes {total} nodes in all");
         let advice = format!("{NODES_MAX} are the most");
         sections.wrong::<TopSettings>("nomad_clients", &problem, &advice);
-        return (kind, Vec::new());
+        return (kind, Vec::new(), BTreeMap::new());
     }
     let written: Vec<(String, Written)> = listed
         .into_iter()
@@ -85,6 +85,10 @@ pub(super) fn read(
         .collect();
     let addresses = addresses(sections, kind, local, &written, recorded);
     let mut nodes = Vec::with_capacity(total);
+    let extras = written
+        .iter()
+        .filter_map(|(name, written)| Some((name.clone(), written.extra.clone()?)))
+        .collect();
     for ((name, written), address) in written.into_iter().zip(addresses) {
         check_node(sections, kind, &written);
         if let Some(address) = address {
@@ -103,7 +107,8 @@ pub(super) fn read(
     }
     share_ports(sections, kind, &mut nodes);
     check_collisions(sections, &nodes);
-    (kind, nodes.into_iter().map(|(node, _)| node).collect())
+    let nodes = nodes.into_iter().map(|(node, _)| node).collect();
+    (kind, nodes, extras)
 }
 
 /// The nodes of a role, each with its name; a count becomes as many nodes of which nothing else is

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::keys::{ADDRESS, NodeSettings, TopSettings};
-use super::names;
-use crate::bootstrap::topology::Role;
+use super::{extra, names};
+use crate::bootstrap::topology::{NodeExtra, Role};
 use crate::config::raw::{Placed, RawValue};
 use crate::config::sections::Sections;
 
@@ -18,6 +18,7 @@ pub(super) struct Written {
     pub(super) address: Given,
     pub(super) ssh: Option<String>,
     pub(super) ports: Option<(u16, u16)>,
+    pub(super) extra: Option<NodeExtra>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -48,6 +49,7 @@ impl Written {
             address: Given::Absent,
             ssh: None,
             ports: None,
+            extra: None,
         }
     }
 
@@ -121,6 +123,8 @@ fn entry(sections: &mut Sections<'_>, role: Role, key: String, placed: &Placed) 
             written.address = given(node.address.as_deref(), table.contains_key("address"));
             written.name = node.name;
             written.ssh = node.ssh;
+            let extra = format!("{key}.extra");
+            written.extra = extra::of_node(sections, &extra, node.extra.as_ref());
             written.ports = node.dynamic_ports.as_deref().and_then(names::ports);
         }
         _ => {

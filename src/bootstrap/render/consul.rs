@@ -26,7 +26,7 @@ pub(super) fn agent(
     acl_open: bool,
 ) -> String {
     let server = node.is_server(Product::Consul);
-    let mut hcl = Hcl::file();
+    let mut hcl = Hcl::with_extra(cluster.extra(node, Product::Consul));
     hcl.text("datacenter", &cluster.datacenter)
         .text("domain", &cluster.domain)
         .text("node_name", &node.name);
@@ -75,6 +75,12 @@ pub(super) fn agent(
         } else {
             hcl.gap().flag("ui", true);
         }
+    }
+    if cluster.telemetry {
+        hcl.block("telemetry", |hcl| {
+            hcl.text("prometheus_retention_time", "10m")
+                .flag("disable_hostname", true);
+        });
     }
     if cluster.acl {
         hcl.block("acl", |hcl| {

@@ -9,8 +9,14 @@ use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Node, Product};
 
 /// Where lb takes requests.
 pub(super) const LISTENER_PORT: u16 = 9999;
+/// What the listener for Prometheus shows.
+pub(super) const METRICS_CERT: &str = "metrics.pem";
+pub(super) const METRICS_KEY: &str = "metrics-key.pem";
 /// Its admin listener.
 pub(super) const ADMIN_PORT: u16 = 9998;
+
+/// Its listener for Prometheus.
+pub const METRICS_PORT: u16 = 9997;
 
 /// Address of the admin listener: it speaks plain HTTP, so that other machines are kept from it.
 pub(super) fn admin_address(cluster: &Cluster, node: &Node) -> IpAddr {
@@ -77,9 +83,20 @@ pub(super) fn config(cluster: &Cluster, node: &Node, with_token: bool) -> String
     } else {
         ""
     };
+    // By mutual TLS, with the pair of the node's Consul agent: lb's own is a client's, and names no
+    // host.
+    let metrics = if cluster.telemetry {
+        format!(
+            "[metrics]\naddress = \"{}\"\ncertificates = \"metrics\"\nclient_ca_file = \"ca.pem\"\n\n\
+             [certificates.metrics]\ncert_file = \"{METRICS_CERT}\"\nkey_file = \"{METRICS_KEY}\"\n\n",
+            SocketAddr::new(node.address, METRICS_PORT)
+        )
+    } else {
+        String::new()
+    };
     format!(
         "{HEAD}\n[consul]\naddress = \"{agents}\"\nca_file = \"ca.pem\"\ncert_file = \"cert.pem\"\n\
-         key_file = \"key.pem\"\n{token}\n[[listener]]\naddress = \"{listener}\"\n\n[admin]\naddress = \"{admin}\"\n\n\
+         key_file = \"key.pem\"\n{token}\n[[listener]]\naddress = \"{listener}\"\n\n[admin]\naddress = \"{admin}\"\n\n{metrics}\
          # Shorter than the job's kill_timeout.\n[drain]\ntimeout = \"25s\"\n"
     )
 }

@@ -5,7 +5,7 @@
 //!   consul.d/  consul.hcl join.hcl encrypt.hcl ca.pem cert.pem key.pem                                every node
 //!   nomad.d/   nomad.hcl join.hcl [encrypt.hcl] [consul-token.hcl] ca.pem cert.pem key.pem
 //!              consul-ca.pem consul-cert.pem consul-key.pem                                   Nomad servers and clients
-//!   lb/        lb.toml [token] ca.pem cert.pem key.pem                                       Nomad clients
+//!   lb/        lb.toml [token] ca.pem cert.pem key.pem [metrics.pem metrics-key.pem]          Nomad clients
 //! ```
 //!
 //! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip
@@ -24,6 +24,7 @@ mod systemd;
 mod tests;
 mod version;
 
+pub use lb::METRICS_PORT as LB_METRICS_PORT;
 pub use version::{OLDEST_CONSUL, OLDEST_NOMAD, Version, Versions};
 
 use program::Program;
@@ -67,7 +68,7 @@ pub fn node(
         let at_consul = pairs.nomad_at_consul.as_ref();
         builder.nomad(node, source, pair, at_consul, shared, versions, lb.as_ref());
         if let Some(lb) = lb {
-            builder.lb(node, shared, lb);
+            builder.lb(node, &pairs.consul, shared, lb);
         }
     }
     spec
@@ -237,7 +238,7 @@ impl SpecBuilder<'_> {
     }
 
     /// lb's files are its own user's. The folder is root's, so that lb cannot put others there.
-    fn lb(&mut self, node: &Node, shared: &Shared, program: Program) {
+    fn lb(&mut self, node: &Node, agent: &Pair, shared: &Shared, program: Program) {
         let (owner, folder) = (Owner::Lb, &self.layout.lb);
         self.user(owner);
         self.directory(folder, 0o755, Owner::Root);
@@ -264,6 +265,12 @@ impl SpecBuilder<'_> {
         }
         let trusted = &shared.trusted.consul;
         self.certificates(folder, "", trusted, &shared.lb, owner, Effect::None);
+        if self.cluster.telemetry {
+            let Pair { cert, key } = agent.clone();
+            self.file(folder, lb::METRICS_CERT, cert, 0o644, owner, Effect::None);
+            let key = key.reveal().to_owned();
+            self.secret(folder, lb::METRICS_KEY, key, owner, Effect::None);
+        }
         let systemd =
             matches!(&self.cluster.target, Target::Ssh(ssh) if ssh.runner == Runner::Systemd);
         if let (Some(units), true, false) = (&self.layout.units, systemd, self.cluster.raw_exec) {

@@ -24,7 +24,7 @@ pub(super) fn agent(
     lb: Option<&Program>,
     own_pair_at_consul: bool,
 ) -> String {
-    let mut hcl = Hcl::file();
+    let mut hcl = Hcl::with_extra(cluster.extra(node, Product::Nomad));
     hcl.text("name", &node.name)
         .text("region", &cluster.region)
         .text("datacenter", &cluster.datacenter);
@@ -49,6 +49,14 @@ pub(super) fn agent(
     match node.role {
         Role::NomadClient => client(&mut hcl, cluster, node, layout, versions, lb),
         Role::NomadServer | Role::ConsulServer => server(&mut hcl),
+    }
+    if cluster.telemetry {
+        hcl.block("telemetry", |hcl| {
+            hcl.flag("prometheus_metrics", true)
+                .flag("publish_allocation_metrics", true)
+                .flag("publish_node_metrics", true)
+                .flag("disable_hostname", true);
+        });
     }
     if cluster.acl {
         hcl.block("acl", |hcl| {

@@ -68,6 +68,8 @@ fn cluster(local: bool, acl: bool) -> Cluster {
         } else {
             BinarySource::Release("2.0.5".into())
         }),
+        telemetry: true,
+        extra: crate::bootstrap::topology::Extras::default(),
         network_interface: None,
         certificate_days: 365,
         release_url: "https://releases.example.com".into(),
@@ -515,6 +517,139 @@ fn lb_understands_its_file() {
     }
 }
 
+fn table(value: serde_json::Value) -> crate::bootstrap::topology::ExtraTable {
+    serde_json::from_value(value).unwrap()
+}
+
+/// What is there and is replaced, what is there and is added to, and what is new.
+fn extras() -> crate::bootstrap::topology::Extras {
+    use serde_json::json;
+    crate::bootstrap::topology::Extras {
+        consul: table(json!({
+            "log_level": "WARN",
+            "limits": { "http_max_conns_per_client": 400 },
+            "performance": { "raft_multiplier": 5, "leave_drain_time": "2s" },
+            "http_config": { "response_headers": { "x.y": "a \"b\"" } },
+            "recursors": ["192.0.2.1", "192.0.2.2"],
+            "telemetry": { "disable_hostname": false },
+            "services": [{ "name": "x", "port": 1 }],
+        })),
+        nomad: table(json!({
+            "log_level": "WARN",
+            "telemetry": { "publish_node_metrics": false, "collection_interval": "5s" },
+            "server": { "heartbeat_grace": "20s" },
+        })),
+        clients: table(json!({
+            "client": {
+                "node_class": "web",
+                "reserved": { "memory": 512 },
+                "meta": { "rack": "r1" },
+                "options": { "driver.allowlist": "raw_exec" },
+                "host_volume": { "data": { "path": "/tmp", "read_only": true } },
+            },
+            "plugin": {
+                "docker": { "config": { "volumes": { "enabled": true } } },
+                "raw_exec": { "config": { "denied_envvars": ["A", "B"] } },
+            },
+        })),
+        nodes: Default::default(),
+    }
+}
+
+#[test]
+fn extra_is_merged_into_what_is_rendered() {
+    let mut cluster = cluster(false, false);
+    cluster.extra = extras();
+    let client = rendered(&cluster, "nomad-client-0", NEW);
+    let server = rendered(&cluster, "nomad-server-0", NEW);
+    let consul = rendered(&cluster, "consul-0", NEW);
+    for (spec, file, once, never) in [
+        (
+            &consul,
+            "/consul.hcl",
+            &[
+                "log_level = \"WARN\"",
+                "raft_multiplier = 5",
+                "leave_drain_time = \"2s\"",
+                "disable_hostname = false",
+                "prometheus_retention_time = \"10m\"",
+                "\"x.y\" = \"a \\\"b\\\"\"",
+                "recursors = [\"192.0.2.1\", \"192.0.2.2\"]",
+                "http_max_conns_per_client = 400",
+                "performance {",
+                "telemetry {",
+            ][..],
+            &["INFO"][..],
+        ),
+        (
+            &client,
+            "/nomad.hcl",
+            &[
+                "log_level = \"WARN\"",
+                "node_class = \"web\"",
+                "memory = 512",
+                "rack = \"r1\"",
+                "bind = \"10.0.0.17\"",
+                "\"driver.allowlist\" = \"raw_exec\"",
+                "\"fingerprint.denylist\" =",
+                "host_volume \"data\" {",
+                "plugin \"docker\" {",
+                "plugin \"raw_exec\" {",
+                "denied_envvars = [\"A\", \"B\"]",
+                "publish_node_metrics = false",
+                "collection_interval = \"5s\"",
+                "client {",
+            ],
+            &["INFO", "heartbeat_grace", "server {"],
+        ),
+        (
+            &server,
+            "/nomad.hcl",
+            &["heartbeat_grace = \"20s\"", "server {"],
+            &["client {", "docker"],
+        ),
+    ] {
+        let text = text(spec, file).unwrap();
+        let plain = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        for part in once {
+            assert_eq!(plain.matches(part).count(), 1, "{part}:\n{text}");
+        }
+        for part in never {
+            assert!(!plain.contains(part), "{part}:\n{text}");
+        }
+        // It is drift, and asks for a restart.
+        let before = rendered(&self::cluster(false, false), "consul-0", NEW);
+        assert_ne!(
+            before.restart_stamp(Product::Consul, ""),
+            consul.restart_stamp(Product::Consul, "")
+        );
+    }
+}
+
+#[test]
+fn without_telemetry_there_is_none() {
+    for (local, name) in [(true, "nomad-client-0"), (false, "nomad-client-0")] {
+        for telemetry in [true, false] {
+            let mut cluster = cluster(local, false);
+            cluster.telemetry = telemetry;
+            let spec = rendered(&cluster, name, NEW);
+            for (file, part) in [
+                ("/consul.hcl", "prometheus_retention_time"),
+                ("/nomad.hcl", "prometheus_metrics"),
+                ("/lb.toml", ":9997"),
+            ] {
+                let found = text(&spec, file).unwrap().contains(part);
+                assert_eq!(found, telemetry, "{file}");
+            }
+            assert_eq!(text(&spec, "/metrics-key.pem").is_some(), telemetry);
+        }
+    }
+}
+
 /// A program of the environment (`CONSUL_BIN`, `NOMAD_BIN`), or of PATH; None, loudly, when it is
 /// not there.
 fn program(name: &str) -> Option<OsString> {
@@ -556,8 +691,12 @@ fn write(spec: &NodeSpec, root: &Path) {
 }
 
 fn each_node(consul: Version, mut look: impl FnMut(&Cluster, &NodeSpec, &Layout)) {
-    for (local, acl) in [(true, false), (true, true), (false, false), (false, true)] {
-        let cluster = cluster(local, acl);
+    let cases = [(true, false), (true, true), (false, false), (false, true)];
+    for (at, (local, acl)) in cases.into_iter().enumerate() {
+        let mut cluster = cluster(local, acl);
+        if at % 2 == 0 {
+            cluster.extra = extras();
+        }
         for number in [0, 3, 6] {
             let node = &cluster.nodes[number];
             look(

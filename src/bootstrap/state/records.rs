@@ -305,6 +305,8 @@ pub struct Tokens {
     pub nomad_operator: Option<Token>,
     /// lb's Consul token: it may read services, nodes and `lb/` keys.
     pub lb: Option<Token>,
+    /// Prometheus's Consul token: it may read what agents tell of themselves.
+    pub scrape: Option<Token>,
     /// What is to follow Consul's management token: kept before it is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_consul_management: Option<Token>,
@@ -362,6 +364,7 @@ impl Tokens {
             ("operator", &mut self.operator),
             ("nomad_consul", &mut self.nomad_consul),
             ("lb", &mut self.lb),
+            ("scrape", &mut self.scrape),
         ];
         let slots = slots
             .into_iter()

@@ -202,6 +202,8 @@ async fn try_decide(
     match request.respond_here(forward.first(), forward.admitted_by.as_deref()) {
         None => {
             if let Some(policies) = &forward.first().options.policies {
+                // One that is decided about again, because the table changed, has one already.
+                finish.takes_slot(None);
                 finish.takes_slot(request.admit_by_size(&forward, policies)?);
             }
             Ok(Decision::Forward(forward))

@@ -7,6 +7,7 @@ mod accept;
 mod authorities;
 mod choice;
 mod client_cas;
+mod clients;
 mod cryptography;
 mod error;
 pub mod pairs;
@@ -16,6 +17,7 @@ pub mod upstream;
 use crate::proxy::http::headers::TlsDetails;
 
 pub use accept::accept;
+pub use clients::Clients;
 pub use error::{Problems, TlsError};
 pub use pairs::{Pair, Pems};
 pub use store::{CertStore, Demand, Material, ServerUse};

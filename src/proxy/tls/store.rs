@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{CertificateConfig, CertificateSource, TlsLimits, TlsVersion};
 use crate::proxy::tls::choice::{Choice, Defaults, find, pick};
 use crate::proxy::tls::client_cas::ClientCas;
+use crate::proxy::tls::clients::Clients;
 use crate::proxy::tls::cryptography::provider;
 use crate::proxy::tls::error::{Problems, TlsError};
 use crate::proxy::tls::pairs::{self, Pair, PairFiles, Pems, Texts};
@@ -359,6 +360,28 @@ impl CertStore {
         current.config(used)
     }
 
+    /// The settings of a handshake where the clients' CAs are not those of this source. They are
+    /// made anew for each one, and no session outlives it: with a ticket the check of a certificate
+    /// could be skipped that others had made.
+    ///
+    /// # Errors
+    /// As for [`CertStore::server_config`]; and no CA of clients is known, so that no client is let
+    /// in.
+    pub fn server_config_for(
+        &self,
+        used: &ServerUse,
+        clients: &Clients,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        let verifier = clients
+            .verifier()
+            .ok_or(TlsError::NotLoaded("client CAs"))?;
+        let current = self.current.load();
+        if current.pairs.is_empty() {
+            return Err(TlsError::NotLoaded("certificates"));
+        }
+        server_config(Some(verifier), current.resolver(used), None, used)
+    }
+
     /// Whether there is what handshakes need.
     #[must_use]
     pub fn is_loaded(&self) -> bool {
@@ -467,19 +490,10 @@ impl Current {
         if let Some((_, config)) = self.configs.load().iter().find(|(known, _)| known == used) {
             return Ok(Arc::clone(config));
         }
-        let defaults = if used.strict {
-            Defaults::default()
-        } else {
-            Defaults::of(&self.pairs)
-        };
-        let resolver = Arc::new(Resolver {
-            names: Arc::clone(&self.names),
-            defaults,
-        });
         let config = server_config(
             self.verifier.clone(),
-            resolver,
-            Arc::clone(&self.tickets),
+            self.resolver(used),
+            Some(Arc::clone(&self.tickets)),
             used,
         )?;
         self.configs.rcu(|configs| {
@@ -492,12 +506,24 @@ impl Current {
         });
         Ok(config)
     }
+
+    fn resolver(&self, used: &ServerUse) -> Arc<Resolver> {
+        let defaults = if used.strict {
+            Defaults::default()
+        } else {
+            Defaults::of(&self.pairs)
+        };
+        Arc::new(Resolver {
+            names: Arc::clone(&self.names),
+            defaults,
+        })
+    }
 }
 
 fn server_config(
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     resolver: Arc<Resolver>,
-    tickets: Arc<dyn ProducesTickets>,
+    tickets: Option<Arc<dyn ProducesTickets>>,
     used: &ServerUse,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let limits = &used.limits;
@@ -531,7 +557,9 @@ fn server_config(
     if used.http {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     }
-    config.ticketer = tickets;
+    if let Some(tickets) = tickets {
+        config.ticketer = tickets;
+    }
     config.max_fragment_size = Some(RECORD_BYTES);
     // Early data can be replayed, and a proxy cannot know what a replay would do.
     config.max_early_data_size = 0;

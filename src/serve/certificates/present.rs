@@ -9,7 +9,7 @@ use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
 use crate::proxy::tls::{CertStore, Problems, TlsError};
 
-pub(super) type Stores = BTreeMap<String, Arc<CertStore>>;
+pub(in crate::serve) type Stores = BTreeMap<String, Arc<CertStore>>;
 
 /// What the names of these sources begin with in `lb_certificate_errors`, and among all sources.
 pub(super) const SOURCE_LABEL: &str = "certificates.";

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::ports::{Plan, Refusal, Taken, plan};
+use super::ports::{Holder, Plan, Refusal, Taken, plan};
 use super::{Bound, Workers, WorkersState, lock, send};
 use crate::config::ListenerConfig;
 use crate::metrics::Metrics;
@@ -79,20 +79,19 @@ impl WorkersState {
             .extend(old.into_iter().flat_map(|gone| gone.open.into_values()));
     }
 
-    fn plan(&self, table: &RouteTable, admin: SocketAddr) -> Plan {
+    fn plan(&self, table: &RouteTable) -> Plan {
         let listeners: Vec<&ListenerConfig> =
             self.dynamic.iter().map(|dynamic| &dynamic.asked).collect();
         let configured = self.listeners.iter().map(|bound| &bound.listener.config);
         let configured = configured.map(|config| Taken {
             address: config.address,
-            protocol: Some(config.protocol),
+            holder: Holder::Listener(config.protocol),
         });
-        let taken: Vec<Taken> = configured
-            .chain([Taken {
-                address: admin,
-                protocol: None,
-            }])
-            .collect();
+        let beside = self.beside.iter().map(|(name, address)| Taken {
+            address: *address,
+            holder: Holder::Beside(name),
+        });
+        let taken: Vec<Taken> = configured.chain(beside).collect();
         plan(table, &listeners, &taken)
     }
 
@@ -110,12 +109,11 @@ impl WorkersState {
     fn follow(
         &mut self,
         table: &RouteTable,
-        admin: SocketAddr,
         workers: usize,
         metrics: &Metrics,
         commands: &mut [Vec<ListenerCommand>],
     ) -> BTreeMap<u16, Refusal> {
-        let plan = self.plan(table, admin);
+        let plan = self.plan(table);
         let own = self.addresses();
         let mut all = std::mem::take(&mut self.dynamic);
         let mut closed = std::mem::take(&mut self.leaving);
@@ -203,8 +201,6 @@ pub(in crate::serve) struct Follower {
     workers: Workers,
     table: SharedTable,
     metrics: Metrics,
-    /// Real address of the admin listener.
-    admin: SocketAddr,
     phase: PhaseReceiver,
     reloaded: Arc<Notify>,
     refused: Arc<std::sync::Mutex<BTreeMap<u16, Refusal>>>,
@@ -216,7 +212,6 @@ impl Workers {
         &self,
         table: SharedTable,
         metrics: Metrics,
-        admin: SocketAddr,
         phase: PhaseReceiver,
     ) -> Follower {
         let workers = self.clone();
@@ -224,7 +219,6 @@ impl Workers {
             workers,
             table,
             metrics,
-            admin,
             phase,
             reloaded: Arc::default(),
             refused: Arc::default(),
@@ -277,7 +271,7 @@ impl Follower {
             let mut commands: Vec<Vec<ListenerCommand>> =
                 state.commands.iter().map(|_| Vec::new()).collect();
             let (table, count) = (self.table.load(), self.workers.count);
-            self.report(state.follow(&table, self.admin, count, &self.metrics, &mut commands));
+            self.report(state.follow(&table, count, &self.metrics, &mut commands));
             (commands, state.commands.clone())
         };
         send(commands, &senders).await;

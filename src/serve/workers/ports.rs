@@ -12,8 +12,25 @@ use crate::table::{Route, RouteTable};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     pub(super) address: SocketAddr,
-    /// What is spoken there; none: it is the admin listener.
-    pub(super) protocol: Option<ListenerProtocol>,
+    pub(super) holder: Holder,
+}
+
+/// Whose port it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// A configured listener's.
+    Listener(ListenerProtocol),
+    /// One of the control thread, by its name.
+    Beside(&'static str),
+}
+
+impl Holder {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Listener(protocol) => protocol.as_str(),
+            Self::Beside(name) => name,
+        }
+    }
 }
 
 /// Why a route's port stays closed.
@@ -77,9 +94,9 @@ fn place(
     taken: &[Taken],
 ) -> Result<Option<usize>, Refusal> {
     let serves = |at: IpAddr| ip.is_none_or(|ip| overlap(ip, at));
-    let tcp = Some(ListenerProtocol::Tcp);
+    let tcp = Holder::Listener(ListenerProtocol::Tcp);
     if taken.iter().any(|other| {
-        other.protocol == tcp && other.address.port() == port && serves(other.address.ip())
+        other.holder == tcp && other.address.port() == port && serves(other.address.ip())
     }) {
         return Ok(None);
     }
@@ -91,10 +108,7 @@ fn place(
         other.address.port() == port && overlap(other.address.ip(), listeners[at].address.ip())
     };
     match taken.iter().find(has) {
-        Some(Taken { address, protocol }) => Err(Refusal::Taken(
-            *address,
-            protocol.map_or("admin", ListenerProtocol::as_str),
-        )),
+        Some(Taken { address, holder }) => Err(Refusal::Taken(*address, holder.name())),
         None => Ok(Some(at)),
     }
 }
@@ -127,7 +141,7 @@ mod tests {
     fn taken(address: &str, protocol: ListenerProtocol) -> Taken {
         Taken {
             address: address.parse().unwrap(),
-            protocol: Some(protocol),
+            holder: Holder::Listener(protocol),
         }
     }
 
@@ -157,7 +171,7 @@ mod tests {
             taken("127.0.0.2:1000", ListenerProtocol::Http),
             Taken {
                 address: "127.0.0.1:1007".parse().unwrap(),
-                protocol: None,
+                holder: Holder::Beside("admin"),
             },
         ];
         let plan = plan(&table, &listeners.each_ref(), &others);

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::store::{
-    CONSUL_LB, CONSUL_NOMAD, CONSUL_OPERATOR, STEP, TokenStore, consul_agent, is_valid, new_secret,
+    CONSUL_LB, CONSUL_NOMAD, CONSUL_OPERATOR, CONSUL_SCRAPE, STEP, TokenStore, consul_agent,
+    is_valid, new_secret,
 };
 use crate::bootstrap::cluster::api::{Api, LIMIT};
 use crate::bootstrap::cluster::view::ClusterView;
@@ -39,6 +40,9 @@ node_prefix "" { policy = "read" }
 service_prefix "" { policy = "read" }
 "#;
 
+/// Of Prometheus: it reads the metrics of agents.
+const SCRAPE_RULES: &str = "agent_prefix \"\" { policy = \"read\" }\n";
+
 /// A policy of one token each.
 struct Wanted {
     /// Name of both.
@@ -51,6 +55,7 @@ fn wanted(cluster: &Cluster) -> Vec<Wanted> {
         (CONSUL_OPERATOR, OPERATOR_RULES),
         (CONSUL_NOMAD, NOMAD_RULES),
         (CONSUL_LB, LB_RULES),
+        (CONSUL_SCRAPE, SCRAPE_RULES),
     ];
     let mut all: Vec<Wanted> = fixed
         .iter()

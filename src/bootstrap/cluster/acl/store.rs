@@ -20,6 +20,9 @@ pub const CONSUL_NOMAD: &str = "consul-nomad";
 /// Name of the Consul token of lb.
 pub const CONSUL_LB: &str = "consul-lb";
 
+/// Name of the Consul token of Prometheus.
+pub const CONSUL_SCRAPE: &str = "consul-scrape";
+
 /// Name of Nomad's bootstrap token.
 pub const NOMAD_MANAGEMENT: &str = "nomad-management";
 

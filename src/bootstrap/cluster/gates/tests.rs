@@ -35,6 +35,8 @@ fn cluster(servers: u8) -> Cluster {
         ca: None,
         consul: BinarySource::File(PathBuf::from("/usr/bin/consul")),
         nomad: None,
+        telemetry: true,
+        extra: crate::bootstrap::topology::Extras::default(),
         network_interface: None,
         certificate_days: 365,
         release_url: String::new(),

@@ -29,6 +29,8 @@ fn cluster() -> Cluster {
         ca: None,
         consul: BinarySource::File("/usr/bin/consul".into()),
         nomad: None,
+        telemetry: true,
+        extra: crate::bootstrap::topology::Extras::default(),
         network_interface: None,
         certificate_days: 365,
         release_url: String::new(),

@@ -1,5 +1,6 @@
 //! Whole descriptions: what they come to, and what is said about wrong ones.
 
+mod extra;
 mod shipped;
 
 use std::path::{Path, PathBuf};
@@ -126,6 +127,8 @@ fn three_lines_are_enough() {
         ca: None,
         consul: BinarySource::File("/usr/bin/consul".into()),
         nomad: Some(BinarySource::File("/usr/bin/nomad".into())),
+        telemetry: true,
+        extra: crate::bootstrap::topology::Extras::default(),
         network_interface: None,
         certificate_days: 365,
         release_url: "https://releases.hashicorp.com".to_owned(),
@@ -664,7 +667,7 @@ fn a_version_of_a_release_is_checked_on_the_ssh_target() {
     assert_eq!(
         said,
         [
-            "c.toml:5: consul.version = \"v1.8\" is not a version; write it in full, like \"1.8.7\" and without v"
+            "c.toml:5: consul.version = \"v1.8\" is not a version; write it in full, like \"1.22.1\" and without v"
         ]
     );
 }

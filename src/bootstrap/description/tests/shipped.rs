@@ -92,6 +92,14 @@ fn the_shipped_file_can_be_written_out() {
         cert: "/etc/lb/ca.pem".into(),
         key: "/etc/lb/ca-key.pem".into(),
     });
+    let example = |value| serde_json::from_value(value).unwrap();
+    expected.extra.consul = example(
+        serde_json::json!({ "log_level": "WARN", "limits": { "http_max_conns_per_client": 400 } }),
+    );
+    expected.extra.nomad = example(serde_json::json!({ "log_level": "WARN" }));
+    expected.extra.clients = example(serde_json::json!({
+        "client": { "node_class": "web", "reserved": { "memory": 512 } }
+    }));
     expected.release_key.file = Some("/etc/lb/hashicorp.asc".into());
     assert_eq!(
         good(&written_out(&local)),
@@ -101,7 +109,7 @@ fn the_shipped_file_can_be_written_out() {
 
     let text = written_out(&["inventory", "consul.binary", "nomad.binary"]);
     let cluster = good(&text.replace("target = \"local\"", "target = \"ssh\""));
-    assert_eq!(cluster.consul, BinarySource::Release("1.8.7".to_owned()));
+    assert_eq!(cluster.consul, BinarySource::Release("1.22.1".to_owned()));
     assert_eq!(names(&cluster)[5], "chief");
     assert_eq!(cluster.state, Path::new("/etc/lb/cluster.state"));
     let Target::Ssh(ssh) = cluster.target else {

@@ -33,6 +33,8 @@ pub(crate) fn cluster(state: PathBuf) -> Cluster {
         ca: None,
         consul: BinarySource::File("/bin/consul".into()),
         nomad: None,
+        telemetry: true,
+        extra: crate::bootstrap::topology::Extras::default(),
         network_interface: None,
         certificate_days: 365,
         release_url: String::new(),
