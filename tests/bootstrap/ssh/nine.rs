@@ -40,6 +40,8 @@ const NOMAD_CLIENT: &str = "\
 /etc/lb/cert.pem 644 lb:lb
 /etc/lb/key.pem 600 lb:lb
 /etc/lb/lb.toml 600 lb:lb
+/etc/lb/metrics-key.pem 600 lb:lb
+/etc/lb/metrics.pem 644 lb:lb
 /etc/nomad.d 700 root:root
 /etc/nomad.d/ca.pem 644 root:root
 /etc/nomad.d/cert.pem 644 root:root
