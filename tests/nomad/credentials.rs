@@ -179,7 +179,7 @@ fn all_tokens_change(nine: &Nine) {
         all.collect::<std::collections::BTreeMap<_, _>>()
     };
     let old = secrets();
-    assert_eq!(old.len(), 15, "six, and one of each agent");
+    assert_eq!(old.len(), 16, "seven, and one of each agent");
     // Cut off once its first token is made.
     let mut cut = nine
         .command(&["rotate-tokens"])

@@ -28,6 +28,7 @@ use anyhow::{Context as _, Result};
 use super::progress::PhaseProgress;
 use super::state::Program;
 use super::topology::{BinarySource, Node, Phase, Product};
+use crate::bootstrap::cluster::acl;
 use crate::bootstrap::cluster::facts::NomadNode;
 use crate::bootstrap::cluster::peers;
 use crate::bootstrap::cluster::view::Consistency;
@@ -184,8 +185,17 @@ async fn wait_voters(
     product: Product,
     bar: &PhaseProgress,
 ) -> Result<()> {
-    // Before the bootstrap of ACLs the peers are not shown.
+    // Before the bootstrap of ACLs the peers are not shown; nor are they to a saved token that the
+    // product does not know, because its data was lost.
     let may_ask = !context.cluster.acl || context.state.tokens()?.management(product).is_some();
+    if let (true, Some(first)) = (may_ask, works.first()) {
+        let view = context.cluster_view()?;
+        if let Err(error) = view.autopilot_seen_by(&first.node, product).await
+            && acl::is_before_bootstrap(&error, &view.api(&first.node, product)).await
+        {
+            return Ok(());
+        }
+    }
     for work in works.iter().filter(|_| may_ask) {
         let node = &work.node;
         bar.set(
