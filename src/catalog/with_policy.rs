@@ -1,11 +1,23 @@
-//! What a target's options come to with the policy that they name.
+//! What a target's options come to with the policy that they name, and which connections they let pass.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::options::RouteOptions;
 use super::policies::{NamedPolicies, Policies};
 
 impl RouteOptions {
+    /// Whether a TCP connection from this address may pass: by the tag's access rule, by that of its
+    /// policy, and because nothing protects the route that a connection cannot be held to.
+    #[must_use]
+    pub fn permit_connection(&self, from: IpAddr) -> bool {
+        self.access.permits(from)
+            && self
+                .policies
+                .as_ref()
+                .is_none_or(|policies| policies.not_for_tcp().is_none() && policies.permits(from))
+    }
+
     /// The options as they are carried out: with the policy that they name. The tag's own win one by
     /// one, but widen nothing that the policy allows: of two limits the stricter holds, and clients
     /// must satisfy both.

@@ -230,12 +230,7 @@ async fn connect_with_failover<'r>(
         };
         let picked = worker.picker.borrow_mut().pick(route, context);
         let Some(target) = picked else { break };
-        let policies = target.options.policies.as_deref();
-        if !target.options.access.permits(peer.ip())
-            || policies.is_some_and(|policies| {
-                policies.not_for_tcp().is_some() || !policies.permits(peer.ip())
-            })
-        {
+        if !target.options.permit_connection(peer.ip()) {
             tracing::debug!(%peer, service = %target.service.name(), "access denied");
             passage.set_service(target);
             passage.ends(Ended::AccessDenied);

@@ -336,7 +336,8 @@ pub fn decide_connection(
     let Some(route) = route else { return decision };
     decision.chosen = chosen(worker, route, hash_of_peer(from));
     for target in &route.targets {
-        decision.fates.push(if permits(target, from.ip()) {
+        let passes = target.options.permit_connection(from.ip());
+        decision.fates.push(if passes {
             Fate {
                 upstream: Some(format!("tcp://{}", target.state.addr)),
                 ..Fate::default()
@@ -352,12 +353,6 @@ pub fn decide_connection(
     }
     decision.route = Some(Arc::clone(route));
     decision
-}
-
-fn permits(target: &Target, address: IpAddr) -> bool {
-    let policies = target.options.policies.as_deref();
-    target.options.access.permits(address)
-        && policies.is_none_or(|policies| policies.permits(address))
 }
 
 /// Which target a hash strategy picks now.
