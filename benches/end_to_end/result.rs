@@ -186,8 +186,8 @@ pub(crate) fn table(rows: &[Row], proxies: &[Proxy]) -> String {
     text
 }
 
-/// For the cases whose figure says nothing without it: the rate of requests, and how busy it kept
-/// each proxy; and what two workers do. Empty without such a case.
+/// The rate of requests, and how busy it kept each proxy, for cases whose figure means nothing without
+/// it; and what two workers do. Empty without such a case.
 pub(crate) fn loads(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {

@@ -23,7 +23,7 @@ pub(super) const CONNECTIONS_MAX: usize = 64;
 pub(super) const RESERVED: usize = 8;
 /// A client that has taken nothing of its response for so long gives way too.
 const STALLED: Duration = Duration::from_secs(1);
-/// A request whose upload or response takes longer than this gives way too.
+/// A connection also gives way when the upload or the response of its request takes longer.
 const LONG: Duration = Duration::from_secs(10);
 
 /// The connections of a listener.

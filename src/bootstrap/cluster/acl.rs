@@ -72,7 +72,7 @@ pub async fn give_agent_tokens(
     Ok(())
 }
 
-/// Whether something is refused because ACLs have not been bootstrapped yet: there is no token, or
+/// Whether a request is refused because ACLs have not been bootstrapped yet: there is no token, or
 /// one that the product does not know, because its data was lost and the token was not.
 pub async fn is_before_bootstrap(error: &ApiError, api: &Api) -> bool {
     error.status() == Some(StatusCode::FORBIDDEN)

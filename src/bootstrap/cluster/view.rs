@@ -273,7 +273,7 @@ impl<'a> ClusterView<'a> {
     }
 
     /// Nomad's clients, and the server that told them. Of what servers remember, the newest counts;
-    /// one that has just started remembers nothing, which is no answer.
+    /// a server that has just started remembers nothing, and its empty list does not count.
     ///
     /// # Errors
     /// When no server answers well.

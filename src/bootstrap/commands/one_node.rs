@@ -60,7 +60,7 @@ pub(super) fn phase_of_servers(product: Product) -> Phase {
     }
 }
 
-/// The products whose daemons run on the node.
+/// The products that have a running daemon on the node.
 ///
 /// # Errors
 /// When it does not answer.

@@ -80,7 +80,7 @@ pub async fn nomad_management(
     Ok((made.accessor_id, secret))
 }
 
-/// Takes a token back; one that is gone already is no error.
+/// Revokes a token. It is not an error if the product does not have it any more.
 ///
 /// # Errors
 /// When the product refuses.
