@@ -372,6 +372,27 @@ fn run(command: &mut Command) {
     );
 }
 
+/// Starts so many machines side by side. `start` gets the number of each, from 1, and its address in
+/// the network that begins with `prefix`.
+pub fn start_all<M: Send>(
+    prefix: &str,
+    count: u16,
+    start: impl Fn(u16, &str) -> M + Sync,
+) -> Vec<M> {
+    std::thread::scope(|scope| {
+        let start = &start;
+        let starts: Vec<_> = (1..=count)
+            .map(|number| {
+                scope.spawn(move || start(number, &format!("{prefix}.{}/24", 10 + number)))
+            })
+            .collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().unwrap())
+            .collect()
+    })
+}
+
 /// Waits until something listens there.
 pub fn wait_open(address: SocketAddr) {
     wait_until(format!("a listener on {address}"), || {

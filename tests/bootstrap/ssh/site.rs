@@ -9,7 +9,7 @@ use std::thread::{sleep, spawn};
 use std::time::Duration;
 
 use crate::support::operator::Operator;
-use crate::support::sshd::{Keys, Machine, Network, is_possible};
+use crate::support::sshd::{Keys, Machine, Network, is_possible, start_all};
 use crate::support::turn::Turn;
 
 /// Pause between two looks of a watch.
@@ -39,17 +39,8 @@ impl Site {
         let prefix = format!("10.88.{third}");
         let keys = Keys::make();
         let network = Network::make(&format!("lbs{third}"), &format!("{prefix}.1/24"));
-        let machines: Vec<Machine> = std::thread::scope(|scope| {
-            let start = |number: u16| {
-                let (network, keys, address) =
-                    (&network, &keys, format!("{prefix}.{}/24", 10 + number));
-                scope.spawn(move || Machine::start(network, keys, number, &address))
-            };
-            let starts: Vec<_> = (1..=count).map(start).collect();
-            starts
-                .into_iter()
-                .map(|start| start.join().unwrap())
-                .collect()
+        let machines = start_all(&prefix, count, |number, address| {
+            Machine::start(&network, &keys, number, address)
         });
         let mut site = Self {
             machines,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 
 use crate::support::operator::Operator;
-use crate::support::sshd::{Keys, Network};
+use crate::support::sshd::{Keys, Network, start_all};
 use crate::support::systemd_machine::{SystemdMachine, is_possible};
 use crate::support::turn::Turn;
 
@@ -30,17 +30,8 @@ impl Site {
         let prefix = format!("10.88.{third}");
         let keys = Keys::make();
         let network = Network::make(&format!("lbd{third}"), &format!("{prefix}.1/24"));
-        let machines: Vec<SystemdMachine> = std::thread::scope(|scope| {
-            let start = |number: u16| {
-                let (network, keys, address) =
-                    (&network, &keys, format!("{prefix}.{}/24", 10 + number));
-                scope.spawn(move || SystemdMachine::start(network, keys, number, &address))
-            };
-            let starts: Vec<_> = (1..=count).map(start).collect();
-            starts
-                .into_iter()
-                .map(|start| start.join().unwrap())
-                .collect()
+        let machines = start_all(&prefix, count, |number, address| {
+            SystemdMachine::start(&network, &keys, number, address)
         });
         let hosts: Vec<(String, SocketAddr)> = machines
             .iter()
