@@ -11,18 +11,20 @@ pub struct FieldEdits {
     set: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Fields that frame a message or belong to one hop (RFC 9110 section 7.6.1), and those by which
-/// this balancer tells about the client: a tag that writes them would deceive an instance or a client.
-const REFUSED: [HeaderName; 8] = [
+/// Fields that frame a message or belong to one connection (RFC 9110 section 7.6.1), and Host: only
+/// the proxy itself sets them.
+pub const FRAMING: [HeaderName; 8] = [
+    header::HOST,
+    header::CONNECTION,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
-    header::TRAILER,
-    header::CONNECTION,
     header::UPGRADE,
     header::TE,
-    header::HOST,
-    header::FORWARDED,
+    header::TRAILER,
+    HeaderName::from_static("keep-alive"),
 ];
+/// Beginnings of others that a tag may not write, those by which this balancer tells about the
+/// client among them: it would deceive an instance or a client.
 const REFUSED_STARTS: [&str; 4] = ["x-forwarded-", "x-real-ip", "proxy-", "keep-alive"];
 
 impl FieldEdits {
@@ -92,7 +94,8 @@ impl FieldEdits {
 fn field_name(text: &str) -> Result<HeaderName, &'static str> {
     let name = HeaderName::try_from(decode(text)?)
         .map_err(|_| "the name is not one that a field can have")?;
-    let refused = REFUSED.contains(&name)
+    let refused = FRAMING.contains(&name)
+        || name == header::FORWARDED
         || REFUSED_STARTS
             .iter()
             .any(|start| name.as_str().starts_with(start));

@@ -28,13 +28,18 @@ pub enum PathMode {
 
 impl PathMode {
     fn of(word: &str) -> Option<Self> {
-        Some(match word {
-            "exact" => Self::Exact,
-            "prefix" => Self::Prefix,
-            "iprefix" => Self::IPrefix,
-            "glob" => Self::Glob,
-            _ => return None,
-        })
+        [Self::Exact, Self::Prefix, Self::IPrefix, Self::Glob]
+            .into_iter()
+            .find(|mode| mode.word() == word)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Prefix => "prefix",
+            Self::IPrefix => "iprefix",
+            Self::Glob => "glob",
+        }
     }
 }
 
@@ -210,7 +215,6 @@ impl MatchersReader {
     /// All of them together; none where there are none.
     pub(super) fn finish(self) -> Option<Arc<Matchers>> {
         let mut matchers = self.read;
-        let by_text = |a: &Arc<str>, b: &Arc<str>| a.cmp(b);
         matchers.headers.sort_by(|a, b| {
             a.name
                 .as_str()
@@ -220,7 +224,7 @@ impl MatchersReader {
         matchers.headers.dedup();
         matchers
             .queries
-            .sort_by(|a, b| by_text(&a.name, &b.name).then_with(|| a.value.cmp(&b.value)));
+            .sort_by(|a, b| (&a.name, &a.value).cmp(&(&b.name, &b.value)));
         matchers.queries.dedup();
         let mut words = Vec::new();
         for header in &matchers.headers {
@@ -235,13 +239,7 @@ impl MatchersReader {
             words.push(format!("method={}", methods.join(",")));
         }
         if let Some(path) = matchers.path {
-            let name = match path {
-                PathMode::Exact => "exact",
-                PathMode::Prefix => "prefix",
-                PathMode::IPrefix => "iprefix",
-                PathMode::Glob => "glob",
-            };
-            words.push(format!("path={name}"));
+            words.push(format!("path={}", path.word()));
         }
         if matchers.priority != 0 {
             words.push(format!("priority={}", matchers.priority));

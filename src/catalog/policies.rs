@@ -45,23 +45,25 @@ pub struct Policies {
     pub response_fields: FieldEdits,
 }
 
+/// A key of the configuration, the option that would stand in a tag for it, and its value.
+pub type PolicyOption = (&'static str, &'static str, String);
+
 /// The policies of the configuration (`[policy.NAME]`), by name.
 pub type NamedPolicies = BTreeMap<Arc<str>, Arc<Policies>>;
 
 impl Policies {
-    /// Reads a named policy: its `options` as they would stand in a tag, and which clients may use
-    /// its routes.
+    /// Reads a named policy: its `options`, and which clients may use its routes.
     ///
     /// # Errors
-    /// Which of the options cannot be read, and why.
+    /// The key that cannot be read, and why.
     pub fn read(
-        options: &[(&'static str, String)],
+        options: &[PolicyOption],
         allow: &[String],
         deny: &[String],
     ) -> Result<Self, (&'static str, String)> {
         let mut reader = PoliciesReader::default();
-        for (key, value) in options {
-            let taken = reader.take(key, value);
+        for (key, option, value) in options {
+            let taken = reader.take(option, value);
             taken.map_err(|error| (*key, error.fault.to_owned()))?;
             if let Some(why) = &reader.read.closed {
                 let fault = why.rsplit_once("`: ").map_or(&**why, |(_, fault)| fault);

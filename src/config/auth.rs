@@ -12,6 +12,7 @@ use super::reader::Reader;
 use super::secret::Secret;
 use super::url::parse_url;
 use super::words::words;
+use crate::catalog::field_edits::FRAMING;
 
 /// A file that is looked at is looked at no oftener than this.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
@@ -94,18 +95,6 @@ pub struct ExternalAuth {
     /// Limit for its response.
     pub timeout: Duration,
 }
-
-/// Fields that frame a message, or belong to a connection: only the proxy itself sets them.
-const FRAMING: [&str; 8] = [
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "upgrade",
-    "te",
-    "trailer",
-    "keep-alive",
-];
 
 impl Default for AuthKind {
     fn default() -> Self {
@@ -197,7 +186,7 @@ fn names(reader: &mut Reader<'_>, key: &str, texts: &mut Option<Vec<String>>) ->
     let mut names = Vec::new();
     for text in texts.iter().flatten() {
         match text.parse::<HeaderName>() {
-            Ok(name) if FRAMING.contains(&name.as_str()) => {
+            Ok(name) if FRAMING.contains(&name) => {
                 let problem = format!("holds {text:?}, which belongs to the connection");
                 reader.wrong(key, &problem, "take it out");
             }

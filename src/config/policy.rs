@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::declare::{Checked, section};
 use super::raw::{Placed, RawValue};
 use super::reader::Reader;
-use crate::catalog::policies::Policies;
+use crate::catalog::policies::{Policies, PolicyOption};
 
 section! {
     /// Limits and field changes for routes with policy=NAME in their tag. An option of the tag wins
@@ -54,47 +54,39 @@ section! {
     }
 }
 
-/// The keys, and the options of tags that mean the same.
-const OPTIONS: [(&str, &str); 11] = [
-    ("rate", "rate"),
-    ("burst", "burst"),
-    ("by", "by"),
-    ("inflight", "inflight"),
-    ("body_max", "maxbody"),
-    ("timeout", "timeout"),
-    ("retries", "retries"),
-    ("request_headers", "sethdr"),
-    ("request_headers", "delhdr"),
-    ("response_headers", "setresphdr"),
-    ("response_headers", "delresphdr"),
-];
-
 impl Checked for PolicyConfig {
     fn check(&mut self, reader: &mut Reader<'_>) {
         let number = |value: Option<u32>| value.map(|value| value.to_string());
-        let mut options: Vec<(&'static str, String)> = [
-            ("rate", self.rate.clone()),
-            ("burst", number(self.burst)),
-            ("by", self.by.clone()),
-            ("inflight", number(self.inflight)),
-            ("maxbody", self.body_max.clone()),
-            ("timeout", self.timeout.clone()),
-            ("retries", number(self.retries)),
+        let mut options: Vec<PolicyOption> = [
+            ("rate", "rate", self.rate.clone()),
+            ("burst", "burst", number(self.burst)),
+            ("by", "by", self.by.clone()),
+            ("inflight", "inflight", number(self.inflight)),
+            ("body_max", "maxbody", self.body_max.clone()),
+            ("timeout", "timeout", self.timeout.clone()),
+            ("retries", "retries", number(self.retries)),
         ]
         .into_iter()
-        .filter_map(|(key, value)| Some((key, value?)))
+        .filter_map(|(key, option, value)| Some((key, option, value?)))
         .collect();
-        for (key, set, remove) in [
-            ("request_headers", "sethdr", "delhdr"),
-            ("response_headers", "setresphdr", "delresphdr"),
+        for (key, value, set, remove) in [
+            ("request_headers", &self.request_headers, "sethdr", "delhdr"),
+            (
+                "response_headers",
+                &self.response_headers,
+                "setresphdr",
+                "delresphdr",
+            ),
         ] {
-            let value = match key {
-                "request_headers" => &self.request_headers,
-                _ => &self.response_headers,
-            };
             let Some(value) = value else { continue };
             match edits(value, set, remove) {
-                Some(edits) => options.extend(edits),
+                Some(edits) => {
+                    options.extend(
+                        edits
+                            .into_iter()
+                            .map(|(option, value)| (key, option, value)),
+                    );
+                }
                 None => reader.wrong(
                     key,
                     "is not written as changes of fields are",
@@ -108,11 +100,7 @@ impl Checked for PolicyConfig {
                 policies.auth = self.auth.as_deref().map(Arc::from);
                 self.policies = Arc::new(policies);
             }
-            Err((option, fault)) => {
-                let key = OPTIONS.iter().find(|(_, known)| *known == option);
-                let key = key.map_or(option, |(key, _)| key);
-                reader.wrong(key, "cannot be carried out", &fault);
-            }
+            Err((key, fault)) => reader.wrong(key, "cannot be carried out", &fault),
         }
     }
 }

@@ -455,22 +455,14 @@ impl TableBuilder {
         drafts: Vec<Draft>,
     ) -> SmallVec<[(Matcher, SmallVec<[Route; 1]>); 1]> {
         let groups = by_matchers(drafts);
-        // The plain one keeps its turns while the place has anything.
-        let gone = |identity: &Identity| {
-            identity.matchers.is_some() && !groups.iter().any(|(own, _)| *own == identity.matchers)
-        };
-        for identity in place.identities.iter().filter(|identity| gone(identity)) {
-            self.observers.attach(identity.id, None);
-        }
-        place.identities.retain(|identity| !gone(identity));
-        if let Some(plain) = place
-            .identities
-            .iter()
-            .find(|identity| identity.matchers.is_none())
-            && !groups.iter().any(|(matchers, _)| matchers.is_none())
-        {
-            self.observers.attach(plain.id, None);
-        }
+        place.identities.retain(|identity| {
+            let is_here = groups.iter().any(|(own, _)| *own == identity.matchers);
+            if !is_here {
+                self.observers.attach(identity.id, None);
+            }
+            // The plain one keeps its turns while the place has anything.
+            is_here || identity.matchers.is_none()
+        });
         let mut routes: SmallVec<[(Matcher, SmallVec<[Route; 1]>); 1]> = SmallVec::new();
         let several = groups.len() > 1;
         for (matchers, drafts) in groups {

@@ -352,14 +352,7 @@ impl<'a> Client<'a> {
                 if close {
                     responder.fate = Fate::Closes;
                 }
-                let mut own = own;
-                headers::secure_transport(
-                    own.response.headers_mut(),
-                    &downstream.client,
-                    &settings.header_rules,
-                );
-                finish.edit_response(own.response.headers_mut());
-                responder.own(&own.response, finish).await?;
+                responder.own(own.response, finish).await?;
                 if !close && !is_whole {
                     let rest = BodyFraming::Length(short.unwrap_or(0) as u64);
                     stream.borrow_mut().begin_body(rest, limits, behind, false);
@@ -482,20 +475,11 @@ impl<'a> Client<'a> {
             }
             Err(error) => {
                 tracing::debug!(%error, service = %forward.first().service.name(), "request failed");
-                let Own {
-                    mut response,
-                    close,
-                } = incoming.refuse(&error, finish);
+                let Own { response, close } = incoming.refuse(&error, finish);
                 if close || !stream.borrow().is_body_read() {
                     responder.fate = Fate::Closes;
                 }
-                headers::secure_transport(
-                    response.headers_mut(),
-                    &downstream.client,
-                    &settings.header_rules,
-                );
-                finish.edit_response(response.headers_mut());
-                responder.own(&response, finish).await?;
+                responder.own(response, finish).await?;
                 Ok(Step::Over {
                     close: responder.fate == Fate::Closes,
                 })

@@ -30,6 +30,7 @@ use crate::proxy::http::h1::chunked::{Chunks, put_size};
 use crate::proxy::http::h1::response_head::Framing;
 use crate::proxy::http::h1::spelling::Spelling;
 use crate::proxy::http::h1::write_head::{self, Fate, Framed, Telling};
+use crate::proxy::http::headers;
 use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::response_body::{BodyError, ResponseBody};
 use crate::proxy::http::upstream::h1::{H1Response, poll_fill};
@@ -584,9 +585,12 @@ impl Responder<'_> {
     /// The end of the client's connection.
     pub async fn own(
         &self,
-        response: &Response<Bytes>,
+        mut response: Response<Bytes>,
         finish: &mut RequestRecord,
     ) -> Result<(), End> {
+        let (client, rules) = (&self.downstream.client, &self.settings.header_rules);
+        headers::secure_transport(response.headers_mut(), client, rules);
+        finish.edit_response(response.headers_mut());
         let mut out = self.worker.scratch.buffers.for_head();
         let (status, body) = (response.status(), response.body());
         let bodiless = has_no_body(status);
