@@ -17,8 +17,8 @@ use crate::config::keys::{Kind, SECTIONS, Section, Shape};
 mod bootstrap;
 
 pub use bootstrap::{
-    BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only, ReplaceNodeArgs, RotateCertsArgs,
-    UpArgs, UpgradeArgs,
+    BackupArgs, BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only, ReplaceNodeArgs,
+    RestoreArgs, RotateCertsArgs, UpArgs, UpgradeArgs,
 };
 
 /// A dynamic load balancer fed by the Consul catalog.

@@ -23,13 +23,16 @@ use tokio::time::Instant;
 
 pub use consul::tokens as consul_tokens;
 pub use nomad::tokens as nomad_tokens;
+pub(super) use store::is_valid;
 pub use store::{
     CONSUL_AGENT, CONSUL_LB, CONSUL_MANAGEMENT, CONSUL_NOMAD, CONSUL_OPERATOR, NOMAD_MANAGEMENT,
     NOMAD_OPERATOR, TokenStore, consul_agent,
 };
-use store::{STEP, TokenMade, is_valid, new_secret};
+use store::{STEP, TokenMade, new_secret};
 
-use super::api::LIMIT;
+use http::StatusCode;
+
+use super::api::{Api, ApiError, LIMIT};
 use super::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Node, Product};
@@ -66,6 +69,13 @@ pub async fn give_agent_tokens(
         "Consul agents that did not take their token:{failures}"
     );
     Ok(())
+}
+
+/// Whether something is refused because ACLs have not been bootstrapped yet: there is no token, or
+/// one that the product does not know, because its data was lost and the token was not.
+pub async fn is_before_bootstrap(error: &ApiError, api: &Api) -> bool {
+    error.status() == Some(StatusCode::FORBIDDEN)
+        && (!api.has_token() || matches!(is_valid(api).await, Ok(None)))
 }
 
 /// What a try to bootstrap came to.

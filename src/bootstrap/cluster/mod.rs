@@ -9,5 +9,6 @@ pub mod facts;
 pub mod gates;
 pub mod gossip;
 pub mod peers;
+pub mod snapshot;
 pub mod status;
 pub mod view;

@@ -1,11 +1,13 @@
 //! The subcommands of `lb bootstrap`: what each asks of the parts, in order, and what it prints.
 
+mod backup;
 mod down;
 mod env;
 mod foreground;
 mod invocation;
 mod plan;
 mod replace_node;
+mod restore;
 mod rotate_certs;
 mod rotate_gossip;
 mod sample;
@@ -57,6 +59,8 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::RotateGossip => rotate_gossip::run(&invocation).await,
             BootstrapAction::ReplaceNode(args) => replace_node::run(&invocation, &args).await,
             BootstrapAction::Upgrade(_) => upgrade::run(&invocation).await,
+            BootstrapAction::Backup(args) => backup::run(&invocation, &args.to).await,
+            BootstrapAction::Restore(args) => restore::run(&invocation, &args).await,
             BootstrapAction::Down(args) => down::run(&invocation, args).await,
         }
     });

@@ -52,6 +52,9 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     // What `up` would refuse to make a second time is no plan.
     context.state.check_not_lost()?;
     let mut cluster = Vec::new();
+    if let Some(restoring) = context.state.restoring()? {
+        cluster.push(restoring.told());
+    }
     if context.state.ca_bundle()?.is_none() {
         cluster.push("make a CA".to_owned());
     }

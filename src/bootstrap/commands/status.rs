@@ -30,6 +30,10 @@ pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
     if let Some(ca) = context.state.signing_cert()? {
         status.judge_ca(pki::describe(&ca)?.days_left(now), WARN_DAYS);
     }
+    if let Some(restoring) = context.state.restoring()? {
+        status.problems.push(restoring.told());
+        status.degraded = true;
+    }
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
         false => print(&status::render(&status))?,

@@ -55,7 +55,8 @@ impl TokenStore for StoredTokens<'_> {
 }
 
 /// Makes and hands out what the phases after this one need; nothing without ACLs. Whether Nomad was
-/// given its first token, which shows more than the gate could see before.
+/// given its first token, its first again after a loss of its data, which shows more than the gate
+/// could see before.
 ///
 /// # Errors
 /// When a product refuses, or has tokens that are not ours.
@@ -63,7 +64,11 @@ pub(super) async fn after(context: &mut Context, phase: Phase) -> Result<bool> {
     if !context.cluster.acl {
         return Ok(false);
     }
-    let before = context.state.tokens()?.management(Product::Nomad);
+    let accessor = |context: &Context| {
+        let token = context.state.tokens()?.nomad_management;
+        anyhow::Ok(token.map(|token| token.accessor).unwrap_or_default())
+    };
+    let before = accessor(context)?;
     match phase {
         Phase::ConsulServers => {
             let bar = context.progress.phase("Consul ACLs", 2);
@@ -116,6 +121,5 @@ pub(super) async fn after(context: &mut Context, phase: Phase) -> Result<bool> {
         }
         Phase::NomadClients => {}
     }
-    let now = context.state.tokens()?.management(Product::Nomad);
-    Ok(phase == Phase::NomadServers && before.is_none() && now.is_some())
+    Ok(phase == Phase::NomadServers && accessor(context)? != before)
 }

@@ -21,6 +21,7 @@ mod daemons;
 mod dialer;
 mod files;
 mod host;
+mod identity;
 mod observe;
 pub mod plan;
 mod preflight;

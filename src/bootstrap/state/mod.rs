@@ -6,7 +6,7 @@
 //!   ca-key.pem          PKCS #8; encrypted when there is a passphrase
 //!   next-ca-key.pem     of the new CA, while the CA changes
 //!   certs/NODE/{consul,nomad}{,-key}.pem   certs/{operator,lb}{,-key}.pem
-//!   gossip.json  tokens.json  cluster.json  rotation.json
+//!   gossip.json  tokens.json  cluster.json  rotation.json  restoring.json
 //!   env  client.pfx  client.pfx.password  lb.toml        (made by `access`)
 //!   lock                held by the one command that may write
 //! ```
@@ -23,6 +23,7 @@ use crate::bootstrap::security::secrets::{Secret, Shared};
 use folder::Folder;
 
 mod authority;
+mod copy;
 mod folder;
 mod foreground;
 mod key;
@@ -30,6 +31,7 @@ mod pairs;
 pub(super) mod passphrase;
 mod records;
 
+pub use copy::{Restoring, tokens_of};
 pub use foreground::Foreground;
 pub use pairs::{Issued, Made};
 pub use records::{
@@ -44,6 +46,7 @@ const GOSSIP: &str = "gossip.json";
 const TOKENS: &str = "tokens.json";
 const CLUSTER: &str = "cluster.json";
 const ROTATION: &str = "rotation.json";
+const RESTORING: &str = "restoring.json";
 
 /// An open state folder.
 #[derive(Debug)]

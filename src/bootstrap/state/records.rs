@@ -26,6 +26,7 @@ impl Record for Applied {}
 impl Record for Tokens {}
 impl Record for Gossip {}
 impl Record for Rotation {}
+impl Record for super::Restoring {}
 
 /// As in the file, with the version in front.
 #[derive(Serialize, Deserialize)]
@@ -273,6 +274,23 @@ impl Tokens {
         token
             .filter(|token| !token.accessor.is_empty())
             .map(|token| token.secret.clone())
+    }
+
+    /// Takes over what others hold of a product; agents that they do not know keep theirs.
+    pub(super) fn take_over(&mut self, product: Product, from: Self) {
+        match product {
+            Product::Consul => {
+                self.consul_management = from.consul_management;
+                self.agents.extend(from.agents);
+                self.nomad_consul = from.nomad_consul;
+                self.operator = from.operator;
+                self.lb = from.lb;
+            }
+            Product::Nomad => {
+                self.nomad_management = from.nomad_management;
+                self.nomad_operator = from.nomad_operator;
+            }
+        }
     }
 
     /// What the operator uses with a product: the own token, else the management token.

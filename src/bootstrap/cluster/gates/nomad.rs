@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::{Finding, Gates, asked, servers_of};
+use crate::bootstrap::cluster::acl;
 use crate::bootstrap::cluster::api::{Api, ApiError, LIMIT};
 use crate::bootstrap::cluster::facts::{Member, MemberStatus, NomadNode};
 use crate::bootstrap::cluster::view::Consistency;
@@ -40,14 +41,14 @@ impl<'a> Gates<'a> {
             self.view.members_seen_by(node, Product::Nomad),
             keyring_keys(&api)
         );
-        if let Some(members) = if_shown(members, &api)? {
+        if let Some(members) = if_shown(members, &api).await? {
             for server in self.present_servers(Product::Nomad) {
                 let name = self.view.member_name(server, Product::Nomad);
                 judge_member(&members, &name)?;
             }
         }
         // Versions before 1.4 have no such keys, and no need for them.
-        if let Some(keys) = if_shown(keys, &api)?
+        if let Some(keys) = if_shown(keys, &api).await?
             && !keys.iter().any(|key| key.state == "active" || key.active)
         {
             return Err("its keyring has no active key yet: clients could not register".to_owned());
@@ -108,15 +109,13 @@ async fn keyring_keys(api: &Api) -> Result<Vec<Key>, ApiError> {
     Ok(reply.json::<Option<Vec<Key>>>()?.unwrap_or_default())
 }
 
-/// None: not shown (no token yet), or a version that does not have it.
-fn if_shown<T>(found: Result<T, ApiError>, api: &Api) -> Result<Option<T>, String> {
+/// None: not shown (no token that counts yet), or a version that does not have it.
+async fn if_shown<T>(found: Result<T, ApiError>, api: &Api) -> Result<Option<T>, String> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(error) => match error.status() {
-            Some(StatusCode::NOT_FOUND) => Ok(None),
-            Some(StatusCode::FORBIDDEN) if !api.has_token() => Ok(None),
-            _ => Err(asked(&error)),
-        },
+        Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(None),
+        Err(error) if acl::is_before_bootstrap(&error, api).await => Ok(None),
+        Err(error) => Err(asked(&error)),
     }
 }
 

@@ -5,10 +5,10 @@
 //! have caught up with the leader's log.
 
 use futures_util::future::join_all;
-use http::StatusCode;
 use serde_json::Value;
 
 use super::{Finding, Gates, asked, servers_of};
+use crate::bootstrap::cluster::acl;
 use crate::bootstrap::cluster::api::{Api, LIMIT};
 use crate::bootstrap::cluster::facts::AutopilotHealth;
 use crate::bootstrap::topology::{Node, Product};
@@ -39,9 +39,7 @@ impl<'a> Gates<'a> {
             Ok(health) => health,
             // Before the bootstrap of ACLs nobody may ask; nothing is restarted then but what has
             // just been started.
-            Err(error) if error.status() == Some(StatusCode::FORBIDDEN) && !api.has_token() => {
-                return Ok(());
-            }
+            Err(error) if acl::is_before_bootstrap(&error, &api).await => return Ok(()),
             Err(error) => return Err(asked(&error)),
         };
         let servers = self.view.cluster.servers(product).count();
