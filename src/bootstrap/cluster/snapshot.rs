@@ -173,6 +173,54 @@ fn of_former_ids<'c>(catalog: &'c [Catalogued], agents: &BTreeMap<String, String
     former.map(|known| known.node.as_str()).collect()
 }
 
+/// An allocation of one client.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Allocation {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(default)]
+    desired_status: String,
+    #[serde(default)]
+    client_status: String,
+}
+
+/// Has Nomad place anew what the snapshot calls running on clients, by their ids, that have nothing
+/// of it: a client that is handed such an allocation waits for ever for its tasks to be pending
+/// (Nomad 2.0.6, `tasklifecycle.Coordinator`).
+///
+/// # Errors
+/// When no server does it by the deadline.
+pub async fn place_anew(view: &ClusterView<'_>, clients: &[String], limit: Duration) -> Result<()> {
+    let end = Instant::now() + limit;
+    for client in clients {
+        // For a moment after the snapshot the servers have no leader.
+        while let Err(error) = stop_running(view, client).await {
+            if Instant::now() >= end {
+                return Err(error.context(format!(
+                    "allocations of Nomad's client {client} cannot be placed anew"
+                )));
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+    Ok(())
+}
+
+async fn stop_running(view: &ClusterView<'_>, client: &str) -> Result<()> {
+    let path = format!("/v1/node/{client}/allocations");
+    let (server, all): (_, Option<Vec<Allocation>>) =
+        view.any_server(Product::Nomad, &path).await?;
+    let api = view.api(server, Product::Nomad);
+    for one in all.unwrap_or_default() {
+        if one.desired_status == "run" && one.client_status == "running" {
+            let path = format!("/v1/allocation/{}/stop", one.id);
+            api.post(&path, None, LIMIT).await?.good()?;
+        }
+    }
+    Ok(())
+}
+
 /// A client in Nomad's list, and when it last changed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

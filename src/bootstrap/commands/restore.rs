@@ -35,6 +35,8 @@ use crate::bootstrap::state::{Restoring, State, tokens_of};
 use crate::bootstrap::topology::{Phase, Product, Role, Scope};
 use crate::cli::RestoreArgs;
 
+/// File with the id of Nomad's client, as a backup names it.
+const CLIENT_ID: &str = "nomad/client/client-id";
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -241,16 +243,7 @@ async fn walk(context: &mut Context, invocation: &Invocation, backup: &Backup) -
     context.save_applied()?;
     preflight::claim(context).await?;
     settle_tokens(context, backup).await?;
-    let nodes = context.cluster.nodes.iter();
-    let puts = nodes.filter_map(|node| {
-        let identity = backup.nodes.get(&node.name)?;
-        let context = &*context;
-        Some(async move {
-            let spec = context.spec(node)?;
-            context.host(node).put_identity(&spec, identity).await
-        })
-    });
-    each(context, puts).await?;
+    put_identities(context, backup).await?;
     let mut remembered = None;
     converge::converge_with(context, async |context, phase| {
         let product = match phase {
@@ -270,6 +263,42 @@ async fn walk(context: &mut Context, invocation: &Invocation, backup: &Backup) -
     context.write_access()?;
     finish(context, remembered).await?;
     context.state.end_restoring()
+}
+
+/// Gives nodes without data what they were known by, and notes which clients of Nomad have none.
+async fn put_identities(context: &mut Context, backup: &Backup) -> Result<()> {
+    let known: Vec<_> = (context.cluster.nodes.iter())
+        .filter_map(|node| Some((node, backup.nodes.get(&node.name)?)))
+        .collect();
+    let looks = known.iter().map(|(node, _)| context.host(node).identity());
+    let found = each(&*context, looks).await?;
+    let Some(mut restoring) = context.state.restoring()? else {
+        bail!("the note of the restore is gone from the state folder");
+    };
+    for ((_, identity), found) in known.iter().zip(found) {
+        let Some(id) = identity
+            .get(CLIENT_ID)
+            .filter(|_| !found.contains_key(CLIENT_ID))
+        else {
+            continue;
+        };
+        let id = String::from_utf8_lossy(id).trim().to_owned();
+        if !restoring.empty_clients.contains(&id) {
+            restoring.empty_clients.push(id);
+        }
+    }
+    // Noted first: afterwards nothing tells them from those that had data.
+    context.state.save_restoring(&restoring)?;
+    let context = &*context;
+    let nodes = context.cluster.nodes.iter();
+    let puts = nodes.filter_map(|node| {
+        let identity = backup.nodes.get(&node.name)?;
+        Some(async move {
+            let spec = context.spec(node)?;
+            context.host(node).put_identity(&spec, identity).await
+        })
+    });
+    each(context, puts).await.map(drop)
 }
 
 /// Certificates that are due, and no others. The passphrase is the backup's: a key that was plain
@@ -321,6 +350,10 @@ async fn put_snapshot(context: &mut Context, product: Product, backup: &Backup) 
     }
     context.state.take_tokens(product, &backup.state)?;
     context.read_shared()?;
+    if product == Product::Nomad {
+        let view = context.cluster_view()?;
+        snapshot::place_anew(&view, &restoring.empty_clients, context.limit).await?;
+    }
     restoring.done.push(product.name().to_owned());
     context.state.save_restoring(&restoring)?;
     if product == Product::Consul {

@@ -27,6 +27,9 @@ pub struct Restoring {
     pub started_at: i64,
     /// Products, by name, whose snapshots are in the cluster.
     pub done: Vec<String>,
+    /// Nomad's clients, by id, that had no data when it was begun.
+    #[serde(default)]
+    pub empty_clients: Vec<String>,
 }
 
 impl Restoring {
@@ -38,6 +41,7 @@ impl Restoring {
             folder,
             started_at: unix(now),
             done: Vec::new(),
+            empty_clients: Vec::new(),
         }
     }
 
