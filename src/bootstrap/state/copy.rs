@@ -205,7 +205,7 @@ pub fn tokens_of(files: &BTreeMap<String, Vec<u8>>) -> Result<Option<Tokens>> {
         return Ok(None);
     };
     let text = std::str::from_utf8(bytes).ok().context("is not text");
-    let tokens = text.and_then(|text| records::parse(text));
+    let tokens = text.and_then(records::parse);
     tokens
         .map(Some)
         .with_context(|| format!("{} of the backup", super::TOKENS))
