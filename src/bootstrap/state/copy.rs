@@ -4,60 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
-use super::records::{self, unix};
-use super::{RESTORING, State, Tokens, folder};
+use super::{RESTORING, Restoring, State, Tokens, folder, records};
 use crate::bootstrap::topology::Product;
 
 /// What is in no backup: locks, the note of a restore, and what local nodes keep here.
 const LEFT_OUT: [&str; 4] = ["lock", "foreground", RESTORING, "nodes"];
-
-/// `restoring.json`: a restore that is under way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restoring {
-    /// Id of the backup.
-    pub backup: String,
-    /// The folder that was named.
-    pub folder: PathBuf,
-    /// When it was begun, Unix seconds.
-    pub started_at: i64,
-    /// Products, by name, whose snapshots are in the cluster.
-    pub done: Vec<String>,
-    /// Nomad's clients, by id, that had no data when it was begun.
-    #[serde(default)]
-    pub empty_clients: Vec<String>,
-}
-
-impl Restoring {
-    /// One that begins.
-    #[must_use]
-    pub fn new(backup: String, folder: PathBuf, now: SystemTime) -> Self {
-        Self {
-            backup,
-            folder,
-            started_at: unix(now),
-            done: Vec::new(),
-            empty_clients: Vec::new(),
-        }
-    }
-
-    /// Whether the product's snapshot is in the cluster.
-    #[must_use]
-    pub fn is_done(&self, product: Product) -> bool {
-        self.done.iter().any(|done| done == product.name())
-    }
-
-    /// That it is not over, and what to do.
-    #[must_use]
-    pub fn told(&self) -> String {
-        let folder = self.folder.display();
-        format!("`restore {folder}` is not over; the same command goes on from there")
-    }
-}
 
 impl State {
     /// All that a backup holds of the folder, by names relative to it.

@@ -31,12 +31,12 @@ mod pairs;
 pub(super) mod passphrase;
 mod records;
 
-pub use copy::{Restoring, tokens_of};
+pub use copy::tokens_of;
 pub use foreground::Foreground;
 pub use pairs::{Issued, Made};
 pub use records::{
-    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Program, Rotation,
-    RotationKind, RotationStep, Token, Tokens,
+    Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey, Program, Restoring,
+    Rotation, RotationKind, RotationStep, Token, Tokens,
 };
 
 const CA: &str = "ca.pem";

@@ -26,7 +26,7 @@ impl Record for Applied {}
 impl Record for Tokens {}
 impl Record for Gossip {}
 impl Record for Rotation {}
-impl Record for super::Restoring {}
+impl Record for Restoring {}
 
 /// As in the file, with the version in front.
 #[derive(Serialize, Deserialize)]
@@ -451,6 +451,49 @@ pub struct Rotation {
     pub step: RotationStep,
     /// When it was begun, Unix seconds: leaves made before that are the old ones.
     pub started_at: i64,
+}
+
+/// `restoring.json`: a restore that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restoring {
+    /// Id of the backup.
+    pub backup: String,
+    /// The folder that was named.
+    pub folder: PathBuf,
+    /// When it was begun, Unix seconds.
+    pub started_at: i64,
+    /// Products, by name, whose snapshots are in the cluster.
+    pub done: Vec<String>,
+    /// Nomad's clients, by id, that had no data when it was begun.
+    #[serde(default)]
+    pub empty_clients: Vec<String>,
+}
+
+impl Restoring {
+    /// One that begins.
+    #[must_use]
+    pub fn new(backup: String, folder: PathBuf, now: SystemTime) -> Self {
+        Self {
+            backup,
+            folder,
+            started_at: unix(now),
+            done: Vec::new(),
+            empty_clients: Vec::new(),
+        }
+    }
+
+    /// Whether the product's snapshot is in the cluster.
+    #[must_use]
+    pub fn is_done(&self, product: Product) -> bool {
+        self.done.iter().any(|done| done == product.name())
+    }
+
+    /// That it is not over, and what to do.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let folder = self.folder.display();
+        format!("`restore {folder}` is not over; the same command goes on from there")
+    }
 }
 
 pub(super) fn unix(now: SystemTime) -> i64 {
