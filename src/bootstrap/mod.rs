@@ -13,6 +13,7 @@
 //! and an upgrade are the same walk with another starting point. Each of the `commands` opens a
 //! `context`, which holds all of this together.
 
+pub mod backup;
 pub mod cluster;
 pub mod description;
 pub mod nodes;

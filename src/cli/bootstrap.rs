@@ -54,7 +54,8 @@ pub struct ClusterArgs {
     /// Switch ACLs on, default deny, with a token for each that needs one.
     #[arg(long, global = true)]
     pub acl: bool,
-    /// File with the passphrase of the CA key. Also LB_BOOTSTRAP_PASSPHRASE, the passphrase itself.
+    /// File with the passphrase of the CA key, and of backups. Also LB_BOOTSTRAP_PASSPHRASE, the
+    /// passphrase itself.
     #[arg(long, global = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
     /// Nodes as `terraform output -json` prints them; `-`: standard input.
@@ -121,6 +122,11 @@ pub enum BootstrapAction {
     Reboot(RebootArgs),
     /// Take other versions of consul and nomad, one node at a time.
     Upgrade(UpgradeArgs),
+    /// Put the state folder and the snapshots of Consul and Nomad into one file, encrypted with the
+    /// passphrase.
+    Backup(BackupArgs),
+    /// Bring back the cluster of a backup: its state folder, its nodes, and its data.
+    Restore(RestoreArgs),
     /// Stop the cluster.
     Down(DownArgs),
 }
@@ -208,6 +214,29 @@ pub struct UpgradeArgs {
     /// Release of Nomad that the nodes are to fetch.
     #[arg(long, value_name = "VERSION")]
     pub nomad_version: Option<String>,
+}
+
+/// Arguments of `backup`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct BackupArgs {
+    /// Folder for the backup, made if it is not there. An older backup of this cluster in it is
+    /// replaced.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+}
+
+/// Arguments of `restore`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct RestoreArgs {
+    /// Folder of the backup, or its file.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Read all of the backup, print what it is one of, and change nothing.
+    #[arg(long)]
+    pub check: bool,
+    /// Do not wait for confirmation, where a cluster lives or another state folder is in the place.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Arguments of `down`.
@@ -326,6 +355,8 @@ mod tests {
             "remove-node w",
             "reboot w",
             "upgrade",
+            "backup --to b",
+            "restore b",
             "down",
         ] {
             for line in [format!("{word} {flags}"), format!("{flags} {word}")] {
@@ -401,6 +432,15 @@ mod tests {
             nomad_version: None,
         };
         assert_eq!(upgrade, expected);
+        let BootstrapAction::Restore(restore) = action("restore b --yes --check") else {
+            panic!()
+        };
+        let expected = RestoreArgs {
+            dir: "b".into(),
+            check: true,
+            yes: true,
+        };
+        assert_eq!(restore, expected);
         assert!(matches!(
             action("down --purge"),
             BootstrapAction::Down(DownArgs {
@@ -419,6 +459,8 @@ mod tests {
             ("--timeout 5", "--timeout"),
             ("replace-node", "<NAME>"),
             ("remove-node --dead", "<NAME>"),
+            ("backup", "--to"),
+            ("restore", "<DIR>"),
             ("plan --detach", "--detach"),
             (
                 "--detach plan",

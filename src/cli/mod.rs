@@ -17,8 +17,8 @@ use crate::config::keys::{Kind, SECTIONS, Section, Shape};
 mod bootstrap;
 
 pub use bootstrap::{
-    AclAction, AclArgs, BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only, RebootArgs,
-    RemoveNodeArgs, ReplaceNodeArgs, RotateCertsArgs, UpArgs, UpgradeArgs,
+    AclAction, AclArgs, BackupArgs, BootstrapAction, BootstrapArgs, ClusterArgs, DownArgs, Only,
+    RebootArgs, RemoveNodeArgs, ReplaceNodeArgs, RestoreArgs, RotateCertsArgs, UpArgs, UpgradeArgs,
 };
 
 /// A dynamic load balancer fed by the Consul catalog.

@@ -13,6 +13,7 @@
 mod support;
 
 mod away;
+mod backup;
 mod cluster;
 mod credentials;
 mod deployments;

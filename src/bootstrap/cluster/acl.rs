@@ -24,12 +24,13 @@ use tokio::time::Instant;
 
 pub use consul::tokens as consul_tokens;
 pub use nomad::tokens as nomad_tokens;
+pub(super) use store::is_valid;
 pub use store::new_secret;
 pub use store::{
     CONSUL_AGENT, CONSUL_LB, CONSUL_MANAGEMENT, CONSUL_NOMAD, CONSUL_OPERATOR, CONSUL_SCRAPE,
     NOMAD_MANAGEMENT, NOMAD_OPERATOR, TokenStore, consul_agent,
 };
-use store::{STEP, TokenMade, is_valid};
+use store::{STEP, TokenMade};
 
 use http::StatusCode;
 

@@ -5,6 +5,8 @@
 //! [`Connect`] that it is given; which node to ask, and what to make of the answer, that of the
 //! callers.
 
+mod stream;
+
 use std::error::Error as _;
 use std::fmt;
 use std::io;

@@ -10,5 +10,6 @@ pub mod gates;
 pub mod gossip;
 pub mod peers;
 pub mod quorum;
+pub mod snapshot;
 pub mod status;
 pub mod view;

@@ -48,14 +48,14 @@ impl Invocation {
 
     /// Opens the state for writing; makes it if there is none.
     pub(super) fn open_for_change(&self) -> Result<Context> {
-        self.open(State::create(&self.described.cluster.state)?)
+        self.open_at(State::create(&self.described.cluster.state)?)
     }
 
     /// Opens the state of a cluster that was brought up before for writing.
     pub(super) fn open_existing(&self) -> Result<Context> {
         let dir = &self.described.cluster.state;
         match State::open(dir)? {
-            Some(state) if state.cluster()?.is_some() => self.open(state),
+            Some(state) if state.cluster()?.is_some() => self.open_at(state),
             _ => bail!(no_cluster(dir)),
         }
     }
@@ -100,7 +100,8 @@ impl Invocation {
         Ok(context)
     }
 
-    fn applied(&self, state: Option<State>) -> Result<Context> {
+    /// The cluster that was applied, with a state that may lie elsewhere than where it is to be.
+    pub(super) fn applied(&self, state: Option<State>) -> Result<Context> {
         let found = match state {
             Some(state) => state.cluster()?.map(|applied| (state, applied)),
             None => None,
@@ -119,7 +120,8 @@ impl Invocation {
         Ok(context)
     }
 
-    fn open(&self, state: State) -> Result<Context> {
+    /// With a state that may lie elsewhere than where it is to be.
+    pub(super) fn open_at(&self, state: State) -> Result<Context> {
         state.notes().iter().for_each(|note| say(note));
         let mut context = Context::new(
             self.described.clone(),

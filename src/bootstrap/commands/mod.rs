@@ -1,6 +1,7 @@
 //! The subcommands of `lb bootstrap`: what each asks of the parts, in order, and what it prints.
 
 mod acl_enable;
+mod backup;
 mod down;
 mod env;
 mod foreground;
@@ -10,6 +11,7 @@ mod plan;
 mod reboot;
 mod remove_node;
 mod replace_node;
+mod restore;
 mod rotate_certs;
 mod rotate_gossip;
 mod rotate_tokens;
@@ -74,6 +76,8 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::RemoveNode(args) => remove_node::run(&invocation, &args).await,
             BootstrapAction::Reboot(args) => reboot::run(&invocation, &args).await,
             BootstrapAction::Upgrade(_) => upgrade::run(&invocation).await,
+            BootstrapAction::Backup(args) => backup::run(&invocation, &args.to).await,
+            BootstrapAction::Restore(args) => restore::run(&invocation, &args).await,
             BootstrapAction::Down(args) => down::run(&invocation, args).await,
         }
     });

@@ -58,6 +58,9 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     // What `up` would refuse to make a second time is no plan.
     context.state.check_not_lost()?;
     let mut cluster: Vec<String> = Vec::new();
+    if let Some(restoring) = context.state.restoring()? {
+        cluster.push(restoring.told());
+    }
     for operation in context.state.operations()? {
         cluster.push(operation.told());
     }

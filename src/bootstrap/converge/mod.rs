@@ -46,6 +46,18 @@ use work::{Work, start, write};
 /// # Errors
 /// What could not be done, or the gate that did not open, with a reason per node.
 pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<NodePlan>> {
+    converge_with(context, async |_, _| Ok(false)).await
+}
+
+/// The same, with something between the phases. It says whether it put other data into the phase's
+/// product, whose tokens are then seen to once more.
+///
+/// # Errors
+/// As [`converge`], and what it fails with.
+pub(in crate::bootstrap) async fn converge_with(
+    context: &mut Context,
+    mut between: impl AsyncFnMut(&mut Context, Phase) -> Result<bool>,
+) -> Result<Vec<NodePlan>> {
     let mut done: Vec<NodePlan> = Vec::new();
     for phase in context.phases() {
         if context.only.is_some() && context.of_phase(phase).is_empty() {
@@ -53,10 +65,15 @@ pub(in crate::bootstrap) async fn converge(context: &mut Context) -> Result<Vec<
         }
         done.extend(run_phase(context, phase).await?);
         lb_service::after(context, phase).await?;
-        if tokens::after(context, phase).await? {
+        let mut again = tokens::after(context, phase).await?.then_some("with ACLs");
+        if between(context, phase).await? {
+            tokens::after(context, phase).await?;
+            again = Some("with their data");
+        }
+        if let Some(word) = again {
             // Some of what the gate asks for is shown only to who has a token: now there is one.
             let bar = context.progress.phase(
-                &format!("{} with ACLs", title(phase)),
+                &format!("{} {word}", title(phase)),
                 context.of_phase(phase).len(),
             );
             gate(context, phase, &bar, context.limit).await?;

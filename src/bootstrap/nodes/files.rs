@@ -15,7 +15,7 @@ use crate::bootstrap::topology::{Layout, Runner};
 /// `put` works beside the target under a name that it makes itself (`set -C`: never through a link
 /// planted there). On a machine of the cluster it reaches the disk before it has its name, or a
 /// power cut could leave an empty key there.
-const PUT: &str = r#"
+pub(super) const PUT: &str = r#"
 put() {
   path=$1 mode=$2 owner=$3
   dir=${path%/*}
@@ -45,7 +45,7 @@ for user in "$@"; do
 done
 "#;
 
-const DIRECTORY: &str = r#"
+pub(super) const DIRECTORY: &str = r#"
 dir() {
   path=$1 mode=$2 owner=$3
   if [ ! -d "$path" ]; then
@@ -59,7 +59,7 @@ dir() {
 
 impl Host {
     /// The owner as scripts take it: empty where owners are left alone.
-    fn owner(&self, owner: Owner) -> &'static str {
+    pub(super) fn owner(&self, owner: Owner) -> &'static str {
         if self.local { "''" } else { owner.name() }
     }
 }

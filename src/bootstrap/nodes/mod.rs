@@ -21,6 +21,7 @@ mod daemons;
 mod dialer;
 mod files;
 mod host;
+mod identity;
 mod lb_service;
 mod observe;
 pub mod plan;

@@ -16,7 +16,7 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 const OURS: [&str; 4] = [LOCK, "cluster.json", "gossip.json", "ca-key.pem"];
 
 /// End of the name of a file that is being written.
-const UNFINISHED: &str = ".new";
+pub(super) const UNFINISHED: &str = ".new";
 
 /// A folder of private files.
 #[derive(Debug)]
@@ -293,7 +293,7 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Makes names last: a rename is on the disk once its folder is.
-fn sync(path: &Path) -> Result<()> {
+pub(super) fn sync(path: &Path) -> Result<()> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {

@@ -7,7 +7,7 @@
 //!   {,consul-,nomad-}ca-key.pem PKCS #8; encrypted when there is a passphrase
 //!   next-*ca-key.pem    of the new CA, while the CA changes
 //!   certs/NODE/{consul,nomad,nomad-consul}{,-key}.pem   certs/{operator,operator-nomad,lb}{,-key}.pem
-//!   gossip.json  tokens.json  cluster.json  rotation.json  operations.json  acl.json
+//!   gossip.json  tokens.json  cluster.json  rotation.json  operations.json  acl.json  restoring.json
 //!   env  client.pfx  client.pfx.password  lb.toml        (made by `access`)
 //!   lock                held by the one command that may write
 //! ```
@@ -25,6 +25,7 @@ use crate::bootstrap::topology::{PerProduct, Product};
 use folder::Folder;
 
 mod authority;
+mod copy;
 mod folder;
 mod foreground;
 mod key;
@@ -34,12 +35,13 @@ pub(super) mod passphrase;
 mod records;
 
 pub use authority::{brought_authority, brought_certificate};
+pub use copy::tokens_of;
 pub use foreground::Foreground;
 pub use pairs::{Issued, Made};
 pub use records::{
     AclChange, AclStep, Applied, AppliedNode, AppliedRole, Gossip, GossipKeys, GossipStep, NextKey,
-    Operation, OperationKind, Operations, Program, Retired, Rotation, RotationKind, RotationStep,
-    Token, Tokens,
+    Operation, OperationKind, Operations, Program, Restoring, Retired, Rotation, RotationKind,
+    RotationStep, Token, Tokens,
 };
 
 const CA: &str = "ca.pem";
@@ -51,6 +53,7 @@ const CLUSTER: &str = "cluster.json";
 const ROTATION: &str = "rotation.json";
 const OPERATIONS: &str = "operations.json";
 const ACL_CHANGE: &str = "acl.json";
+const RESTORING: &str = "restoring.json";
 
 /// An open state folder.
 #[derive(Debug)]

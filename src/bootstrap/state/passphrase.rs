@@ -47,6 +47,8 @@ pub(in crate::bootstrap) struct Passphrase {
     file: Option<PathBuf>,
     /// What was typed: a rotation needs it several times.
     typed: RefCell<Option<Secret>>,
+    /// Nothing is to be encrypted with it.
+    withheld: bool,
 }
 
 impl Passphrase {
@@ -55,23 +57,52 @@ impl Passphrase {
         Self {
             file,
             typed: RefCell::default(),
+            withheld: false,
         }
+    }
+
+    /// One that is not given, whatever the flag and the variable say.
+    pub(in crate::bootstrap) fn withheld() -> Self {
+        Self {
+            file: None,
+            typed: RefCell::default(),
+            withheld: true,
+        }
+    }
+
+    /// The passphrase that a backup is encrypted with: given, else asked for on a terminal.
+    pub(in crate::bootstrap) fn for_backup(&self) -> Result<Secret> {
+        if let Some(given) = given(self.file.as_deref(), std::env::var_os(VARIABLE))? {
+            return Ok(given);
+        }
+        let typed = self.ask("passphrase of the backup: ")?;
+        typed.with_context(|| {
+            format!(
+                "a backup is encrypted: give its passphrase with --passphrase-file FILE or in the environment \
+                 variable {VARIABLE}"
+            )
+        })
     }
 
     /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none
     /// was given.
     pub(in crate::bootstrap) fn for_key(&self, encrypted: Option<bool>) -> Result<Option<Secret>> {
+        if self.withheld {
+            return Ok(None);
+        }
         match given(self.file.as_deref(), std::env::var_os(VARIABLE))? {
             Some(given) => Ok(Some(given)),
-            None if encrypted == Some(true) => {
-                let mut typed = self.typed.borrow_mut();
-                if typed.is_none() {
-                    *typed = ask_passphrase("passphrase of the CA key: ")?;
-                }
-                Ok(typed.clone())
-            }
+            None if encrypted == Some(true) => self.ask("passphrase of the CA key: "),
             None => Ok(None),
         }
+    }
+
+    fn ask(&self, prompt: &str) -> Result<Option<Secret>> {
+        let mut typed = self.typed.borrow_mut();
+        if typed.is_none() {
+            *typed = ask_passphrase(prompt)?;
+        }
+        Ok(typed.clone())
     }
 }
 

@@ -29,6 +29,7 @@ impl Record for Gossip {}
 impl Record for Rotation {}
 impl Record for Operations {}
 impl Record for AclChange {}
+impl Record for Restoring {}
 
 /// As in the file, with the version in front.
 #[derive(Serialize, Deserialize)]
@@ -387,6 +388,24 @@ impl Tokens {
         }
     }
 
+    /// Takes over what others hold of a product; agents that they do not know keep theirs.
+    pub(super) fn take_over(&mut self, product: Product, from: Self) {
+        match product {
+            Product::Consul => {
+                self.consul_management = from.consul_management;
+                self.agents.extend(from.agents);
+                self.nomad_consul = from.nomad_consul;
+                self.operator = from.operator;
+                self.lb = from.lb;
+                self.scrape = from.scrape;
+            }
+            Product::Nomad => {
+                self.nomad_management = from.nomad_management;
+                self.nomad_operator = from.nomad_operator;
+            }
+        }
+    }
+
     /// What the operator uses with a product: the own token, else the management token.
     #[must_use]
     pub fn operator_of(&self, product: Product) -> Option<&Token> {
@@ -605,6 +624,49 @@ pub struct Operations {
     /// In the order in which they were begun.
     #[serde(default)]
     pub operations: Vec<Operation>,
+}
+
+/// `restoring.json`: a restore that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restoring {
+    /// Id of the backup.
+    pub backup: String,
+    /// The folder that was named.
+    pub folder: PathBuf,
+    /// When it was begun, Unix seconds.
+    pub started_at: i64,
+    /// Products, by name, whose snapshots are in the cluster.
+    pub done: Vec<String>,
+    /// Nomad's clients, by id, that had no data when it was begun.
+    #[serde(default)]
+    pub empty_clients: Vec<String>,
+}
+
+impl Restoring {
+    /// One that begins.
+    #[must_use]
+    pub fn new(backup: String, folder: PathBuf, now: SystemTime) -> Self {
+        Self {
+            backup,
+            folder,
+            started_at: unix(now),
+            done: Vec::new(),
+            empty_clients: Vec::new(),
+        }
+    }
+
+    /// Whether the product's snapshot is in the cluster.
+    #[must_use]
+    pub fn is_done(&self, product: Product) -> bool {
+        self.done.iter().any(|done| done == product.name())
+    }
+
+    /// That it is not over, and what to do.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let folder = self.folder.display();
+        format!("`restore {folder}` is not over; the same command goes on from there")
+    }
 }
 
 pub(super) fn unix(now: SystemTime) -> i64 {

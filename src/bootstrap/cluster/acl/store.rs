@@ -66,7 +66,7 @@ pub(super) struct TokenMade {
 }
 
 /// Whether the product knows the token that the API is asked with: its accessor, or None.
-pub(super) async fn is_valid(api: &Api) -> Result<Option<String>, ApiError> {
+pub(in crate::bootstrap::cluster) async fn is_valid(api: &Api) -> Result<Option<String>, ApiError> {
     let reply = api.get("/v1/acl/token/self", LIMIT).await?;
     if matches!(reply.status.as_u16(), 401 | 403 | 404) {
         return Ok(None);
