@@ -61,6 +61,7 @@ fn check_head(bytes: &[u8], cut: usize, method: &Method) {
             settings: &SETTINGS,
             date: "Sun, 06 Nov 1994 08:49:37 GMT",
             fate: Fate::Silent,
+            edits: None,
         };
         let mut out = Vec::new();
         put_response(&mut out, bytes, &head, &fields, &telling);

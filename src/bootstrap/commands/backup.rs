@@ -28,7 +28,7 @@ pub(super) async fn run(invocation: &Invocation, to: &Path) -> Result<u8> {
         // What was encrypted with one that is not known any more would be of no use.
         context
             .state
-            .ensure_authority(Some(&passphrase), SystemTime::now())?;
+            .ensure_authorities(Some(&passphrase), SystemTime::now())?;
     }
     let id = &context.applied.id;
     let folder = BackupFolder::prepare(to, id)?;
