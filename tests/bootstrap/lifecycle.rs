@@ -542,7 +542,7 @@ fn a_server_is_replaced(cluster: &Cluster) {
     cluster.kill("consul-1/consul");
     let status = cluster.run(&["status"]).ended(3);
     assert!(
-        status.stdout.contains("consul-1: consul: does not answer"),
+        status.stdout.contains("consul-1: consul: does not respond"),
         "{}",
         status.stdout
     );

@@ -84,7 +84,7 @@ pub async fn is_before_bootstrap(error: &ApiError, api: &Api) -> bool {
 enum Try {
     /// The token that is now valid.
     Made { accessor: String, secret: Secret },
-    /// Somebody did it before; the number that allows it anew.
+    /// It was done before; the number that allows it anew.
     DoneBefore { reset_index: Option<u64> },
     /// Not ready; worth another try.
     NotYet(String),
@@ -171,7 +171,7 @@ async fn try_all(view: &ClusterView<'_>, product: Product, secret: &Secret) -> T
             }
         };
         if let Some(reset_index) = already_done(&reply.text()) {
-            // By ourselves, a moment ago, with an answer that was lost?
+            // By this run, a moment ago, with a response that was lost?
             return match is_valid(&api).await {
                 Ok(Some(accessor)) => Try::Made {
                     accessor,

@@ -137,7 +137,7 @@ pub(super) async fn others(context: &Context, product: Product, node: &Node) -> 
                 }
                 Ok(Some(_)) => found.serving.push(name),
                 Ok(None) => found.silent.push((name, "knows no leader".to_owned())),
-                Err(error) => found.silent.push((name, format!("asked {error}"))),
+                Err(error) => found.silent.push((name, format!("request to {error}"))),
             }
         }
         let is_waited_for = |(name, _): &(String, String)| !context.absent.contains(name);
