@@ -83,7 +83,7 @@ fn nine_nodes_come_up_and_stay_as_they_are() {
     cluster
         .run(&["down"])
         .ended(2)
-        .says(&["Nobody is there to be asked: add --yes"]);
+        .says(&["There is no terminal to confirm it on: add --yes"]);
     assert_eq!(cluster.pids().len(), 9);
     let pids = cluster.pids();
     cluster.run(&["down", "--yes", "--purge"]).good();

@@ -50,8 +50,8 @@ async fn rotate(context: &mut Context, product: Product) -> Result<()> {
     let next = match &keys.of(product).next {
         Some(next) => next.key.clone(),
         None => {
-            // Kept before anybody hears of it: with the key lost between two steps the cluster
-            // could not be joined.
+            // Kept before any agent gets it: with the key lost between two steps the cluster could
+            // not be joined.
             let key = GossipKeys::key()?;
             keys.of_mut(product).next = Some(NextKey {
                 key: key.clone(),

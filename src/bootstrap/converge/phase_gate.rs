@@ -12,7 +12,7 @@ use crate::bootstrap::nodes::spec::NodeSpec;
 use crate::bootstrap::progress::PhaseProgress;
 use crate::bootstrap::topology::{Node, Phase, Product, Role};
 
-/// How long a gate stays shut before the nodes behind it are asked whether they live.
+/// How long a gate stays shut before it is found out whether the nodes behind it live.
 const ARE_ALIVE: Duration = Duration::from_secs(10);
 
 /// Waits for the gate of a phase.

@@ -24,7 +24,7 @@ pub(in crate::bootstrap) const STOP_PATIENCE: Duration = Duration::from_secs(20)
 /// How long a living cluster may take to show that it is whole before the first of its servers is
 /// restarted.
 const BEFORE_RESTART: Duration = Duration::from_secs(30);
-/// How long nobody may be seen to lead before that is believed: elections take 3 s, on busy
+/// How long a product may have no leader before that is believed: elections take 3 s, on busy
 /// machines more.
 const LEADERLESS: Duration = Duration::from_secs(15);
 /// Pause between two looks.
@@ -102,7 +102,7 @@ pub(super) async fn restart_all(
     Ok(())
 }
 
-/// Who leads. One silence proves nothing: it may be an election, or a machine that is busy.
+/// The leader. One silence proves nothing: it may be an election, or a machine that is busy.
 async fn leader(context: &Context, product: Product) -> Result<Option<String>> {
     let view = context.cluster_view()?;
     let deadline = Instant::now() + LEADERLESS;

@@ -66,7 +66,7 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_changed() {
         "nomad-server-0: belongs to the cluster 0123-another, whose keys are not in",
         "nomad-server-1: port 8301 of 10.88.43.15 is taken by perl",
         "nomad-server-2: its clock is +360",
-        "nomad-client-0: 10.88.43.99 is no address of that machine: correct it in",
+        "nomad-client-0: 10.88.43.99 is not an address of that machine: correct it in",
         "nomad-client-1: lacks useradd: install it there",
         "nomad-client-2: no connection by ssh",
         "Host key verification failed",

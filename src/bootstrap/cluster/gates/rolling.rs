@@ -95,7 +95,9 @@ pub(super) fn judge_health(
         return Err("autopilot does not call it healthy yet".to_owned());
     }
     if !own.voter {
-        return Err("it is not a voter yet; autopilot makes a new server one after 10 s".to_owned());
+        return Err(
+            "it is not a voter yet; autopilot makes a new server one after 10 s".to_owned(),
+        );
     }
     // With a server away on purpose the rest can be neither all healthy nor as tolerant.
     let wanted = i64::try_from(servers.saturating_sub(1) / 2).unwrap_or(i64::MAX);
