@@ -62,7 +62,7 @@ impl Releases {
     ) -> Result<Archive> {
         let release = format!("{product}_{version}");
         let folder = format!("{}/{product}/{version}", self.0.url);
-        // Held meanwhile: all nodes ask at once.
+        // Held meanwhile: all nodes need it at once.
         let mut checked = self.0.checked.lock().await;
         let list = match checked.get(&release) {
             Some(list) => list,
@@ -148,7 +148,7 @@ impl Source {
             match judge(&status, &self.key.fingerprint) {
                 Ok(()) => {
                     return std::fs::read_to_string(&list)
-                        .context("the list of checksums is no text");
+                        .context("the list of checksums is not text");
                 }
                 // What is wrong with the usual signature tells more than that there is no other
                 // one.
@@ -313,7 +313,7 @@ mod tests {
                 "another key (BBBB)",
             ),
             (String::new(), "no signature"),
-            // What a signer's name or gpg's prose says is no status.
+            // What a signer's name or gpg's prose says is not a status.
             (
                 "gpg: VALIDSIG AAAA1111 GOODSIG\n".to_owned(),
                 "no signature",

@@ -7,8 +7,9 @@
 //!
 //! Consul and Nomad take a node's role from the names in its certificate:
 //! `server.<datacenter>.<domain>` and `server.<region>.nomad` are held by servers alone.
-//! [`Subject`] is the one place that decides who gets which names. Reading certificates is in
-//! `pki::read`; where they are kept and when they are made anew is `state`'s business.
+//! [`Subject`] is the one place that decides which certificate gets which names. Reading
+//! certificates is in `pki::read`; where they are kept and when they are made anew is `state`'s
+//! business.
 
 use std::net::IpAddr;
 use std::time::SystemTime;

@@ -192,7 +192,8 @@ impl State {
             }))
     }
 
-    /// Files in the state folder with which the operator asks a program: CA, certificate, key.
+    /// Files in the state folder that the operator's requests to a program need: CA, certificate,
+    /// key.
     ///
     /// # Errors
     /// When a file cannot be read.
