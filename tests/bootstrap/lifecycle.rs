@@ -404,7 +404,7 @@ fn another_description_is_refused(cluster: &Cluster) {
         .run(&["rotate-gossip"])
         .ended(1)
         .says(&["is at work on the state folder"]);
-    // Who only reads need not wait.
+    // A command that only reads need not wait.
     cluster.run(&["status"]).good();
     cluster.run(&["plan"]).good();
     cluster.run(&["env"]).good().says(&["files not looked at"]);
