@@ -8,7 +8,7 @@ use crate::rust_files;
 use crate::text::{Piece, pieces};
 
 /// Folders without any of these words.
-const CLEAN: &[&str] = &["src", "tests"];
+const CLEAN: &[&str] = &["benches", "fuzz/fuzz_targets", "src", "tests"];
 
 /// Words, and what to write in their place.
 const INSTEAD: &[(&[&str], &str)] = &[
