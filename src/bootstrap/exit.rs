@@ -8,8 +8,7 @@ pub(super) const DIFFERS: u8 = 3;
 pub(super) const INTERRUPTED: u8 = 130;
 
 /// What the command line says cannot be meant, or does not fit the cluster: nothing was tried. Ends
-/// in
-/// [`USAGE_ERROR`].
+/// in [`USAGE_ERROR`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) String);

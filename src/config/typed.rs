@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::duration::parse_duration;
 use super::error::Location;
 use super::key::{Key, Kind};
 use super::networks::Networks;
 use super::ports::Ports;
 use super::raw::{Entry, Placed, RawValue};
+use crate::catalog::duration::parse_duration;
 use crate::catalog::options::Strategy;
 
 /// A value with its type.

@@ -1,5 +1,5 @@
-//! Holds the words of docs/style.md: comments, error texts, log lines and the messages of assertions
-//! speak of things as things, and in the terms of the field.
+//! Holds the words of docs/style.md: comments, error texts, log lines and the messages of
+//! assertions speak of things as things, and in the terms of the field.
 
 use std::fs;
 use std::path::Path;

@@ -2,9 +2,8 @@
 //!
 //! A gate looks at all nodes at once, again and again, until all are well or its time is up; then
 //! it tells for each node that is not what was requested and seen. What is looked at: `consul`,
-//! `nomad`
-//! and `rolling` below this file. Starting things, and what to do when a gate stays shut, is left
-//! to the callers.
+//! `nomad` and `rolling` below this file. Starting things, and what to do when a gate stays shut,
+//! is left to the callers.
 //!
 //! Membership alone proves little: gossip needs only the gossip key, so a node with an expired
 //! certificate is "alive". So each node also gets a request that its agent can only serve by way of
@@ -83,8 +82,7 @@ impl fmt::Display for GateFailure {
 #[derive(Clone, Copy)]
 pub struct Gates<'a> {
     /// The cluster, and how to reach its agents. With ACLs and before their bootstrap it has no
-    /// token; then
-    /// the gates leave out what needs one.
+    /// token; then the gates leave out what needs one.
     pub view: &'a ClusterView<'a>,
     /// Names of nodes that are expected to be dead, for instance because they are being replaced.
     pub absent: &'a [String],

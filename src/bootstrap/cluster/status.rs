@@ -117,8 +117,7 @@ struct AgentView {
 }
 
 /// Looks at all nodes at once. `now` in Unix seconds; certificates with fewer than `warn_days` left
-/// are
-/// a problem.
+/// are a problem.
 pub async fn look(view: &ClusterView<'_>, scope: Scope, now: i64, warn_days: i64) -> ClusterStatus {
     let cluster = view.cluster;
     let with_nomad = scope == Scope::All && cluster.servers(Product::Nomad).next().is_some();

@@ -321,8 +321,7 @@ impl Context {
     }
 
     /// Takes nodes off the list: those that have left the cluster, and those that do not belong to
-    /// it
-    /// yet.
+    /// it yet.
     pub(in crate::bootstrap) fn forget_nodes(&mut self, names: &[String]) {
         let is_kept = |name: &String| !names.contains(name);
         self.cluster.nodes.retain(|node| is_kept(&node.name));

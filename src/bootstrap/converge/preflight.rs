@@ -1,5 +1,5 @@
-//! Whether the nodes can be worked on, before anything is touched: what `nodes` found, judged. Nodes
-//! that do not respond are left out.
+//! Whether the nodes can be worked on, before anything is touched: what `nodes` found, judged.
+//! Nodes that do not respond are left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::many::each;
-use super::phase_gate::{gate, gate_result, told};
+use super::phase_gate::{gate, gate_result, told, with_gates};
 use super::work::{Work, start};
 use super::{checks, lost};
-use crate::bootstrap::cluster::gates;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::of_node::OfNode as _;
 use crate::bootstrap::progress::PhaseProgress;
@@ -178,14 +177,9 @@ pub(in crate::bootstrap) async fn rolling_gate(
     product: Product,
     node: &Node,
 ) -> Result<()> {
-    let view = context.cluster_view()?;
-    let logs = context.logs();
-    let gates = gates::Gates {
-        view: &view,
-        absent: &context.absent,
-        logs: &logs,
-        progress: &|_, _| {},
-        deadline: context.limit,
-    };
-    told(gates.rolling(product, node).await)
+    let absent = &context.absent;
+    let waited = with_gates(context, absent, &|_, _| {}, context.limit, async |gates| {
+        gates.rolling(product, node).await
+    });
+    told(waited.await?)
 }

@@ -75,8 +75,9 @@ impl Host {
     pub async fn preflight(&self, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
         let mut facts = look(self, spec, ask).await?;
         // A port may be taken by what may yet turn out to be ours: a daemon that a killed run of
-        // ours had just started has no id on file for a moment, and one that opens its ports between
-        // the two passes of `ss`, over processes and over sockets, is listed without a process.
+        // ours had just started has no id on file for a moment, and one that opens its ports
+        // between the two passes of `ss`, over processes and over sockets, is listed without a
+        // process.
         for _ in 1..LOOKS {
             if facts.ports_taken.is_empty()
                 || facts.cluster_id.as_deref() != Some(ask.cluster_id.as_str())

@@ -38,8 +38,7 @@ impl<'a> Gates<'a> {
         let health = match self.view.autopilot_seen_by(restarted, product).await {
             Ok(health) => health,
             // Before the bootstrap of ACLs no token allows this; nothing is restarted then but what
-            // has
-            // just been started.
+            // has just been started.
             Err(error) if acl::is_before_bootstrap(&error, &api).await => return Ok(()),
             Err(error) => return Err(failed_request(&error)),
         };

@@ -343,7 +343,7 @@ fn the_next_restart_waits_for_health_and_tolerance() {
         (
             health(true, 1, server(1, true, false, "alive")),
             0,
-            "no voter",
+            "not a voter",
         ),
         (
             health(true, 1, server(1, true, true, "failed")),
