@@ -205,8 +205,8 @@ fn numbers(value: &RawValue) -> Result<Vec<f64>, String> {
         .all(|number| number.is_finite() && *number > 0.0);
     match (finite, numbers.is_sorted_by(|a, b| a < b)) {
         (true, true) => Ok(numbers),
-        (true, false) => Err("does not rise".to_owned()),
-        (false, _) => Err("holds something else than positive numbers".to_owned()),
+        (true, false) => Err("is not in ascending order".to_owned()),
+        (false, _) => Err("holds something other than positive numbers".to_owned()),
     }
 }
 

@@ -55,7 +55,10 @@ pub async fn give_agent_tokens(
     for &node in nodes {
         let name = consul_agent(node);
         let Some(token) = tokens.get(&name) else {
-            anyhow::bail!("{}: no token {name} has been made", node.name);
+            anyhow::bail!(
+                "{}: there is no token {name} in the state folder: run `lb bootstrap up`",
+                node.name
+            );
         };
         work.push(async move {
             let api = view.api(node, Product::Consul);

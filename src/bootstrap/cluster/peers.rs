@@ -176,7 +176,7 @@ pub async fn wait_voter(
             [peer] if !peer.is_at(node) => Err(format!("is still known at {}", peer.address)),
             [peer] if peer.voter => Ok(()),
             [_] => Err("is a raft peer, but does not vote yet".to_owned()),
-            _ => Err(format!("is {} raft peers", own.len())),
+            _ => Err(format!("stands {} times among the raft peers", own.len())),
         }
     })
     .await

@@ -303,7 +303,9 @@ impl<'a> ClusterView<'a> {
         match (newest, last) {
             (Some((server, _, reply)), _) => Ok((server, reply.json()?)),
             (None, Some(error)) => Err(error.into()),
-            (None, None) => anyhow::bail!("no server of nomad remembers its clients"),
+            (None, None) => {
+                anyhow::bail!("no Nomad server knows its clients yet: wait until one leads")
+            }
         }
     }
 

@@ -58,7 +58,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("runtime")?;
+        .context("cannot start the asynchronous runtime")?;
     let outcome = runtime.block_on(async {
         match args.action() {
             BootstrapAction::Up(args) => up::run(&invocation, args).await,
@@ -88,7 +88,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         }
         Err(error) if !invocation.changes.is_empty() => {
             bail!(
-                "{error:#}\nuntil then it changed {}",
+                "{error:#}\nbefore that it changed {}",
                 invocation.changes.told()
             )
         }

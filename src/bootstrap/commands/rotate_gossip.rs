@@ -45,7 +45,7 @@ async fn rotate(context: &mut Context, product: Product) -> Result<()> {
     let mut keys = context
         .state
         .gossip()?
-        .context("the state has no gossip keys")?;
+        .context("the state folder has no gossip keys: run `lb bootstrap up` first")?;
     let current = keys.of(product).current.clone();
     let next = match &keys.of(product).next {
         Some(next) => next.key.clone(),

@@ -386,14 +386,16 @@ impl Context {
     /// # Errors
     /// When its certificates were not made.
     pub(in crate::bootstrap) fn spec(&self, node: &Node) -> Result<NodeSpec> {
-        let pairs = self
-            .pairs
-            .get(&node.name)
-            .with_context(|| format!("{}: has no certificates yet", node.name))?;
+        let pairs = self.pairs.get(&node.name).with_context(|| {
+            format!(
+                "{}: has no certificates yet: run `lb bootstrap up` first",
+                node.name
+            )
+        })?;
         let shared = self
             .shared
             .as_ref()
-            .context("the cluster has no keys yet")?;
+            .context("the cluster has no keys yet: run `lb bootstrap up` first")?;
         let mut spec = render::node(
             &self.cluster,
             node,
@@ -442,11 +444,11 @@ impl Context {
         let shared = self
             .shared
             .as_ref()
-            .context("the cluster has no keys yet")?;
+            .context("the cluster has no keys yet: run `lb bootstrap up` first")?;
         let operator = self
             .operator
             .as_ref()
-            .context("the operator has no certificate yet")?;
+            .context("the operator has no certificate yet: run `lb bootstrap up` first")?;
         let tls = PerProduct::try_new(|product| {
             api::tls_config(shared.trusted.of(product), operator.of(product))
         })?;

@@ -112,7 +112,7 @@ fn files(lines: &[&str]) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut found = BTreeMap::new();
     for line in lines {
         let Some((name, content)) = line.split_once(' ') else {
-            bail!("`{line}` is not a name and a content");
+            bail!("`{line}` is not a name and its content");
         };
         // The content may be a key: it is not quoted.
         let content = STANDARD.decode(content).ok();

@@ -111,7 +111,7 @@ impl Source {
             Some(file) => file.clone(),
             None => fetch(&work, "key", &self.key.url)
                 .await
-                .context("the key that releases are signed with")?,
+                .context("cannot fetch the key that releases are signed with")?,
         };
         gpg(&work, &["--import", &key.to_string_lossy()])
             .await
@@ -155,7 +155,7 @@ impl Source {
                 Err(reason) => last = Some(anyhow::anyhow!(reason)),
             }
         }
-        let reason = last.unwrap_or_else(|| anyhow::anyhow!("no signature"));
+        let reason = last.unwrap_or_else(|| anyhow::anyhow!("they have no signature"));
         Err(reason.context(format!(
             "the checksums of {} are not to be trusted",
             release.replace('_', " ")

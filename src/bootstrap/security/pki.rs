@@ -226,7 +226,7 @@ fn params(names: &[String], now: SystemTime, days: u32) -> Result<CertificatePar
     let now = OffsetDateTime::from(now);
     let not_before = now
         .checked_sub(BACKDATE)
-        .context("the clock is out of range")?;
+        .context("the clock of this machine is out of range")?;
     params.not_before = not_before;
     params.not_after = now
         .checked_add(Duration::days(days.into()))

@@ -105,7 +105,7 @@ pub(super) fn judge_health(
     }
     if absent == 0 && health.failure_tolerance < wanted {
         return Err(format!(
-            "the loss of {} servers could be borne, {wanted} with all of them in order",
+            "the cluster could lose {} servers, {wanted} when all of them are healthy",
             health.failure_tolerance
         ));
     }

@@ -327,7 +327,7 @@ fn the_next_restart_waits_for_health_and_tolerance() {
         (
             health(true, 0, server(1, true, true, "alive")),
             0,
-            "could be borne",
+            "could lose",
         ),
         (
             health(false, 1, server(1, true, true, "alive")),
