@@ -458,4 +458,14 @@ impl Layout {
             Product::Nomad => &self.nomad_data,
         }
     }
+
+    /// The file that allows another bootstrap of ACLs when it holds the index that the leader names.
+    #[must_use]
+    pub fn acl_reset_file(&self, product: Product) -> String {
+        let folder = match product {
+            Product::Consul => "",
+            Product::Nomad => "server/",
+        };
+        format!("{}/{folder}acl-bootstrap-reset", self.data(product))
+    }
 }

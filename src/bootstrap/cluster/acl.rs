@@ -3,8 +3,9 @@
 //!
 //! Everything here may be cut off at any point and run again. Where a product lets us choose the
 //! secret (Consul's tokens; the bootstrap of Nomad from 1.4 and of newer Consul) it is chosen and
-//! saved first, so that nothing can be lost. Where it does not (Nomad's other tokens), the token is
-//! found again by its name and read.
+//! saved first, so that nothing can be lost. Where it does not, a token of Nomad is found again by
+//! its name and read, and the bootstrap of older Consul, whose response may be lost, is allowed
+//! once more.
 //!
 //! Nomad's agents use one Consul token. Checked with Nomad 2.0.6 and Consul 1.8.7 under default
 //! deny: it is enough for Nomad's own services and for the services of groups and tasks; workload
@@ -37,7 +38,7 @@ use http::StatusCode;
 use super::api::{Api, ApiError, LIMIT};
 use super::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{Cluster, Node, Product};
+use crate::bootstrap::topology::{Node, Product};
 
 /// Hands their tokens to the agents of these nodes; again does no harm. The view carries the
 /// management token.
@@ -83,14 +84,44 @@ pub async fn is_before_bootstrap(error: &ApiError, api: &Api) -> bool {
         && (!api.has_token() || matches!(is_valid(api).await, Ok(None)))
 }
 
+/// Whether a product does not know the view's token, because its data was lost and the token was
+/// not: a majority of the servers says so, and none knows it. One alone may not know it yet.
+pub async fn is_token_lost(view: &ClusterView<'_>, product: Product) -> bool {
+    let servers: Vec<&Node> = view.cluster.servers(product).collect();
+    let looks = servers.iter().map(|node| async move {
+        let api = view.api(node, product);
+        is_valid(&api).await.ok()
+    });
+    let found: Vec<_> = join_all(looks).await.into_iter().flatten().collect();
+    found.len() > servers.len() / 2 && found.iter().all(Option::is_none)
+}
+
 /// What a try to bootstrap came to.
 enum Try {
     /// The token that is now valid.
     Made { accessor: String, secret: Secret },
     /// It was done before; the number that allows it anew.
     DoneBefore { reset_index: Option<u64> },
+    /// Requested without a response: it may have been carried out.
+    NoResponse(String),
     /// Not ready; worth another try.
     NotYet(String),
+}
+
+/// What the bootstrap of a product came to.
+#[derive(Debug)]
+pub enum Bootstrapped {
+    /// The management token, which is saved.
+    Token(Secret),
+    /// A request of ours was carried out and its response lost, and with it the token. The leader
+    /// allows another bootstrap when a file of its data folder holds the index.
+    TokenLost {
+        /// Name of the node that leads.
+        leader: String,
+        /// What [`Layout::acl_reset_file`](crate::bootstrap::topology::Layout::acl_reset_file)
+        /// must hold.
+        reset_index: u64,
+    },
 }
 
 /// The bootstrap token of a product: the saved one, or a new one of a cluster that has none. The
@@ -104,33 +135,47 @@ pub async fn bootstrap(
     product: Product,
     tokens: &mut (dyn TokenStore + '_),
     deadline: Duration,
-) -> anyhow::Result<Secret> {
+) -> anyhow::Result<Bootstrapped> {
     let name = match product {
         Product::Consul => CONSUL_MANAGEMENT,
         Product::Nomad => NOMAD_MANAGEMENT,
     };
     let end = Instant::now() + deadline;
-    let secret = match tokens.get(name) {
-        Some(secret) => secret,
-        None => {
-            // Before it is used: a run that is killed after the request must find it again.
-            let secret = new_secret();
-            tokens.put(name, "", &secret)?;
-            secret
-        }
-    };
+    let before = tokens.accessor(name);
+    // One that a run has saved which was then killed may have been requested.
+    let mut is_response_lost = before.as_deref() == Some("");
+    let secret = tokens.get(name).unwrap_or_else(new_secret);
     loop {
-        let why = match try_all(view, product, &secret).await {
+        let why = match try_all(view, product, &secret, name, tokens).await? {
             Try::Made {
                 accessor,
                 secret: made,
             } => {
                 // Old versions choose for themselves.
                 tokens.put(name, &accessor, &made)?;
-                return Ok(made);
+                return Ok(Bootstrapped::Token(made));
             }
             Try::DoneBefore { reset_index } => {
+                let leader = view.leader(product).await;
+                if let (true, Some(leader), Some(reset_index)) =
+                    (is_response_lost, leader, reset_index)
+                {
+                    let leader = leader.name.clone();
+                    return Ok(Bootstrapped::TokenLost {
+                        leader,
+                        reset_index,
+                    });
+                }
+                // By others: the next run must not take it for ours.
+                match &before {
+                    Some(accessor) => tokens.put(name, accessor, &secret)?,
+                    None => tokens.remove(name)?,
+                }
                 anyhow::bail!(done_before(view, product, reset_index).await)
+            }
+            Try::NoResponse(why) => {
+                is_response_lost = true;
+                why
             }
             Try::NotYet(why) => why,
         };
@@ -143,22 +188,32 @@ pub async fn bootstrap(
 }
 
 /// One server after the other: whether our token is valid, else the bootstrap with it.
-async fn try_all(view: &ClusterView<'_>, product: Product, secret: &Secret) -> Try {
+async fn try_all(
+    view: &ClusterView<'_>,
+    product: Product,
+    secret: &Secret,
+    name: &str,
+    tokens: &mut (dyn TokenStore + '_),
+) -> anyhow::Result<Try> {
     let mut last = format!("the cluster has no {product} server");
     for node in view.cluster.servers(product) {
         let api = view.api(node, product).with_token(Some(secret.clone()));
         match is_valid(&api).await {
             Ok(Some(accessor)) => {
-                return Try::Made {
+                return Ok(Try::Made {
                     accessor,
                     secret: secret.clone(),
-                };
+                });
             }
             Ok(None) => {}
             Err(error) => {
                 last = error.to_string();
                 continue;
             }
+        }
+        // Before it is used: a run that is killed after the request must find it again.
+        if tokens.accessor(name).as_deref() != Some("") {
+            tokens.put(name, "", secret)?;
         }
         let body = serde_json::json!({ "BootstrapSecret": secret.reveal() });
         let reply = match api
@@ -168,33 +223,30 @@ async fn try_all(view: &ClusterView<'_>, product: Product, secret: &Secret) -> T
         {
             Ok(reply) => reply,
             // Whether it was carried out will be seen with the next look at the token.
-            Err(error) => {
-                last = error.to_string();
-                continue;
-            }
+            Err(error) => return Ok(Try::NoResponse(error.to_string())),
         };
         if let Some(reset_index) = already_done(&reply.text()) {
             // By this run, a moment ago, with a response that was lost?
-            return match is_valid(&api).await {
+            return Ok(match is_valid(&api).await {
                 Ok(Some(accessor)) => Try::Made {
                     accessor,
                     secret: secret.clone(),
                 },
                 Ok(None) => Try::DoneBefore { reset_index },
                 Err(error) => Try::NotYet(error.to_string()),
-            };
+            });
         }
         match reply.json::<TokenMade>() {
             Ok(made) => {
-                return Try::Made {
+                return Ok(Try::Made {
                     accessor: made.accessor_id,
                     secret: Secret::new(made.secret_id),
-                };
+                });
             }
             Err(error) => last = error.to_string(),
         }
     }
-    Try::NotYet(last)
+    Ok(Try::NotYet(last))
 }
 
 /// Consul: `Permission denied: ACL bootstrap no longer allowed (reset index: 9)`; Nomad: `ACL
@@ -215,7 +267,10 @@ async fn done_before(view: &ClusterView<'_>, product: Product, reset_index: Opti
         |index| index.to_string(),
     );
     let (place, file) = match leader {
-        Some(node) => (node.name.as_str(), reset_file(view.cluster, node, product)),
+        Some(node) => (
+            node.name.as_str(),
+            view.cluster.layout(node).acl_reset_file(product),
+        ),
         None => (
             "the leader",
             "acl-bootstrap-reset in its data folder".to_owned(),
@@ -228,14 +283,6 @@ async fn done_before(view: &ClusterView<'_>, product: Product, reset_index: Opti
          token beside the old ones",
         view.cluster.state.display()
     )
-}
-
-fn reset_file(cluster: &Cluster, node: &Node, product: Product) -> String {
-    let layout = cluster.layout(node);
-    match product {
-        Product::Consul => format!("{}/acl-bootstrap-reset", layout.consul_data),
-        Product::Nomad => format!("{}/server/acl-bootstrap-reset", layout.nomad_data),
-    }
 }
 
 #[cfg(test)]

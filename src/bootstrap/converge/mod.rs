@@ -23,6 +23,8 @@ pub(super) mod survey;
 mod tokens;
 mod work;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 
 use super::progress::PhaseProgress;
@@ -40,6 +42,9 @@ use many::{each, each_result};
 use phase_gate::{gate, title};
 use restart::{restart_all, rolling_gate};
 use work::{Work, start, write};
+
+/// Pause between two looks whether a token is known.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Goes through all phases. The plans that were carried out; all empty when nothing differed.
 ///
@@ -202,26 +207,31 @@ async fn wait_voters(
     product: Product,
     bar: &PhaseProgress,
 ) -> Result<()> {
-    // Before the bootstrap of ACLs the peers are not shown; nor are they to a saved token that the
-    // product does not know, because its data was lost.
-    let may_ask = !context.cluster.acl || context.state.tokens()?.management(product).is_some();
-    if let (true, Some(first)) = (may_ask, works.first()) {
-        let view = context.cluster_view()?;
-        if let Err(error) = view.autopilot_seen_by(&first.node, product).await
-            && acl::is_before_bootstrap(&error, &view.api(&first.node, product)).await
-        {
-            return Ok(());
+    // Before the bootstrap of ACLs the peers are not shown.
+    if context.cluster.acl && context.state.tokens()?.management(product).is_none() {
+        return Ok(());
+    }
+    let view = context.cluster_view()?;
+    // Nor are they to a saved token that the product does not know, because its data was lost. That
+    // is certain only once they say so, which may be a moment after they know a leader.
+    let is_lost = async {
+        while !(context.cluster.acl && acl::is_token_lost(&view, product).await) {
+            tokio::time::sleep(LOOK).await;
         }
+    };
+    let vote = async {
+        for work in works {
+            let node = &work.node;
+            let what = format!("waiting for the vote of {}", node.name);
+            bar.set(works.len(), &what);
+            peers::wait_voter(&view, product, node, context.limit).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        voted = vote => voted,
+        () = is_lost => Ok(()),
     }
-    for work in works.iter().filter(|_| may_ask) {
-        let node = &work.node;
-        bar.set(
-            works.len(),
-            &format!("waiting for the vote of {}", node.name),
-        );
-        peers::wait_voter(&context.cluster_view()?, product, node, context.limit).await?;
-    }
-    Ok(())
 }
 
 /// Tells of clients that are worked on like all others, and are not waited for: those that take no

@@ -81,6 +81,26 @@ impl Host {
         script.push_str("return 0\n");
         self.channel.run(&script, PATIENCE).await.map(drop)
     }
+
+    /// Puts the file into the data of a running server that allows another bootstrap of its ACLs,
+    /// as its user, which removes it.
+    ///
+    /// # Errors
+    /// When the node is not reached, or has no such server.
+    pub async fn allow_bootstrap(
+        &self,
+        spec: &NodeSpec,
+        product: Product,
+        reset_index: u64,
+    ) -> Result<()> {
+        let data = self.layout.data(product);
+        let owner = spec.directories.iter().find(|dir| dir.path == data);
+        let owner = self.owner(owner.map_or(Owner::Root, |dir| dir.owner));
+        let path = quote(&self.layout.acl_reset_file(product));
+        let content = document(reset_index.to_string().as_bytes());
+        let script = format!("{PUT}\nput {path} 600 {owner} {content}return 0\n");
+        self.channel.run(&script, PATIENCE).await.map(drop)
+    }
 }
 
 /// The product, and the path below its data folder. None: not a name of a file that a node is known

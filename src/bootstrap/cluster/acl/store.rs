@@ -50,6 +50,13 @@ pub trait TokenStore: Send {
     /// # Errors
     /// When it cannot be kept; nothing is then done with the token.
     fn put(&mut self, name: &str, accessor: &str, secret: &Secret) -> anyhow::Result<()>;
+    /// The accessor of this name; empty: saved before it was made, and not known to exist.
+    fn accessor(&self, name: &str) -> Option<String>;
+    /// Forgets the token of this name.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    fn remove(&mut self, name: &str) -> anyhow::Result<()>;
     /// Accessors of tokens that were replaced and may still be there.
     fn retired(&self) -> Vec<String> {
         Vec::new()
