@@ -2,8 +2,8 @@
 //!
 //! | head | is |
 //! |---|---|
-//! | `usual` | what a program asks, with four fields |
-//! | `browser` | what a browser asks, with 20 fields, a cookie among them |
+//! | `usual` | what a program sends, with four fields |
+//! | `browser` | what a browser sends, with 20 fields, a cookie among them |
 //! | `proxied` | `usual` behind another proxy: its forwarding fields make ours, so all go through a map |
 //!
 //! Bytes and lists are used again from one head to the next, as on a worker.
@@ -99,7 +99,7 @@ fn request(text: &str, fields: &mut Vec<Field>) -> RequestHead {
 fn answer(text: &str, fields: &mut Vec<Field>) -> ResponseHead {
     match response_head::parse(text.as_bytes(), &Method::GET, fields) {
         response_head::Parsed::Whole(head) => head,
-        other => panic!("no answer: {other:?}"),
+        other => panic!("no response: {other:?}"),
     }
 }
 

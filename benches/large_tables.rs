@@ -8,7 +8,7 @@
 //!
 //! Each starts with the agent filled and `lb` not running; *loaded* is when `/ready` says 200 and
 //! the table has all routes, counted from the start of the process. A change counts from before it
-//! is written until a request shows it. *asked directly* is what the agent alone needs for the
+//! is written until a request shows it. `asked directly` is what the agent alone needs for the
 //! response that the change makes `lb` read: the least time that is possible.
 //!
 //! `cargo bench --bench large_tables`; prints a table and writes `large_tables.json` beside the
@@ -130,7 +130,7 @@ fn measure(source: Source, rounds: usize, runtime: &Runtime, report: &mut Report
             source.change(&api, &upstream, round, present);
             let request = format!("GET /extra-{round} HTTP/1.1\r\nHost: bench\r\n\r\n");
             let status = if present { 200 } else { 404 };
-            while client.send(&request).response().expect("an answer").status != status {
+            while client.send(&request).response().expect("a response").status != status {
                 assert!(
                     written.elapsed() < PATIENCE,
                     "never {status}: {}",

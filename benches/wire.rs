@@ -1,7 +1,7 @@
-//! The cost of Consul's answers: from JSON to what routing needs of it, and on to the catalog's
+//! The cost of Consul's responses: from JSON to what routing needs of it, and on to the catalog's
 //! snapshot.
 //!
-//! | answer | is |
+//! | response | is |
 //! |---|---|
 //! | `health/5` | one service with five instances, each with a check of its node and one of its own |
 //! | `health/5x1000` | the same for 1,000 services: what a start reads |
@@ -80,7 +80,7 @@ fn list() -> Vec<u8> {
 }
 
 fn decoded(body: &[u8]) -> Vec<HealthEntry> {
-    serde_json::from_slice(body).expect("an answer of Consul")
+    serde_json::from_slice(body).expect("a response of Consul")
 }
 
 fn wire(c: &mut Criterion) {

@@ -20,6 +20,7 @@
 //! | `certificates` | certificates that do not come from files: HTTP, Consul, Vault |
 //! | [`metrics`], [`journal`], [`log`] | what can be seen: counters, events, log lines |
 //! | [`admin`] | the admin listener: API, pages, metrics |
+//! | `accept_encoding` | which content codings a client takes |
 //! | `http_client`, [`trust`] | requests to other servers, and which certificates are trusted |
 //! | [`serve`] | `lb run`: puts all of it together, starts and stops it |
 //! | [`cli`], [`check`], [`manual`] | the command line, `lb check`, man pages |
@@ -30,6 +31,7 @@
 //!
 //! docs/architecture.md has the pictures, docs/lexicon.md the words, docs/decisions/ the reasons.
 
+mod accept_encoding;
 pub mod admin;
 pub mod bootstrap;
 pub mod catalog;

@@ -374,7 +374,8 @@ fn check_all(args: &CheckArgs, json: bool) -> Result<u8> {
         if let Some(steps) = &live {
             document["live"] = steps.iter().map(step_json).collect();
         }
-        let mut text = serde_json::to_string_pretty(&document).context("report as JSON")?;
+        let mut text =
+            serde_json::to_string_pretty(&document).context("cannot write the report as JSON")?;
         text.push('\n');
         print(text.as_bytes())?;
     } else {
@@ -458,7 +459,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("runtime")?;
+        .context("cannot start the asynchronous runtime")?;
     Ok(runtime.block_on(future))
 }
 

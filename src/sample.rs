@@ -55,7 +55,7 @@ pub fn run(options: &SampleOptions) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("runtime")?;
+        .context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {
         // Before the socket: a process that can connect to it can also count on an orderly end.
         let mut ending = Ending::listen_with_terminal()?;
@@ -69,7 +69,7 @@ pub fn run(options: &SampleOptions) -> Result<()> {
         let mut served = tokio::spawn(serve(listener, respond, leaving));
         tokio::select! {
             () = ending.came() => {}
-            ended = &mut served => return ended.context("the server"),
+            ended = &mut served => return ended.context("the server has failed"),
         }
         let _ = leave.send(true);
         if tokio::time::timeout(LEAVE_TIMEOUT, served).await.is_err() {

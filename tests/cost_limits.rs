@@ -16,9 +16,9 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Connections that ask at the same time.
+/// Connections that send requests at the same time.
 const CONNECTIONS: usize = 64;
-/// Rounds in which each of them asks once.
+/// Rounds in which each of them sends one.
 const ROUNDS: usize = 100;
 /// The same where each instruction is counted.
 const INSTRUCTION_ROUNDS: usize = 20;
@@ -45,7 +45,7 @@ const INSTRUCTIONS_MARGIN: f64 = 0.05;
 /// Runs of which the least counts, where the first ones are above it.
 const INSTRUCTION_RUNS: usize = 4;
 
-/// Answers every request with the same bytes, without allocating.
+/// Responds to every request with the same bytes, without allocating.
 fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -66,7 +66,7 @@ fn upstream() -> SocketAddr {
     address
 }
 
-/// Clients that ask all at once, and read into room they have.
+/// Clients that send all at once, and read into room they have.
 struct Clients {
     streams: Vec<TcpStream>,
     buffer: Vec<u8>,

@@ -326,7 +326,7 @@ impl<'a> Freshness<'a> {
         self.client
             .send(&request)
             .response()
-            .expect("an answer")
+            .expect("a response")
             .status
     }
 }

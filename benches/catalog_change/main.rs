@@ -4,7 +4,7 @@
 //! | phase | what it tells |
 //! |---|---|
 //! | start | time to the first whole table, connections to the agent, memory |
-//! | latency | time from each write to the first answer that shows it: instance added, check flipped twice, removed |
+//! | latency | time from each write to the first response that shows it: instance added, check flipped twice, removed |
 //! | cost | CPU of both processes per change, without traffic |
 //! | churn | failed requests at 50 changes a second: instances start, register, leave and die at once |
 //! | idle | CPU of both with every watch waiting |
@@ -154,7 +154,7 @@ impl<'a> Stage<'a> {
         );
     }
 
-    /// A service gets one instance more, under a path of its own: what the path answers tells
+    /// A service gets one instance more, under a path of its own: the status at the path tells
     /// whether it arrived.
     fn latency(&self, plan: &Plan, report: &mut Report) {
         let address = self.upstreams[0].address;
@@ -186,7 +186,7 @@ impl<'a> Stage<'a> {
                     _ => extra.deregister(&self.api),
                 }
                 let request = format!("GET {} HTTP/1.1\r\nHost: bench\r\n\r\n", extra.path);
-                while client.send(&request).response().expect("an answer").status != status {
+                while client.send(&request).response().expect("a response").status != status {
                     assert!(
                         written.elapsed() < Duration::from_secs(10),
                         "never {status}: {}",
@@ -204,7 +204,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Nobody polls here: what both processes use is for the changes alone.
+    /// No client polls here: what both processes use is for the changes alone.
     fn cost(&self, plan: &Plan, report: &mut Report) {
         let address = self.upstreams[0].address;
         let before = self.processes().map(Process::cpu);

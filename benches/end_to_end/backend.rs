@@ -26,7 +26,8 @@ pub(crate) const BULK: usize = 1 << 20;
 /// Requests, calls and messages that came in whole.
 static SERVED: AtomicU64 = AtomicU64::new(0);
 
-/// How many it has answered so far: what a proxy answered by itself is not among them.
+/// How many it has responded to so far: those that a proxy responded to by itself are not among
+/// them.
 pub(crate) fn served() -> u64 {
     SERVED.load(Relaxed)
 }
@@ -72,7 +73,7 @@ async fn serve<F: Future<Output = io::Result<()>> + Send + 'static>(
             continue;
         };
         let _ = stream.set_nodelay(true);
-        // A client that goes away is no event here.
+        // A client that goes away is not an event here.
         tokio::spawn(async move { drop(each(stream).await) });
     }
 }
@@ -145,7 +146,7 @@ async fn serve_grpc(stream: TcpStream) -> io::Result<()> {
         .map_err(io::Error::other)
 }
 
-/// Messages of 64 bytes: one that begins with `b` is answered with 1 MiB, any other with itself.
+/// Messages of 64 bytes: the reply to one that begins with `b` is 1 MiB, that to any other itself.
 async fn serve_tcp(mut stream: TcpStream) -> io::Result<()> {
     let bulk = Bytes::from(vec![b'x'; BULK]);
     let mut message = [0; 64];

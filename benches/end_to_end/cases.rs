@@ -1,4 +1,4 @@
-//! The cases: what is asked of a proxy, by which name, and what the answer has to weigh.
+//! The cases: what is sent to a proxy, by which name, and what the response has to weigh.
 
 use crate::ports::Door;
 use crate::proxies::Proxy;
@@ -22,7 +22,7 @@ pub(crate) enum Kind {
     },
     /// Full TLS 1.3 handshakes, each with one request, so many at a time.
     Handshake { at_once: usize },
-    /// Messages of 64 bytes over TCP, answered with 64 bytes, or with 1 MiB.
+    /// Messages of 64 bytes over TCP; the reply is 64 bytes, or 1 MiB.
     Tcp { bulk: bool },
     /// HTTP/1.1 requests that rotate through this many hosts.
     Hosts(usize),
@@ -31,7 +31,7 @@ pub(crate) enum Kind {
     /// HTTP/1.1 requests at this constant rate per second.
     Rate(u64),
     /// HTTP/1.1 requests at this percentage of what the weaker of HAProxy and nginx can take: the
-    /// 99th percentile of the time to an answer is the figure.
+    /// 99th percentile of the time to a response is the figure.
     Tail { percent: u32 },
     /// HTTP/1.1 requests of which one in `every` is another one; the plain form of `lb` gets the
     /// usual ones alone.
@@ -51,9 +51,9 @@ pub(crate) enum Setting {
     RequestTimeout,
     /// An access log in a form of one's own, where the plain one writes JSON.
     LogForm,
-    /// Another route asks for credentials.
+    /// Another route demands credentials.
     AuthElsewhere,
-    /// Answers of other types than the one asked for are compressed.
+    /// Responses of other types than the requested one are compressed.
     Compression,
     /// The route is open to the network that the clients come from, and to no other.
     Allow,
@@ -255,7 +255,7 @@ impl Case {
             .is_some_and(|pair| pair.contains(&Proxy::LbVaried))
     }
 
-    /// The case as this proxy gets it: only the varied form is asked what is not usual.
+    /// The case as this proxy gets it: only the varied form gets what is not usual.
     pub(crate) fn asked_of(&self, proxy: Proxy) -> Self {
         match self.kind {
             Kind::Mixed { usual, .. } if proxy != Proxy::LbVaried => Self {

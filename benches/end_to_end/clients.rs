@@ -138,7 +138,7 @@ pub(crate) fn handshakes(port: u16, ca: &[u8], at_once: usize, length: Duration)
     })
 }
 
-/// Messages of 64 bytes over TCP, each answered with as many, or with 1 MiB.
+/// Messages of 64 bytes over TCP; the reply to each is as long, or 1 MiB.
 pub(crate) fn tcp(port: u16, bulk: bool, length: Duration) -> Outcome {
     run(
         if bulk { 8 } else { 64 },
@@ -166,7 +166,7 @@ pub(crate) fn tcp(port: u16, bulk: bool, length: Duration) -> Outcome {
 }
 
 /// Opens this many connections, sends one request on each, and calls `look` while all of them idle.
-/// `good`: how many were answered.
+/// `good`: how many got a response.
 pub(crate) fn idle(port: u16, count: usize, look: impl FnOnce()) -> Outcome {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -198,7 +198,7 @@ pub(crate) fn idle(port: u16, count: usize, look: impl FnOnce()) -> Outcome {
         })
 }
 
-/// One request and its answer of known length; anything but a 200 is an error.
+/// One request and its response of known length; anything but a 200 is an error.
 pub(crate) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request: &[u8],
@@ -207,7 +207,7 @@ pub(crate) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     exchange_for("200", stream, request, buffer).await
 }
 
-/// One request and its answer of known length; anything but this status is an error.
+/// One request and its response of known length; anything but this status is an error.
 pub(crate) async fn exchange_for<S: AsyncRead + AsyncWrite + Unpin>(
     status: &str,
     stream: &mut S,

@@ -34,7 +34,7 @@ pub(crate) struct Bench<'a> {
 struct Sample {
     outcome: Outcome,
     figure: f64,
-    /// Good answers per second.
+    /// Good responses per second.
     per_second: f64,
     /// CPU time by time.
     cores: f64,

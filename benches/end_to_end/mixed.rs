@@ -11,10 +11,10 @@ use crate::clients::{self, connect, exchange_for};
 use crate::outcome::Outcome;
 use crate::requests::Request;
 
-/// Connections that ask, as many as in `h1-64`.
+/// Connections that send requests, as many as in `h1-64`.
 const CONNECTIONS: usize = 64;
 
-/// Asks `usual`, and on each connection `other` once in `every` requests.
+/// Sends `usual`, and on each connection `other` once in `every` requests.
 pub(crate) fn run(
     port: u16,
     usual: Request,
@@ -26,7 +26,7 @@ pub(crate) fn run(
     let started = AtomicU64::new(0);
     clients::run(CONNECTIONS, length, move |tally, until| {
         let prepared = Arc::clone(&prepared);
-        // Their turns to ask the other one are spread.
+        // Their turns to send the other one are spread.
         let mut number = started.fetch_add(1, Relaxed);
         async move {
             let mut stream = connect(port).await?;

@@ -1,9 +1,9 @@
 //! What came back of the requests of one round.
 
-/// Counts of answers.
+/// Counts of responses.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Outcome {
-    /// Answers as they should be.
+    /// Responses as they should be.
     pub(crate) good: u64,
     /// Those among them that the proxy gave by itself, as it should.
     pub(crate) by_proxy: u64,

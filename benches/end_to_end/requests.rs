@@ -1,4 +1,4 @@
-//! The kinds of requests that are mixed: as they are sent, and what the good answer is.
+//! The kinds of requests that are mixed: as they are sent, and what the good response is.
 
 /// Bytes of an upload.
 const UPLOAD: usize = 10_240;
@@ -29,7 +29,7 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// The good answer.
+    /// The good response.
     pub(crate) fn status(self) -> &'static str {
         match self {
             Self::Get | Self::Post | Self::Put | Self::PutChunked => "200",
@@ -39,7 +39,7 @@ impl Request {
         }
     }
 
-    /// Whether the good answer is the proxy's own.
+    /// Whether the good response is the proxy's own.
     pub(crate) fn is_for_proxy(self) -> bool {
         self.status() != "200"
     }

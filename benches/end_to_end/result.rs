@@ -28,7 +28,7 @@ pub(crate) struct Series {
 /// One row.
 pub(crate) struct Row {
     pub(crate) case: Case,
-    /// Requests per second that were asked for, where the case is one of a constant load that had
+    /// Requests per second that were to be sent, where the case is one of a constant load that had
     /// to be found; else 0.
     pub(crate) rate: u64,
     pub(crate) series: Vec<Series>,

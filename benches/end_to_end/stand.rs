@@ -15,7 +15,7 @@ pub(crate) struct Stand<'a> {
     pub(crate) certificates: &'a Certificates,
     /// How many host routes; 0: one for every host.
     pub(crate) hosts: usize,
-    /// What will be asked.
+    /// What will be sent.
     pub(crate) kind: Kind,
 }
 

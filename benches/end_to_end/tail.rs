@@ -1,6 +1,6 @@
-//! Requests at a constant rate, and how long each waits for its answer.
+//! Requests at a constant rate, and how long each waits for its response.
 //!
-//! A clock thread says when requests are due; whichever connection is free asks. A request's time
+//! A clock thread says when requests are due; whichever connection is free sends. A request's time
 //! counts from when it was due, not from when it could be sent, so that a proxy that stops for a
 //! moment has the whole queue behind it counted, and not the one request that it held up.
 
@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::clients::{connect, exchange};
 use crate::outcome::Outcome;
 
-/// Connections that ask.
+/// Connections that send requests.
 pub(crate) const CONNECTIONS: usize = 64;
 /// Pause of the clock between two looks: far below what is measured.
 const TICK: Duration = Duration::from_micros(100);
@@ -44,7 +44,7 @@ impl Clock {
             released = now;
             std::thread::sleep(TICK);
         }
-        // Who still waits is woken, and finds that there is nothing more.
+        // Those that still wait are woken, and find that there is nothing more.
         self.all.store(released, Release);
         self.due.add_permits(CONNECTIONS);
     }
@@ -59,9 +59,9 @@ impl Clock {
     }
 }
 
-/// Requests for `/64` at this many per second; also the times of all that were answered, in order
-/// of their length. What is due at the end and waits is still asked. The clock starts when every
-/// connection has had an answer: what it takes to connect, on both sides of the proxy, is not the
+/// Requests for `/64` at this many per second; also the times of all that got a response, in order
+/// of their length. What is due at the end and waits is still sent. The clock starts when every
+/// connection has had a response: what it takes to connect, on both sides of the proxy, is not the
 /// question here.
 pub(crate) fn run(port: u16, per_second: u64, length: Duration) -> (Outcome, Vec<Duration>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -115,7 +115,7 @@ struct Client {
 }
 
 impl Client {
-    /// One that has had an answer.
+    /// One that has had a response.
     async fn connect(port: u16) -> io::Result<Self> {
         let mut client = Self {
             stream: connect(port).await?,
@@ -134,7 +134,7 @@ impl Client {
         .await
     }
 
-    /// Asks whatever is due; how long each answer took.
+    /// Sends whatever is due; how long each response took.
     async fn ask(mut self, clock: Arc<Clock>) -> io::Result<Vec<Duration>> {
         let mut times = Vec::new();
         while let Some(since) = clock.next().await {

@@ -91,7 +91,7 @@ impl<'a> Api<'a> {
         self.send(Method::PUT, &format!("/v1/kv/{key}"), value);
     }
 
-    /// Reads; answers the body.
+    /// Reads; returns the body.
     pub fn get(&self, path: &str) -> Bytes {
         self.send(Method::GET, path, String::new())
     }
@@ -115,7 +115,7 @@ impl<'a> Api<'a> {
                 std::future::poll_fn(|context| self.sender.borrow_mut().poll_ready(context));
             ready.await.expect("an open connection");
             let answer = self.sender.borrow_mut().send_request(request);
-            let answer = answer.await.expect("an answer");
+            let answer = answer.await.expect("a response");
             (
                 answer.status(),
                 answer

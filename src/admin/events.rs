@@ -45,7 +45,7 @@ pub(super) fn respond(journal: &Journal, query: &Query, headers: &HeaderMap) -> 
     }
     if journal.events().watchers() >= STREAMS_MAX {
         let message = format!(
-            "{STREAMS_MAX} clients follow the events already; ask for /api/events?since=ID instead"
+            "{STREAMS_MAX} clients follow the events already; request /api/events?since=ID instead"
         );
         return error(StatusCode::SERVICE_UNAVAILABLE, &message);
     }

@@ -23,15 +23,15 @@ const EDITS_MAX: usize = 2;
 /// Why nothing can be explained.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ExplainError {
-    #[error("which URL? write /api/explain?url=http://HOST/PATH")]
+    #[error("no URL is given: write /api/explain?url=http://HOST/PATH")]
     NoUrl,
     #[error(
         "`{0}` is not an absolute URL like http://shop.example/cart, https://shop.example/ or tcp://:5432"
     )]
     NotAUrl(String),
-    #[error("header `{0}` is not one: write `Name: value`")]
+    #[error("`{0}` is not a header field: write `Name: value`")]
     BadHeader(String),
-    #[error("method `{0}` is not one: write it like GET")]
+    #[error("`{0}` is not a method: write it like GET")]
     BadMethod(String),
     #[error("from `{0}` is not an IP address")]
     BadFrom(String),

@@ -114,7 +114,7 @@ fn hosts(head: &Parts) -> Result<Vec<String>, Refusal> {
         field
             .to_str()
             .map(str::to_owned)
-            .map_err(|_| refused("Host is no text"))
+            .map_err(|_| refused("the Host field is not text"))
     };
     let mut authorities: Vec<String> = head
         .uri
@@ -125,7 +125,10 @@ fn hosts(head: &Parts) -> Result<Vec<String>, Refusal> {
     authorities.extend(field.map(text).transpose()?);
     authorities
         .iter()
-        .map(|authority| host_of(authority).ok_or_else(|| refused("Host is no host")))
+        .map(|authority| {
+            host_of(authority)
+                .ok_or_else(|| refused("the Host field does not hold a host name or address"))
+        })
         .collect()
 }
 

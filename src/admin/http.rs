@@ -208,7 +208,7 @@ impl Admin {
     ) -> Result<T, AdminClientError> {
         serde_json::from_str(text).map_err(|error| AdminClientError::Exchange {
             address: self.address.clone(),
-            reason: format!("the answer is not lb's ({error})"),
+            reason: format!("the response is not lb's ({error})"),
         })
     }
 }

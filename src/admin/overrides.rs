@@ -66,7 +66,7 @@ fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::
         Written::Number(number) => Ok(number),
         Written::Text(text) => text
             .parse()
-            .map_err(|_| D::Error::custom(format!("version {text:?} is no number"))),
+            .map_err(|_| D::Error::custom(format!("version {text:?} is not a number"))),
     }
 }
 

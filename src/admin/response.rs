@@ -69,7 +69,7 @@ pub(super) fn json_response(
         return with_body(
             StatusCode::INTERNAL_SERVER_ERROR,
             PLAIN,
-            "the answer cannot be written as JSON\n",
+            "the response cannot be written as JSON\n",
         );
     }
     body.push(b'\n');

@@ -138,7 +138,7 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
 pub(super) fn overcrowded() -> AdminResponse {
     error(
         StatusCode::SERVICE_UNAVAILABLE,
-        "too many requests are being answered; try again",
+        "too many requests at once; try again",
     )
 }
 
@@ -387,7 +387,7 @@ async fn explained(state: &AdminState, query: &Query, caller: IpAddr) -> AdminRe
 
 fn busy() -> AdminResponse {
     let message = format!(
-        "the control loop gave no answer within {} s",
+        "the control loop did not respond within {} s; try again",
         CONTROL_TIMEOUT.as_secs()
     );
     error(StatusCode::SERVICE_UNAVAILABLE, &message)
@@ -396,6 +396,6 @@ fn busy() -> AdminResponse {
 fn failed() -> AdminResponse {
     error(
         StatusCode::INTERNAL_SERVER_ERROR,
-        "the answer could not be made; the log says more",
+        "the response could not be made; the log says more",
     )
 }

@@ -419,7 +419,7 @@ mod tests {
         );
         assert!(
             !html.contains("href=\"https://:1"),
-            "a TCP place is no link"
+            "the place of a TCP route is not a link"
         );
     }
 }

@@ -91,7 +91,7 @@ async fn accept_all(listener: TcpListener, site: Rc<dyn Site>) {
                     if let Some(seat) = seats.take(Instant::now()) {
                         break seat;
                     }
-                    tell(&"all connections are being answered");
+                    tell(&"all connections of the admin listener are in use");
                     // One of them ends, or takes too long.
                     tokio::time::timeout(ACCEPT_PAUSE, connections.join_next())
                         .await

@@ -9,14 +9,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use foldhash::fast::FixedState;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
-    VARY,
+    CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, VARY,
 };
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 
 use super::body::AdminBody;
 use super::response::{AdminResponse, off_thread};
+use crate::accept_encoding::coding_weight;
 
 /// Smaller bodies gain nothing.
 const BYTES_MIN: usize = 1024;
@@ -61,34 +61,9 @@ fn gzip(body: &[u8]) -> Option<Vec<u8>> {
     encoder.finish().ok()
 }
 
-/// Whether `gzip`, or any coding, is acceptable; the more exact word decides.
+/// Whether the client takes `gzip`.
 pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
-    let quality = |range: &str| {
-        let mut parts = range.split(';').map(str::trim);
-        let coding = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let q = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-        (
-            coding,
-            q.map_or(Ok(1.0), str::parse::<f32>).unwrap_or(0.0) > 0.0,
-        )
-    };
-    let values = headers
-        .get_all(ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    let ranges: Vec<(String, bool)> = values
-        .flat_map(|value| value.split(','))
-        .map(quality)
-        .collect();
-    let of = |wanted: &[&str]| {
-        ranges
-            .iter()
-            .find(|(coding, _)| wanted.contains(&&**coding))
-            .map(|(_, takes)| *takes)
-    };
-    of(&["gzip", "x-gzip"])
-        .or_else(|| of(&["*"]))
-        .unwrap_or(false)
+    coding_weight(headers, "gzip") > 0
 }
 
 /// The tag of what is made from these.
@@ -130,6 +105,8 @@ pub(super) static TOTAL: HeaderName = HeaderName::from_static("x-total-count");
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+
+    use http::header::ACCEPT_ENCODING;
 
     use super::*;
 

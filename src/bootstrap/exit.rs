@@ -7,8 +7,8 @@ pub(super) const DIFFERS: u8 = 3;
 /// Exit code of a command that was told not to go on, as shells count it.
 pub(super) const INTERRUPTED: u8 = 130;
 
-/// What was asked for cannot be meant, or does not fit the cluster: nothing was tried. Ends in
-/// [`USAGE_ERROR`].
+/// What the command line says cannot be meant, or does not fit the cluster: nothing was tried. Ends
+/// in [`USAGE_ERROR`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) String);

@@ -52,7 +52,7 @@ impl Progress {
     /// A line of its own, above the bars.
     pub fn note(&self, text: &str) {
         match &self.bars {
-            // Fails only when standard error is closed, and then nobody reads it.
+            // Fails only when standard error is closed, and then there is no reader.
             Some(bars) => drop(bars.println(text)),
             None => line(text),
         }

@@ -93,7 +93,7 @@ impl<'de, F: FnMut(Value)> Visitor<'de> for Entries<F> {
 
 fn definition(entry: &Value) -> Result<Definition, String> {
     let Value::Object(fields) = entry else {
-        return Err("is no JSON object".to_owned());
+        return Err("is not a JSON object".to_owned());
     };
     let fields: Map<_, _> = fields
         .iter()
@@ -273,7 +273,7 @@ mod tests {
     fn a_bad_entry_costs_itself_and_says_which_it_is() {
         let good = r#"{"cmd":"route add","service":"s","src":"/","dst":"http://10.0.0.1:80/"}"#;
         for (entry, reason) in [
-            ("7", "no JSON object"),
+            ("7", "not a JSON object"),
             ("{}", "unknown cmd \"\""),
             (r#"{"cmd":"route addd"}"#, "unknown cmd \"route addd\""),
             (

@@ -92,17 +92,15 @@ impl FieldEdits {
 }
 
 fn field_name(text: &str) -> Result<HeaderName, &'static str> {
-    let name = HeaderName::try_from(decode(text)?)
-        .map_err(|_| "the name is not one that a field can have")?;
+    let name =
+        HeaderName::try_from(decode(text)?).map_err(|_| "the name is not a valid field name")?;
     let refused = FRAMING.contains(&name)
         || name == header::FORWARDED
         || REFUSED_STARTS
             .iter()
             .any(|start| name.as_str().starts_with(start));
     if refused {
-        return Err(
-            "fields of framing, of one hop, of forwarding and Host are not for tags to write",
-        );
+        return Err("tags may not change Host, nor fields of framing, of one hop or of forwarding");
     }
     Ok(name)
 }

@@ -301,7 +301,7 @@ pub(super) fn decode(text: &str) -> Result<String, &'static str> {
     }
     let decoded = percent_decode_str(text)
         .decode_utf8()
-        .map_err(|_| "what its percent-escapes mean is not UTF-8")?;
+        .map_err(|_| "its percent-escapes decode to bytes that are not UTF-8")?;
     if decoded.contains(['\r', '\n', '\0']) {
         return Err("it holds a line break or a NUL");
     }

@@ -9,6 +9,7 @@ mod command_line;
 pub mod command_list;
 pub mod definitions;
 mod destination;
+pub mod duration;
 pub mod eligibility;
 pub mod field_edits;
 pub mod glob;

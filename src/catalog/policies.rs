@@ -14,6 +14,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::access::{Access, plain_networks};
+use super::duration::parse_duration;
 use super::field_edits::FieldEdits;
 use super::matchers::decode;
 
@@ -340,17 +341,9 @@ fn size(text: &str) -> Option<u64> {
     u64::from(positive(digits)?).checked_mul(unit)
 }
 
-/// A time of `500ms`, `5s`, `2m` or `1h`; above 0.
+/// A time as the configuration writes it, above 0.
 fn duration(text: &str) -> Option<Duration> {
-    let unit = text.find(|c: char| !c.is_ascii_digit())?;
-    let number = u64::from(positive(&text[..unit])?);
-    Some(match &text[unit..] {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number * 60),
-        "h" => Duration::from_secs(number * 3600),
-        _ => return None,
-    })
+    parse_duration(text).ok().filter(|time| !time.is_zero())
 }
 
 #[cfg(test)]
@@ -414,7 +407,7 @@ mod tests {
         for (text, bytes) in [("1", 1), ("64k", 65_536), ("1g", 1 << 30)] {
             assert_eq!(size(text), Some(bytes));
         }
-        for (text, ms) in [("500ms", 500), ("2m", 120_000), ("1h", 3_600_000)] {
+        for (text, ms) in [("500ms", 500), ("1m30s", 90_000), ("1h", 3_600_000)] {
             assert_eq!(duration(text), Some(Duration::from_millis(ms)));
         }
     }

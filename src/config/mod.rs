@@ -9,7 +9,6 @@
 //! puts the declarations together. Whether files that are named here exist and fit is the business
 //! of [`crate::check`].
 
-pub(crate) mod duration;
 pub(crate) mod error;
 pub mod keys;
 pub(crate) mod prefix_template;
@@ -70,6 +69,7 @@ use declare::{Checked, section};
 
 use crate::catalog::static_route::StaticRoute;
 
+pub use crate::catalog::duration::{format_duration, parse_duration};
 pub use access_format::{ACCESS_FIELDS, AccessField, AccessFormat, AccessFormatError, AccessItem};
 pub use admin::{ADMIN_COLORS, AdminConfig, AdminHome, SourceLinks, is_host};
 pub use auth::{AuthConfig, AuthKind, AuthType, ExternalAuth};
@@ -80,7 +80,6 @@ pub use compression::{Coding, CompressionConfig, ContentTypes};
 pub use consul::ConsulConfig;
 pub use dns::DnsConfig;
 pub use drain::DrainConfig;
-pub use duration::{format_duration, parse_duration};
 pub use error::{ConfigError, ConfigErrors, Location, nearest};
 pub use health::HealthSettings;
 pub use listener::{ListenerConfig, ListenerProtocol, overlap};

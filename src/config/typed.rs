@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::duration::parse_duration;
 use super::error::Location;
 use super::key::{Key, Kind};
 use super::networks::Networks;
 use super::ports::Ports;
 use super::raw::{Entry, Placed, RawValue};
+use crate::catalog::duration::parse_duration;
 use crate::catalog::options::Strategy;
 
 /// A value with its type.
@@ -205,8 +205,8 @@ fn numbers(value: &RawValue) -> Result<Vec<f64>, String> {
         .all(|number| number.is_finite() && *number > 0.0);
     match (finite, numbers.is_sorted_by(|a, b| a < b)) {
         (true, true) => Ok(numbers),
-        (true, false) => Err("does not rise".to_owned()),
-        (false, _) => Err("holds something else than positive numbers".to_owned()),
+        (true, false) => Err("is not in ascending order".to_owned()),
+        (false, _) => Err("holds something other than positive numbers".to_owned()),
     }
 }
 

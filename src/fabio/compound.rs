@@ -15,7 +15,7 @@ pub(crate) enum CompoundError {
     Quote,
     /// Something else after a backslash than Go knows, or single quotes around more than one
     /// character.
-    #[error("a quoted part has an escape that is none")]
+    #[error("a quoted part has a wrong escape: write it as in Go, or leave the backslash out")]
     Escape,
     /// A part after the first that is not `key=value`.
     #[error("{0:?} is not followed by = and a value")]

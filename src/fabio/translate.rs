@@ -956,7 +956,7 @@ access_tcp = false # Fabio's access log knows requests alone
                     "-metrics.prometheus.buckets",
                     "2,1",
                 ],
-                "does not rise",
+                "is not in ascending order",
             ),
             (&["-proxy.auth", "name=a"], "scheme a has no type="),
             (

@@ -36,7 +36,7 @@ pub enum ConnectError {
     Io(io::Error),
     /// Nothing was sent to the instance, because this process or machine has no descriptor, port or
     /// memory left.
-    #[error("connect: {0}; the fault is on this side")]
+    #[error("connect: {0}; descriptors, ports or memory are short on this side")]
     Exhausted(io::Error),
     /// Not within `proxy.connect_timeout`.
     #[error("no connection within {} ms", .0.as_millis())]

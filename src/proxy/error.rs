@@ -65,7 +65,9 @@ pub enum ProxyError {
     #[error("cannot connect to an upstream: {0}")]
     Connect(String),
     /// This process or machine has nothing left to connect with; the instances may be well.
-    #[error("cannot connect to an upstream for want of something on this side: {0}")]
+    #[error(
+        "cannot connect to an upstream, because descriptors, ports or memory are short on this side: {0}"
+    )]
     Exhausted(String),
     /// Connecting took too long, everywhere.
     #[error("connecting to an upstream timed out")]

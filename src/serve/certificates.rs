@@ -265,7 +265,7 @@ fn admin_settings(
     };
     let store = stores
         .get(name)
-        .ok_or_else(|| format!("no certificates.{name}"))?;
+        .ok_or_else(|| format!("there is no [certificates.{name}] in the configuration"))?;
     // No name is offered by ALPN: HTTP/1.1 is spoken, as with a client that does not know ALPN.
     let used = ServerUse {
         strict: config.strict_sni,

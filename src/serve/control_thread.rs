@@ -120,7 +120,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("control runtime")?;
+        .context("cannot start the runtime of the control thread")?;
     let (commands, received) = mpsc::channel(4);
     let names = sources::list::names(&start.sources, &start.config);
     let (control, handle) = Control::new(

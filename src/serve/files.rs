@@ -213,7 +213,7 @@ mod tests {
         watched.note(look(&paths));
         assert!(
             has_emptied(&look(&paths), watched.full()),
-            "a reload that was asked for has taken nothing over yet"
+            "what is only noted is not in force yet"
         );
         watched.note_taken_over(super::full(&look(&paths)));
         assert!(!has_emptied(&look(&paths), watched.full()));

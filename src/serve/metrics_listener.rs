@@ -167,7 +167,7 @@ fn handshake(trust: &Trust, stores: &Stores) -> Result<Option<Arc<ServerConfig>>
     };
     let store = stores
         .get(name)
-        .ok_or_else(|| format!("no certificates.{name}"))?;
+        .ok_or_else(|| format!("there is no [certificates.{name}] in the configuration"))?;
     let used = ServerUse::default();
     match &trust.clients {
         Some(clients) => store.server_config_for(&used, clients),

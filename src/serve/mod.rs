@@ -229,7 +229,7 @@ fn bind_alone(address: SocketAddr, sharing: Sharing) -> anyhow::Result<TcpListen
     listener::bind(address, 1, sharing)?
         .open()?
         .pop()
-        .context("no socket")
+        .context("the system gave no listening socket")
 }
 
 impl Running {
@@ -273,8 +273,9 @@ impl Running {
                 .collect();
             Ok((Arc::new(built), stores, trust, sources?))
         });
-        let (built, stores, trust, sources) =
-            prepared.await.context("files of the configuration")??;
+        let (built, stores, trust, sources) = prepared
+            .await
+            .context("cannot read the files that the configuration names")??;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
         self.thread.reload(next.clone(), sources, answer).await?;

@@ -124,7 +124,7 @@ fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("runtime")
+        .context("cannot start the asynchronous runtime")
 }
 
 /// Runs with `config`, which came from `options`, until a signal ends it; reloads read `options`

@@ -207,11 +207,9 @@ impl Workers {
         let mut left: Vec<usize> = (0..state.listeners.len()).collect();
         for asked in &config.listeners {
             let store = match &asked.certificates {
-                Some(name) => Some(Arc::clone(
-                    stores
-                        .get(name)
-                        .with_context(|| format!("no certificates.{name}"))?,
-                )),
+                Some(name) => Some(Arc::clone(stores.get(name).with_context(|| {
+                    format!("there is no [certificates.{name}] in the configuration")
+                })?)),
                 None => None,
             };
             if asked.protocol == ListenerProtocol::TcpDynamic {

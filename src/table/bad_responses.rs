@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(
             state.error_level(1 + WEIGHS_MS),
             0,
-            "asked again after a while"
+            "gets requests again after a while"
         );
         assert!(state.latency_at(1) >= 50_000.0);
         state.record_bad_response(2, 90_000, &config, &targets);

@@ -955,7 +955,7 @@ mod tests {
             .unwrap();
         assert!(
             Arc::ptr_eq(&kept, first.targets[0].observer.as_ref().unwrap()),
-            "who stays keeps counting"
+            "a target that stays keeps counting"
         );
         // Gone and back before the next table is live: never gone.
         builder.remove_service(SOURCE, &"s".into());

@@ -370,7 +370,7 @@ mod tests {
         state.record_success(50, 1);
         assert!(
             state.is_ejected(109) && state.probation.load(Relaxed),
-            "an old request's answer changes nothing"
+            "the response to an old request changes nothing"
         );
         assert_eq!(state.word(110), "probation");
         assert!(

@@ -425,7 +425,7 @@ mod tests {
         assert_eq!(
             table.len(),
             5,
-            "a pattern that cannot be compiled is no route"
+            "a pattern that cannot be compiled is not a route"
         );
         for host in ["b", "b", "*.b:443"] {
             table.set(

@@ -271,9 +271,9 @@ mod tests {
         assert_eq!(
             found_frozen(3, 20, true),
             None,
-            "the instance answers other requests"
+            "the instance responds to other requests"
         );
-        assert_eq!(found_frozen(3, 0, false), None, "nothing else is asked");
+        assert_eq!(found_frozen(3, 0, false), None, "it gets no other request");
         assert_eq!(found_frozen(1, 20, false), None, "there is no other one");
     }
 

@@ -535,7 +535,7 @@ async fn consul_from_nothing_and_through_its_life() {
     .unwrap();
     assert_eq!(steps.load(Ordering::Relaxed), 6);
     let install = json!({ "Key": KEYS[3] });
-    // One late answer makes the call fail, though the key is installed.
+    // One late response makes the call fail, though the key is installed.
     wait_until_async("the third key", async || {
         let posted = cluster_client
             .api(site.node(0), Consul)
@@ -837,7 +837,7 @@ async fn nomad_from_nothing_and_through_its_life() {
     assert_eq!(
         count().await,
         0,
-        "nobody answers for it, so that it is forgotten at once"
+        "no agent responds for it, so that it is forgotten at once"
     );
     site.gate(&operator, Phase::NomadClients, &gone, PATIENCE)
         .await

@@ -83,7 +83,7 @@ fn a_dead_client_is_left_out(cluster: &Cluster) {
     cluster
         .run(&["remove-node", "consul-0", "--dead", "--yes"])
         .ended(1)
-        .says(&["nothing was changed", "consul-0 answers"]);
+        .says(&["nothing was changed", "consul-0 responds"]);
 }
 
 /// A run that is killed in the middle is shown, and taken up.

@@ -78,7 +78,7 @@ fn one_node_is_a_cluster_and_its_key_may_have_a_passphrase() {
             .stdout
             .contains("consul-0")
     );
-    // Whoever signs nothing needs no passphrase.
+    // A command that signs nothing needs no passphrase.
     cluster.up().says(&["nothing to change"]);
     for ca in [&["rotate-certs"][..], &["rotate-certs", "--ca"]] {
         cluster.run(ca).ended(1).says(&[

@@ -83,7 +83,7 @@ fn nine_nodes_come_up_and_stay_as_they_are() {
     cluster
         .run(&["down"])
         .ended(2)
-        .says(&["Nobody is there to be asked: add --yes"]);
+        .says(&["There is no terminal to confirm it on: add --yes"]);
     assert_eq!(cluster.pids().len(), 9);
     let pids = cluster.pids();
     cluster.run(&["down", "--yes", "--purge"]).good();
@@ -404,7 +404,7 @@ fn another_description_is_refused(cluster: &Cluster) {
         .run(&["rotate-gossip"])
         .ended(1)
         .says(&["is at work on the state folder"]);
-    // Who only reads need not wait.
+    // A command that only reads need not wait.
     cluster.run(&["status"]).good();
     cluster.run(&["plan"]).good();
     cluster.run(&["env"]).good().says(&["files not looked at"]);
@@ -542,7 +542,7 @@ fn a_server_is_replaced(cluster: &Cluster) {
     cluster.kill("consul-1/consul");
     let status = cluster.run(&["status"]).ended(3);
     assert!(
-        status.stdout.contains("consul-1: consul: does not answer"),
+        status.stdout.contains("consul-1: consul: does not respond"),
         "{}",
         status.stdout
     );

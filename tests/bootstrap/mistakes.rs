@@ -143,7 +143,7 @@ fn files_that_were_edited(cluster: &Cluster) {
         fs::read_to_string(&hcl).unwrap() + "log_level = \"DEBUG\"\n",
     )
     .unwrap();
-    // Nobody can tell whether it was started with that.
+    // There is no telling whether it was started with that.
     cluster.up().says(&["1 node changed", "1 restarted"]);
     let changed = |(name, pid): (&String, &u32)| (before[name] != *pid).then(|| name.clone());
     assert_eq!(

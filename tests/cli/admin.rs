@@ -49,8 +49,8 @@ impl ControlView for FakeControl {
     }
 }
 
-/// Looks the route up, and nothing else: what the real one decides is compared with real answers in
-/// tests/http.
+/// Looks the route up, and nothing else: what the real one decides is compared with real responses
+/// in tests/http.
 struct FakeDataPath(SharedTable);
 
 impl DataPath for FakeDataPath {
@@ -234,7 +234,7 @@ impl Admin {
         }
     }
 
-    /// The same for a body that is no text: the head in lower case, and the body.
+    /// The same for a body that is not text: the head in lower case, and the body.
     async fn bytes(&self, request: &str) -> (String, Vec<u8>) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -724,7 +724,7 @@ fn answers_are_compressed_for_those_who_take_that_and_sent_only_when_they_change
             "another table"
         );
 
-        // What an open page asks each second is small, whatever the table's size.
+        // What an open page requests each second is small, whatever the table's size.
         let (_, summary) = ask("/api/summary", "").await;
         assert!(summary.len() < 1_000, "{}", summary.len());
     });
@@ -789,7 +789,7 @@ fn a_connection_is_kept_for_the_next_request() {
         assert_eq!(
             answer.body.matches("HTTP/1.1 200").count(),
             1,
-            "the second answer follows the first"
+            "the second response follows the first"
         );
     });
 }

@@ -42,7 +42,7 @@ fn registrations_and_checks_steer_traffic() {
         for name in ["web-0", "web-1"] {
             assert!(
                 answers.contains(&(200, name.to_owned())),
-                "{name} never answered: {answers:?}"
+                "{name} never responded: {answers:?}"
             );
         }
     }
@@ -62,7 +62,7 @@ fn registrations_and_checks_steer_traffic() {
     agent.service_maintenance(id, false);
     wait_serving(&strict, "web", &["web-0", "web-1"]);
 
-    // Somebody wishes it, so it is neither held nor confirmed: at once.
+    // The operator wishes it, so it is neither held nor confirmed: at once.
     agent.node_maintenance(true);
     wait_status(&strict, "/web", 503);
     agent.node_maintenance(false);
@@ -100,7 +100,7 @@ fn rolling_replacement_without_shutdown_delay_fails_nothing() {
             instance.kill();
             let next = Instance::start("web", &format!("v{round}-{place}"));
             // First the service alone, while the application is still starting: it must not be
-            // asked yet.
+            // sent requests yet.
             next.server().set_status(500);
             next.register(&agent, &["urlprefix-/web"], Check::None);
             next.add_check(&agent);
@@ -182,7 +182,7 @@ fn death_and_frost_of_instances_fail_nothing() {
     let loads = ["/one", "/node", "/frozen"].map(|path| load(&lb, path, 150));
     sleep(SECOND);
 
-    // Nobody tells Consul: it finds out after seconds, and until then only the traffic knows.
+    // Consul is not told: it finds out after seconds, and until then only the traffic knows.
     one[0].kill();
     node.iter_mut().take(3).for_each(Instance::kill);
     frozen[0].server().freeze();
@@ -258,7 +258,7 @@ fn an_agent_that_dies_and_returns_fails_nothing() {
         assert_eq!(lb.admin("/ready").0, 200);
         age(&lb, "web") < 3.0
     });
-    // The checks have to pass again meanwhile. Nobody can tell the last one that still has to from
+    // The checks have to pass again meanwhile. The last one that still has to cannot be told from
     // one that is sick.
     while restarted.elapsed() < 4 * SECOND {
         assert_eq!(lb.admin("/ready").0, 200);

@@ -407,7 +407,7 @@ async fn rights_that_are_lost_cost_no_data() {
     watched.until("synced", |view| view.synced == 1).await;
 
     agent.set_rules(&policy, "lb", "");
-    // Wakes both watches, which are then answered 200 with nothing.
+    // Wakes both watches, which then get a 200 with nothing.
     agent.register(&web("b", 1002));
     watched.until_errors("token", 2).await;
     assert_eq!(watched.view.borrow().ports("web"), Some(vec![1001]));
@@ -463,7 +463,7 @@ async fn a_token_for_one_service_believes_that_it_is_gone_and_waits_for_none() {
         .timed("web gone", |view| !view.services.contains_key("web"))
         .await;
     assert!(took < SOON, "believed after {took:?}");
-    // And again: what was believed once is no reason to doubt what comes.
+    // And again: what was believed once is not a reason to doubt what comes.
     agent.register(&web("b", 1002));
     watched.until_ports("web", &[1002]).await;
     assert_eq!(watched.view.borrow().synced, 1);
@@ -1198,7 +1198,7 @@ async fn a_reload_with_the_same_token_does_not_forget_what_it_could_see() {
     assert_eq!(
         watched.view.borrow().ports("api"),
         Some(vec![2001]),
-        "lost rights are no deregistration"
+        "lost rights are not a deregistration"
     );
 
     std::fs::write(&token_file, "two").unwrap();
@@ -1263,7 +1263,10 @@ async fn an_old_answer_does_not_wait_for_a_leader_that_is_frozen() {
         "withheld for {:?}",
         began.elapsed()
     );
-    assert!(watched.errors("timeout") >= 1, "the leader was asked first");
+    assert!(
+        watched.errors("timeout") >= 1,
+        "the leader got the request first"
+    );
 }
 
 #[tokio::test]
@@ -1385,7 +1388,7 @@ async fn retry_after_is_obeyed() {
     assert_eq!(
         fake.requests().len(),
         before,
-        "asked again before the time that the agent named"
+        "requested again before the time that the agent named"
     );
     fake.fault(Fault::None);
     fake.set("web", &[1002]);
@@ -1411,14 +1414,14 @@ async fn emptiness_is_asked_about_at_the_leader() {
         let empty = |view: &View| view.ports("web").is_none_or(|ports| ports.is_empty());
         views.wait_for(empty).await.map(|_| ()).is_ok()
     });
-    // An old and empty answer of a server that lags; the leader says otherwise.
+    // An old and empty response of a server that lags; the leader says otherwise.
     fake.fault(Fault::Old(60_000));
     fake.set("web", &[1002]);
     watched.until_ports("web", &[1002]).await;
     fake.fault(Fault::None);
     fake.set("web", &[1003]);
     watched.until_ports("web", &[1003]).await;
-    assert!(!observer.is_finished(), "an empty answer was believed");
+    assert!(!observer.is_finished(), "an empty response was believed");
     observer.abort();
 }
 
@@ -1443,7 +1446,7 @@ async fn mass_removal_is_confirmed_and_then_believed() {
     assert_eq!(
         confirming("/v1/health/service/api"),
         0,
-        "one at a time is no mass"
+        "one at a time is not a mass"
     );
     fake.set("api", &[2001, 2002, 2003, 2004]);
     watched.until_ports("api", &[2001, 2002, 2003, 2004]).await;
@@ -1464,7 +1467,10 @@ async fn without_a_leader_stale_answers_are_taken() {
     fake.fault(Fault::Leaderless(90_000));
     fake.set("web", &[1001, 1002]);
     watched.until_ports("web", &[1001, 1002]).await;
-    assert!(watched.errors("status") >= 1, "the leader was asked first");
+    assert!(
+        watched.errors("status") >= 1,
+        "the leader got the request first"
+    );
 }
 
 #[tokio::test]
@@ -1488,7 +1494,7 @@ async fn a_resync_reads_without_index() {
     assert_eq!(
         watched.view.borrow().updates,
         2,
-        "the same data is no update"
+        "the same data is not an update"
     );
 }
 
@@ -1679,7 +1685,7 @@ async fn every_request_carries_the_credentials_and_the_path_of_a_proxy_in_front(
             .ok_or_else(|| format!("{:?}", fake.requests()))
     })
     .await;
-    // Emptied, so that what confirms is asked, too.
+    // Emptied, so that what confirms is requested, too.
     fake.set("api", &[2001]);
     fake.remove("web");
     watched

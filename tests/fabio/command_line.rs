@@ -1,5 +1,5 @@
 //! The command line, the environment and the properties file, as Fabio reads them. With `FABIO_BIN`
-//! the real one is asked the same, and has to end the same way.
+//! the real one gets the same, and has to end the same way.
 
 use std::fs;
 use std::net::TcpStream;

@@ -2,7 +2,7 @@
 //! Consul.
 //!
 //! The cases stand in `cases/*.toml`, one file for each set of settings. A case names the rule it
-//! shows, what is registered, what is asked, and what must come of it. All of them run against `lb
+//! shows, what is registered, what is sent, and what must come of it. All of them run against `lb
 //! fabio`. When there is a `fabio` on PATH, or `FABIO_BIN` names one, they run against that as
 //! well, and must come out the same: but for those that say why not (`fabio = …`, `why = …`).
 //!
@@ -111,7 +111,7 @@ fn run(setup: &Setup, file: &File, who: Who) -> Vec<String> {
     failures
 }
 
-/// One step: what changes, what is asked, whether what came is right. After a change it may take a
+/// One step: what changes, what is sent, whether what came is right. After a change it may take a
 /// moment.
 fn play(
     setup: &Setup,

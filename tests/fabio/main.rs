@@ -237,7 +237,7 @@ fn it_serves_reloads_and_tells_what_it_leaves_out() {
     )
     .unwrap();
     let args = ["-proxy.addr=127.0.0.1:0", "-cfg", "fabio.properties"];
-    // Nobody asks Consul here, whatever its variables say.
+    // Consul gets no request here, whatever its variables say.
     let env = [
         ("FABIO_UI_ADDR", "127.0.0.1:0"),
         ("CONSUL_HTTP_ADDR", "127.0.0.1:1"),

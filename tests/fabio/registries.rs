@@ -24,7 +24,7 @@ fn start(agent: &ConsulAgent, more: &[&str]) -> Lb {
     Lb::start_fabio(tempfile::tempdir().unwrap(), &args, &[])
 }
 
-/// Waits until this path is answered by the instance of that name; empty: by nobody.
+/// Waits until responses at this path come from the instance of that name; empty: from none.
 fn wait_for(lb: &Lb, path: &str, name: &str) {
     let address = lb.address("http");
     lb.wait_admin("/api/routes", &format!("{path} at {name:?}"), |_| {
@@ -128,7 +128,7 @@ fn routes_and_the_page_may_stand_in_the_settings() {
     });
 }
 
-/// Waits until a request without a route is answered with this page.
+/// Waits until the response to a request without a route is this page.
 fn wait_for_page(lb: &Lb, status: u16, page: &str) {
     let address = lb.address("http");
     lb.wait_admin("/api/routes", &format!("the page {page:?}"), |_| {
@@ -188,7 +188,7 @@ fn the_configured_page_is_sent_while_the_kv_store_has_none() {
     wait_for_page(&lb, 404, "second");
 }
 
-/// An endpoint that answers as the test says at the moment, and the way to say it.
+/// An endpoint that responds as the test says at the moment, and the way to say it.
 fn endpoint() -> (WebServer, impl Fn(u16, &str)) {
     let answer = Arc::new(Mutex::new((503, Vec::new())));
     let present = Arc::clone(&answer);
@@ -198,7 +198,7 @@ fn endpoint() -> (WebServer, impl Fn(u16, &str)) {
     })
 }
 
-/// Waits until the endpoint has been asked this many times more: what it said before has been read.
+/// Waits until the endpoint has had this many requests more: what it said before has been read.
 fn wait_asked(lb: &Lb, server: &WebServer, times: usize) {
     let before = server.seen().len();
     lb.wait_admin("/api/routes", &format!("{times} more requests"), |_| {

@@ -21,7 +21,7 @@ route add web www.a.com/ http://127.0.0.1:1/ weight 0.25 tags "v1" opts "strip=/
 route add web www.a.com/ http://127.0.0.1:2/
 "#;
 
-/// A stand-in that tells this table whenever it is asked.
+/// A stand-in that responds with this table to each request.
 fn stand_in(table: &'static str) -> WebServer {
     WebServer::start(move |asked| match asked.target.as_str() {
         "/api/routes" => (200, table.as_bytes().to_vec()),

@@ -1,4 +1,5 @@
-//! Routes with `auth=`: who gets in, who is asked, and what a changed file of users does.
+//! Routes with `auth=`: which clients get in, which are challenged, and what a changed file of
+//! users does.
 
 use std::fs;
 
@@ -57,7 +58,7 @@ fn a_route_with_a_scheme_lets_in_who_is_in_its_file() {
         ("/shop", &*credentials("bob:plain"), 200),
         ("/away", &*ann, 302),
         ("/shut", &*ann, 403),
-        // Access rules come first, so nobody is asked for what would not help.
+        // Access rules come first, so no client is challenged for what would not help.
         ("/shut", "", 403),
     ] {
         let response = get(&lb, path, more);
@@ -178,7 +179,7 @@ fn a_call_of_grpc_is_refused_in_its_own_terms() {
     assert!(response.header("www-authenticate").is_some());
 }
 
-/// A service that decides by the path it is told, and says what it was asked.
+/// A service that decides by the path it gets, and says what the request was.
 fn decider() -> Scripted {
     Scripted::start(|visit| {
         while let Some(request) = visit.request() {
@@ -222,7 +223,7 @@ fn a_service_decides_and_tells_who_it_is() {
         &[("/app", &[upstream.address], "auth=sso strip=/app")],
         &more,
     );
-    // Whoever names a field in Connection, or sends it, changes nothing.
+    // A client that names a field in Connection, or sends it, changes nothing.
     let request = "POST /app/in?x=1 HTTP/1.1\r\nHost: shop.test\r\nCookie: session=1\r\nX-User: forged\r\n\
                    X-Gone: forged\r\nIf-None-Match: \"1\"\r\nX-Group: own\r\nX-Forwarded-Uri: /forged\r\nX-Forwarded-Method: FORGED\r\n\
                    Connection: X-User, X-Forwarded-Uri\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\nbody";
@@ -284,7 +285,7 @@ fn a_service_decides_and_tells_who_it_is() {
         "{sent}"
     );
 
-    // Its refusals are the client's answer, whole, and no instance is asked.
+    // Its refusals are the client's response, whole, and no instance gets a request.
     let login = get(&lb, "/app/login", "");
     assert_eq!(
         (
@@ -316,15 +317,15 @@ fn a_service_decides_and_tells_who_it_is() {
         (403, "shut", Some("Bearer"))
     );
 
-    // No 401 is without a challenge (RFC 9110 section 15.5.2), and no browser asks for a password
-    // because of ours.
+    // No 401 is without a challenge (RFC 9110 section 15.5.2), and no browser prompts for a
+    // password because of ours.
     let bare = get(&lb, "/app/bare", "");
     assert_eq!(
         (bare.status, bare.header("www-authenticate")),
         (401, Some("External"))
     );
 
-    // Without an answer nobody gets in.
+    // Without a response no client gets in.
     for path in ["/app/hang", "/app/die"] {
         assert_eq!(get(&lb, path, "").status, 502, "{path}");
         lb.wait_stdout("record", |line| {

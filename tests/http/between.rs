@@ -219,7 +219,7 @@ fn what_belongs_to_a_client_outlives_its_pauses() {
     assert_eq!(upstream.connections(), before + 1);
 }
 
-/// A client that asks faster than it is answered is read from no faster.
+/// A client that sends faster than it gets responses is read from no faster.
 #[test]
 fn next_requests_are_bounded() {
     let upstream = Scripted::replying(OK);
@@ -288,8 +288,8 @@ fn a_request_may_stay_open_beside_a_response_that_moves() {
     assert_eq!(got, "hi".repeat(15));
 }
 
-/// An instance that refuses all it is asked is left out, as one that fails in another way, and
-/// nobody notices.
+/// An instance that refuses all requests is left out, as one that fails in another way, and no
+/// client notices.
 #[test]
 fn an_instance_that_refuses_streams_draws_no_traffic() {
     for reason in [h2::Reason::REFUSED_STREAM, h2::Reason::INTERNAL_ERROR] {
@@ -312,13 +312,13 @@ fn an_instance_that_refuses_streams_draws_no_traffic() {
         assert_eq!(failed, 0, "{reason:?}");
         assert!(
             refuses.load(SeqCst) < 15,
-            "{reason:?}: asked {} times",
+            "{reason:?}: {} requests",
             refuses.load(SeqCst)
         );
     }
 }
 
-/// A single instance that refuses all it is asked is not flooded.
+/// A single instance that refuses all requests is not flooded.
 #[test]
 fn what_is_refused_is_sent_again_within_the_budget() {
     let refuses = Arc::new(AtomicUsize::new(0));
@@ -340,7 +340,7 @@ fn what_is_refused_is_sent_again_within_the_budget() {
     assert!((100..=250).contains(&asked), "{asked}");
 }
 
-/// One that answers slowly, or resets every stream for `reason` at once; counts them.
+/// One that responds slowly, or resets every stream for `reason` at once; counts them.
 fn speaking_h2(reason: Option<h2::Reason>, count: &Arc<AtomicUsize>) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -373,7 +373,7 @@ fn speaking_h2(reason: Option<h2::Reason>, count: &Arc<AtomicUsize>) -> SocketAd
     address
 }
 
-/// What a client has asked for and does not take is not kept for it without end, in HTTP/2 as in
+/// What a client has requested and does not take is not kept for it without end, in HTTP/2 as in
 /// HTTP/1.
 #[test]
 fn a_client_of_http2_that_takes_nothing_is_let_go() {

@@ -1,4 +1,4 @@
-//! Answers that are compressed on their way, seen by a client that speaks HTTP/1.1.
+//! Responses that are compressed on their way, seen by a client that speaks HTTP/1.1.
 
 use std::io::Read as _;
 
@@ -9,7 +9,7 @@ use crate::support::wait::wait_until;
 
 const ON: &str = "[proxy.compression]\ncontent_types = \"^text/\"\n";
 
-/// Answers as the path says.
+/// Responds as the path says.
 fn mirror() -> Scripted {
     Scripted::start(|visit| {
         while let Some(request) = visit.request() {

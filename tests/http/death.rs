@@ -38,7 +38,7 @@ fn nothing_is_sent_to_the_next_owner_of_a_dead_instances_port() {
             wait_quiet(&lb, "s0");
         }
         // None where a connection was open to show the death; a worker that had none finds out by
-        // asking. Without any sign of it, a third of all requests goes wrong: some 50 each time.
+        // a request. Without any sign of it, a third of all requests goes wrong: some 50 each time.
         assert!(
             wrong_answers <= 8,
             "{strategy} {more}: {wrong_answers} of four deaths"
@@ -66,7 +66,7 @@ fn the_only_instance_is_asked_again_at_once_when_it_is_back() {
 
 #[test]
 fn servers_that_close_every_connection_keep_their_share() {
-    // One of two closes each connection behind its first answer, without a word about it.
+    // One of two closes each connection behind its first response, without a word about it.
     let closing = Scripted::start(|visit| {
         visit.request();
         visit.send(OK);

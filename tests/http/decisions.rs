@@ -229,7 +229,7 @@ fn a_service_that_decides_is_told_what_was_seen_and_not_what_the_client_says() {
 }
 
 /// Cookies come split in HTTP/2, and stay so for an instance that speaks it; the service that
-/// decides is asked in HTTP/1.1.
+/// decides gets its request in HTTP/1.1.
 #[test]
 fn a_service_that_decides_gets_all_cookies_in_one_field() {
     let (upstream, decider) = (Scripted::replying(OK), Scripted::replying(OK));
@@ -672,7 +672,7 @@ fn a_redirect_with_nothing_left_of_the_path_adds_no_slash() {
                 "{way:?} {host}{path}"
             );
         }
-        // An instance is always asked for a path.
+        // A request to an instance always has a path.
         for (host, path, wanted) in [
             ("e.test", "/s", "/"),
             ("e.test", "/s?q", "/?q"),

@@ -1,4 +1,4 @@
-//! Instances that answer with errors at once: quick, idle, and no place for requests while others
+//! Instances that respond with errors at once: quick, idle, and no place for requests while others
 //! do better.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::support::wait::wait_until;
 
 const STRATEGIES: [&str; 6] = ["p2c", "least", "ewma", "rr", "rnd", "hash:path"];
 
-/// Three good ones that take their time, and one that answers `status` at once.
+/// Three good ones that take their time, and one that responds with `status` at once.
 fn stand(status: u16, more: &str) -> (Lb, [Upstream; 4]) {
     let all = ["bad", "a", "b", "c"].map(Upstream::start);
     all[0].set_status(status);

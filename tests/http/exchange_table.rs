@@ -15,7 +15,7 @@ use crate::harness::{Scripted, router};
 use crate::support::client::{RawClient, RawResponse};
 use crate::support::lb::Lb;
 
-/// Answers as an upstream writes them. `{close}`: it closes behind it.
+/// Responses as an upstream writes them. `{close}`: it closes behind it.
 const ANSWERS: &[&str] = &[
     "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nServer: x\r\nContent-Length: 0\r\n\r\n",
@@ -50,7 +50,7 @@ const ANSWERS: &[&str] = &[
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n{close}",
 ];
 
-/// Requests; `{n}` names the answer.
+/// Requests; `{n}` names the response.
 const REQUESTS: &[&str] = &[
     "GET /{n} HTTP/1.1\r\nHost: h\r\n\r\n",
     "GET /{n}?a=b&c=%20d HTTP/1.1\r\nhost:h:8080 \r\nAccept: */*\r\nX-Empty:\r\nX-Tab:\ta\t\r\n\r\n",
@@ -179,7 +179,7 @@ impl Stand {
     }
 
     /// What the upstream got, and what a client of HTTP/2 did: over one connection, a request with
-    /// each of these fields. None: no whole answer.
+    /// each of these fields. None: no whole response.
     fn talk_h2(
         &self,
         method: &str,
@@ -256,7 +256,7 @@ fn normal_request(head: &str, body: &str) -> String {
     format!("{first}\n{}\n\n{body}", fields.join("\n"))
 }
 
-/// An answer as it is compared.
+/// A response as it is compared.
 #[derive(Debug, PartialEq, Eq)]
 struct Shown {
     status: u16,
@@ -269,7 +269,7 @@ impl Shown {
     fn of(answer: RawResponse) -> Self {
         let mut headers = answer.headers;
         for (name, value) in &mut headers {
-            // Made here, unless it is the one that an answer of this corpus has.
+            // Made here, unless it is the one that a response of this corpus has.
             if name == "date" && !value.contains("1994") {
                 "now".clone_into(value);
             }
@@ -321,7 +321,7 @@ impl Shown {
         let headers =
             headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()));
         let headers = headers.filter(|(name, _)| name != "trailer").collect();
-        // Behind an interim answer the final one: of that only that it has no body either.
+        // Behind an interim response the final one: of that only that it has no body either.
         let body = text
             .split_once("\r\n\r\n")
             .map_or("", |(_, rest)| rest.rsplit("\r\n\r\n").next().unwrap_or(""));

@@ -1,4 +1,4 @@
-//! `/api/explain` beside real answers: for every route and request of a table it has to say what
+//! `/api/explain` beside real responses: for every route and request of a table it has to say what
 //! then happens.
 
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ fn real(lb: &Lb, method: &str, host: &str, target: &str, fields: &[String]) -> R
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
     let request =
         format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
-    exchange(lb.address("http"), request).expect("an answer")
+    exchange(lb.address("http"), request).expect("a response")
 }
 
 fn encoded(text: &str) -> String {
@@ -165,7 +165,7 @@ fn what_is_explained_is_what_happens() {
         ("OPTIONS", "/in"),
         ("CONNECT", "/in"),
     ] {
-        // To CONNECT, a target in the form of a path is no real request.
+        // To CONNECT, a target in the form of a path is not a real request.
         if method != "CONNECT" {
             compare(
                 &lb,

@@ -1,5 +1,5 @@
-//! Instances that refuse, die, freeze or lag: who is asked instead, how often, and what the client
-//! sees.
+//! Instances that refuse, die, freeze or lag: which gets the request instead, how often, and what
+//! the client sees.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -165,7 +165,7 @@ fn a_frozen_instance_costs_time_but_no_get() {
 
 #[test]
 fn connections_that_close_between_requests_cost_nothing() {
-    // One answer a connection, then FIN, without a word; or when a few milliseconds bring nothing
+    // One response a connection, then FIN, without a word; or when a few milliseconds bring nothing
     // more.
     for pause in [0, 3] {
         let upstream = Scripted::start(move |visit| {
@@ -372,7 +372,7 @@ fn an_instance_that_dies_between_head_and_body_is_not_the_last_one_asked() {
     assert_eq!(well.requests(), 4);
     let died = dying.requests();
     assert!(died > 0 && retries(&lb, "closed") == died as f64, "{died}");
-    // What may not be done twice is not: no third request for two, and none of the answers is put
+    // What may not be done twice is not: no third request for two, and none of the responses is put
     // together from two.
     let post = POST.replace("Host: h", "Host: h\r\nConnection: close");
     let answers = [(); 2].map(|()| {

@@ -35,7 +35,7 @@ pub fn router(routes: &[(&str, &[SocketAddr], &str)], more: &str) -> Lb {
     lb
 }
 
-/// An address that nobody listens at. Its port stays taken, so that nobody else can get it.
+/// An address where nothing listens. Its port stays taken, so that nothing else can get it.
 pub struct Refusing {
     /// The address.
     pub address: SocketAddr,
@@ -115,7 +115,7 @@ impl Scripted {
         Self { address, shared }
     }
 
-    /// Answers each request with these bytes, and goes on.
+    /// Responds to each request with these bytes, and goes on.
     pub fn replying(reply: &'static str) -> Self {
         Self::start(move |visit| {
             while visit.request().is_some() {
@@ -263,7 +263,7 @@ impl Visit {
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
-    /// Sends for as long as somebody takes it; then that counts as closed by the other side.
+    /// Sends for as long as the other side takes it; then that counts as closed by it.
     pub fn send_until_closed(&mut self) {
         while self.stream.write_all(&[b'x'; 64 << 10]).is_ok() {}
         self.shared.closed.fetch_add(1, SeqCst);
@@ -299,5 +299,5 @@ pub fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// The usual answer.
+/// The usual response.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";

@@ -221,7 +221,7 @@ fn refusals_carry_the_right_status() {
     let corpus = corpus();
     for (what, status) in table {
         let bytes = &corpus.iter().find(|(name, _)| *name == what).unwrap().1;
-        // More than once: a RST that overtakes the answer does so now and then.
+        // More than once: a RST that overtakes the response does so now and then.
         for _ in 0..5 {
             let mut client = RawClient::connect(lb.address("http"));
             let answer = String::from_utf8_lossy(&client.send(bytes).rest()).into_owned();

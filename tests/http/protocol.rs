@@ -1,4 +1,4 @@
-//! HTTP/1.1 as both sides see it: connections, framing, statuses without bodies, interim answers,
+//! HTTP/1.1 as both sides see it: connections, framing, statuses without bodies, interim responses,
 //! upgrades.
 
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ fn pipelined_requests_are_answered_in_order_even_after_a_half_close() {
         for n in 0..5 {
             let response = client
                 .response()
-                .unwrap_or_else(|| panic!("no answer {n}, half close {half_close}"));
+                .unwrap_or_else(|| panic!("no response {n}, half close {half_close}"));
             assert_eq!((response.status, response.body.len()), (200, n));
         }
         if half_close {
@@ -141,7 +141,7 @@ fn http_1_0_clients_get_what_they_understand() {
         answer.ends_with("\r\n\r\none two three") && !answer.contains("chunked"),
         "{answer}"
     );
-    // Kept only when asked to, and only with a length.
+    // Kept only when the client says so, and only with a length.
     let mut client = RawClient::connect(lb.address("http"));
     for _ in 0..2 {
         client.send("GET /bytes/3 HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n");
@@ -288,7 +288,7 @@ fn a_websocket_is_bytes_both_ways_from_the_first_one_on() {
     );
     drop(client);
     wait_quiet(&lb, "s0");
-    // How long it lasted is no time that a client has waited for a response.
+    // How long it lasted is not a time that a client has waited for a response.
     assert_eq!(
         lb.metric("lb_http_requests_total{service=\"s0\",method=\"GET\",code=\"101\"}"),
         Some(1.0)
@@ -339,7 +339,7 @@ fn a_101_that_nobody_asked_for_is_a_failure_of_the_upstream() {
 
 #[test]
 fn interim_answers_come_before_the_final_one() {
-    // At once with the final answer, and a moment before it.
+    // At once with the final response, and a moment before it.
     for pause_ms in [0, 30] {
         let upstream = Scripted::start(move |visit| {
             while visit.request().is_some() {
@@ -361,7 +361,7 @@ fn interim_answers_come_before_the_final_one() {
             let response = client.response().unwrap();
             assert_eq!((response.status, response.text().as_str()), (200, "ok"));
         }
-        // HTTP/1.0 knows no interim answers.
+        // HTTP/1.0 knows no interim responses.
         let mut old = RawClient::connect(lb.address("http"));
         assert_eq!(
             old.send("GET / HTTP/1.0\r\nHost: h\r\n\r\n")
@@ -389,7 +389,7 @@ fn an_answer_before_the_end_of_the_upload_reaches_the_client() {
         let mut client = RawClient::connect(lb.address("http"));
         client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8000000\r\n\r\n");
         client.send(vec![b'x'; 8_000_000]);
-        let response = client.response().expect("the early answer");
+        let response = client.response().expect("the early response");
         assert_eq!((response.status, response.text().as_str()), (413, "big"));
     }
     wait_quiet(&lb, "s0");
@@ -460,7 +460,7 @@ fn idle_clients_are_closed_in_time() {
     wait_until("nothing left open", || upstream.connections() >= 1);
 }
 
-/// RFC 9110 section 8.6: some servers answer 411 otherwise.
+/// RFC 9110 section 8.6: some servers respond with 411 otherwise.
 #[test]
 fn a_post_without_content_says_so() {
     let upstream = Scripted::replying(OK);

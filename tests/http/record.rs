@@ -197,7 +197,7 @@ fn a_form_of_ones_own_tells_what_it_names() {
         "GET http://shop.test/a/b?c=d c=d>s0 http://{target}/v1/b?c=d h=in.test s=200 b=2 <t/1|/a|{id}|>"
     );
     assert_eq!(line, wanted);
-    // What never reached an instance, or was answered here, has its line as well.
+    // What never reached an instance, or got its response here, has its line as well.
     assert!(ask("/gone").contains(" >s1 http://127.0.0.1:"));
     for (path, status) in [("/moved", 301), ("/mine", 403), ("/nobody", 404)] {
         let line = ask(path);

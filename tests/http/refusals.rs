@@ -212,7 +212,7 @@ fn what_is_answered_here_is_counted_by_service_and_reason() {
                 .count();
             assert_eq!(same, 2, "{path}: {told:?}");
         }
-        // What is not refused is no error.
+        // What is not refused is not an error.
         let text = lb.admin("/metrics").1;
         let series = text
             .lines()
@@ -369,7 +369,7 @@ fn streams_beyond_the_limit_and_headers_too_large_are_told_apart() {
         .chain((0..12).map(|_| ("x-large", &*large)))
         .collect();
     h2.open(1, &fields);
-    assert!(h2.until(1), "it is answered with 431");
+    assert!(h2.until(1), "it gets a 431");
     assert_eq!(logged(&lb, 1), [(431, "malformed".to_owned())]);
     for stream in [3, 5, 7] {
         h2.open(stream, &usual);

@@ -106,7 +106,7 @@ fn body(address: std::net::SocketAddr, version: &str, path: &str) -> Result<usiz
     let whole = match () {
         () if text.contains("transfer-encoding: chunked") => all.ends_with(b"\r\n0\r\n\r\n"),
         () if text.contains("content-length: 8") => all.len() - head == 8,
-        // Nobody can tell by the bytes of a response without a length in HTTP/1.0.
+        // The bytes do not tell, of a response without a length in HTTP/1.0.
         () => text.contains("content-encoding: gzip") || all.ends_with(b"rest"),
     };
     if whole {
@@ -198,7 +198,7 @@ fn one_that_takes_no_more_of_the_request_is_silent_too() {
     client.until(b"hi");
     let mut sends = client.clone_for_sending();
     let begun = std::time::Instant::now();
-    // As much as somebody takes; the connection is cut in the middle.
+    // As much as is taken; the connection is cut in the middle.
     std::thread::spawn(move || {
         for _ in 0..50 {
             sends.send([b'x'; 1_000_000]);

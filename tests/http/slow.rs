@@ -1,5 +1,5 @@
-//! Slow requests, and instances that are frozen: the first are asked once, the others are found out
-//! by what else they do not answer.
+//! Slow requests, and instances that are frozen: the first are sent once, the others are found out
+//! by what else they do not respond to.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::client::{Load, RawClient};
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
 
-/// Longer than any time after which a request used to be asked elsewhere, several times over.
+/// Longer than any time after which a request used to be sent elsewhere, several times over.
 const SLOW: Duration = Duration::from_secs(5);
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST"];
 
@@ -119,7 +119,8 @@ fn long_polls_beside_quick_requests_are_asked_once() {
             &format!("[proxy]\nstrategy = \"{strategy}\"\n"),
         );
         let quick = Load::new(lb.address("http"), "h", "/quick", 60).start();
-        // All of them at few instances, so that these are the busiest for those who go by load.
+        // All of them at few instances, so that these are the busiest for strategies that go by
+        // load.
         let polls = Load {
             connections: POLLS as u32,
             timeout: 2 * SLOW,
@@ -154,7 +155,7 @@ fn a_frozen_instance_is_found_and_costs_no_request() {
             std::thread::sleep(Duration::from_millis(300));
             let outcome = load.stop();
             outcome.assert_none_failed();
-            // Found after some 2 s; without, whoever was sent there would wait until the thaw.
+            // Found after some 2 s; without, a request sent there would wait until the thaw.
             assert!(
                 outcome.percentile(1.0) < Duration::from_secs(6),
                 "{strategy}: {:?}",
@@ -188,7 +189,7 @@ fn what_may_not_be_doubled_waits_for_a_frozen_instance() {
             visit.send(OK);
         }
     };
-    // The first of three answers nothing for a while: every request to it, on all of its
+    // The first of three responds to nothing for a while: every request to it, on all of its
     // connections.
     let begun = Instant::now();
     let frozen = Scripted::start(move |visit| {
@@ -232,7 +233,7 @@ fn what_may_not_be_doubled_waits_for_a_frozen_instance() {
     assert_eq!(changed, 12);
     assert!(
         retries(&lb) >= 1.0,
-        "the GETs that waited for it were asked elsewhere"
+        "the GETs that waited for it were sent elsewhere"
     );
 }
 

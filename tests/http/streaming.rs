@@ -92,7 +92,7 @@ fn a_large_upload_and_download_pass_in_bounded_memory() {
 
 #[test]
 fn an_upload_begins_before_it_ends() {
-    // The upstream answers to the first part, before the second is sent.
+    // The upstream responds to the first part, before the second is sent.
     let upstream = Scripted::start(|visit| {
         visit.head();
         while !visit.received_contains("first") {

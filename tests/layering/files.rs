@@ -150,7 +150,7 @@ impl Files {
         circles
     }
 
-    /// Arrows between the files of one circle, for those who want to open it.
+    /// Arrows between the files of one circle, for people who want to open it.
     pub(crate) fn arrows_within(&self, circle: &BTreeSet<&str>) -> Vec<String> {
         let inside = self
             .files
@@ -638,7 +638,7 @@ mod tests {
         assert!(circles(&[("a/mod.rs", face), b, ("a/c.rs", "pub struct C;")]).is_empty());
         let c = ("a/c.rs", "use crate::a::B;\npub struct C;");
         assert_eq!(circles(&[("a/mod.rs", face), b, c]), [["a/b.rs", "a/c.rs"]]);
-        // A face that uses what it passes on names it like anybody else.
+        // A face that uses what it passes on names it like any other file.
         let using = format!("{face}pub struct Face(B);");
         let b = ("a/b.rs", "use super::Face;\npub struct B;");
         assert_eq!(

@@ -20,6 +20,7 @@ use text::{code, identifier};
 
 /// A module, and what it may name beside itself. Those absent from the list may name nothing.
 const ARROWS: &[(&str, &[&str])] = &[
+    ("accept_encoding", &[]),
     ("catalog", &[]),
     ("journal", &[]),
     ("metrics", &["journal"]),
@@ -51,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "proxy",
         &[
+            "accept_encoding",
             "table",
             "catalog",
             "metrics",
@@ -65,6 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
+            "accept_encoding",
             "table",
             "control",
             "catalog",

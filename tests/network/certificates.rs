@@ -1,4 +1,4 @@
-//! Certificates that are no files: from a web server, from Consul, from Vault.
+//! Certificates that are not files: from a web server, from Consul, from Vault.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use super::tls::{Trust, shown};
 use super::wire::*;
 use crate::support::wait::wait_until;
 
-/// The certificate that a client who names `name` is shown; none when there is no handshake.
+/// The certificate that a client that names `name` is shown; none when there is no handshake.
 fn shown_to(trust: &Trust, address: SocketAddr, name: &str) -> Option<CertificateDer<'static>> {
     block_on(async {
         trust
@@ -40,7 +40,7 @@ fn both(pair: &Pair) -> Vec<u8> {
     format!("{}{}", pair.cert_pem, pair.key_pem).into_bytes()
 }
 
-/// A route, so that clients are served at once; none of them asks for more than a handshake.
+/// A route, so that clients are served at once; none of them needs more than a handshake.
 fn anywhere() -> String {
     route("web", "/", &["http://127.0.0.1:9".to_owned()], "")
 }
@@ -203,7 +203,7 @@ fn client_cas_come_from_there_too() {
     assert_eq!(
         shown_to(&known, address, "a.test"),
         None,
-        "nobody is let in before it is known who may"
+        "no client is let in before it is known which may"
     );
     put("/cas", b"ca.crt".to_vec());
     put("/ca.crt", clients.pem.clone().into_bytes());
@@ -352,7 +352,7 @@ fn issued_for_each_name(vault: &Vault) {
     assert_eq!(
         shown_to(&trust, address, "x.example"),
         None,
-        "a name that is not asked for"
+        "a name that is not configured"
     );
     assert_eq!(shown_to(&trust, address, "refused.example"), None);
     lb.wait_for_line("the refusal", |line| {

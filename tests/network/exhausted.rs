@@ -32,7 +32,7 @@ fn the_limit_of_open_files_is_raised_and_bounds_the_clients() {
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     }
     for mut client in clients {
-        assert_eq!(client.response().expect("an answer").status, 200);
+        assert_eq!(client.response().expect("a response").status, 200);
     }
     assert_eq!(
         lb.metric("lb_upstream_ejections_total{service=\"web\"}"),

@@ -64,7 +64,7 @@ fn both_sides_stream_at_the_same_time_and_trailers_follow() {
         assert_eq!(response.status(), StatusCode::OK);
         let mut body = response.into_body();
         for n in 0..20 {
-            // The answer to each message comes before the next one is sent.
+            // The response to each message comes before the next one is sent.
             let frame = body.frame().await.expect("a frame").expect("no error");
             assert_eq!(frame.into_data().unwrap(), message(&n.to_string()));
             if n < 19 {
@@ -107,7 +107,7 @@ fn refusals_are_told_in_grpc() {
         .await;
         assert_eq!(
             parts.headers["grpc-status"], "14",
-            "nobody listens at {gone}"
+            "nothing listens at {gone}"
         );
     });
 }

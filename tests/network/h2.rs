@@ -206,7 +206,7 @@ fn connect_is_refused() {
             .body(full(""))
             .unwrap();
         client.ready().await.unwrap();
-        let response = client.send_request(request).await.expect("an answer");
+        let response = client.send_request(request).await.expect("a response");
         assert!(response.status().is_client_error(), "{}", response.status());
         let (parts, _, _) = ask(&mut client, get("http://one/")).await;
         assert_eq!(parts.status, StatusCode::OK, "the connection lives on");
@@ -214,7 +214,7 @@ fn connect_is_refused() {
     assert_eq!(upstream.requests(), 1);
 }
 
-/// Both before the head of an answer and in the middle of its body.
+/// Both before the head of a response and in the middle of its body.
 #[test]
 fn a_reset_stream_ends_its_request_at_the_upstream() {
     let sockets = Sockets::start();
@@ -243,7 +243,7 @@ fn a_reset_stream_ends_its_request_at_the_upstream() {
     });
 }
 
-/// A client that asks for much and reads little is served from a bounded buffer, and holds up no
+/// A client that requests much and reads little is served from a bounded buffer, and holds up no
 /// other stream.
 #[test]
 fn a_slow_reader_neither_fills_memory_nor_holds_up_others() {
@@ -426,7 +426,7 @@ fn uploads_without_a_length_stream_to_either_upstream() {
                     sender.send(data(part)).await.unwrap();
                 }
             });
-            let (parts, body, _) = whole(answer.await.expect("an answer")).await;
+            let (parts, body, _) = whole(answer.await.expect("a response")).await;
             assert_eq!(parts.status, StatusCode::OK);
             assert!(
                 body == wanted,
@@ -499,8 +499,12 @@ fn a_drain_says_goaway_and_lets_streams_finish() {
         let running = client.send_request(get("http://one/"));
         wait_until("a request", || upstream.requests() == 1);
         lb.sigterm();
-        let (parts, _, _) =
-            whole(running.await.expect("the answer of a stream that was open")).await;
+        let (parts, _, _) = whole(
+            running
+                .await
+                .expect("the response of a stream that was open"),
+        )
+        .await;
         assert_eq!(parts.status, StatusCode::OK);
         ended.await.unwrap().expect("an orderly end");
         assert!(client.ready().await.is_err());
@@ -508,7 +512,7 @@ fn a_drain_says_goaway_and_lets_streams_finish() {
     assert_eq!(lb.exit_code(), Some(0));
 }
 
-/// What cannot be HTTP gets no answer in HTTP; what might be does.
+/// What cannot be HTTP gets no response in HTTP; what might be does.
 #[test]
 fn a_foreign_protocol_is_closed_without_an_answer() {
     let (_upstream, lb) = both("");
@@ -563,7 +567,7 @@ where
 }
 
 /// An h2c upstream that ends each connection in the orderly way after some requests, as servers
-/// with a limit on the age of connections do: GOAWAY, and what came before it is answered.
+/// with a limit on the age of connections do: GOAWAY, and a response to what came before it.
 fn ageing_upstream(requests_each: usize) -> std::net::SocketAddr {
     serving(move |stream| async move {
         let served = Arc::new(AtomicUsize::new(0));
@@ -656,7 +660,7 @@ fn an_error_for_head_has_no_body() {
     });
 }
 
-/// RFC 9113 section 8.1: a server that needs no more of an upload answers, and ends the stream
+/// RFC 9113 section 8.1: a server that needs no more of an upload responds, and ends the stream
 /// without an error.
 #[test]
 fn an_answer_may_end_before_the_upload_does() {
@@ -744,7 +748,8 @@ fn greeted(sockets: &Sockets) -> std::net::TcpStream {
     }
 }
 
-/// A GOAWAY that crosses a request on its way: the request was not looked at, so it is no attempt.
+/// A GOAWAY that crosses a request on its way: the request was not looked at, so it is not an
+/// attempt.
 #[test]
 fn a_request_behind_the_last_stream_of_a_goaway_is_sent_again() {
     for body in ["", "of a request"] {

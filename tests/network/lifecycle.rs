@@ -74,7 +74,7 @@ fn sigterm_drains_in_order() {
     );
     let answer = running
         .response()
-        .expect("the answer to a request that ran");
+        .expect("the response to a request that ran");
     assert_eq!(
         (answer.status, answer.header("connection")),
         (200, Some("close"))
@@ -129,8 +129,8 @@ fn the_drain_deadline_cuts_what_still_runs() {
     assert!(lb.stderr().contains("drain timeout"), "{}", lb.stderr());
 }
 
-/// A connection that was in use a moment ago may ask once more, and is told that this was the last
-/// time.
+/// A connection that was in use a moment ago may send one more request, and learns that this was
+/// the last time.
 #[test]
 fn a_drain_answers_a_request_that_crosses_it() {
     let upstream = Upstream::start("u");
@@ -152,7 +152,7 @@ fn a_drain_answers_a_request_that_crosses_it() {
     let answer = client
         .send("GET /last HTTP/1.1\r\nHost: h\r\n\r\n")
         .response()
-        .expect("one more answer");
+        .expect("one more response");
     assert_eq!(
         (answer.status, answer.header("connection")),
         (200, Some("close"))
@@ -394,7 +394,7 @@ fn connections_above_the_limit_wait_for_their_turn() {
     assert_eq!(second.response().unwrap().status, 200);
 }
 
-/// Upgraded connections are no requests: a drain leaves them until its deadline.
+/// Upgraded connections are not requests: a drain leaves them until its deadline.
 #[test]
 fn a_drain_keeps_websockets_until_its_deadline() {
     let upstream = Upstream::start("u");

@@ -39,7 +39,7 @@ fn start(agent: &ConsulAgent, more: &str) -> Lb {
     lb
 }
 
-/// Standard output of a command of `lb` that asks a running one.
+/// Standard output of a command of `lb` that calls a running one.
 fn shown(lb: &Lb, command: &[&str]) -> String {
     let admin = format!("http://{}", lb.address("admin"));
     let output = Command::new(env!("CARGO_BIN_EXE_lb"))

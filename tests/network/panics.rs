@@ -78,7 +78,7 @@ fn the_end_after_a_panic_is_a_drain() {
     spring(&folder);
     wait_until("not ready", || lb.admin("/ready").0 == 503);
     assert_eq!(lb.admin("/health").0, 200);
-    assert_eq!(running.response().expect("an answer").status, 200);
+    assert_eq!(running.response().expect("a response").status, 200);
     assert_eq!(lb.exit_code(), Some(1));
     assert!(begun.elapsed() >= Duration::from_secs(2));
 }
@@ -108,7 +108,7 @@ fn a_certificate_source_that_fails_begins_anew() {
     assert!(lb.is_running());
 }
 
-/// A server that answers anything with this text.
+/// A server that responds to anything with this text.
 fn client_of(text: String) -> std::net::SocketAddr {
     use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! Routes of TCP are no routes for requests: what is meant for a port that expects other bytes
+//! Routes of TCP are not routes for requests: what is meant for a port that expects other bytes
 //! never gets a request, on whichever listener it comes.
 
 use http::{Method, Request, StatusCode, Version};
@@ -30,7 +30,7 @@ async fn ask_h1(
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // Without the closing alert, which some answers lack, there is an error behind them.
+    // Without the closing alert, which some responses lack, there is an error behind them.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer)
         .split(' ')
@@ -177,8 +177,8 @@ fn a_request_meets_routes_of_its_own_kind_on_every_listener() {
     );
 }
 
-/// The answer sends the client to a connection of its own, and there its host is passed on. What is
-/// ours stays on this one.
+/// The response sends the client to a connection of its own, and there its host is passed on. What
+/// is ours stays on this one.
 #[test]
 fn a_connection_for_another_host_is_told_so_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();

@@ -104,7 +104,7 @@ fn each_key_has_a_rate_of_its_own_and_it_outlives_the_table() {
     assert_eq!(status(""), 200);
     assert_eq!(status("X-Tenant: a\r\n"), 429);
     assert_eq!(status(""), 429, "those without the field share one key");
-    // A change of the route is no new bucket.
+    // A change of the route makes no new bucket.
     std::fs::write(&file, line(" strip=/x")).unwrap();
     lb.wait_admin("/api/routes", "the change", |body| {
         body.contains("strip=/x")

@@ -168,7 +168,11 @@ fn without_being_told_nothing_is_registered() {
     let consul = format!("[consul]\naddress = \"{}\"\n", agent.address());
     let lb = Lb::start(&config(&(consul.clone() + &listener("http", ""))));
     lb.wait_ready();
-    assert_eq!(lb.metric("lb_registered"), None, "nothing is asked for");
+    assert_eq!(
+        lb.metric("lb_registered"),
+        None,
+        "no registration is configured"
+    );
     std::fs::write(
         lb.folder().join("lb.toml"),
         config(&(consul + "[consul.register]\naliases = true\n" + &listener("http", ""))),
@@ -245,7 +249,7 @@ fn an_admin_listener_with_tls_is_checked_by_tls() {
     assert_eq!(lb.exit_code(), Some(0));
 }
 
-/// One request to the admin listener with these header lines more, and its answer.
+/// One request to the admin listener with these header lines more, and its response.
 fn ask(lb: &Lb, method: &str, path: &str, more: &str, body: &str) -> (u16, String) {
     let mut client = client::RawClient::connect(lb.address("admin"));
     let length = body.len();

@@ -294,7 +294,7 @@ fn listeners_are_opened_changed_and_closed() {
     );
     assert_eq!(client::get(stays, "web", "/").status, 200);
 
-    // An address that somebody else has: refused as a whole.
+    // An address that another process has: refused as a whole.
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = format!(
         "[[listener]]\naddress = \"{}\"\nprotocol = \"http\"\n",

@@ -1,5 +1,5 @@
 //! Connections that gave up what they had for serving, because their client has been quiet for a
-//! while. Nobody may tell.
+//! while. No client may notice.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -172,7 +172,7 @@ async fn tls_client(ca: &Ca, address: SocketAddr) -> TlsStream<TcpStream> {
     Trust::new(ca).connect(address, "h").await.unwrap()
 }
 
-/// Sends, and reads this many answers.
+/// Sends, and reads this many responses.
 async fn ask(client: &mut TlsStream<TcpStream>, requests: &str, answers: usize) {
     client.write_all(requests.as_bytes()).await.unwrap();
     client.flush().await.unwrap();

@@ -169,7 +169,7 @@ fn what_is_not_confirmed_and_cannot_be_connected_to_is_let_go() {
     assert_eq!(status(http), 200);
     fake.remove("web");
     wait_until("the doubt", || state(&lb, "web").0 == HELD);
-    assert_eq!(status(http), 200, "it is held, and answers");
+    assert_eq!(status(http), 200, "it is held, and responds");
     let removed = Instant::now();
     web.kill();
     // 502 while connects fail, 503 once it is out.

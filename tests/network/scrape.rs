@@ -1,4 +1,4 @@
-//! The listener for scrapers: what it serves, to whom, and what a reload does.
+//! The listener for scrapers: what it serves, to which clients, and what a reload does.
 
 use super::support::certs::{Ca, Pair};
 use super::support::client;
@@ -73,8 +73,8 @@ fn its_clients_are_those_of_its_own_cas() {
     let (scraper, other) = (scrapers.pair(&["client"]), others.pair(&["client"]));
     let own = format!("certificates = \"main\"\nclient_ca_file = {scraper_ca:?}");
     let of_source = format!("client_ca_file = {other_ca:?}");
-    // Keys of the listener, keys of the certificates, and who is let in: without a certificate, the
-    // scraper, the other one.
+    // Keys of the listener, keys of the certificates, and which are let in: without a certificate,
+    // the scraper, the other one.
     for (keys, source, let_in) in [
         ("certificates = \"main\"", "", [true, true, true]),
         (own.as_str(), "", [false, true, false]),

@@ -107,8 +107,8 @@ fn each_change_of_an_instance_has_a_line_and_an_event_with_what_consul_says() {
         "{line}"
     );
 
-    // Another output is no reason for another table, and is shown all the same. (An agent holds
-    // such news back for minutes, so the node is one without.)
+    // Another output makes no other table, and is shown all the same. (An agent holds such news
+    // back for minutes, so the node is one without.)
     let outside = |output: &str| {
         let check = json!({"CheckID": "x", "Name": "x", "ServiceID": "ext-1", "Status": "critical", "Output": output});
         let service =

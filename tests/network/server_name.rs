@@ -1,5 +1,5 @@
-//! TLS by its server name: passed on as it came (`tcp+sni`), or ended here where no TCP route asks
-//! for it (`https+tcp+sni`).
+//! TLS by its server name: passed on as it came (`tcp+sni`), or ended here where no TCP route has
+//! it (`https+tcp+sni`).
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -77,7 +77,7 @@ fn in_records(hello: &[u8], length: usize) -> Vec<u8> {
     hello[5..].chunks(length).flat_map(record).collect()
 }
 
-/// What an HTTPS server behind the balancer answers to a client that trusts its certificate.
+/// The response of an HTTPS server behind the balancer to a client that trusts its certificate.
 async fn ask_through(trust: &Trust, address: SocketAddr, name: &str) -> std::io::Result<String> {
     let mut stream = trust.connect(address, name).await?;
     stream.write_all(REQUEST).await?;
@@ -199,7 +199,7 @@ fn what_is_no_hello_is_closed_and_counted() {
     assert_eq!(read_to_end(&mut client), b"");
     let faults = format!("lb_client_faults_total{{listener=\"{address}\",fault=\"tls\"}}");
     wait_until("counted faults", || lb.metric(&faults) == Some(7.0));
-    // Nobody else noticed.
+    // No other client noticed.
     let mut client = connect(address);
     client.write_all(&hello("a.test")).unwrap();
     sockets.accept();
@@ -311,7 +311,7 @@ fn names_without_a_tcp_route_are_served_as_https() {
                 }
             }
         }
-        // The answer of the web side, with the address that a PROXY header carries.
+        // The response of the web side, with the address that a PROXY header carries.
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream
             .write_all(b"PROXY TCP4 10.1.2.3 127.0.0.1 1234 80\r\n")
@@ -336,7 +336,7 @@ fn names_without_a_tcp_route_are_served_as_https() {
             .to_string();
         assert!(error.contains("not valid for name"), "{error}");
     });
-    // What is not TLS gets an alert, and plain HTTP an answer in its own words, as on an https
+    // What is not TLS gets an alert, and plain HTTP a response in its own words, as on an https
     // listener.
     let answer = RawClient::connect(address)
         .send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -1,4 +1,4 @@
-//! Two processes on one address: an error, unless one of them was asked to take over.
+//! Two processes on one address: an error, unless one of them runs with `--take-over`.
 
 use std::net::SocketAddr;
 

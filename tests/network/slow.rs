@@ -76,7 +76,7 @@ fn a_slow_request_is_asked_once_over_http2_and_grpc() {
                 let answer = tokio::time::timeout(SLOW + SLOW / 2, ask(&mut client, call)).await;
                 assert_eq!(
                     answer
-                        .unwrap_or_else(|_| panic!("{what}: no answer"))
+                        .unwrap_or_else(|_| panic!("{what}: no response"))
                         .0
                         .status,
                     200,

@@ -372,7 +372,7 @@ fn a_listener_that_cannot_verify_its_clients_stays_closed() {
         block_on(async {
             assert!(
                 Trust::new(&ca).get(address, "a.test").await.is_err(),
-                "no certificate, no answer"
+                "no certificate, no response"
             );
             let known = Trust::with_identity(&ca, Some(&ca.pair(&["client"])));
             assert!(
@@ -469,7 +469,7 @@ fn other_bad_files_cost_what_depends_on_them() {
     let with_user = "GET / HTTP/1.1\r\nHost: staff\r\nAuthorization: Basic YW5uOnNlY3JldA==\r\nConnection: close\r\n\r\n";
     let status = |request: &str| client::exchange(address, request).unwrap().status;
     assert_eq!(client::get(address, "web", "/").status, 200);
-    assert_eq!(status(with_user), 401, "nobody is let in");
+    assert_eq!(status(with_user), 401, "no user is let in");
     let errors = |source: &str| lb.metric(&format!("lb_certificate_errors{{source=\"{source}\"}}"));
     assert_eq!(
         (errors("consul"), errors("proxy.upstream_ca_file")),

@@ -123,7 +123,7 @@ impl Bare {
         });
     }
 
-    /// The table follows its source, and both the workers and the admin listener answer.
+    /// The table follows its source, and both the workers and the admin listener respond.
     fn is_alive(&self) {
         let mut routes = std::fs::read_to_string(self.routes()).unwrap();
         let path = format!("/new-{}", routes.len());
@@ -328,7 +328,11 @@ fn each_signal_that_ends_it_lets_requests_finish() {
         running.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         wait_until("the request at the upstream", || upstream.requests() == 1);
         lb.signal(name);
-        assert_eq!(running.response().expect("an answer").status, 200, "{name}");
+        assert_eq!(
+            running.response().expect("a response").status,
+            200,
+            "{name}"
+        );
         assert_eq!(lb.exit_code(), Some(0), "{name}");
     }
 }

@@ -70,7 +70,7 @@ fn the_port_chooses_the_service() {
 fn either_side_may_fall_silent_first() {
     let sockets = Sockets::start();
     let lb = in_front_of(&[url("tcp", sockets.address)], "", "", "");
-    // The client ends first; the answer follows.
+    // The client ends first; the response follows.
     let mut client = connect(lb.address("tcp"));
     client.write_all(b"question").unwrap();
     client.shutdown(Shutdown::Write).unwrap();

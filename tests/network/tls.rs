@@ -1,5 +1,5 @@
-//! TLS on both sides: which certificate, who is let in, what a reload does, and how upstreams are
-//! verified.
+//! TLS on both sides: which certificate, which clients are let in, what a reload does, and how
+//! upstreams are verified.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -108,7 +108,7 @@ impl Trust {
             .await
     }
 
-    /// One exchange in HTTP/1.1; none when the connection ended before an answer. In TLS 1.3 a
+    /// One exchange in HTTP/1.1; none when the connection ended before a response. In TLS 1.3 a
     /// client learns after its handshake that it is not let in.
     pub async fn get(&self, address: SocketAddr, name: &str) -> std::io::Result<String> {
         self.get_path(address, name, "/").await
@@ -360,8 +360,8 @@ fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
     assert!(shows(&pairs[2]));
 }
 
-/// An HTTP upstream behind TLS, with a certificate for this name alone. Answers with the name that
-/// the client asked for in its handshake.
+/// An HTTP upstream behind TLS, with a certificate for this name alone. Responds with the name that
+/// the client named in its handshake.
 pub fn tls_upstream(ca: &Ca, name: &str, protocol: &'static str) -> SocketAddr {
     let pair = ca.pair(&[name]);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -592,7 +592,7 @@ fn the_admin_listener_speaks_tls_and_follows_its_certificate() {
                 .unwrap()
                 .starts_with("route add web / ")
         );
-        // Who speaks plainly gets no answer, and whoever says nothing keeps nobody waiting.
+        // A client that speaks plainly gets no response, and a silent one keeps no other waiting.
         let _silent = TcpStream::connect(address).await.unwrap();
         let mut plain = TcpStream::connect(address).await.unwrap();
         plain

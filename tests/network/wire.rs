@@ -110,7 +110,7 @@ pub fn get(url: &str) -> Request<Body> {
     Request::get(url).body(full("")).unwrap()
 }
 
-/// The answer with its whole body and its trailers.
+/// The response with its whole body and its trailers.
 pub async fn whole(response: Response<Incoming>) -> (http::response::Parts, Bytes, HeaderMap) {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.expect("a whole body");
@@ -118,13 +118,13 @@ pub async fn whole(response: Response<Incoming>) -> (http::response::Parts, Byte
     (parts, body.to_bytes(), trailers)
 }
 
-/// Sends a request and takes the whole answer.
+/// Sends a request and takes the whole response.
 pub async fn ask(
     client: &mut H2,
     request: Request<Body>,
 ) -> (http::response::Parts, Bytes, HeaderMap) {
     client.ready().await.expect("an open connection");
-    whole(client.send_request(request).await.expect("an answer")).await
+    whole(client.send_request(request).await.expect("a response")).await
 }
 
 /// What the shared upstream's JSON says.
@@ -191,7 +191,8 @@ pub fn read_to_end(socket: &mut TcpStream) -> Vec<u8> {
     }
 }
 
-/// An upstream that answers with more than anybody reads, and counts what was taken off its hands.
+/// An upstream that responds with more than any client reads, and counts what was taken off its
+/// hands.
 pub struct Flood {
     /// Where it listens.
     pub address: SocketAddr,
@@ -200,7 +201,7 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Starts one; each answer has `length` bytes of body.
+    /// Starts one; each response has `length` bytes of body.
     pub fn start(length: u64) -> Self {
         let sockets = Sockets::start();
         let (address, written) = (sockets.address, Arc::new(AtomicU64::new(0)));

@@ -19,7 +19,7 @@ fn what_is_away_is_left_out_and_not_waited_for() {
     nine.good(&["down", "--purge", "--yes"]);
 }
 
-/// It is looked after like all others; whether it takes allocations is not asked.
+/// It is looked after like all others; whether it takes allocations does not matter.
 fn a_client_in_maintenance(nine: &Nine) {
     let id = node_id(nine, "nomad-client-0");
     nine.nomad(&["node", "eligibility", "-disable", &id]);

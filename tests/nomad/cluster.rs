@@ -1,5 +1,5 @@
 //! Nine nodes on loopback addresses of their own, made and looked after by the binary as a user
-//! calls it, and asked by the real command-line tools.
+//! calls it, and looked at by the real command-line tools.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -197,7 +197,7 @@ impl Nine {
         done.stdout
     }
 
-    /// An answer of Nomad's API to the operator; none while there is no leader.
+    /// A response of Nomad's API to the operator; none while there is no leader.
     pub(super) fn nomad_api(&self, path: &str) -> Option<Value> {
         let exports = self.variables();
         self.api(
@@ -216,7 +216,7 @@ impl Nine {
         )
     }
 
-    /// An answer of Consul's API, likewise.
+    /// A response of Consul's API, likewise.
     pub(super) fn consul_api(&self, path: &str) -> Option<Value> {
         let exports = self.variables();
         self.api(

@@ -14,7 +14,7 @@ use crate::support::nomad;
 /// What a request comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comes {
-    /// An answer with this status.
+    /// A response with this status.
     To(u16),
     /// No TLS: the certificate means nothing there.
     ToNothing,

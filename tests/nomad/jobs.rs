@@ -36,7 +36,7 @@ pub(super) fn load(nine: &Nine, outside: &Lb, path: &str, what: &str) -> Loads {
 }
 
 impl Loads {
-    /// Ends it; no request may have failed at either place. What answered outside.
+    /// Ends it; no request may have failed at either place. What responded outside.
     pub(super) fn none_failed(self) -> Outcome {
         let (outside, inside) = (self.outside.stop(), self.inside.stop());
         for (place, outcome) in [("outside", &outside), ("on a client", &inside)] {
@@ -189,7 +189,7 @@ pub(super) fn wait_running(nine: &Nine, job: &str, count: usize) -> BTreeMap<Str
 
 /// The tasks' own processes, by allocation.
 pub(super) fn task_processes(nine: &Nine, job: &str) -> BTreeSet<(u32, String)> {
-    let allocations = running(nine, job).expect("Nomad answers");
+    let allocations = running(nine, job).expect("Nomad responds");
     let processes = nine.processes();
     let of = |pid: &u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -253,7 +253,7 @@ pub(super) fn ask(address: SocketAddr, path: &str) -> (u16, String) {
 
 /// Id of a Nomad node.
 pub(super) fn node_id(nine: &Nine, name: &str) -> String {
-    let nodes = nine.nomad_api("/v1/nodes").expect("Nomad answers");
+    let nodes = nine.nomad_api("/v1/nodes").expect("Nomad responds");
     let nodes = nodes.as_array().expect("a list").iter();
     let mut live = nodes.filter(|node| node["Name"] == name && node["Status"] == "ready");
     live.next()

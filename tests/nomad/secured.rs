@@ -1,5 +1,5 @@
-//! A cluster with ACLs: made by runs that were killed in the midst of it, closed to who has no
-//! token, and open to each token for what it is for and no more.
+//! A cluster with ACLs: made by runs that were killed in the midst of it, closed to clients without
+//! a token, and open to each token for what it is for and no more.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

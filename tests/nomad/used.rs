@@ -86,7 +86,7 @@ pub(super) fn looks_well(nine: &Nine) {
         .filter(|row| row.ends_with(&["eligible".to_owned(), "ready".to_owned()]))
         .count();
     assert_eq!(ready, 3, "{nodes:?}");
-    // Gossip takes its time to bring everybody's word to everybody.
+    // Gossip takes its time to bring every member's word to every other.
     nine.wait("nine members alive", || {
         let members = rows(&nine.consul(&["members"]));
         (members.iter().filter(|row| row[2] == "alive").count() == 9).then_some(())
@@ -149,7 +149,7 @@ fn drains(nine: &Nine, outside: &Lb) {
     loads.none_failed();
 }
 
-/// The shipped batch job asks the sample a hundred times through the lb of its node.
+/// The shipped batch job sends the sample a hundred requests through the lb of its node.
 fn batch(nine: &Nine) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nomad/batch.nomad.hcl");
     nine.nomad(&["job", "run", "-detach", &file.display().to_string()]);
@@ -166,7 +166,7 @@ fn batch(nine: &Nine) {
 fn agents_and_a_machine_die(nine: &Nine, outside: &Lb) {
     let lost = "nomad-client-2";
     if !running(nine, "drill")
-        .expect("Nomad answers")
+        .expect("Nomad responds")
         .values()
         .any(|node| node == lost)
     {
@@ -175,7 +175,7 @@ fn agents_and_a_machine_die(nine: &Nine, outside: &Lb) {
         wait_deployed(nine, 3);
         wait_running(nine, "drill", 3);
     }
-    let nodes = running(nine, "drill").expect("Nomad answers");
+    let nodes = running(nine, "drill").expect("Nomad responds");
     let (before, mut tasks) = (nine.daemons(), task_processes(nine, "drill"));
     tasks.retain(|(_, allocation)| nodes[allocation] != lost);
     let of_living = tasks

@@ -1,5 +1,5 @@
-//! Clients: one that sends exact bytes and reads exact answers, and one that makes load and counts
-//! what happens.
+//! Clients: one that sends exact bytes and reads exact responses, and one that makes load and
+//! counts what happens.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -23,7 +23,7 @@ pub struct RawClient {
     unread: Vec<u8>,
 }
 
-/// An answer taken apart, nothing interpreted but its framing.
+/// A response taken apart, nothing interpreted but its framing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawResponse {
     /// Status code.
@@ -88,8 +88,8 @@ impl RawClient {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Reads one answer (to a request that was not HEAD); none when the connection ended before its
-    /// first byte. Interim answers (1xx but 101) are answers too.
+    /// Reads one response (to a request that was not HEAD); none when the connection ended before
+    /// its first byte. Interim responses (1xx but 101) count too.
     pub fn response(&mut self) -> Option<RawResponse> {
         loop {
             if let Some((response, used)) = parse(&self.unread, false) {
@@ -164,7 +164,7 @@ impl RawClient {
 }
 
 impl RawResponse {
-    /// Parses a whole answer.
+    /// Parses a whole response.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         parse(bytes, true).map(|(response, _)| response)
     }
@@ -191,10 +191,10 @@ pub fn exchange(address: SocketAddr, request: impl AsRef<[u8]>) -> Option<RawRes
 /// A plain GET.
 pub fn get(address: SocketAddr, host: &str, path: &str) -> RawResponse {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    exchange(address, request).expect("an answer")
+    exchange(address, request).expect("a response")
 }
 
-/// The answer at the start of `bytes` and its length; none while it is not whole.
+/// The response at the start of `bytes` and its length; none while it is not whole.
 fn parse(bytes: &[u8], ended: bool) -> Option<(RawResponse, usize)> {
     let head_end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = String::from_utf8_lossy(&bytes[..head_end - 4]);
@@ -279,20 +279,20 @@ pub struct Load {
     pub per_second: u32,
     /// Connections.
     pub connections: u32,
-    /// Longest wait for one answer.
+    /// Longest wait for one response.
     pub timeout: Duration,
 }
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Answers by status.
+    /// Responses by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without an answer, by reason.
+    /// Requests without a response, by reason.
     pub errors: BTreeMap<String, u64>,
-    /// Answers by the `x-instance` header.
+    /// Responses by the `x-instance` header.
     pub instances: BTreeMap<String, u64>,
-    /// Times from when each request was due to its whole answer, sorted: a stall shows in all it
+    /// Times from when each request was due to its whole response, sorted: a stall shows in all it
     /// held up.
     pub latencies: Vec<Duration>,
 }
@@ -370,7 +370,7 @@ impl Outcome {
         self.statuses.values().sum::<u64>() + self.errors.values().sum::<u64>()
     }
 
-    /// Requests without an answer, and answers of 500 and above.
+    /// Requests without a response, and responses of 500 and above.
     pub fn failed(&self) -> u64 {
         self.errors.values().sum::<u64>()
             + self

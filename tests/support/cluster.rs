@@ -199,8 +199,8 @@ impl Cluster {
         )
     }
 
-    /// What `consul keyring -list` prints once every member has answered: the question goes by
-    /// gossip, and where one answer is late the command fails.
+    /// What `consul keyring -list` prints once every member has responded: the question goes by
+    /// gossip, and where one response is late the command fails.
     pub fn keyring(&self) -> String {
         let mut printed = String::new();
         wait_until("an answer of every member about its keys", || {

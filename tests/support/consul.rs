@@ -242,7 +242,7 @@ impl ConsulAgent {
         self.child.id()
     }
 
-    /// Calls the API; panics unless it answers 200.
+    /// Calls the API; panics unless the status is 200.
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> String {
         match self.try_api(method, path, body) {
             Ok((200, text)) => text,
@@ -250,7 +250,7 @@ impl ConsulAgent {
         }
     }
 
-    /// Sets a key of the KV store; answers what Consul did.
+    /// Sets a key of the KV store; returns what Consul did.
     pub fn put_key(&self, key: &str, value: &str) -> String {
         match self.call("PUT", &format!("/v1/kv/{key}"), Some(value)) {
             Ok((200, text)) => text,

@@ -120,7 +120,7 @@ pub fn lb(config: &str) -> Lb {
     Lb::start(&format!("{config}\n{listeners}"))
 }
 
-/// One GET; status, and which instance answered.
+/// One GET; status, and which instance responded.
 pub fn ask(lb: &Lb, path: &str) -> (u16, String) {
     let answer = get(lb.address("http"), "drill.test", path);
     (
@@ -129,7 +129,7 @@ pub fn ask(lb: &Lb, path: &str) -> (u16, String) {
     )
 }
 
-/// Asks until the status is this one.
+/// Sends requests until the status is this one.
 pub fn wait_status(lb: &Lb, path: &str, status: u16) {
     wait_until(format!("{status} at {path}"), || ask(lb, path).0 == status);
 }
@@ -186,7 +186,7 @@ pub fn load(lb: &Lb, path: &str, per_second: u32) -> RunningLoad {
     Load::new(lb.address("http"), "drill.test", path, per_second).start()
 }
 
-/// Seconds since the last answer about a service that was believed.
+/// Seconds since the last response about a service that was believed.
 pub fn age(lb: &Lb, service: &str) -> f64 {
     let sample = format!("lb_registry_last_success_timestamp_seconds{{service=\"{service}\"}}");
     let now = std::time::SystemTime::now()

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-/// What goes wrong, with every answer until it is set back.
+/// What goes wrong, with every response until it is set back.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Fault {
     /// Nothing.
@@ -34,7 +34,7 @@ pub enum Fault {
     NoIndex,
     /// A 200 whose JSON ends in the middle.
     Truncated,
-    /// Requests are read and never answered.
+    /// Requests are read and get no response.
     Hang,
     /// This status, with `Retry-After` in seconds if given; and with the misleading
     /// `X-Consul-Index: 1` of Consul 1.8.
@@ -46,13 +46,13 @@ pub enum Fault {
     /// `consul` is not listed, and neither is the service of this name, as for a token for some
     /// services only.
     Without(String),
-    /// Health answers are empty, the list is whole.
+    /// Health responses are empty, the list is whole.
     EmptyHealth,
-    /// Stale answers say so: last contact in ms, and known leader. Default reads fail with 500.
+    /// Stale responses say so: last contact in ms, and known leader. Default reads fail with 500.
     Leaderless(u64),
-    /// Stale answers are this old (ms); default reads are never answered.
+    /// Stale responses are this old (ms); default reads get none.
     FrozenLeader(u64),
-    /// Stale answers are this old (ms), and empty; default reads are right.
+    /// Stale responses are this old (ms), and empty; default reads are right.
     Old(u64),
 }
 
@@ -61,12 +61,12 @@ pub enum Fault {
 pub struct Acl {
     /// Services that are left out of lists and have no instances.
     pub hidden: BTreeSet<String>,
-    /// Answers that something was left out of say so, as those of Consul 1.11.
+    /// Responses that something was left out of say so, as those of Consul 1.11.
     pub header: bool,
     /// Configuration entries of these services are refused, those of others are not there, as in
     /// Consul 1.5; else there are no such paths.
     pub entries: bool,
-    /// What `/v1/acl/token/self` answers; none: there is no such path.
+    /// The response at `/v1/acl/token/self`; none: there is no such path.
     pub token: Option<(u16, &'static str)>,
 }
 
@@ -184,7 +184,7 @@ impl FakeConsul {
         });
     }
 
-    /// Misbehaves when asked for keys.
+    /// Misbehaves at requests for keys.
     pub fn break_keys(&self, fault: Fault) {
         self.break_service("/v1/kv/", fault);
     }
@@ -197,7 +197,7 @@ impl FakeConsul {
         });
     }
 
-    /// Misbehaves from now on; blocked queries are answered that way too.
+    /// Misbehaves from now on; blocked queries end that way too.
     pub fn fault(&self, fault: Fault) {
         self.state.send_modify(|state| {
             state.fault = fault;
@@ -205,7 +205,7 @@ impl FakeConsul {
         });
     }
 
-    /// From now on the token is one with these rights; blocked queries are answered.
+    /// From now on the token is one with these rights; blocked queries end.
     pub fn set_acl(&self, acl: Acl) {
         self.state.send_modify(|state| {
             state.acl = Some(acl);
@@ -213,7 +213,7 @@ impl FakeConsul {
         });
     }
 
-    /// Misbehaves when asked for the instances of this service.
+    /// Misbehaves at requests for the instances of this service.
     pub fn break_service(&self, service: &str, fault: Fault) {
         self.state.send_modify(|state| {
             state.broken.insert(service.to_owned(), fault);
@@ -230,8 +230,8 @@ impl FakeConsul {
         });
     }
 
-    /// Restores a snapshot: every blocked query is answered with what it waited for unchanged,
-    /// index and all, and only then is this the present state, with a lower index.
+    /// Restores a snapshot: every blocked query returns what it waited for unchanged, index and
+    /// all, and only then is this the present state, with a lower index.
     pub fn restore(&self, index: u64, service: &str, ports: &[u16]) {
         let old = self.state.borrow().clone();
         self.state.send_modify(|state| {

@@ -207,7 +207,7 @@ impl Lb {
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).unwrap();
         let answer = super::client::RawResponse::parse(&answer)
-            .expect("a whole answer of the admin listener");
+            .expect("a whole response of the admin listener");
         (
             answer.status,
             String::from_utf8_lossy(&answer.body).into_owned(),

@@ -22,8 +22,8 @@ use super::wait::{PATIENCE, try_wait};
 const PORT: u16 = 4646;
 
 /// A service that responds after 20 ms, tells its name in `x-instance`, and dies at once when told
-/// to stop, also between the head of an answer and its body, which it writes apart. It binds `BIND`
-/// if that is set, and what Nomad takes for the node's address otherwise.
+/// to stop, also between the head of a response and its body, which it writes apart. It binds
+/// `BIND` if that is set, and what Nomad takes for the node's address otherwise.
 pub const APPLICATION: &str = r#"
 import http.server, os, signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: os._exit(0))

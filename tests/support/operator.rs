@@ -144,7 +144,7 @@ impl Operator {
         fs::read_to_string(self.dir.path().join("said")).unwrap()
     }
 
-    /// Asks an agent's API as the operator; empty when it does not answer.
+    /// Requests a path of an agent's API as the operator; empty when it does not respond.
     pub fn ask(&self, address: &str, port: u16, path: &str) -> String {
         let state = self.state();
         let file = |name: &str| state.join(name).to_string_lossy().into_owned();

@@ -210,8 +210,9 @@ impl Link {
         };
         let (namespace, plug) = (&link.namespace, &link.plug);
         run(Command::new("ip").args(["netns", "add", namespace]));
-        // Who comes in the place of another machine has its hardware address, too: the others would
-        // look for it at the old one until they have forgotten that, which takes up to a minute.
+        // What comes in the place of another machine has its hardware address, too: the others
+        // would look for it at the old one until they have forgotten that, which takes up to a
+        // minute.
         let hardware = format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
         let script = format!(
             "set -e\nip link add {plug} type veth peer name eth0 netns {namespace}\n\

@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 static RUNNING: Mutex<(&str, usize)> = Mutex::new(("", 0));
 static ENDED: Condvar = Condvar::new();
 
-/// Held for as long as the test loads the machine. A test that holds one must not ask for another
+/// Held for as long as the test loads the machine. A test that holds one must not wait for another
 /// kind: it would wait for itself.
 #[must_use = "the turn ends when this is dropped"]
 pub struct Turn(());

@@ -1,10 +1,10 @@
 //! Upstream servers for tests, in this process: one that speaks HTTP/1.1 and h2c and does what it
-//! is told, one that answers with given bytes, and one that echoes bytes. Each has a thread and a
+//! is told, one that responds with given bytes, and one that echoes bytes. Each has a thread and a
 //! runtime of its own, so that blocking tests can use them.
 //!
 //! The path of a request says what comes back, whatever stands before it:
 //!
-//! | last part of the path | answer |
+//! | last part of the path | response |
 //! |---|---|
 //! | `/echo` | the request's body, streamed back as it arrives, with its trailers |
 //! | `/sse` | a server-sent event at once, then one for each [`Upstream::tick`] |
@@ -12,7 +12,7 @@
 //! | `/trailers` | a body and the trailer `x-checksum: 42` |
 //! | `/bytes/N` | N bytes |
 //! | `/ws` | upgrade to a websocket that echoes frames |
-//! | `/close` | the connection is closed without an answer |
+//! | `/close` | the connection is closed without a response |
 //! | anything else | JSON of what arrived: method, path, headers, body |
 
 use std::convert::Infallible;
@@ -60,7 +60,7 @@ struct Shared {
     ticks: watch::Sender<u64>,
 }
 
-/// Answers carry no gRPC status.
+/// Responses carry no gRPC status.
 const NO_GRPC_STATUS: u16 = u16::MAX;
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -97,30 +97,30 @@ impl Upstream {
         }
     }
 
-    /// Its name, which answers carry in `x-instance`.
+    /// Its name, which responses carry in `x-instance`.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// From now on, answers take this long.
+    /// From now on, responses take this long.
     pub fn set_delay(&self, delay: Duration) {
         self.shared
             .delay_ms
             .store(u64::try_from(delay.as_millis()).unwrap(), SeqCst);
     }
 
-    /// From now on, answers have this status.
+    /// From now on, responses have this status.
     pub fn set_status(&self, status: u16) {
         self.shared.status.store(status, SeqCst);
     }
 
-    /// From now on, answers have no body, and this gRPC status in their head: how a call fails
+    /// From now on, responses have no body, and this gRPC status in their head: how a call fails
     /// before it said anything.
     pub fn set_grpc_status(&self, status: u16) {
         self.shared.grpc_status.store(status, SeqCst);
     }
 
-    /// From now on, each request is met by a closed connection instead of an answer.
+    /// From now on, each request is met by a closed connection instead of a response.
     pub fn set_closing(&self, closing: bool) {
         self.shared.closing.store(closing, SeqCst);
     }
@@ -174,8 +174,8 @@ impl Drop for Upstream {
     }
 }
 
-/// Answers every request head with the same bytes and leaves the connection open (or closes it):
-/// for answers that no library would send.
+/// Responds to every request head with the same bytes and leaves the connection open (or closes
+/// it): for responses that no library would send.
 pub struct RawUpstream {
     /// Where it listens.
     pub address: SocketAddr,
@@ -344,7 +344,7 @@ async fn speaks_h2(socket: &TcpStream) -> bool {
     }
 }
 
-/// An error makes hyper close the connection without an answer.
+/// An error makes hyper close the connection without a response.
 async fn answer(
     mut request: Request<Incoming>,
     shared: Arc<Shared>,
@@ -472,9 +472,9 @@ async fn json(request: Request<Incoming>, name: &str) -> Response<Body> {
     response
 }
 
-/// The handshake is answered without checking the key (the accept value is fixed: proxies pass it,
-/// clients of these tests do not look), and frames are echoed as bytes: a proxy must not care what
-/// they are.
+/// The response to the handshake does not depend on the key (the accept value is fixed: proxies
+/// pass it, clients of these tests do not look), and frames are echoed as bytes: a proxy must not
+/// care what they are.
 fn upgrade(request: &mut Request<Incoming>) -> Response<Body> {
     let upgraded = hyper::upgrade::on(request);
     tokio::spawn(async move {

@@ -46,7 +46,7 @@ struct State {
     /// Wrapping token and what is inside.
     wrapped: BTreeMap<String, String>,
     renewals: u64,
-    /// A sealed Vault answers 503.
+    /// A sealed Vault responds with 503.
     sealed: bool,
 }
 
@@ -137,9 +137,9 @@ impl Vault {
         vault
     }
 
-    /// Writes, and returns the answer.
+    /// Writes, and returns the response.
     pub fn write(&self, path: &str, body: &Value) -> Value {
-        let (status, text) = self.try_call("POST", path, Some(body)).expect("an answer");
+        let (status, text) = self.try_call("POST", path, Some(body)).expect("a response");
         assert!(matches!(status, 200 | 204), "POST {path}: {status} {text}");
         if text.is_empty() {
             Value::Null
@@ -150,7 +150,9 @@ impl Vault {
 
     /// A certificate's text of the CA at `pki/`.
     pub fn ca_pem(&self) -> String {
-        let (status, text) = self.try_call("GET", "pki/ca/pem", None).expect("an answer");
+        let (status, text) = self
+            .try_call("GET", "pki/ca/pem", None)
+            .expect("a response");
         assert_eq!(status, 200, "{text}");
         text
     }
@@ -195,7 +197,7 @@ impl Vault {
         }
     }
 
-    /// What the stand-in was asked.
+    /// The requests that the stand-in got.
     pub fn seen(&self) -> Vec<Asked> {
         match &self.kind {
             Kind::StandIn(server, _) => server.seen(),
@@ -228,7 +230,7 @@ impl StandIn {
         self.state.lock().unwrap().renewals
     }
 
-    /// Seals it: it answers nothing but 503.
+    /// Seals it: it responds with nothing but 503.
     pub fn seal(&self, sealed: bool) {
         self.state.lock().unwrap().sealed = sealed;
     }

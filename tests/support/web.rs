@@ -1,4 +1,5 @@
-//! A small web server of a test: HTTP/1.1, in clear or by TLS, answering as the test says.
+//! A small web server of a test: HTTP/1.1, in clear or by TLS, with the responses that the test
+//! names.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +15,7 @@ use super::certs::Pair;
 /// How long a connection may be silent; it ends then.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What was asked.
+/// A request that came.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub method: String,
@@ -84,7 +85,7 @@ impl WebServer {
         Self { address, seen }
     }
 
-    /// All that was asked so far.
+    /// All requests so far.
     pub fn seen(&self) -> Vec<Asked> {
         self.seen.lock().unwrap().clone()
     }

@@ -28,7 +28,7 @@ const TAG_LEN: usize = 16;
 const CHUNK: usize = 64 << 10;
 /// log2 of scrypt's N: 128 MiB and about half a second (what OWASP recommends, with r = 8, p = 1).
 const COST: u8 = 17;
-/// A file may ask for no more: 1 GiB of memory.
+/// A file may require no more: 1 GiB of memory.
 const COST_MAX: u8 = 20;
 
 /// Why a file cannot be opened.

@@ -187,7 +187,7 @@ mod tests {
         folder.create().unwrap().write_all(b"half").unwrap();
         drop(folder);
         assert_eq!(fs::read(&path).unwrap(), b"one");
-        // A run that was killed is no obstacle.
+        // A run that was killed is not an obstacle.
         fs::write(dir.join("id.lb-backup.new"), "half").unwrap();
         keep("two");
         assert_eq!(fs::read(&path).unwrap(), b"two");

@@ -56,7 +56,10 @@ pub async fn give_agent_tokens(
     for &node in nodes {
         let name = consul_agent(node);
         let Some(token) = tokens.get(&name) else {
-            anyhow::bail!("{}: no token {name} has been made", node.name);
+            anyhow::bail!(
+                "{}: there is no token {name} in the state folder: run `lb bootstrap up`",
+                node.name
+            );
         };
         work.push(async move {
             let api = view.api(node, Product::Consul);
@@ -97,7 +100,7 @@ pub async fn is_token_lost(view: &ClusterView<'_>, product: Product) -> bool {
 enum Try {
     /// The token that is now valid.
     Made { accessor: String, secret: Secret },
-    /// Somebody did it before; the number that allows it anew.
+    /// It was done before; the number that allows it anew.
     DoneBefore { reset_index: Option<u64> },
     /// Requested without a response: it may have been carried out.
     NoResponse(String),
@@ -223,7 +226,7 @@ async fn try_all(
             Err(error) => return Ok(Try::NoResponse(error.to_string())),
         };
         if let Some(reset_index) = already_done(&reply.text()) {
-            // By ourselves, a moment ago, with a response that was lost?
+            // By this run, a moment ago, with a response that was lost?
             return Ok(match is_valid(&api).await {
                 Ok(Some(accessor)) => Try::Made {
                     accessor,

@@ -2,8 +2,8 @@
 //!
 //! A connection per request: there are few of them, and a fresh handshake is itself a test of the
 //! certificates. How the bytes get there (straight, or through `ssh`) is the business of the
-//! [`Connect`] that it is given; which node to ask, and what to make of the answer, that of the
-//! callers.
+//! [`Connect`] that it is given; which node a request goes to, and what to make of the response,
+//! that of the callers.
 
 mod stream;
 
@@ -34,12 +34,12 @@ use tokio_rustls::client::TlsStream;
 use crate::bootstrap::security::secrets::{Pair, Secret};
 use crate::trust::AcceptAny;
 
-/// Limit for most requests: a server without a leader may hang for many seconds, and that is an
-/// answer as well.
+/// Limit for most requests: a server without a leader may hang for many seconds, and that is a
+/// result as well.
 pub const LIMIT: Duration = Duration::from_secs(3);
-/// Longest answer that is read, in bytes.
+/// Longest response that is read, in bytes.
 const BODY_MAX: usize = 32 << 20;
-/// How much of an answer an error shows, in characters.
+/// How much of a response an error shows, in characters.
 const SHOWN_MAX: usize = 400;
 
 /// A connection, whatever carries it.
@@ -94,16 +94,16 @@ pub fn tls_config(ca_bundle: &str, operator: &Pair) -> anyhow::Result<Arc<Client
     Ok(Arc::new(config))
 }
 
-/// Why there is no good answer.
+/// Why there is no good response.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// Nothing listens there.
     #[error("https://{0}: connection refused")]
     Refused(SocketAddr),
     /// It hangs, or cannot be reached.
-    #[error("https://{address}{path}: no answer within {limit:?}")]
+    #[error("https://{address}{path}: no response within {limit:?}")]
     Timeout {
-        /// Who was asked.
+        /// Where the request went.
         address: SocketAddr,
         /// For what.
         path: String,
@@ -113,15 +113,15 @@ pub enum ApiError {
     /// One side does not accept the other's certificate, or there is no TLS at all.
     #[error("https://{address}: TLS: {text}")]
     Tls {
-        /// Who was asked.
+        /// Where the connection went.
         address: SocketAddr,
         /// The alert, or what is wrong with the certificate.
         text: String,
     },
-    /// An answer, but not a good one.
+    /// A response, but not a good one.
     #[error("https://{address}{path}: {status}: {body}")]
     Status {
-        /// Who was asked.
+        /// Where the request went.
         address: SocketAddr,
         /// For what.
         path: String,
@@ -130,10 +130,10 @@ pub enum ApiError {
         /// Beginning of the text.
         body: String,
     },
-    /// An answer that is not what it should be.
-    #[error("https://{address}{path}: answer not understood: {text}")]
+    /// A response that is not what it should be.
+    #[error("https://{address}{path}: response not understood: {text}")]
     Content {
-        /// Who was asked.
+        /// Where the request went.
         address: SocketAddr,
         /// For what.
         path: String,
@@ -143,7 +143,7 @@ pub enum ApiError {
     /// The connection failed in another way.
     #[error("https://{address}: {text}")]
     Connection {
-        /// Who was asked.
+        /// Where the connection went.
         address: SocketAddr,
         /// The system's error.
         text: String,
@@ -151,7 +151,7 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    /// The status, if there was an answer.
+    /// The status, if there was a response.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         match self {
@@ -161,7 +161,7 @@ impl ApiError {
     }
 }
 
-/// An answer of whatever status.
+/// A response of whatever status.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// Status.
@@ -236,7 +236,7 @@ impl fmt::Debug for Api {
 }
 
 impl Api {
-    /// The agent at `address`, asked with this token.
+    /// The agent at `address`, with this token in each request.
     #[must_use]
     pub fn new(
         connect: Connect,
@@ -252,7 +252,7 @@ impl Api {
         }
     }
 
-    /// The same agent, asked with another token.
+    /// The same agent, with another token.
     #[must_use]
     pub fn with_token(&self, token: Option<Secret>) -> Self {
         Self {
@@ -270,7 +270,7 @@ impl Api {
     /// GET.
     ///
     /// # Errors
-    /// When there is no answer; any status is one.
+    /// When there is no response; any status is one.
     pub async fn get(&self, path: &str, limit: Duration) -> Result<Reply, ApiError> {
         self.request(Method::GET, path, None, limit).await
     }
@@ -278,7 +278,7 @@ impl Api {
     /// PUT.
     ///
     /// # Errors
-    /// When there is no answer; any status is one.
+    /// When there is no response; any status is one.
     pub async fn put(
         &self,
         path: &str,
@@ -291,7 +291,7 @@ impl Api {
     /// POST.
     ///
     /// # Errors
-    /// When there is no answer; any status is one.
+    /// When there is no response; any status is one.
     pub async fn post(
         &self,
         path: &str,
@@ -304,7 +304,7 @@ impl Api {
     /// DELETE.
     ///
     /// # Errors
-    /// When there is no answer; any status is one.
+    /// When there is no response; any status is one.
     pub async fn delete(
         &self,
         path: &str,
@@ -418,7 +418,7 @@ impl Api {
         tokio::pin!(exchange);
         tokio::select! {
             result = &mut exchange => result,
-            // It may end before the last bytes of the answer have been taken over, which is no
+            // It may end before the last bytes of the response have been taken over, which is not a
             // mistake.
             end = connection => exchange.await.map_err(|error| end.err().map_or(error, |end| self.hyper_error(end))),
         }
@@ -435,8 +435,8 @@ impl Api {
             .uri(path)
             .header(header::HOST, self.address.to_string());
         if let Some(token) = &self.token {
-            // Each product reads its own, and only the one that the token belongs to is asked with
-            // it.
+            // Each product reads its own field, and a token is sent only to the one that it belongs
+            // to.
             if let Ok(mut value) = HeaderValue::from_str(token.reveal()) {
                 value.set_sensitive(true);
                 request = request

@@ -58,11 +58,11 @@ impl ClusterClient {
         )
     }
 
-    /// The first good answer of any of these servers; all are asked at once, so that a hanging one
-    /// costs no time.
+    /// The first good response of any of these servers. All get the request at once, so that a
+    /// hanging one costs no time.
     ///
     /// # Errors
-    /// The last error, if no server answers well.
+    /// The last error, if no server gives a good response.
     pub async fn any_server<'c, T: DeserializeOwned>(
         &self,
         servers: impl Iterator<Item = &'c Node>,
@@ -81,10 +81,10 @@ impl ClusterClient {
         Ok(answer)
     }
 
-    /// The good answers of all of these servers, asked at once, in their order.
+    /// The good responses of all of these servers, requested at once, in their order.
     ///
     /// # Errors
-    /// The last error, if no server answers well.
+    /// The last error, if no server gives a good response.
     pub async fn every_server<'c, T: DeserializeOwned>(
         &self,
         servers: impl Iterator<Item = &'c Node>,

@@ -1,4 +1,4 @@
-//! What a symptom in a log or an answer means, and what to do about it: the catalogue, as a table.
+//! What a symptom in a log or a response means, and what to do about it: the catalogue, as a table.
 //! Pure.
 //!
 //! The texts are those of Consul 1.8 to 1.13 and Nomad 1.x to 2.0, as seen on clusters that were
@@ -89,7 +89,7 @@ const CATALOGUE: &[Row] = &[
             ["invalid peer certificate", "NotValidForName"],
             ["invalid peer certificate", "not valid for name"]
         ],
-        "the certificate that the node serves does not hold the address under which it was asked",
+        "the certificate that the node serves does not hold the address that the request went to",
         "run `lb bootstrap rotate-certs`: new certificates hold the address of the description"
     ),
     row!(
@@ -185,7 +185,7 @@ const CATALOGUE: &[Row] = &[
     ),
     row!(
         [["CertificateRequired"], ["certificate required"]],
-        "the node asked for a client certificate and got none",
+        "the node requested a client certificate and got none",
         "use the operator's certificate: `lb bootstrap env` prints the variables"
     ),
     row!(
@@ -234,7 +234,7 @@ const CATALOGUE: &[Row] = &[
 /// The first line of a daemon's log.
 const STARTS: [&str; 2] = ["==> Starting Consul agent", "==> Starting Nomad agent"];
 
-/// Looks for a known symptom in the end of a node's log, then in what its API answered.
+/// Looks for a known symptom in the end of a node's log, then in the error of its API.
 ///
 /// Newer lines come first: what was wrong an hour ago may have been mended since.
 #[must_use]
@@ -394,7 +394,7 @@ mod tests {
                 found.is_some_and(|cause| cause.text.contains(expected)),
                 "{line}: {found:?}"
             );
-            assert_eq!(find("", line), found, "{line}: the same from an answer");
+            assert_eq!(find("", line), found, "{line}: the same from the API");
         }
     }
 

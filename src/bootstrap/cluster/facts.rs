@@ -2,8 +2,8 @@
 //! autopilot, Nomad's nodes. Pure.
 //!
 //! Versions leave fields out, and Go writes an empty list as `null`. What identifies a thing has to
-//! be there; whatever else is absent counts as the answer that asks for patience: not alive, not
-//! healthy, no voter, not leading.
+//! be there; whatever else is absent counts as what makes a gate wait: not alive, not healthy, not
+//! a voter, not leading.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::bootstrap::topology::Node;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "Value")]
 pub enum MemberStatus {
-    /// It answers.
+    /// It responds.
     Alive,
     /// It has said that it goes.
     Leaving,
@@ -70,7 +70,7 @@ impl From<Value> for MemberStatus {
 pub struct Member {
     /// Name; of Nomad with the region behind a dot.
     pub name: String,
-    /// How the agent that was asked takes it.
+    /// How the agent that was called takes it.
     #[serde(default)]
     pub status: MemberStatus,
     #[serde(default)]
@@ -101,7 +101,7 @@ impl Member {
     }
 }
 
-/// The answer to `/v1/agent/members`: a list of Consul, an object with a list of Nomad.
+/// The response to `/v1/agent/members`: a list of Consul, an object with a list of Nomad.
 #[derive(Debug)]
 pub(super) struct Members(pub(super) Vec<Member>);
 
@@ -162,7 +162,7 @@ impl RaftPeer {
     }
 }
 
-/// The answer to `/v1/operator/raft/configuration`.
+/// The response to `/v1/operator/raft/configuration`.
 #[derive(Debug, Deserialize)]
 pub(super) struct RaftConfiguration {
     #[serde(rename = "Servers", deserialize_with = "or_empty")]

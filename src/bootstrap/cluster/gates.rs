@@ -1,9 +1,9 @@
 //! Whether a phase of the start is really over, and whether a restarted server is really back.
 //!
 //! A gate looks at all nodes at once, again and again, until all are well or its time is up; then
-//! it tells for each node that is not what was asked and seen. What is looked at: `consul`, `nomad`
-//! and `rolling` below this file. Starting things, and what to do when a gate stays shut, is left
-//! to the callers.
+//! it tells for each node that is not what was requested and seen. What is looked at: `consul`,
+//! `nomad` and `rolling` below this file. Starting things, and what to do when a gate stays shut,
+//! is left to the callers.
 //!
 //! Membership alone proves little: gossip needs only the gossip key, so a node with an expired
 //! certificate is "alive". So each node also gets a request that its agent can only serve by way of
@@ -38,7 +38,7 @@ pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Send + Sync);
 pub struct Reason {
     /// Name of the node.
     pub node: String,
-    /// What was asked and seen.
+    /// What was requested and seen.
     pub text: String,
     /// What it means, if it is known.
     pub cause: Option<Cause>,
@@ -81,8 +81,8 @@ impl fmt::Display for GateFailure {
 /// What every gate needs.
 #[derive(Clone, Copy)]
 pub struct Gates<'a> {
-    /// The cluster, and how to ask it. With ACLs and before their bootstrap it has no token; then
-    /// the gates leave out what needs one.
+    /// The cluster, and how to reach its agents. With ACLs and before their bootstrap it has no
+    /// token; then the gates leave out what needs one.
     pub view: &'a ClusterView<'a>,
     /// Names of nodes that are expected to be dead, for instance because they are being replaced.
     pub absent: &'a [String],
@@ -183,19 +183,19 @@ impl<'a> Gates<'a> {
             .collect()
     }
 
-    /// What an agent says who leads; an error if it says nobody.
+    /// The leader that an agent names; an error if it names none.
     async fn leader_seen_by(&self, node: &Node, product: Product) -> Result<String, String> {
         match self.view.leader_seen_by(node, product).await {
             Ok(Some(leader)) => Ok(leader),
             Ok(None) => Err("knows no leader".to_owned()),
-            Err(error) => Err(asked(&error)),
+            Err(error) => Err(failed_request(&error)),
         }
     }
 }
 
 /// An error as a reason.
-fn asked(error: &ApiError) -> String {
-    format!("asked {error}")
+fn failed_request(error: &ApiError) -> String {
+    format!("request to {error}")
 }
 
 /// How each present server is found in what it says itself: a leader, and all servers of the
@@ -205,7 +205,7 @@ async fn servers_of<'a>(gates: &Gates<'a>, product: Product) -> Vec<Finding<'a>>
     let views = join_all(servers.iter().map(|node| async move {
         let leader = gates.leader_seen_by(node, product).await?;
         let peers = gates.view.peer_addresses_seen_by(node, product).await;
-        Ok::<_, String>((leader, peers.map_err(|error| asked(&error))?))
+        Ok::<_, String>((leader, peers.map_err(|error| failed_request(&error))?))
     }))
     .await;
     judge_servers(gates, product, &servers, views)

@@ -23,7 +23,7 @@ use super::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Node, Product};
 
-/// Limit for one call: it waits for the answers of all members.
+/// Limit for one call: it waits for the responses of all members.
 const LIMIT: Duration = Duration::from_secs(15);
 /// Pause between two looks.
 const STEP: Duration = Duration::from_millis(200);
@@ -93,12 +93,12 @@ pub async fn check(view: &ClusterView<'_>, product: Product) -> anyhow::Result<(
     refuse_failed(view, product).await.map(drop)
 }
 
-/// A server that answers, if no member has failed and none of the description is away.
+/// A server that responds, if no member has failed and none of the description is away.
 ///
 /// Autopilot soon makes a dead server one that has `left`; it would come back with the old key all
 /// the same.
 async fn refuse_failed(view: &ClusterView<'_>, product: Product) -> anyhow::Result<Api> {
-    // All are asked: a loss takes its time to get around.
+    // Every server's view counts: a loss takes its time to get around.
     let views = view.members_by_server(product).await?;
     let wanted: Vec<String> = view
         .cluster
@@ -177,14 +177,14 @@ impl Keyring<'_> {
             let before = self.pools().await;
             let short = matches!(&before, Ok(pools) if self.is_short(pools));
             if short {
-                // One was lost on the way: it must not be left behind with a key that nobody knows
-                // any more.
+                // One was lost on the way: it must not be left behind with a key that is in use
+                // nowhere any more.
                 refuse_failed(self.view, self.product).await?;
             } else if matches!(&before, Ok(pools) if is_done(step, pools, old, new)) {
                 return Ok(());
             }
-            // Where members do not tell what they encrypt with, this answer is the only witness of
-            // that step.
+            // Where members do not tell what they encrypt with, this response is the only witness
+            // of that step.
             let sent = self.send(step, old, new).await;
             let witness = !short
                 && sent.is_ok()

@@ -1,7 +1,7 @@
 //! Members that come and go for good: raft peers, gossip members, Nomad's clients.
 //!
-//! For `replace-node`, `remove-node` and `reboot`. Every function may be run again: what is gone already is no
-//! mistake.
+//! For `replace-node`, `remove-node` and `reboot`. Every function may be run again: what is gone
+//! already is not a mistake.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::bootstrap::topology::{Node, Product};
 /// Pause between two looks.
 const STEP: Duration = Duration::from_millis(200);
 
-/// Limit for the answer to a forced leave.
+/// Limit for the response to a forced leave.
 const FORGET_LIMIT: Duration = Duration::from_secs(20);
 /// Time between two of them.
 const FORGET_AGAIN: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ pub async fn forget(
     let member = view.member_name(node, product);
     let path = match product {
         Product::Consul => format!("/v1/agent/force-leave/{member}"),
-        // Its clients are no members.
+        // Its clients are not members.
         Product::Nomad if !node.is_server(product) => return Ok(()),
         Product::Nomad => format!("/v1/agent/force-leave?node={member}"),
     };
@@ -172,11 +172,11 @@ pub async fn wait_voter(
             .map_err(|error| format!("{error:#}"))?;
         let own: Vec<&RaftPeer> = peers.iter().filter(|peer| peer.is_of(node)).collect();
         match own.as_slice() {
-            [] => Err("is no raft peer yet".to_owned()),
+            [] => Err("is not a raft peer yet".to_owned()),
             [peer] if !peer.is_at(node) => Err(format!("is still known at {}", peer.address)),
             [peer] if peer.voter => Ok(()),
             [_] => Err("is a raft peer, but does not vote yet".to_owned()),
-            _ => Err(format!("is {} raft peers", own.len())),
+            _ => Err(format!("stands {} times among the raft peers", own.len())),
         }
     })
     .await
@@ -252,8 +252,8 @@ pub async fn undrain(view: &ClusterView<'_>, node: &Node) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Makes Nomad forget the clients of this name that are down, or that nobody answers for; good if
-/// there are none.
+/// Makes Nomad forget the clients of this name that are down, or whose agent does not respond; good
+/// if there are none.
 ///
 /// After a change of leader Nomad takes five minutes to call a dead client down
 /// (`failover_heartbeat_ttl`), hence the look at its agent.
@@ -289,7 +289,7 @@ pub async fn purge(view: &ClusterView<'_>, node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks the leader to hand over to another server, so that its restart costs no election. False:
+/// Makes the leader hand over to another server, so that its restart costs no election. False:
 /// this version cannot, or there is no other voter.
 ///
 /// # Errors

@@ -237,7 +237,7 @@ struct Listed {
 /// Clients as the snapshot has them, whether they are there or not: id, and when it last changed.
 pub type Remembered = BTreeMap<String, u64>;
 
-/// The clients as the snapshot has them: to be asked before a client is started.
+/// The clients as the snapshot has them: to be read before a client is started.
 ///
 /// # Errors
 /// When no server tells.

@@ -1,7 +1,7 @@
 //! What `status` shows: every node as its daemons and their servers see it.
 //!
-//! Works with any part of the cluster dead: all questions are asked at once and are short, whatever
-//! a living server can tell is taken from it, and what nobody can tell is `unknown`. Tables are
+//! Works with any part of the cluster dead: all requests go out at once and are short, whatever a
+//! living server can tell is taken from it, and what cannot be found out is `unknown`. Tables are
 //! made in `table`; exit codes by the caller.
 
 mod table;
@@ -57,7 +57,7 @@ pub struct AgentStatus {
     /// `alive`, `failed`, `left`, `leaving`, `absent`, `unknown`; of Nomad clients `ready`, `down`,
     /// `initializing`….
     pub status: String,
-    /// Whether its own API answers.
+    /// Whether its own API responds.
     pub answers: bool,
     /// Version.
     pub version: Option<String>,
@@ -110,14 +110,14 @@ struct ServerView {
 
 /// What a daemon tells about itself.
 struct AgentView {
-    /// None: it answers, and knows a leader.
+    /// None: it responds, and knows a leader.
     trouble: Option<String>,
     answers: bool,
     certificate_end: Option<i64>,
 }
 
-/// Asks all nodes at once. `now` in Unix seconds; certificates with fewer than `warn_days` left are
-/// a problem.
+/// Looks at all nodes at once. `now` in Unix seconds; certificates with fewer than `warn_days` left
+/// are a problem.
 pub async fn look(view: &ClusterView<'_>, scope: Scope, now: i64, warn_days: i64) -> ClusterStatus {
     let cluster = view.cluster;
     let with_nomad = scope == Scope::All && cluster.servers(Product::Nomad).next().is_some();
@@ -196,7 +196,7 @@ async fn ask_servers(view: &ClusterView<'_>, product: Product) -> ServerView {
     }
 }
 
-/// What servers remember may be old, and is asked for only where none of them leads.
+/// What servers remember may be old, and is requested only where none of them leads.
 fn consistency(leader: Option<&Node>) -> Consistency {
     match leader {
         Some(_) => Consistency::Default,
@@ -206,7 +206,7 @@ fn consistency(leader: Option<&Node>) -> Consistency {
 
 async fn ask_agent(view: &ClusterView<'_>, node: &Node, product: Product) -> AgentView {
     let api = view.api(node, product);
-    // A client of Nomad answers the first by way of a server as well.
+    // A client of Nomad gets the first by way of a server as well.
     let (leader, certificate) = tokio::join!(
         view.leader_seen_by(node, product),
         api.served_certificate(LIMIT)
@@ -221,7 +221,7 @@ async fn ask_agent(view: &ClusterView<'_>, node: &Node, product: Product) -> Age
         Ok(None) => Some("knows no leader".to_owned()),
         Ok(Some(_)) => None,
         Err(error) if answers => Some(format!("cannot reach the servers: {error}")),
-        Err(error) => Some(format!("does not answer: {error}")),
+        Err(error) => Some(format!("does not respond: {error}")),
     };
     AgentView {
         trouble,

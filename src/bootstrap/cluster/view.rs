@@ -1,8 +1,8 @@
 //! The facts of a living cluster, fetched: the one place that knows which endpoint tells what, and
-//! which agent is asked.
+//! which agent is called.
 //!
-//! Nothing is kept: a gate asks for little, again and again, and must see what is true by now. What
-//! the answers mean is in `facts`, what to make of them the callers' business.
+//! Nothing is kept: a gate reads a little, again and again, and must see what is true by now. What
+//! the responses mean is in `facts`, what to make of them the callers' business.
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
@@ -24,13 +24,13 @@ const LEADER: &str = "/v1/status/leader";
 /// Whether a server may tell what it remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// It asks the leader.
+    /// It forwards the request to the leader.
     Default,
     /// What it remembers will do: without a leader there is nothing else.
     Stale,
 }
 
-/// A cluster, and how its agents are asked. Cheap to clone.
+/// A cluster, and how its agents are reached. Cheap to clone.
 #[derive(Clone)]
 pub struct ClusterView<'a> {
     /// As described.
@@ -41,7 +41,7 @@ pub struct ClusterView<'a> {
 }
 
 impl<'a> ClusterView<'a> {
-    /// Asks nothing yet.
+    /// Sends no request yet.
     #[must_use]
     pub fn new(cluster: &'a Cluster, client: ClusterClient) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl<'a> ClusterView<'a> {
         }
     }
 
-    /// The same, without asking servers that are known to be away.
+    /// The same, without requests to servers that are known to be away.
     #[must_use]
     pub fn without(self, absent: &'a [String]) -> Self {
         Self { absent, ..self }
@@ -63,7 +63,7 @@ impl<'a> ClusterView<'a> {
         self.absent.contains(&node.name)
     }
 
-    /// The servers of a product that may be asked.
+    /// The servers of a product that may get requests.
     pub fn servers(&self, product: Product) -> impl Iterator<Item = &'a Node> {
         let absent = self.absent;
         let servers = self.cluster.servers(product);
@@ -76,10 +76,10 @@ impl<'a> ClusterView<'a> {
         self.client.api(node, product)
     }
 
-    /// The first good answer of any server to a question of the caller's own.
+    /// The first good response of any server to a request of the caller's own.
     ///
     /// # Errors
-    /// When none answers well.
+    /// When none gives a good response.
     pub async fn any_server<T: DeserializeOwned>(
         &self,
         product: Product,
@@ -102,7 +102,7 @@ impl<'a> ClusterView<'a> {
     /// The members as one agent sees them. None at all: the token has no right to see them.
     ///
     /// # Errors
-    /// When it does not answer well.
+    /// When it gives no good response.
     pub async fn members_seen_by(
         &self,
         node: &Node,
@@ -116,7 +116,7 @@ impl<'a> ClusterView<'a> {
     /// be alive: one that was started a moment ago has not heard of all yet.
     ///
     /// # Errors
-    /// When none answers well.
+    /// When none gives a good response.
     pub async fn members_of_most(
         &self,
         product: Product,
@@ -130,20 +130,20 @@ impl<'a> ClusterView<'a> {
             .with_context(|| format!("the cluster has no {product} server"))
     }
 
-    /// The members as the first server that answers sees them.
+    /// The members as the first server that responds sees them.
     ///
     /// # Errors
-    /// When none answers well.
+    /// When none gives a good response.
     pub async fn members(&self, product: Product) -> anyhow::Result<(&'a Node, Vec<Member>)> {
         let (server, Members(members)) = self.any_server(product, MEMBERS).await?;
         Ok((server, members))
     }
 
-    /// The members as each server that answers sees them: what one has not heard of yet another may
-    /// know.
+    /// The members as each server that responds sees them: what one has not heard of yet another
+    /// may know.
     ///
     /// # Errors
-    /// When none answers well.
+    /// When none gives a good response.
     pub async fn members_by_server(
         &self,
         product: Product,
@@ -162,7 +162,7 @@ impl<'a> ClusterView<'a> {
     /// none. It goes over RPC, so that it also tests the agent's certificates.
     ///
     /// # Errors
-    /// When the agent does not answer well.
+    /// When the agent gives no good response.
     pub async fn leader_seen_by(
         &self,
         node: &Node,
@@ -194,7 +194,7 @@ impl<'a> ClusterView<'a> {
             .max_by_key(|node| votes(node))
     }
 
-    /// A server that answers, whether it knows a leader or not; not `except`.
+    /// A server that responds, whether it knows a leader or not; not `except`.
     ///
     /// # Errors
     /// When there is none.
@@ -216,7 +216,7 @@ impl<'a> ClusterView<'a> {
     /// The RPC addresses of the raft peers, as one server knows them.
     ///
     /// # Errors
-    /// When it does not answer well.
+    /// When it gives no good response.
     pub async fn peer_addresses_seen_by(
         &self,
         node: &Node,
@@ -228,10 +228,10 @@ impl<'a> ClusterView<'a> {
     /// All raft peers.
     ///
     /// Nomad shows its raft configuration to management tokens alone; with a lesser one autopilot
-    /// is asked, which tells the same with up to two seconds' delay.
+    /// is read, which tells the same with up to two seconds' delay.
     ///
     /// # Errors
-    /// When no server answers; without a leader none does.
+    /// When no server responds; without a leader none does.
     pub async fn raft_peers(&self, product: Product) -> anyhow::Result<Vec<RaftPeer>> {
         let path = "/v1/operator/raft/configuration";
         let peers = match self.any_server::<RaftConfiguration>(product, path).await {
@@ -255,7 +255,7 @@ impl<'a> ClusterView<'a> {
     /// The verdict of autopilot, as one server passes it on. It lags by up to two seconds.
     ///
     /// # Errors
-    /// When the server does not answer well.
+    /// When the server gives no good response.
     pub async fn autopilot_seen_by(
         &self,
         node: &Node,
@@ -276,7 +276,7 @@ impl<'a> ClusterView<'a> {
     /// a server that has just started remembers nothing, and its empty list does not count.
     ///
     /// # Errors
-    /// When no server answers well.
+    /// When no server gives a good response.
     pub async fn nomad_nodes(
         &self,
         consistency: Consistency,
@@ -303,14 +303,16 @@ impl<'a> ClusterView<'a> {
         match (newest, last) {
             (Some((server, _, reply)), _) => Ok((server, reply.json()?)),
             (None, Some(error)) => Err(error.into()),
-            (None, None) => anyhow::bail!("no server of nomad remembers its clients"),
+            (None, None) => {
+                anyhow::bail!("no Nomad server knows its clients yet: wait until one leads")
+            }
         }
     }
 
     /// What a server of Nomad tells of one client.
     ///
     /// # Errors
-    /// When it does not answer well, or does not know the client.
+    /// When it gives no good response, or does not know the client.
     pub async fn nomad_node(&self, server: &Node, id: &str) -> Result<NomadNodeDetails, ApiError> {
         self.ask(server, Product::Nomad, &format!("/v1/node/{id}"))
             .await
@@ -331,7 +333,7 @@ fn alive(members: &[Member]) -> usize {
     members.iter().filter(is_alive).count()
 }
 
-/// Whether a remembered answer is to be taken, rather than the best one before.
+/// Whether a remembered response is to be taken, rather than the best one before.
 fn is_newer(index: Option<u64>, best: Option<u64>) -> bool {
     match (index, best) {
         (None | Some(0), _) => false,

@@ -1,6 +1,6 @@
 //! `lb bootstrap acl enable`: ACLs in a cluster that was made without them, while everything runs.
 //!
-//! First Consul's agents ask for tokens but let through what shows none, and all get theirs: Consul's
+//! First Consul's agents take tokens but let through what shows none, and all get theirs: Consul's
 //! and Nomad's agents, the operator, lb. Only then is what shows none refused. Nomad knows no such
 //! middle; from its part on its API wants a token. See docs/decisions/0019.
 
@@ -16,7 +16,7 @@ use crate::bootstrap::exit::UsageError;
 use crate::bootstrap::state::{AclChange, AclStep};
 use crate::bootstrap::topology::{Role, Scope};
 
-/// How long an lb may take to see its changed files and to ask Consul with its token. It looks each
+/// How long an lb may take to see its changed files and to show Consul its token. It looks each
 /// second, and waits up to 5 s until they are quiet (`serve::files`).
 const TAKEN_UP: Duration = Duration::from_secs(10);
 
@@ -78,8 +78,7 @@ fn step(context: &mut Context, step: Option<AclStep>) -> Result<()> {
     context.state.save_acl_change(change)
 }
 
-/// An lb that still asked without a token, or with one that is taken back, would be shown an empty
-/// catalog.
+/// An lb that still sent no token, or one that is taken back, would be shown an empty catalog.
 pub(super) async fn wait_taken_up(context: &Context) {
     let clients = match context.scope {
         Scope::All => context.cluster.of_role(Role::NomadClient).count(),

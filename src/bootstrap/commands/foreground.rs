@@ -1,4 +1,4 @@
-//! A local cluster in the foreground: watched until it is asked to stop, then stopped in order.
+//! A local cluster in the foreground: watched until it is to stop, then stopped in order.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -40,7 +40,7 @@ pub(super) fn take(context: &Context) -> Result<Option<Foreground>> {
     context.state.foreground()
 }
 
-/// Stops everything; left as it is when asked to stop a second time. Whether all was stopped.
+/// Stops everything; left as it is at a second request to stop. Whether all was stopped.
 ///
 /// # Errors
 /// When something cannot be stopped.
@@ -71,7 +71,7 @@ pub(super) async fn until_stopped(
             () = &mut stop => break,
             () = tokio::time::sleep(LOOK) => {}
         }
-        // A machine that is short of something just now is no reason to let go of the cluster.
+        // That the machine is short of something just now is not a reason to let go of the cluster.
         let Ok(now) = ended(context).await else {
             continue;
         };
@@ -148,7 +148,7 @@ async fn ended(context: &Context) -> Result<BTreeSet<(String, Product)>> {
 }
 
 /// Stops everything against the order of its start: tasks and their clients first, Consul's servers
-/// last. Nodes that do not answer are left out.
+/// last. Nodes that do not respond are left out.
 ///
 /// # Errors
 /// When something cannot be stopped.

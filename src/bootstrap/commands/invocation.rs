@@ -36,7 +36,7 @@ pub(super) struct Invocation {
 }
 
 impl Invocation {
-    /// Whether Nomad is part of what is asked for, and no program for it is known.
+    /// Whether the command is about Nomad too, and no program for it is known.
     pub(super) fn needs_nomad(&self) -> bool {
         let cluster = &self.described.cluster;
         cluster.nomad.is_none()

@@ -1,4 +1,4 @@
-//! The subcommands of `lb bootstrap`: what each asks of the parts, in order, and what it prints.
+//! The subcommands of `lb bootstrap`: which parts each calls, in order, and what it prints.
 
 mod acl_enable;
 mod backup;
@@ -32,7 +32,7 @@ use crate::cli::{AclAction, AclArgs, BootstrapAction, BootstrapArgs};
 use invocation::{Invocation, flags};
 use terminal::say;
 
-/// Does what `lb bootstrap` was asked for; the exit code. `json`: results in that form.
+/// Runs the subcommand of `lb bootstrap`; the exit code. `json`: results in that form.
 ///
 /// # Errors
 /// What could not be done, and why.
@@ -58,7 +58,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("runtime")?;
+        .context("cannot start the asynchronous runtime")?;
     let outcome = runtime.block_on(async {
         match args.action() {
             BootstrapAction::Up(args) => up::run(&invocation, args).await,
@@ -88,7 +88,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         }
         Err(error) if !invocation.changes.is_empty() => {
             bail!(
-                "{error:#}\nuntil then it changed {}",
+                "{error:#}\nbefore that it changed {}",
                 invocation.changes.told()
             )
         }

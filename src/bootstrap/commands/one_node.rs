@@ -63,7 +63,7 @@ pub(super) fn phase_of_servers(product: Product) -> Phase {
 /// The products that have a running daemon on the node.
 ///
 /// # Errors
-/// When it does not answer.
+/// When it does not respond.
 pub(super) async fn running(context: &Context, node: &Node) -> Result<Vec<Product>> {
     let daemons = context.spec(node)?.daemons;
     let spec = NodeSpec {
@@ -86,7 +86,7 @@ pub(super) async fn running(context: &Context, node: &Node) -> Result<Vec<Produc
 /// Why the node is dead; None: it lives. A node of this machine lives as long as an agent of it does.
 ///
 /// # Errors
-/// When it answers and refuses.
+/// When it responds and refuses.
 pub(super) async fn dead(context: &Context, node: &Node) -> Result<Option<String>> {
     match running(context, node).await {
         Err(error) => silence(&node.name, &error).map_or(Err(error), |why| Ok(Some(why))),
@@ -107,7 +107,7 @@ pub(super) struct Others {
     pub(super) silent: Vec<(String, String)>,
 }
 
-/// Asks all servers of a product but the node whether they know a leader.
+/// Finds out from all servers of a product but the node's whether they know a leader.
 ///
 /// # Errors
 /// When the operator has no certificate.
@@ -137,7 +137,7 @@ pub(super) async fn others(context: &Context, product: Product, node: &Node) -> 
                 }
                 Ok(Some(_)) => found.serving.push(name),
                 Ok(None) => found.silent.push((name, "knows no leader".to_owned())),
-                Err(error) => found.silent.push((name, format!("asked {error}"))),
+                Err(error) => found.silent.push((name, format!("request to {error}"))),
             }
         }
         let is_waited_for = |(name, _): &(String, String)| !context.absent.contains(name);
@@ -238,8 +238,8 @@ pub(super) async fn hand_over(context: &Context, product: Product, node: &Node) 
     Ok(())
 }
 
-/// Stops what still runs there. A machine that is gone cannot be asked, and that is no reason to
-/// stop here.
+/// Stops what still runs there. A machine that is gone cannot be reached, and the command goes on
+/// without it.
 ///
 /// # Errors
 /// When its certificates are missing.

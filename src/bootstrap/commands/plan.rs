@@ -27,7 +27,7 @@ struct Planned {
     /// Of the whole cluster: keys and certificates to be made.
     cluster: Vec<String>,
     nodes: Vec<NodePlan>,
-    /// Nodes that do not answer, and why.
+    /// Nodes that do not respond, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unreachable: BTreeMap<String, String>,
 }
@@ -55,7 +55,7 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     context.skip(&invocation.skip)?;
     context.force = invocation.force;
     compatible::check(&context)?;
-    // What `up` would refuse to make a second time is no plan.
+    // What `up` would refuse to make a second time is not a plan.
     context.state.check_not_lost()?;
     let mut cluster: Vec<String> = Vec::new();
     if let Some(restoring) = context.state.restoring()? {

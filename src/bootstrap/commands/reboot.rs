@@ -96,7 +96,7 @@ pub(super) async fn run(invocation: &Invocation, args: &RebootArgs) -> Result<u8
     Ok(ended(&context))
 }
 
-/// Names of the nodes that are asked for.
+/// Names of the nodes to be rebooted: those of the command line, or all.
 fn nodes(context: &Context, args: &RebootArgs) -> Vec<String> {
     let all = context.cluster.nodes.iter().map(|node| node.name.clone());
     let is_asked = |name: &String| args.nodes.is_empty() || args.nodes.contains(name);
@@ -133,7 +133,7 @@ async fn one(context: &mut Context, node: &Node, operation: &mut Operation) -> R
     well(context, node)
         .await
         .context("not rebooted, because not all is well")?;
-    // A client that somebody else had taken out of use stays so.
+    // A client that an operator had taken out of use before stays so.
     let was_drained = operation.drained.as_deref() == Some(name);
     if !was_drained && is_in_use(context, node).await? {
         operation.drained = Some(name.clone());

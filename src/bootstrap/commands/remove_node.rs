@@ -1,8 +1,8 @@
-//! `lb bootstrap remove-node`: a node leaves for good, whether it still answers or not.
+//! `lb bootstrap remove-node`: a node leaves for good, whether it still responds or not.
 //!
 //! ```text
 //!   look ahead (the quorum afterwards) ─▶ note ─▶ drain ─▶ leave ─▶ stop ─▶ forget ─▶ wipe ─▶ over
-//!                                                 └──── only where it answers ────┘
+//!                                                 └─── only where it responds ────┘
 //! ```
 
 use std::time::SystemTime;
@@ -95,13 +95,13 @@ pub(super) async fn look_ahead(context: &mut Context, node: &Node, said_dead: bo
     let unchanged = context.told_unchanged();
     match one_node::dead(context, node).await? {
         None if said_dead => bail!(
-            "{unchanged}: {} answers, so it is not dead: leave --dead away, and it is drained, stopped and wiped",
+            "{unchanged}: {} responds, so it is not dead: leave --dead away, and it is drained, stopped and wiped",
             node.name
         ),
         // On this machine one that was stopped half-way through its removal looks dead.
         Some(_) if begun && context.cluster.is_local() => {}
         Some(why) if !said_dead => bail!(
-            "{unchanged}: {} does not answer ({why}): add --dead to take it out without stopping and wiping it",
+            "{unchanged}: {} does not respond ({why}): add --dead to take it out without stopping and wiping it",
             node.name
         ),
         _ => {}
@@ -237,7 +237,7 @@ async fn forget_token(context: &mut Context, node: &Node) -> Result<()> {
     let server = view.answering_server(Product::Consul, Some(node)).await?;
     let api = view.api(server, Product::Consul);
     let path = format!("/v1/acl/token/{}", token.accessor);
-    // One that is gone already is no mistake.
+    // One that is gone already is not a mistake.
     let reply = api.delete(&path, None, LIMIT).await?;
     if !matches!(reply.status.as_u16(), 403 | 404) {
         reply.good()?;

@@ -124,8 +124,8 @@ async fn replace(context: &mut Context, invocation: &Invocation, node: &Node) ->
     context.write_access()
 }
 
-/// Puts right what else differs, as `up` does, now that the node is back; where nodes are away, only
-/// what touches no daemon. It is no part of the replacement, and no reason for it to fail.
+/// Puts right what else differs, as `up` does, now that the node is back; where nodes are away,
+/// only what touches no daemon. It is not a part of the replacement, which succeeds without it.
 async fn settle(context: &mut Context) {
     if !context.left_out.is_empty() {
         one_node::tell_others(context).await;

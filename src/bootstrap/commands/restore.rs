@@ -195,8 +195,8 @@ async fn put_state(invocation: &Invocation, args: &RestoreArgs, backup: &Backup)
     Ok(true)
 }
 
-/// The staged state, if it fits the description; asks where the cluster of the backup lives or its
-/// nodes have data, which would be lost.
+/// The staged state, if it fits the description. The operator has to confirm where the cluster of
+/// the backup lives or its nodes have data, which would be lost.
 async fn accept(
     invocation: &Invocation,
     staged: State,

@@ -74,7 +74,7 @@ fn told(rotation: Rotation) -> &'static str {
     }
 }
 
-/// A reload is asked for by a signal, which tells nothing back: the next step may begin only when
+/// A reload is caused by a signal, which brings nothing back: the next step may begin only when
 /// every daemon shows the certificate that it was given.
 async fn served(context: &Context, step: Rotation) -> Result<()> {
     match step.step {

@@ -45,13 +45,13 @@ async fn rotate(context: &mut Context, product: Product) -> Result<()> {
     let mut keys = context
         .state
         .gossip()?
-        .context("the state has no gossip keys")?;
+        .context("the state folder has no gossip keys: run `lb bootstrap up` first")?;
     let current = keys.of(product).current.clone();
     let next = match &keys.of(product).next {
         Some(next) => next.key.clone(),
         None => {
-            // Kept before anybody hears of it: with the key lost between two steps the cluster
-            // could not be joined.
+            // Kept before any agent gets it: with the key lost between two steps the cluster could
+            // not be joined.
             let key = GossipKeys::key()?;
             keys.of_mut(product).next = Some(NextKey {
                 key: key.clone(),

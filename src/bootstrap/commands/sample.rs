@@ -35,10 +35,10 @@ pub(super) async fn run(context: &mut Context) -> Result<String> {
     let bar = context.progress.phase("Sample jobs", 2);
     submit(context, &jobs::hello(&context.cluster))
         .await
-        .context("job hello")?;
+        .context("cannot run the job hello")?;
     submit(context, &jobs::lb_system(&context.cluster))
         .await
-        .context("job lb")?;
+        .context("cannot run the job lb")?;
     let deadline = Instant::now() + context.limit;
     healthy(context, "hello", 1, deadline).await?;
     bar.set(1, "hello is healthy");

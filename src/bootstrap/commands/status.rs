@@ -17,7 +17,7 @@ const WARN_DAYS: i64 = 30;
 /// Prints it; exit code 3 when anything is not as it should be.
 ///
 /// # Errors
-/// When there is no such cluster, or no certificate to ask it with.
+/// When there is no such cluster, or no certificate for requests to it.
 pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
     let context = invocation.open_to_read()?;
     context.dial().await;

@@ -1,4 +1,4 @@
-//! Where commands speak and ask: results to standard output, the rest to standard error.
+//! The terminal of a command: results to standard output, messages and questions to standard error.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -6,14 +6,14 @@ use anyhow::{Result, bail};
 
 use crate::bootstrap::exit::UsageError;
 
-/// Asks before something is done that cannot be undone. Without a terminal `--yes` has to be given.
+/// Has the operator confirm what cannot be undone. Without a terminal `--yes` has to be given.
 pub(super) fn confirm(question: &str, yes: bool) -> Result<bool> {
     if yes {
         return Ok(true);
     }
     if !std::io::stdin().is_terminal() {
         bail!(UsageError(format!(
-            "{question} Nobody is there to be asked: add --yes"
+            "{question} There is no terminal to confirm it on: add --yes"
         )));
     }
     write!(std::io::stderr(), "{question} [y/N] ")?;
@@ -29,7 +29,7 @@ pub(super) fn print(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes to standard error; when that is closed there is nobody left to tell.
+/// Writes to standard error; when that is closed the text is lost.
 pub(super) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

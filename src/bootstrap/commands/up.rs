@@ -42,7 +42,7 @@ pub(super) async fn run(invocation: &Invocation, args: UpArgs) -> Result<u8> {
         None
     };
     context.applied.detached |= args.detach;
-    // One for all of the time: between two a signal would be caught and heard by nobody.
+    // One for all of the time: between two a signal would be caught and lost.
     let mut stop = pin!(foreground::asked_to_stop());
     let walked = tokio::select! {
         walked = walk(&mut context, invocation, start) => walked,
@@ -82,7 +82,7 @@ struct Start {
     known: bool,
     /// The state folder was made just now.
     fresh: bool,
-    /// The sample is asked for.
+    /// `--sample` was given.
     with_sample: bool,
     /// What is no longer described may go.
     removes: bool,
@@ -113,7 +113,8 @@ async fn walk(
         remove_undescribed(context).await?;
     }
     context.write_access()?;
-    // Only when asked: whoever stopped the jobs since does not want them back with every `up`.
+    // Only with `--sample`: an operator who stopped the jobs since does not want them back with
+    // every `up`.
     let sample = if start.with_sample {
         Some(sample::run(context).await?)
     } else {
@@ -223,7 +224,7 @@ pub(super) fn changed_nodes(plans: &[NodePlan]) -> usize {
         .len()
 }
 
-/// Fails where Nomad is asked for and not there.
+/// Fails where the command is about Nomad and it is not there.
 pub(super) fn need_nomad(invocation: &Invocation) -> Result<()> {
     if invocation.described.scope == Scope::All && invocation.needs_nomad() {
         bail!(UsageError(description::no_nomad(

@@ -236,10 +236,11 @@ fn chain(operator: &Pair, ca_bundle: &str) -> Result<PrivateKeyChain> {
     let key = PrivateKey::from_der(key.secret_der())
         .ok()
         .context("the operator's key is not PKCS #8")?;
-    let info = pki::describe(&operator.cert).context("certs/operator.pem")?;
+    let info =
+        pki::describe(&operator.cert).context("the operator's certificate certs/operator.pem")?;
     let mut pems = pki::split(&operator.cert);
     let last = pems.last().map(|pem| pki::describe(pem)).transpose()?;
-    let last = last.context("certs/operator.pem")?;
+    let last = last.context("the operator's certificate certs/operator.pem")?;
     let root = pki::split(ca_bundle)
         .into_iter()
         .find(|ca| pki::describe(ca).is_ok_and(|ca| ca.key_id == last.issuer_key_id))

@@ -27,7 +27,8 @@ impl Context {
         let now = SystemTime::now();
         let due = self.state.due_pairs(&self.cluster, now)?;
         let encrypted = self.state.is_key_encrypted()?;
-        // Whoever gives a passphrase wants the key encrypted, whether it is needed now or not.
+        // A passphrase that is given means that the key shall be encrypted, whether it is needed
+        // now or not.
         let encrypts = encrypted == Some(false) && passphrase.for_key(encrypted)?.is_some();
         if !due.is_empty() || encrypts || self.state.ca_bundle()?.is_none() {
             let given = passphrase.for_key(encrypted)?;

@@ -61,7 +61,7 @@ pub(in crate::bootstrap) struct Context {
     pub limit: Duration,
     /// Versions may be further away than the makers support.
     pub force: bool,
-    /// Names of nodes that are expected to be dead: nothing is asked of them, and nothing waits for
+    /// Names of nodes that are expected to be dead: nothing is sent to them, and nothing waits for
     /// them.
     pub absent: Vec<String>,
     /// Those of them that this run has to leave for another one, and why.
@@ -320,8 +320,8 @@ impl Context {
         names.join(", ")
     }
 
-    /// Takes nodes off the list: those that have left the cluster, and those that are no part of it
-    /// yet.
+    /// Takes nodes off the list: those that have left the cluster, and those that do not belong to
+    /// it yet.
     pub(in crate::bootstrap) fn forget_nodes(&mut self, names: &[String]) {
         let is_kept = |name: &String| !names.contains(name);
         self.cluster.nodes.retain(|node| is_kept(&node.name));
@@ -386,14 +386,16 @@ impl Context {
     /// # Errors
     /// When its certificates were not made.
     pub(in crate::bootstrap) fn spec(&self, node: &Node) -> Result<NodeSpec> {
-        let pairs = self
-            .pairs
-            .get(&node.name)
-            .with_context(|| format!("{}: has no certificates yet", node.name))?;
+        let pairs = self.pairs.get(&node.name).with_context(|| {
+            format!(
+                "{}: has no certificates yet: run `lb bootstrap up` first",
+                node.name
+            )
+        })?;
         let shared = self
             .shared
             .as_ref()
-            .context("the cluster has no keys yet")?;
+            .context("the cluster has no keys yet: run `lb bootstrap up` first")?;
         let mut spec = render::node(
             &self.cluster,
             node,
@@ -434,7 +436,7 @@ impl Context {
         self.host(node).observe(spec).await
     }
 
-    /// How to ask the agents.
+    /// How to reach the agents.
     ///
     /// # Errors
     /// When the operator has no certificate.
@@ -442,11 +444,11 @@ impl Context {
         let shared = self
             .shared
             .as_ref()
-            .context("the cluster has no keys yet")?;
+            .context("the cluster has no keys yet: run `lb bootstrap up` first")?;
         let operator = self
             .operator
             .as_ref()
-            .context("the operator has no certificate yet")?;
+            .context("the operator has no certificate yet: run `lb bootstrap up` first")?;
         let tls = PerProduct::try_new(|product| {
             api::tls_config(shared.trusted.of(product), operator.of(product))
         })?;
@@ -460,7 +462,9 @@ impl Context {
             let dialer = dialers.get(&address.ip()).cloned();
             async move {
                 let dialer = dialer.ok_or_else(|| {
-                    std::io::Error::other(format!("{address} is no node of ours"))
+                    std::io::Error::other(format!(
+                        "{address} is not an address of the cluster's nodes"
+                    ))
                 })?;
                 Ok(Box::new(dialer.connect(address).await?) as BoxedStream)
             }
@@ -481,10 +485,10 @@ impl Context {
         Ok(ClusterView::new(&self.cluster, self.cluster_client()?).without(&self.absent))
     }
 
-    /// Connects to all nodes, for commands that begin by asking agents: the patience of a question
-    /// is shorter than what some ways to a node take, and a node that is asked much at once may
+    /// Connects to all nodes, for commands that begin with requests to agents: the patience of a
+    /// request is shorter than what some ways to a node take, and a node that gets many at once may
     /// refuse so many log-ins. Those that cannot be reached show later, as agents that do not
-    /// answer.
+    /// respond.
     pub(in crate::bootstrap) async fn dial(&self) {
         let dials = self.hosts.values().map(|host| async move {
             if let Err(error) = host.dial().await {

@@ -70,7 +70,7 @@ pub(super) fn digest(path: &Path) -> Result<String> {
     }
 }
 
-/// Asks the programs, or the description, for their versions.
+/// The versions of the programs, which tell them, or of the description.
 pub(super) fn versions(cluster: &Cluster, scope: Scope) -> Result<Versions> {
     let nomad = cluster.nomad.as_ref().filter(|_| scope == Scope::All);
     let versions = Versions {

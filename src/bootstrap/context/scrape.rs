@@ -28,7 +28,7 @@ const NOMAD_KEY: &str = "nomad-key.pem";
 struct Job {
     name: &'static str,
     path: &'static str,
-    /// Whether the agent has to be asked for Prometheus's format.
+    /// Whether the agent gives Prometheus's format only where the request names it.
     format: bool,
     cert: &'static str,
     key: &'static str,
@@ -202,7 +202,7 @@ pub(in crate::bootstrap) fn write(
     Ok(written)
 }
 
-/// What agents are asked with where ACLs are on, once there is such a token.
+/// The token of requests to agents where ACLs are on, once there is such a token.
 #[must_use]
 pub(in crate::bootstrap) fn consul_token(cluster: &Cluster, tokens: &Tokens) -> Option<Secret> {
     let token = tokens.scrape.as_ref().filter(|_| cluster.acl);

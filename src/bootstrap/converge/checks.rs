@@ -30,7 +30,7 @@ struct Check {
 #[derive(Debug, Default)]
 pub(super) struct Passing(BTreeSet<String>);
 
-/// Looks at the checks of a node's agent; at none where it does not answer.
+/// Looks at the checks of a node's agent; at none where it does not respond.
 pub(super) async fn passing(context: &Context, node: &Node) -> anyhow::Result<Passing> {
     let found = ask(&context.cluster_client()?.api(node, Product::Consul))
         .await

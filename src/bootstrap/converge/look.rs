@@ -11,9 +11,9 @@ use crate::bootstrap::nodes::spec::{Effect, FileSpec, NodeSpec};
 use crate::bootstrap::of_node::{OfNode as _, without_node};
 use crate::bootstrap::topology::{Layout, Node, Phase, Product};
 
-/// Nodes of a phase, and those that do not answer, with what was seen of them.
+/// Nodes of a phase, and those that do not respond, with what was seen of them.
 pub(in crate::bootstrap) struct Looked {
-    /// Nodes that answer.
+    /// Nodes that respond.
     pub(in crate::bootstrap) works: Vec<Work>,
     /// Names of those that do not, and why.
     pub(in crate::bootstrap) silent: Vec<(String, String)>,
@@ -61,7 +61,7 @@ fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Product) -> Node
 /// Observes all nodes of a phase at once and tells what differs.
 ///
 /// # Errors
-/// A node that answers and cannot be observed.
+/// A node that responds and cannot be observed.
 pub(in crate::bootstrap) async fn look(context: &Context, phase: Phase) -> Result<Looked> {
     let nodes = context.of_phase(phase);
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
@@ -103,7 +103,7 @@ async fn observe(context: &Context, node: Node, phase: Phase) -> Result<Work> {
     })
 }
 
-/// What there is to say of a node that does not answer; None: the error is another one.
+/// What there is to say of a node that does not respond; None: the error is another one.
 pub(in crate::bootstrap) fn silence(name: &str, error: &anyhow::Error) -> Option<String> {
     let text = format!("{error:#}");
     let why = without_node(&text, name).unwrap_or(&text).to_owned();

@@ -1,5 +1,5 @@
-//! Nodes that drop out while they are worked on: a machine that no longer answers, or, on the local
-//! target, an agent that ran before and cannot be started. The run goes on without them.
+//! Nodes that drop out while they are worked on: a machine that no longer responds, or, on the
+//! local target, an agent that ran before and cannot be started. The run goes on without them.
 
 use anyhow::Result;
 

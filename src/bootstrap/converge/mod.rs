@@ -76,7 +76,7 @@ pub(in crate::bootstrap) async fn converge_with(
             again = Some("with their data");
         }
         if let Some(word) = again {
-            // Some of what the gate asks for is shown only to who has a token: now there is one.
+            // Some of what the gate reads is shown only to a holder of a token: now there is one.
             let bar = context.progress.phase(
                 &format!("{} {word}", title(phase)),
                 context.of_phase(phase).len(),
@@ -235,12 +235,12 @@ async fn wait_voters(
 }
 
 /// Tells of clients that are worked on like all others, and are not waited for: those that take no
-/// allocations because somebody looks after them.
+/// allocations because an operator has taken them out of use.
 async fn tell_idle(context: &Context) {
     let Ok(view) = context.cluster_view() else {
         return;
     };
-    // The gate has just seen them; what cannot be told now is no reason to fail.
+    // The gate has just seen them; what cannot be told now must not make the run fail.
     let Ok((_, clients)) = view.nomad_nodes(Consistency::Default).await else {
         return;
     };
@@ -330,8 +330,8 @@ fn summary(works: &[Work], product: Product) -> String {
     }
 }
 
-/// Writes what nodes read at their next start only, on all nodes that answer: whom to join, after a
-/// node has come, moved or gone. No daemon is touched.
+/// Writes what nodes read at their next start only, on all nodes that respond: which nodes to join,
+/// after a node has come, moved or gone. No daemon is touched.
 ///
 /// # Errors
 /// What could not be written.

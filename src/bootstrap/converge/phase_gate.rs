@@ -12,7 +12,7 @@ use crate::bootstrap::nodes::spec::NodeSpec;
 use crate::bootstrap::progress::PhaseProgress;
 use crate::bootstrap::topology::{Node, Phase, Product, Role};
 
-/// How long a gate stays shut before the nodes behind it are asked whether they live.
+/// How long a gate stays shut before it is found out whether the nodes behind it live.
 const ARE_ALIVE: Duration = Duration::from_secs(10);
 
 /// Waits for the gate of a phase.
@@ -89,18 +89,32 @@ async fn hold(
     bar: &PhaseProgress,
     limit: Duration,
 ) -> Result<Result<(), GateFailure>> {
-    let view = context.cluster_view()?;
     let progress = |done, _| bar.set(done, waiting_for(phase));
-    let logs = context.logs();
     let absent = context.not_waited_for(phase);
+    with_gates(context, &absent, &progress, limit, async |gates| {
+        gates.phase(phase).await
+    })
+    .await
+}
+
+/// Waits for what `wait` picks among the gates of this run's cluster.
+pub(super) async fn with_gates(
+    context: &Context,
+    absent: &[String],
+    progress: gates::Progress<'_>,
+    deadline: Duration,
+    wait: impl AsyncFnOnce(gates::Gates<'_>) -> Result<(), GateFailure>,
+) -> Result<Result<(), GateFailure>> {
+    let view = context.cluster_view()?;
+    let logs = context.logs();
     let gates = gates::Gates {
         view: &view,
-        absent: &absent,
+        absent,
         logs: &logs,
-        progress: &progress,
-        deadline: limit,
+        progress,
+        deadline,
     };
-    Ok(gates.phase(phase).await)
+    Ok(wait(gates).await)
 }
 
 /// Every reason on a line of its own, with what is likely behind it and what to do.

@@ -1,5 +1,5 @@
-//! Whether the nodes can be worked on, before anything is touched: what `nodes` found, judged. Nodes
-//! that do not answer are left out.
+//! Whether the nodes can be worked on, before anything is touched: what `nodes` found, judged.
+//! Nodes that do not respond are left out.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ const CLOCK_SKEW_MAX_MS: i64 = 5_000;
 /// Less room than this does not last for the raft logs of a day.
 const DISK_MIN_BYTES: u64 = 500 << 20;
 
-/// Looks at all nodes at once. Those that do not answer are left out of the run; a cluster that is
+/// Looks at all nodes at once. Those that do not respond are left out of the run; a cluster that is
 /// not `known` yet needs all of its servers.
 ///
 /// # Errors
@@ -32,7 +32,7 @@ pub(in crate::bootstrap) async fn run(context: &mut Context, known: bool) -> Res
     Ok(())
 }
 
-/// The nodes that do not answer, and why.
+/// The nodes that do not respond, and why.
 async fn look(context: &Context, known: bool) -> Result<Vec<(String, String)>> {
     let bar = context.progress.phase("Nodes", context.cluster.nodes.len());
     let looks = context
@@ -83,7 +83,7 @@ async fn look(context: &Context, known: bool) -> Result<Vec<(String, String)>> {
     }
     match silent.len() {
         0 => bar.done(&format!("{good} can be worked on")),
-        count => bar.done(&format!("{good} can be worked on, {count} do not answer")),
+        count => bar.done(&format!("{good} can be worked on, {count} do not respond")),
     }
     Ok(silent)
 }
@@ -114,7 +114,7 @@ fn judge(context: &Context, node: &Node, facts: &Facts, known: bool) -> Vec<Stri
     }
     if !facts.has_address {
         say(format!(
-            "{} is no address of that machine: correct it in {}",
+            "{} is not an address of that machine: correct it in {}",
             node.address, context.source
         ));
     }

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::many::each;
-use super::phase_gate::{gate, gate_result, told};
+use super::phase_gate::{gate, gate_result, told, with_gates};
 use super::work::{Work, start};
 use super::{checks, lost};
-use crate::bootstrap::cluster::gates;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::of_node::OfNode as _;
 use crate::bootstrap::progress::PhaseProgress;
@@ -24,7 +23,7 @@ pub(in crate::bootstrap) const STOP_PATIENCE: Duration = Duration::from_secs(20)
 /// How long a living cluster may take to show that it is whole before the first of its servers is
 /// restarted.
 const BEFORE_RESTART: Duration = Duration::from_secs(30);
-/// How long nobody may be seen to lead before that is believed: elections take 3 s, on busy
+/// How long a product may have no leader before that is believed: elections take 3 s, on busy
 /// machines more.
 const LEADERLESS: Duration = Duration::from_secs(15);
 /// Pause between two looks.
@@ -102,7 +101,7 @@ pub(super) async fn restart_all(
     Ok(())
 }
 
-/// Who leads. One silence proves nothing: it may be an election, or a machine that is busy.
+/// The leader. One silence proves nothing: it may be an election, or a machine that is busy.
 async fn leader(context: &Context, product: Product) -> Result<Option<String>> {
     let view = context.cluster_view()?;
     let deadline = Instant::now() + LEADERLESS;
@@ -178,14 +177,9 @@ pub(in crate::bootstrap) async fn rolling_gate(
     product: Product,
     node: &Node,
 ) -> Result<()> {
-    let view = context.cluster_view()?;
-    let logs = context.logs();
-    let gates = gates::Gates {
-        view: &view,
-        absent: &context.absent,
-        logs: &logs,
-        progress: &|_, _| {},
-        deadline: context.limit,
-    };
-    told(gates.rolling(product, node).await)
+    let absent = &context.absent;
+    let waited = with_gates(context, absent, &|_, _| {}, context.limit, async |gates| {
+        gates.rolling(product, node).await
+    });
+    told(waited.await?)
 }

@@ -1,5 +1,5 @@
 //! All that has to be known before a run changes anything: whether the nodes can be worked on, and
-//! what those hold up that do not answer.
+//! what those hold up that do not respond.
 
 use anyhow::Result;
 
@@ -10,7 +10,7 @@ use crate::bootstrap::context::Context;
 use crate::bootstrap::nodes::plan::DaemonAction;
 use crate::bootstrap::topology::{Phase, Product};
 
-/// Looks at all nodes, and leaves those out that do not answer. `restarts`: products whose servers
+/// Looks at all nodes, and leaves those out that do not respond. `restarts`: products whose servers
 /// the command restarts in any case.
 ///
 /// # Errors

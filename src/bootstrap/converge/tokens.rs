@@ -102,7 +102,7 @@ async fn bootstrap(context: &mut Context, product: Product) -> Result<()> {
             .nodes
             .iter()
             .find(|node| node.name == leader);
-        let node = node.with_context(|| format!("{leader} is no node of the cluster"))?;
+        let node = node.with_context(|| format!("{leader} is not a node of the cluster"))?;
         context.progress.note(&format!(
             "{product}'s first token was made and never arrived: {leader} allows another"
         ));

@@ -107,7 +107,7 @@ fn new_path(binary: &BinarySpec) -> Result<String> {
     let (folder, name) = binary
         .path
         .rsplit_once('/')
-        .with_context(|| format!("`{}` is no path", binary.path))?;
+        .with_context(|| format!("`{}` is not a path with a folder", binary.path))?;
     Ok(format!("{folder}/.{name}.lb-new"))
 }
 
@@ -186,7 +186,7 @@ fn unfit(head: &[u8], node: &str) -> Option<String> {
         return None;
     }
     if !head.starts_with(b"\x7fELF") {
-        return Some("is no Linux program".to_owned());
+        return Some("is not a Linux program".to_owned());
     }
     // e_machine, in the byte order that e_ident[EI_DATA] names (elf(5)).
     let (low, high) = (*head.get(18)?, *head.get(19)?);
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(unfit(b"#!/bin/sh\n", "amd64"), None);
         assert_eq!(
             unfit(b"\xcf\xfa\xed\xfe Mach-O", "arm64").unwrap(),
-            "is no Linux program"
+            "is not a Linux program"
         );
         assert!(unfit(b"", "amd64").is_some());
         let mut big = elf(0);

@@ -1,9 +1,9 @@
 //! The way to a node: `sh` on this machine, or `ssh` with one connection that all commands share.
 //!
 //! `ssh` is the user's own, with its configuration, agent, known hosts and jump hosts. The first
-//! command to a node dials and stays behind as master of the connection; whatever `ssh` has to ask
-//! a person is asked then, one node after the other. Later commands go through the master's socket,
-//! ask nothing, and are out of reach of Ctrl-C, so that what was begun on a node is ended.
+//! command to a node dials and stays behind as master of the connection; prompts that `ssh` has for
+//! a person come then, one node after the other. Later commands go through the master's socket,
+//! prompt for nothing, and are out of reach of Ctrl-C, so that what was begun on a node is ended.
 
 use std::fs::File;
 use std::process::{ExitStatus, Stdio};
@@ -25,13 +25,13 @@ use crate::bootstrap::topology::{Node, Ssh};
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long dialling may take, a person typing a password included.
 const DIAL_PATIENCE: Duration = Duration::from_secs(120);
-/// Longest answer that is read.
+/// Longest output that is read.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Exit status of `ssh` when it is the connection that failed.
 const SSH_FAILED: i32 = 255;
 
-/// The node does not answer, whatever the reason: switched off, cut off, or without its sshd. A node
-/// that answers and refuses is something else: a key, a user or a name is wrong then.
+/// The node does not respond, whatever the reason: switched off, cut off, or without its sshd. A
+/// node that responds and refuses is something else: a key, a user or a name is wrong then.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreachable(String);
@@ -194,7 +194,7 @@ impl Channel {
                 format!("{}: cannot run a command by {}", self.node, self.describe())
             })?,
             Err(_) => bail!(
-                "{}: no answer by {} within {} s",
+                "{}: no response by {} within {} s",
                 self.node,
                 self.describe(),
                 patience.as_secs()
@@ -215,7 +215,7 @@ impl Channel {
         if !result.status.success() {
             if said.starts_with("sudo:") {
                 bail!(
-                    "{}: {said} (commands go through `sudo -n`, which asks for nothing: allow this user sudo without a \
+                    "{}: {said} (commands go through `sudo -n`, which cannot prompt: allow this user sudo without a \
                      password, or log in as root with sudo = false)",
                     self.node
                 );
@@ -287,7 +287,7 @@ async fn talk(mut process: Command, input: Input<'_>) -> std::io::Result<Talk> {
 
 impl Remote {
     /// Options of a call. `dial`: it may become the master, which holds on to its standard error
-    /// for good. `quiet`: nothing may be asked.
+    /// for good. `quiet`: no prompts.
     fn arguments(&self, dial: bool, quiet: bool) -> Vec<String> {
         let option = |text: String| ["-o".to_owned(), text];
         let batch = if quiet {
@@ -346,7 +346,10 @@ impl Remote {
 
     async fn call(&self, quiet: bool) -> Result<()> {
         if self.destination.starts_with('-') {
-            bail!("`{}` is no host", self.destination);
+            bail!(
+                "`{}` is not a host: it begins with `-`, which ssh takes for an option",
+                self.destination
+            );
         }
         // The master outlives this call and keeps its standard error open: a pipe would never end.
         let log = format!("{}.log", self.socket);
@@ -417,7 +420,7 @@ fn advice(said: &str) -> &'static str {
     }
 }
 
-/// Whether ssh failed for want of somebody to ask.
+/// Whether ssh failed because it could not prompt a person.
 fn needs_a_person(error: &str) -> bool {
     [
         "Permission denied",
@@ -476,7 +479,7 @@ mod tests {
             .run("sleep 60", Duration::from_millis(50))
             .await
             .unwrap_err();
-        assert!(error.to_string().contains("no answer"), "{error}");
+        assert!(error.to_string().contains("no response"), "{error}");
     }
 
     #[test]
@@ -520,7 +523,7 @@ mod tests {
                 .await
                 .unwrap_err()
                 .to_string()
-                .contains("is no host")
+                .contains("is not a host")
         );
     }
 }

@@ -24,16 +24,16 @@ pub struct ControlDir(Arc<Folder>);
 
 struct Folder {
     path: PathBuf,
-    /// Whether there is somebody to ask.
+    /// Whether there is a terminal to prompt on.
     interactive: bool,
-    /// Held while ssh asks something on the terminal.
+    /// Held while ssh prompts on the terminal.
     prompt: Mutex<()>,
     /// The system lets go of it when the process ends, however it ends.
     _lock: File,
 }
 
 impl ControlDir {
-    /// Makes it, for this user alone. Nothing is asked on the terminal unless standard input is
+    /// Makes it, for this user alone. There are no prompts on the terminal unless standard input is
     /// one.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl ControlDir {
         self.0.interactive
     }
 
-    /// The right to ask something on the terminal.
+    /// The right to prompt on the terminal.
     pub(super) async fn prompt(&self) -> MutexGuard<'_, ()> {
         self.0.prompt.lock().await
     }

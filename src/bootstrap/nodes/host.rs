@@ -12,7 +12,7 @@ use crate::bootstrap::topology::{Cluster, Layout, Node, Runner, Target};
 /// File in [`Layout::run`] that holds the id of the cluster to which the node belongs.
 pub(super) const MARK: &str = "cluster-id";
 
-/// See the module. Dials nothing until it is asked for something.
+/// See the module. Dials nothing until it is used.
 #[derive(Clone)]
 pub struct Host {
     pub(super) name: String,

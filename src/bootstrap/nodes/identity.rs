@@ -83,7 +83,7 @@ impl Host {
     }
 
     /// Puts the file into the data of a running server that allows another bootstrap of its ACLs,
-    /// as its user, who removes it.
+    /// as its user, which removes it.
     ///
     /// # Errors
     /// When the node is not reached, or has no such server.
@@ -132,7 +132,7 @@ fn files(lines: &[&str]) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut found = BTreeMap::new();
     for line in lines {
         let Some((name, content)) = line.split_once(' ') else {
-            bail!("`{line}` is not a name and a content");
+            bail!("`{line}` is not a name and its content");
         };
         // The content may be a key: it is not quoted.
         let content = STANDARD.decode(content).ok();

@@ -1,7 +1,7 @@
 //! lb as a unit of systemd, on clients where Nomad runs no programs as they are.
 //!
 //! Certificates, token and configuration are watched by lb itself; only another program or another
-//! unit asks for a restart, which drains.
+//! unit needs a restart, which drains.
 
 use std::time::Duration;
 

@@ -46,8 +46,7 @@ program() {
 impl Host {
     /// What the node has of all that `spec` names. One round trip.
     ///
-    /// On the local target owners are ignored: the owner that the specification asks for is
-    /// reported.
+    /// On the local target owners are ignored: the owner that the specification names is reported.
     ///
     /// # Errors
     /// When the node is not reached, or something cannot be read.
@@ -239,7 +238,7 @@ static PROGRAMS: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex:
 pub(super) async fn program_of_this_machine(path: &str) -> Result<Option<Seen>> {
     let machine = Channel::local("this machine");
     let path = quote(path);
-    // Held while the sum is computed: many nodes ask for the same program at once.
+    // Held while the sum is computed: many nodes need that of the same program at once.
     let mut programs = PROGRAMS.lock().await;
     let mut command = ShellCommand::new("");
     let print = command.section(

@@ -194,7 +194,7 @@ impl NodePlan {
 pub enum Ownership {
     /// Owners are part of what a node shall have.
     Compared,
-    /// All belongs to whoever runs the command (local target).
+    /// All belongs to the user that runs the command (local target).
     Ignored,
 }
 
@@ -228,7 +228,7 @@ pub fn compare(node: &str, spec: &NodeSpec, seen: &Observed, ownership: Ownershi
         let why = match (found, &binary.sha256) {
             (None, _) => Some(Why::Missing),
             (Some(found), Some(wanted)) if found.sha256 != *wanted => Some(Why::Content),
-            // Of a release that nobody has installed yet, whatever stands there is taken for
+            // Of a release that is installed nowhere yet, whatever stands there is taken for
             // another one.
             (Some(_), None) => Some(Why::Content),
             _ => None,
@@ -329,7 +329,7 @@ fn daemon_action(spec: &NodeSpec, seen: &Observed, product: Product) -> Option<D
     reload.then_some(DaemonAction::Reload)
 }
 
-/// Whether somebody else changed what the daemon reads, or its program. Stamps tell what we started
+/// Whether what the daemon reads, or its program, was changed by hand. Stamps tell what we started
 /// it with, but it may have been started anew by hand since then, with what stands there now.
 fn drifted(spec: &NodeSpec, seen: &Observed, effect: Effect) -> bool {
     let differs = |path: &str, wanted: &str| {
@@ -343,7 +343,7 @@ fn drifted(spec: &NodeSpec, seen: &Observed, effect: Effect) -> bool {
             .binaries
             .iter()
             .find(|binary| binary.name == product.name());
-        // On the local target programs are not looked at: what is not there was not asked for.
+        // On the local target programs are not looked at: what is not there was not to be observed.
         binary.is_some_and(
             |binary| match (&binary.sha256, seen.paths.get(&binary.path)) {
                 (Some(wanted), Some(found)) => found.sha256 != *wanted,
@@ -510,8 +510,8 @@ mod tests {
                 },
                 &["start   consul"],
             ),
-            // The stamp is right in these three: we started it well, but who knows what was done by
-            // hand since.
+            // The stamp is right in these three: we started it well, but something may have been
+            // done by hand since.
             (
                 "configuration changed there",
                 |_, seen| seen.paths.get_mut("consul.hcl").unwrap().sha256 = sha256(b"by hand"),

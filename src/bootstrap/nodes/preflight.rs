@@ -30,7 +30,7 @@ pub struct Preflight {
 pub struct TakenPort {
     /// The port.
     pub port: u16,
-    /// Who has it (`nginx, pid 812`), where that can be told.
+    /// The process that has it (`nginx, pid 812`), where that can be told.
     pub by: Option<String>,
 }
 
@@ -75,8 +75,9 @@ impl Host {
     pub async fn preflight(&self, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
         let mut facts = look(self, spec, ask).await?;
         // A port may be taken by what may yet turn out to be ours: a daemon that a killed run of
-        // ours had just started has no id on file for a moment, and one that opens its ports between
-        // the two passes of `ss`, over processes and over sockets, is listed as nobody's.
+        // ours had just started has no id on file for a moment, and one that opens its ports
+        // between the two passes of `ss`, over processes and over sockets, is listed without a
+        // process.
         for _ in 1..LOOKS {
             if facts.ports_taken.is_empty()
                 || facts.cluster_id.as_deref() != Some(ask.cluster_id.as_str())
@@ -100,7 +101,7 @@ async fn look(host: &Host, spec: &NodeSpec, ask: &Preflight) -> Result<Facts> {
     let user = output.get(&sections.user)?;
     if !host.local && user.first().map(String::as_str) != Some("0") {
         bail!(
-            "{}: {} works, but as the user {}, who may not make users and write to /etc: log in as root, or set sudo = \
+            "{}: {} works, but its user {} may not make users and write to /etc: log in as root, or set sudo = \
              true",
             host.name,
             host.channel.describe(),
@@ -408,7 +409,7 @@ mod tests {
         let listeners = vec![
             listener("127.0.34.2", 8501, Some(9)),  // another address
             listener("127.0.34.1", 4646, Some(12)), // ours
-            listener("127.0.34.1", 9999, Some(9)),  // nobody asked
+            listener("127.0.34.1", 9999, Some(9)),  // a port that the cluster does not need
             listener("0.0.0.0", 8301, Some(9)),
             listener("::", 8301, Some(9)),
             listener("127.0.34.1", 8300, None),

@@ -10,7 +10,7 @@ use super::host::Host;
 /// with others, when its first process began.
 const BOOT: &str = r#"echo "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)/$(sed 's/^.*) //' /proc/1/stat | cut -d' ' -f20)""#;
 
-/// Goes on once the connection that asked for it is closed.
+/// Goes on once the connection that it came by is closed.
 const REBOOT: &str = r#"
 if [ -d /run/systemd/system ] && has systemctl; then how='systemctl reboot'
 elif has reboot; then how=reboot

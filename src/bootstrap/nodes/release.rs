@@ -62,7 +62,7 @@ impl Releases {
     ) -> Result<Archive> {
         let release = format!("{product}_{version}");
         let folder = format!("{}/{product}/{version}", self.0.url);
-        // Held meanwhile: all nodes ask at once.
+        // Held meanwhile: all nodes need it at once.
         let mut checked = self.0.checked.lock().await;
         let list = match checked.get(&release) {
             Some(list) => list,
@@ -111,7 +111,7 @@ impl Source {
             Some(file) => file.clone(),
             None => fetch(&work, "key", &self.key.url)
                 .await
-                .context("the key that releases are signed with")?,
+                .context("cannot fetch the key that releases are signed with")?,
         };
         gpg(&work, &["--import", &key.to_string_lossy()])
             .await
@@ -148,14 +148,14 @@ impl Source {
             match judge(&status, &self.key.fingerprint) {
                 Ok(()) => {
                     return std::fs::read_to_string(&list)
-                        .context("the list of checksums is no text");
+                        .context("the list of checksums is not text");
                 }
                 // What is wrong with the usual signature tells more than that there is no other
                 // one.
                 Err(reason) => last = Some(anyhow::anyhow!(reason)),
             }
         }
-        let reason = last.unwrap_or_else(|| anyhow::anyhow!("no signature"));
+        let reason = last.unwrap_or_else(|| anyhow::anyhow!("they have no signature"));
         Err(reason.context(format!(
             "the checksums of {} are not to be trusted",
             release.replace('_', " ")
@@ -313,7 +313,7 @@ mod tests {
                 "another key (BBBB)",
             ),
             (String::new(), "no signature"),
-            // What a signer's name or gpg's prose says is no status.
+            // What a signer's name or gpg's prose says is not a status.
             (
                 "gpg: VALIDSIG AAAA1111 GOODSIG\n".to_owned(),
                 "no signature",

@@ -1,7 +1,7 @@
 //! Building blocks of the scripts: quoting, contents that travel inside a script, and what every
 //! script may use.
 //!
-//! The scripts keep to what POSIX asks of `sh`, and to the core utilities of Linux.
+//! The scripts keep to what POSIX demands of `sh`, and to the core utilities of Linux.
 
 use std::fmt::Write as _;
 

@@ -15,7 +15,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Whether nobody else can listen on this address and its port.
+    /// Whether nothing else can listen on this address and its port.
     pub(super) fn is_in_the_way_of(&self, address: IpAddr) -> bool {
         // `::` takes IPv4, too, unless told otherwise, which cannot be seen.
         self.address.is_none_or(|its| {

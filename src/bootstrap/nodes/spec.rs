@@ -6,7 +6,8 @@ use aws_lc_rs::digest::{self, Context, SHA256};
 
 use crate::bootstrap::topology::{BinarySource, Product};
 
-/// Who owns a file on a node. On the local target all is the user's own, and nothing is changed.
+/// The owner of a file on a node. On the local target all is the user's own, and nothing is
+/// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// root.
@@ -54,7 +55,7 @@ pub struct FileSpec {
     pub mode: u32,
     /// Owner.
     pub owner: Owner,
-    /// What a change of it asks for.
+    /// What a change of it makes necessary.
     pub effect: Effect,
     /// Whether its content must never be shown.
     pub secret: bool,
@@ -134,8 +135,8 @@ impl NodeSpec {
     }
 
     /// Digest of everything that the running daemon must have been started with: its command, its
-    /// program and the files that ask for a restart. `binary` is the digest of the program as it
-    /// will be on the node.
+    /// program and the files that need a restart. `binary` is the digest of the program as it will
+    /// be on the node.
     #[must_use]
     pub fn restart_stamp(&self, product: Product, binary: &str) -> String {
         let mut hash = Context::new(&SHA256);

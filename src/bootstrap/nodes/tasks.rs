@@ -28,9 +28,9 @@ pub enum Wipe {
 
 /// Takes `data` and `rounds` of 0.1 s. Prints how many processes it ended.
 ///
-/// `left` prints a line `KIND PID` for each process: tasks first are asked, then their executors,
-/// which only then have nothing to report. The shell and its own children are no descendants of an
-/// executor.
+/// `left` prints a line `KIND PID` for each process: the tasks, which end first, then their
+/// executors, which only then have nothing to report. The shell and its own children are not
+/// descendants of an executor.
 const TASKS: &str = r#"
 processes() {
   { grep -aH '' /proc/[0-9]*/stat; grep -aH '' /proc/[0-9]*/cmdline | tr '\0' ' '; } 2>/dev/null
@@ -134,7 +134,7 @@ impl Host {
             Wipe::Data(product) => std::slice::from_ref(product),
             Wipe::Everything => &[Product::Consul, Product::Nomad],
         };
-        // Without a mark the folders are either empty or somebody else's.
+        // Without a mark the folders are either empty or not this cluster's.
         let all = products
             .iter()
             .flat_map(|&product| [layout.config(product), layout.data(product)]);

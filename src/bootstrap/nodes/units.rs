@@ -83,7 +83,8 @@ pub(super) fn read(lines: &[&str]) -> Result<Unit> {
             }),
             "Sets" => {
                 let drop_in = seen.drop_ins.last_mut();
-                let drop_in = drop_in.with_context(|| format!("`{line}` is of no drop-in"))?;
+                let drop_in =
+                    drop_in.with_context(|| format!("`{line}` does not follow a drop-in"))?;
                 drop_in.settings.push(value.to_owned());
             }
             _ => {}
@@ -161,7 +162,7 @@ mod tests {
         for (lines, expected) in [
             (["Failed to connect to bus"], "is not a property"),
             (["Pid=many"], "`many` is not a number"),
-            (["Sets=User"], "`Sets=User` is of no drop-in"),
+            (["Sets=User"], "`Sets=User` does not follow a drop-in"),
         ] {
             let error = format!("{:#}", read(&lines).unwrap_err());
             assert!(error.contains(expected), "{error}");

@@ -119,8 +119,8 @@ fn tls(hcl: &mut Hcl, layout: &Layout, version: Version) {
     }
 }
 
-/// `join.hcl`: whom an agent looks for when it starts. One that has found the others knows them
-/// from then on, so that a cluster can grow without a restart of what is there.
+/// `join.hcl`: which servers an agent looks for when it starts. One that has found the others knows
+/// them from then on, so that a cluster can grow without a restart of what is there.
 pub(super) fn join(cluster: &Cluster, node: &Node) -> String {
     let mut hcl = Hcl::file();
     if node.is_server(Product::Consul) {

@@ -11,8 +11,9 @@ use crate::bootstrap::topology::Cluster;
 const HELLO: &str = include_str!("../../../deploy/nomad/hello.nomad.hcl");
 const LB: &str = include_str!("../../../deploy/nomad/lb.nomad.hcl");
 
-/// Body for `POST /v1/jobs/parse` that gives the sample service. The answer goes to `PUT /v1/jobs`
-/// as `{"Job": …}`. Source: <https://developer.hashicorp.com/nomad/api-docs/jobs#parse-job>.
+/// Body for `POST /v1/jobs/parse` that gives the sample service. The response goes to `/v1/jobs` by
+/// PUT, as `{"Job": …}`. Source:
+/// <https://developer.hashicorp.com/nomad/api-docs/jobs#parse-job>.
 #[must_use]
 pub fn hello(cluster: &Cluster) -> Value {
     parse_request(HELLO, &cluster.datacenter)
@@ -88,7 +89,7 @@ mod tests {
                 &["fmt", "-check", "-list=false"][..],
                 &["job", "run", "-output"],
             ] {
-                // No server is asked: the address leads nowhere.
+                // No server gets a request: the address leads nowhere.
                 let output = Command::new(&nomad)
                     .args(words)
                     .arg(&path)

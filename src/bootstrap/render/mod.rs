@@ -8,10 +8,10 @@
 //!   lb/        lb.toml [token] ca.pem cert.pem key.pem [metrics.pem metrics-key.pem]          Nomad clients
 //! ```
 //!
-//! Files are cut by what a change of them asks for: what is rotated under a running agent (gossip
-//! keys, Consul's certificates), and what counts at a start alone (whom to join), has files of its
-//! own, so that neither a rotation nor a new node looks like a reason to restart. `nodes` carries
-//! it out, `plan` decides when.
+//! Files are cut by what a change of them makes necessary: what is rotated under a running agent
+//! (gossip keys, Consul's certificates), and what counts at a start alone (which servers to join),
+//! has files of its own, so that neither a rotation nor a new node looks like a reason to restart.
+//! `nodes` carries it out, `plan` decides when.
 
 mod consul;
 mod hcl;
@@ -315,7 +315,7 @@ impl SpecBuilder<'_> {
         self.spec.daemons.push(daemon);
     }
 
-    /// Users are made on machines of the cluster alone: locally all runs as who called.
+    /// Users are made on machines of the cluster alone: locally all runs as the caller.
     fn user(&mut self, user: Owner) {
         if !self.cluster.is_local() && user != Owner::Root {
             self.spec.users.push(user);

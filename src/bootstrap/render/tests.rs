@@ -621,7 +621,7 @@ fn extra_is_merged_into_what_is_rendered() {
         for part in never {
             assert!(!plain.contains(part), "{part}:\n{text}");
         }
-        // It is drift, and asks for a restart.
+        // It is drift, and makes a restart necessary.
         let before = rendered(&self::cluster(false, false), "consul-0", NEW);
         assert_ne!(
             before.restart_stamp(Product::Consul, ""),

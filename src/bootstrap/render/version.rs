@@ -56,7 +56,7 @@ impl Version {
             }),
             _ => None,
         };
-        version.with_context(|| format!("{word:?} is no version of three numbers (in {line:?})"))
+        version.with_context(|| format!("{word:?} is not a version of three numbers (in {line:?})"))
     }
 }
 

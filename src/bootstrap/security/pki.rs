@@ -7,8 +7,9 @@
 //!
 //! Consul and Nomad take a node's role from the names in its certificate:
 //! `server.<datacenter>.<domain>` and `server.<region>.nomad` are held by servers alone.
-//! [`Subject`] is the one place that decides who gets which names. Reading certificates is in
-//! `pki::read`; where they are kept and when they are made anew is `state`'s business.
+//! [`Subject`] is the one place that decides which certificate gets which names. Reading
+//! certificates is in `pki::read`; where they are kept and when they are made anew is `state`'s
+//! business.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -225,7 +226,7 @@ fn params(names: &[String], now: SystemTime, days: u32) -> Result<CertificatePar
     let now = OffsetDateTime::from(now);
     let not_before = now
         .checked_sub(BACKDATE)
-        .context("the clock is out of range")?;
+        .context("the clock of this machine is out of range")?;
     params.not_before = not_before;
     params.not_after = now
         .checked_add(Duration::days(days.into()))

@@ -70,7 +70,9 @@ impl NewAuthorities {
             Some(_) => None,
             None => Some(Authority::create(now)?),
         };
-        let root = brought.or(made.as_ref()).context("no CA")?;
+        let root = brought
+            .or(made.as_ref())
+            .context("there is no CA to make the intermediates with")?;
         Ok(Self {
             root: root.cert_pem().to_owned(),
             root_key: made.as_ref().map(Authority::key_pem),

@@ -90,7 +90,7 @@ impl State {
             let to = (1..)
                 .map(|number| beside(place, &format!(".before-restore-{number}")))
                 .find(|to| fs::symlink_metadata(to).is_err())
-                .context("no name is free")?;
+                .context("no name like NAME.before-restore-1 is free")?;
             fs::rename(place, &to)
                 .with_context(|| format!("cannot move {} aside", place.display()))?;
             aside = Some(to);

@@ -220,7 +220,7 @@ impl Folder {
     }
 
     /// Takes from others what they may do here. `nodes/` is left alone: what lies there belongs to
-    /// the daemons of the local target, and nobody else gets that far.
+    /// the daemons of the local target, and no other user gets that far.
     fn tighten(&mut self) -> Result<()> {
         let mut pending = vec![self.path.clone()];
         while let Some(path) = pending.pop() {
@@ -259,7 +259,7 @@ impl Folder {
     }
 }
 
-/// Whether a folder is somebody's, and not a state folder.
+/// Whether a folder holds something of its own, and is not a state folder.
 fn holds_other_things(path: &Path) -> std::io::Result<bool> {
     let mut empty = true;
     for entry in fs::read_dir(path)? {

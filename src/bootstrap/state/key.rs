@@ -78,8 +78,8 @@ pub(super) fn decrypt(pem: &Secret, passphrase: Option<&Secret>, place: &str) ->
     Ok(Secret::new(text.as_str()))
 }
 
-/// Asks for the passphrase on the terminal, without showing it. None when there is no terminal to
-/// ask on.
+/// Prompts for the passphrase on the terminal, without showing it. None when there is no terminal
+/// to prompt on.
 ///
 /// # Errors
 /// When the terminal cannot be read, or nothing was typed.
@@ -87,7 +87,8 @@ pub(super) fn ask_passphrase(prompt: &str) -> Result<Option<Secret>> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Ok(None);
     }
-    let typed = rpassword::prompt_password(prompt).context("cannot ask for the passphrase")?;
+    let typed = rpassword::prompt_password(prompt)
+        .context("cannot read the passphrase from the terminal")?;
     if typed.is_empty() {
         bail!("no passphrase was typed");
     }

@@ -62,7 +62,7 @@ pub struct State {
 }
 
 impl State {
-    /// Opens it for writing, if it is there. Nobody else can until this is dropped.
+    /// Opens it for writing, if it is there. No other command can until this is dropped.
     ///
     /// # Errors
     /// When another command is at work on it (the message names its process), or it cannot be read.

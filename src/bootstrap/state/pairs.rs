@@ -93,8 +93,12 @@ impl State {
             }
         }
         // All are there by now; were one not, its absence would be an error of the disk.
-        self.collect(cluster, made)?
-            .ok_or_else(|| anyhow::anyhow!("a certificate vanished from {}", self.dir().display()))
+        self.collect(cluster, made)?.ok_or_else(|| {
+            anyhow::anyhow!(
+                "a certificate that was just written is missing in {}: run the command again",
+                self.dir().display()
+            )
+        })
     }
 
     /// Forgets a node's pairs, so that the next run makes new ones: for a node that is replaced.
@@ -192,7 +196,8 @@ impl State {
             }))
     }
 
-    /// Files in the state folder with which the operator asks a program: CA, certificate, key.
+    /// Files in the state folder that the operator's requests to a program need: CA, certificate,
+    /// key.
     ///
     /// # Errors
     /// When a file cannot be read.

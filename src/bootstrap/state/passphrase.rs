@@ -1,5 +1,5 @@
-//! The passphrase of the CA key: given in a file or a variable, else asked for. What it opens is
-//! the business of `state`.
+//! The passphrase of the CA key: given in a file or a variable, else typed on the terminal. What it
+//! opens is the business of `state`.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use crate::bootstrap::security::secrets::Secret;
 const VARIABLE: &str = "LB_BOOTSTRAP_PASSPHRASE";
 
 /// The passphrase of `--passphrase-file`, else of the variable's value; None when neither is given.
-/// The line break at the file's end is no part of it. Reads the file.
+/// The line break at the file's end is not a part of it. Reads the file.
 ///
 /// # Errors
 /// When it is empty, not UTF-8, or the file cannot be read.
@@ -70,7 +70,7 @@ impl Passphrase {
         }
     }
 
-    /// The passphrase that a backup is encrypted with: given, else asked for on a terminal.
+    /// The passphrase that a backup is encrypted with: given, else typed on a terminal.
     pub(in crate::bootstrap) fn for_backup(&self) -> Result<Secret> {
         if let Some(given) = given(self.file.as_deref(), std::env::var_os(VARIABLE))? {
             return Ok(given);
@@ -84,7 +84,7 @@ impl Passphrase {
         })
     }
 
-    /// The passphrase, if one was given; asked for on a terminal when the key is encrypted and none
+    /// The passphrase, if one was given; typed on a terminal when the key is encrypted and none
     /// was given.
     pub(in crate::bootstrap) fn for_key(&self, encrypted: Option<bool>) -> Result<Option<Secret>> {
         if self.withheld {

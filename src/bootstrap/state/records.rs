@@ -265,7 +265,7 @@ impl Applied {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AclStep {
-    /// Agents ask for tokens, all get theirs, and what shows none is let through.
+    /// Agents take tokens, all get theirs, and what shows none is let through.
     Open,
     /// What shows none is refused, agent after agent.
     Close,

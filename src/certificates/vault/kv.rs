@@ -96,7 +96,7 @@ impl Mount {
         match response.pointer(data)?.get(name)? {
             Value::Null => None,
             Value::String(text) => Some(Ok(Bytes::from(text.clone()))),
-            _ => Some(Err(format!("the field {name} is not a text"))),
+            _ => Some(Err(format!("the field {name} is not text"))),
         }
     }
 }

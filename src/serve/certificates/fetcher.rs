@@ -23,7 +23,7 @@ impl Fetcher {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .context("certificates")?;
+            .context("cannot start the runtime that fetches certificates")?;
         let (sender, received) = mpsc::unbounded_channel();
         let run = move || LocalSet::new().block_on(&runtime, run_jobs(received));
         thread::Builder::new()

@@ -79,7 +79,7 @@ async fn only_what_the_right_people_signed_is_installed() {
     let installed = host.install(&binary("1.2.3"), &releases).await.unwrap();
     assert_eq!(installed, sha256(&fs::read(&program).unwrap()));
     assert_eq!(run(&mut Command::new(&program)), "hello\n");
-    // The second run needs no archive, unless somebody changed the program.
+    // The second run needs no archive, unless the program was changed.
     fs::remove_file(&zip).unwrap();
     assert_eq!(
         host.install(&binary("1.2.3"), &releases).await.unwrap(),

@@ -55,7 +55,7 @@ fn a_machine_that_is_cut_off_holds_up_nothing_else() {
     site.lb("remove-node nomad-client-1 --dead --yes --only consul")
         .expect(0)
         .tells(&["nomad-client-1 is taken out"]);
-    // It answers, so it is wiped as well.
+    // It responds, so it is wiped as well.
     site.lb("remove-node nomad-client-0 --yes --only consul")
         .expect(0)
         .tells(&["nomad-client-0 is removed"]);

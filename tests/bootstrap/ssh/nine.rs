@@ -61,7 +61,7 @@ const LISTED: &str = "find /etc/consul.d /etc/nomad.d /etc/lb /opt/consul /opt/n
      /usr/local/bin/nomad /usr/local/bin/lb /var/lib/lb-bootstrap \\( -path '/opt/*/*' -o -path '/var/lib/*/*' \\) \
      -prune -o -printf '%p %m %u:%g\\n' 2>/dev/null | sort";
 
-/// Prints who runs which daemon.
+/// Prints which user runs which daemon.
 const RUNNING: &str = "for p in consul nomad; do f=/var/lib/lb-bootstrap/$p.pid; [ ! -e $f ] || \
      echo \"$p $(stat -c %U /proc/$(cat $f)) $(readlink /proc/$(cat $f)/exe)\"; done";
 
@@ -142,7 +142,7 @@ fn nine_machines_become_a_cluster_and_are_machines_again() {
     assert!(!site.state().join("ca-key.pem").exists());
 }
 
-/// Files, modes, owners, users and who runs what.
+/// Files, modes, owners, users and the users of the daemons.
 fn furnished(site: &Site, with_nomad: bool) {
     for (index, machine) in site.machines.iter().enumerate() {
         let more = match index {

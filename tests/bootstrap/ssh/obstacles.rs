@@ -60,13 +60,13 @@ fn all_that_is_in_the_way_is_told_at_once_and_nothing_is_changed() {
     let ended = site.lb("up --only consul").expect(1).tells(&[
         "nothing was changed, because of this:",
         "consul-0: no connection by ssh",
-        "consul-1: ssh jane@10.88.43.12 works, but as the user jane, who may not make users and write to /etc: \
+        "consul-1: ssh jane@10.88.43.12 works, but its user jane may not make users and write to /etc: \
          log in as root, or set sudo = true",
         "consul-2: /opt/consul is there already, and not of this cluster",
         "nomad-server-0: belongs to the cluster 0123-another, whose keys are not in",
         "nomad-server-1: port 8301 of 10.88.43.15 is taken by perl",
         "nomad-server-2: its clock is +360",
-        "nomad-client-0: 10.88.43.99 is no address of that machine: correct it in",
+        "nomad-client-0: 10.88.43.99 is not an address of that machine: correct it in",
         "nomad-client-1: lacks useradd: install it there",
         "nomad-client-2: no connection by ssh",
         "Host key verification failed",

@@ -95,7 +95,7 @@ impl Site {
         format!("[{}]", addresses.join(", "))
     }
 
-    /// Asks an agent's API as the operator; empty when it does not answer.
+    /// Requests a path of an agent's API as the operator; empty when it does not respond.
     pub fn ask(&self, index: usize, port: u16, path: &str) -> String {
         self.operator.ask(&self.address(index), port, path)
     }

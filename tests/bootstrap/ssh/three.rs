@@ -211,7 +211,7 @@ fn upgraded(site: &Site) {
     let addresses: Vec<SocketAddr> = (0..3)
         .map(|index| format!("{}:8300", site.address(index)).parse().unwrap())
         .collect();
-    // What answers on the servers' own port, looked at from outside.
+    // What responds on the servers' own port, looked at from outside.
     let watch = Watch::begin(move || {
         let is_up = |address: &&SocketAddr| {
             TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok()

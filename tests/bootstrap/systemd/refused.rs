@@ -34,7 +34,7 @@ fn a_machine_is_left_alone_until_nothing_is_in_the_way() {
     ]);
     assert_eq!(machine.run(LEFT), untouched);
 
-    // An agent of somebody else, which has its configuration elsewhere and none of our ports.
+    // An agent of another cluster, which has its configuration elsewhere and none of our ports.
     machine.run(
         "printf '[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' \
          >/usr/lib/systemd/system/consul.service && systemctl daemon-reload && systemctl enable -q --now consul",

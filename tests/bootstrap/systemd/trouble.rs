@@ -44,7 +44,7 @@ fn crash_loop(life: &Life) {
     ));
     wait_for("it is started again and again", || is_restarted(life, 2));
     let status = life.lb("status").expect(3).out;
-    let told = format!("{node}: {product}: does not answer");
+    let told = format!("{node}: {product}: does not respond");
     assert!(status.contains(&told), "{status}");
     // Whether it is seen while it runs for a moment, or between two starts.
     let planned = life.lb("plan").expect(3).out;

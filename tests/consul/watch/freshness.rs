@@ -434,7 +434,7 @@ async fn what_a_token_may_read_again_is_read_within_a_second() {
         }
         watched.until("all", |view| view.services.len() == 20).await;
         fake.fault(fault.clone());
-        // Long enough for pauses that double to grow beyond what is asked for here.
+        // Long enough for pauses that double to grow beyond what is expected here.
         tokio::time::sleep(Duration::from_secs(5)).await;
         fake.set("s3", &[1000, 2000]);
         fake.fault(Fault::None);

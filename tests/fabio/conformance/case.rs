@@ -77,7 +77,7 @@ pub struct Case {
     /// Fabio has it from this version on.
     #[serde(default)]
     pub since: Option<String>,
-    /// What is asked first.
+    /// What is sent first.
     #[serde(flatten)]
     pub first: Step,
     /// What happens then.
@@ -160,7 +160,7 @@ pub struct Step {
 pub struct Want {
     /// Status; 200 if not given, unless `closed`.
     pub status: Option<u16>,
-    /// Upstream that answered.
+    /// Upstream that responded.
     pub from: Option<String>,
     /// Path and query as the upstream got them.
     pub path: Option<String>,
@@ -171,18 +171,18 @@ pub struct Want {
     /// Header fields as the upstream got them; false: none.
     #[serde(default)]
     pub sent: BTreeMap<String, Field>,
-    /// Header fields of the answer; false: none.
+    /// Header fields of the response; false: none.
     #[serde(default)]
     pub head: BTreeMap<String, Field>,
-    /// The whole body of the answer.
+    /// The whole body of the response.
     pub body: Option<String>,
-    /// Parts of the body of the answer.
+    /// Parts of the body of the response.
     #[serde(default)]
     pub body_has: Vec<String>,
-    /// What the body of the answer must not hold.
+    /// What the body of the response must not hold.
     #[serde(default)]
     pub body_lacks: Vec<String>,
-    /// The connection ends without an answer.
+    /// The connection ends without a response.
     #[serde(default)]
     pub closed: bool,
     /// Share of each upstream, of `times` requests.

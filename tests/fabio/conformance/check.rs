@@ -10,7 +10,7 @@ use super::setup::Setup;
 use super::subject::Subject;
 use crate::support::client::RawResponse;
 
-/// Asks once (or as often as the step says); an error is a line about what is not as it should be.
+/// Sends once (or as often as the step says); an error is a line about what is not as it should be.
 pub fn step(setup: &Setup, subject: &Subject, step: &Step) -> Result<(), String> {
     let want = match (&step.fabio, subject.who) {
         (Some(other), Who::Fabio) => other,

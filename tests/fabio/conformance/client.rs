@@ -8,7 +8,7 @@
 //! | `WS HOST/PATH` | a websocket handshake, then one frame there and back |
 //! | `GRPC [HOST] /PATH` | one call |
 //! | `GRPCS NAME [HOST] /PATH` | the same over TLS |
-//! | `TCP TEXT` | sends the text, reads until the answer that is wanted, or the end |
+//! | `TCP TEXT` | sends the text, reads until the response that is wanted, or the end |
 //! | `RAW TEXT` | sends exactly this (`\r`, `\n`, `\xNN` are written out), reads to the end |
 //!
 //! A header line `<N fields>` stands for so many.
@@ -30,7 +30,7 @@ use super::subject::Subject;
 use crate::support::client::{RawClient, RawResponse, exchange};
 use crate::support::wait::PATIENCE;
 
-/// What came back; none when the connection ended without an answer.
+/// What came back; none when the connection ended without a response.
 pub type Response = Option<RawResponse>;
 
 /// Host of requests that name none.
@@ -75,8 +75,8 @@ pub fn once(setup: &Setup, subject: &Subject, step: &Step) -> Response {
     }
 }
 
-/// The same request again and again, on one connection unless the step says otherwise; who answered
-/// each time.
+/// The same request again and again, on one connection unless the step says otherwise; the name of
+/// the upstream that responded each time.
 pub fn many(setup: &Setup, subject: &Subject, step: &Step, times: usize) -> Vec<String> {
     let address = subject.listener(step.on.as_deref());
     let ask = setup.fill(&step.ask);
@@ -85,7 +85,7 @@ pub fn many(setup: &Setup, subject: &Subject, step: &Step, times: usize) -> Vec<
     let name = |answer: &RawResponse| answer.header("x-instance").unwrap_or("nobody").to_owned();
     if step.apart {
         return (0..times)
-            .map(|_| name(&exchange(address, &request).expect("an answer")))
+            .map(|_| name(&exchange(address, &request).expect("a response")))
             .collect();
     }
     let request = request.replace("Connection: close\r\n", "");
@@ -96,7 +96,7 @@ pub fn many(setup: &Setup, subject: &Subject, step: &Step, times: usize) -> Vec<
                 &client
                     .send(&request)
                     .response()
-                    .expect("an answer on a connection that is kept"),
+                    .expect("a response on a connection that is kept"),
             )
         })
         .collect()
@@ -169,7 +169,7 @@ fn unescaped(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Reads one answer. Interim ones are passed over.
+/// Reads one response. Interim ones are passed over.
 fn read_answer(stream: &mut impl Read, bodiless: bool) -> Response {
     let mut bytes = Vec::new();
     // What came before a reset or the end counts.
@@ -298,7 +298,7 @@ fn grpc(setup: &Setup, address: SocketAddr, tls: Option<&str>, rest: &str) -> Re
     })
 }
 
-/// Trailers, and the fields of answers without a body, stand among the fields.
+/// Trailers, and the fields of responses without a body, stand among the fields.
 async fn gathered(response: http::Response<hyper::body::Incoming>) -> RawResponse {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.map(|body| {

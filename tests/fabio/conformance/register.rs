@@ -186,7 +186,7 @@ pub fn call(setup: &Setup, method: &str, path: &str, body: &str) -> String {
     socket.read_to_end(&mut answer).unwrap();
     let Some(answer) = RawResponse::parse(&answer) else {
         panic!(
-            "{method} {path} {body}: Consul answered {:?}",
+            "{method} {path} {body}: Consul's response is {:?}",
             String::from_utf8_lossy(&answer)
         );
     };

@@ -9,9 +9,9 @@
 //! | `<echo>` | of one that greets with `hello `, echoes bytes, and says ` bye` after the client's end |
 //! | `<tls>` | of an HTTPS one whose certificate the programs do not trust |
 //! | `<grpc>` | of a gRPC one |
-//! | `<junk>` | of one that answers no HTTP |
+//! | `<junk>` | of one that does not respond in HTTP |
 //! | `<late>` | of one that takes its time, more of it than a case has |
-//! | `<closed>` | of nobody |
+//! | `<closed>` | where nothing listens |
 //! | `<folder>` | a folder with `site.pem`, `site-key.pem` (`tls.test`, `*.wild.test`) and `second.pem` (`second.test`) |
 //! | `<folder>/certs` | the same as a folder of certificates |
 
@@ -119,7 +119,7 @@ impl Setup {
     }
 }
 
-/// An address where nobody listens. (The port is free now, and given to nobody soon: the system
+/// An address where nothing listens. (The port is free now, and given away not soon: the system
 /// goes around.)
 fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")

@@ -102,7 +102,7 @@ impl Subject {
         for (name, _) in std::env::vars().filter(|(name, _)| foreign(name)) {
             command.env_remove(name);
         }
-        // The host of cases that name none; Fabio answers its pages under any.
+        // The host of cases that name none; Fabio serves its pages under any.
         command.env("LB_ADMIN_HOSTS", "any.test");
         let log = LogFile::create(folder.path().join("log")).unwrap();
         let out = LogFile::create(folder.path().join("out")).unwrap();

@@ -77,8 +77,8 @@ fn server_config(pair: &Pair) -> ServerConfig {
         .unwrap()
 }
 
-/// A gRPC server: every call is answered with one message that tells its name and the path. Lives
-/// as long as the test.
+/// A gRPC server: every call gets one message that tells its name and the path. Lives as long as
+/// the test.
 pub fn grpc(name: &str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -16,7 +16,7 @@ use crate::bootstrap::cluster::view::ClusterView;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{Cluster, Product};
 
-/// Everything but ACLs: who may write those may do all.
+/// Everything but ACLs: a token that may write those may do all.
 const OPERATOR_RULES: &str = r#"agent_prefix "" { policy = "write" }
 event_prefix "" { policy = "write" }
 key_prefix "" { policy = "write" }

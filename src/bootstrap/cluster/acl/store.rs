@@ -72,7 +72,7 @@ pub(super) struct TokenMade {
     pub(super) secret_id: String,
 }
 
-/// Whether the product knows the token that the API is asked with: its accessor, or None.
+/// Whether the product knows the token that the API uses: its accessor, or None.
 pub(in crate::bootstrap::cluster) async fn is_valid(api: &Api) -> Result<Option<String>, ApiError> {
     let reply = api.get("/v1/acl/token/self", LIMIT).await?;
     if matches!(reply.status.as_u16(), 401 | 403 | 404) {

@@ -102,7 +102,7 @@ impl Api {
         tokio::pin!(exchange);
         tokio::select! {
             result = &mut exchange => result,
-            // It may end before the last bytes have been taken over, which is no mistake.
+            // It may end before the last bytes have been taken over, which is not a mistake.
             end = connection => exchange.await.map_err(|error| match end {
                 Ok(()) => error,
                 Err(end) => error.context(self.hyper_error(end).to_string()),

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use serde::Deserialize;
 
-use super::{Finding, Gates, asked, servers_of};
+use super::{Finding, Gates, failed_request, servers_of};
 use crate::bootstrap::cluster::acl;
 use crate::bootstrap::cluster::api::{Api, ApiError, LIMIT};
 use crate::bootstrap::cluster::facts::{Member, MemberStatus, NomadNode};
@@ -92,7 +92,7 @@ impl<'a> Gates<'a> {
     async fn has_found_consul(&self, server: &Node, client: &NomadNode) -> Result<(), String> {
         let details = self.view.nomad_node(server, &client.id).await;
         let attributes = details
-            .map_err(|error| asked(&error))?
+            .map_err(|error| failed_request(&error))?
             .attributes
             .unwrap_or_default();
         if attributes.contains_key("consul.version") {
@@ -115,7 +115,7 @@ async fn if_shown<T>(found: Result<T, ApiError>, api: &Api) -> Result<Option<T>,
         Ok(found) => Ok(Some(found)),
         Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(None),
         Err(error) if acl::is_before_bootstrap(&error, api).await => Ok(None),
-        Err(error) => Err(asked(&error)),
+        Err(error) => Err(failed_request(&error)),
     }
 }
 

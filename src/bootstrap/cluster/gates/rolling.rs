@@ -7,7 +7,7 @@
 use futures_util::future::join_all;
 use serde_json::Value;
 
-use super::{Finding, Gates, asked, servers_of};
+use super::{Finding, Gates, failed_request, servers_of};
 use crate::bootstrap::cluster::acl;
 use crate::bootstrap::cluster::api::{Api, LIMIT};
 use crate::bootstrap::cluster::facts::AutopilotHealth;
@@ -37,10 +37,10 @@ impl<'a> Gates<'a> {
         let api = self.view.api(restarted, product);
         let health = match self.view.autopilot_seen_by(restarted, product).await {
             Ok(health) => health,
-            // Before the bootstrap of ACLs nobody may ask; nothing is restarted then but what has
-            // just been started.
+            // Before the bootstrap of ACLs no token allows this; nothing is restarted then but what
+            // has just been started.
             Err(error) if acl::is_before_bootstrap(&error, &api).await => return Ok(()),
-            Err(error) => return Err(asked(&error)),
+            Err(error) => return Err(failed_request(&error)),
         };
         let servers = self.view.cluster.servers(product).count();
         let absent = servers - self.present_servers(product).len();
@@ -94,7 +94,9 @@ pub(super) fn judge_health(
         return Err("autopilot does not call it healthy yet".to_owned());
     }
     if !own.voter {
-        return Err("it is no voter yet; autopilot makes a new server one after 10 s".to_owned());
+        return Err(
+            "it is not a voter yet; autopilot makes a new server one after 10 s".to_owned(),
+        );
     }
     // With a server away on purpose the rest can be neither all healthy nor as tolerant.
     let wanted = i64::try_from(servers.saturating_sub(1) / 2).unwrap_or(i64::MAX);
@@ -103,7 +105,7 @@ pub(super) fn judge_health(
     }
     if absent == 0 && health.failure_tolerance < wanted {
         return Err(format!(
-            "the loss of {} servers could be borne, {wanted} with all of them in order",
+            "the cluster could lose {} servers, {wanted} when all of them are healthy",
             health.failure_tolerance
         ));
     }

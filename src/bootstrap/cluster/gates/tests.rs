@@ -126,7 +126,7 @@ fn servers_must_agree_on_leader_and_peers() {
             "one is dead",
             vec![
                 view(0, &[0, 1, 2]),
-                Err("asked: refused".to_owned()),
+                Err("request to https://x: refused".to_owned()),
                 view(0, &[0, 1, 2]),
             ],
             ["", "refused", ""],
@@ -152,7 +152,7 @@ fn servers_must_agree_on_leader_and_peers() {
 }
 
 #[test]
-fn an_absent_server_is_neither_asked_nor_missed() {
+fn an_absent_server_gets_no_request_and_is_not_missed() {
     let (cluster, absent) = (cluster(3), ["consul-2".to_owned()]);
     let cluster_view = view_of(&cluster);
     let gates = gates(&cluster_view, &absent);
@@ -204,7 +204,7 @@ async fn a_gate_that_stays_shut_gives_a_reason_per_node() {
     );
     let shown = failure.to_string();
     assert!(
-        shown.contains("\n  consul-1: asked") && shown.contains("\n    to do: "),
+        shown.contains("\n  consul-1: request to ") && shown.contains("\n    to do: "),
         "{shown}"
     );
 }
@@ -216,11 +216,11 @@ fn an_alive_member_must_also_reach_the_servers() {
         Member::new("b", MemberStatus::Failed),
     ];
     let known = || Ok("10.0.0.1:8300".to_owned());
-    let fails = || Err("asked https://x: 500: rpc error making call: EOF".to_owned());
+    let fails = || Err("request to https://x: 500: rpc error making call: EOF".to_owned());
     assert_eq!(judge_agent("s", &members, "a", known()), Ok(()));
     let text = judge_agent("s", &members, "a", fails()).unwrap_err();
     assert!(
-        text.starts_with("member alive, but its RPC to the servers fails: asked"),
+        text.starts_with("member alive, but its RPC to the servers fails: request to "),
         "{text}"
     );
     assert_eq!(
@@ -327,7 +327,7 @@ fn the_next_restart_waits_for_health_and_tolerance() {
         (
             health(true, 0, server(1, true, true, "alive")),
             0,
-            "could be borne",
+            "could lose",
         ),
         (
             health(false, 1, server(1, true, true, "alive")),
@@ -343,7 +343,7 @@ fn the_next_restart_waits_for_health_and_tolerance() {
         (
             health(true, 1, server(1, true, false, "alive")),
             0,
-            "no voter",
+            "not a voter",
         ),
         (
             health(true, 1, server(1, true, true, "failed")),

@@ -173,7 +173,7 @@ fn what_nobody_can_tell_is_unknown() {
         ..consul()
     };
     let own = AgentView {
-        trouble: Some("does not answer: refused".to_owned()),
+        trouble: Some("does not respond: refused".to_owned()),
         answers: false,
         certificate_end: None,
     };

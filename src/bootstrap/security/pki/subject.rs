@@ -1,4 +1,4 @@
-//! Whom a certificate is for, and which names it holds.
+//! The subject of a certificate, and which names it holds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::bootstrap::topology::{Cluster, Node, Product};
 
-/// Whom a certificate is for.
+/// What a certificate is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// Its names, the common name first: DNS names, then addresses.

@@ -1,12 +1,10 @@
-//! Which coding a client likes best: `Accept-Encoding` (RFC 9110 section 12.5.3). Pure.
+//! Which coding a client prefers. Pure.
 
+use http::HeaderMap;
 use http::header::ACCEPT_ENCODING;
-use http::{HeaderMap, HeaderValue};
 
+use crate::accept_encoding::{coding_weight, weight};
 use crate::config::Coding;
-
-/// Weight of something that is mentioned without one, in thousandths.
-const FULL: u16 = 1000;
 
 /// The coding of `offered` that the client gives the most weight, the first of them where it likes
 /// several equally. None: it takes none of them, or would rather have the response as it is.
@@ -17,16 +15,8 @@ pub(crate) fn preferred(headers: &HeaderMap, offered: &[Coding]) -> Option<Codin
         .contains_key(ACCEPT_ENCODING)
         .then(|| weight(headers, "identity"))?
         .unwrap_or(0);
-    let any = weight(headers, "*").unwrap_or(0);
     for &coding in offered {
-        let named = weight(headers, coding.as_str());
-        // RFC 9110 section 8.4.1.3: an old name of the same.
-        let named = if coding == Coding::Gzip {
-            named.or_else(|| weight(headers, "x-gzip"))
-        } else {
-            named
-        };
-        let weight = named.unwrap_or(any);
+        let weight = coding_weight(headers, coding.as_str());
         // As it is costs us nothing, but the client said that it likes both: then the shorter one.
         if weight > best_weight || (weight == best_weight && weight > 0 && best.is_none()) {
             (best, best_weight) = (Some(coding), weight);
@@ -35,50 +25,9 @@ pub(crate) fn preferred(headers: &HeaderMap, offered: &[Coding]) -> Option<Codin
     best
 }
 
-/// The weight of a name, if it is mentioned.
-fn weight(headers: &HeaderMap, name: &str) -> Option<u16> {
-    headers
-        .get_all(ACCEPT_ENCODING)
-        .iter()
-        .flat_map(elements)
-        .find(|(known, _)| known.eq_ignore_ascii_case(name))?
-        .1
-}
-
-/// Names and weights of one field. A weight that is none counts as zero: what cannot be read is not
-/// consent.
-fn elements(value: &HeaderValue) -> impl Iterator<Item = (&str, Option<u16>)> {
-    value
-        .to_str()
-        .unwrap_or_default()
-        .split(',')
-        .map(|element| {
-            let (name, parameter) = element.split_once(';').unwrap_or((element, ""));
-            let weight = match parameter.trim() {
-                "" => FULL,
-                text => qvalue(text).unwrap_or(0),
-            };
-            (name.trim(), Some(weight))
-        })
-}
-
-/// `q=0.5` as thousandths: at most three decimals, at most 1.
-fn qvalue(text: &str) -> Option<u16> {
-    let (name, number) = text.split_once('=')?;
-    let (whole, decimals) = number.trim().split_once('.').unwrap_or((number.trim(), ""));
-    let digits = decimals.len() <= 3 && decimals.bytes().all(|byte| byte.is_ascii_digit());
-    if !name.trim().eq_ignore_ascii_case("q") || !matches!(whole, "0" | "1") || !digits {
-        return None;
-    }
-    let thousandths: u16 = format!("{decimals:0<3}").parse().ok()?;
-    match whole {
-        "0" => Some(thousandths),
-        _ => (thousandths == 0).then_some(FULL),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;

@@ -481,7 +481,9 @@ impl<'a> Exchange<'a> {
 
 fn absolute(path: PathAndQuery, host: &HeaderValue, tls: bool) -> Result<Uri, AttemptError> {
     let authority = Authority::try_from(host.as_bytes()).map_err(|error| {
-        AttemptError::Request(format!("host {host:?} is no authority: {error}"))
+        AttemptError::Request(format!(
+            "host {host:?} is not a host with an optional port: {error}"
+        ))
     })?;
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(if tls {

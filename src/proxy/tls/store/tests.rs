@@ -386,7 +386,7 @@ fn start_needs_one_good_pair() {
     };
     assert!(
         CertStore::load(config).is_err(),
-        "client CAs that are asked for must be there"
+        "configured client CAs must be there"
     );
 }
 
