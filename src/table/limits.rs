@@ -128,7 +128,8 @@ impl Buckets {
     fn find(&self, key: u64) -> Option<&Entry> {
         (self.levels.iter())
             .map_while(OnceLock::get)
-            .flat_map(|entries| set_of(entries, key))
+            .zip(0..)
+            .flat_map(|(entries, level)| set_of(entries, level, key))
             .find(|entry| entry.key.load(Acquire) == key)
     }
 
@@ -136,9 +137,10 @@ impl Buckets {
     /// that two with one key meet at the same place and one of them wins it.
     fn claim(&self, key: u64, allowance: Allowance) -> Claim<'_> {
         let mut idlest: Option<(&Entry, u64, u64)> = None;
-        for (level, sets) in self.levels.iter().zip(SETS) {
-            let entries = level.get_or_init(|| (0..sets * SET).map(|_| Entry::default()).collect());
-            for entry in set_of(entries, key) {
+        for ((entries, sets), level) in self.levels.iter().zip(SETS).zip(0..) {
+            let entries =
+                entries.get_or_init(|| (0..sets * SET).map(|_| Entry::default()).collect());
+            for entry in set_of(entries, level, key) {
                 let owner = entry.key.load(Acquire);
                 let full_at_ns = entry.full_at_ns.load(Relaxed);
                 if owner == 0 || full_at_ns <= allowance.now_ns {
@@ -158,11 +160,12 @@ impl Buckets {
     }
 }
 
-fn set_of(entries: &[Entry], key: u64) -> &[Entry] {
-    // The low bits choose the set; their number differs by level, so keys that share a set in one
-    // level are spread over four in the next.
+fn set_of(entries: &[Entry], level: u32, key: u64) -> &[Entry] {
+    // Other bits of the hash in each level: keys that share a set in one are spread over all sets of
+    // the next, so that a level is full everywhere before the last is anywhere.
     let sets = entries.len() / SET;
-    let at = (usize::try_from(key & u64::from(u32::MAX)).unwrap_or_default() & (sets - 1)) * SET;
+    let bits = key.rotate_right(level * 18) & u64::from(u32::MAX);
+    let at = (usize::try_from(bits).unwrap_or_default() & (sets - 1)) * SET;
     &entries[at..at + SET]
 }
 
