@@ -16,6 +16,7 @@ use lb::catalog::tag::RouteKey;
 use lb::config::ProxyConfig;
 use lb::metrics::Metrics;
 use lb::proxy::auth::Schemes;
+use lb::proxy::error_page_files::ErrorPageFiles;
 use lb::proxy::http::headers::{ClientContext, HeaderRules};
 use lb::proxy::no_route_page::NoRoutePage;
 use lb::proxy::settings::Settings;
@@ -29,6 +30,7 @@ pub fn settings() -> Settings {
     Settings {
         no_route_status: StatusCode::NOT_FOUND,
         no_route_page: NoRoutePage::default(),
+        error_pages: ErrorPageFiles::default(),
         health: HealthConfig::default(),
         header_rules: HeaderRules::new(&proxy),
         auth: Schemes::default(),

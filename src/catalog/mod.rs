@@ -4,17 +4,21 @@
 //! nothing here knows what a route does with an instance (that is `table`).
 
 pub mod access;
+pub mod allowed_options;
 pub mod command;
 mod command_line;
 pub mod command_list;
+pub mod cors;
 pub mod definitions;
 mod destination;
 pub mod eligibility;
+pub mod error_pages;
 pub mod field_edits;
 pub mod glob;
 pub mod matchers;
 pub mod option_text;
 pub mod options;
+pub mod path_rewrite;
 pub mod policies;
 pub mod source;
 pub mod static_route;

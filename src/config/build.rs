@@ -42,6 +42,7 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
         certificates,
         vault,
         routing: sections.once(),
+        tags: sections.once(),
         dns: sections.once(),
         auth: sections.named(),
         policies: sections.named(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::declare::{Checked, section};
+use super::policy_parts;
 use super::raw::{Placed, RawValue};
 use super::reader::Reader;
 use crate::catalog::policies::{Policies, PolicyOption};
@@ -48,6 +49,19 @@ section! {
 
         /// The [auth.NAME] that lets requests in.
         auth: Option<String> = unset "main";
+
+        /// Sites that may use the routes from a browser: origins (exact, with * for a label of the
+        /// host, or "*"), methods, headers, expose, credentials (not with "*") and max_age. lb
+        /// answers preflights itself, and replaces what instances say of it.
+        cors: Option<Placed> = unset "{ origins = [\"https://*.example.com\"], methods = [\"GET\", \"PUT\"], headers = [\"X-Token\"], credentials = true, max_age = \"10m\" }";
+
+        /// Regular expressions, and what takes the place of their matches in the path ($1: the first
+        /// group), one after another. Before strip and prepend of the tag; the query stays.
+        rewrite: Option<Placed> = unset "[{ from = \"^/old/(.*)\", to = \"/new/$1\" }]";
+
+        /// Files (up to 1 MiB) that replace the content of failed responses, lb's own and those of
+        /// instances: by status, or by its class.
+        error_pages: Option<Placed> = unset "{ \"404\" = \"404.html\", \"5xx\" = \"sorry.html\" }";
     } and {
         /// All of it, as routes carry it out.
         policies: Arc<Policies>;
@@ -94,10 +108,18 @@ impl Checked for PolicyConfig {
                 ),
             }
         }
+        let cors = self.cors.clone();
+        let cors = cors.and_then(|value| policy_parts::cors(reader, &value));
+        let rewrite = self.rewrite.clone();
+        let rewrite = rewrite.and_then(|value| policy_parts::rewrite(reader, &value));
+        let error_pages = self.error_pages.clone();
+        let error_pages = error_pages.and_then(|value| policy_parts::error_pages(reader, &value));
         let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
         match Policies::read(&options, &list(&self.allow), &list(&self.deny)) {
             Ok(mut policies) => {
                 policies.auth = self.auth.as_deref().map(Arc::from);
+                (policies.cors, policies.rewrite) = (cors, rewrite);
+                policies.error_pages = error_pages;
                 self.policies = Arc::new(policies);
             }
             Err((key, fault)) => reader.wrong(key, "cannot be carried out", &fault),

@@ -80,6 +80,25 @@ impl Granted {
         }
     }
 
+    /// Both, the changes of `second` after those of `first`.
+    #[must_use]
+    pub fn one_after_another(
+        first: Option<Box<Self>>,
+        second: Option<Box<Self>>,
+    ) -> Option<Box<Self>> {
+        match (first, second) {
+            (Some(mut first), Some(second)) => {
+                // Of one name the later counts.
+                let is_set = |name: &HeaderName| second.set.iter().any(|(other, _)| other == name);
+                first.append.retain(|(name, _)| !is_set(name));
+                first.set.extend(second.set);
+                first.append.extend(second.append);
+                Some(first)
+            }
+            (first, second) => first.or(second),
+        }
+    }
+
     /// What the configuration takes over of a response.
     pub(super) fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
         let set = config
