@@ -1,4 +1,4 @@
-//! Which options tags may carry (`tags.allow`): those who write tags need not be those who run the
+//! Which options tags may carry (`tags.allow`): the authors of tags need not be the operators of the
 //! balancer.
 
 use std::collections::BTreeSet;

@@ -20,6 +20,7 @@ pub mod option_text;
 pub mod options;
 pub mod path_rewrite;
 pub mod policies;
+mod policy_text;
 pub mod source;
 pub mod static_route;
 pub mod strategy;

@@ -192,8 +192,9 @@ fn comparable(path: &str) -> String {
                 }
                 rest = &rest[3..];
             }
+            // No escape may come of what is decoded behind it.
             None => {
-                made.push('%');
+                made.push_str("%25");
                 rest = &rest[1..];
             }
         }

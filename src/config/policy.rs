@@ -1,11 +1,15 @@
 //! `[policy.NAME]`: what routes that name it with `policy=` do to requests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::auth::AuthConfig;
 use super::declare::{Checked, section};
+use super::error::nearest;
 use super::policy_parts;
-use super::raw::{Placed, RawValue};
+use super::raw::{Entry, Placed, RawValue};
 use super::reader::Reader;
+use super::sections::Sections;
 use crate::catalog::policies::{Policies, PolicyOption};
 
 section! {
@@ -52,7 +56,7 @@ section! {
 
         /// Sites that may use the routes from a browser: origins (exact, with * for a label of the
         /// host, or "*"), methods, headers, expose, credentials (not with "*") and max_age. lb
-        /// answers preflights itself, and replaces what instances say of it.
+        /// responds to preflights itself, and replaces what instances say of it.
         cors: Option<Placed> = unset "{ origins = [\"https://*.example.com\"], methods = [\"GET\", \"PUT\"], headers = [\"X-Token\"], credentials = true, max_age = \"10m\" }";
 
         /// Regular expressions, and what takes the place of their matches in the path ($1: the first
@@ -124,6 +128,29 @@ impl Checked for PolicyConfig {
             }
             Err((key, fault)) => reader.wrong(key, "cannot be carried out", &fault),
         }
+    }
+}
+
+/// Checks that the schemes are there which policies name.
+pub(super) fn check_auth(
+    sections: &mut Sections<'_>,
+    policies: &BTreeMap<String, PolicyConfig>,
+    schemes: &BTreeMap<String, AuthConfig>,
+) {
+    for (name, policy) in policies {
+        let Some(scheme) = &policy.auth else { continue };
+        if schemes.contains_key(scheme) {
+            continue;
+        }
+        let group = sections.settings.named.get("policy");
+        let entry = group.and_then(|groups| groups.get(name)?.entries.get("auth"));
+        let placed = entry.map(Entry::placed);
+        let advice = match nearest(scheme, schemes.keys().map(String::as_str)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("add [auth.{scheme}], or take the key out"),
+        };
+        let path = format!("policy.{name}.auth");
+        sections.wrong_at(&path, placed.as_ref(), "is not an [auth.NAME]", &advice);
     }
 }
 

@@ -221,6 +221,7 @@ mod tests {
                 "rewrite.0.to",
                 2,
             ),
+            ("auth = \"nmae\"", "auth", 2),
             ("error_pages = [\"404\"]", "error_pages", 2),
             (
                 "error_pages = { \"404\" = \"a\",\n \"3xx\" = \"b\" }",

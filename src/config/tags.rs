@@ -1,4 +1,4 @@
-//! `[tags]`: what those who write tags may use.
+//! `[tags]`: which options tags may carry.
 
 use super::declare::{Checked, section};
 use super::reader::Reader;
@@ -12,7 +12,7 @@ section! {
         /// route, and is reported. rate brings burst and by.
         allow: Vec<String> = "*";
     } and {
-        /// The same, ready to be asked.
+        /// The same, as tags are compared with it.
         allowed: AllowedOptions;
     }
 }

@@ -13,8 +13,10 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::harness::{OK, Refusing, Scripted, router, runtime};
+use crate::routing::fake_consul;
 use crate::support::client::RawClient;
 use crate::support::lb::Lb;
+use crate::support::upstream::Upstream;
 use crate::support::wait::wait_until;
 
 /// How clients speak.
@@ -595,4 +597,216 @@ fn a_request_takes_one_token_however_often_it_is_decided_about() {
     assert_eq!([post(), post(), post(), post()], [200, 200, 200, 429]);
     let limited = "lb_rate_limited_total{service=\"s0\"}";
     assert_eq!(lb.metric(limited), Some(1.0));
+}
+
+#[test]
+fn a_request_that_goes_elsewhere_after_a_change_takes_no_second_token() {
+    for protocol in [Protocol::Http11, Protocol::Http2] {
+        let good = Scripted::replying(OK);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("routes");
+        let line = |address: SocketAddr| {
+            let options = "rate=1/h burst=1 by=route retries=0";
+            format!("route add s / http://{address}/ opts \"{options}\"\n")
+        };
+        // It takes the request, and ends without a word once it is not in the table any more.
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let receive = std::sync::Mutex::new(receive);
+        let leaving = Scripted::start(move |visit| {
+            if visit.request().is_some() {
+                let _ = receive.lock().unwrap().recv();
+                visit.finish();
+            }
+        });
+        std::fs::write(&file, line(leaving.address)).unwrap();
+        let lb = Lb::start(&format!(
+            "routes_file = {file:?}\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\nprotocol = \"http\"\n"
+        ));
+        lb.wait_ready();
+        let told = std::thread::scope(|scope| {
+            let told = scope.spawn(|| protocol.get(&lb, "/", &[]));
+            wait_until("the request", || leaving.requests() == 1);
+            std::fs::write(&file, line(good.address)).unwrap();
+            let there = good.address.to_string();
+            lb.wait_admin("/api/routes", "the change", |body| body.contains(&there));
+            send.send(()).unwrap();
+            told.join().unwrap()
+        });
+        assert_eq!((told.status, good.requests()), (200, 1), "{protocol:?}");
+        assert_eq!(protocol.get(&lb, "/", &[]).status, 429);
+    }
+}
+
+/// Where routes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Static,
+    Text,
+    File,
+    Tags,
+    Keys,
+}
+
+/// Each option, on a route of its own: place, options, and what a GET of it shows.
+const OPTIONS: [(&str, &str, u16); 17] = [
+    ("/closed", "inflight=x", 503),
+    ("/maxbody", "maxbody=1", 200),
+    ("/set", "sethdr=X-A:a%20b%3a delhdr=X-B", 200),
+    ("/told", "setresphdr=X-C:c%20d delresphdr=Content-Type", 200),
+    ("/policy", "policy=p", 200),
+    ("/nothing", "policy=none", 503),
+    ("/auth", "auth=main", 401),
+    ("/both", "auth=main policy=p", 401),
+    ("/method", "method=POST", 404),
+    ("/header", "header=X-Q:a%20b*", 200),
+    ("/other", "header=X-Q:c", 404),
+    ("/query", "query=v:1%2B1", 200),
+    ("/exact", "path=exact priority=3", 404),
+    ("/shut", "deny=ip:127.0.0.0/8", 403),
+    ("/retries", "retries=0 timeout=5s", 200),
+    ("/cut", "strip=/cut prepend=/to", 200),
+    ("/rate", "rate=1/h burst=1 by=header:X-B", 200),
+];
+
+#[test]
+fn every_source_of_routes_carries_out_every_option() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = users(folder.path(), "users", &["ann"]);
+    let upstream = Upstream::start("u");
+    for source in [
+        Source::Static,
+        Source::Text,
+        Source::File,
+        Source::Tags,
+        Source::Keys,
+    ] {
+        let fake = fake_consul();
+        let lines: String = OPTIONS
+            .iter()
+            .map(|(place, options, _)| {
+                format!(
+                    "route add s {place} http://{}/ opts \"{options}\"\n",
+                    upstream.address
+                )
+            })
+            .collect();
+        let consul = format!("[consul]\naddress = \"{}\"\n", fake.url());
+        // The limit of what tags may carry is one of tags alone.
+        let none = "[tags]\nallow = []\n";
+        let more = match source {
+            Source::Static => {
+                let route = |(place, options, _): &(&str, &str, u16)| {
+                    format!(
+                        "[[static.route]]\nservice = \"s\"\nsource = \"{place}\"\n\
+                         targets = [\"http://{}\"]\noptions = \"{options}\"\n",
+                        upstream.address
+                    )
+                };
+                // What cannot be read there is a mistake of the configuration.
+                let routes = OPTIONS.iter().filter(|(place, ..)| *place != "/closed");
+                none.to_owned() + &routes.map(route).collect::<String>()
+            }
+            Source::Text => format!("routes = \'\'\'\n{lines}\'\'\'\n{none}"),
+            Source::File => {
+                let file = folder.path().join("routes");
+                std::fs::write(&file, &lines).unwrap();
+                format!("routes_file = {file:?}\n{none}")
+            }
+            Source::Tags => {
+                let tag = |(place, options, _): &(&str, &str, u16)| {
+                    format!("urlprefix-{place} {options}")
+                };
+                fake.set_tags("s", &OPTIONS.iter().map(tag).collect::<Vec<_>>());
+                fake.set("s", &[upstream.address.port()]);
+                consul
+            }
+            Source::Keys => {
+                fake.set_key("lb/routes", &lines);
+                format!("{consul}kv_path = \"lb/routes\"\n{none}")
+            }
+        };
+        let policies = format!(
+            "[auth.main]\nfile = {users}\n[policy.p]\nresponse_headers = {{ set = {{ X-P = \"1\" }} }}\n\
+             rewrite = [{{ from = \"^/policy\", to = \"/rewritten\" }}]\n"
+        );
+        let lb = router(&[], &(more + &policies));
+        let fields = [("x-q", "a bcd"), ("x-b", "1")];
+        for protocol in PROTOCOLS {
+            for (place, options, status) in OPTIONS {
+                if (source, place) == (Source::Static, "/closed") {
+                    continue;
+                }
+                let told = protocol.get(&lb, &format!("{place}/x?v=1%2b1"), &fields);
+                let again = place == "/rate" && protocol != PROTOCOLS[0];
+                let status = if again { 429 } else { status };
+                let what = format!("{source:?} {protocol:?} {options}: {told:?}");
+                assert_eq!(told.status, status, "{what}");
+                if status != 200 {
+                    continue;
+                }
+                let body: serde_json::Value = serde_json::from_str(&told.body).expect(&what);
+                let (path, fields) = (body["path"].to_string(), body["headers"].to_string());
+                match place {
+                    "/set" => assert!(fields.contains("a b:") && !fields.contains("x-b"), "{what}"),
+                    "/told" => {
+                        assert_eq!(told.field("x-c"), Some("c d"), "{what}");
+                        assert_eq!(told.field("content-type"), None, "{what}");
+                    }
+                    "/policy" => {
+                        assert_eq!(told.field("x-p"), Some("1"), "{what}");
+                        assert!(path.contains("/rewritten/x"), "{what}");
+                    }
+                    "/cut" => assert!(path.contains("/to/x"), "{what}"),
+                    _ => {}
+                }
+            }
+            let post = protocol.ask(&lb, "POST", "/method/x", &[]);
+            assert_eq!(post.status, 200, "{source:?} {protocol:?}");
+            assert_eq!(protocol.get(&lb, "/exact", &[]).status, 200, "{source:?}");
+        }
+        let mut client = RawClient::connect(lb.address("http"));
+        client.send("POST /maxbody HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab");
+        assert_eq!(
+            client.response().expect("a response").status,
+            413,
+            "{source:?}"
+        );
+        let explained = lb.admin("/api/explain?url=http://x/both").1;
+        assert!(
+            explained.contains("policy=p") && explained.contains("auth=main"),
+            "{explained}"
+        );
+    }
+}
+
+#[test]
+fn a_tag_with_an_option_that_may_not_stand_there_is_told_everywhere() {
+    let upstream = Upstream::start("u");
+    let fake = fake_consul();
+    let tags = ["urlprefix-/good strip=/x", "urlprefix-/bad sethdr=A:1"];
+    fake.set_tags("s", &tags.map(str::to_owned));
+    fake.set("s", &[upstream.address.port()]);
+    let lb = router(
+        &[],
+        &format!(
+            "[consul]\naddress = \"{}\"\n[tags]\nallow = [\"strip\"]\n",
+            fake.url()
+        ),
+    );
+    assert_eq!(Protocol::Http11.get(&lb, "/good", &[]).status, 200);
+    assert_eq!(Protocol::Http11.get(&lb, "/bad", &[]).status, 404);
+    let reason = "option `sethdr` is not one that tags may carry";
+    lb.wait_for_line("the reason", |line| line.contains(reason));
+    for place in ["/api/services", "/api/explain?url=http://x/bad", "/"] {
+        let told = lb.admin(place).1;
+        assert!(
+            told.contains(reason) || told.contains("option &#96;sethdr"),
+            "{place}: {told}"
+        );
+    }
+    assert_eq!(
+        lb.metric("lb_registry_rejected_tags{service=\"s\"}"),
+        Some(1.0)
+    );
 }

@@ -587,7 +587,7 @@ impl Incoming<'_> {
 fn preflight_response(finish: &mut RequestRecord) -> Own {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    finish.answers_preflight(response.headers_mut());
+    finish.to_preflight(response.headers_mut());
     finish.responded_here(StatusCode::NO_CONTENT.as_u16());
     Own {
         response,

@@ -145,7 +145,7 @@ async fn fate_at(request: &Incoming<'_>, target: &Target) -> Fate {
     if preflight.is_some() && !refused() {
         return Fate {
             status: Some(StatusCode::NO_CONTENT.as_u16()),
-            why: Some("a preflight, which cors of the policy answers".to_owned()),
+            why: Some("a preflight: cors of the policy says what may follow".to_owned()),
             ..Fate::default()
         };
     }

@@ -112,7 +112,7 @@ struct RouteEdits {
     policies: Arc<Policies>,
     /// The origin that the request names, where that matters.
     origin: Option<HeaderValue>,
-    /// The response answers a preflight.
+    /// It is the response to a preflight.
     preflight: bool,
 }
 
@@ -313,8 +313,8 @@ impl RequestRecord {
         });
     }
 
-    /// The response made here answers a preflight.
-    pub fn answers_preflight(&mut self, fields: &mut HeaderMap) {
+    /// The response made here is the one to a preflight.
+    pub fn to_preflight(&mut self, fields: &mut HeaderMap) {
         if let Some(edits) = &mut self.edits
             && let Some(cors) = &edits.policies.cors
         {
