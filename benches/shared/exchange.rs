@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use lb::catalog::InstanceId;
-use lb::catalog::options::Strategy;
+use lb::catalog::options::{RouteOptions, Strategy};
 use lb::catalog::tag::RouteKey;
 use lb::config::ProxyConfig;
 use lb::metrics::Metrics;
@@ -47,6 +47,11 @@ pub fn client() -> ClientContext {
 
 /// A target without options.
 pub fn target() -> Target {
+    target_with(RouteOptions::default())
+}
+
+/// A target with these options.
+pub fn target_with(options: RouteOptions) -> Target {
     let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
     let contribution = Contribution {
         key: RouteKey {
@@ -58,7 +63,7 @@ pub fn target() -> Target {
             id: "instance".into(),
         },
         addr: ([10, 0, 0, 1], 8080).into(),
-        options: Arc::default(),
+        options: Arc::new(options),
         tags: Arc::default(),
         admission: Admission::Eligible { weight: 1 },
     };

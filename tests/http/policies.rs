@@ -18,6 +18,7 @@ use crate::support::client::RawClient;
 use crate::support::lb::Lb;
 use crate::support::upstream::Upstream;
 use crate::support::wait::wait_until;
+use crate::support::web::WebServer;
 
 /// How clients speak.
 const PROTOCOLS: [Protocol; 3] = [Protocol::Http11, Protocol::Http10, Protocol::Http2];
@@ -809,4 +810,58 @@ fn a_tag_with_an_option_that_may_not_stand_there_is_told_everywhere() {
         lb.metric("lb_registry_rejected_tags{service=\"s\"}"),
         Some(1.0)
     );
+}
+
+#[test]
+fn responses_made_while_no_instance_may_serve_follow_the_route() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("sorry.html");
+    std::fs::write(&page, "<p>back soon").unwrap();
+    let fake = fake_consul();
+    fake.set_tags("s", &["urlprefix-/s policy=p".to_owned()]);
+    fake.set("s", &[9]);
+    fake.set_critical("s");
+    let lb = router(
+        &[],
+        &format!(
+            "[consul]\naddress = \"{}\"\n[policy.p]\nerror_pages = {{ \"5xx\" = {page:?} }}\n\
+             cors = {{ origins = [\"*\"] }}\n",
+            fake.url()
+        ),
+    );
+    for protocol in PROTOCOLS {
+        let told = protocol.get(&lb, "/s", &[("origin", "https://a.test")]);
+        assert_eq!(
+            (told.status, &*told.body),
+            (503, "<p>back soon"),
+            "{protocol:?}"
+        );
+        assert_eq!(told.field("access-control-allow-origin"), Some("*"));
+        assert!(told.field("retry-after").is_some());
+        let told = protocol.get(&lb, "/s", &[("content-type", "application/grpc")]);
+        assert_eq!((told.status, told.field("grpc-status")), (200, Some("14")));
+    }
+}
+
+#[test]
+fn a_service_that_decides_is_called_once_for_a_request_whose_body_comes_late() {
+    let upstream = Scripted::replying(OK);
+    let service = WebServer::start(|_| (200, Vec::new()));
+    let lb = router(
+        &[("/", &[upstream.address], "auth=sso")],
+        &format!(
+            "[auth.sso]\ntype = \"external\"\nendpoint = \"http://{}/\"\n",
+            service.address
+        ),
+    );
+    let mut client = RawClient::connect(lb.address("http"));
+    for number in 1..=3 {
+        client.send(
+            "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+        );
+        assert_eq!(client.response().expect("a response").status, 100);
+        client.send("body");
+        assert_eq!(client.response().expect("a response").status, 200);
+        assert_eq!(service.seen().len(), number);
+    }
 }

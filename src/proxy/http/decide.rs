@@ -421,21 +421,33 @@ impl Incoming<'_> {
         let route = Arc::clone(&forward.route);
         let target = &route.targets[forward.first];
         for name in self.wanted_schemes(target) {
-            if let Some(own) = self.admit_by(name, target, forward, finish).await? {
-                return Ok(Some(own));
-            }
+            // One that is decided about again is not held up again: a service may take credentials
+            // only once.
+            let known = finish.granted_by(&route, name);
+            let granted = match known {
+                Some(granted) => granted.cloned(),
+                None => match self.admit_by(name, target, finish).await? {
+                    Ok(granted) => {
+                        finish.admitted(&route, name, granted.clone());
+                        granted
+                    }
+                    Err(own) => return Ok(Some(own)),
+                },
+            };
+            forward.admitted_by.push(name.to_owned());
+            // What an earlier one sets, a later one does not change.
+            forward.granted = Granted::one_after_another(granted, forward.granted.take());
         }
         Ok(None)
     }
 
-    /// Calls one of them.
+    /// Calls one of them: what it changes in the request, or what the client gets instead.
     async fn admit_by(
         &self,
         name: &str,
         target: &Target,
-        forward: &mut Forward,
         finish: &mut RequestRecord,
-    ) -> Result<Option<Own>, ProxyError> {
+    ) -> Result<Result<Option<Box<Granted>>, Own>, ProxyError> {
         if let Some(error) = unclear_credentials(self.head) {
             return Err(error);
         }
@@ -446,15 +458,10 @@ impl Incoming<'_> {
             .admit(name, self.head.fields.map(), sent)
             .await
         {
-            Admission::Granted(granted) => {
-                forward.admitted_by.push(name.to_owned());
-                // What an earlier one sets, a later one does not change.
-                forward.granted = Granted::one_after_another(granted, forward.granted.take());
-                Ok(None)
-            }
+            Admission::Granted(granted) => Ok(Ok(granted)),
             Admission::Denied(denied) if !self.head.grpc => {
                 finish.refused(&ProxyError::Unauthorized, denied.status.as_u16());
-                Ok(Some(Own {
+                Ok(Err(Own {
                     response: self.response_of_auth(*denied),
                     close: false,
                 }))
@@ -467,7 +474,7 @@ impl Incoming<'_> {
                         .headers_mut()
                         .insert(WWW_AUTHENTICATE, challenge)
                 });
-                Ok(Some(own))
+                Ok(Err(own))
             }
         }
     }

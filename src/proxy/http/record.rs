@@ -25,6 +25,7 @@ use crate::catalog::policies::{Policies, ResponseEdits};
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
 use crate::metrics::outcomes::Outcomes;
+use crate::proxy::auth::Granted;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error_page_files::{ErrorPage, ErrorPageFiles};
 use crate::proxy::pool::StreamGuard;
@@ -134,6 +135,8 @@ pub struct RequestRecord {
     slot: Option<RouteSlot>,
     /// The limits that a token was taken of for it.
     paid: Option<Arc<RouteLimits>>,
+    /// The schemes that let it in, for routes of these ids, with what they change in it.
+    admitted: Vec<(u64, Box<str>, Option<Box<Granted>>)>,
     /// What the route does to responses, where it does anything.
     edits: Option<Box<RouteEdits>>,
     /// Its place on a shared connection.
@@ -195,6 +198,7 @@ impl RequestRecord {
             in_flight: None,
             slot: None,
             paid: None,
+            admitted: Vec::new(),
             edits: None,
             stream: None,
             upload: None,
@@ -292,6 +296,19 @@ impl RequestRecord {
         self.paid
             .as_ref()
             .is_some_and(|paid| Arc::ptr_eq(paid, limits))
+    }
+
+    /// A scheme has let it in to a route.
+    pub fn admitted(&mut self, route: &Route, scheme: &str, granted: Option<Box<Granted>>) {
+        self.admitted.push((route.id, scheme.into(), granted));
+    }
+
+    /// What the scheme changes in it that has let it in to a route; none: it has not.
+    #[must_use]
+    pub fn granted_by(&self, route: &Route, scheme: &str) -> Option<Option<&Box<Granted>>> {
+        let mut admitted = self.admitted.iter();
+        let found = admitted.find(|(id, name, _)| (*id, &**name) == (route.id, scheme))?;
+        Some(found.2.as_ref())
     }
 
     /// Its response is to follow these; `origin`: the one that it names.
