@@ -20,9 +20,7 @@ impl RouteOptions {
         put(access_text(&self.access));
         let none = Policies::default();
         let policies = self.policies.as_deref().unwrap_or(&none);
-        let [allow, deny] = [&policies.access.0, &policies.access.1];
-        put(access_text(allow));
-        put(access_text(deny));
+        policies.access_texts().for_each(|text| put(Some(text)));
         put(policies.closed.as_ref().map(|why| format!("closed: {why}")));
         put(policies.cors.as_ref().map(|_| "cors".to_owned()));
         put(policies.rate.as_ref().map(rate_text));
@@ -42,6 +40,14 @@ impl RouteOptions {
             .as_ref()
             .map(|_| "error_pages".to_owned()));
         texts
+    }
+}
+
+impl Policies {
+    /// Which clients a named policy lets use its routes.
+    pub fn access_texts(&self) -> impl Iterator<Item = String> {
+        let both = [&self.access.0, &self.access.1];
+        both.into_iter().filter_map(access_text)
     }
 }
 

@@ -425,7 +425,7 @@ impl Incoming<'_> {
             // only once.
             let known = finish.granted_by(&route, name);
             let granted = match known {
-                Some(granted) => granted.cloned(),
+                Some(granted) => granted.cloned().map(Box::new),
                 None => match self.admit_by(name, target, finish).await? {
                     Ok(granted) => {
                         finish.admitted(&route, name, granted.clone());

@@ -221,11 +221,16 @@ fn fate(request: &Incoming<'_>, target: &Target, admitted_by: &[String]) -> Fate
         }
         Some(Err(error)) => {
             let status = error.status(request.settings.no_route_status).as_u16();
+            let policies = options.policies.iter();
+            let of_policy = policies
+                .flat_map(|policies| policies.access_texts())
+                .map(|rule| format!("{rule} of its policy"));
             let rules: Vec<String> = options
                 .raw
                 .iter()
                 .filter(|(name, _)| matches!(&**name, "allow" | "deny"))
                 .map(|(name, value)| format!("{name}={value}"))
+                .chain(of_policy)
                 .collect();
             let (trusted, from) = (
                 &request.settings.header_rules.trusted_proxies,

@@ -438,6 +438,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_path_that_a_rule_made_has_no_dot_segments() {
+        for path in ["/", "/a..b/.c", "/a%2Fb//c", "/a%2E%2Eb", "/..."] {
+            assert_eq!(made(path).unwrap().wire, path);
+        }
+        for path in [
+            "/data/../x",
+            "/a/..",
+            "/a/.",
+            "/%2e%2e/x",
+            "/a%2F..%2Fb",
+            "/a/%2E/b",
+        ] {
+            assert_eq!(made(path), Err(PathError::Escapes(path.to_owned())));
+        }
+        for path in ["/%00", "/%", "x"] {
+            assert!(made(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
     fn normalises() {
         // path, for look-up, as sent, as sent with merge_slashes where that is something else
         let cases = [

@@ -305,10 +305,10 @@ impl RequestRecord {
 
     /// What the scheme changes in it that has let it in to a route; none: it has not.
     #[must_use]
-    pub fn granted_by(&self, route: &Route, scheme: &str) -> Option<Option<&Box<Granted>>> {
+    pub fn granted_by(&self, route: &Route, scheme: &str) -> Option<Option<&Granted>> {
         let mut admitted = self.admitted.iter();
         let found = admitted.find(|(id, name, _)| (*id, &**name) == (route.id, scheme))?;
-        Some(found.2.as_ref())
+        Some(found.2.as_deref())
     }
 
     /// Its response is to follow these; `origin`: the one that it names.
