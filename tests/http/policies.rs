@@ -865,3 +865,41 @@ fn a_service_that_decides_is_called_once_for_a_request_whose_body_comes_late() {
         assert_eq!(service.seen().len(), number);
     }
 }
+
+#[test]
+fn instances_that_speak_http2_meet_the_same_policies() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("sorry.html");
+    std::fs::write(&page, "<p>sorry").unwrap();
+    let upstream = Upstream::start("u");
+    let lb = router(
+        &[("/", &[upstream.address], "proto=h2c policy=p")],
+        &format!(
+            "[policy.p]\nerror_pages = {{ \"503\" = {page:?} }}\ncors = {{ origins = [\"*\"] }}\n\
+             rewrite = [{{ from = \"^/old/\", to = \"/new/\" }}]\n[proxy]\nworkers = 1\n"
+        ),
+    );
+    for protocol in PROTOCOLS {
+        upstream.set_status(503);
+        for (method, body) in [("GET", "<p>sorry"), ("HEAD", ""), ("GET", "<p>sorry")] {
+            let told = protocol.ask(&lb, method, "/old/x?y", &[("origin", "https://a.test")]);
+            assert_eq!(
+                (told.status, &*told.body),
+                (503, body),
+                "{protocol:?} {method}"
+            );
+            assert_eq!(
+                told.field("content-length"),
+                Some("8"),
+                "{protocol:?} {method}"
+            );
+            assert_eq!(told.field("access-control-allow-origin"), Some("*"));
+        }
+        upstream.set_status(200);
+        let told = protocol.get(&lb, "/old/x?y", &[]);
+        assert_eq!(told.status, 200);
+        assert!(told.body.contains("/new/x?y"), "{told:?}");
+    }
+    // A stream that is given up costs the others nothing.
+    assert_eq!(upstream.connections(), 1);
+}

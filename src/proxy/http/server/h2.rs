@@ -435,16 +435,16 @@ async fn find(
                 )
             }
             Ok(Ok(target)) => {
-                if let Some(found) = &mut response
-                    && connection_auth::binds(&head, found)
-                    && let UpstreamResponse::H1(found) = found
-                {
+                let binds = |found: &UpstreamResponse| connection_auth::binds(&head, found);
+                let binds = response.as_ref().is_some_and(binds);
+                if let (true, Some(UpstreamResponse::H1(found))) = (binds, &mut response) {
                     // Its streams are many clients' to the instance: none may have what one was
                     // let in for.
                     found.head.keep = false;
                 }
                 incoming.follow(target, &mut finish);
-                if let Some(own) = replaced(&incoming, &mut response, target, &mut finish) {
+                if !binds && let Some(own) = replaced(&incoming, &mut response, target, &mut finish)
+                {
                     return respond_own(own, finish, downstream, &settings);
                 }
                 match response {
