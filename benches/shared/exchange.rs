@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use lb::catalog::InstanceId;
-use lb::catalog::options::Strategy;
+use lb::catalog::options::{RouteOptions, Strategy};
 use lb::catalog::tag::RouteKey;
 use lb::config::ProxyConfig;
 use lb::metrics::Metrics;
 use lb::proxy::auth::Schemes;
+use lb::proxy::error_page_files::ErrorPageFiles;
 use lb::proxy::http::headers::{ClientContext, HeaderRules};
 use lb::proxy::no_route_page::NoRoutePage;
 use lb::proxy::settings::Settings;
@@ -29,6 +30,7 @@ pub fn settings() -> Settings {
     Settings {
         no_route_status: StatusCode::NOT_FOUND,
         no_route_page: NoRoutePage::default(),
+        error_pages: ErrorPageFiles::default(),
         health: HealthConfig::default(),
         header_rules: HeaderRules::new(&proxy),
         auth: Schemes::default(),
@@ -45,6 +47,11 @@ pub fn client() -> ClientContext {
 
 /// A target without options.
 pub fn target() -> Target {
+    target_with(RouteOptions::default())
+}
+
+/// A target with these options.
+pub fn target_with(options: RouteOptions) -> Target {
     let mut builder = TableBuilder::new(Matcher::Prefix, Strategy::P2c, Metrics::default());
     let contribution = Contribution {
         key: RouteKey {
@@ -56,7 +63,7 @@ pub fn target() -> Target {
             id: "instance".into(),
         },
         addr: ([10, 0, 0, 1], 8080).into(),
-        options: Arc::default(),
+        options: Arc::new(options),
         tags: Arc::default(),
         admission: Admission::Eligible { weight: 1 },
     };

@@ -587,8 +587,22 @@ fn text(answer: &Explanation) -> String {
     if let (Some(path), Some(host)) = (&answer.upstream_path, &answer.upstream_host) {
         let _ = writeln!(text, "asked     {path} of host {host}");
     }
-    for target in &route.targets {
+    let policies = |row: &TargetRow| row.target.policies.clone();
+    let all: Vec<Vec<String>> = route.targets.iter().map(policies).collect();
+    let alike = all.windows(2).all(|pair| pair[0] == pair[1]);
+    let put_policies = |text: &mut String, policies: &[String]| {
+        for policy in policies {
+            let _ = writeln!(text, "policy    {policy}");
+        }
+    };
+    if alike {
+        put_policies(&mut text, all.first().map_or(&[], Vec::as_slice));
+    }
+    for (target, policies) in route.targets.iter().zip(&all) {
         push_target(&mut text, target);
+        if !alike {
+            put_policies(&mut text, policies);
+        }
     }
     for out in &route.excluded {
         let _ = writeln!(

@@ -526,6 +526,27 @@ mod tests {
         }
 
         #[test]
+        fn what_is_encoded_is_decoded_once(text in "[^\r\n\0]{0,12}") {
+            let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+            prop_assert_eq!(decode(&encode(&text)), Ok(text.clone()));
+            prop_assert_eq!(decode(&encode(&encode(&text))), Ok(encode(&text)));
+            // Without an escape, a text stands for itself.
+            let plain = text.replace('%', "");
+            prop_assert_eq!(decode(&plain), Ok(plain));
+        }
+
+        #[test]
+        fn a_malformed_escape_is_refused_wherever_it_stands(
+            before in "[a-z]{0,3}", escape in "%([^0-9a-fA-F%]|[0-9a-f][^0-9a-fA-F%])?", after in "[g-z]{0,2}",
+            bad in prop::sample::select(vec!["%0d", "%0A", "%00", "%ff", "%C3"]),
+        ) {
+            let malformed = format!("{before}{escape}{after}");
+            prop_assert!(decode(&malformed).is_err(), "{}", malformed);
+            let meaningless = format!("{before}{bad}{after}");
+            prop_assert!(decode(&meaningless).is_err(), "{}", meaningless);
+        }
+
+        #[test]
         fn stars_agree_with_a_regular_expression(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
             let regex = format!("^{}$", pattern.replace('*', ".*"));
             prop_assert_eq!(matches_stars(pattern.as_bytes(), text.as_bytes()), regex::Regex::new(&regex).unwrap().is_match(&text));

@@ -4,19 +4,24 @@
 //! nothing here knows what a route does with an instance (that is `table`).
 
 pub mod access;
+pub mod allowed_options;
 pub mod command;
 mod command_line;
 pub mod command_list;
+pub mod cors;
 pub mod definitions;
 mod destination;
 pub mod duration;
 pub mod eligibility;
+pub mod error_pages;
 pub mod field_edits;
 pub mod glob;
 pub mod matchers;
 pub mod option_text;
 pub mod options;
+pub mod path_rewrite;
 pub mod policies;
+mod policy_text;
 pub mod source;
 pub mod static_route;
 pub mod strategy;

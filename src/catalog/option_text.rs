@@ -14,7 +14,7 @@ use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOpt
 use super::policies::{PoliciesReader, PolicyError, UNTIL_MENDED};
 
 /// Every option with a meaning.
-const KNOWN: [&str; 31] = [
+pub(super) const KNOWN: [&str; 31] = [
     "allow",
     "auth",
     "burst",
@@ -426,20 +426,24 @@ fn unknown_text(key: &str) -> String {
 }
 
 fn nearest_text(key: &str) -> String {
-    let nearest = KNOWN
-        .iter()
-        .map(|&known| {
-            (
-                strsim::jaro_winkler(&key.to_ascii_lowercase(), known),
-                known,
-            )
-        })
-        .filter(|&(alike, _)| alike >= ALIKE_MIN)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((_, known)) => format!("unknown option `{key}`, nearest is `{known}`"),
+    match nearest(key) {
+        Some(known) => format!("unknown option `{key}`, nearest is `{known}`"),
         None => format!("unknown option `{key}`"),
     }
+}
+
+/// The option of this name.
+pub(super) fn known(name: &str) -> Option<&'static str> {
+    KNOWN.into_iter().find(|known| *known == name)
+}
+
+/// The option that this word is most likely meant for.
+pub(super) fn nearest(word: &str) -> Option<&'static str> {
+    let word = word.to_ascii_lowercase();
+    let alike = KNOWN.map(|known| (strsim::jaro_winkler(&word, known), known));
+    let near = alike.into_iter().filter(|(alike, _)| *alike >= ALIKE_MIN);
+    near.max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
 }
 
 impl RouteOptions {

@@ -11,12 +11,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 
 use super::access::{Access, plain_networks};
+use super::cors::Cors;
 use super::duration::parse_duration;
+use super::error_pages::ErrorPages;
 use super::field_edits::FieldEdits;
 use super::matchers::decode;
+use super::path_rewrite::PathRewrite;
 
 /// How a remark about a closed route ends.
 pub(super) const UNTIL_MENDED: &str = "until it is mended";
@@ -44,6 +47,30 @@ pub struct Policies {
     pub request_fields: FieldEdits,
     /// What is done to the fields of responses, also of those that are made here.
     pub response_fields: FieldEdits,
+    /// Which sites may use the route from a browser.
+    pub cors: Option<Arc<Cors>>,
+    /// What becomes of paths on their way to the instance.
+    pub rewrite: Option<Arc<PathRewrite>>,
+    /// What takes the place of failed responses.
+    pub error_pages: Option<Arc<ErrorPages>>,
+}
+
+/// What is done to the fields of a response.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseEdits<'a> {
+    policies: &'a Policies,
+    origin: Option<&'a [u8]>,
+    preflight: bool,
+}
+
+impl ResponseEdits<'_> {
+    /// Changes `fields`.
+    pub fn apply(&self, fields: &mut HeaderMap) {
+        if let Some(cors) = &self.policies.cors {
+            cors.put(self.origin, self.preflight, fields);
+        }
+        self.policies.response_fields.apply(fields);
+    }
 }
 
 /// A key of the configuration, the option that would stand in a tag for it, and its value.
@@ -89,6 +116,28 @@ impl Policies {
         Ok(policies)
     }
 
+    /// What is done to the fields of a response to a request from `origin`, which may be a
+    /// `preflight`; none where that is nothing.
+    #[must_use]
+    pub fn response_edits<'a>(
+        &'a self,
+        origin: Option<&'a [u8]>,
+        preflight: bool,
+    ) -> Option<ResponseEdits<'a>> {
+        let edits = self.cors.is_some() || !self.response_fields.is_empty();
+        edits.then_some(ResponseEdits {
+            policies: self,
+            origin,
+            preflight,
+        })
+    }
+
+    /// Whether it says anything about responses.
+    #[must_use]
+    pub fn concerns_responses(&self) -> bool {
+        self.error_pages.is_some() || self.response_edits(None, false).is_some()
+    }
+
     /// Whether a client may use the route, as far as its policy says.
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
@@ -130,6 +179,9 @@ impl Policies {
             auth: self.auth.clone(),
             request_fields: self.request_fields.and(&own.request_fields),
             response_fields: self.response_fields.and(&own.response_fields),
+            cors: self.cors.clone(),
+            rewrite: self.rewrite.clone(),
+            error_pages: self.error_pages.clone(),
         }
     }
 }

@@ -18,6 +18,14 @@ impl RouteOptions {
                 .is_none_or(|policies| policies.not_for_tcp().is_none() && policies.permits(from))
     }
 
+    /// The authentication schemes that have to let a request in, in their order: that of the policy,
+    /// and that of the tag if it is another.
+    pub fn auth_schemes(&self) -> impl Iterator<Item = &str> {
+        let of_policy = self.policies.as_ref().and_then(|it| it.auth.as_ref());
+        let own = self.auth.as_ref().filter(|own| Some(*own) != of_policy);
+        of_policy.into_iter().chain(own).map(|name| &**name)
+    }
+
     /// The options as they are carried out: with the policy that they name. The tag's own win one by
     /// one, but widen nothing that the policy allows: of two limits the stricter holds, and clients
     /// must satisfy both.
@@ -36,15 +44,10 @@ impl RouteOptions {
             None => closed(format!(
                 "policy={name}: there is no [policy.{name}] in the configuration"
             )),
-            Some(policy) => match (&self.auth, &policy.auth) {
-                (Some(own), Some(other)) if own != other => closed(format!(
-                    "auth={own} of the tag and auth = \"{other}\" of [policy.{name}] are two"
-                )),
-                _ => {
-                    options.auth = self.auth.clone().or_else(|| policy.auth.clone());
-                    policy.and(own)
-                }
-            },
+            Some(policy) => {
+                options.auth = self.auth.clone().or_else(|| policy.auth.clone());
+                policy.and(own)
+            }
         };
         options.policies = Some(Arc::new(merged));
         options

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::reading::Files;
 use super::{Finding, Severity, certificates};
 use crate::catalog::command::parse_commands;
+use crate::catalog::error_pages::FILE_BYTES_MAX;
 use crate::catalog::option_text;
 use crate::config::{AuthKind, Config};
 use crate::sources::{self, Look};
@@ -22,6 +23,17 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
     certificates::check(config, now, &mut files);
     if let Some(path) = &config.proxy.no_route_page {
         files.read("proxy.no_route_page", path);
+    }
+    for (name, policy) in &config.policies {
+        let pages = policy.policies.error_pages.iter();
+        for path in pages.flat_map(|pages| pages.files()) {
+            let key = format!("policy.{name}.error_pages");
+            let content = files.read(&key, path);
+            if content.is_some_and(|content| content.len() as u64 > FILE_BYTES_MAX) {
+                let problem = format!("is larger than {FILE_BYTES_MAX} bytes");
+                files.error(&key, path, &problem, "make it smaller");
+            }
+        }
     }
     for (name, scheme) in &config.auth {
         let AuthKind::Basic { file, .. } = &scheme.kind else {

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::jobs::{JobService, JobTag, services};
 use super::{Finding, Severity, unconfigured};
+use crate::catalog::allowed_options::forbidden_text;
 use crate::catalog::option_text;
+use crate::catalog::options::RouteOptions;
 use crate::catalog::tag::{RouteKey, parse_tag};
 use crate::config::Config;
 
@@ -119,6 +121,7 @@ impl Judge<'_> {
                 self.note(Severity::Error, tag.line, value(), &problem, "");
             }
             Some(Ok(parsed)) => {
+                self.forbidden(tag, &parsed.spec.options);
                 for text in parsed.unknown.iter().chain(&parsed.warnings) {
                     let severity = match option_text::tells_of_protection(text) {
                         true => Severity::Error,
@@ -154,6 +157,18 @@ impl Judge<'_> {
                     self.claim(parsed.spec.key, tag);
                 }
             }
+        }
+    }
+
+    /// An option that the configuration does not let tags carry.
+    fn forbidden(&mut self, tag: &JobTag, options: &RouteOptions) {
+        let forbidden = self
+            .config
+            .and_then(|config| config.tags.allowed.forbidden(options));
+        if let Some(option) = forbidden {
+            let problem = format!("has a tag that makes no route: {}", forbidden_text(option));
+            let value = Some(format!("{:?}", tag.text));
+            self.note(Severity::Error, tag.line, value, &problem, "");
         }
     }
 
@@ -229,6 +244,7 @@ impl Judge<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::allowed_options::AllowedOptions;
 
     fn check(text: &str) -> Vec<String> {
         let findings = check_jobs(&[("j.hcl".to_owned(), text.to_owned())], "urlprefix-", None);
@@ -285,6 +301,26 @@ mod tests {
         let found = errors(Some(&Config::default()));
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("there is no [auth.main]"), "{found:?}");
+    }
+
+    #[test]
+    fn options_that_tags_may_not_carry_are_errors() {
+        let text = "job \"j\" {\n group \"g\" {\n service {\n name = \"db\"\n tags = [\"urlprefix-/a strip=/a\", \"urlprefix-/b prepend=/b\"]\n }\n }\n}\n";
+        let files = [("j.hcl".to_owned(), text.to_owned())];
+        let mut config = Config::default();
+        let errors = |config: &Config| {
+            let found = check_jobs(&files, "urlprefix-", Some(config)).into_iter();
+            let errors = found.filter(|it| it.severity == Severity::Error);
+            errors.map(|it| it.problem).collect::<Vec<_>>()
+        };
+        assert_eq!(errors(&config), [""; 0]);
+        config.tags.allowed = AllowedOptions::read(&["strip".to_owned()]).unwrap();
+        let found = errors(&config);
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].contains("`prepend`") && found[0].contains("tags.allow"),
+            "{found:?}"
+        );
     }
 
     #[test]

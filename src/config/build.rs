@@ -42,6 +42,7 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
         certificates,
         vault,
         routing: sections.once(),
+        tags: sections.once(),
         dns: sections.once(),
         auth: sections.named(),
         policies: sections.named(),
@@ -74,6 +75,7 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
     sections.with::<MetricsConfig, _>(|reader| {
         metrics::check(reader, &config.metrics, &config.admin, &config.certificates);
     });
+    policy::check_auth(&mut sections, &config.policies, &config.auth);
     config.static_routes = static_route::routes(&mut sections);
     config.listeners = listener::listeners(
         &mut sections,

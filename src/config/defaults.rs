@@ -44,5 +44,6 @@ defaults!(
     RegisterConfig,
     RetryConfig,
     RoutingConfig,
+    TagsConfig,
     VaultConfig,
 );

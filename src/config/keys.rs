@@ -49,6 +49,7 @@ pub const SECTIONS: &[Section] = &[
     super::VaultConfig::SECTION,
     super::StaticRouteConfig::SECTION,
     super::RoutingConfig::SECTION,
+    super::TagsConfig::SECTION,
     super::ProxyConfig::SECTION,
     super::CompressionConfig::SECTION,
     super::RetryConfig::SECTION,

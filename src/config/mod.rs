@@ -37,6 +37,7 @@ mod moved;
 mod networks;
 mod overlay;
 mod policy;
+mod policy_parts;
 mod ports;
 mod proxy;
 pub(crate) mod raw;
@@ -54,6 +55,7 @@ mod slot;
 mod static_route;
 mod static_routes;
 pub(crate) mod syntax;
+mod tags;
 pub(crate) mod template;
 mod tls;
 mod typed;
@@ -67,6 +69,9 @@ use std::path::PathBuf;
 
 use declare::{Checked, section};
 
+use std::sync::Arc;
+
+use crate::catalog::error_pages::ErrorPages;
 use crate::catalog::static_route::StaticRoute;
 
 pub use crate::catalog::duration::{format_duration, parse_duration};
@@ -99,6 +104,7 @@ pub use routes_http::RoutesHttpConfig;
 pub use routing::{AcceptedStatus, ChecksRequired, NodeChecks, RoutingConfig};
 pub use secret::Secret;
 pub use static_route::StaticRouteConfig;
+pub use tags::TagsConfig;
 pub use template::template;
 pub use tls::{TLS_CIPHERS, TlsLimits, TlsVersion};
 pub use typed::{list_items, parse_bool};
@@ -130,6 +136,8 @@ section! {
         routes_http: Option<RoutesHttpConfig>;
         /// `[routing]`.
         routing: RoutingConfig;
+        /// `[tags]`.
+        tags: TagsConfig;
         /// `[dns]`.
         dns: DnsConfig;
         /// `[[listener]]`; at least one.
@@ -172,6 +180,12 @@ impl Config {
     #[must_use]
     pub fn datacenter(&self) -> Option<&str> {
         self.consul.as_ref()?.datacenter.as_deref()
+    }
+
+    /// The pages of all policies that have some.
+    pub fn error_pages(&self) -> impl Iterator<Item = &Arc<ErrorPages>> {
+        let policies = self.policies.values().map(|policy| &policy.policies);
+        policies.filter_map(|policies| policies.error_pages.as_ref())
     }
 
     /// How lb registers itself, where there is something to register it in.

@@ -1,10 +1,15 @@
 //! `[policy.NAME]`: what routes that name it with `policy=` do to requests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::auth::AuthConfig;
 use super::declare::{Checked, section};
-use super::raw::{Placed, RawValue};
+use super::error::nearest;
+use super::policy_parts;
+use super::raw::{Entry, Placed, RawValue};
 use super::reader::Reader;
+use super::sections::Sections;
 use crate::catalog::policies::{Policies, PolicyOption};
 
 section! {
@@ -48,6 +53,19 @@ section! {
 
         /// The [auth.NAME] that lets requests in.
         auth: Option<String> = unset "main";
+
+        /// Sites that may use the routes from a browser: origins (exact, with * for a label of the
+        /// host, or "*"), methods, headers, expose, credentials (not with "*") and max_age. lb
+        /// responds to preflights itself, and replaces what instances say of it.
+        cors: Option<Placed> = unset "{ origins = [\"https://*.example.com\"], methods = [\"GET\", \"PUT\"], headers = [\"X-Token\"], credentials = true, max_age = \"10m\" }";
+
+        /// Regular expressions, and what takes the place of their matches in the path ($1: the first
+        /// group), one after another. Before strip and prepend of the tag; the query stays.
+        rewrite: Option<Placed> = unset "[{ from = \"^/old/(.*)\", to = \"/new/$1\" }]";
+
+        /// Files (up to 1 MiB) that replace the content of failed responses, lb's own and those of
+        /// instances: by status, or by its class.
+        error_pages: Option<Placed> = unset "{ \"404\" = \"404.html\", \"5xx\" = \"sorry.html\" }";
     } and {
         /// All of it, as routes carry it out.
         policies: Arc<Policies>;
@@ -94,14 +112,45 @@ impl Checked for PolicyConfig {
                 ),
             }
         }
+        let cors = self.cors.clone();
+        let cors = cors.and_then(|value| policy_parts::cors(reader, &value));
+        let rewrite = self.rewrite.clone();
+        let rewrite = rewrite.and_then(|value| policy_parts::rewrite(reader, &value));
+        let error_pages = self.error_pages.clone();
+        let error_pages = error_pages.and_then(|value| policy_parts::error_pages(reader, &value));
         let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
         match Policies::read(&options, &list(&self.allow), &list(&self.deny)) {
             Ok(mut policies) => {
                 policies.auth = self.auth.as_deref().map(Arc::from);
+                (policies.cors, policies.rewrite) = (cors, rewrite);
+                policies.error_pages = error_pages;
                 self.policies = Arc::new(policies);
             }
             Err((key, fault)) => reader.wrong(key, "cannot be carried out", &fault),
         }
+    }
+}
+
+/// Checks that the schemes are there which policies name.
+pub(super) fn check_auth(
+    sections: &mut Sections<'_>,
+    policies: &BTreeMap<String, PolicyConfig>,
+    schemes: &BTreeMap<String, AuthConfig>,
+) {
+    for (name, policy) in policies {
+        let Some(scheme) = &policy.auth else { continue };
+        if schemes.contains_key(scheme) {
+            continue;
+        }
+        let group = sections.settings.named.get("policy");
+        let entry = group.and_then(|groups| groups.get(name)?.entries.get("auth"));
+        let placed = entry.map(Entry::placed);
+        let advice = match nearest(scheme, schemes.keys().map(String::as_str)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("add [auth.{scheme}], or take the key out"),
+        };
+        let path = format!("policy.{name}.auth");
+        sections.wrong_at(&path, placed.as_ref(), "is not an [auth.NAME]", &advice);
     }
 }
 

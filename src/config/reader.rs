@@ -5,7 +5,7 @@
 
 use super::error::{ConfigError, Findings, Location, nearest};
 use super::key::{Key, Kind, Section, Shape};
-use super::raw::{Entry, Group, RawValue};
+use super::raw::{Entry, Group, Placed, RawValue};
 use super::typed::{Typed, convert, default_of};
 use super::value::{Problem, SettingValue};
 
@@ -148,6 +148,29 @@ impl<'a> Reader<'a> {
     pub(crate) fn wrong(&mut self, name: &str, problem: &str, advice: &str) {
         let mistake = self.about(name, problem, advice);
         self.findings.mistakes.push(mistake);
+    }
+
+    /// Notes a mistake about a part of a value of this group; `path` leads to it from the group.
+    pub(crate) fn wrong_part(&mut self, path: &str, part: &Placed, problem: &str, advice: &str) {
+        self.findings.mistakes.push(ConfigError {
+            key: format!("{}.{path}", self.path),
+            value: Some(first_line(part.value.to_string())),
+            place: part.place.clone(),
+            problem: problem.to_owned(),
+            advice: advice.to_owned(),
+        });
+    }
+
+    /// Whether a key of this group was found to be wrong.
+    pub(crate) fn has_mistakes(&self) -> bool {
+        let prefix = format!("{}.", self.path);
+        let mut mistakes = self.findings.mistakes.iter();
+        mistakes.any(|mistake| mistake.key.starts_with(&prefix))
+    }
+
+    /// What a reader of a table inside a value begins with: its path and what it shares with this one.
+    pub(crate) fn inner(&mut self, path: &str) -> (String, ReadContext, &mut Findings) {
+        (format!("{}.{path}", self.path), self.context, self.findings)
     }
 
     /// Notes what is odd about a key of this group.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::declare::Declared;
 use super::error::{ConfigError, Findings, Location, nearest};
-use super::raw::{Entry, Group, Placed, Settings};
+use super::raw::{Entry, Group, Placed, RawValue, Settings};
 use super::reader::{ReadContext, Reader};
 
 /// Reads sections, and notes what is wrong with them.
@@ -104,6 +104,27 @@ impl Sections<'_> {
     fn reader<'a, S: Declared>(&'a mut self, path: String, group: &'a Group) -> Reader<'a> {
         Reader::new(&S::SECTION, path, group, self.context, self.findings)
     }
+}
+
+/// A table inside a value of a section, by the declaration of its keys; `path` leads to it. None: it
+/// is not a table, and `example` shows one.
+pub(crate) fn inside<S: Declared>(
+    reader: &mut Reader<'_>,
+    path: &str,
+    part: &Placed,
+    example: &str,
+) -> Option<S> {
+    let RawValue::Table(table) = &part.value else {
+        reader.wrong_part(path, part, "is not a table", &format!("write {example}"));
+        return None;
+    };
+    let (path, context, findings) = reader.inner(path);
+    let mut sections = Sections {
+        settings: &Settings::default(),
+        context,
+        findings,
+    };
+    Some(sections.table(&path, &part.place, table))
 }
 
 /// A section of which nothing is written.

@@ -23,6 +23,7 @@ impl Config {
         let routes: Vec<_> = self.static_routes.iter().map(Into::into).collect();
         shown.list::<StaticRouteConfig>(routes.iter());
         shown.put(Some(&self.routing));
+        shown.put(Some(&self.tags));
         shown.put(Some(&self.proxy));
         shown.hide("proxy", "direct");
         shown.put(Some(&self.compression));

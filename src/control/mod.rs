@@ -12,6 +12,7 @@ mod transitions;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use crate::catalog::allowed_options::AllowedOptions;
 use crate::catalog::eligibility::Rules;
 use crate::catalog::options::Strategy;
 use crate::catalog::policies::NamedPolicies;
@@ -46,6 +47,8 @@ pub struct ControlSettings {
     /// Authentication schemes that there are (`[auth.NAME]`): routes that name others let no
     /// request in.
     pub auth: BTreeSet<String>,
+    /// Options that tags may carry (`tags.allow`).
+    pub allowed: AllowedOptions,
     /// Policies that there are (`[policy.NAME]`); routes that name others are closed.
     pub policies: NamedPolicies,
 }

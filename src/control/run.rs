@@ -409,6 +409,7 @@ impl Control {
                 env: &self.env,
                 matcher: self.settings.matcher,
                 auth: &self.settings.auth,
+                allowed: &self.settings.allowed,
                 policies: &self.settings.policies,
             },
             builder: &self.builder,
@@ -862,6 +863,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::catalog::allowed_options::AllowedOptions;
     use crate::catalog::command::{Command, parse_commands};
     use crate::catalog::eligibility::Rules;
     use crate::catalog::options::Strategy;
@@ -891,6 +893,7 @@ mod tests {
             datacenter: Some("dc1".into()),
             eject_after: 5,
             auth: BTreeSet::from(["known".to_owned()]),
+            allowed: AllowedOptions::default(),
             policies: NamedPolicies::default(),
         }
     }
@@ -1126,6 +1129,50 @@ mod tests {
                 .send(update("web", vec![instance("a", 1, Passing, &good)]))
                 .await;
             assert!(!bench.metrics.control().rejected_tags.contains_key("web"));
+        });
+    }
+
+    #[test]
+    fn a_tag_with_an_option_that_may_not_stand_there_makes_no_route() {
+        Bench::run(settings(), |bench| async move {
+            let tags = ["urlprefix-a.test/ strip=/x", "urlprefix-b.test/ prepend=/y"];
+            let web = || update("web", vec![instance("a", 1, Passing, &tags)]);
+            bench.send(web()).await;
+            assert!(bench.route("b.test", "/").is_some());
+            let allow = |names: &[&str]| ControlSettings {
+                allowed: AllowedOptions::read(
+                    &names.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                )
+                .unwrap(),
+                ..settings()
+            };
+            // The good tag of before is not one that may stay.
+            bench.handle.update_settings(allow(&["strip"])).await;
+            assert!(bench.route("a.test", "/").is_some());
+            assert!(bench.route("b.test", "/").is_none());
+            let rejected = bench.status("web").await.rejected;
+            assert_eq!(rejected.len(), 1);
+            assert_eq!(rejected[0].0, tags[1]);
+            assert!(
+                rejected[0].1.contains("`prepend`") && rejected[0].1.contains("tags.allow"),
+                "{rejected:?}"
+            );
+            assert_eq!(bench.metrics.control().rejected_tags["web"], 1);
+            bench.handle.update_settings(allow(&["*"])).await;
+            assert!(bench.route("b.test", "/").is_some());
+            // What others than tags say is not held to it.
+            bench.handle.update_settings(allow(&[])).await;
+            let line = "route add cmd c.test/ http://127.0.0.1:1/ opts \"strip=/x\"";
+            let commands = parse_commands(line).0.into();
+            bench
+                .send(Update::Commands {
+                    source: "file",
+                    commands,
+                    errors: Arc::default(),
+                    seen_at: Instant::now(),
+                })
+                .await;
+            assert!(bench.route("c.test", "/").is_some());
         });
     }
 

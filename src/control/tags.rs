@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::catalog::allowed_options::{AllowedOptions, forbidden_text};
 use crate::catalog::glob::Glob;
 use crate::catalog::options::RouteOptions;
 use crate::catalog::policies::NamedPolicies;
@@ -38,6 +39,8 @@ pub(super) struct TagRules<'a> {
     pub(super) matcher: Matcher,
     /// Authentication schemes that there are.
     pub(super) auth: &'a BTreeSet<String>,
+    /// Options that tags may carry.
+    pub(super) allowed: &'a AllowedOptions,
     /// Policies that there are.
     pub(super) policies: &'a NamedPolicies,
 }
@@ -104,7 +107,9 @@ impl TagMemory {
                     Err(reason) => {
                         let known = own_before
                             .or(Some(&before_of_service))
-                            .and_then(|list| list.get(at)?.clone());
+                            .and_then(|list| list.get(at)?.clone())
+                            // What may not stand in a tag any more does not stay for that.
+                            .filter(|good| rules.allowed.forbidden(&good.options).is_none());
                         self.reject(tag, reason, known.as_deref());
                         known
                     }
@@ -156,6 +161,9 @@ fn parse(rules: TagRules<'_>, tag: &str) -> Option<Result<Arc<GoodTag>, String>>
         Ok(parsed) => parsed,
         Err(error) => return Some(Err(error.fault.to_string())),
     };
+    if let Some(option) = rules.allowed.forbidden(&parsed.spec.options) {
+        return Some(Err(forbidden_text(option)));
+    }
     let key = parsed.spec.key;
     let host = (!Glob::is_literal(&key.host)).then_some(&key.host);
     let matchers = parsed.spec.options.matchers.as_ref();

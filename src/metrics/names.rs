@@ -96,6 +96,8 @@ families! {
         "HTTP requests being served now.";
     PROXY_ERRORS = Counter "lb_proxy_errors_total" ["service", "reason"],
         "Requests that lb itself responded to with an error, by service (empty: none was found) and reason.";
+    RATE_LIMITED = Counter "lb_rate_limited_total" ["service"],
+        "Requests refused because they came faster than the rate of their route, by service.";
     GRPC_REQUESTS = Counter "lb_grpc_requests_total" ["service", "status"],
         "Calls of gRPC that ended, by service (empty: none was found) and status; 2 where the server sent none.";
     UPSTREAM_CONNECTS = Counter "lb_upstream_connects_total" ["service", "result"],

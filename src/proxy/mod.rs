@@ -10,6 +10,7 @@ pub mod budget;
 pub mod connect;
 pub mod drain;
 pub mod error;
+pub mod error_page_files;
 pub mod http;
 pub mod listener;
 pub mod moving_deadline;

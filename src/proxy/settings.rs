@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use crate::config::ProxyConfig;
 use crate::proxy::auth::Schemes;
+use crate::proxy::error_page_files::ErrorPageFiles;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
 use crate::proxy::no_route_page::NoRoutePage;
@@ -23,6 +24,8 @@ pub struct Settings {
     pub no_route_status: StatusCode,
     /// What is sent with it.
     pub no_route_page: NoRoutePage,
+    /// What the pages of policies hold.
+    pub error_pages: ErrorPageFiles,
     /// `[health]`.
     pub health: HealthConfig,
     /// Header rules in the form they are sent.

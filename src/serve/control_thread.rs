@@ -166,6 +166,7 @@ fn control_settings(config: &Config) -> ControlSettings {
         datacenter: config.datacenter().map(str::to_owned),
         eject_after: config.health.eject_after,
         auth: config.auth.keys().cloned().collect(),
+        allowed: config.tags.allowed.clone(),
         policies: config
             .policies
             .iter()

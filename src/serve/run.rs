@@ -298,6 +298,8 @@ fn watched_files(options: &RunOptions, config: &Config) -> Vec<PathBuf> {
             .flatten()
             .cloned(),
     );
+    let pages = config.error_pages().flat_map(|pages| pages.files());
+    paths.extend(pages.map(|path| path.to_path_buf()));
     paths.extend(sources::list::files(config));
     paths
 }

@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::config::{Config, ProxyConfig};
 use crate::metrics::Metrics;
 use crate::proxy::auth::Schemes;
+use crate::proxy::error_page_files::ErrorPageFiles;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
 use crate::proxy::no_route_page::{LivePage, NoRoutePage};
@@ -43,11 +44,13 @@ pub(super) fn build(
             Bytes::new()
         }
     };
+    let error_pages = error_pages(config, present)?;
     let upstream_tls = upstream_tls(&proxy, present, metrics)?;
     Ok(Settings {
         no_route_status: StatusCode::from_u16(proxy.no_route_status)
             .unwrap_or(StatusCode::NOT_FOUND),
         no_route_page: NoRoutePage::new(no_route_page, live.clone()),
+        error_pages,
         header_rules: HeaderRules::new(&proxy),
         proxy,
         health: config.health.rules(),
@@ -68,6 +71,18 @@ fn no_route_page(proxy: &ProxyConfig) -> anyhow::Result<Bytes> {
     let page = std::fs::read(path);
     page.map(Bytes::from)
         .with_context(|| format!("key proxy.no_route_page: cannot read {}", path.display()))
+}
+
+/// What the pages of policies hold.
+fn error_pages(config: &Config, present: Option<&Settings>) -> anyhow::Result<ErrorPageFiles> {
+    let (files, errors) = ErrorPageFiles::load(config.error_pages());
+    for error in errors {
+        if present.is_some() {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, "responses are passed on without this error page until it can be used");
+    }
+    Ok(files)
 }
 
 /// Which instances to trust. A file that was good and is bad now keeps its CAs.

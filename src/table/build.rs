@@ -620,11 +620,18 @@ fn compile(
         .map(|(draft, share)| draft.target(*share))
         .collect();
     let tcp = drafts.iter().all(|draft| draft.options.proto == Proto::Tcp);
+    let policies_of_excluded = drafts
+        .iter()
+        .filter(|_| eligible.is_empty())
+        .filter_map(|draft| draft.options.policies.as_ref())
+        .find(|policies| policies.concerns_responses())
+        .cloned();
     Some(Route {
         id: identity.id,
         key: key.clone(),
         targets,
         excluded: excluded.into(),
+        policies_of_excluded,
         strategy,
         even,
         tcp,

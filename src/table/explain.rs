@@ -182,6 +182,9 @@ pub struct ExplainedTarget {
     pub destination: String,
     /// Options of the tag.
     pub options: String,
+    /// Every policy that requests to it meet, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
     /// Share of the route's traffic, 0 to 1.
     pub share: f64,
     /// `healthy`, `probation` or `ejected`.
@@ -274,6 +277,7 @@ impl ExplainedTarget {
             instance: state.id.to_string(),
             destination: target.destination(),
             options: target.options_text(),
+            policies: target.options.policy_texts(),
             share: target.share,
             state: state.word(now_ms),
             ejected_for_ms: (until > now_ms).then(|| until - now_ms),

@@ -9,6 +9,7 @@ use super::Target;
 use super::limits::RouteLimits;
 use crate::catalog::matchers::Matchers;
 use crate::catalog::options::{Proto, Strategy};
+use crate::catalog::policies::Policies;
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 
@@ -42,6 +43,8 @@ pub struct Route {
     pub key: RouteKey,
     /// Instances that are registered for the route but get nothing, and why.
     pub excluded: Box<[Excluded]>,
+    /// What responses follow that are made here while no instance may serve.
+    pub policies_of_excluded: Option<Arc<Policies>>,
     /// What its limits count; where a target has any. Outlives tables.
     pub limits: Option<Arc<RouteLimits>>,
     /// What it wants of a request beside its place.
@@ -84,6 +87,7 @@ impl Route {
             id: 0,
             key,
             excluded: Box::default(),
+            policies_of_excluded: None,
             limits: None,
             matchers: None,
             beside: Box::default(),

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use foldhash::fast::FixedState;
 
 use crate::catalog::InstanceId;
-use crate::catalog::field_edits::FieldEdits;
 use crate::catalog::options::{Proto, RouteOptions};
 use crate::metrics::ServiceMetrics;
 use crate::metrics::observer::TargetObserver;
@@ -171,13 +170,6 @@ pub struct Target {
 }
 
 impl Target {
-    /// What its tag does to the fields of responses; none where that is nothing.
-    #[must_use]
-    pub fn response_edits(&self) -> Option<&FieldEdits> {
-        let policies = self.options.policies.as_deref()?;
-        Some(&policies.response_fields).filter(|edits| !edits.is_empty())
-    }
-
     /// The destination as Fabio writes it: `http://1.2.3.4:5000/`.
     #[must_use]
     pub fn destination(&self) -> String {

@@ -19,6 +19,7 @@ mod failover;
 mod harness;
 mod hostile;
 mod one_way;
+mod policies;
 mod protocol;
 mod record;
 mod refusals;

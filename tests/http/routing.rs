@@ -343,7 +343,7 @@ fn registered_but_without_a_healthy_instance_is_503_and_no_shorter_prefix_takes_
 }
 
 /// On a thread of its own, because the test blocks.
-fn fake_consul() -> FakeConsul {
+pub fn fake_consul() -> FakeConsul {
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         runtime().block_on(async {

@@ -452,6 +452,13 @@ fn a_policy_that_cannot_be_read_is_a_mistake_with_its_place() {
         ("request_headers", "{ set = { Host = \"x\" } }"),
         ("request_headers", "{ sets = { A = \"x\" } }"),
         ("response_headers", "[\"A\"]"),
+        ("cors", "{ origins = [\"*\"], credentials = true }"),
+        ("cors", "{ origins = [\"shop.example.com\"] }"),
+        ("rewrite", "[{ from = \"(\", to = \"/x\" }]"),
+        ("rewrite", "[{ from = \"(a)\", to = \"/$2\" }]"),
+        ("error_pages", "{ \"200\" = \"page.html\" }"),
+        ("error_pages", "{ \"404\" = \"/not/there.html\" }"),
+        ("auth", "\"nothing\""),
     ] {
         let path = folder.path().join("lb.toml");
         std::fs::write(

@@ -84,6 +84,8 @@ impl Acl {
 struct State {
     index: u64,
     services: BTreeMap<String, Vec<u16>>,
+    /// Tags of services that have others than the usual one.
+    tags: BTreeMap<String, Vec<String>>,
     critical: BTreeSet<String>,
     /// The KV store.
     keys: BTreeMap<String, String>,
@@ -164,6 +166,14 @@ impl FakeConsul {
     pub fn set(&self, service: &str, ports: &[u16]) {
         self.state.send_modify(|state| {
             state.services.insert(service.to_owned(), ports.to_vec());
+            state.index += 1;
+        });
+    }
+
+    /// Gives a service these tags in place of the usual one.
+    pub fn set_tags(&self, service: &str, tags: &[String]) {
+        self.state.send_modify(|state| {
+            state.tags.insert(service.to_owned(), tags.to_vec());
             state.index += 1;
         });
     }
@@ -443,6 +453,7 @@ fn respond(state: &State, path: &str, stale: bool) -> Response<Full<Bytes>> {
                 name,
                 state.services.get(name).map_or(&[], Vec::as_slice),
                 check,
+                &tags(state, name),
             )
         }
         None if path.starts_with("/v1/health/state/") => checks(state, path.ends_with("/critical")),
@@ -576,17 +587,23 @@ fn list(state: &State) -> Value {
         .keys()
         .filter(|name| Some(*name) != hidden && !is_hidden(state, name))
     {
-        list[name] = json!([format!("urlprefix-/{name}")]);
+        list[name] = json!(tags(state, name));
     }
     list
 }
 
-fn health(name: &str, ports: &[u16], check: &str) -> Value {
+/// Tags of the instances of a service.
+fn tags(state: &State, name: &str) -> Vec<String> {
+    let usual = || vec![format!("urlprefix-/{name}")];
+    state.tags.get(name).cloned().unwrap_or_else(usual)
+}
+
+fn health(name: &str, ports: &[u16], check: &str, tags: &[String]) -> Value {
     let entries = ports.iter().map(|port| {
         json!({
             "Node": {"Node": "fake", "Address": "127.0.0.1"},
             "Service": {"ID": format!("{name}-{port}"), "Service": name, "Address": "", "Port": port,
-                "Tags": [format!("urlprefix-/{name}")], "Weights": {"Passing": 1, "Warning": 1}},
+                "Tags": tags, "Weights": {"Passing": 1, "Warning": 1}},
             "Checks": [{"CheckID": "serfHealth", "Status": check, "ServiceID": ""},
                 {"CheckID": format!("service:{name}-{port}"), "Status": check, "ServiceID": format!("{name}-{port}")}],
         })

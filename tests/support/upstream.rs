@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use hyper::body::Incoming;
@@ -354,6 +354,8 @@ async fn answer(
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
+    // In HTTP/2 hyper leaves it to us that HEAD gets no content.
+    let bodiless = request.version() == Version::HTTP_2 && *request.method() == Method::HEAD;
     let path = request.uri().path().to_owned();
     let last = path.rsplit('/').next().unwrap_or("");
     if shared.closing.load(SeqCst) || last == "close" {
@@ -387,6 +389,9 @@ async fn answer(
     if response.status() == StatusCode::OK {
         *response.status_mut() =
             StatusCode::from_u16(shared.status.load(SeqCst)).map_err(io::Error::other)?;
+    }
+    if bodiless {
+        *response.body_mut() = full(Vec::new());
     }
     response
         .headers_mut()

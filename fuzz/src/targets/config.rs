@@ -10,6 +10,8 @@ pub const SEEDS: &[&[u8]] = &[
       [certificates.main]\nsource = \"file\"\ncert_file = \"a\"\nkey_file = \"b\"\n",
     b"[consul]\naddress = [\"https://a:1\", \"unix:///b\"]\nwait = \"50s\"\n[consul.register]\nenabled = true\n",
     b"[[static.route]]\nservice = \"a\"\nsource = \"b/\"\ntargets = [\"http://10.0.0.1:1\"]\noptions = \"strip=/b\"\n",
+    b"[policy.x]\nrate = \"1/s\"\ncors = { origins = [\"*\"] }\nrewrite = [{ from = \"a\", to = \"b\" }]\n\
+      error_pages = { \"404\" = \"f\" }\n[tags]\nallow = [\"rate\"]\n",
     b"[proxy]\nstrategy = \"hash:header:X\"\nworkers = 2\n[drain]\ngrace = \"5s\"\n[auth.x]\ntype = \"basic\"\nfile = \"f\"\n",
 ];
 /// See [`Target`](super::Target).
@@ -20,6 +22,9 @@ pub const WORDS: &[&str] = &[
     "[admin]\n",
     "[certificates.x]\n",
     "[auth.x]\n",
+    "[policy.x]\n",
+    "[[policy.x.rewrite]]\n",
+    "[tags]\n",
     "[metrics]\n",
     "[log]\n",
     "address = ",

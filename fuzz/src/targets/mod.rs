@@ -7,6 +7,7 @@ pub mod glob;
 pub mod h1_request;
 pub mod h1_response;
 pub mod h1_stream;
+pub mod policy;
 pub mod proxy_protocol;
 pub mod tag;
 
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const ALL: [Target; 8] = [
+pub const ALL: [Target; 9] = [
     Target {
         name: "command",
         run: command::run,
@@ -60,6 +61,12 @@ pub const ALL: [Target; 8] = [
         run: h1_stream::run,
         seeds: h1_stream::SEEDS,
         words: HTTP,
+    },
+    Target {
+        name: "policy",
+        run: policy::run,
+        seeds: policy::SEEDS,
+        words: policy::WORDS,
     },
     Target {
         name: "proxy_protocol",

@@ -17,7 +17,7 @@ type Services = [Arc<ServiceMetrics>];
 
 pub(super) fn families(metrics: &Metrics) -> Vec<MetricFamily> {
     let services = metrics.services();
-    let [errors, calls] = outcomes(metrics, &services);
+    let [errors, limited, calls] = outcomes(metrics, &services);
     vec![
         requests(&services),
         durations(&services),
@@ -29,6 +29,7 @@ pub(super) fn families(metrics: &Metrics) -> Vec<MetricFamily> {
             |service| service.in_flight.load(Relaxed) as f64,
         ),
         errors,
+        limited,
         calls,
         counted(
             names::UPSTREAM_CONNECTS,
@@ -97,21 +98,25 @@ fn upgraded(services: &Services) -> MetricFamily {
 }
 
 /// Errors and gRPC calls. Requests for which no service was found have the empty name.
-fn outcomes(metrics: &Metrics, services: &Services) -> [MetricFamily; 2] {
+fn outcomes(metrics: &Metrics, services: &Services) -> [MetricFamily; 3] {
     let of_services = services
         .iter()
         .map(|service| (&**service.name(), &service.outcomes));
     let mut errors = FamilyBuilder::new(names::PROXY_ERRORS);
+    let mut limited = FamilyBuilder::new(names::RATE_LIMITED);
     let mut calls = FamilyBuilder::new(names::GRPC_REQUESTS);
     for (service, outcomes) in std::iter::once(("", metrics.unrouted())).chain(of_services) {
         for (reason, count) in outcomes.errors() {
             errors.sample(&[service, reason], count as f64);
+            if reason == "rate_limited" {
+                limited.sample(&[service], count as f64);
+            }
         }
         for (status, count) in outcomes.calls() {
             calls.sample(&[service, status], count as f64);
         }
     }
-    [errors.build(), calls.build()]
+    [errors.build(), limited.build(), calls.build()]
 }
 
 fn bytes(services: &Services) -> MetricFamily {

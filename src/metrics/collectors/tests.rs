@@ -33,6 +33,7 @@ fn busy() -> Metrics {
     web.record_retry(RetryReason::Closed);
     web.bytes_out.store(7, Relaxed);
     web.outcomes.record_error("connect");
+    web.outcomes.record_error("rate_limited");
     web.outcomes.record_call(14);
     metrics.unrouted().record_error("no_route");
     metrics.unrouted().record_call(5);
@@ -107,6 +108,7 @@ fn every_family_is_written_once_with_its_header() {
 fn samples_carry_what_was_counted() {
     let text = render(&busy(), &whole_process());
     for line in [
+        r#"lb_rate_limited_total{service="web"} 1"#,
         r#"lb_http_requests_total{service="web",method="GET",code="200"} 2"#,
         r#"lb_http_requests_total{service="web",method="OTHER",code="418"} 1"#,
         r#"lb_http_requests_total{service="web",method="POST",code="other"} 1"#,

@@ -80,6 +80,25 @@ impl Granted {
         }
     }
 
+    /// Both, the changes of `second` after those of `first`.
+    #[must_use]
+    pub fn one_after_another(
+        first: Option<Box<Self>>,
+        second: Option<Box<Self>>,
+    ) -> Option<Box<Self>> {
+        match (first, second) {
+            (Some(mut first), Some(second)) => {
+                // Of one name the later counts.
+                let is_set = |name: &HeaderName| second.set.iter().any(|(other, _)| other == name);
+                first.append.retain(|(name, _)| !is_set(name));
+                first.set.extend(second.set);
+                first.append.extend(second.append);
+                Some(first)
+            }
+            (first, second) => first.or(second),
+        }
+    }
+
     /// What the configuration takes over of a response.
     pub(super) fn of(config: &ExternalAuth, answer: &HeaderMap) -> Self {
         let set = config
@@ -114,6 +133,45 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_an_earlier_scheme_sets_a_later_one_does_not_change() {
+        let name = |name: &'static str| HeaderName::from_static(name);
+        let value = HeaderValue::from_static;
+        let later = Granted {
+            set: vec![
+                (name("x-user"), Some(value("later"))),
+                (name("x-own"), Some(value("1"))),
+            ],
+            append: vec![
+                (name("x-gone"), vec![value("later")]),
+                (name("x-list"), vec![value("b")]),
+            ],
+        };
+        let earlier = Granted {
+            set: vec![
+                (name("x-user"), Some(value("earlier"))),
+                (name("x-gone"), None),
+            ],
+            append: vec![(name("x-list"), vec![value("a")])],
+        };
+        let [later, earlier] = [later, earlier].map(|it| Some(Box::new(it)));
+        let both = Granted::one_after_another(later.clone(), earlier.clone()).unwrap();
+        let mut fields = HeaderMap::new();
+        fields.insert("x-gone", value("client"));
+        both.apply(&mut fields);
+        let mut shown: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        shown.sort();
+        assert_eq!(
+            shown,
+            ["x-list: a", "x-list: b", "x-own: 1", "x-user: earlier"]
+        );
+        assert_eq!(Granted::one_after_another(later.clone(), None), later);
+        assert_eq!(Granted::one_after_another(None, earlier.clone()), earlier);
+    }
 
     #[test]
     fn fields_are_replaced_taken_away_and_added() {

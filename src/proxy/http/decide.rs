@@ -2,9 +2,9 @@
 //! function, whatever protocol the request came by.
 //!
 //! ```text
-//! host, fields clear? ─► path ─► route ─► pick ─► access ─► credentials ─► redirect ─► forward
-//!        │ 400, 431       │ 400   │ 404, 421  │ 503   │ 403      │ 401…        │ 301…
-//!        ▼                ▼       ▼           ▼       ▼          ▼             ▼
+//! host, fields clear? ─► path ─► route ─► pick ─► access ─► preflight ─► rate ─► credentials ─► redirect ─► forward
+//!        │ 400, 431       │ 400   │ 404, 421  │ 503   │ 403     │ 204         │ 429    │ 401…        │ 301…
+//!        ▼                ▼       ▼           ▼       ▼         ▼             ▼        ▼             ▼
 //!                               respond (proxy::error)
 //! ```
 
@@ -15,7 +15,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, WWW_AUTHENTICATE};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_LENGTH, HeaderName, ORIGIN,
+    WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::client_address::Client;
@@ -23,7 +26,7 @@ use super::forwarded::{self, Hop};
 use super::h1::write_head::Outbound;
 use super::head::{Content, Head};
 use super::headers::{self, HeaderRules, RequestContext, Wanted};
-use super::path::NormalPath;
+use super::path::{self, NormalPath};
 use super::pick::pick;
 use super::prometheus_listener;
 use super::record::RequestRecord;
@@ -89,9 +92,9 @@ pub struct Forward {
     pub first: usize,
     /// For routes that go by a hash.
     pub hash: u64,
-    /// The authentication scheme that let it in.
-    pub admitted_by: Option<String>,
-    /// Fields that the service set which let it in.
+    /// The authentication schemes that let it in.
+    pub admitted_by: Vec<String>,
+    /// Fields that the services set which let it in.
     pub granted: Option<Box<Granted>>,
 }
 
@@ -179,6 +182,7 @@ async fn try_decide(
         if let Some(excluded) = route.excluded.first() {
             finish.set_service(&worker.metrics.service(&excluded.service));
         }
+        finish.follows(route.policies_of_excluded.as_ref(), || request.origin());
         return Err(ProxyError::NoInstance);
     };
     finish.set_service(&first.service);
@@ -187,19 +191,23 @@ async fn try_decide(
         route,
         first,
         hash,
-        admitted_by: None,
+        admitted_by: Vec::new(),
         granted: None,
     };
+    request.follow(forward.first(), finish);
     if let Some(policies) = &forward.first().options.policies {
-        finish.follows(policies);
-        request.admit_by_rate(&forward, policies, now_ms)?;
+        request.admit_client(&forward, policies)?;
+        if request.is_preflight(policies) {
+            return Ok(Decision::Respond(preflight_response(finish)));
+        }
+        request.admit_by_rate(&forward, policies, finish, now_ms)?;
     }
     if forward.first().options.auth.is_some()
         && let Some(own) = Box::pin(request.admit(&mut forward, finish)).await?
     {
         return Ok(Decision::Respond(own));
     }
-    match request.respond_here(forward.first(), forward.admitted_by.as_deref()) {
+    match request.respond_here(forward.first(), &forward.admitted_by) {
         None => {
             if let Some(policies) = &forward.first().options.policies {
                 // One that is decided about again, because the table changed, has one already.
@@ -298,24 +306,60 @@ impl Incoming<'_> {
         }
     }
 
-    /// Whether the rate of its route lets it pass. Clients that may not use the route at all cost
-    /// the others no token.
+    /// Notes what the route of `target` does to the response.
+    pub fn follow(&self, target: &Target, finish: &mut RequestRecord) {
+        finish.follows(target.options.policies.as_ref(), || self.origin());
+    }
+
+    /// The origin that it names. More than one is none that may be let in.
+    fn origin(&self) -> Option<HeaderValue> {
+        let fields = &self.head.fields;
+        let value = fields.get(&ORIGIN)?;
+        match fields.is_repeated(&ORIGIN) {
+            true => Some(HeaderValue::from_static("")),
+            false => HeaderValue::from_bytes(value).ok(),
+        }
+    }
+
+    /// Whether a browser wants to know if it may send another request, and the route says so.
+    pub fn is_preflight(&self, policies: &Policies) -> bool {
+        policies.cors.is_some()
+            && *self.head.method == Method::OPTIONS
+            && self.head.fields.get(&ORIGIN).is_some()
+            && self
+                .head
+                .fields
+                .get(&ACCESS_CONTROL_REQUEST_METHOD)
+                .is_some()
+    }
+
+    /// Whether its client may use the route at all. Those that may not cost the others no token.
+    #[cold]
+    fn admit_client(&self, forward: &Forward, policies: &Policies) -> Result<(), ProxyError> {
+        if !self.permits(forward.first()) {
+            return Err(ProxyError::AccessDenied);
+        }
+        match &policies.closed {
+            Some(why) => Err(ProxyError::PolicyUnusable(Arc::clone(why))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the rate of its route lets it pass.
     #[cold]
     fn admit_by_rate(
         &self,
         forward: &Forward,
         policies: &Policies,
+        finish: &mut RequestRecord,
         now_ms: u64,
     ) -> Result<(), ProxyError> {
-        if !self.permits(forward.first()) {
-            return Err(ProxyError::AccessDenied);
-        }
-        if let Some(why) = &policies.closed {
-            return Err(ProxyError::PolicyUnusable(Arc::clone(why)));
-        }
         let (Some(rate), Some(limits)) = (&policies.rate, &forward.route.limits) else {
             return Ok(());
         };
+        if finish.has_paid(limits) {
+            return Ok(());
+        }
         let (now_ns, interval_ns) = (now_ms.saturating_mul(1_000_000), rate.interval_ns);
         let pass = match &rate.by {
             RateKey::Ip => limits.take_token(
@@ -331,7 +375,10 @@ impl Incoming<'_> {
             RateKey::Route => limits.take_token((), now_ns, interval_ns, rate.burst),
         };
         match pass {
-            Pass::Yes => Ok(()),
+            Pass::Yes => {
+                finish.pays(limits);
+                Ok(())
+            }
             Pass::In(ns) => Err(ProxyError::RateLimited {
                 retry_after_s: ns.div_ceil(1_000_000_000).max(1),
             }),
@@ -364,34 +411,57 @@ impl Incoming<'_> {
         }
     }
 
-    /// Calls the scheme that has to let the request in before the first target may have it. Some:
-    /// what the client gets instead.
+    /// Calls the schemes that have to let the request in before the first target may have it, one
+    /// after another. Some: what the client gets instead.
     async fn admit(
         &self,
         forward: &mut Forward,
         finish: &mut RequestRecord,
     ) -> Result<Option<Own>, ProxyError> {
-        let Some(name) = self.wanted_scheme(forward.first()) else {
-            return Ok(None);
-        };
+        let route = Arc::clone(&forward.route);
+        let target = &route.targets[forward.first];
+        for name in self.wanted_schemes(target) {
+            // One that is decided about again is not held up again: a service may take credentials
+            // only once.
+            let known = finish.granted_by(&route, name);
+            let granted = match known {
+                Some(granted) => granted.cloned().map(Box::new),
+                None => match self.admit_by(name, target, finish).await? {
+                    Ok(granted) => {
+                        finish.admitted(&route, name, granted.clone());
+                        granted
+                    }
+                    Err(own) => return Ok(Some(own)),
+                },
+            };
+            forward.admitted_by.push(name.to_owned());
+            // What an earlier one sets, a later one does not change.
+            forward.granted = Granted::one_after_another(granted, forward.granted.take());
+        }
+        Ok(None)
+    }
+
+    /// Calls one of them: what it changes in the request, or what the client gets instead.
+    async fn admit_by(
+        &self,
+        name: &str,
+        target: &Target,
+        finish: &mut RequestRecord,
+    ) -> Result<Result<Option<Box<Granted>>, Own>, ProxyError> {
         if let Some(error) = unclear_credentials(self.head) {
             return Err(error);
         }
-        let sent = || self.fields_for_auth(forward.first());
+        let sent = || self.fields_for_auth(target);
         match self
             .settings
             .auth
             .admit(name, self.head.fields.map(), sent)
             .await
         {
-            Admission::Granted(granted) => {
-                let name = name.to_owned();
-                (forward.admitted_by, forward.granted) = (Some(name), granted);
-                Ok(None)
-            }
+            Admission::Granted(granted) => Ok(Ok(granted)),
             Admission::Denied(denied) if !self.head.grpc => {
                 finish.refused(&ProxyError::Unauthorized, denied.status.as_u16());
-                Ok(Some(Own {
+                Ok(Err(Own {
                     response: self.response_of_auth(*denied),
                     close: false,
                 }))
@@ -404,7 +474,7 @@ impl Incoming<'_> {
                         .headers_mut()
                         .insert(WWW_AUTHENTICATE, challenge)
                 });
-                Ok(Some(own))
+                Ok(Err(own))
             }
         }
     }
@@ -418,12 +488,11 @@ impl Incoming<'_> {
                 .is_none_or(|policies| allows(&policies.access.0) && allows(&policies.access.1))
     }
 
-    /// The authentication scheme that has to let the request in before `target` may have it; none
+    /// The authentication schemes that have to let the request in before `target` may have it; none
     /// for a request that the access rules refuse anyway.
-    #[must_use]
-    pub fn wanted_scheme<'t>(&self, target: &'t Target) -> Option<&'t str> {
-        let name = target.options.auth.as_deref()?;
-        self.permits(target).then_some(name)
+    pub fn wanted_schemes<'t>(&self, target: &'t Target) -> impl Iterator<Item = &'t str> {
+        let permits = target.options.auth.is_some() && self.permits(target);
+        target.options.auth_schemes().filter(move |_| permits)
     }
 
     /// What a service is told that decides about the request. The path is the one that was routed:
@@ -479,13 +548,13 @@ impl Incoming<'_> {
         response
     }
 
-    /// What the options of `target` decide without a request to it. `admitted_by`: the scheme that
+    /// What the options of `target` decide without a request to it. `admitted_by`: the schemes that
     /// let the request in.
     #[must_use]
     pub fn respond_here(
         &self,
         target: &Target,
-        admitted_by: Option<&str>,
+        admitted_by: &[String],
     ) -> Option<Result<Response<Bytes>, ProxyError>> {
         let options = &*target.options;
         if !self.permits(target) {
@@ -495,10 +564,18 @@ impl Incoming<'_> {
         if let Some(why) = policies.and_then(|policies| policies.closed.as_ref()) {
             return Some(Err(ProxyError::PolicyUnusable(Arc::clone(why))));
         }
-        if options.auth.is_some() && options.auth.as_deref() != admitted_by {
+        let is_admitted = |name: &str| admitted_by.iter().any(|by| by == name);
+        if options.auth.is_some() && !options.auth_schemes().all(is_admitted) {
             return Some(Err(ProxyError::Unauthorized));
         }
-        let redirect = options.redirect.as_ref()?;
+        let Some(redirect) = &options.redirect else {
+            let rewrite = policies.and_then(|policies| policies.rewrite.as_ref())?;
+            let made = rewrite.apply(&self.path?.wire)?;
+            let escapes = path::made(&made).is_err();
+            return escapes.then_some(Err(ProxyError::BadRequest(
+                "the path that it is rewritten to leads elsewhere",
+            )));
+        };
         let location = self.path.and_then(|path| {
             redirect::location(&redirect.url, &redirect_source(self.head, path, options))
         });
@@ -510,6 +587,18 @@ impl Incoming<'_> {
         };
         let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
         Some(Ok(redirect::response(code, location, self.head.method)))
+    }
+}
+
+/// The response to a preflight; what it says is put in with what the route does to all responses.
+fn preflight_response(finish: &mut RequestRecord) -> Own {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    finish.to_preflight(response.headers_mut());
+    finish.responded_here(StatusCode::NO_CONTENT.as_u16());
+    Own {
+        response,
+        close: false,
     }
 }
 

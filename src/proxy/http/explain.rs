@@ -126,21 +126,47 @@ async fn look(
         id: None,
     };
     for target in &route.targets {
-        let scheme = incoming.wanted_scheme(target);
-        let admission = match scheme {
-            Some(name) => admission(&incoming, name).await,
-            None => Ok(None),
-        };
-        decision.fates.push(match admission {
-            Ok(note) => Fate {
-                note,
-                ..fate(&incoming, target, scheme)
-            },
-            Err(refusal) => refusal,
-        });
+        decision.fates.push(fate_at(&incoming, target).await);
     }
     decision.route = Some(route);
     Ok(())
+}
+
+/// What becomes of a request at one target: its schemes are called one after another.
+async fn fate_at(request: &Incoming<'_>, target: &Target) -> Fate {
+    let policies = target.options.policies.as_ref();
+    let preflight = policies.filter(|policies| request.is_preflight(policies));
+    let refused = || {
+        matches!(
+            request.respond_here(target, &all_schemes(target)),
+            Some(Err(_))
+        )
+    };
+    if preflight.is_some() && !refused() {
+        return Fate {
+            status: Some(StatusCode::NO_CONTENT.as_u16()),
+            why: Some("a preflight: cors of the policy says what may follow".to_owned()),
+            ..Fate::default()
+        };
+    }
+    let (mut admitted_by, mut notes) = (Vec::new(), Vec::new());
+    for name in request.wanted_schemes(target) {
+        match admission(request, name).await {
+            Ok(note) => {
+                admitted_by.push(name.to_owned());
+                notes.extend(note);
+            }
+            Err(refusal) => return refusal,
+        }
+    }
+    Fate {
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
+        ..fate(request, target, &admitted_by)
+    }
+}
+
+fn all_schemes(target: &Target) -> Vec<String> {
+    target.options.auth_schemes().map(str::to_owned).collect()
 }
 
 /// What the scheme of this name says of a request: under which condition it may pass, if there is
@@ -178,7 +204,7 @@ async fn admission(request: &Incoming<'_>, name: &str) -> Result<Option<String>,
 }
 
 /// What the target's own options make of a request that they let pass, or not.
-fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> Fate {
+fn fate(request: &Incoming<'_>, target: &Target, admitted_by: &[String]) -> Fate {
     let (head, options) = (request.head, &*target.options);
     match request.respond_here(target, admitted_by) {
         Some(Ok(response)) => {
@@ -195,11 +221,16 @@ fn fate(request: &Incoming<'_>, target: &Target, admitted_by: Option<&str>) -> F
         }
         Some(Err(error)) => {
             let status = error.status(request.settings.no_route_status).as_u16();
+            let policies = options.policies.iter();
+            let of_policy = policies
+                .flat_map(|policies| policies.access_texts())
+                .map(|rule| format!("{rule} of its policy"));
             let rules: Vec<String> = options
                 .raw
                 .iter()
                 .filter(|(name, _)| matches!(&**name, "allow" | "deny"))
                 .map(|(name, value)| format!("{name}={value}"))
+                .chain(of_policy)
                 .collect();
             let (trusted, from) = (
                 &request.settings.header_rules.trusted_proxies,

@@ -31,6 +31,9 @@ pub enum PathError {
     /// `%00`: no path has it, but a program behind us may end the path there.
     #[error("request path {0:?} holds an encoded NUL")]
     Nul(String),
+    /// Rewriting laid bare a segment that leads elsewhere.
+    #[error("rewritten path {0:?} holds a segment `.` or `..`, which the request did not")]
+    Escapes(String),
     /// The target built from the route's options cannot be sent.
     #[error(
         "rewritten target {0:?} is not a valid request target: look at strip=, prepend= and the target's query"
@@ -112,6 +115,19 @@ pub fn normalise(path: &str, merge_slashes: bool) -> Result<NormalPath<'_>, Path
         decoded: Cow::Owned(text(&cleaned)),
         wire,
     })
+}
+
+/// Both forms of a path that a rule of the route made of a normal one. What had no dot segment may
+/// get one where a rule cuts inside of a segment (`/files../x` to `/data/../x`): it would lead out
+/// of the place that the rule names.
+///
+/// # Errors
+/// It holds a dot segment, a bad percent encoding, or an encoded NUL.
+pub fn made(path: &str) -> Result<NormalPath<'_>, PathError> {
+    if has_dots(&decode(path)?) {
+        return Err(PathError::Escapes(path.to_owned()));
+    }
+    normalise(path, false)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -420,6 +436,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_path_that_a_rule_made_has_no_dot_segments() {
+        for path in ["/", "/a..b/.c", "/a%2Fb//c", "/a%2E%2Eb", "/..."] {
+            assert_eq!(made(path).unwrap().wire, path);
+        }
+        for path in [
+            "/data/../x",
+            "/a/..",
+            "/a/.",
+            "/%2e%2e/x",
+            "/a%2F..%2Fb",
+            "/a/%2E/b",
+        ] {
+            assert_eq!(made(path), Err(PathError::Escapes(path.to_owned())));
+        }
+        for path in ["/%00", "/%", "x"] {
+            assert!(made(path).is_err(), "{path}");
+        }
+    }
 
     #[test]
     fn normalises() {

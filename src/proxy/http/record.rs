@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::header::{REFERER, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, Version};
 
 use super::custom_log_fields::CustomLogFields;
 use super::grpc;
@@ -19,14 +20,17 @@ use super::request_body::UploadProgress;
 use super::request_deadline::RequestDeadline;
 use super::request_observer::RequestObserver;
 use super::server::downstream::Downstream;
-use crate::catalog::policies::Policies;
+use crate::catalog::error_pages::replace_content;
+use crate::catalog::policies::{Policies, ResponseEdits};
 use crate::log::access::AccessRecord;
 use crate::metrics::ServiceMetrics;
 use crate::metrics::outcomes::Outcomes;
+use crate::proxy::auth::Granted;
 use crate::proxy::error::ProxyError;
+use crate::proxy::error_page_files::{ErrorPage, ErrorPageFiles};
 use crate::proxy::pool::StreamGuard;
 use crate::proxy::worker::Worker;
-use crate::table::limits::RouteSlot;
+use crate::table::limits::{RouteLimits, RouteSlot};
 use crate::table::{InFlight, Route, Target, TargetState};
 
 /// What the access log wants to know of the request; made only when the log is on, because it
@@ -103,6 +107,16 @@ impl RequestNote {
     }
 }
 
+/// What the route of a request does to responses.
+#[derive(Debug)]
+struct RouteEdits {
+    policies: Arc<Policies>,
+    /// The origin that the request names, where that matters.
+    origin: Option<HeaderValue>,
+    /// It is the response to a preflight.
+    preflight: bool,
+}
+
 /// Everything that ends with an exchange. Complete it when the response is through; dropping it
 /// earlier means that the client went away or the upstream broke off.
 #[derive(Debug)]
@@ -119,8 +133,12 @@ pub struct RequestRecord {
     in_flight: Option<InFlight>,
     /// Its place among those of its route, where these are limited.
     slot: Option<RouteSlot>,
-    /// Those of the route, where they say anything about responses that are made here.
-    policies: Option<Arc<Policies>>,
+    /// The limits that a token was taken of for it.
+    paid: Option<Arc<RouteLimits>>,
+    /// The schemes that let it in, for routes of these ids, with what they change in it.
+    admitted: Vec<(u64, Box<str>, Option<Box<Granted>>)>,
+    /// What the route does to responses, where it does anything.
+    edits: Option<Box<RouteEdits>>,
     /// Its place on a shared connection.
     stream: Option<StreamGuard>,
     upload: Option<Rc<UploadProgress>>,
@@ -179,7 +197,9 @@ impl RequestRecord {
             target: None,
             in_flight: None,
             slot: None,
-            policies: None,
+            paid: None,
+            admitted: Vec::new(),
+            edits: None,
             stream: None,
             upload: None,
             attempts: 0,
@@ -265,18 +285,92 @@ impl RequestRecord {
         self.slot = slot;
     }
 
-    /// Responses that are made here follow these.
-    pub fn follows(&mut self, policies: &Arc<Policies>) {
-        if !policies.response_fields.is_empty() {
-            self.policies = Some(Arc::clone(policies));
+    /// A token was taken for it. It takes no second one of them, however often it is decided about.
+    pub fn pays(&mut self, limits: &Arc<RouteLimits>) {
+        self.paid = Some(Arc::clone(limits));
+    }
+
+    /// Whether a token of these limits was taken for it.
+    #[must_use]
+    pub fn has_paid(&self, limits: &Arc<RouteLimits>) -> bool {
+        self.paid
+            .as_ref()
+            .is_some_and(|paid| Arc::ptr_eq(paid, limits))
+    }
+
+    /// A scheme has let it in to a route.
+    pub fn admitted(&mut self, route: &Route, scheme: &str, granted: Option<Box<Granted>>) {
+        self.admitted.push((route.id, scheme.into(), granted));
+    }
+
+    /// What the scheme changes in it that has let it in to a route; none: it has not.
+    #[must_use]
+    pub fn granted_by(&self, route: &Route, scheme: &str) -> Option<Option<&Granted>> {
+        let mut admitted = self.admitted.iter();
+        let found = admitted.find(|(id, name, _)| (*id, &**name) == (route.id, scheme))?;
+        Some(found.2.as_deref())
+    }
+
+    /// Its response is to follow these; `origin`: the one that it names.
+    pub fn follows(
+        &mut self,
+        policies: Option<&Arc<Policies>>,
+        origin: impl FnOnce() -> Option<HeaderValue>,
+    ) {
+        if policies.is_none() && self.edits.is_none() {
+            return;
+        }
+        let policies = policies.filter(|policies| policies.concerns_responses());
+        self.edits = policies.map(|policies| {
+            Box::new(RouteEdits {
+                origin: policies.cors.as_ref().and_then(|_| origin()),
+                policies: Arc::clone(policies),
+                preflight: false,
+            })
+        });
+    }
+
+    /// The response made here is the one to a preflight.
+    pub fn to_preflight(&mut self, fields: &mut HeaderMap) {
+        if let Some(edits) = &mut self.edits
+            && let Some(cors) = &edits.policies.cors
+        {
+            edits.preflight = true;
+            cors.put_preflight(edits.origin.as_ref().map(HeaderValue::as_bytes), fields);
         }
     }
 
-    /// Does to the fields of a response that is made here what the route does to all of them.
-    pub fn edit_response(&self, fields: &mut HeaderMap) {
-        if let Some(policies) = &self.policies {
-            policies.response_fields.apply(fields);
+    /// What the route does to the fields of the response.
+    #[must_use]
+    pub fn response_edits(&self) -> Option<ResponseEdits<'_>> {
+        let edits = self.edits.as_ref()?;
+        let origin = edits.origin.as_ref().map(HeaderValue::as_bytes);
+        edits.policies.response_edits(origin, edits.preflight)
+    }
+
+    /// The page that takes the place of a response with this status.
+    #[must_use]
+    pub fn page<'p>(&self, files: &'p ErrorPageFiles, status: u16) -> Option<&'p ErrorPage> {
+        // Calls of gRPC know no pages.
+        let edits = self.edits.as_ref().filter(|_| self.call.is_none())?;
+        files.page(edits.policies.error_pages.as_ref()?, status)
+    }
+
+    /// Does to a response that is made here what the route does to all of them.
+    pub fn edit_own(&self, response: &mut Response<Bytes>, files: &ErrorPageFiles) {
+        if let Some(page) = self.page(files, response.status().as_u16()) {
+            *response.body_mut() = page.content.clone();
+            replace_content(response.headers_mut(), &page.content_type);
         }
+        if let Some(edits) = self.response_edits() {
+            edits.apply(response.headers_mut());
+        }
+    }
+
+    /// Whether nothing of the request is still to come.
+    #[must_use]
+    pub fn is_uploaded(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.done.get())
     }
 
     /// It is a call of gRPC.

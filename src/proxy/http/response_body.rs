@@ -43,6 +43,12 @@ impl UpstreamBody {
         }
     }
 
+    /// Whether its connection can be used again only when all of it is read.
+    #[must_use]
+    pub fn keeps_connection(&self) -> bool {
+        matches!(self.source, Source::H1(_))
+    }
+
     /// The same on a stream of HTTP/2.
     #[must_use]
     pub fn stream(body: StreamBody, quiet_max: Option<Duration>) -> Self {

@@ -14,8 +14,8 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use super::response_head::{Framing, ResponseHead};
 use super::scan::{Field, Kind};
 use super::spelling::{Spelling, spelled};
-use crate::catalog::field_edits::FieldEdits;
 use crate::catalog::options::HostRewrite;
+use crate::catalog::policies::ResponseEdits;
 use crate::proxy::auth::Granted;
 use crate::proxy::http::head::{Content, Fields, Head, map_of};
 use crate::proxy::http::headers::{self, ClientContext, HeaderRules, RequestContext, port_of};
@@ -93,11 +93,18 @@ impl Outbound<'_> {
     /// What its options make of them cannot be sent.
     pub fn target_for(&self, target: &Target) -> Result<Cow<'_, str>, PathError> {
         let options = &*target.options;
+        let rewrite = options.policies.as_ref().and_then(|it| it.rewrite.as_ref());
+        let made = rewrite.and_then(|rewrite| rewrite.apply(&self.path.wire));
         let edit = PathEdit {
             strip: options.strip.as_deref(),
             prepend: options.prepend.as_deref(),
             query: target.query.as_deref(),
         };
+        if let Some(made) = made {
+            let path = path::made(&made)?;
+            let target = path::rewrite_text(self.head.target, &path, &edit)?;
+            return Ok(Cow::Owned(target.into_owned()));
+        }
         if edit == PathEdit::default()
             && (self.path.is_as_it_came() || *self.path.wire == *self.head.path())
         {
@@ -353,8 +360,8 @@ pub struct Telling<'a> {
     pub date: &'a str,
     /// What becomes of the connection behind it.
     pub fate: Fate,
-    /// What the target's tag does to fields.
-    pub edits: Option<&'a FieldEdits>,
+    /// What the route does to fields.
+    pub edits: Option<ResponseEdits<'a>>,
 }
 
 /// What a client is told of its connection.

@@ -37,6 +37,7 @@ use super::end::End;
 use super::h1_response::{BoundConnection, Responder};
 use super::h1_stream::{H1Body, H1Stream, discard};
 use super::prepared::prepared;
+use super::replaced::replaced;
 use super::request_note::note_of;
 use super::tunnel::Tunnel;
 use crate::config::ListenerProtocol;
@@ -570,7 +571,7 @@ fn goes_to(
     let at = forward.route.targets.iter().position(fits)?;
     let target = &forward.route.targets[at];
     if incoming
-        .respond_here(target, forward.admitted_by.as_deref())
+        .respond_here(target, &forward.admitted_by)
         .is_some()
     {
         return None;
@@ -587,10 +588,20 @@ async fn respond(
     target: &Target,
     record: &mut Option<RequestRecord>,
 ) -> Result<(), End> {
-    let (Some(finish), Some(response)) = (record.as_mut(), found.as_mut()) else {
+    let Some(finish) = record.as_mut() else {
         return Err(End::Abrupt);
     };
     let (head, listener) = (incoming.head, &incoming.downstream.listener);
+    incoming.follow(target, finish);
+    // What binds a connection to its client is passed on: the client responds to it.
+    if !responder.binds
+        && let Some(own) = replaced(incoming, found, target, finish)
+    {
+        return Box::pin(responder.own(own, finish)).await;
+    }
+    let Some(response) = found.as_mut() else {
+        return Err(End::Abrupt);
+    };
     // What instances of gRPC send is theirs to compress, message by message.
     let compression = incoming.settings.compression.as_ref().filter(|rules| {
         !head.grpc && rules.may_concern(response.status(), response.field("content-type"))
@@ -663,7 +674,7 @@ async fn switch(
         &responder.settings.header_rules,
         true,
     );
-    if let Some(edits) = target.response_edits() {
+    if let Some(edits) = finish.response_edits() {
         edits.apply(&mut map);
     }
     let mut switching = Response::new(());

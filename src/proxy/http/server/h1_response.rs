@@ -237,7 +237,7 @@ impl Responder<'_> {
                 settings: self.settings,
                 date,
                 fate: self.fate,
-                edits: target.response_edits(),
+                edits: finish.response_edits(),
             };
             write_head::put_response(&mut out, buffer.filled(), &head, &fields, &telling);
         };
@@ -590,7 +590,7 @@ impl Responder<'_> {
     ) -> Result<(), End> {
         let (client, rules) = (&self.downstream.client, &self.settings.header_rules);
         headers::secure_transport(response.headers_mut(), client, rules);
-        finish.edit_response(response.headers_mut());
+        finish.edit_own(&mut response, &self.settings.error_pages);
         let mut out = self.worker.scratch.buffers.for_head();
         let (status, body) = (response.status(), response.body());
         let bodiless = has_no_body(status);

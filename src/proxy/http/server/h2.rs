@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::downstream::Downstream;
 use super::prepared::prepared;
+use super::replaced::replaced;
 use super::request_note::note_of;
 use super::watchdog::{Refusal, WatchdogAction, log_rejected, watchdog};
 use crate::config::ListenerProtocol;
@@ -433,20 +434,27 @@ async fn find(
                     "it switches protocols although the request has no upgrade".to_owned(),
                 )
             }
-            Ok(Ok(target)) => match response {
-                Some(mut response) => {
-                    if let (true, UpstreamResponse::H1(response)) =
-                        (connection_auth::binds(&head, &response), &mut response)
-                    {
-                        // Its streams are many clients' to the instance: none may have what one was
-                        // let in for.
-                        response.head.keep = false;
-                    }
-                    let streamed = response.into_streamed(worker, &target.state);
-                    return prepared(&incoming, streamed, target, Box::new(finish));
+            Ok(Ok(target)) => {
+                let binds = |found: &UpstreamResponse| connection_auth::binds(&head, found);
+                let binds = response.as_ref().is_some_and(binds);
+                if let (true, Some(UpstreamResponse::H1(found))) = (binds, &mut response) {
+                    // Its streams are many clients' to the instance: none may have what one was
+                    // let in for.
+                    found.head.keep = false;
                 }
-                None => ProxyError::Upstream("no head was found".to_owned()),
-            },
+                incoming.follow(target, &mut finish);
+                if !binds && let Some(own) = replaced(&incoming, &mut response, target, &mut finish)
+                {
+                    return respond_own(own, finish, downstream, &settings);
+                }
+                match response {
+                    Some(response) => {
+                        let streamed = response.into_streamed(worker, &target.state);
+                        return prepared(&incoming, streamed, target, Box::new(finish));
+                    }
+                    None => ProxyError::Upstream("no head was found".to_owned()),
+                }
+            }
             Ok(Err(error)) => error,
             Err(_client_gone) => ProxyError::ClientClosed,
         };
@@ -477,7 +485,7 @@ fn respond_own(
         &downstream.client,
         &settings.header_rules,
     );
-    finish.edit_response(response.headers_mut());
+    finish.edit_own(&mut response, &settings.error_pages);
     response.headers_mut().remove(CONNECTION);
     response.map(|data| {
         if data.is_empty() {

@@ -12,6 +12,7 @@ pub mod h2;
 pub mod linger;
 pub mod parked;
 pub mod prepared;
+mod replaced;
 pub mod request_note;
 pub mod tunnel;
 pub mod watchdog;

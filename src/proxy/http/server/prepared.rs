@@ -36,7 +36,7 @@ pub(crate) fn prepared(
         &settings.header_rules,
         false,
     );
-    if let Some(edits) = target.response_edits() {
+    if let Some(edits) = finish.response_edits() {
         edits.apply(response.headers_mut());
     }
     if status == StatusCode::NO_CONTENT {

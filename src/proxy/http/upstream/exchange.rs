@@ -530,7 +530,7 @@ impl<'a> Transport<'a> for Exchange<'a> {
 
     fn is_eligible(&self, target: &Target) -> bool {
         self.incoming
-            .respond_here(target, self.forward.admitted_by.as_deref())
+            .respond_here(target, &self.forward.admitted_by)
             .is_none()
     }
 
