@@ -35,6 +35,7 @@ use crate::proxy::http::h2::stream_body::StreamBody;
 use crate::proxy::http::h2::{SEND_BUFFER_BYTES, promised_length, without_hop};
 use crate::proxy::http::head::{Content, Head};
 use crate::proxy::http::headers;
+use crate::proxy::http::mirror::Original;
 use crate::proxy::http::path;
 use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::request_body::{IncomingBody, RequestBody, Upload, UploadProgress};
@@ -418,6 +419,7 @@ async fn find(
             timer: &mut timer,
         };
         let mut response = None;
+        let original = Original::of(&exchange, &body);
         let found = exchange
             .find(body, progress, timing, &mut finish, &mut response, |_| {
                 Poll::Pending
@@ -435,6 +437,9 @@ async fn find(
             }
             Ok(Ok(target)) => match response {
                 Some(mut response) => {
+                    if let Some(original) = original {
+                        original.copy(&exchange, target);
+                    }
                     if let (true, UpstreamResponse::H1(response)) =
                         (connection_auth::binds(&head, &response), &mut response)
                     {
@@ -443,7 +448,8 @@ async fn find(
                         response.head.keep = false;
                     }
                     let streamed = response.into_streamed(worker, &target.state);
-                    return prepared(&incoming, streamed, target, Box::new(finish));
+                    let cookie = forward.set_cookie(&incoming, target);
+                    return prepared(&incoming, streamed, (target, cookie), Box::new(finish));
                 }
                 None => ProxyError::Upstream("no head was found".to_owned()),
             },
