@@ -11,6 +11,7 @@ pub const SEEDS: &[&[u8]] = &[
     b"*.example.com/ redirect=301,https://example.com$path weight=0.5",
     b"/api auth=main allow=ip:10.0.0.0/8,ip:fe80::/10 strategy=hash:header:X",
     b"${DC}.test/$DC register=x grpcservername=y tlsskipverify=true prepend=/v1",
+    b"a/ sticky=SESSION fallback=maint mirror=shadow:0.25",
     b";\n\t=",
 ];
 /// See [`Target`](super::Target).
@@ -29,6 +30,9 @@ pub const WORDS: &[&str] = &[
     " pxyproto=",
     " tlsskipverify=true",
     " grpcservername=",
+    " sticky=",
+    " fallback=",
+    " mirror=a:0.5",
     "$DC",
     "${DC}",
     "${",
