@@ -23,8 +23,8 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// How often it is tried to write: what a token may not do, it may not do later either, and each
 /// refusal counts as an error of Consul. Another lb, or a person, may write all the same.
 const WRITES_MAX: u32 = 4;
-/// Longest time for one try.
-const TRY_MAX: Duration = Duration::from_secs(5);
+/// Longest time for one try: listeners wait for all of the first ones.
+const TRY_MAX: Duration = Duration::from_secs(2);
 
 /// Reads the file that has it, if one is configured. May block.
 ///

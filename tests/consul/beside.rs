@@ -115,7 +115,7 @@ fn a_rolling_update_gives_each_client_one_new_cookie_and_no_error() {
             .iter()
             .all(|browser| browser.requests.load(SeqCst) > 5)
     });
-    for place in 0..present.len() {
+    for (place, present) in present.iter_mut().enumerate() {
         // Nomad's way with max_parallel = 1: the next one is there before its predecessor goes.
         let next = start(&format!("v1-{place}"));
         wait_until("the new instance", || {
@@ -124,10 +124,9 @@ fn a_rolling_update_gives_each_client_one_new_cookie_and_no_error() {
                 row.contains(&next.id)
             })
         });
-        let before = std::mem::replace(&mut present[place], next);
-        agent.deregister(&before.id);
-        let mut before = before;
-        before.kill();
+        agent.deregister(&present.id);
+        present.kill();
+        *present = next;
         let counts: Vec<usize> = browsers
             .iter()
             .map(|browser| browser.requests.load(SeqCst))

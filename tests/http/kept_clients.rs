@@ -150,6 +150,33 @@ fn an_instance_that_cannot_be_reached_gives_its_clients_to_another() {
 }
 
 #[test]
+fn weights_are_for_clients_without_a_cookie() {
+    let (most, canary) = (Upstream::start("most"), Upstream::start("canary"));
+    let folder = tempfile::tempdir().unwrap();
+    let routes = folder.path().join("routes");
+    let line = |upstream: &Upstream, weight| {
+        let address = upstream.address;
+        format!("route add s / http://{address} weight {weight} opts \"sticky=SESSION\"\n")
+    };
+    std::fs::write(&routes, line(&most, 0.9) + &line(&canary, 0.1)).unwrap();
+    let lb = router(&[], &format!("routes_file = {routes:?}\n"));
+    let first: Vec<Got> = (0..300).map(|_| ask(Way::HTTP1, &lb, "/", "")).collect();
+    let of_canary: Vec<&Got> = first
+        .iter()
+        .filter(|got| got.instance() == "canary")
+        .collect();
+    assert!((5..=90).contains(&of_canary.len()), "{}", of_canary.len());
+    let cookie = cookie(of_canary[0]);
+    for _ in 0..30 {
+        let got = ask(Way::HTTP2, &lb, "/", &cookie);
+        assert_eq!(
+            (got.instance(), set_cookies(&got.fields).len()),
+            ("canary", 0)
+        );
+    }
+}
+
+#[test]
 fn a_retry_sends_the_cookie_of_the_instance_that_answered() {
     let (dead, alive) = (Refusing::new(), Upstream::start("alive"));
     let lb = router(
