@@ -154,6 +154,7 @@ fn answers(c: &mut Criterion) {
     let client = client();
     let telling = Telling {
         edits: None,
+        cookie: None,
         client: &client,
         settings: &settings,
         date: "Sun, 06 Nov 1994 08:49:38 GMT",

@@ -125,6 +125,7 @@ fn fields(c: &mut Criterion) {
             settings: &settings,
             date: "",
             fate: Fate::Silent,
+            cookie: None,
         };
         group.bench_function(name, |b| {
             b.iter(|| {

@@ -15,7 +15,7 @@ use crate::table::explain::{
     Asked, Decision, ExplainedExclusion, ExplainedRequest, ExplainedRoute, ExplainedTarget, Fate,
     HostStep,
 };
-use crate::table::{Route, RouteTable, Scheme};
+use crate::table::{FallbackState, Route, RouteTable, Scheme};
 
 /// Most edits between a host that has no route and one that was perhaps meant.
 const EDITS_MAX: usize = 2;
@@ -100,6 +100,8 @@ pub(super) struct RouteRow {
     pub(super) strategy: String,
     pub(super) targets: Vec<TargetRow>,
     pub(super) excluded: Vec<ExplainedExclusion>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -380,6 +382,7 @@ fn route_row(
         strategy,
         targets,
         mut excluded,
+        notes,
     } = ExplainedRoute::new(route, now_ms);
     for out in &mut excluded {
         if let Some(known) = reason(&out.service, &out.instance) {
@@ -403,6 +406,7 @@ fn route_row(
         strategy,
         targets: targets.collect(),
         excluded,
+        notes,
     }
 }
 
@@ -434,7 +438,11 @@ fn outcome(decision: &Decision, http: bool, rejected: &[RejectedRow], now_ms: u6
             1 => "its only instance is out".to_owned(),
             _ => format!("all {out} of its instances are out"),
         };
-        return format!("{answer}: the route exists, but {which}");
+        let fallback = match route.fallback.as_ref().map(|fallback| &fallback.state) {
+            Some(FallbackState::Unusable(why)) => format!("; {why}"),
+            _ => String::new(),
+        };
+        return format!("{answer}: the route exists, but {which}{fallback}");
     }
     let Some((at, fate)) = certain(decision) else {
         return "it depends on the instance that is picked: their tags differ".to_owned();
@@ -448,7 +456,12 @@ fn outcome(decision: &Decision, http: bool, rejected: &[RejectedRow], now_ms: u6
         .map(|note| format!(", {note}"))
         .unwrap_or_default();
     let (ejected, total) = (route.ejected_count(now_ms), route.targets.len());
-    let sent = if decision.chosen.is_some() {
+    let sent = if decision.kept {
+        format!(
+            "sent to {}, with which its cookie keeps it",
+            route.targets[at].state.id
+        )
+    } else if decision.chosen.is_some() {
         format!(
             "sent to {} by {}",
             route.targets[at].state.id, route.strategy
@@ -586,6 +599,9 @@ fn text(answer: &Explanation) -> String {
     }
     if let (Some(path), Some(host)) = (&answer.upstream_path, &answer.upstream_host) {
         let _ = writeln!(text, "asked     {path} of host {host}");
+    }
+    for note in &route.notes {
+        let _ = writeln!(text, "policy    {note}");
     }
     let policies = |row: &TargetRow| row.target.policies.clone();
     let all: Vec<Vec<String>> = route.targets.iter().map(policies).collect();

@@ -324,6 +324,8 @@ fn add(
     let endpoint = destination.endpoint(options.proto)?;
     let key =
         RouteKey::parse(source, options.proto == Proto::Tcp).map_err(|error| error.to_string())?;
+    let is_tcp = key.is_tcp() || options.proto == Proto::Tcp;
+    let idle = is_tcp.then(|| options.idle_on_tcp()).flatten();
     let route = AddRoute {
         service: service.into(),
         spec: RouteSpec::new(key, options).map_err(|error| error.to_string())?,
@@ -333,7 +335,8 @@ fn add(
         srv: destination.srv,
         tags,
     };
-    Ok((route, warnings.into_iter().chain(unknown).collect()))
+    let remarks = warnings.into_iter().chain(unknown).chain(idle);
+    Ok((route, remarks.collect()))
 }
 
 fn split_tags(tags: &str) -> Vec<Arc<str>> {

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use super::access::access;
 use super::matchers::{MatcherError, MatchersReader};
 use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOptions};
+use super::other_services::{Mirror, service_name};
 use super::policies::{PoliciesReader, PolicyError, UNTIL_MENDED};
+use super::sticky::StickyCookie;
 
 /// Every option with a meaning.
-pub(super) const KNOWN: [&str; 31] = [
+pub(super) const KNOWN: [&str; 34] = [
     "allow",
     "auth",
     "burst",
@@ -22,12 +24,14 @@ pub(super) const KNOWN: [&str; 31] = [
     "delhdr",
     "delresphdr",
     "deny",
+    "fallback",
     "grpcservername",
     "header",
     "host",
     "inflight",
     "maxbody",
     "method",
+    "mirror",
     "path",
     "policy",
     "prepend",
@@ -41,6 +45,7 @@ pub(super) const KNOWN: [&str; 31] = [
     "retries",
     "sethdr",
     "setresphdr",
+    "sticky",
     "strategy",
     "strip",
     "timeout",
@@ -102,6 +107,16 @@ pub enum OptionError {
         "host `{0}` is not a host name: write host=dst, host=example.com or host=example.com:8080"
     )]
     Host(String),
+    /// A cookie or a service that cannot be one.
+    #[error("{key} `{value}`: {fault}")]
+    Value {
+        /// Name of the option.
+        key: &'static str,
+        /// What was written.
+        value: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
     /// A matcher that cannot be read: without it the route would take requests that it must not.
     #[error(transparent)]
     Matcher(#[from] MatcherError),
@@ -217,6 +232,9 @@ fn apply(
         "policy" => {
             options.policy = Some(named("policy", value)?.unwrap_or_default());
         }
+        "sticky" => options.sticky = read("sticky", value, StickyCookie::read)?,
+        "fallback" => options.fallback = Some(read("fallback", value, service_name)?),
+        "mirror" => options.mirror = Some(read("mirror", value, Mirror::read)?),
         "register" => options.register = named("register", value)?,
         "grpcservername" => options.grpc_server_name = named("grpcservername", value)?,
         "strategy" => match value.parse() {
@@ -292,6 +310,18 @@ fn named(key: &'static str, value: &str) -> Result<Option<Arc<str>>, OptionError
         });
     }
     Ok((!value.is_empty()).then(|| value.into()))
+}
+
+fn read<T>(
+    key: &'static str,
+    value: &str,
+    reader: impl FnOnce(&str) -> Result<T, &'static str>,
+) -> Result<T, OptionError> {
+    reader(value).map_err(|fault| OptionError::Value {
+        key,
+        value: value.to_owned(),
+        fault,
+    })
 }
 
 fn slashed(key: &'static str, value: &str) -> Result<Option<Arc<str>>, OptionError> {
@@ -583,6 +613,11 @@ mod tests {
             clean("strategy=hash:ip").strategy,
             Some(Strategy::Hash(HashKey::Ip))
         );
+        assert_eq!(clean("sticky=true").sticky, Some(StickyCookie::OfRoute));
+        assert_eq!(clean("sticky=false").sticky, None);
+        assert_eq!(clean("fallback=maint").fallback.as_deref(), Some("maint"));
+        let mirror = clean("mirror=shadow:0.1").mirror;
+        assert_eq!(mirror.map(|mirror| mirror.parts), Some(100_000));
         let redirect = Redirect {
             code: 302,
             url: "https://$host$path?a=b".into(),
@@ -611,6 +646,10 @@ mod tests {
             ("strip=/a\u{1}", "percent-encode"),
             ("host=a/b", "`a/b`"),
             ("host=a@b", "`a@b`"),
+            ("sticky", "sticky=true"),
+            ("sticky=a;b", "`a;b`"),
+            ("fallback", "name of a service"),
+            ("mirror=a:2", "`a:2`"),
         ] {
             let error = parse_options(text, Context::Tag)
                 .expect_err(text)

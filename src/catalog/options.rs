@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use super::ServiceName;
 pub use super::access::Access;
 use super::matchers::Matchers;
+use super::other_services::Mirror;
 use super::policies::Policies;
+use super::sticky::StickyCookie;
 
 /// Protocol spoken with the upstream (`proto=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -157,6 +160,12 @@ pub struct RouteOptions {
     pub policies: Option<Arc<Policies>>,
     /// Name of a policy of the configuration (`policy=`).
     pub policy: Option<Arc<str>>,
+    /// A cookie keeps a client with its instance (`sticky=`).
+    pub sticky: Option<StickyCookie>,
+    /// The service that serves while no instance of the route may (`fallback=`).
+    pub fallback: Option<ServiceName>,
+    /// The service that gets copies of requests (`mirror=`).
+    pub mirror: Option<Mirror>,
     /// Every option as written, in order, known or not: what the API shows and what plain tags
     /// carry.
     pub raw: Vec<(Arc<str>, Arc<str>)>,

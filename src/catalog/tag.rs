@@ -146,6 +146,9 @@ fn parse_rest(rest: &str, env: &HashMap<String, String>) -> Result<ParsedTag, Ta
             .map(|name| format!("unknown variable `{name}` is replaced by nothing")),
     );
     let key = RouteKey::parse(&source, options.proto == Proto::Tcp)?;
+    if key.is_tcp() || options.proto == Proto::Tcp {
+        warnings.extend(options.idle_on_tcp());
+    }
     Ok(ParsedTag {
         spec: RouteSpec::new(key, options)?,
         unknown,

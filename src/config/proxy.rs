@@ -72,6 +72,12 @@ section! {
         /// sender names, too, as in Fabio.
         client_address: ClientAddress = "forwarded";
 
+        /// File with the secret of the cookies that keep clients with instances (sticky= in a tag): 32
+        /// bytes of text or more. All lb that serve the same clients need the same. Without it one
+        /// is made once and kept in Consul's KV store under lb/sticky_key, where the token may
+        /// write there; else each process makes its own.
+        sticky_key_file: Option<PathBuf> = unset "sticky.key";
+
         /// Address for `by=` in the Forwarded header.
         local_ip: Option<String> = unset "10.0.0.1";
 

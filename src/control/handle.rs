@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{ControlSettings, Readiness, RejectedPlace, ServiceStatus};
 use crate::table::explain::Asked;
+use crate::table::sticky::StickyKey;
 
 /// Requests that may wait at the control loop; more wait at their senders.
 pub(super) const REQUESTS_MAX: usize = 64;
@@ -21,6 +22,8 @@ pub(super) enum ControlRequest {
     RefreshTargets(oneshot::Sender<()>),
     /// The configuration was read again.
     Settings(Box<ControlSettings>, oneshot::Sender<()>),
+    /// The key of cookies that keep clients with instances, for where no file names it.
+    StickyKey(StickyKey, oneshot::Sender<()>),
 }
 
 /// The control loop, seen from outside. Cheap to clone; usable from any thread and runtime.
@@ -28,6 +31,8 @@ pub(super) enum ControlRequest {
 pub struct ControlHandle {
     pub(super) requests: mpsc::Sender<ControlRequest>,
     pub(super) readiness: Arc<watch::Sender<Readiness>>,
+    /// Whether a route wants a key for its cookies, and none is there.
+    pub(super) lacks_sticky_key: Arc<watch::Sender<bool>>,
 }
 
 impl ControlHandle {
@@ -59,6 +64,26 @@ impl ControlHandle {
     /// Puts new settings into force; returns when the table that follows them is live.
     pub async fn update_settings(&self, settings: ControlSettings) {
         self.request(|answer| ControlRequest::Settings(Box::new(settings), answer))
+            .await;
+    }
+
+    /// Completes when a route wants cookies that keep clients with instances, and there is no key
+    /// for them. Cancel safe.
+    pub async fn lacks_sticky_key(&self) {
+        let mut lacks = self.lacks_sticky_key.subscribe();
+        let _ = lacks.wait_for(|lacks| *lacks).await;
+    }
+
+    /// Completes when no route lacks such a key. Cancel safe.
+    pub async fn has_sticky_key(&self) {
+        let mut lacks = self.lacks_sticky_key.subscribe();
+        let _ = lacks.wait_for(|lacks| !*lacks).await;
+    }
+
+    /// Has such cookies made with this key, unless the settings have one; returns when the table
+    /// that follows it is live.
+    pub async fn set_sticky_key(&self, key: StickyKey) {
+        self.request(|answer| ControlRequest::StickyKey(key, answer))
             .await;
     }
 

@@ -20,6 +20,7 @@ use crate::catalog::source::SourceName;
 use crate::catalog::tag::RouteKey;
 use crate::catalog::{InstanceId, ServiceName};
 use crate::table::Matcher;
+use crate::table::sticky::StickyKey;
 
 pub use handle::ControlHandle;
 pub use run::Control;
@@ -51,6 +52,9 @@ pub struct ControlSettings {
     pub allowed: AllowedOptions,
     /// Policies that there are (`[policy.NAME]`); routes that name others are closed.
     pub policies: NamedPolicies,
+    /// The key of cookies that keep clients with instances, where a file names it
+    /// (`proxy.sticky_key_file`).
+    pub sticky_key: Option<StickyKey>,
 }
 
 /// What is known of one service: for `/api/services`.

@@ -32,6 +32,7 @@ use crate::journal::{Draft, Ejection, Kind};
 use crate::metrics::Metrics;
 use crate::sources::Update;
 use crate::table::explain::{Asked, would_match};
+use crate::table::sticky::StickyKey;
 use crate::table::{Clock, CommandTarget, SharedTable, TableBuilder};
 
 /// Most updates that go into one table: a source that never pauses must not keep tables from being
@@ -41,6 +42,10 @@ const UPDATES_PER_BUILD_MAX: usize = 100_000;
 /// Most rejected commands of one update that are logged one by one; all are in the list of
 /// services.
 const LOGGED_ERRORS_MAX: usize = 20;
+
+/// How long a service that a tag names may be missing before that is told: its source may be about
+/// to find it.
+const MISSING_MAX: Duration = Duration::from_secs(5);
 
 type ServiceKey = (SourceName, ServiceName);
 
@@ -78,9 +83,16 @@ pub struct Control {
     /// When the earliest change that is not published yet could first be seen.
     seen_at: Option<Instant>,
     readiness: Arc<watch::Sender<Readiness>>,
+    /// The key of cookies that keep clients with instances, where the settings have none.
+    found_sticky_key: Option<StickyKey>,
+    lacks_sticky_key: Arc<watch::Sender<bool>>,
     requests: mpsc::Receiver<ControlRequest>,
     /// From the workers.
     ejections: Option<mpsc::Receiver<Ejection>>,
+    /// Services that tags of others name: since when they are missing, until that is told.
+    missing: BTreeMap<ServiceName, Option<Instant>>,
+    /// Their names, for the sources.
+    named: watch::Sender<Arc<BTreeSet<ServiceName>>>,
     teller: Teller,
 }
 
@@ -101,6 +113,7 @@ impl Control {
             draining: false,
         }));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let lacks_sticky_key = Arc::new(watch::Sender::new(false));
         sources
             .iter()
             .for_each(|source| metrics.journal().sources().expect(source, None));
@@ -110,6 +123,8 @@ impl Control {
             settings,
             clock,
             ejections: metrics.journal().take_ejections(),
+            missing: BTreeMap::new(),
+            named: watch::Sender::default(),
             teller: Teller::new(metrics.journal().clone()),
             metrics,
             table,
@@ -127,6 +142,8 @@ impl Control {
             started: Instant::now(),
             seen_at: None,
             readiness: Arc::clone(&readiness),
+            found_sticky_key: None,
+            lacks_sticky_key: Arc::clone(&lacks_sticky_key),
             requests,
         };
         (
@@ -134,8 +151,16 @@ impl Control {
             ControlHandle {
                 requests: sender,
                 readiness,
+                lacks_sticky_key,
             },
         )
+    }
+
+    /// The services that tags and commands name beside their own, as they come and go: sources have
+    /// to follow them whatever their own tags are.
+    #[must_use]
+    pub fn named_services(&self) -> watch::Receiver<Arc<BTreeSet<ServiceName>>> {
+        self.named.subscribe()
     }
 
     /// Runs until all sources and all handles are gone. Dropping the future stops it between two
@@ -358,6 +383,8 @@ impl Control {
         dirty
             .iter()
             .for_each(|key| self.evaluate(key, now, &mut changed));
+        self.follow_named(now, &mut changed);
+        self.tell_missing(now);
         let seen_at = self.seen_at.take();
         if self.builder.is_dirty() {
             self.publish(started, dirty.len(), &changed);
@@ -417,7 +444,7 @@ impl Control {
             now,
             starting: !self.synced.contains(key.0),
         };
-        let contributions = service.evaluate(&around);
+        let (contributions, named) = service.evaluate(&around);
         let seen = service.see();
         changed.service(&key.1, seen_before.as_ref(), &seen);
         let before = seen_before.as_ref().map(|seen| Evaluated {
@@ -489,12 +516,69 @@ impl Control {
         );
         self.builder
             .apply_service(key.0, &key.1, contributions, since_ms);
+        self.builder.apply_named(key.0, &key.1, named, since_ms);
+    }
+
+    /// Has the services that have come to be named in tags of others evaluated, and tells sources
+    /// which they are.
+    fn follow_named(&mut self, now: Instant, changed: &mut Changed) {
+        let changes = self.builder.take_named_changes();
+        if changes.is_empty() {
+            return;
+        }
+        for name in changes {
+            let keys: Vec<ServiceKey> = self
+                .sources
+                .iter()
+                .map(|source| (*source, Arc::clone(&name)))
+                .collect();
+            for key in keys {
+                self.evaluate(&key, now, changed);
+            }
+            if !self.builder.is_named(&name) {
+                // It may have had series although it was never there.
+                self.vanished.insert(name);
+            }
+        }
+        let names: BTreeSet<ServiceName> = self.builder.named_services().cloned().collect();
+        self.missing.retain(|name, _| names.contains(name));
+        for name in &names {
+            self.missing.entry(Arc::clone(name)).or_insert(Some(now));
+        }
+        self.named.send_replace(Arc::new(names));
+    }
+
+    /// Says once of each service that tags of others name that it is not there.
+    fn tell_missing(&mut self, now: Instant) {
+        for (name, since) in &mut self.missing {
+            let in_catalog =
+                |source: &SourceName| self.services.contains_key(&(*source, Arc::clone(name)));
+            let is_there = self.sources.iter().any(in_catalog)
+                || self.builder.command_services().contains(name);
+            match *since {
+                _ if is_there => *since = Some(now),
+                Some(at) if now.saturating_duration_since(at) >= MISSING_MAX => {
+                    *since = None;
+                    tracing::warn!(
+                        service = %name,
+                        "a tag names this service as fallback= or mirror=, and no such service is registered: \
+                         it gets nothing until it is"
+                    );
+                    let event = Draft::new(Kind::Tag).of(name).states("new", "missing");
+                    self.teller
+                        .event(event.because("named as fallback= or mirror=, and not registered"));
+                }
+                _ => {}
+            }
+        }
     }
 
     fn publish(&mut self, started: Instant, services: usize, changed: &Changed) {
         let table = self.builder.build();
         let routes = table.len();
         self.table.publish(table);
+        self.lacks_sticky_key
+            .send_replace(self.builder.lacks_sticky_key());
         let took = started.elapsed();
         let mut figures = self.metrics.control();
         figures.table_builds += 1;
@@ -634,12 +718,25 @@ impl Control {
                 self.builder.set_fall_through(self.settings.fall_through);
                 self.builder.set_host_patterns(self.settings.host_patterns);
                 self.builder.set_policies(&self.settings.policies);
+                self.set_sticky_key();
                 self.dirty.extend(self.services.keys().cloned());
                 self.remark_on_commands();
                 self.advance(Instant::now());
                 let _ = answer.send(());
             }
+            ControlRequest::StickyKey(key, answer) => {
+                self.found_sticky_key = Some(key);
+                self.set_sticky_key();
+                self.advance(Instant::now());
+                let _ = answer.send(());
+            }
         }
+    }
+
+    fn set_sticky_key(&mut self) {
+        let of_file = self.settings.sticky_key.as_ref();
+        let key = of_file.or(self.found_sticky_key.as_ref()).cloned();
+        self.builder.set_sticky_key(key);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -647,7 +744,14 @@ impl Control {
             .values()
             .copied()
             .chain(self.teller.next_look())
+            .chain(self.next_missing())
             .min()
+    }
+
+    /// When the next missing service is told of.
+    fn next_missing(&self) -> Option<Instant> {
+        let since = self.missing.values().flatten();
+        since.map(|since| *since + MISSING_MAX).min()
     }
 
     fn mark_due(&mut self, now: Instant) {
@@ -813,6 +917,7 @@ fn builder(settings: &ControlSettings, metrics: &Metrics) -> TableBuilder {
     builder.set_fall_through(settings.fall_through);
     builder.set_host_patterns(settings.host_patterns);
     builder.set_policies(&settings.policies);
+    builder.set_sticky_key(settings.sticky_key.clone());
     builder
 }
 
@@ -895,6 +1000,7 @@ mod tests {
             auth: BTreeSet::from(["known".to_owned()]),
             allowed: AllowedOptions::default(),
             policies: NamedPolicies::default(),
+            sticky_key: None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::transitions::{EJECTED, EXCLUDED, HEALTHY, HELD, Reasons, UNCONFIRMED}
 use super::{ControlSettings, InstanceStatus};
 use crate::catalog::eligibility::{EligibilityVerdict, History};
 use crate::catalog::{Endpoint, Instance, Registration, ServiceSnapshot};
-use crate::table::{Admission, Clock, Contribution, TableBuilder, TargetState};
+use crate::table::{Admission, Clock, Contribution, NamedInstance, TableBuilder, TargetState};
 
 /// The present state of one service.
 #[derive(Debug)]
@@ -75,8 +75,12 @@ impl Service {
         }
     }
 
-    /// Decides for every instance, and says what the service contributes to the table.
-    pub(super) fn evaluate(&mut self, around: &EvaluationContext<'_>) -> Vec<Contribution> {
+    /// Decides for every instance, and says what the service contributes to the table: at the places
+    /// of its tags, and where its name stands in tags of others.
+    pub(super) fn evaluate(
+        &mut self,
+        around: &EvaluationContext<'_>,
+    ) -> (Vec<Contribution>, Vec<NamedInstance>) {
         let snapshot = Arc::clone(&self.snapshot);
         let now_ms = around.clock.at(around.now);
         let eject_after = around.settings.eject_after;
@@ -110,7 +114,8 @@ impl Service {
             },
             &snapshot.instances,
         );
-        let mut contributions = Vec::new();
+        let is_named = around.builder.is_named(&snapshot.name);
+        let (mut contributions, mut named) = (Vec::new(), Vec::new());
         for ((instance, verdict), tags) in snapshot.instances.iter().zip(&self.verdicts).zip(tags) {
             let (addr, admission) = place(instance, verdict);
             contributions.extend(tags.routes.iter().map(|route| Contribution {
@@ -121,8 +126,18 @@ impl Service {
                 tags: Arc::clone(&tags.plain),
                 admission: admission.clone(),
             }));
+            if is_named {
+                let own = tags.routes.first();
+                named.push(NamedInstance {
+                    instance: instance.id.clone(),
+                    addr,
+                    own: own.map(|route| Arc::clone(&route.options)),
+                    tags: tags.plain,
+                    admission,
+                });
+            }
         }
-        contributions
+        (contributions, named)
     }
 
     /// The service as the last evaluation left it.

@@ -106,6 +106,10 @@ families! {
         "Requests tried again on another instance, by reason.";
     UPSTREAM_EJECTIONS = Counter "lb_upstream_ejections_total" ["service"],
         "Instances taken out because their responses failed.";
+    MIRRORED = Counter "lb_mirror_requests_total" ["service"],
+        "Copies of requests made for the service (mirror= in a tag), dropped ones included.";
+    MIRROR_DROPPED = Counter "lb_mirror_dropped_total" ["service"],
+        "Copies of requests that the service did not get: too many under way, a body above 64 KiB, or no instance that takes them.";
     TCP_CONNECTIONS = Counter "lb_tcp_connections_total" ["service"], "TCP connections accepted.";
     TCP_OPEN = Gauge "lb_tcp_connections_open" ["service"], "TCP connections open now.";
     BYTES = Counter "lb_bytes_total" ["service", "direction"],

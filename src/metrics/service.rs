@@ -80,6 +80,10 @@ pub struct ServiceMetrics {
     pub retries: [AtomicU64; 3],
     /// Passive ejections.
     pub ejections: AtomicU64,
+    /// Copies of requests that it was to get (`mirror=`).
+    pub mirrored: AtomicU64,
+    /// Those of them that it did not get.
+    pub mirror_dropped: AtomicU64,
     /// TCP connections accepted for the service.
     pub tcp_connections: AtomicU64,
     /// TCP connections open now.
@@ -107,6 +111,8 @@ impl ServiceMetrics {
             connects: Default::default(),
             retries: Default::default(),
             ejections: AtomicU64::new(0),
+            mirrored: AtomicU64::new(0),
+            mirror_dropped: AtomicU64::new(0),
             tcp_connections: AtomicU64::new(0),
             tcp_open: AtomicI64::new(0),
             bytes_in: AtomicU64::new(0),
@@ -213,6 +219,12 @@ impl ServiceMetrics {
     #[must_use]
     pub fn had_http(&self) -> bool {
         self.in_flight.load(Relaxed) != 0 || self.requests_total() > 0
+    }
+
+    /// Whether copies of requests were made for it.
+    #[must_use]
+    pub fn had_copies(&self) -> bool {
+        self.mirrored.load(Relaxed) > 0
     }
 
     /// Whether any TCP connection came in.

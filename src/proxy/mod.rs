@@ -8,6 +8,7 @@ pub mod accept;
 pub mod auth;
 pub mod budget;
 pub mod connect;
+pub mod copies;
 pub mod drain;
 pub mod error;
 pub mod error_page_files;

@@ -20,6 +20,7 @@ use crate::journal::Ejection;
 use crate::log::access::{AccessLogger, AccessLoggers};
 use crate::metrics::Metrics;
 use crate::proxy::budget::RetryBudget;
+use crate::proxy::copies::Copies;
 use crate::proxy::drain::{LocalPhase, Phase, PhaseReceiver};
 use crate::proxy::http::compression;
 use crate::proxy::http::scratch::WorkerScratch;
@@ -72,6 +73,8 @@ pub struct Worker {
     pub scratch: WorkerScratch,
     /// Open byte tunnels.
     pub tunnels: Rc<Tunnels>,
+    /// Copies of requests that are under way.
+    pub copies: Rc<Copies>,
     /// What encoders of responses hold.
     pub compressing: compression::Memory,
     /// The process clock.
@@ -121,6 +124,7 @@ impl Worker {
             pipes: Pipes::default(),
             scratch: WorkerScratch::default(),
             tunnels: Rc::default(),
+            copies: Rc::default(),
             compressing: compression::Memory::default(),
             clock: context.clock,
             probe: context.probe.clone(),

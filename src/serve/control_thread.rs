@@ -15,6 +15,7 @@ use super::explain::Explainer;
 use super::metrics_listener::MetricsSocket;
 use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
+use super::sticky_key;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
 use crate::config::{AdminConfig, Config, ListenerConfig};
@@ -31,6 +32,7 @@ use crate::sources::{self, Context, Page, Reload, RunningSource, Source, resolve
 use crate::system::vital;
 use crate::table::SharedTable;
 use crate::table::clock::Clock;
+use crate::table::sticky::StickyKey;
 
 /// Updates that may wait between a source and the control loop.
 const UPDATES_MAX: usize = 1024;
@@ -55,6 +57,8 @@ pub(super) struct Start {
     /// What the admin listener shows as metrics.
     pub(super) registry: Registry,
     pub(super) table: SharedTable,
+    /// The key of cookies that keep clients with instances, where a file has it.
+    pub(super) sticky_key: Option<StickyKey>,
     pub(super) live_page: LivePage,
     /// What a worker needs: the one that explains is made of it.
     pub(super) context: WorkerContext,
@@ -63,9 +67,18 @@ pub(super) struct Start {
 }
 
 enum Command {
-    Reload(Box<Config>, Vec<Reload>, oneshot::Sender<()>),
+    Reload(Box<Reloaded>, oneshot::Sender<()>),
     Withdraw(oneshot::Sender<()>),
     Stop,
+}
+
+/// What a reload brings.
+pub(super) struct Reloaded {
+    pub(super) config: Config,
+    /// As the sources have prepared it.
+    pub(super) sources: Vec<Reload>,
+    /// See [`Start::sticky_key`].
+    pub(super) sticky_key: Option<StickyKey>,
 }
 
 /// The running thread.
@@ -86,14 +99,13 @@ impl ControlThread {
         Arc::clone(&self.sources)
     }
 
-    /// Has the sources and the control loop to take over `config`, as the sources have prepared it.
+    /// Has the sources and the control loop to take over a configuration.
     pub(super) async fn reload(
         &self,
-        config: Config,
-        prepared: Vec<Reload>,
+        next: Reloaded,
         answer: oneshot::Sender<()>,
     ) -> anyhow::Result<()> {
-        let command = Command::Reload(Box::new(config), prepared, answer);
+        let command = Command::Reload(Box::new(next), answer);
         self.commands
             .send(command)
             .await
@@ -124,7 +136,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
     let (commands, received) = mpsc::channel(4);
     let names = sources::list::names(&start.sources, &start.config);
     let (control, handle) = Control::new(
-        control_settings(&start.config),
+        control_settings(&start.config, start.sticky_key.clone()),
         &names,
         start.clock,
         start.metrics.clone(),
@@ -155,7 +167,7 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
     Ok((ControlThread { commands, sources }, handle))
 }
 
-fn control_settings(config: &Config) -> ControlSettings {
+fn control_settings(config: &Config, sticky_key: Option<StickyKey>) -> ControlSettings {
     ControlSettings {
         tag_prefix: config.routing.tag_prefix.clone(),
         rules: config.routing.rules(),
@@ -172,6 +184,7 @@ fn control_settings(config: &Config) -> ControlSettings {
             .iter()
             .map(|(name, policy)| (name.as_str().into(), Arc::clone(&policy.policies)))
             .collect(),
+        sticky_key,
     }
 }
 
@@ -199,6 +212,7 @@ impl Parts {
             metrics,
             registry,
             table,
+            sticky_key: _,
             live_page,
             context: worker,
             open,
@@ -220,6 +234,7 @@ impl Parts {
             dns,
             metrics: metrics.clone(),
             no_route_page,
+            named_services: control.named_services(),
             now: Instant::now,
         };
         let sources: Arc<[_]> = sources::list::start(&sources, &config, &context)?.into();
@@ -251,6 +266,11 @@ impl Parts {
                 )
             });
         let opened = registration.as_ref().map(SelfRegistration::starter);
+        let secrets = sources.iter().find_map(|source| source.secrets());
+        tokio::task::spawn_local(vital::task(
+            "the key of cookies",
+            sticky_key::keep(handle.clone(), secrets),
+        ));
         let journal = metrics.journal().clone();
         tokio::task::spawn_local(vital::task("the reminders", remind(journal.clone())));
         let open = open_when_synced(
@@ -307,8 +327,8 @@ impl Parts {
     async fn handle(self, mut commands: mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Reload(config, prepared, answer) => {
-                    self.reload(&config, prepared).await;
+                Command::Reload(next, answer) => {
+                    self.reload(*next).await;
                     answer.send(()).ok();
                 }
                 Command::Withdraw(done) => {
@@ -322,16 +342,22 @@ impl Parts {
         }
     }
 
-    async fn reload(&self, config: &Config, prepared: Vec<Reload>) {
-        prepared.into_iter().for_each(Reload::apply);
+    async fn reload(&self, next: Reloaded) {
+        let Reloaded {
+            config,
+            sources,
+            sticky_key,
+        } = next;
+        sources.into_iter().for_each(Reload::apply);
         if let (Some(registration), Some(register)) = (&self.registration, config.register()) {
             registration.reload(register, scheme(&config.admin));
         }
-        self.handle.update_settings(control_settings(config)).await;
+        let settings = control_settings(&config, sticky_key);
+        self.handle.update_settings(settings).await;
         self.admin.send_replace(Arc::new(config.admin.clone()));
         self.listeners
             .send_replace(Arc::from(config.listeners.as_slice()));
-        self.config_json.send_replace(masked(config));
+        self.config_json.send_replace(masked(&config));
     }
 }
 
@@ -384,8 +410,13 @@ async fn open_when_synced(
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
+    let known = async {
+        handle.synced().await;
+        // Else a client could lose its instance to a start.
+        handle.has_sticky_key().await;
+    };
     tokio::select! {
-        () = handle.synced() => {}
+        () = known => {}
         () = patience => {}
     }
     if let Err(error) = open() {

@@ -23,6 +23,7 @@ mod registration;
 mod run;
 mod settings;
 mod shadow;
+mod sticky_key;
 mod workers;
 
 use std::net::{SocketAddr, TcpListener};
@@ -49,6 +50,7 @@ use crate::table::SharedTable;
 use crate::table::clock::Clock;
 
 use aside::Aside;
+use control_thread::Reloaded;
 use metrics_listener::{MetricsSocket, MetricsTls};
 use neighbours::Neighbours;
 
@@ -195,6 +197,7 @@ fn start_when_read(
         metrics: metrics.clone(),
         registry: counting.registry.clone(),
         table: table.clone(),
+        sticky_key: sticky_key::read_at_start(&config.proxy),
         live_page: live_page.clone(),
         context: context.clone(),
         open: workers.opener(context),
@@ -271,14 +274,20 @@ impl Running {
                 .iter()
                 .map(|source| source.prepare(&config))
                 .collect();
-            Ok((Arc::new(built), stores, trust, sources?))
+            let sticky_key = sticky_key::read(&config.proxy)?;
+            Ok((Arc::new(built), stores, trust, sources?, sticky_key))
         });
-        let (built, stores, trust, sources) = prepared
+        let (built, stores, trust, sources, sticky_key) = prepared
             .await
             .context("cannot read the files that the configuration names")??;
         let listeners = self.workers.prepare(next, &stores, &self.metrics)?;
         let (answer, answered) = oneshot::channel();
-        self.thread.reload(next.clone(), sources, answer).await?;
+        let reloaded = Reloaded {
+            config: next.clone(),
+            sources,
+            sticky_key,
+        };
+        self.thread.reload(reloaded, answer).await?;
         answered.await.context("the control thread has ended")?;
         self.settings.store(Arc::clone(&built));
         let metrics_tls = Arc::clone(&self.metrics_tls);

@@ -293,10 +293,14 @@ fn watched_files(options: &RunOptions, config: &Config) -> Vec<PathBuf> {
     let mut paths = certificates::paths(config);
     paths.extend(options.files.iter().cloned());
     paths.extend(
-        [&config.proxy.no_route_page, &config.proxy.upstream_ca_file]
-            .into_iter()
-            .flatten()
-            .cloned(),
+        [
+            &config.proxy.no_route_page,
+            &config.proxy.upstream_ca_file,
+            &config.proxy.sticky_key_file,
+        ]
+        .into_iter()
+        .flatten()
+        .cloned(),
     );
     let pages = config.error_pages().flat_map(|pages| pages.files());
     paths.extend(pages.map(|path| path.to_path_buf()));

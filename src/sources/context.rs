@@ -1,5 +1,6 @@
 //! What a source may use.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::dns::Dns;
 use super::update::Update;
+use crate::catalog::ServiceName;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 
@@ -26,6 +28,9 @@ pub struct Context {
     pub metrics: Metrics,
     /// Where it puts the page for requests without a route, if it has one.
     pub no_route_page: watch::Sender<Page>,
+    /// Services that tags and route commands, of whatever source, name beside their own (`fallback=`,
+    /// `mirror=`): wanted although they may have no tag.
+    pub named_services: watch::Receiver<Arc<BTreeSet<ServiceName>>>,
     /// What time it is: what `seen_at` of an update is measured with.
     pub now: fn() -> Instant,
 }
@@ -47,6 +52,7 @@ impl Context {
             dns: Arc::new(Dns::new(&crate::config::DnsConfig::default())),
             metrics,
             no_route_page: watch::Sender::new(None),
+            named_services: watch::Sender::default().subscribe(),
             now: Instant::now,
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use futures_util::future::LocalBoxFuture;
 
 use super::context::Context;
-use super::key_store::CommandKeys;
+use super::key_store::{CommandKeys, KeyStore};
 use super::look::Look;
 use super::probe_step::ProbeStep;
 use super::registration::Registrar;
@@ -76,6 +76,11 @@ pub trait RunningSource: Send + Sync {
 
     /// The route commands that it keeps, if they can be changed through it.
     fn command_keys(&self) -> Option<CommandKeys> {
+        None
+    }
+
+    /// Where it keeps secrets that all lb share, if it can.
+    fn secrets(&self) -> Option<Box<dyn KeyStore>> {
         None
     }
 

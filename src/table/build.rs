@@ -15,15 +15,18 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::command_services::CommandServices;
-use super::draft::{Admission, Contribution, Draft};
+use super::draft::{Admission, Contribution, Draft, NamedInstance};
 use super::interned::InternedOptions;
 use super::limits::RouteLimits;
+use super::mirrors::RouteMirror;
+use super::named::{self, NamedDraft, NamedServices};
 use super::overlay::{Overlay, Step, Steps};
 use super::ranks::{Difference, RankedList};
 use super::shares::{Demand, is_even, ring, shares};
 use super::states::States;
+use super::sticky::{StickyKey, StickyRoute};
 use super::target_observers::TargetObservers;
-use super::{Excluded, Matcher, Rotation, Route, RouteTable, TargetState};
+use super::{Excluded, Matcher, Rotation, Route, RouteTable, TargetState, Targets};
 use crate::catalog::command::Command;
 use crate::catalog::command_list::CommandList;
 use crate::catalog::matchers::Matchers;
@@ -54,6 +57,8 @@ struct Identity {
     matchers: Option<Arc<Matchers>>,
     id: u64,
     rotation: Rotation,
+    /// Counts requests for its mirrors.
+    mirrored: Rotation,
     limits: Option<Arc<RouteLimits>>,
 }
 
@@ -77,6 +82,9 @@ pub struct TableBuilder {
     host_patterns: bool,
     metrics: Metrics,
     policies: NamedPolicies,
+    sticky_key: Option<StickyKey>,
+    /// A target wants cookies that keep clients with it.
+    has_sticky: bool,
     observers: TargetObservers,
     states: States,
     options: InternedOptions,
@@ -87,6 +95,7 @@ pub struct TableBuilder {
     commands: BTreeMap<(bool, SourceName), RankedList>,
     overlay: Overlay,
     command_services: CommandServices,
+    named: NamedServices,
     dirty: HashSet<RouteKey, foldhash::fast::FixedState>,
     table: RouteTable,
     last_id: u64,
@@ -105,6 +114,8 @@ impl TableBuilder {
             host_patterns: true,
             metrics,
             policies: NamedPolicies::default(),
+            sticky_key: None,
+            has_sticky: false,
             states: States::default(),
             options: InternedOptions::default(),
             parts: HashMap::default(),
@@ -112,6 +123,7 @@ impl TableBuilder {
             commands: BTreeMap::new(),
             overlay: Overlay::default(),
             command_services: CommandServices::default(),
+            named: NamedServices::default(),
             dirty: HashSet::default(),
             table: RouteTable::new(matcher),
             last_id: 0,
@@ -157,6 +169,22 @@ impl TableBuilder {
             self.policies = policies.clone();
             self.mark_all();
         }
+    }
+
+    /// The key of cookies that keep clients with instances. Without one no route has any.
+    pub fn set_sticky_key(&mut self, key: Option<StickyKey>) {
+        if self.sticky_key != key {
+            self.sticky_key = key;
+            if self.has_sticky {
+                self.mark_all();
+            }
+        }
+    }
+
+    /// Whether a route ever wanted such cookies, and there is no key for them.
+    #[must_use]
+    pub fn lacks_sticky_key(&self) -> bool {
+        self.has_sticky && self.sticky_key.is_none()
     }
 
     /// Whether a route whose instances are all out counts as not there, so that another may serve;
@@ -208,9 +236,65 @@ impl TableBuilder {
         self.replace_part((source, Arc::clone(service)), new);
     }
 
+    /// Replaces the instances of a service that routes name beside their own, whatever its tags
+    /// say; see [`Self::is_named`].
+    pub fn apply_named(
+        &mut self,
+        source: SourceName,
+        service: &ServiceName,
+        instances: Vec<NamedInstance>,
+        since_ms: u64,
+    ) {
+        let metrics = self.metrics.service(service);
+        let mut new = Vec::with_capacity(instances.len());
+        for it in instances {
+            new.push(NamedDraft {
+                tagged: it.own.is_some(),
+                draft: Draft {
+                    service: Arc::clone(service),
+                    metrics: Arc::clone(&metrics),
+                    state: self.states.acquire(&it.instance, it.addr, since_ms),
+                    fixed: None,
+                    options: self.options.intern(it.own.unwrap_or_default()),
+                    tags: it.tags,
+                    url: None,
+                    query: None,
+                    admission: it.admission,
+                },
+            });
+        }
+        let old = self.named.replace(source, service, new.clone());
+        if old != new {
+            // A fallback of its own that it had no longer leads from there.
+            self.dirty.extend(self.named.concerned(service));
+        }
+        // After the new ones were acquired: an instance that stays keeps its state.
+        for named in &old {
+            self.states.release(&named.draft.state);
+        }
+    }
+
+    /// Whether a route names the service beside its own: then its instances are wanted.
+    #[must_use]
+    pub fn is_named(&self, service: &str) -> bool {
+        self.named.is_named(service)
+    }
+
+    /// The services that routes name beside their own, in no order.
+    pub fn named_services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.named.names()
+    }
+
+    /// Those for which [`Self::is_named`] says something else than at the last call; some may have
+    /// changed twice.
+    pub fn take_named_changes(&mut self) -> BTreeSet<ServiceName> {
+        self.named.take_changes()
+    }
+
     /// Forgets a service.
     pub fn remove_service(&mut self, source: SourceName, service: &ServiceName) {
         self.replace_part((source, Arc::clone(service)), BTreeMap::new());
+        self.apply_named(source, service, Vec::new(), 0);
     }
 
     fn replace_part(&mut self, part: PartKey, mut new: BTreeMap<RouteKey, Vec<Draft>>) {
@@ -240,6 +324,12 @@ impl TableBuilder {
         if old != drafts {
             self.dirty.insert(key.clone());
         }
+        for draft in drafts.iter().flatten() {
+            self.named.name(key, &draft.options);
+        }
+        for draft in old.iter().flatten() {
+            self.named.forget(key, &draft.options);
+        }
         if let Some(drafts) = drafts {
             place.parts.insert(part.clone(), drafts);
         }
@@ -261,26 +351,39 @@ impl TableBuilder {
             Some(key) => drop(before.insert(key.clone(), Steps::from(overlay.at(key)))),
         };
         let mut left = Vec::new();
+        let mut services = BTreeSet::new();
         // From the end, so that of many at one place the last is taken out first, and none has to
         // move up.
         for (rank, command) in gone.into_iter().rev() {
             let key = place(&command);
             touch(&self.overlay, key.as_ref());
-            left.extend(self.overlay.remove(key.as_ref(), (order, rank)));
+            let step = self.overlay.remove(key.as_ref(), (order, rank));
+            left.extend(step.map(|step| (key, step)));
         }
         for (rank, command) in come {
             let key = place(&command);
             touch(&self.overlay, key.as_ref());
             let step = self.step(source, &command, since_ms);
+            if let (Some(key), Step::Add(draft)) = (&key, &step) {
+                self.named.name(key, &draft.options);
+                services.insert(Arc::clone(&draft.service));
+            }
             self.overlay.insert(key, (order, rank), step);
         }
         self.mark_touched(before, acts_everywhere);
         // After the new ones were acquired: an instance that stays keeps its state.
-        for step in left {
+        for (key, step) in left {
             if let Step::Add(draft) = step {
+                if let Some(key) = &key {
+                    self.named.forget(key, &draft.options);
+                }
                 self.command_services.remove(&draft.service, &draft.state);
                 self.states.release(&draft.state);
+                services.insert(draft.service);
             }
+        }
+        for service in services.iter().filter(|name| self.named.is_named(name)) {
+            self.dirty.extend(self.named.concerned(service));
         }
     }
 
@@ -447,6 +550,35 @@ impl TableBuilder {
         }
     }
 
+    /// Instances of a service that is named beside a route's own: of the catalog, and of route
+    /// commands.
+    fn instances_of(&self, service: &ServiceName) -> Vec<NamedDraft> {
+        let of_commands = self
+            .command_services
+            .targets(service)
+            .map(|target| NamedDraft {
+                tagged: true,
+                draft: Draft {
+                    service: Arc::clone(service),
+                    metrics: self.metrics.service(service),
+                    state: Arc::clone(&target.state),
+                    fixed: None,
+                    options: Arc::clone(&target.options),
+                    tags: Arc::default(),
+                    url: None,
+                    query: None,
+                    admission: match &target.excluded {
+                        None => Admission::Eligible { weight: 1 },
+                        Some(reason) => Admission::Excluded {
+                            reason: Arc::clone(reason),
+                        },
+                    },
+                },
+            });
+        let of_catalog = self.named.instances(service).cloned();
+        of_catalog.chain(of_commands).collect()
+    }
+
     /// The routes of a place, by the way in which their paths are compared.
     fn compile_all(
         &mut self,
@@ -476,6 +608,7 @@ impl TableBuilder {
                     matchers,
                     id: self.last_id,
                     rotation: Rotation::default(),
+                    mirrored: Rotation::default(),
                     limits: None,
                 };
                 place.identities.push(identity);
@@ -486,10 +619,29 @@ impl TableBuilder {
                 identity.limits.get_or_insert_default();
             }
             let identity = identity.clone();
-            let id = identity.id;
+            let (id, mirrored) = (identity.id, identity.mirrored.clone());
+            self.has_sticky |= drafts.iter().any(|draft| draft.options.sticky.is_some());
             let empty = |route: &Route| self.fall_through && route.targets.is_empty();
-            let mut route =
-                compile(identity, key, &drafts, &self.strategy).filter(|route| !empty(route));
+            let common = Common {
+                strategy: &self.strategy,
+                sticky_key: self.sticky_key.as_ref(),
+            };
+            let (serving, fallback) = named::resolve(&drafts, |service| self.instances_of(service));
+            let drafts = if serving.is_empty() {
+                drafts
+            } else {
+                [drafts, serving].concat()
+            };
+            let mut route = compile(identity, key, &drafts, common).filter(|route| !empty(route));
+            if let Some(route) = &mut route {
+                route.fallback = fallback;
+                route.mirrors = RouteMirror::of_targets(
+                    &route.targets,
+                    &mirrored,
+                    |service| self.instances_of(service),
+                    |service| self.metrics.service(service),
+                );
+            }
             self.observers.attach(id, route.as_mut());
             let Some(route) = route else { continue };
             let path = route.matchers.as_ref().and_then(|own| own.path());
@@ -565,12 +717,20 @@ fn canonical(mut key: RouteKey) -> RouteKey {
     key
 }
 
+/// What holds for every route.
+#[derive(Clone, Copy)]
+struct Common<'a> {
+    /// Of routes that name none.
+    strategy: &'a Strategy,
+    sticky_key: Option<&'a StickyKey>,
+}
+
 /// The route of a place; none when nothing is registered there.
 fn compile(
     identity: Identity,
     key: &RouteKey,
     drafts: &[Draft],
-    default: &Strategy,
+    common: Common<'_>,
 ) -> Option<Route> {
     if drafts.is_empty() {
         return None;
@@ -607,14 +767,14 @@ fn compile(
     let strategy = drafts
         .iter()
         .find_map(|draft| draft.options.strategy.clone())
-        .unwrap_or_else(|| default.clone());
+        .unwrap_or_else(|| common.strategy.clone());
     let even = is_even(&shares);
     let ring = if even || strategy != Strategy::RoundRobin {
         Box::default()
     } else {
         ring(&shares)
     };
-    let targets = eligible
+    let targets: Targets = eligible
         .iter()
         .zip(&shares)
         .map(|(draft, share)| draft.target(*share))
@@ -626,6 +786,13 @@ fn compile(
         .filter_map(|draft| draft.options.policies.as_ref())
         .find(|policies| policies.concerns_responses())
         .cloned();
+    let cookie = drafts
+        .iter()
+        .find_map(|draft| draft.options.sticky.as_ref());
+    let sticky = cookie
+        .filter(|_| !tcp)
+        .zip(common.sticky_key)
+        .map(|(cookie, secret)| Box::new(StickyRoute::new(cookie, key, &targets, secret)));
     Some(Route {
         id: identity.id,
         key: key.clone(),
@@ -639,6 +806,9 @@ fn compile(
         ring,
         rotation: identity.rotation,
         limits: identity.limits,
+        sticky,
+        fallback: None,
+        mirrors: Box::default(),
         matchers: identity.matchers,
         beside: Box::default(),
     })

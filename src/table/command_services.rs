@@ -55,6 +55,7 @@ impl CommandServices {
         let target = CommandTarget {
             state: Arc::clone(&draft.state),
             excluded,
+            options: Arc::clone(&draft.options),
         };
         let targets = self.by_name.entry(Arc::clone(&draft.service)).or_default();
         match targets.entry(draft.state.key) {

@@ -33,6 +33,8 @@ pub struct CommandTarget {
     pub state: Arc<TargetState>,
     /// Why it may not serve, in words for the operator, if it may not.
     pub excluded: Option<Arc<str>>,
+    /// Its options.
+    pub options: Arc<RouteOptions>,
 }
 
 /// One instance at one place: what one route tag of it says.
@@ -46,6 +48,21 @@ pub struct Contribution {
     pub addr: SocketAddr,
     /// Options of the tag.
     pub options: Arc<RouteOptions>,
+    /// Plain tags of the instance.
+    pub tags: Arc<[Arc<str>]>,
+    /// Whether it may serve.
+    pub admission: Admission,
+}
+
+/// One instance of a service that a route names beside its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedInstance {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its address.
+    pub addr: SocketAddr,
+    /// Options of its first route tag, if it has any.
+    pub own: Option<Arc<RouteOptions>>,
     /// Plain tags of the instance.
     pub tags: Arc<[Arc<str>]>,
     /// Whether it may serve.

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use super::{Excluded, Matcher, Route, RouteTable, Scheme, Target};
+use super::{
+    Excluded, Fallback, FallbackState, Matcher, Route, RouteMirror, RouteTable, Scheme, Target,
+};
 use crate::catalog::glob::Glob;
 use crate::catalog::matchers::{Matchers, RequestParts};
 use crate::catalog::tag::RouteKey;
@@ -61,8 +63,10 @@ pub struct Decision {
     /// One for each of its targets, in their order: what would become of the request if that one
     /// were picked.
     pub fates: Vec<Fate>,
-    /// The target that a hash strategy picks.
+    /// The target that a hash strategy picks, or a cookie.
     pub chosen: Option<usize>,
+    /// The chosen one is that with which a cookie of the request keeps its client.
+    pub kept: bool,
 }
 
 /// A response of the proxy itself.
@@ -169,6 +173,8 @@ pub struct ExplainedRoute {
     pub targets: Vec<ExplainedTarget>,
     /// Instances that are registered and get nothing.
     pub excluded: Vec<ExplainedExclusion>,
+    /// What it does beside sending requests to its instances, and how that stands.
+    pub notes: Vec<String>,
 }
 
 /// A target, for people.
@@ -264,8 +270,35 @@ impl ExplainedRoute {
                 .map(|target| ExplainedTarget::new(target, now_ms))
                 .collect(),
             excluded: route.excluded.iter().map(ExplainedExclusion::new).collect(),
+            notes: notes(route),
         }
     }
+}
+
+fn notes(route: &Route) -> Vec<String> {
+    let sticky = route.sticky.as_ref().map(|sticky| {
+        format!(
+            "sticky: the cookie {} keeps a client with its instance",
+            sticky.name()
+        )
+    });
+    let fallback = route.fallback.as_ref().map(|fallback| {
+        let Fallback { service, state } = fallback;
+        match state {
+            FallbackState::Idle => {
+                format!("fallback={service}: not needed, instances of the route may serve")
+            }
+            FallbackState::Serves(by) if by == service => {
+                format!("fallback={service}: serves, because no instance of the route may")
+            }
+            FallbackState::Serves(by) => format!(
+                "fallback={service}: {by} serves, because no instance of the route or of {service} may"
+            ),
+            FallbackState::Unusable(why) => why.to_string(),
+        }
+    });
+    let mirrors = route.mirrors.iter().map(RouteMirror::note);
+    sticky.into_iter().chain(fallback).chain(mirrors).collect()
 }
 
 impl ExplainedTarget {

@@ -1,12 +1,15 @@
 //! One route: a place, and the targets that serve it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use smallvec::SmallVec;
 
 use super::Target;
 use super::limits::RouteLimits;
+use super::mirrors::RouteMirror;
+use super::named::Fallback;
+use super::rotation::Rotation;
+use super::sticky::StickyRoute;
 use crate::catalog::matchers::Matchers;
 use crate::catalog::options::{Proto, Strategy};
 use crate::catalog::policies::Policies;
@@ -47,6 +50,13 @@ pub struct Route {
     pub policies_of_excluded: Option<Arc<Policies>>,
     /// What its limits count; where a target has any. Outlives tables.
     pub limits: Option<Arc<RouteLimits>>,
+    /// What it knows of the cookies that keep clients with instances; where a target wants them.
+    pub sticky: Option<Box<StickyRoute>>,
+    /// What it has of the service that serves while none of its instances may; where its tags name
+    /// one.
+    pub fallback: Option<Fallback>,
+    /// Services that get copies of its requests.
+    pub mirrors: Box<[RouteMirror]>,
     /// What it wants of a request beside its place.
     pub matchers: Option<Arc<Matchers>>,
     /// The other routes of its place, in no order; only the one that stands in the table has them.
@@ -55,22 +65,6 @@ pub struct Route {
 
 /// The targets of a route: a single one, as most have in a large table, lies in the route itself.
 pub type Targets = SmallVec<[Target; 1]>;
-
-/// The turns of a place, counted for all workers together: a client with many requests, on whatever
-/// connections, sees each target in its turn. With a count for each worker, two of them that step
-/// along would send both their requests to the same target.
-#[derive(Clone, Debug, Default)]
-pub struct Rotation(Arc<AtomicU32>);
-
-impl Rotation {
-    /// The next of `count` turns, from 0. (Once in 2^32 requests the step back to 0 may repeat or
-    /// skip some.)
-    #[must_use]
-    pub fn next(&self, count: usize) -> usize {
-        // Nothing else is read or written by this order: it is a count.
-        self.0.fetch_add(1, Ordering::Relaxed) as usize % count
-    }
-}
 
 impl Route {
     /// A route at `key` that has no target yet.
@@ -89,9 +83,24 @@ impl Route {
             excluded: Box::default(),
             policies_of_excluded: None,
             limits: None,
+            sticky: None,
+            fallback: None,
+            mirrors: Box::default(),
             matchers: None,
             beside: Box::default(),
         }
+    }
+
+    /// Where among its targets this one of them stands.
+    #[must_use]
+    pub fn index_of(&self, target: &Target) -> Option<usize> {
+        // Of thousands, too, it is found at once.
+        let offset = std::ptr::from_ref(target)
+            .addr()
+            .wrapping_sub(self.targets.as_ptr().addr());
+        let at = offset / size_of::<Target>();
+        let found = self.targets.get(at)?;
+        std::ptr::eq(found, target).then_some(at)
     }
 
     /// All routes of its place, this one included.

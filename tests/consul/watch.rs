@@ -94,6 +94,7 @@ impl ConsulSource {
             metrics,
             no_route_page,
             now: Instant::now,
+            named_services: watch::Sender::default().subscribe(),
         };
         let started = sources::list::start(&sources::list(), &with_consul(config), &context);
         Self {

@@ -19,8 +19,8 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ struct Shared {
     delay_ms: AtomicU64,
     status: AtomicU16,
     grpc_status: AtomicU16,
+    last: Mutex<String>,
     requests: AtomicU64,
     connections: AtomicU64,
     closing: AtomicBool,
@@ -78,6 +79,7 @@ impl Upstream {
             delay_ms: AtomicU64::new(0),
             status: AtomicU16::new(200),
             grpc_status: AtomicU16::new(NO_GRPC_STATUS),
+            last: Mutex::default(),
             requests: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -144,6 +146,11 @@ impl Upstream {
     /// Requests seen so far.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(SeqCst)
+    }
+
+    /// What it saw of the last request that it answered with that, as JSON.
+    pub fn last_request(&self) -> String {
+        self.shared.last.lock().unwrap().clone()
     }
 
     /// Connections accepted so far.
@@ -384,7 +391,7 @@ async fn answer(
         "trailers" => trailers(),
         "ws" => upgrade(&mut request),
         _ if path.contains("/bytes/") => Response::new(full(vec![b'x'; last.parse().unwrap_or(0)])),
-        _ => json(request, &shared.name).await,
+        _ => json(request, &shared).await,
     };
     if response.status() == StatusCode::OK {
         *response.status_mut() =
@@ -443,7 +450,7 @@ fn sse(shared: &Arc<Shared>) -> Response<Body> {
     response
 }
 
-async fn json(request: Request<Incoming>, name: &str) -> Response<Body> {
+async fn json(request: Request<Incoming>, shared: &Shared) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body = body
         .collect()
@@ -460,8 +467,7 @@ async fn json(request: Request<Incoming>, name: &str) -> Response<Body> {
             )
         })
         .collect();
-    let answer = serde_json::json!({
-        "instance": name,
+    let mut answer = serde_json::json!({
         "method": head.method.as_str(),
         "path": head.uri.path_and_query().map_or("", |path| path.as_str()),
         "authority": head.uri.authority().map(|authority| authority.as_str()),
@@ -469,6 +475,8 @@ async fn json(request: Request<Incoming>, name: &str) -> Response<Body> {
         "headers": headers,
         "body": String::from_utf8_lossy(&body),
     });
+    *shared.last.lock().unwrap() = answer.to_string();
+    answer["instance"] = shared.name.as_str().into();
     let mut response = Response::new(full(answer.to_string()));
     response.headers_mut().insert(
         header::CONTENT_TYPE,

@@ -62,6 +62,7 @@ fn check_head(bytes: &[u8], cut: usize, method: &Method) {
             date: "Sun, 06 Nov 1994 08:49:37 GMT",
             fate: Fate::Silent,
             edits: None,
+            cookie: None,
         };
         let mut out = Vec::new();
         put_response(&mut out, bytes, &head, &fields, &telling);

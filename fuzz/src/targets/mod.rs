@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod config;
+pub mod cookie;
 pub mod glob;
 pub mod h1_request;
 pub mod h1_response;
@@ -37,6 +38,12 @@ pub const ALL: [Target; 9] = [
         run: config::run,
         seeds: config::SEEDS,
         words: config::WORDS,
+    },
+    Target {
+        name: "cookie",
+        run: cookie::run,
+        seeds: cookie::SEEDS,
+        words: cookie::WORDS,
     },
     Target {
         name: "glob",

@@ -13,6 +13,7 @@ pub const SEEDS: &[&[u8]] = &[
     b"${DC}.test/$DC register=x grpcservername=y tlsskipverify=true prepend=/v1",
     b"/p policy=x rate=10/m burst=2 by=ip inflight=1 maxbody=1k timeout=1s retries=1",
     b"/m method=GET,HEAD header=X-Q:a%20b* query=v path=exact priority=-1 sethdr=A:%25 delhdr=B",
+    b"a/ sticky=SESSION fallback=maint mirror=shadow:0.25",
     b";\n\t=",
 ];
 /// See [`Target`](super::Target).
@@ -47,6 +48,9 @@ pub const WORDS: &[&str] = &[
     " sethdr=",
     " delresphdr=",
     "%20",
+    " sticky=",
+    " fallback=",
+    " mirror=a:0.5",
     "$DC",
     "${DC}",
     "${",

@@ -50,6 +50,18 @@ pub(super) fn families(metrics: &Metrics) -> Vec<MetricFamily> {
             |service| service.ejections.load(Relaxed) as f64,
         ),
         one_each(
+            names::MIRRORED,
+            &services,
+            ServiceMetrics::had_copies,
+            |service| service.mirrored.load(Relaxed) as f64,
+        ),
+        one_each(
+            names::MIRROR_DROPPED,
+            &services,
+            ServiceMetrics::had_copies,
+            |service| service.mirror_dropped.load(Relaxed) as f64,
+        ),
+        one_each(
             names::TCP_CONNECTIONS,
             &services,
             ServiceMetrics::had_tcp,

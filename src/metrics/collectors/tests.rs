@@ -32,6 +32,8 @@ fn busy() -> Metrics {
     web.record_upgraded(&http::Method::GET, 101, Duration::from_secs(90));
     web.record_retry(RetryReason::Closed);
     web.bytes_out.store(7, Relaxed);
+    web.mirrored.store(3, Relaxed);
+    web.mirror_dropped.store(1, Relaxed);
     web.outcomes.record_error("connect");
     web.outcomes.record_error("rate_limited");
     web.outcomes.record_call(14);
@@ -129,6 +131,8 @@ fn samples_carry_what_was_counted() {
         r#"lb_upstream_connects_total{service="web",result="ok"} 0"#,
         r#"lb_upstream_retries_total{service="web",reason="closed"} 1"#,
         r#"lb_upstream_ejections_total{service="web"} 0"#,
+        r#"lb_mirror_requests_total{service="web"} 3"#,
+        r#"lb_mirror_dropped_total{service="web"} 1"#,
         r#"lb_tcp_connections_total{service="db"} 2"#,
         r#"lb_tcp_connections_open{service="db"} 1"#,
         r#"lb_bytes_total{service="web",direction="in"} 0"#,

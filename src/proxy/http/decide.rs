@@ -32,6 +32,7 @@ use super::prometheus_listener;
 use super::record::RequestRecord;
 use super::redirect::{self, RedirectSource};
 use super::server::downstream::Downstream;
+use super::sticky;
 use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::catalog::policies::{Policies, RateKey};
 use crate::config::ListenerProtocol;
@@ -41,6 +42,7 @@ use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
 use crate::table::balancer::PickContext;
 use crate::table::limits::{Pass, RouteSlot};
+use crate::table::sticky::StickyToken;
 use crate::table::{Route, Target};
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -92,6 +94,8 @@ pub struct Forward {
     pub first: usize,
     /// For routes that go by a hash.
     pub hash: u64,
+    /// Where its client belongs, if its cookie says so (`sticky=`).
+    pub kept: Option<StickyToken>,
     /// The authentication schemes that let it in.
     pub admitted_by: Vec<String>,
     /// Fields that the services set which let it in.
@@ -103,6 +107,16 @@ impl Forward {
     #[must_use]
     pub fn first(&self) -> &Target {
         &self.route.targets[self.first]
+    }
+
+    /// The field that keeps its client with `target`, which has responded (`sticky=`).
+    #[must_use]
+    pub fn set_cookie(&self, request: &Incoming<'_>, target: &Target) -> Option<HeaderValue> {
+        self.route.sticky.as_ref()?;
+        sticky::set_cookie(&self.route, self.kept, target, || {
+            let (client, rules) = (&request.downstream.client, &request.settings.header_rules);
+            sticky::is_secure(request.head, client, rules)
+        })
     }
 }
 
@@ -167,17 +181,17 @@ async fn try_decide(
     }
     let hash = hash_of(&route.strategy, downstream, rules, head, &path.decoded);
     let slow_start_ms = settings.health.slow_start_ms;
-    let picked = pick(
-        worker,
-        &route,
-        PickContext {
+    let kept = sticky::kept(&route, head, now_ms);
+    let picked = kept.map(|(target, _)| target).or_else(|| {
+        let context = PickContext {
             now_ms,
             tried: &[],
             hash,
             slow_start_ms,
-        },
-        head.may_be_doubled(),
-    );
+        };
+        pick(worker, &route, context, head.may_be_doubled())
+    });
+    let kept = kept.map(|(_, token)| token);
     let Some(first) = picked else {
         if let Some(excluded) = route.excluded.first() {
             finish.set_service(&worker.metrics.service(&excluded.service));
@@ -186,11 +200,12 @@ async fn try_decide(
         return Err(ProxyError::NoInstance);
     };
     finish.set_service(&first.service);
-    let first = index_of(&route, first);
+    let first = route.index_of(first).unwrap_or(0);
     let mut forward = Forward {
         route,
         first,
         hash,
+        kept,
         admitted_by: Vec::new(),
         granted: None,
     };
@@ -224,24 +239,6 @@ async fn try_decide(
             }))
         }
         Some(Err(error)) => Err(error),
-    }
-}
-
-/// Which of the route's targets this is.
-fn index_of(route: &Route, target: &Target) -> usize {
-    // Of thousands, too, it is found at once.
-    let offset = std::ptr::from_ref(target)
-        .addr()
-        .wrapping_sub(route.targets.as_ptr().addr());
-    let at = offset / size_of::<Target>();
-    if route
-        .targets
-        .get(at)
-        .is_some_and(|found| std::ptr::eq(found, target))
-    {
-        at
-    } else {
-        0
     }
 }
 

@@ -16,6 +16,7 @@ use super::head::{Content, Head};
 use super::headers::{self, HeaderRules, TlsDetails};
 use super::path;
 use super::server::downstream::downstream;
+use super::sticky;
 use crate::proxy::auth::Admission;
 use crate::proxy::error::ProxyError;
 use crate::proxy::listener::Listener;
@@ -113,7 +114,10 @@ async fn look(
     decision.path = path.decoded.clone().into_owned();
     let route = find_route(worker, &downstream, rules, &head, &path).map_err(refused)?;
     let hash = hash_of(&route.strategy, &downstream, rules, &head, &path.decoded);
-    decision.chosen = chosen(worker, &route, hash);
+    let kept = sticky::would_keep(&route, &head, worker.clock.now_ms());
+    let kept = kept.and_then(|target| route.index_of(target));
+    decision.kept = kept.is_some();
+    decision.chosen = kept.or_else(|| chosen(worker, &route, hash));
     if route.targets.is_empty() {
         decision.refused = Some(refused(ProxyError::NoInstance));
     }

@@ -178,6 +178,18 @@ impl Upload {
         })
     }
 
+    /// All of it, once it has come to its end; none if that is not kept.
+    #[must_use]
+    pub fn whole(&self) -> Option<Bytes> {
+        let kept = self.source.kept.borrow();
+        kept.end.as_ref()?;
+        match &*kept.pieces {
+            _ if kept.lost => None,
+            [only] => Some(only.clone()),
+            pieces => Some(pieces.concat().into()),
+        }
+    }
+
     /// The instance takes no more for now, so that the client is not waited for.
     pub fn pause(&self) {
         self.source.progress.waits_for_client.set(false);

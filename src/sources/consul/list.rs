@@ -1,10 +1,12 @@
 //! The watch of the list of services: starts a service watch for every name that carries a routing
-//! tag, and ends it when the name has left the list.
+//! tag, or stands in such a tag of another (`fallback=`, `mirror=`), and ends it when that is so no
+//! more.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch as watch_channel;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tracing::warn;
@@ -18,6 +20,7 @@ use super::shared::{Closed, Shared};
 use super::watch;
 use super::wire::{SERVICES, ServiceList, decode_services};
 use crate::catalog::ServiceName;
+use crate::catalog::other_services::named_in;
 use crate::journal::few;
 use crate::system::vital;
 
@@ -26,6 +29,9 @@ const FIRST_RESPONSES: Duration = Duration::from_secs(5);
 
 /// Most services that an error names.
 const SHOWN_MAX: usize = 3;
+
+/// Most services that are followed because others name them.
+const NAMED_MAX: usize = 1000;
 
 /// The list watch, owner of all others.
 struct ListWatch {
@@ -38,7 +44,18 @@ struct ListWatch {
     patience: Option<Running>,
     /// Tags of the routed services, as listed last.
     tags: HashMap<ServiceName, Vec<String>>,
+    /// Services that tags and route commands of all sources name beside their own.
+    named: Named,
+    /// Those to watch, by the last list.
+    routed: BTreeSet<ServiceName>,
+    /// All names of that list.
+    listed: BTreeSet<ServiceName>,
+    /// There were more of [`Self::named`] than are followed.
+    told_of_named: bool,
 }
+
+/// Services by name.
+type Named = watch_channel::Receiver<Arc<BTreeSet<ServiceName>>>;
 
 /// A running watch; ends with its handle.
 struct Running(JoinHandle<()>);
@@ -50,7 +67,7 @@ impl Drop for Running {
 }
 
 /// Watches until aborted, or until nothing takes updates any more.
-pub(super) async fn run(shared: Arc<Shared>) {
+pub(super) async fn run(shared: Arc<Shared>, named: Named) {
     let poller = Poller::new(shared.clone(), SERVICES.to_owned(), ServiceName::from(""));
     let mut list = ListWatch {
         shared,
@@ -59,13 +76,21 @@ pub(super) async fn run(shared: Arc<Shared>) {
         unreadable: BTreeSet::new(),
         patience: None,
         tags: HashMap::new(),
+        named,
+        routed: BTreeSet::new(),
+        listed: BTreeSet::new(),
+        told_of_named: false,
     };
     while list.turn().await.is_ok() {}
 }
 
 impl ListWatch {
     async fn turn(&mut self) -> Result<(), Closed> {
-        let list = self.poller.next(decode_services).await;
+        let list = tokio::select! {
+            list = self.poller.next(decode_services) => list,
+            // A read that is given up is made again.
+            () = changed(&mut self.named) => return self.follow_named().await,
+        };
         let seen_at = self.poller.seen_at();
         let Some(names) = self.names(&list).await else {
             return Ok(());
@@ -136,10 +161,50 @@ impl ListWatch {
                 return None;
             }
         }
-        let names = routed(list, &self.shared.routing().tag_prefix);
-        let (names, unreadable) = names.into_iter().partition(|name| watch::is_readable(name));
+        let tag_prefix = &self.shared.routing().tag_prefix;
+        self.routed = routed(list, tag_prefix);
+        let tags = list.values().flatten().flatten().map(String::as_str);
+        let named: BTreeSet<ServiceName> = named_in(tags, tag_prefix).take(NAMED_MAX).collect();
+        self.listed = list.keys().map(|name| name.as_str().into()).collect();
+        // What has a tag of its own is there already.
+        let named = named.into_iter().filter(|name| self.listed.contains(name));
+        self.routed.extend(named);
+        Some(self.watched())
+    }
+
+    /// Those to watch, by the last list and what tags of all sources name.
+    fn watched(&mut self) -> BTreeSet<ServiceName> {
+        let named = Arc::clone(&self.named.borrow_and_update());
+        if named.len() > NAMED_MAX && !std::mem::replace(&mut self.told_of_named, true) {
+            warn!(
+                most = NAMED_MAX,
+                "Consul: more services are named in fallback= and mirror= than are followed"
+            );
+        }
+        let named = named.iter().take(NAMED_MAX);
+        let named = named.filter(|name| self.listed.contains(*name)).cloned();
+        let names = self.routed.iter().cloned().chain(named);
+        let (names, unreadable) = names.partition(|name: &ServiceName| watch::is_readable(name));
         self.report(unreadable);
-        Some(names)
+        names
+    }
+
+    /// Tags or commands of any source name other services now.
+    async fn follow_named(&mut self) -> Result<(), Closed> {
+        if self.listed.is_empty() {
+            return Ok(());
+        }
+        let (names, seen_at) = (self.watched(), Instant::now());
+        self.shared.listed(names.iter().cloned()).await?;
+        self.start(&names, seen_at);
+        // What the list lacks may be hidden: that is for a list to decide.
+        let kept = self
+            .watches
+            .keys()
+            .filter(|name| !self.listed.contains(*name));
+        let names = names.iter().chain(kept).cloned().collect();
+        self.end_all_but(&names, seen_at).await?;
+        Ok(())
     }
 
     /// Says once which services are left out.
@@ -294,6 +359,13 @@ impl ListWatch {
             self.shared.gone(name, seen_at).await?;
         }
         Ok(some)
+    }
+}
+
+/// Without a sender: never.
+async fn changed(named: &mut Named) {
+    if named.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -16,7 +16,7 @@ use super::{feed, list, overrides, page};
 use crate::catalog::source::{CONSUL, OVERRIDES, SourceName};
 use crate::config::{Config, ConsulConfig, Draft, Secret};
 use crate::sources::context::Context;
-use crate::sources::key_store::CommandKeys;
+use crate::sources::key_store::{CommandKeys, KeyStore};
 use crate::sources::look::{Look, Pem};
 use crate::sources::probe_step::ProbeStep;
 use crate::sources::registration;
@@ -57,7 +57,7 @@ impl Source for ConsulCatalog {
         let shared = self.0.open(config, context)?;
         // The service watches are owned by the list's task and end with it.
         let mut tasks = vec![
-            SourceTask::spawn(list::run(shared.clone())),
+            SourceTask::spawn(list::run(shared.clone(), context.named_services.clone())),
             SourceTask::spawn(feed::run(shared.clone())),
         ];
         let page_path = shared.config().no_route_kv_path.clone();
@@ -144,6 +144,10 @@ fn looks(consul: &ConsulConfig) -> Vec<Look<'_>> {
 impl RunningSource for RunningCatalog {
     fn prepare(&self, next: &Config) -> Result<Reload, SourceError> {
         prepare(&self.shared, next)
+    }
+
+    fn secrets(&self) -> Option<Box<dyn KeyStore>> {
+        Some(Box::new(KeyEditor::new(self.shared.clone())))
     }
 
     fn registrar(&self) -> Option<Box<dyn registration::Registrar>> {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, DATE, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, DATE, HOST, HeaderValue, SET_COOKIE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::response_head::{Framing, ResponseHead};
@@ -362,6 +362,8 @@ pub struct Telling<'a> {
     pub fate: Fate,
     /// What the route does to fields.
     pub edits: Option<ResponseEdits<'a>>,
+    /// A cookie that it sets beside those of the instance.
+    pub cookie: Option<&'a HeaderValue>,
 }
 
 /// What a client is told of its connection.
@@ -418,6 +420,9 @@ pub fn put_response(
         if let Some(value) = sts {
             put(out, "strict-transport-security", value.as_bytes());
         }
+    }
+    if let Some(cookie) = telling.cookie {
+        put(out, SET_COOKIE.as_str(), cookie.as_bytes());
     }
     if !head.dated {
         put(out, DATE.as_str(), telling.date.as_bytes());

@@ -54,6 +54,7 @@ use crate::proxy::http::h1::syntax::{Limits, Violation};
 use crate::proxy::http::h1::write_head::{ClientLines, Fate, response_map};
 use crate::proxy::http::head::{Content, Head};
 use crate::proxy::http::headers;
+use crate::proxy::http::mirror::Original;
 use crate::proxy::http::path;
 use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::request_body::{IncomingBody, RequestBody, Upload, UploadProgress};
@@ -342,6 +343,7 @@ impl<'a> Client<'a> {
             fate: fate(head, drains),
             binds: false,
             bound: None,
+            cookie: None,
             timer,
         };
         let mut forward = match decision {
@@ -419,6 +421,7 @@ impl<'a> Client<'a> {
         };
         let (upload, mut response) = (streamed.as_deref().unwrap_or(&over), None);
         let aside = |cx: &mut Context<'_>| stream.borrow_mut().poll_aside(cx);
+        let original = Original::of(&exchange, &body);
         let found = exchange
             .find(body, upload, timing, finish, &mut response, aside)
             .await;
@@ -443,8 +446,12 @@ impl<'a> Client<'a> {
             )),
             found => found,
         };
+        if let (Some(original), Ok(target)) = (original, &found) {
+            original.copy(&exchange, target);
+        }
         match found {
             Ok(target) if switching => {
+                responder.cookie = forward.set_cookie(&incoming, target);
                 let ahead = match seen.content {
                     Content::Whole(content) => &behind[content.len()..],
                     Content::Streamed(_) => b"",
@@ -462,6 +469,7 @@ impl<'a> Client<'a> {
                 responder.binds |= response
                     .as_ref()
                     .is_some_and(|it| connection_auth::binds(&seen, it));
+                responder.cookie = forward.set_cookie(&incoming, target);
                 respond(&mut responder, &incoming, &mut response, target, record).await?;
                 self.bound = responder.bound.take();
                 let close = responder.fate == Fate::Closes || !stream.borrow().is_body_read();
@@ -628,7 +636,8 @@ async fn respond(
             let Some(finish) = record.take() else {
                 return Err(End::Abrupt);
             };
-            let response = prepared(incoming, streamed, target, Box::new(finish));
+            let cookie = responder.cookie.take();
+            let response = prepared(incoming, streamed, (target, cookie), Box::new(finish));
             Box::pin(responder.frames(response, spelling.as_ref())).await
         }
     }
@@ -676,6 +685,9 @@ async fn switch(
     );
     if let Some(edits) = finish.response_edits() {
         edits.apply(&mut map);
+    }
+    if let Some(cookie) = responder.cookie.take() {
+        map.append(http::header::SET_COOKIE, cookie);
     }
     let mut switching = Response::new(());
     *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

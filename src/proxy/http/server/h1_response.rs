@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::body::{Body as _, Frame};
 use tokio::time::Instant;
 
@@ -68,6 +68,8 @@ pub struct Responder<'a> {
     pub binds: bool,
     /// It, once the response is through.
     pub bound: Option<BoundConnection>,
+    /// A cookie that the response of the instance sets beside its own.
+    pub cookie: Option<HeaderValue>,
     /// The timer of the client's connection.
     pub timer: &'a mut MovingDeadline,
 }
@@ -238,6 +240,7 @@ impl Responder<'_> {
                 date,
                 fate: self.fate,
                 edits: finish.response_edits(),
+                cookie: self.cookie.as_ref(),
             };
             write_head::put_response(&mut out, buffer.filled(), &head, &fields, &telling);
         };

@@ -36,6 +36,7 @@ use crate::proxy::http::h2::stream_body::StreamBody;
 use crate::proxy::http::h2::{SEND_BUFFER_BYTES, promised_length, without_hop};
 use crate::proxy::http::head::{Content, Head};
 use crate::proxy::http::headers;
+use crate::proxy::http::mirror::Original;
 use crate::proxy::http::path;
 use crate::proxy::http::record::RequestRecord;
 use crate::proxy::http::request_body::{IncomingBody, RequestBody, Upload, UploadProgress};
@@ -419,6 +420,7 @@ async fn find(
             timer: &mut timer,
         };
         let mut response = None;
+        let original = Original::of(&exchange, &body);
         let found = exchange
             .find(body, progress, timing, &mut finish, &mut response, |_| {
                 Poll::Pending
@@ -435,6 +437,9 @@ async fn find(
                 )
             }
             Ok(Ok(target)) => {
+                if let (Some(original), true) = (original, response.is_some()) {
+                    original.copy(&exchange, target);
+                }
                 let binds = |found: &UpstreamResponse| connection_auth::binds(&head, found);
                 let binds = response.as_ref().is_some_and(binds);
                 if let (true, Some(UpstreamResponse::H1(found))) = (binds, &mut response) {
@@ -450,7 +455,8 @@ async fn find(
                 match response {
                     Some(response) => {
                         let streamed = response.into_streamed(worker, &target.state);
-                        return prepared(&incoming, streamed, target, Box::new(finish));
+                        let cookie = forward.set_cookie(&incoming, target);
+                        return prepared(&incoming, streamed, (target, cookie), Box::new(finish));
                     }
                     None => ProxyError::Upstream("no head was found".to_owned()),
                 }

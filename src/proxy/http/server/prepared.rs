@@ -1,7 +1,7 @@
 //! A response of an instance in the form in which clients get it frame by frame.
 
-use http::header::CONTENT_LENGTH;
-use http::{Method, Response, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, SET_COOKIE};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use hyper::body::Body as _;
 
 use crate::proxy::http::decide::Incoming;
@@ -12,11 +12,11 @@ use crate::proxy::http::upstream::response::Streamed;
 use crate::table::Target;
 
 /// A response of an instance in the form in which the client gets it frame by frame; its record
-/// ends with its body.
+/// ends with its body. `cookie`: one that it sets beside its own.
 pub(crate) fn prepared(
     incoming: &Incoming<'_>,
     streamed: Streamed,
-    target: &Target,
+    (target, cookie): (&Target, Option<HeaderValue>),
     mut finish: Box<RequestRecord>,
 ) -> Response<ResponseBody> {
     let (head, settings) = (incoming.head, incoming.settings);
@@ -38,6 +38,9 @@ pub(crate) fn prepared(
     );
     if let Some(edits) = finish.response_edits() {
         edits.apply(response.headers_mut());
+    }
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(SET_COOKIE, cookie);
     }
     if status == StatusCode::NO_CONTENT {
         // RFC 9110 section 8.6; from HTTP/1 it does not come so far.

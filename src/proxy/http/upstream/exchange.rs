@@ -309,6 +309,18 @@ impl<'a> Exchange<'a> {
         ))
     }
 
+    /// The head as an instance that speaks HTTP/1 gets it, in a buffer of its own.
+    ///
+    /// # Errors
+    /// It cannot be expressed towards that instance.
+    pub fn h1_head(&self, target: &Target) -> Result<Vec<u8>, String> {
+        let (client, mut head) = (&self.incoming.downstream.client, Vec::with_capacity(1024));
+        let (outbound, settings) = (self.outbound(), self.settings());
+        put_request(&mut head, &outbound, settings, client, self.lines, target)
+            .map_err(|error| error.to_string())?;
+        Ok(head)
+    }
+
     async fn attempt_h1(
         &self,
         target: &Target,
@@ -460,7 +472,10 @@ impl<'a> Exchange<'a> {
 
     /// The head as an instance that speaks HTTP/2 gets it: scheme and authority are pseudo header
     /// fields, which come from an absolute URI.
-    fn h2_request(&self, target: &Target) -> Result<Request<()>, AttemptError> {
+    ///
+    /// # Errors
+    /// It cannot be expressed towards that instance.
+    pub fn h2_request(&self, target: &Target) -> Result<Request<()>, AttemptError> {
         let wrong = |error: &dyn std::fmt::Display| AttemptError::Request(error.to_string());
         let outbound = self.outbound();
         let path = outbound.target_for(target).map_err(|error| wrong(&error))?;
