@@ -53,4 +53,4 @@ macro_rules! targets {
     };
 }
 
-targets! { command config glob h1_request h1_response h1_stream proxy_protocol tag }
+targets! { command config glob h1_request h1_response h1_stream proxy_protocol tag token }

@@ -17,6 +17,7 @@ pub(crate) mod prefix_template;
 mod access_format;
 mod admin;
 mod auth;
+mod auth_jwt;
 mod build;
 mod certificates;
 mod compression;
@@ -73,6 +74,7 @@ use crate::catalog::static_route::StaticRoute;
 pub use access_format::{ACCESS_FIELDS, AccessField, AccessFormat, AccessFormatError, AccessItem};
 pub use admin::{ADMIN_COLORS, AdminConfig, AdminHome, SourceLinks, is_host};
 pub use auth::{AuthConfig, AuthKind, AuthType, ExternalAuth};
+pub use auth_jwt::{JwtAuth, JwtKeys, SigningAlgorithm};
 pub use certificates::{
     CertificateConfig, CertificateKind, CertificateSource, ClientAuth, ConsulKeys, TokenPlace,
 };

@@ -123,6 +123,9 @@ pub struct Control {
     /// Certificates, keys and CAs that cannot be used or are outside their validity period, by
     /// where they come from.
     pub certificate_errors: BTreeMap<String, u64>,
+    /// When the keys for tokens were read the last time (unix time, s), and how often they could
+    /// not be, by scheme of `[auth.NAME]`.
+    pub auth_keys: BTreeMap<String, (Option<u64>, u64)>,
     /// Whether another process listens on the same address, by listener; the admin listener is one
     /// of them.
     pub listener_shared: BTreeMap<String, bool>,

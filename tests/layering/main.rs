@@ -22,6 +22,7 @@ use text::{code, identifier};
 const ARROWS: &[(&str, &[&str])] = &[
     ("catalog", &[]),
     ("journal", &[]),
+    ("jwt", &[]),
     ("metrics", &["journal"]),
     ("trust", &[]),
     ("system", &[]),
@@ -59,6 +60,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "trust",
             "http_client",
             "journal",
+            "jwt",
             "system",
         ],
     ),
@@ -75,7 +77,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "system",
         ],
     ),
-    ("check", &["config", "catalog", "trust", "sources"]),
+    (
+        "check",
+        &[
+            "config",
+            "catalog",
+            "trust",
+            "sources",
+            "http_client",
+            "jwt",
+        ],
+    ),
     ("bootstrap", &["config", "cli", "trust", "system"]),
     (
         "certificates",

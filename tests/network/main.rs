@@ -20,6 +20,7 @@ mod dynamic;
 mod exhausted;
 mod grpc;
 mod h2;
+mod jwt;
 mod lifecycle;
 mod matchers;
 mod mesh;

@@ -9,6 +9,7 @@ pub mod h1_response;
 pub mod h1_stream;
 pub mod proxy_protocol;
 pub mod tag;
+pub mod token;
 
 /// One of them.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const ALL: [Target; 8] = [
+pub const ALL: [Target; 9] = [
     Target {
         name: "command",
         run: command::run,
@@ -72,6 +73,12 @@ pub const ALL: [Target; 8] = [
         run: tag::run,
         seeds: tag::SEEDS,
         words: tag::WORDS,
+    },
+    Target {
+        name: "token",
+        run: token::run,
+        seeds: token::SEEDS,
+        words: token::WORDS,
     },
 ];
 

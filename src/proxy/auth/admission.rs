@@ -14,12 +14,16 @@ pub enum Admission {
     /// It may not; the value of `WWW-Authenticate`, which no 401 may be without (RFC 9110 section
     /// 15.5.2).
     Refused(HeaderValue),
+    /// It may not, whatever credentials of this kind it brings; the value of `WWW-Authenticate`.
+    Forbidden(HeaderValue),
     /// It may not, and this is what the client is told.
     Denied(Box<Denied>),
     /// Too many requests wait to be decided.
     Busy,
     /// The service that decides did not respond.
     Unavailable,
+    /// There are no keys to verify it with.
+    KeysMissing,
     /// There is no such scheme.
     Unknown,
 }
@@ -32,6 +36,8 @@ impl Admission {
     pub fn refusal(&self, bare_errors: bool) -> (ProxyError, Option<HeaderValue>) {
         match self {
             Self::Refused(challenge) => (ProxyError::Unauthorized, Some(challenge.clone())),
+            Self::Forbidden(challenge) => (ProxyError::Forbidden, Some(challenge.clone())),
+            Self::KeysMissing => (ProxyError::AuthKeysMissing, None),
             // With a challenge, which Fabio forgets.
             Self::Unknown if bare_errors => (
                 ProxyError::Unauthorized,
@@ -78,6 +84,21 @@ impl Granted {
                 fields.append(name, value.clone());
             }
         }
+    }
+
+    /// Sets these, and takes away those without a value.
+    pub(super) fn setting(set: Vec<(HeaderName, Option<HeaderValue>)>) -> Self {
+        Self {
+            set,
+            append: Vec::new(),
+        }
+    }
+
+    /// How long the values are, together.
+    pub(super) fn length(&self) -> usize {
+        let set = self.set.iter().filter_map(|(_, value)| value.as_ref());
+        let append = self.append.iter().flat_map(|(_, values)| values);
+        set.chain(append).map(HeaderValue::len).sum()
     }
 
     /// What the configuration takes over of a response.
