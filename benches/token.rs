@@ -3,7 +3,7 @@
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -11,7 +11,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderValue};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
-use lb::config::{AuthConfig, AuthKind, AuthType, JwtAuth, JwtKeys, SigningAlgorithm};
+use lb::config::{Inputs, load};
 use lb::jwt::{KeySet, Rules, Token};
 use lb::proxy::auth::{Admission, Schemes};
 use lb::proxy::tls::UpstreamTls;
@@ -67,25 +67,18 @@ fn known(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys.pem");
     std::fs::write(&file, pair.public_key_pem()).expect("a file");
-    let jwt = JwtAuth {
-        issuer: Some("https://id.example.com/realms/shop".to_owned()),
-        audiences: vec!["shop-api".to_owned()],
-        keys: JwtKeys::File(file),
-        algorithms: vec![SigningAlgorithm::Es256],
-        claims_to_headers: vec![("sub".to_owned(), "x-user".parse().expect("a name"))],
-        require: vec![("realm_access.roles".to_owned(), "admin".to_owned())],
-        exp_required: true,
-        forward_token: true,
-        timeout: Duration::from_secs(5),
-    };
-    let config = AuthConfig {
-        by: AuthType::Jwt,
-        kind: AuthKind::Jwt(Box::new(jwt)),
-        ..AuthConfig::default()
-    };
+    let text = format!(
+        "[auth.id]\ntype = \"jwt\"\nissuer = \"https://id.example.com/realms/shop\"\naudiences = [\"shop-api\"]\n\
+         keys_file = {file:?}\nclaims_to_headers = {{ sub = \"X-User\" }}\nrequire = {{ \"realm_access.roles\" = \"admin\" }}\n"
+    );
+    let config = load(&Inputs {
+        file: Some(("lb.toml".into(), text)),
+        ..Inputs::default()
+    })
+    .expect("a configuration")
+    .config;
     let tls = UpstreamTls::new(None).expect("system roots, or none");
-    let schemes = [("id".to_owned(), config)].into_iter().collect();
-    let schemes = Schemes::load(&schemes, None, &tls).expect("a scheme");
+    let schemes = Schemes::load(&config.auth, None, &tls).expect("a scheme");
     let mut headers = HeaderMap::new();
     let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("a value");
     headers.insert(AUTHORIZATION, value);

@@ -19,7 +19,7 @@ use lb::proxy::auth::Schemes;
 use lb::proxy::http::headers::{ClientContext, HeaderRules};
 use lb::proxy::no_route_page::NoRoutePage;
 use lb::proxy::settings::Settings;
-use lb::proxy::tls::UpstreamTls;
+use lb::proxy::tls::{ClientCertificates, UpstreamTls};
 use lb::table::health::HealthConfig;
 use lb::table::{Admission, Contribution, Matcher, Scheme, TableBuilder, Target};
 
@@ -34,6 +34,8 @@ pub fn settings() -> Settings {
         auth: Schemes::default(),
         compression: None,
         upstream_tls: UpstreamTls::new(None).expect("system roots, or none"),
+        client_certificates: ClientCertificates::default(),
+        limit_share: Arc::default(),
         proxy,
     }
 }

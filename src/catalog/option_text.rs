@@ -14,11 +14,12 @@ use super::options::{Access, HostRewrite, Proto, ProxyHeader, Redirect, RouteOpt
 use super::policies::{PoliciesReader, PolicyError, UNTIL_MENDED};
 
 /// Every option with a meaning.
-const KNOWN: [&str; 31] = [
+const KNOWN: [&str; 32] = [
     "allow",
     "auth",
     "burst",
     "by",
+    "cert",
     "delhdr",
     "delresphdr",
     "deny",
@@ -216,6 +217,10 @@ fn apply(
         // The empty name is one that nothing has: the route is closed.
         "policy" => {
             options.policy = Some(named("policy", value)?.unwrap_or_default());
+        }
+        // As with a policy, the empty name is one that nothing has.
+        "cert" => {
+            options.client_certificate = Some(named("cert", value)?.unwrap_or_default());
         }
         "register" => options.register = named("register", value)?,
         "grpcservername" => options.grpc_server_name = named("grpcservername", value)?,

@@ -1,5 +1,5 @@
-//! Routes that name an authentication scheme or a policy which the configuration does not have: they
-//! let no request in.
+//! Routes that name an authentication scheme, a policy or a certificate which the configuration does
+//! not have: they let no request in.
 
 use std::path::Path;
 
@@ -14,19 +14,27 @@ use crate::config::Config;
 pub fn unknown(config: &Config, options: &RouteOptions) -> Vec<(String, String)> {
     let schemes: Vec<&str> = config.auth.keys().map(String::as_str).collect();
     let policies: Vec<&str> = config.policies.keys().map(String::as_str).collect();
+    let certificates: Vec<&str> = config.certificates.keys().map(String::as_str).collect();
+    let certificate = options.client_certificate.as_deref();
     [
-        ("auth", options.auth.as_deref(), schemes),
-        ("policy", options.policy.as_deref(), policies),
+        ("auth", "auth", options.auth.as_deref(), schemes),
+        ("policy", "policy", options.policy.as_deref(), policies),
+        (
+            "cert",
+            "certificates",
+            certificate.filter(|_| options.proto.is_tls()),
+            certificates,
+        ),
     ]
     .into_iter()
-    .filter_map(|(option, name, known)| {
+    .filter_map(|(option, section, name, known)| {
         let name = name.filter(|name| !known.contains(name))?;
         let problem = format!(
-            "names {option}={name}, but there is no [{option}.{name}]: every request is refused"
+            "names {option}={name}, but there is no [{section}.{name}]: every request is refused"
         );
         let advice = match crate::config::nearest(name, known) {
             Some(near) => format!("did you mean {option}={near}?"),
-            None => format!("add [{option}.{name}], or take the option out"),
+            None => format!("add [{section}.{name}], or take the option out"),
         };
         Some((problem, advice))
     })

@@ -27,6 +27,7 @@ mod defaults;
 mod dns;
 mod drain;
 pub(crate) mod file;
+mod fleet;
 mod health;
 pub(crate) mod key;
 mod level;
@@ -84,6 +85,7 @@ pub use dns::DnsConfig;
 pub use drain::DrainConfig;
 pub use duration::{format_duration, parse_duration};
 pub use error::{ConfigError, ConfigErrors, Location, nearest};
+pub use fleet::FleetConfig;
 pub use health::HealthSettings;
 pub use listener::{ListenerConfig, ListenerProtocol, overlap};
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
@@ -157,6 +159,8 @@ section! {
         metrics: MetricsConfig;
         /// `[drain]`.
         drain: DrainConfig;
+        /// `[fleet]`.
+        fleet: FleetConfig;
         /// `[log]`.
         log: LogConfig;
     }
@@ -175,6 +179,14 @@ impl Config {
     #[must_use]
     pub fn datacenter(&self) -> Option<&str> {
         self.consul.as_ref()?.datacenter.as_deref()
+    }
+
+    /// The service whose healthy instances share the limits, if they do.
+    #[must_use]
+    pub fn fleet_service(&self) -> Option<&str> {
+        let own = &self.register()?.name;
+        let name = self.fleet.name.as_ref().unwrap_or(own);
+        self.fleet.share_limits.then_some(name)
     }
 
     /// How lb registers itself, where there is something to register it in.

@@ -48,6 +48,9 @@ pub struct ControlSettings {
     pub auth: BTreeSet<String>,
     /// Policies that there are (`[policy.NAME]`); routes that name others are closed.
     pub policies: NamedPolicies,
+    /// Sources of certificates that there are (`[certificates.NAME]`): routes whose `cert=` names
+    /// others are closed.
+    pub certificates: BTreeSet<String>,
 }
 
 /// What is known of one service: for `/api/services`.

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use super::change::Changed;
 use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
 use super::service::{Counts, EvaluationContext, Service, reason_of_ejection, tag_env};
-use super::tags::{TagRules, unknown_auth, unknown_policy};
+use super::tags::{TagRules, unknown_auth, unknown_certificate, unknown_policy};
 use super::teller::Teller;
 use super::transitions::{Evaluated, Reasons, all_gone, transitions};
 use super::{ControlSettings, InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
@@ -316,6 +316,7 @@ impl Control {
             let unknown = [
                 unknown_auth(&self.settings.auth, options),
                 unknown_policy(&self.settings.policies, options),
+                unknown_certificate(&self.settings.certificates, options),
             ];
             for remark in unknown.into_iter().flatten() {
                 let key = &add.spec.key;
@@ -410,6 +411,7 @@ impl Control {
                 matcher: self.settings.matcher,
                 auth: &self.settings.auth,
                 policies: &self.settings.policies,
+                certificates: &self.settings.certificates,
             },
             builder: &self.builder,
             clock: self.clock,
@@ -892,6 +894,7 @@ mod tests {
             eject_after: 5,
             auth: BTreeSet::from(["known".to_owned()]),
             policies: NamedPolicies::default(),
+            certificates: BTreeSet::new(),
         }
     }
 

@@ -129,6 +129,9 @@ pub struct Control {
     /// Whether another process listens on the same address, by listener; the admin listener is one
     /// of them.
     pub listener_shared: BTreeMap<String, bool>,
+    /// How many lb share the limits, as Consul says; none: they are not shared, or it is not known
+    /// yet.
+    pub fleet_size: Option<u32>,
     /// Whether all that `[consul.register]` wants registered is; none: it wants nothing.
     pub registered: Option<bool>,
     /// End of certificates (unix time, s) by source and name.

@@ -151,6 +151,8 @@ families! {
         "How often the keys of [auth.NAME] with type jwt could not be fetched or read.";
     LISTENER_SHARED = Gauge "lb_listener_shared" ["listener"],
         "1 while another process listens on the listener's address too and takes a part of its connections, else 0.";
+    FLEET_SIZE = Gauge "lb_fleet_size" [],
+        "How many healthy lb of [fleet] share the limits, as Consul says.";
     REGISTERED = Gauge "lb_registered" [],
         "1 while all that lb registers of itself in Consul is registered, else 0.";
 }

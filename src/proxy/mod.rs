@@ -11,6 +11,7 @@ pub mod connect;
 pub mod drain;
 pub mod error;
 pub mod http;
+pub mod limit_share;
 pub mod listener;
 pub mod moving_deadline;
 pub mod no_route_page;

@@ -12,6 +12,7 @@ use prometheus::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::explain::Explainer;
+use super::fleet::FleetLimits;
 use super::metrics_listener::MetricsSocket;
 use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
@@ -171,6 +172,7 @@ fn control_settings(config: &Config) -> ControlSettings {
             .iter()
             .map(|(name, policy)| (name.as_str().into(), Arc::clone(&policy.policies)))
             .collect(),
+        certificates: config.certificates.keys().cloned().collect(),
     }
 }
 
@@ -182,6 +184,7 @@ struct Parts {
     listeners: watch::Sender<Arc<[ListenerConfig]>>,
     sources: Arc<[Arc<dyn RunningSource>]>,
     registration: Option<SelfRegistration>,
+    fleet: Option<FleetLimits>,
     /// Held for its drop.
     _resolver: SourceTask,
 }
@@ -249,6 +252,11 @@ impl Parts {
                     metrics.clone(),
                 )
             });
+        let counter = sources.iter().find_map(|source| source.healthy_count());
+        let fleet = counter.map(|counter| {
+            let share = Arc::clone(&worker.settings.load().limit_share);
+            FleetLimits::new(counter, &config, share, metrics.clone())
+        });
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let journal = metrics.journal().clone();
         tokio::task::spawn_local(vital::task("the reminders", remind(journal.clone())));
@@ -299,6 +307,7 @@ impl Parts {
             listeners,
             sources,
             registration,
+            fleet,
             _resolver: resolver,
         })
     }
@@ -325,6 +334,9 @@ impl Parts {
         prepared.into_iter().for_each(Reload::apply);
         if let (Some(registration), Some(register)) = (&self.registration, config.register()) {
             registration.reload(register, scheme(&config.admin));
+        }
+        if let Some(fleet) = &self.fleet {
+            fleet.reload(config);
         }
         self.handle.update_settings(control_settings(config)).await;
         self.admin.send_replace(Arc::new(config.admin.clone()));

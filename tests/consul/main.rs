@@ -8,4 +8,5 @@
 mod support;
 
 mod drills;
+mod fleet;
 mod watch;

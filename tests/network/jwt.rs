@@ -570,6 +570,17 @@ fn instances_are_told_claims_and_nothing_that_the_client_made_up() {
         }
     }
 
+    // Nor behind the body, where a program that merges trailers would find it.
+    let chunked = format!(
+        "POST /echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nhi\r\n0\r\nX-User: eve\r\nx_user: eve\r\nX-Missing: yes\r\nX-Sum: 1\r\n\r\n"
+    );
+    let mut client = RawClient::connect(lb.address("http"));
+    let response = client.send(chunked).response().unwrap();
+    let sum = [("x-sum".to_owned(), "1".to_owned())];
+    assert_eq!((response.status, response.text().as_str()), (200, "hi"));
+    assert_eq!(response.trailers, sum);
+
     // A claim that would begin another field is not told.
     let (status, _, body) = http2(&lb, &good.sign(&with("sub", json!("a\r\nX-Admin: 1"))), &[]);
     assert_eq!((status, values(&body, "x-user").len()), (200, 0));

@@ -15,6 +15,7 @@
 mod support;
 
 mod certificates;
+mod client_certificates;
 mod connection_log;
 mod dynamic;
 mod exhausted;

@@ -24,6 +24,8 @@ pub(super) fn families(control: &Control) -> Vec<MetricFamily> {
                 .map(|(listener, &shared)| ([&**listener], flag(shared))),
         ),
     ]);
+    let fleet = control.fleet_size.map(f64::from);
+    families.extend(fleet.map(|value| one(names::FLEET_SIZE, &[], value)));
     let registered = control.registered.map(flag);
     families.extend(registered.map(|value| one(names::REGISTERED, &[], value)));
     families

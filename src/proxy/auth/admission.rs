@@ -61,16 +61,17 @@ pub struct Granted {
 }
 
 impl Granted {
+    /// The fields that it is about.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        let append = self.append.iter().map(|(name, _)| name);
+        self.set.iter().map(|(name, _)| name).chain(append)
+    }
+
     /// Changes the fields that an instance gets. What the client sent under names that could be
     /// taken for these goes.
     pub fn apply(&self, fields: &mut HeaderMap) {
         // All of them first: two of the names may be like each other.
-        for name in self
-            .set
-            .iter()
-            .map(|(name, _)| name)
-            .chain(self.append.iter().map(|(name, _)| name))
-        {
+        for name in self.names() {
             remove_lookalikes(fields, name);
         }
         for (name, value) in &self.set {
