@@ -19,12 +19,7 @@ pub fn unknown(config: &Config, options: &RouteOptions) -> Vec<(String, String)>
     [
         ("auth", "auth", options.auth.as_deref(), schemes),
         ("policy", "policy", options.policy.as_deref(), policies),
-        (
-            "cert",
-            "certificates",
-            certificate.filter(|_| options.proto.is_tls()),
-            certificates,
-        ),
+        ("cert", "certificates", certificate, certificates),
     ]
     .into_iter()
     .filter_map(|(option, section, name, known)| {
@@ -122,7 +117,10 @@ mod tests {
             + &route("/c", "")
             + "[policy.strict]\nrate = \"1/s\"\n"
             + &route("/d", "policy=strict")
-            + &route("/e", "policy=strikt");
+            + &route("/e", "policy=strikt")
+            + &route("/f", "proto=https cert=main")
+            + &route("/g", "proto=https cert=backent")
+            + "[certificates.backend]\ncert_file = \"c\"\nkey_file = \"k\"\n";
         let config = load(&Inputs {
             file: Some(("lb.toml".into(), text)),
             ..Inputs::default()
@@ -136,6 +134,11 @@ mod tests {
         let wanted = [
             ("service s, route /b", "did you mean auth=main?"),
             ("service s, route /e", "did you mean policy=strict?"),
+            (
+                "service s, route /f",
+                "add [certificates.main], or take the option out",
+            ),
+            ("service s, route /g", "did you mean cert=backend?"),
             (
                 "service f, route /f",
                 "add [auth.none], or take the option out",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::auth_jwt::{JwtAuth, SigningAlgorithm};
+use super::auth_jwt::{JwtAuth, JwtSettings, SigningAlgorithm};
 use super::declare::{Checked, section};
 use super::key::{DAY, MINUTE};
 use super::mask::without_secrets_if_set;
@@ -45,8 +45,8 @@ const KEYS: [(AuthType, &[&str]); 3] = [
 ];
 
 section! {
-    /// Who may use routes with auth=NAME in their tag; a name that is not configured here refuses
-    /// every request (503). Short form: --auth 'main;file=users.htpasswd'.
+    /// Which requests may use routes with auth=NAME in their tag; a name that is not configured here
+    /// refuses every one (503). Short form: --auth 'main;file=users.htpasswd'.
     pub struct AuthConfig is Named "auth" {
         /// basic: name and password (RFC 7617), looked up in a file. external: a service decides
         /// about each request. jwt: a token in Authorization: Bearer, signed by a known key.
@@ -190,7 +190,7 @@ impl Checked for AuthConfig {
         self.kind = match self.by {
             AuthType::Basic => self.basic(reader),
             AuthType::External => AuthKind::External(self.external(reader)),
-            AuthType::Jwt => AuthKind::Jwt(Box::new(self.jwt(reader))),
+            AuthType::Jwt => AuthKind::Jwt(Box::new(self.jwt().read(reader))),
         };
     }
 }
@@ -226,6 +226,22 @@ impl AuthConfig {
             file: self.file.get_or_insert_default().clone(),
             realm: realm.clone(),
             refresh,
+        }
+    }
+
+    fn jwt(&self) -> JwtSettings<'_> {
+        JwtSettings {
+            issuer: self.issuer.as_deref(),
+            audiences: self.audiences.as_deref().unwrap_or_default(),
+            jwks_url: self.jwks_url.as_ref(),
+            ca_file: self.ca_file.as_deref(),
+            keys_file: self.keys_file.as_deref(),
+            algorithms: self.algorithms.as_deref().unwrap_or_default(),
+            claims_to_headers: self.claims_to_headers.as_ref(),
+            require: self.require.as_ref(),
+            exp_required: self.exp_required.unwrap_or(true),
+            forward_token: self.forward_token.unwrap_or(true),
+            timeout: self.timeout.unwrap_or_default(),
         }
     }
 

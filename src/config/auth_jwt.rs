@@ -1,11 +1,10 @@
 //! `[auth.NAME]` with `type = "jwt"`: what needs more than one of its keys.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::auth::AuthConfig;
 use super::raw::{Placed, RawValue};
 use super::reader::Reader;
 use super::secret::Secret;
@@ -88,21 +87,34 @@ pub enum JwtKeys {
     File(PathBuf),
 }
 
-impl AuthConfig {
-    pub(super) fn jwt(&mut self, reader: &mut Reader<'_>) -> JwtAuth {
-        let algorithms = self.algorithms.clone().unwrap_or_default();
-        if algorithms.is_empty() {
+/// Its keys as they are written.
+#[derive(Debug)]
+pub(super) struct JwtSettings<'a> {
+    pub(super) issuer: Option<&'a str>,
+    pub(super) audiences: &'a [String],
+    pub(super) jwks_url: Option<&'a Secret>,
+    pub(super) ca_file: Option<&'a Path>,
+    pub(super) keys_file: Option<&'a Path>,
+    pub(super) algorithms: &'a [SigningAlgorithm],
+    pub(super) claims_to_headers: Option<&'a Placed>,
+    pub(super) require: Option<&'a Placed>,
+    pub(super) exp_required: bool,
+    pub(super) forward_token: bool,
+    pub(super) timeout: Duration,
+}
+
+impl JwtSettings<'_> {
+    pub(super) fn read(&self, reader: &mut Reader<'_>) -> JwtAuth {
+        if self.algorithms.is_empty() {
             reader.wrong(
                 "algorithms",
                 "names none",
                 "leave the key out for all with public keys, or name some, as in [\"ES256\"]",
             );
         }
-        let keys = self.jwt_keys(reader);
-        let symmetric = algorithms.iter().find(|algorithm| algorithm.is_symmetric());
-        if let (Some(algorithm), JwtKeys::Url { .. }) = (symmetric, &keys)
-            && self.jwks_url.is_some()
-        {
+        let mut algorithms = self.algorithms.iter();
+        let symmetric = algorithms.find(|algorithm| algorithm.is_symmetric());
+        if let (Some(algorithm), Some(_)) = (symmetric, self.jwks_url) {
             let problem = format!(
                 "holds {}, whose keys are secrets and are not fetched from a URL",
                 algorithm.as_str()
@@ -113,12 +125,7 @@ impl AuthConfig {
                 "take it out, or put the secret into a keys_file",
             );
         }
-        if let Some(issuer) = &self.issuer
-            && issuer.trim() != issuer
-        {
-            reader.wrong("issuer", "has blanks around it", "take them out");
-        }
-        if self.issuer.is_none() && self.audiences.iter().flatten().next().is_none() {
+        if self.issuer.is_none() && self.audiences.is_empty() {
             reader.warn(
                 "issuer",
                 "is missing, and so is audiences: every token that one of the keys signed lets a request in, whatever it was made for",
@@ -126,48 +133,42 @@ impl AuthConfig {
             );
         }
         JwtAuth {
-            issuer: self.issuer.clone(),
-            audiences: self.audiences.clone().unwrap_or_default(),
-            keys,
-            algorithms,
-            claims_to_headers: claims_to_headers(reader, self.claims_to_headers.as_ref()),
-            require: texts(
-                reader,
-                "require",
-                self.require.as_ref(),
-                "{ role = \"admin\" }",
-            ),
-            exp_required: self.exp_required.unwrap_or(true),
-            forward_token: self.forward_token.unwrap_or(true),
-            timeout: self.timeout.unwrap_or_default(),
+            issuer: self.issuer.map(str::to_owned),
+            audiences: self.audiences.to_vec(),
+            keys: self.keys(reader),
+            algorithms: self.algorithms.to_vec(),
+            claims_to_headers: claims_to_headers(reader, self.claims_to_headers),
+            require: texts(reader, "require", self.require, "{ role = \"admin\" }"),
+            exp_required: self.exp_required,
+            forward_token: self.forward_token,
+            timeout: self.timeout,
         }
     }
 
-    fn jwt_keys(&self, reader: &mut Reader<'_>) -> JwtKeys {
+    fn keys(&self, reader: &mut Reader<'_>) -> JwtKeys {
         const EXAMPLE: &str =
             "write it like \"https://id.example.com/realms/shop/protocol/openid-connect/certs\"";
-        let url = self.jwks_url.clone().unwrap_or_default();
-        match (&self.keys_file, self.jwks_url.is_some()) {
-            (Some(_), true) => reader.wrong(
+        match (self.keys_file, self.jwks_url) {
+            (Some(_), Some(_)) => reader.wrong(
                 "keys_file",
                 "stands beside jwks_url",
                 "keep one of the two: keys come from one place",
             ),
-            (None, false) => reader.wrong(
+            (None, None) => reader.wrong(
                 "jwks_url",
                 "is missing, and so is keys_file",
                 "say where the keys are that sign tokens",
             ),
-            (None, true) if parse_url(url.reveal()).is_none() => {
+            (None, Some(url)) if parse_url(url.reveal()).is_none() => {
                 reader.wrong("jwks_url", "is not an http:// or https:// URL", EXAMPLE);
             }
             _ => {}
         }
-        match &self.keys_file {
-            Some(file) => JwtKeys::File(file.clone()),
+        match self.keys_file {
+            Some(file) => JwtKeys::File(file.to_owned()),
             None => JwtKeys::Url {
-                url,
-                ca_file: self.ca_file.clone(),
+                url: self.jwks_url.cloned().unwrap_or_default(),
+                ca_file: self.ca_file.map(Path::to_owned),
             },
         }
     }
@@ -223,4 +224,116 @@ fn texts(
         reader.wrong(key, "is not a table of texts", &advice);
     }
     pairs.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AuthKind, Inputs, Loaded, load};
+
+    const URL: &str = "jwks_url = \"https://id.example.com/certs\"\n";
+
+    fn read(text: &str) -> Result<Loaded, String> {
+        let file = format!("[auth.id]\ntype = \"jwt\"\n{text}");
+        let inputs = Inputs {
+            file: Some(("conf/lb.toml".into(), file)),
+            ..Inputs::default()
+        };
+        load(&inputs).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn a_scheme_needs_little_and_its_defaults_are_strict() {
+        let loaded = read(URL).unwrap();
+        let AuthKind::Jwt(jwt) = &loaded.config.auth["id"].kind else {
+            panic!("tokens");
+        };
+        assert!(jwt.exp_required && jwt.forward_token);
+        assert_eq!(jwt.algorithms.len(), 9);
+        assert!(!jwt.algorithms.iter().any(|it| it.is_symmetric()));
+        assert!(
+            loaded
+                .warnings
+                .iter()
+                .any(|it| it.to_string().contains("auth.id.issuer"))
+        );
+        let quiet = read(&format!("{URL}issuer = \"https://id.example.com\"\n")).unwrap();
+        assert!(quiet.warnings.is_empty(), "{:?}", quiet.warnings);
+    }
+
+    #[test]
+    fn all_of_it_is_read() {
+        let loaded = read(
+            "keys_file = \"keys.json\"\nissuer = \"i\"\naudiences = [\"a\", \"b\"]\nalgorithms = [\"ES256\", \"HS256\"]\n\
+             claims_to_headers = { sub = \"X-User\", \"a.b\" = \"X-B\" }\nrequire = { role = \"admin\" }\n\
+             exp_required = false\nforward_token = false\n",
+        )
+        .unwrap();
+        let AuthKind::Jwt(jwt) = &loaded.config.auth["id"].kind else {
+            panic!("tokens");
+        };
+        assert_eq!(jwt.keys, JwtKeys::File("conf/keys.json".into()));
+        assert_eq!(
+            jwt.algorithms,
+            [SigningAlgorithm::Es256, SigningAlgorithm::Hs256]
+        );
+        let names: Vec<_> = jwt
+            .claims_to_headers
+            .iter()
+            .map(|(_, it)| it.as_str())
+            .collect();
+        assert_eq!(names, ["x-b", "x-user"]);
+        assert_eq!(jwt.require, [("role".to_owned(), "admin".to_owned())]);
+        assert!(!jwt.exp_required && !jwt.forward_token);
+    }
+
+    #[test]
+    fn mistakes_name_their_key() {
+        for (text, part) in [
+            ("", "auth.id.jwks_url is missing"),
+            (
+                "jwks_url = \"id.example.com\"\n",
+                "is not an http:// or https:// URL",
+            ),
+            (
+                &format!("{URL}keys_file = \"k\"\n"),
+                "stands beside jwks_url",
+            ),
+            (
+                &format!("{URL}algorithms = [\"none\"]\n"),
+                "auth.id.algorithms",
+            ),
+            (
+                &format!("{URL}algorithms = [\"HS256\"]\n"),
+                "whose keys are secrets",
+            ),
+            (
+                &format!("{URL}require = \"admin\"\n"),
+                "is not a table of texts",
+            ),
+            (
+                &format!("{URL}require = {{ role = 1 }}\n"),
+                "is not a table of texts",
+            ),
+            (
+                &format!("{URL}claims_to_headers = {{ sub = \"X User\" }}\n"),
+                "is not the name of a header",
+            ),
+            (
+                &format!("{URL}claims_to_headers = {{ sub = \"Authorization\" }}\n"),
+                "has a meaning of its own",
+            ),
+            (
+                &format!("{URL}claims_to_headers = {{ sub = \"Content-Length\" }}\n"),
+                "has a meaning of its own",
+            ),
+            (
+                &format!("{URL}claims_to_headers = {{ a = \"X-A\", b = \"x-a\" }}\n"),
+                "for two claims",
+            ),
+        ] {
+            let said = read(text).unwrap_err();
+            assert!(said.contains(part), "{text}: {said}");
+        }
+    }
 }

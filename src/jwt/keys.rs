@@ -1,10 +1,9 @@
 //! Keys that sign tokens: sets of them as JSON (RFC 7517), or public keys and certificates as PEM.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, crypto};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::key::Key;
+use super::keys_error::KeysError;
 use super::pem;
 use super::token::Token;
 
@@ -12,28 +11,6 @@ use super::token::Token;
 const KEYS_MAX: usize = 256;
 /// Most keys that are tried for one token: each costs as much as a signature.
 const TRIES_MAX: usize = 8;
-/// Shortest modulus of RSA, in bytes: what the cryptography takes (2048 bits).
-const MODULUS_MIN: usize = 256;
-/// Shortest secret for HMAC, in bytes (RFC 7518 section 3.2, for SHA-256).
-const SECRET_MIN: usize = 32;
-
-pub(super) const RSA: &[Algorithm] = &[
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-];
-const HMAC: &[Algorithm] = &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
-
-/// One key, and what it may be used for. What kind it is comes from the set, never from a token.
-#[derive(Clone, Debug)]
-pub struct Key {
-    kid: Option<String>,
-    algorithms: Vec<Algorithm>,
-    key: DecodingKey,
-}
 
 /// Keys, in the order in which they were written.
 #[derive(Clone, Debug, Default)]
@@ -41,95 +18,6 @@ pub struct KeySet {
     keys: Vec<Key>,
     /// Keys that cannot be used here: of another kind, for encryption, too short.
     pub left_out: usize,
-}
-
-/// Why there are no keys in a text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeysError {
-    /// It is neither a set of keys in JSON nor PEM.
-    #[error("it is neither a set of keys in JSON (JWKS) nor public keys in PEM")]
-    Form,
-    /// Not one of them can be used.
-    #[error(
-        "it holds no key that can be used ({0} left out): RSA of 2048 bits or more, P-256, P-384 and Ed25519 can"
-    )]
-    NoneUsable(usize),
-    /// More than anything reasonable.
-    #[error("it holds more than {KEYS_MAX} keys")]
-    TooMany,
-    /// A private key, which has no business here.
-    #[error("it holds a private key: write the public key into it")]
-    Private,
-}
-
-impl Key {
-    pub(super) fn new(kid: Option<String>, algorithms: &[Algorithm], key: DecodingKey) -> Self {
-        Self {
-            kid,
-            algorithms: algorithms.to_vec(),
-            key,
-        }
-    }
-
-    /// Whether it made this signature (in base64url) of the message.
-    pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
-        self.algorithms.contains(&algorithm)
-            && crypto::verify(signature, message, &self.key, algorithm).unwrap_or(false)
-    }
-
-    fn of_jwk(jwk: &Map<String, Value>, symmetric: bool) -> Option<Self> {
-        let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-        if text("use").is_some_and(|purpose| purpose != "sig") {
-            return None;
-        }
-        if let Some(operations) = jwk.get("key_ops") {
-            let operations = operations.as_array()?;
-            if !operations.iter().any(|operation| operation == "verify") {
-                return None;
-            }
-        }
-        let (mut algorithms, key) = match text("kty")? {
-            "RSA" => {
-                let (n, e) = (bytes(text("n")?)?, bytes(text("e")?)?);
-                let significant = n.iter().skip_while(|byte| **byte == 0).count();
-                let key = DecodingKey::from_rsa_raw_components(&n, &e);
-                (RSA.to_vec(), (significant >= MODULUS_MIN).then_some(key)?)
-            }
-            "EC" => {
-                let (algorithm, length) = match text("crv")? {
-                    "P-256" => (Algorithm::ES256, 32),
-                    "P-384" => (Algorithm::ES384, 48),
-                    _ => return None,
-                };
-                let (x, y) = (bytes(text("x")?)?, bytes(text("y")?)?);
-                if x.len() != length || y.len() != length {
-                    return None;
-                }
-                let point = [&[4], &*x, &*y].concat();
-                (vec![algorithm], DecodingKey::from_ec_der(&point))
-            }
-            "OKP" if text("crv") == Some("Ed25519") => {
-                let x = bytes(text("x")?).filter(|x| x.len() == 32)?;
-                (vec![Algorithm::EdDSA], DecodingKey::from_ed_der(&x))
-            }
-            "oct" if symmetric => {
-                let secret = bytes(text("k")?).filter(|secret| secret.len() >= SECRET_MIN)?;
-                (HMAC.to_vec(), DecodingKey::from_secret(&secret).ok()?)
-            }
-            _ => return None,
-        };
-        if let Some(only) = text("alg") {
-            algorithms.retain(|algorithm| only.parse() == Ok(*algorithm));
-        }
-        if algorithms.is_empty() {
-            return None;
-        }
-        Some(Self {
-            kid: text("kid").map(str::to_owned),
-            algorithms,
-            key,
-        })
-    }
 }
 
 impl KeySet {
@@ -199,11 +87,11 @@ impl KeySet {
     pub fn candidates<'k>(&'k self, token: &Token<'_>) -> impl Iterator<Item = &'k Key> {
         let (kid, algorithm) = (token.kid().map(str::to_owned), token.algorithm());
         let fits = move |key: &&Key| {
-            let named = match (&kid, &key.kid) {
+            let named = match (kid.as_deref(), key.kid()) {
                 (Some(wanted), Some(own)) => wanted == own,
                 _ => true,
             };
-            named && key.algorithms.contains(&algorithm)
+            named && key.is_for(algorithm)
         };
         self.keys.iter().filter(fits).take(TRIES_MAX)
     }
@@ -212,19 +100,14 @@ impl KeySet {
     #[must_use]
     pub fn knows(&self, kid: &str) -> bool {
         let mut keys = self.keys.iter();
-        keys.any(|key| key.kid.as_deref().is_none_or(|own| own == kid))
+        keys.any(|key| key.kid().is_none_or(|own| own == kid))
     }
-}
-
-/// Of base64url, with or without padding: some providers write it.
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    BASE64_URL_SAFE_NO_PAD
-        .decode(text.trim_end_matches('='))
-        .ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
     use serde_json::json;
 
     use super::*;

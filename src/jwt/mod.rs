@@ -11,12 +11,16 @@
 mod claims;
 mod fault;
 mod json;
+mod key;
 mod keys;
+mod keys_error;
 mod pem;
 mod token;
 
 pub use claims::{Claims, Rules, text_of};
 pub use fault::Fault;
 pub use jsonwebtoken::Algorithm;
-pub use keys::{Key, KeySet, KeysError};
+pub use key::Key;
+pub use keys::KeySet;
+pub use keys_error::KeysError;
 pub use token::{TOKEN_MAX, Token};

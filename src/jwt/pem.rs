@@ -7,7 +7,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::keys::{Key, KeysError, RSA};
+use super::key::{Key, RSA};
+use super::keys_error::KeysError;
 
 /// The keys of a text, none for each that cannot be used. They have no names.
 pub(super) fn keys(text: &[u8]) -> Result<Vec<Option<Key>>, KeysError> {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::claims::Claims;
 use super::fault::Fault;
 use super::json;
-use super::keys::Key;
+use super::key::Key;
 
 /// Longest token, in bytes. With many groups in it one may have several thousand.
 pub const TOKEN_MAX: usize = 16 << 10;

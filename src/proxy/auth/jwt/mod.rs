@@ -1,5 +1,5 @@
-//! Signed tokens (RFC 7519) in `Authorization: Bearer`: who has one that a known key signed, and
-//! that claims what is required, may pass.
+//! Signed tokens (RFC 7519) in `Authorization: Bearer`: a request with one that a known key signed,
+//! and that claims what is required, may pass.
 //!
 //! ```text
 //! token ─► verified before? ─► header ─► key ─► signature ─► claims ─► fields for the instance
