@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! token ─► verified before? ─► header ─► key ─► signature ─► claims ─► fields for the instance
-//!             │ yes: < 1 µs                │ unknown: fetched anew, at most every 10 s
+//!             │ yes: passes                │ unknown: fetched anew, at most every 10 s
 //! ```
 //! Keys come from a URL or a file. What is known of them goes on being used while that is away.
 //! They are fetched by a task of their own: no request is what a fetch hangs on, and one that ends
