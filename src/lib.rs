@@ -21,6 +21,7 @@
 //! | [`metrics`], [`journal`], [`log`] | what can be seen: counters, events, log lines |
 //! | [`admin`] | the admin listener: API, pages, metrics |
 //! | `accept_encoding` | which content codings a client takes |
+//! | [`jwt`] | tokens, the keys that sign them, and rules for their claims |
 //! | `http_client`, [`trust`] | requests to other servers, and which certificates are trusted |
 //! | [`serve`] | `lb run`: puts all of it together, starts and stops it |
 //! | [`cli`], [`check`], [`manual`] | the command line, `lb check`, man pages |
@@ -44,6 +45,7 @@ pub mod demo;
 pub mod fabio;
 mod http_client;
 pub mod journal;
+pub mod jwt;
 pub mod log;
 pub mod manual;
 pub mod metrics;

@@ -400,6 +400,7 @@ async fn probe(draft: &Draft) -> Vec<ProbeStep> {
             steps.extend(probe.await);
         }
     }
+    steps.extend(check::keys::probe(&draft.config).await);
     if steps.is_empty() {
         let hint = "add [consul], or set CONSUL_HTTP_ADDR".to_owned();
         steps.push(ProbeStep::failed(

@@ -20,7 +20,7 @@ use lb::proxy::error_page_files::ErrorPageFiles;
 use lb::proxy::http::headers::{ClientContext, HeaderRules};
 use lb::proxy::no_route_page::NoRoutePage;
 use lb::proxy::settings::Settings;
-use lb::proxy::tls::UpstreamTls;
+use lb::proxy::tls::{ClientCertificates, UpstreamTls};
 use lb::table::health::HealthConfig;
 use lb::table::{Admission, Contribution, Matcher, Scheme, TableBuilder, Target};
 
@@ -36,6 +36,8 @@ pub fn settings() -> Settings {
         auth: Schemes::default(),
         compression: None,
         upstream_tls: UpstreamTls::new(None).expect("system roots, or none"),
+        client_certificates: ClientCertificates::default(),
+        limit_share: Arc::default(),
         proxy,
     }
 }

@@ -53,4 +53,6 @@ macro_rules! targets {
     };
 }
 
-targets! { command config cookie glob h1_request h1_response h1_stream policy proxy_protocol tag }
+targets! {
+    command config cookie glob h1_request h1_response h1_stream policy proxy_protocol tag token
+}

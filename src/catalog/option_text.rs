@@ -16,11 +16,12 @@ use super::policies::{PoliciesReader, PolicyError, UNTIL_MENDED};
 use super::sticky::StickyCookie;
 
 /// Every option with a meaning.
-pub(super) const KNOWN: [&str; 34] = [
+pub(super) const KNOWN: [&str; 35] = [
     "allow",
     "auth",
     "burst",
     "by",
+    "cert",
     "delhdr",
     "delresphdr",
     "deny",
@@ -235,6 +236,10 @@ fn apply(
         "sticky" => options.sticky = read("sticky", value, StickyCookie::read)?,
         "fallback" => options.fallback = Some(read("fallback", value, service_name)?),
         "mirror" => options.mirror = Some(read("mirror", value, Mirror::read)?),
+        // As with a policy, the empty name is one that nothing has.
+        "cert" => {
+            options.client_certificate = Some(named("cert", value)?.unwrap_or_default());
+        }
         "register" => options.register = named("register", value)?,
         "grpcservername" => options.grpc_server_name = named("grpcservername", value)?,
         "strategy" => match value.parse() {

@@ -142,6 +142,8 @@ pub struct RouteOptions {
     pub tls_skip_verify: bool,
     /// TLS server name for grpcs (`grpcservername=`).
     pub grpc_server_name: Option<Arc<str>>,
+    /// Name of the certificate that is shown to the instance (`cert=`).
+    pub client_certificate: Option<Arc<str>>,
     /// Respond with a redirect.
     pub redirect: Option<Redirect>,
     /// Which clients may use the route (`allow=`, `deny=`).

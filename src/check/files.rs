@@ -8,7 +8,8 @@ use super::{Finding, Severity, certificates};
 use crate::catalog::command::parse_commands;
 use crate::catalog::error_pages::FILE_BYTES_MAX;
 use crate::catalog::option_text;
-use crate::config::{AuthKind, Config};
+use crate::config::{AuthKind, Config, JwtAuth, JwtKeys};
+use crate::jwt::KeySet;
 use crate::sources::{self, Look};
 
 /// Looks at every file the configuration names. `now` in seconds since 1970.
@@ -36,14 +37,53 @@ pub fn check_files(config: &Config, now: i64) -> Vec<Finding> {
         }
     }
     for (name, scheme) in &config.auth {
-        let AuthKind::Basic { file, .. } = &scheme.kind else {
-            continue;
-        };
-        let key = format!("auth.{name}.file");
-        files.secret(&key, file);
-        files.read(&key, file);
+        match &scheme.kind {
+            AuthKind::Basic { file, .. } => {
+                let key = format!("auth.{name}.file");
+                files.secret(&key, file);
+                files.read(&key, file);
+            }
+            AuthKind::Jwt(jwt) => token_keys(&mut files, name, jwt),
+            AuthKind::External(_) => {}
+        }
     }
     files.findings
+}
+
+/// Looks at the files of a scheme that takes tokens.
+fn token_keys(files: &mut Files, name: &str, jwt: &JwtAuth) {
+    match &jwt.keys {
+        JwtKeys::File(path) => {
+            let key = format!("auth.{name}.keys_file");
+            let symmetric = jwt.algorithms.iter().any(|it| it.is_symmetric());
+            if symmetric {
+                files.secret(&key, path);
+            }
+            let Some(text) = files.read(&key, path) else {
+                return;
+            };
+            match KeySet::parse(&text, symmetric) {
+                Err(error) => files.error(
+                    &key,
+                    path,
+                    &format!("cannot be used: {error}"),
+                    "write a JWKS, or public keys and certificates in PEM, into it",
+                ),
+                Ok(keys) if keys.left_out > 0 => files.warning(
+                    &key,
+                    path,
+                    &format!("holds {} keys that cannot be used", keys.left_out),
+                    "take them out; RSA of 2048 bits or more, P-256, P-384 and Ed25519 can be used",
+                ),
+                Ok(_) => {}
+            }
+        }
+        JwtKeys::Url {
+            ca_file: Some(path),
+            ..
+        } => drop(files.read(&format!("auth.{name}.ca_file"), path)),
+        JwtKeys::Url { ca_file: None, .. } => {}
+    }
 }
 
 /// Looks at what a source names.

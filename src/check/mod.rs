@@ -2,11 +2,13 @@
 //!
 //! [`files`] and `certificates` look at what the configuration names, `jobs` reads Nomad job
 //! files and [`lints`] judges the services in them. Reading the configuration itself is the
-//! business of [`crate::config`]; dialling Consul (`--live`) of `sources`.
+//! business of [`crate::config`]; dialling Consul (`--live`) of `sources`, dialling where keys come
+//! from of [`keys`].
 
 pub(crate) mod certificates;
 pub mod files;
 pub(crate) mod jobs;
+pub mod keys;
 pub mod lints;
 mod reading;
 pub mod unconfigured;

@@ -1,5 +1,5 @@
-//! Routes that name an authentication scheme or a policy which the configuration does not have: they
-//! let no request in.
+//! Routes that name an authentication scheme, a policy or a certificate which the configuration does
+//! not have: they let no request in.
 
 use std::path::Path;
 
@@ -14,19 +14,22 @@ use crate::config::Config;
 pub fn unknown(config: &Config, options: &RouteOptions) -> Vec<(String, String)> {
     let schemes: Vec<&str> = config.auth.keys().map(String::as_str).collect();
     let policies: Vec<&str> = config.policies.keys().map(String::as_str).collect();
+    let certificates: Vec<&str> = config.certificates.keys().map(String::as_str).collect();
+    let certificate = options.client_certificate.as_deref();
     [
-        ("auth", options.auth.as_deref(), schemes),
-        ("policy", options.policy.as_deref(), policies),
+        ("auth", "auth", options.auth.as_deref(), schemes),
+        ("policy", "policy", options.policy.as_deref(), policies),
+        ("cert", "certificates", certificate, certificates),
     ]
     .into_iter()
-    .filter_map(|(option, name, known)| {
+    .filter_map(|(option, section, name, known)| {
         let name = name.filter(|name| !known.contains(name))?;
         let problem = format!(
-            "names {option}={name}, but there is no [{option}.{name}]: every request is refused"
+            "names {option}={name}, but there is no [{section}.{name}]: every request is refused"
         );
         let advice = match crate::config::nearest(name, known) {
             Some(near) => format!("did you mean {option}={near}?"),
-            None => format!("add [{option}.{name}], or take the option out"),
+            None => format!("add [{section}.{name}], or take the option out"),
         };
         Some((problem, advice))
     })
@@ -114,7 +117,10 @@ mod tests {
             + &route("/c", "")
             + "[policy.strict]\nrate = \"1/s\"\n"
             + &route("/d", "policy=strict")
-            + &route("/e", "policy=strikt");
+            + &route("/e", "policy=strikt")
+            + &route("/f", "proto=https cert=main")
+            + &route("/g", "proto=https cert=backent")
+            + "[certificates.backend]\ncert_file = \"c\"\nkey_file = \"k\"\n";
         let config = load(&Inputs {
             file: Some(("lb.toml".into(), text)),
             ..Inputs::default()
@@ -128,6 +134,11 @@ mod tests {
         let wanted = [
             ("service s, route /b", "did you mean auth=main?"),
             ("service s, route /e", "did you mean policy=strict?"),
+            (
+                "service s, route /f",
+                "add [certificates.main], or take the option out",
+            ),
+            ("service s, route /g", "did you mean cert=backend?"),
             (
                 "service f, route /f",
                 "add [auth.none], or take the option out",

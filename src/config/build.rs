@@ -55,6 +55,7 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
         admin: sections.once(),
         metrics: sections.once(),
         drain: sections.once(),
+        fleet: sections.once(),
         log: sections.once(),
         ..top
     };
@@ -65,6 +66,9 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
             ..sections.once()
         });
     }
+    let register = config.register();
+    let registers = register.map(|register| (register.enabled, &*register.name));
+    sections.with::<FleetConfig, _>(|reader| fleet::check(&config.fleet, registers, reader));
     let has_store = config
         .consul
         .as_ref()

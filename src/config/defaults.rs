@@ -36,6 +36,7 @@ defaults!(
     ConsulConfig,
     DnsConfig,
     DrainConfig,
+    FleetConfig,
     HealthSettings,
     ListenerConfig,
     LogConfig,

@@ -58,6 +58,7 @@ pub const SECTIONS: &[Section] = &[
     super::AdminConfig::SECTION,
     super::MetricsConfig::SECTION,
     super::DrainConfig::SECTION,
+    super::FleetConfig::SECTION,
     super::LogConfig::SECTION,
 ];
 

@@ -16,6 +16,7 @@ pub(crate) mod prefix_template;
 mod access_format;
 mod admin;
 mod auth;
+mod auth_jwt;
 mod build;
 mod certificates;
 mod compression;
@@ -25,6 +26,7 @@ mod defaults;
 mod dns;
 mod drain;
 pub(crate) mod file;
+mod fleet;
 mod health;
 pub(crate) mod key;
 mod level;
@@ -78,6 +80,7 @@ pub use crate::catalog::duration::{format_duration, parse_duration};
 pub use access_format::{ACCESS_FIELDS, AccessField, AccessFormat, AccessFormatError, AccessItem};
 pub use admin::{ADMIN_COLORS, AdminConfig, AdminHome, SourceLinks, is_host};
 pub use auth::{AuthConfig, AuthKind, AuthType, ExternalAuth};
+pub use auth_jwt::{JwtAuth, JwtKeys, SigningAlgorithm};
 pub use certificates::{
     CertificateConfig, CertificateKind, CertificateSource, ClientAuth, ConsulKeys, TokenPlace,
 };
@@ -86,6 +89,7 @@ pub use consul::ConsulConfig;
 pub use dns::DnsConfig;
 pub use drain::DrainConfig;
 pub use error::{ConfigError, ConfigErrors, Location, nearest};
+pub use fleet::FleetConfig;
 pub use health::HealthSettings;
 pub use listener::{ListenerConfig, ListenerProtocol, overlap};
 pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
@@ -162,6 +166,8 @@ section! {
         metrics: MetricsConfig;
         /// `[drain]`.
         drain: DrainConfig;
+        /// `[fleet]`.
+        fleet: FleetConfig;
         /// `[log]`.
         log: LogConfig;
     }
@@ -186,6 +192,14 @@ impl Config {
     pub fn error_pages(&self) -> impl Iterator<Item = &Arc<ErrorPages>> {
         let policies = self.policies.values().map(|policy| &policy.policies);
         policies.filter_map(|policies| policies.error_pages.as_ref())
+    }
+
+    /// The service whose healthy instances share the limits, if they do.
+    #[must_use]
+    pub fn fleet_service(&self) -> Option<&str> {
+        let own = &self.register()?.name;
+        let name = self.fleet.name.as_ref().unwrap_or(own);
+        self.fleet.share_limits.then_some(name)
     }
 
     /// How lb registers itself, where there is something to register it in.

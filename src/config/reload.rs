@@ -20,6 +20,7 @@ impl Config {
             self.health.restart_keys(&next.health),
             self.vault.restart_keys(&next.vault),
             self.drain.restart_keys(&next.drain),
+            self.fleet.restart_keys(&next.fleet),
         ];
         keys.concat().into_iter().map(str::to_owned).collect()
     }

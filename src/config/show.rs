@@ -33,6 +33,7 @@ impl Config {
         shown.put(Some(&self.admin));
         shown.put(Some(&self.metrics));
         shown.put(Some(&self.drain));
+        shown.put(Some(&self.fleet));
         shown.put(Some(&self.log));
         Value::Object(shown.0)
     }

@@ -55,6 +55,9 @@ pub struct ControlSettings {
     /// The key of cookies that keep clients with instances, where a file names it
     /// (`proxy.sticky_key_file`).
     pub sticky_key: Option<StickyKey>,
+    /// Sources of certificates that there are (`[certificates.NAME]`): routes whose `cert=` names
+    /// others are closed.
+    pub certificates: BTreeSet<String>,
 }
 
 /// What is known of one service: for `/api/services`.

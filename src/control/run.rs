@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use super::change::Changed;
 use super::handle::{ControlHandle, ControlRequest, REQUESTS_MAX};
 use super::service::{Counts, EvaluationContext, Service, reason_of_ejection, tag_env};
-use super::tags::{TagRules, unknown_auth, unknown_policy};
+use super::tags::{TagRules, unknown_auth, unknown_certificate, unknown_policy};
 use super::teller::Teller;
 use super::transitions::{Evaluated, Reasons, all_gone, transitions};
 use super::{ControlSettings, InstanceStatus, Readiness, RejectedPlace, ServiceStatus};
@@ -341,6 +341,7 @@ impl Control {
             let unknown = [
                 unknown_auth(&self.settings.auth, options),
                 unknown_policy(&self.settings.policies, options),
+                unknown_certificate(&self.settings.certificates, options),
             ];
             for remark in unknown.into_iter().flatten() {
                 let key = &add.spec.key;
@@ -438,6 +439,7 @@ impl Control {
                 auth: &self.settings.auth,
                 allowed: &self.settings.allowed,
                 policies: &self.settings.policies,
+                certificates: &self.settings.certificates,
             },
             builder: &self.builder,
             clock: self.clock,
@@ -1001,6 +1003,7 @@ mod tests {
             allowed: AllowedOptions::default(),
             policies: NamedPolicies::default(),
             sticky_key: None,
+            certificates: BTreeSet::new(),
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct TagRules<'a> {
     pub(super) allowed: &'a AllowedOptions,
     /// Policies that there are.
     pub(super) policies: &'a NamedPolicies,
+    /// Sources of certificates that there are.
+    pub(super) certificates: &'a BTreeSet<String>,
 }
 
 /// What to tell of a route with these options whose authentication scheme is not configured.
@@ -62,6 +64,25 @@ pub(super) fn unknown_policy(policies: &NamedPolicies, options: &RouteOptions) -
     (!policies.contains_key(name)).then(|| {
         format!(
             "policy={name}: there is no [policy.{name}] in the configuration, so every request is refused"
+        )
+    })
+}
+
+/// What to tell of a route with these options whose client certificate is not configured, or is
+/// never shown.
+pub(super) fn unknown_certificate(
+    certificates: &BTreeSet<String>,
+    options: &RouteOptions,
+) -> Option<String> {
+    let name = options.client_certificate.as_deref()?;
+    if !options.proto.is_tls() {
+        return Some(format!(
+            "cert={name}: is shown to no instance without proto=https, h2 or grpcs"
+        ));
+    }
+    (!certificates.contains(name)).then(|| {
+        format!(
+            "cert={name}: there is no [certificates.{name}] in the configuration, so every request is refused"
         )
     })
 }
@@ -183,7 +204,11 @@ fn parse(rules: TagRules<'_>, tag: &str) -> Option<Result<Arc<GoodTag>, String>>
         .into_iter()
         .chain(parsed.warnings)
         .chain(unknown_auth)
-        .chain(unknown_policy);
+        .chain(unknown_policy)
+        .chain(unknown_certificate(
+            rules.certificates,
+            &parsed.spec.options,
+        ));
     let remarks = remarks.map(|remark| format!("{tag}: {remark}")).collect();
     Some(Ok(Arc::new(GoodTag {
         key,

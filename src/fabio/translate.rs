@@ -1038,6 +1038,8 @@ access_tcp = false # Fabio's access log knows requests alone
                             format_duration(refresh)
                         )
                     }
+                    // Fabio has none.
+                    config::AuthKind::Jwt(_) => format!("{name} jwt"),
                 })
                 .collect::<Vec<_>>()
         };

@@ -123,9 +123,15 @@ pub struct Control {
     /// Certificates, keys and CAs that cannot be used or are outside their validity period, by
     /// where they come from.
     pub certificate_errors: BTreeMap<String, u64>,
+    /// When the keys for tokens were read the last time (unix time, s), and how often they could
+    /// not be, by scheme of `[auth.NAME]`.
+    pub auth_keys: BTreeMap<String, (Option<u64>, u64)>,
     /// Whether another process listens on the same address, by listener; the admin listener is one
     /// of them.
     pub listener_shared: BTreeMap<String, bool>,
+    /// How many lb share the limits, as Consul says; none: they are not shared, or it is not known
+    /// yet.
+    pub fleet_size: Option<u32>,
     /// Whether all that `[consul.register]` wants registered is; none: it wants nothing.
     pub registered: Option<bool>,
     /// End of certificates (unix time, s) by source and name.

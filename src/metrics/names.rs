@@ -151,8 +151,14 @@ families! {
         "Certificates, keys and CAs that cannot be used or are outside their validity period, by where they come from.";
     CERTIFICATE_EXPIRY = Gauge "lb_certificate_expiry_timestamp_seconds" ["source", "name"],
         "Unix time at which a certificate ends.";
+    AUTH_KEYS_LAST_SUCCESS = Gauge "lb_auth_keys_last_success_timestamp_seconds" ["scheme"],
+        "Unix time at which the keys of [auth.NAME] with type jwt were read the last time.";
+    AUTH_KEYS_ERRORS = Counter "lb_auth_keys_errors_total" ["scheme"],
+        "How often the keys of [auth.NAME] with type jwt could not be fetched or read.";
     LISTENER_SHARED = Gauge "lb_listener_shared" ["listener"],
         "1 while another process listens on the listener's address too and takes a part of its connections, else 0.";
+    FLEET_SIZE = Gauge "lb_fleet_size" [],
+        "How many healthy lb of [fleet] share the limits, as Consul says.";
     REGISTERED = Gauge "lb_registered" [],
         "1 while all that lb registers of itself in Consul is registered, else 0.";
 }

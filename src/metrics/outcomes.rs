@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Every reason for a response made here that is not what the client wanted. The access log calls
 /// them the same (`error`).
-pub(crate) const PROXY_ERRORS: [&str; 27] = [
+pub(crate) const PROXY_ERRORS: [&str; 29] = [
     "bad_request",
     "malformed",
     "too_many_headers",
@@ -19,9 +19,11 @@ pub(crate) const PROXY_ERRORS: [&str; 27] = [
     "no_instance",
     "access_denied",
     "unauthorized",
+    "forbidden",
     "auth_unknown",
     "auth_busy",
     "auth_unavailable",
+    "auth_keys_missing",
     "rate_limited",
     "route_busy",
     "body_too_large",

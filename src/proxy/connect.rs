@@ -48,6 +48,9 @@ pub enum ConnectError {
     /// process may listen there.
     #[error("the instance went away while it was connected to")]
     Gone,
+    /// There is no certificate to show, or none by this name.
+    #[error("TLS: there is no certificate `{0}` to show to the instance")]
+    Certificate(String),
     /// The name to verify is not a DNS name or address.
     #[error("TLS server name `{0}` is neither a DNS name nor an address")]
     ServerName(String),
@@ -82,7 +85,7 @@ impl ConnectError {
     pub fn is_refusal_of_ours(&self) -> bool {
         match self {
             Self::Tls(error) => error.kind() == io::ErrorKind::InvalidData,
-            Self::ServerName(_) => true,
+            Self::ServerName(_) | Self::Certificate(_) => true,
             Self::Io(_) | Self::Exhausted(_) | Self::Timeout(_) | Self::Gone => false,
         }
     }
@@ -90,7 +93,7 @@ impl ConnectError {
     /// Whether it speaks against the instance.
     #[must_use]
     pub fn blames_instance(&self) -> bool {
-        !matches!(self, Self::Gone | Self::Exhausted(_))
+        !matches!(self, Self::Gone | Self::Exhausted(_) | Self::Certificate(_))
     }
 
     /// For the connects metric.
@@ -102,7 +105,7 @@ impl ConnectError {
             // It was connected to.
             Self::Gone => ConnectResult::Ok,
             Self::Timeout(_) => ConnectResult::Timeout,
-            Self::Tls(_) | Self::ServerName(_) => ConnectResult::Tls,
+            Self::Tls(_) | Self::ServerName(_) | Self::Certificate(_) => ConnectResult::Tls,
         }
     }
 }
@@ -166,8 +169,15 @@ async fn dial_tcp(target: &Target, settings: &Settings) -> Result<TcpStream, Con
 }
 
 async fn dial(target: &Target, settings: &Settings) -> Result<UpstreamStream, ConnectError> {
-    let stream = dial_tcp(target, settings).await?;
     let options = &*target.options;
+    let upstream_tls = match &options.client_certificate {
+        Some(name) if options.proto.is_tls() => settings
+            .client_certificates
+            .tls(name, &settings.upstream_tls)
+            .ok_or_else(|| ConnectError::Certificate(name.to_string()))?,
+        _ => &settings.upstream_tls,
+    };
+    let stream = dial_tcp(target, settings).await?;
     if !options.proto.is_tls() {
         return Ok(UpstreamStream::Plain(stream));
     }
@@ -178,11 +188,7 @@ async fn dial(target: &Target, settings: &Settings) -> Result<UpstreamStream, Co
     } else {
         Inside::Http1
     };
-    let config = Arc::clone(
-        settings
-            .upstream_tls
-            .config(options.tls_skip_verify, inside),
-    );
+    let config = Arc::clone(upstream_tls.config(options.tls_skip_verify, inside));
     let stream = TlsConnector::from(config)
         .connect(name, stream)
         .await

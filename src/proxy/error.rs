@@ -37,6 +37,9 @@ pub enum ProxyError {
     /// The route wants credentials that did not come or are not accepted.
     #[error("authorization failed")]
     Unauthorized,
+    /// The credentials are good, and not enough for the route.
+    #[error("the credentials are not enough for the route")]
+    Forbidden,
     /// The route names an authentication scheme that is not configured.
     #[error("the route names an authentication scheme that is not configured")]
     AuthUnknown,
@@ -46,6 +49,9 @@ pub enum ProxyError {
     /// The service that decides about requests did not respond.
     #[error("no response from the service that authorizes requests")]
     AuthUnavailable,
+    /// The keys that tokens are verified with are not there yet.
+    #[error("there are no keys to verify tokens with")]
+    AuthKeysMissing,
     /// More requests than `rate=` of the route lets pass.
     #[error("more requests than the rate of the route")]
     RateLimited {
@@ -115,12 +121,13 @@ impl ProxyError {
             Self::NoInstance
             | Self::AuthBusy
             | Self::AuthUnknown
+            | Self::AuthKeysMissing
             | Self::RouteBusy
             | Self::PolicyUnusable(_)
             | Self::Exhausted(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::AccessDenied => StatusCode::FORBIDDEN,
+            Self::AccessDenied | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Connect(_) | Self::Upstream(_) | Self::Unusable(_) | Self::AuthUnavailable => {
                 StatusCode::BAD_GATEWAY
@@ -145,6 +152,8 @@ impl ProxyError {
             Self::NoInstance => "no_instance",
             Self::AccessDenied => "access_denied",
             Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::AuthKeysMissing => "auth_keys_missing",
             Self::AuthUnknown => "auth_unknown",
             Self::AuthBusy => "auth_busy",
             Self::AuthUnavailable => "auth_unavailable",
@@ -179,6 +188,8 @@ impl ProxyError {
             Self::RouteBusy => ("14", "too many requests at once"),
             Self::BodyTooLarge => ("8", "the body is too large"),
             Self::PolicyUnusable(_) => ("14", "the route is closed"),
+            Self::Forbidden => ("7", "the credentials are not enough"),
+            Self::AuthKeysMissing => ("14", "authorization is not available"),
             Self::AuthUnknown => ("14", "authorization is not configured"),
             Self::AuthBusy => ("14", "authorization takes too long"),
             Self::Exhausted(_) => ("14", "the proxy is overloaded"),
@@ -202,6 +213,8 @@ impl ProxyError {
             Self::NoInstance => "no healthy instance",
             Self::AccessDenied => "access denied",
             Self::Unauthorized => "authorization failed",
+            Self::Forbidden => "the credentials are not enough",
+            Self::AuthKeysMissing => "authorization is not available",
             Self::AuthUnknown => "authorization is not configured",
             Self::AuthBusy => "authorization takes too long",
             Self::AuthUnavailable => "authorization is not available",
@@ -258,7 +271,10 @@ impl ProxyError {
             );
             headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         }
-        if matches!(self, Self::NoInstance | Self::AuthBusy | Self::Exhausted(_)) {
+        if matches!(
+            self,
+            Self::NoInstance | Self::AuthBusy | Self::AuthKeysMissing | Self::Exhausted(_)
+        ) {
             headers.insert(RETRY_AFTER, HeaderValue::from(answers.retry_after_s));
         }
         match self {

@@ -13,6 +13,7 @@ pub mod drain;
 pub mod error;
 pub mod error_page_files;
 pub mod http;
+pub mod limit_share;
 pub mod listener;
 pub mod moving_deadline;
 pub mod no_route_page;

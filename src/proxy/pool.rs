@@ -1,7 +1,7 @@
 //! Upstream connections of one worker: idle HTTP/1.1 ones, and shared HTTP/2 ones.
 //!
-//! Keyed by instance (never by address alone) and by how the connection was made, so that neither a
-//! port's next owner nor a route with other TLS rules meets it. The pool is `Rc`-based: it lives
+//! Keyed by instance (never by address alone) and by how the connection was made (TLS rules, our
+//! certificate), so that neither a port's next owner nor a route with other rules meets it. The pool is `Rc`-based: it lives
 //! and dies with its thread.
 //!
 //! ```text
@@ -22,6 +22,7 @@ use crate::catalog::options::{HostRewrite, RouteOptions};
 use crate::proxy::connect::{ConnectError, UpstreamStream, connect, connect_plain};
 use crate::proxy::http::upstream::h2::H2Connection;
 use crate::proxy::settings::Settings;
+use crate::proxy::tls::ClientCertificates;
 use crate::table::{Target, TargetState};
 
 /// Streams on one HTTP/2 connection before another one is opened: what most servers allow.
@@ -44,6 +45,8 @@ pub struct PoolKey {
     h2: bool,
     skip_verify: bool,
     name: Option<Arc<str>>,
+    /// Name of the certificate that it was shown, and which one that was.
+    certificate: Option<(Arc<str>, u64)>,
 }
 
 impl PoolKey {
@@ -53,14 +56,15 @@ impl PoolKey {
         self.h2
     }
 
-    /// The key of connections to `target`.
+    /// The key of connections to `target`, with the present one of these certificates.
     #[must_use]
-    pub fn of(target: &Target) -> Self {
+    pub fn of(target: &Target, certificates: &ClientCertificates) -> Self {
         let RouteOptions {
             proto,
             tls_skip_verify,
             grpc_server_name,
             host,
+            client_certificate,
             ..
         } = &*target.options;
         let name = match (proto.is_tls(), grpc_server_name, host) {
@@ -73,6 +77,9 @@ impl PoolKey {
             h2: proto.is_h2(),
             skip_verify: *tls_skip_verify,
             name,
+            certificate: (client_certificate.as_ref())
+                .filter(|_| proto.is_tls())
+                .map(|name| (Arc::clone(name), certificates.fingerprint(name))),
         }
     }
 }

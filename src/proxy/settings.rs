@@ -11,8 +11,9 @@ use crate::proxy::auth::Schemes;
 use crate::proxy::error_page_files::ErrorPageFiles;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
+use crate::proxy::limit_share::LimitShare;
 use crate::proxy::no_route_page::NoRoutePage;
-use crate::proxy::tls::UpstreamTls;
+use crate::proxy::tls::{ClientCertificates, UpstreamTls};
 use crate::table::health::HealthConfig;
 
 /// What a request needs to know beside the table.
@@ -36,6 +37,10 @@ pub struct Settings {
     pub compression: Option<Box<Compression>>,
     /// TLS towards upstreams.
     pub upstream_tls: UpstreamTls,
+    /// What is shown to instances whose tag has `cert=NAME`.
+    pub client_certificates: ClientCertificates,
+    /// By how many lb rates are divided; the same through all reloads.
+    pub limit_share: Arc<LimitShare>,
 }
 
 /// The present settings; one writer, one cached reader per worker.

@@ -12,6 +12,7 @@ use prometheus::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::explain::Explainer;
+use super::fleet::FleetLimits;
 use super::metrics_listener::MetricsSocket;
 use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
@@ -185,6 +186,7 @@ fn control_settings(config: &Config, sticky_key: Option<StickyKey>) -> ControlSe
             .map(|(name, policy)| (name.as_str().into(), Arc::clone(&policy.policies)))
             .collect(),
         sticky_key,
+        certificates: config.certificates.keys().cloned().collect(),
     }
 }
 
@@ -196,6 +198,7 @@ struct Parts {
     listeners: watch::Sender<Arc<[ListenerConfig]>>,
     sources: Arc<[Arc<dyn RunningSource>]>,
     registration: Option<SelfRegistration>,
+    fleet: Option<FleetLimits>,
     /// Held for its drop.
     _resolver: SourceTask,
 }
@@ -265,6 +268,11 @@ impl Parts {
                     metrics.clone(),
                 )
             });
+        let counter = sources.iter().find_map(|source| source.healthy_count());
+        let fleet = counter.map(|counter| {
+            let share = Arc::clone(&worker.settings.load().limit_share);
+            FleetLimits::new(counter, &config, share, metrics.clone())
+        });
         let opened = registration.as_ref().map(SelfRegistration::starter);
         let secrets = sources.iter().find_map(|source| source.secrets());
         tokio::task::spawn_local(vital::task(
@@ -320,6 +328,7 @@ impl Parts {
             listeners,
             sources,
             registration,
+            fleet,
             _resolver: resolver,
         })
     }
@@ -351,6 +360,9 @@ impl Parts {
         sources.into_iter().for_each(Reload::apply);
         if let (Some(registration), Some(register)) = (&self.registration, config.register()) {
             registration.reload(register, scheme(&config.admin));
+        }
+        if let Some(fleet) = &self.fleet {
+            fleet.reload(&config);
         }
         let settings = control_settings(&config, sticky_key);
         self.handle.update_settings(settings).await;

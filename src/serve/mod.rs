@@ -14,6 +14,7 @@ mod control_thread;
 mod descriptors;
 mod explain;
 mod files;
+mod fleet;
 mod metrics;
 mod metrics_listener;
 mod neighbours;
@@ -137,7 +138,8 @@ fn start_when_read(
     let limit = descriptors::raise_limit(workers * config.listeners.len());
     let clients_max = descriptors::clients_max(config, workers, limit);
     descriptors::tell(config.proxy.max_connections, clients_max, workers, limit);
-    let first_settings = settings::build(config, None, &live_page, clients_max, &metrics)?;
+    let stores = certificates.stores();
+    let first_settings = settings::build(config, None, &live_page, clients_max, &stores, &metrics)?;
     let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(first_settings));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
@@ -265,9 +267,10 @@ impl Running {
         let metrics_tls = Arc::clone(&self.metrics_tls);
         let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
         let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
-            let built =
-                settings::build(&config, Some(&settings), &live_page, clients_max, &metrics)?;
             let stores = certificates.prepare(&config)?;
+            let present = Some(&*settings);
+            let built =
+                settings::build(&config, present, &live_page, clients_max, &stores, &metrics)?;
             certificates::check_admin(&config.admin, &stores)?;
             let trust = metrics_tls.prepare(&config.metrics, &stores)?;
             let sources: Result<Vec<Reload>, SourceError> = running

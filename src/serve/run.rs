@@ -251,7 +251,7 @@ async fn follow_files<T>(
     }
 }
 
-/// Reads files of users again.
+/// Reads files of users and of keys again, and fetches keys in time.
 async fn follow_users<T>(running: &Running) -> T {
     let mut every = ticks(LOOK_EVERY);
     let mut look = Look::new(
@@ -261,6 +261,12 @@ async fn follow_users<T>(running: &Running) -> T {
     loop {
         every.tick().await;
         let settings = running.settings.load_full();
+        settings.auth.fetch_due(std::time::Instant::now());
+        running.metrics.control().auth_keys = settings
+            .auth
+            .keys()
+            .map(|(name, report)| (name.to_owned(), (report.read_at_s, report.errors)))
+            .collect();
         if !settings.auth.has_files() {
             continue;
         }

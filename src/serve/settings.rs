@@ -1,5 +1,8 @@
 //! From the configuration to what workers hold: rules and pages.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::StatusCode;
@@ -12,11 +15,11 @@ use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
 use crate::proxy::no_route_page::{LivePage, NoRoutePage};
 use crate::proxy::settings::Settings;
-use crate::proxy::tls::{Problems, UpstreamTls};
+use crate::proxy::tls::{CertStore, ClientCertificates, Problems, UpstreamTls};
 
 /// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed.
 /// `live`: the page that goes before the configured one. `clients_max`: client connections per
-/// worker, as configured or fewer.
+/// worker, as configured or fewer. `stores`: the certificates of `config`.
 ///
 /// Without `present` the process starts, and a file that cannot be used costs only what depends on
 /// it: no page, no CA to trust, no user with access. Each is read again when it changes.
@@ -28,6 +31,7 @@ pub(super) fn build(
     present: Option<&Settings>,
     live: &LivePage,
     clients_max: usize,
+    stores: &BTreeMap<String, Arc<CertStore>>,
     metrics: &Metrics,
 ) -> anyhow::Result<Settings> {
     let mut proxy = config.proxy.clone();
@@ -61,6 +65,10 @@ pub(super) fn build(
         )?,
         compression: Compression::new(&config.compression),
         upstream_tls,
+        client_certificates: ClientCertificates::new(stores),
+        limit_share: present
+            .map(|present| Arc::clone(&present.limit_share))
+            .unwrap_or_default(),
     })
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod backoff;
 pub mod consul;
 pub(crate) mod context;
 pub mod dns;
+pub mod healthy_count;
 pub(crate) mod key_store;
 pub mod list;
 pub(crate) mod look;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use futures_util::future::LocalBoxFuture;
 
 use super::context::Context;
+use super::healthy_count::HealthyCount;
 use super::key_store::{CommandKeys, KeyStore};
 use super::look::Look;
 use super::probe_step::ProbeStep;
@@ -87,6 +88,12 @@ pub trait RunningSource: Send + Sync {
     /// What registers lb itself with it, if it can; nothing is registered yet. Called within a Tokio
     /// runtime.
     fn registrar(&self) -> Option<Box<dyn Registrar>> {
+        None
+    }
+
+    /// What counts the healthy instances of a service of it, if it can; nothing is counted yet.
+    /// Called within a Tokio runtime.
+    fn healthy_count(&self) -> Option<Box<dyn HealthyCount>> {
         None
     }
 }

@@ -9,4 +9,5 @@ mod support;
 
 mod beside;
 mod drills;
+mod fleet;
 mod watch;

@@ -188,7 +188,7 @@ fn a_chunked_body_is_copied_too() {
     assert_eq!(mirrored(&lb, "shadow"), (2.0, 0.0));
 }
 
-/// Answers with the data of a chunked request.
+/// Responds with the data of a chunked request.
 fn chunked(visit: &mut crate::harness::Visit) {
     while visit.head().is_some() {
         let Some(data) = visit.chunks() else { return };

@@ -38,7 +38,7 @@ pub struct Got {
 }
 
 impl Got {
-    /// The name of the upstream that answered.
+    /// The name of the upstream that responded.
     pub fn instance(&self) -> &str {
         let name = self.fields.get("x-instance");
         name.map_or("", |name| name.to_str().unwrap())

@@ -15,11 +15,13 @@
 mod support;
 
 mod certificates;
+mod client_certificates;
 mod connection_log;
 mod dynamic;
 mod exhausted;
 mod grpc;
 mod h2;
+mod jwt;
 mod lifecycle;
 mod matchers;
 mod mesh;

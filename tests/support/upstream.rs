@@ -148,7 +148,7 @@ impl Upstream {
         self.shared.requests.load(SeqCst)
     }
 
-    /// What it saw of the last request that it answered with that, as JSON.
+    /// What it saw of the last request to which it responded with that, as JSON.
     pub fn last_request(&self) -> String {
         self.shared.last.lock().unwrap().clone()
     }

@@ -11,6 +11,7 @@ pub mod h1_stream;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod tag;
+pub mod token;
 
 /// One of them.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +87,12 @@ pub const ALL: [Target; 9] = [
         run: tag::run,
         seeds: tag::SEEDS,
         words: tag::WORDS,
+    },
+    Target {
+        name: "token",
+        run: token::run,
+        seeds: token::SEEDS,
+        words: token::WORDS,
     },
 ];
 

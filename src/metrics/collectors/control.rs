@@ -11,6 +11,7 @@ pub(super) fn families(control: &Control) -> Vec<MetricFamily> {
     let mut families = sources(control);
     families.extend(table(control));
     families.extend(certificates(control));
+    families.extend(auth_keys(control));
     families.extend([
         one(names::READY, &[], flag(control.ready)),
         one(names::DRAINING, &[], flag(control.draining)),
@@ -23,6 +24,8 @@ pub(super) fn families(control: &Control) -> Vec<MetricFamily> {
                 .map(|(listener, &shared)| ([&**listener], flag(shared))),
         ),
     ]);
+    let fleet = control.fleet_size.map(f64::from);
+    families.extend(fleet.map(|value| one(names::FLEET_SIZE, &[], value)));
     let registered = control.registered.map(flag);
     families.extend(registered.map(|value| one(names::REGISTERED, &[], value)));
     families
@@ -87,6 +90,22 @@ fn certificates(control: &Control) -> Vec<MetricFamily> {
             expiry
                 .iter()
                 .map(|((source, name), &time)| ([&**source, &**name], time)),
+        ),
+    ]
+}
+
+fn auth_keys(control: &Control) -> Vec<MetricFamily> {
+    let keys = &control.auth_keys;
+    vec![
+        one_each(
+            names::AUTH_KEYS_LAST_SUCCESS,
+            keys.iter()
+                .filter_map(|(scheme, (read_at_s, _))| Some(([&**scheme], (*read_at_s)? as f64))),
+        ),
+        one_each(
+            names::AUTH_KEYS_ERRORS,
+            keys.iter()
+                .map(|(scheme, (_, errors))| ([&**scheme], *errors as f64)),
         ),
     ]
 }

@@ -63,6 +63,10 @@ fn busy() -> Metrics {
     control
         .listener_shared
         .insert("0.0.0.0:9999".to_owned(), true);
+    control
+        .auth_keys
+        .insert("id".to_owned(), (Some(1_700_000_000), 3));
+    control.fleet_size = Some(3);
     control.registered = Some(false);
     control
         .certificate_expiry

@@ -14,12 +14,16 @@ pub enum Admission {
     /// It may not; the value of `WWW-Authenticate`, which no 401 may be without (RFC 9110 section
     /// 15.5.2).
     Refused(HeaderValue),
+    /// It may not, whatever credentials of this kind it brings; the value of `WWW-Authenticate`.
+    Forbidden(HeaderValue),
     /// It may not, and this is what the client is told.
     Denied(Box<Denied>),
     /// Too many requests wait to be decided.
     Busy,
     /// The service that decides did not respond.
     Unavailable,
+    /// There are no keys to verify it with.
+    KeysMissing,
     /// There is no such scheme.
     Unknown,
 }
@@ -32,6 +36,8 @@ impl Admission {
     pub fn refusal(&self, bare_errors: bool) -> (ProxyError, Option<HeaderValue>) {
         match self {
             Self::Refused(challenge) => (ProxyError::Unauthorized, Some(challenge.clone())),
+            Self::Forbidden(challenge) => (ProxyError::Forbidden, Some(challenge.clone())),
+            Self::KeysMissing => (ProxyError::AuthKeysMissing, None),
             // With a challenge, which Fabio forgets.
             Self::Unknown if bare_errors => (
                 ProxyError::Unauthorized,
@@ -55,16 +61,17 @@ pub struct Granted {
 }
 
 impl Granted {
+    /// The fields that it is about.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        let append = self.append.iter().map(|(name, _)| name);
+        self.set.iter().map(|(name, _)| name).chain(append)
+    }
+
     /// Changes the fields that an instance gets. What the client sent under names that could be
     /// taken for these goes.
     pub fn apply(&self, fields: &mut HeaderMap) {
         // All of them first: two of the names may be like each other.
-        for name in self
-            .set
-            .iter()
-            .map(|(name, _)| name)
-            .chain(self.append.iter().map(|(name, _)| name))
-        {
+        for name in self.names() {
             remove_lookalikes(fields, name);
         }
         for (name, value) in &self.set {
@@ -97,6 +104,21 @@ impl Granted {
             }
             (first, second) => first.or(second),
         }
+    }
+
+    /// Sets these, and takes away those without a value.
+    pub(super) fn setting(set: Vec<(HeaderName, Option<HeaderValue>)>) -> Self {
+        Self {
+            set,
+            append: Vec::new(),
+        }
+    }
+
+    /// How long the values are, together.
+    pub(super) fn length(&self) -> usize {
+        let set = self.set.iter().filter_map(|(_, value)| value.as_ref());
+        let append = self.append.iter().flat_map(|(_, values)| values);
+        set.chain(append).map(HeaderValue::len).sum()
     }
 
     /// What the configuration takes over of a response.

@@ -19,7 +19,7 @@ pub enum AuthError {
         source: io::Error,
     },
     /// Its endpoint cannot be reached.
-    #[error("auth.{name}.endpoint is not a URL")]
+    #[error("auth.{name}: its endpoint or jwks_url is not a URL")]
     Endpoint {
         /// Name of the scheme: `NAME` of `[auth.NAME]`.
         name: String,
@@ -31,5 +31,23 @@ pub enum AuthError {
         name: String,
         /// What the HTTP client said.
         source: HttpError,
+    },
+    /// Its file of keys cannot be read, or holds none.
+    #[error("auth.{name}.keys_file: {}: {problem}", path.display())]
+    Keys {
+        /// Name of the scheme: `NAME` of `[auth.NAME]`.
+        name: String,
+        /// The file as configured.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The CAs of its URL cannot be read.
+    #[error("auth.{name}.ca_file: {problem}")]
+    Authorities {
+        /// Name of the scheme: `NAME` of `[auth.NAME]`.
+        name: String,
+        /// What is wrong with them.
+        problem: String,
     },
 }

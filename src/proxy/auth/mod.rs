@@ -5,7 +5,7 @@
 //! Authorization ─► user and secret of the file ─► verified before? ─► permit ─► verified on a thread of its own
 //!      │ none, wrong: 401                              └─ no lock is held, no worker waits ─┘
 //! ```
-//! Or a service decides (`external`).
+//! Or a service decides (`external`), or a signed token lets it in (`jwt`).
 //!
 //! A password hash is made to be slow. So none is computed on a worker, only so many at a time
 //! anywhere, and none twice for the same credentials; a client whose request comes while too many
@@ -20,6 +20,7 @@ mod error;
 mod external;
 mod hash_permits;
 mod htpasswd;
+mod jwt;
 mod md5_crypt;
 mod verified;
 
@@ -37,6 +38,8 @@ use crate::config::{AuthConfig, AuthKind};
 use crate::proxy::tls::UpstreamTls;
 use external::External;
 use hash_permits::HashPermits;
+use jwt::Jwt;
+pub use jwt::KeysReport;
 
 /// All schemes, by name.
 #[derive(Debug, Default)]
@@ -49,6 +52,7 @@ pub struct Schemes {
 enum Scheme {
     Basic(Arc<Basic>),
     External(Arc<External>),
+    Jwt(Arc<Jwt>),
 }
 
 impl Schemes {
@@ -88,6 +92,10 @@ impl Schemes {
                 AuthKind::External(external) => {
                     Scheme::External(Arc::new(External::new(name, external, tls)?))
                 }
+                AuthKind::Jwt(jwt) => match present.and_then(|present| present.by_name.get(name)) {
+                    Some(Scheme::Jwt(old)) if old.is_of(jwt) => Scheme::Jwt(Arc::clone(old)),
+                    _ => Scheme::Jwt(Arc::new(Jwt::new(name, jwt, tls, present.is_none())?)),
+                },
             };
             by_name.insert(name.clone(), scheme);
         }
@@ -102,33 +110,59 @@ impl Schemes {
     /// Reads all files again, as at a reload.
     pub fn read_again(&self) {
         self.basic().for_each(Basic::read_again);
+        // What is wrong with one is told by itself, and what is known of it stays.
+        self.jwt().for_each(|scheme| drop(scheme.read_file(true)));
     }
 
     /// Looks at files whose time has come, and reads those that changed. To be called every second
     /// or so.
     pub fn refresh(&self, now: Instant) {
         self.basic().for_each(|scheme| scheme.refresh(now));
+        self.jwt().for_each(|scheme| drop(scheme.read_file(false)));
+    }
+
+    /// Begins to fetch the keys whose time has come. To be called every second or so, within a
+    /// runtime; never blocks.
+    pub fn fetch_due(&self, now: Instant) {
+        self.jwt().for_each(|scheme| scheme.fetch_due(now));
+    }
+
+    /// How the keys of schemes with tokens are, by name.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, KeysReport)> {
+        let schemes = self.by_name.iter();
+        schemes.filter_map(|(name, scheme)| match scheme {
+            Scheme::Jwt(jwt) => Some((&**name, jwt.report())),
+            Scheme::Basic(_) | Scheme::External(_) => None,
+        })
     }
 
     /// Whether there are files to look at.
     #[must_use]
     pub fn has_files(&self) -> bool {
-        self.basic().next().is_some()
+        self.basic().next().is_some() || self.jwt().any(|scheme| scheme.has_file())
     }
 
     fn basic(&self) -> impl Iterator<Item = &Basic> {
         self.by_name.values().filter_map(|scheme| match scheme {
             Scheme::Basic(basic) => Some(&**basic),
-            Scheme::External(_) => None,
+            Scheme::External(_) | Scheme::Jwt(_) => None,
         })
     }
 
-    /// What kind of scheme has this name: `basic` or `external`; none: it is not configured.
+    fn jwt(&self) -> impl Iterator<Item = &Arc<Jwt>> {
+        self.by_name.values().filter_map(|scheme| match scheme {
+            Scheme::Jwt(jwt) => Some(jwt),
+            Scheme::Basic(_) | Scheme::External(_) => None,
+        })
+    }
+
+    /// What kind of scheme has this name: `basic`, `external` or `jwt`; none: it is not configured.
     #[must_use]
     pub fn kind(&self, name: &str) -> Option<&'static str> {
         self.by_name.get(name).map(|scheme| match scheme {
             Scheme::Basic(_) => "basic",
             Scheme::External(_) => "external",
+            Scheme::Jwt(_) => "jwt",
         })
     }
 
@@ -143,6 +177,7 @@ impl Schemes {
         match self.by_name.get(name) {
             Some(Scheme::Basic(scheme)) => scheme.admit(headers, &self.hash_permits).await,
             Some(Scheme::External(scheme)) => scheme.admit(sent()).await,
+            Some(Scheme::Jwt(scheme)) => scheme.admit(headers).await,
             None => Admission::Unknown,
         }
     }

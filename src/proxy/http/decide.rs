@@ -357,19 +357,20 @@ impl Incoming<'_> {
         if finish.has_paid(limits) {
             return Ok(());
         }
-        let (now_ns, interval_ns) = (now_ms.saturating_mul(1_000_000), rate.interval_ns);
+        let now_ns = now_ms.saturating_mul(1_000_000);
+        let (interval_ns, burst) = self.settings.limit_share.of(rate);
         let pass = match &rate.by {
             RateKey::Ip => limits.take_token(
                 network_of(self.client().address),
                 now_ns,
                 interval_ns,
-                rate.burst,
+                burst,
             ),
             RateKey::Header(name) => {
                 let value = self.head.fields.get(name);
-                limits.take_token(value, now_ns, interval_ns, rate.burst)
+                limits.take_token(value, now_ns, interval_ns, burst)
             }
-            RateKey::Route => limits.take_token((), now_ns, interval_ns, rate.burst),
+            RateKey::Route => limits.take_token((), now_ns, interval_ns, burst),
         };
         match pass {
             Pass::Yes => {
@@ -560,6 +561,14 @@ impl Incoming<'_> {
         let policies = options.policies.as_ref();
         if let Some(why) = policies.and_then(|policies| policies.closed.as_ref()) {
             return Some(Err(ProxyError::PolicyUnusable(Arc::clone(why))));
+        }
+        if let Some(name) = options
+            .client_certificate
+            .as_ref()
+            .filter(|_| options.proto.is_tls())
+            && let Some(why) = self.settings.client_certificates.problem(name)
+        {
+            return Some(Err(ProxyError::PolicyUnusable(why.into())));
         }
         let is_admitted = |name: &str| admitted_by.iter().any(|by| by == name);
         if options.auth.is_some() && !options.auth_schemes().all(is_admitted) {

@@ -193,7 +193,8 @@ async fn send_h2(
     settings: &Settings,
     target: &Target,
 ) -> Result<H2Response, String> {
-    let (key, now_ms) = (PoolKey::of(target), worker.clock.now_ms());
+    let key = PoolKey::of(target, &settings.client_certificates);
+    let now_ms = worker.clock.now_ms();
     let in_flight = InFlight::new(Arc::clone(&target.state));
     let (shared, stream) = match worker.pool.checkout_h2(&key, now_ms) {
         Some(connection) => connection,

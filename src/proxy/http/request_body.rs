@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use hyper::body::{Body, Frame, SizeHint};
 use smallvec::SmallVec;
 
 use super::h2::pump::ResetReason;
 use super::h2::stream_body::{StreamBody, StreamBodyError};
+use super::headers::remove_lookalikes;
 use super::server::h1_stream::{Broken, H1Body, Step};
 use crate::proxy::error::ProxyError;
 use crate::table::clock::Clock;
@@ -65,6 +66,8 @@ pub struct UploadProgress {
     pub bytes: Cell<u64>,
     /// Most bytes that its route takes, if it says so.
     pub bytes_max: Cell<Option<u64>>,
+    /// Fields that are told of the client, not by it: they may not stand behind the body either.
+    pub withheld: RefCell<Vec<HeaderName>>,
 }
 
 impl UploadProgress {
@@ -275,7 +278,12 @@ impl Upload {
     /// Fields behind a body that is over.
     #[must_use]
     pub fn trailers(&self) -> Option<HeaderMap> {
-        self.source.kept.borrow().end.clone().flatten()
+        let mut trailers = self.source.kept.borrow().end.clone().flatten()?;
+        for name in &*self.source.progress.withheld.borrow() {
+            remove_lookalikes(&mut trailers, name);
+            trailers.remove(name);
+        }
+        (!trailers.is_empty()).then_some(trailers)
     }
 
     /// Whether all of it was given out, and no trailers are to come.

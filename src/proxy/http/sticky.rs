@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(
             tokens(many.as_bytes(), "n").count(),
             0,
-            "that is no browser"
+            "no browser sends that many"
         );
         let mut written = String::new();
         put_token(&mut written, number);

@@ -7,6 +7,7 @@ mod accept;
 mod authorities;
 mod choice;
 mod client_cas;
+mod client_certificates;
 mod clients;
 mod cryptography;
 mod error;
@@ -17,6 +18,7 @@ pub mod upstream;
 use crate::proxy::http::headers::TlsDetails;
 
 pub use accept::accept;
+pub use client_certificates::ClientCertificates;
 pub use clients::Clients;
 pub use error::{Problems, TlsError};
 pub use pairs::{Pair, Pems};

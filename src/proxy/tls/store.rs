@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::hash::BuildHasher as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -89,6 +90,8 @@ struct Current {
     /// Made at first use: as many as there are listeners that differ in it.
     configs: ArcSwap<Vec<(ServerUse, Arc<ServerConfig>)>>,
     stamps: Stamps,
+    /// Of the first certificate.
+    fingerprint: u64,
 }
 
 /// The pairs of each name, in the order of their files.
@@ -406,6 +409,19 @@ impl CertStore {
         self.current.load().pairs.clone()
     }
 
+    /// The first certificate and its key: what is shown to instances.
+    #[must_use]
+    pub fn first_key(&self) -> Option<Arc<CertifiedKey>> {
+        let current = self.current.load();
+        current.pairs.first().map(|pair| Arc::clone(&pair.key))
+    }
+
+    /// A number for the first certificate: another one for another certificate.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.current.load().fingerprint
+    }
+
     /// File and end (unix time, s) of each certificate in use, for the metric.
     #[must_use]
     pub fn expiries(&self) -> Vec<(String, i64)> {
@@ -457,6 +473,7 @@ impl Current {
             .map(|cas| cas.verifier(config.is_client_auth_optional()))
             .transpose()?;
         let names = Arc::new(by_name(&pairs));
+        let fingerprint = fingerprint(&pairs);
         let current = Self {
             pairs,
             client_cas,
@@ -465,6 +482,7 @@ impl Current {
             names,
             configs: ArcSwap::default(),
             stamps,
+            fingerprint,
         };
         // What cannot be used at all is found out now.
         current.config(&ServerUse::default())?;
@@ -518,6 +536,17 @@ impl Current {
             defaults,
         })
     }
+}
+
+/// The same for the same certificate, whenever it was read.
+fn fingerprint(pairs: &[Pair]) -> u64 {
+    let chain = pairs.first().map(|pair| &pair.key.cert);
+    foldhash::quality::FixedState::default().hash_one(chain.map(|chain| {
+        let chain = chain
+            .iter()
+            .map(|certificate| certificate.as_ref().to_vec());
+        chain.collect::<Vec<_>>()
+    }))
 }
 
 fn server_config(

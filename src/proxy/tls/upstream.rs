@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
@@ -100,6 +101,25 @@ impl UpstreamTls {
             verified,
             unverified,
         })
+    }
+
+    /// The same trust, with a certificate of ours. No session is resumed.
+    pub(super) fn showing(&self, certificate: Arc<dyn ResolvesClientCert>) -> Self {
+        let show = |config: &Arc<ClientConfig>| {
+            let mut config = ClientConfig::clone(config);
+            config.client_auth_cert_resolver = Arc::clone(&certificate);
+            config.resumption = Resumption::disabled();
+            Arc::new(config)
+        };
+        let all = |configs: &PerProtocol| PerProtocol {
+            h1: show(&configs.h1),
+            h2: show(&configs.h2),
+            plain: show(&configs.plain),
+        };
+        Self {
+            verified: all(&self.verified),
+            unverified: all(&self.unverified),
+        }
     }
 
     /// The settings for one connection. `skip_verify` is the route's `tlsskipverify=true`.

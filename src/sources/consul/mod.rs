@@ -27,6 +27,7 @@ mod expiry;
 mod feed;
 mod grant;
 pub(crate) mod guard;
+mod healthy_count;
 mod hint;
 mod initial_sync;
 mod key_file;

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
 use super::connection::{Connection, prepare};
+use super::healthy_count::HealthyCount;
 use super::kv_editor::KeyEditor;
 use super::probe::probe;
 use super::register::Registrar;
@@ -19,9 +20,9 @@ use crate::sources::context::Context;
 use crate::sources::key_store::{CommandKeys, KeyStore};
 use crate::sources::look::{Look, Pem};
 use crate::sources::probe_step::ProbeStep;
-use crate::sources::registration;
 use crate::sources::source::{Reload, RunningSource, Source, SourceError};
 use crate::sources::task::SourceTask;
+use crate::sources::{healthy_count, registration};
 
 /// The source `consul`: the services of the catalog. It also finds the page for requests without a
 /// route, and registers lb itself.
@@ -152,6 +153,10 @@ impl RunningSource for RunningCatalog {
 
     fn registrar(&self) -> Option<Box<dyn registration::Registrar>> {
         Some(Box::new(Registrar::start(self.shared.clone())))
+    }
+
+    fn healthy_count(&self) -> Option<Box<dyn healthy_count::HealthyCount>> {
+        Some(Box::new(HealthyCount::start(self.shared.clone())))
     }
 }
 

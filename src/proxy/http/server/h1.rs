@@ -574,8 +574,10 @@ fn goes_to(
     incoming: &Incoming<'_>,
     forward: &mut Forward,
 ) -> Option<UpstreamStream> {
-    let fits =
-        |target: &Target| target.state.key == bound.instance && PoolKey::of(target) == bound.key;
+    let fits = |target: &Target| {
+        target.state.key == bound.instance
+            && PoolKey::of(target, &incoming.settings.client_certificates) == bound.key
+    };
     let at = forward.route.targets.iter().position(fits)?;
     let target = &forward.route.targets[at];
     if incoming

@@ -266,7 +266,7 @@ impl<'a> AttemptLoop<'a> {
         }
         if let AttemptError::Closed { .. } = &error {
             self.worker.pool.look_for_loss(
-                &PoolKey::of(failed),
+                &PoolKey::of(failed, &self.settings.client_certificates),
                 &failed.state,
                 self.worker.clock.now_ms(),
             );
@@ -380,7 +380,8 @@ impl<'a> AttemptLoop<'a> {
             return target;
         }
         let now_ms = self.worker.clock.now_ms();
-        self.worker.pool.drop_closed(&PoolKey::of(target), now_ms);
+        let key = PoolKey::of(target, &self.settings.client_certificates);
+        self.worker.pool.drop_closed(&key, now_ms);
         if !target.state.is_lost(now_ms) {
             return target;
         }

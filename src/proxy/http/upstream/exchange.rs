@@ -126,6 +126,9 @@ impl<'a> Exchange<'a> {
         if let Some(policies) = policies {
             upload.bytes_max.set(policies.body_max);
         }
+        if let Some(granted) = &self.forward.granted {
+            upload.withheld.replace(granted.names().cloned().collect());
+        }
         let retries = policies.and_then(|policies| policies.retries);
         let attempt_loop = AttemptLoop {
             attempts_max: retries.map_or(settings.proxy.retry.attempts, |retries| retries + 1),
@@ -253,7 +256,7 @@ impl<'a> Exchange<'a> {
         if target.options.proto.is_h2() {
             return Err(body);
         }
-        let key = PoolKey::of(target);
+        let key = PoolKey::of(target, &self.settings().client_certificates);
         let idle_max_ms = ms(self.settings().proxy.upstream_idle_timeout);
         let bound = self
             .bound
@@ -349,7 +352,8 @@ impl<'a> Exchange<'a> {
         body: RequestBody,
         fresh_only: bool,
     ) -> Attempted<UpstreamResponse, RequestBody> {
-        let (worker, key) = (self.worker(), PoolKey::of(target));
+        let key = PoolKey::of(target, &self.settings().client_certificates);
+        let worker = self.worker();
         let in_flight = InFlight::new(Arc::clone(&target.state));
         let now_ms = worker.clock.now_ms();
         let before = target.state.presence();

@@ -56,7 +56,8 @@ impl H1Connection {
         fresh_only: bool,
         surely: bool,
     ) -> Result<Self, ConnectError> {
-        let (key, now) = (PoolKey::of(target), Instant::now());
+        let key = PoolKey::of(target, &settings.client_certificates);
+        let now = Instant::now();
         let idle_max_ms = ms(settings.proxy.upstream_idle_timeout);
         let before = target.state.presence();
         let warm = |key| {
