@@ -34,6 +34,7 @@ pub fn settings() -> Settings {
         auth: Schemes::default(),
         compression: None,
         upstream_tls: UpstreamTls::new(None).expect("system roots, or none"),
+        challenges: lb::proxy::challenges::Challenges::default(),
         proxy,
     }
 }

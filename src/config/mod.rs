@@ -15,6 +15,7 @@ pub mod keys;
 pub(crate) mod prefix_template;
 
 mod access_format;
+mod acme;
 mod admin;
 mod auth;
 mod build;
@@ -71,6 +72,7 @@ use declare::{Checked, section};
 use crate::catalog::static_route::StaticRoute;
 
 pub use access_format::{ACCESS_FIELDS, AccessField, AccessFormat, AccessFormatError, AccessItem};
+pub use acme::{AcmeChallenge, AcmeConfig, AcmeStore, AcmeStoreKind, hmac_key};
 pub use admin::{ADMIN_COLORS, AdminConfig, AdminHome, SourceLinks, is_host};
 pub use auth::{AuthConfig, AuthKind, AuthType, ExternalAuth};
 pub use certificates::{

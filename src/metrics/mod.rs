@@ -128,6 +128,10 @@ pub struct Control {
     pub listener_shared: BTreeMap<String, bool>,
     /// Whether all that `[consul.register]` wants registered is; none: it wants nothing.
     pub registered: Option<bool>,
+    /// Orders at an ACME server by their result (`issued`, `failed`); empty: none are made.
+    pub acme_orders: BTreeMap<&'static str, u64>,
+    /// What kept certificates from being ordered, by kind.
+    pub acme_failures: BTreeMap<&'static str, u64>,
     /// End of certificates (unix time, s) by source and name.
     pub certificate_expiry: BTreeMap<(String, String), f64>,
 }

@@ -145,6 +145,10 @@ families! {
         "Certificates, keys and CAs that cannot be used or are outside their validity period, by where they come from.";
     CERTIFICATE_EXPIRY = Gauge "lb_certificate_expiry_timestamp_seconds" ["source", "name"],
         "Unix time at which a certificate ends.";
+    ACME_ORDERS = Counter "lb_acme_orders_total" ["result"],
+        "Orders of certificates at an ACME server that came to their end, by result: issued or failed.";
+    ACME_FAILURES = Counter "lb_acme_failures_total" ["kind"],
+        "What kept certificates from being ordered: refused or limited (by the ACME server), server, store, lock, account, passphrase, hook.";
     LISTENER_SHARED = Gauge "lb_listener_shared" ["listener"],
         "1 while another process listens on the listener's address too and takes a part of its connections, else 0.";
     REGISTERED = Gauge "lb_registered" [],

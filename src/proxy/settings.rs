@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use crate::config::ProxyConfig;
 use crate::proxy::auth::Schemes;
+use crate::proxy::challenges::Challenges;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
 use crate::proxy::no_route_page::NoRoutePage;
@@ -33,6 +34,8 @@ pub struct Settings {
     pub compression: Option<Box<Compression>>,
     /// TLS towards upstreams.
     pub upstream_tls: UpstreamTls,
+    /// Answers to challenges of ACME servers; empty where no certificates are ordered.
+    pub challenges: Challenges,
 }
 
 /// The present settings; one writer, one cached reader per worker.

@@ -129,13 +129,19 @@ fn start_when_read(
     let access = access.with_connections(config.log.access_tcp);
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
-    let certificates = Arc::new(certificates::Certificates::load(config, &metrics)?);
+    let certificates = Arc::new(certificates::Certificates::load(config, &metrics, &table)?);
     let live_page = LivePage::default();
     let workers = workers::count(config);
     let limit = descriptors::raise_limit(workers * config.listeners.len());
     let clients_max = descriptors::clients_max(config, workers, limit);
     descriptors::tell(config.proxy.max_connections, clients_max, workers, limit);
-    let first_settings = settings::build(config, None, &live_page, clients_max, &metrics)?;
+    let beside = settings::Beside {
+        live: &live_page,
+        challenges: certificates.challenges(config),
+        clients_max,
+        metrics: &metrics,
+    };
+    let first_settings = settings::build(config, None, beside)?;
     let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(first_settings));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
@@ -190,6 +196,7 @@ fn start_when_read(
         sources: all_sources,
         admin,
         admin_tls: certificates.for_admin(),
+        certificates: certificates.list(),
         scraped,
         clock,
         metrics: metrics.clone(),
@@ -262,8 +269,13 @@ impl Running {
         let metrics_tls = Arc::clone(&self.metrics_tls);
         let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
         let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
-            let built =
-                settings::build(&config, Some(&settings), &live_page, clients_max, &metrics)?;
+            let beside = settings::Beside {
+                live: &live_page,
+                challenges: certificates.challenges(&config),
+                clients_max,
+                metrics: &metrics,
+            };
+            let built = settings::build(&config, Some(&settings), beside)?;
             let stores = certificates.prepare(&config)?;
             certificates::check_admin(&config.admin, &stores)?;
             let trust = metrics_tls.prepare(&config.metrics, &stores)?;

@@ -7,15 +7,24 @@ use http::StatusCode;
 use crate::config::{Config, ProxyConfig};
 use crate::metrics::Metrics;
 use crate::proxy::auth::Schemes;
+use crate::proxy::challenges::Challenges;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
 use crate::proxy::no_route_page::{LivePage, NoRoutePage};
 use crate::proxy::settings::Settings;
 use crate::proxy::tls::{Problems, UpstreamTls};
 
+/// What comes from elsewhere than the configuration.
+pub(super) struct Beside<'a> {
+    /// The page that goes before the configured one.
+    pub(super) live: &'a LivePage,
+    pub(super) challenges: Challenges,
+    /// Client connections per worker, as configured or fewer.
+    pub(super) clients_max: usize,
+    pub(super) metrics: &'a Metrics,
+}
+
 /// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed.
-/// `live`: the page that goes before the configured one. `clients_max`: client connections per
-/// worker, as configured or fewer.
 ///
 /// Without `present` the process starts, and a file that cannot be used costs only what depends on
 /// it: no page, no CA to trust, no user with access. Each is read again when it changes.
@@ -25,9 +34,12 @@ use crate::proxy::tls::{Problems, UpstreamTls};
 pub(super) fn build(
     config: &Config,
     present: Option<&Settings>,
-    live: &LivePage,
-    clients_max: usize,
-    metrics: &Metrics,
+    Beside {
+        live,
+        challenges,
+        clients_max,
+        metrics,
+    }: Beside<'_>,
 ) -> anyhow::Result<Settings> {
     let mut proxy = config.proxy.clone();
     proxy.max_connections = clients_max;
@@ -58,6 +70,7 @@ pub(super) fn build(
         )?,
         compression: Compression::new(&config.compression),
         upstream_tls,
+        challenges,
     })
 }
 

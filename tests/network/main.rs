@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acme;
 mod certificates;
 mod connection_log;
 mod dynamic;
