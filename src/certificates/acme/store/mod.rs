@@ -67,7 +67,7 @@ impl<'a> Write<'a> {
 
 /// The store of one source.
 pub(super) enum Store {
-    Consul(consul::Kv),
+    Consul(Box<consul::Kv>),
     Folder(folder::Folder),
 }
 
@@ -101,7 +101,8 @@ impl Store {
         match &config.store {
             AcmeStore::Consul(path) => {
                 let consul = consul.cloned().unwrap_or_default();
-                Self::Consul(consul::Kv::new(consul, format!("{path}/{directory}")))
+                let kv = consul::Kv::new(consul, format!("{path}/{directory}"));
+                Self::Consul(Box::new(kv))
             }
             AcmeStore::Folder(folder) => Self::Folder(folder::Folder::new(folder.join(directory))),
         }
