@@ -50,6 +50,19 @@ install_h2spec() {
     echo "NOTE: h2spec could not be built: the HTTP/2 conformance tests will be skipped" >&2
 }
 
+# An ACME server for tests, under the same condition.
+PEBBLE_VERSION=v2.10.3
+install_pebble() {
+  if ! have go; then
+    echo "NOTE: no Go toolchain: pebble is not installed, the tests of certificates by ACME will be skipped" >&2
+    return
+  fi
+  GOBIN="${CARGO_HOME:-$HOME/.cargo}/bin" go install \
+    "github.com/letsencrypt/pebble/v2/cmd/pebble@$PEBBLE_VERSION" \
+    "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv@$PEBBLE_VERSION" ||
+    echo "NOTE: pebble could not be built: the tests of certificates by ACME will be skipped" >&2
+}
+
 have make && have cc || apt_install build-essential
 have consul || install_consul
 have python3 || apt_install python3
@@ -77,3 +90,4 @@ cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 cargo deny --version >/dev/null 2>&1 || install_cargo_deny
 have h2spec || install_h2spec
+have pebble && have pebble-challtestsrv || install_pebble

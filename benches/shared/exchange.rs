@@ -38,6 +38,7 @@ pub fn settings() -> Settings {
         upstream_tls: UpstreamTls::new(None).expect("system roots, or none"),
         client_certificates: ClientCertificates::default(),
         limit_share: Arc::default(),
+        challenges: lb::proxy::challenges::Challenges::default(),
         proxy,
     }
 }

@@ -14,6 +14,7 @@
 //! the route commands in a store, through another trait, where the configuration allows that.
 
 mod body;
+mod certificates;
 mod changes;
 pub mod client;
 mod events;
@@ -56,6 +57,7 @@ use crate::table::SharedTable;
 use crate::table::clock::Clock;
 use crate::table::explain::{Asked, Decision, ExplainedRequest};
 
+pub use certificates::{CertificateList, CertificateRow};
 pub use overrides::{Override, OverrideStore};
 pub use scrape::ScrapeTls;
 pub use server::{serve, serve_metrics};
@@ -126,6 +128,8 @@ pub struct AdminState {
     pub settings: watch::Receiver<Arc<AdminConfig>>,
     /// Called for every connection, so that new certificates are shown at once.
     pub tls: TlsSettings,
+    /// Which certificates there are.
+    pub certificates: CertificateList,
     /// Where route commands are kept that may be changed; none: nowhere.
     pub overrides: Option<Rc<dyn OverrideStore>>,
     /// Effective configuration as JSON text, secrets masked; the sender replaces it at a reload.

@@ -17,6 +17,7 @@ pub(super) enum AdminPath<'a> {
     Explain,
     Events,
     SourceList,
+    CertificateList,
     Summary,
     /// A page to change the route commands of one key; what stands behind `/manual`.
     Overrides(&'a str),
@@ -57,6 +58,7 @@ pub(super) fn admin_path<'a>(path: &'a str, config: &AdminConfig) -> AdminPath<'
         "/api/explain" => AdminPath::Explain,
         "/api/events" => AdminPath::Events,
         "/api/sources" => AdminPath::SourceList,
+        "/api/certificates" => AdminPath::CertificateList,
         "/api/summary" => AdminPath::Summary,
         "/api/paths" => AdminPath::OverridePaths,
         "" | "/" if !to_routes => AdminPath::Overview,
@@ -91,6 +93,7 @@ mod tests {
         let cases = [
             (&ours, "/", AdminPath::Overview),
             (&ours, "/overview", AdminPath::Overview),
+            (&ours, "/api/certificates", AdminPath::CertificateList),
             (&ours, "/routes", AdminPath::Routes),
             (&ours, "/manual", AdminPath::Overrides("")),
             (&ours, "/api/manual/a/b", AdminPath::Override("/a/b")),

@@ -24,8 +24,8 @@ use super::route_path::{AdminPath, admin_path};
 use super::routes_page::Shown;
 use super::site::{Client, Site};
 use super::{
-    AdminState, changes, events, explain, held, page, routes, routes_page, services, sources,
-    summary, transfer,
+    AdminState, certificates, changes, events, explain, held, page, routes, routes_page, services,
+    sources, summary, transfer,
 };
 use crate::config::AdminConfig;
 use crate::journal::events::Since;
@@ -119,6 +119,9 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
         AdminPath::SourceList => {
             let rows = sources::list(&state.metrics.journal().sources().list(), SystemTime::now());
             json_response(StatusCode::OK, &rows, &query)
+        }
+        AdminPath::CertificateList => {
+            json_response(StatusCode::OK, &certificates::list(state), &query)
         }
         AdminPath::Explain => explained(state, &query, client.address.ip().to_canonical()).await,
         // Where listeners of Prometheus have theirs, if that is not where ours are.

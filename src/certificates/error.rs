@@ -38,6 +38,9 @@ pub(crate) enum SourceError {
         /// What to do.
         hint: &'static str,
     },
+    /// Certificates cannot be ordered, or the store of those that were cannot be used.
+    #[error("{0}")]
+    Acme(String),
     /// A certificate for a name could not be had.
     #[error("no certificate for {name}: {reason}")]
     Issue { name: String, reason: String },

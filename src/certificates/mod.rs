@@ -5,11 +5,13 @@
 //! vault   entries of a KV engine ─────────────┤                  ├─► FetchedCertificates ─► CertificateSink
 //! consul  keys of the KV store ───────────────┘  when they change
 //! vault-pki   Demand (a server name) ─► issue ─► CertificateSink
+//! acme        hosts of routes ─► order ─► a store that many lb share ─► CertificateSink
 //! ```
 //! A source fetches and passes on; it never judges. Whether a pair is good, and what stays when it
 //! is not, is decided by the sink, so that the rules are the same as for files: one bad pair harms
 //! no other, and a response that is empty or fails takes nothing away.
 
+mod acme;
 mod consul;
 mod error;
 mod http;
@@ -20,6 +22,7 @@ mod vault;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use acme::{Answer, Ask, Asks, Kind as AcmeFailure, NameState, Port, Ports};
 pub(crate) use error::SourceError;
 pub(crate) use source::{CertificateSink, Demand, Demands, FetchContext, FetchedCertificates};
 pub(crate) use vault::Tokens;
@@ -34,6 +37,7 @@ pub(crate) async fn run(
     context: FetchContext,
     sink: Arc<dyn CertificateSink>,
     demands: Option<Demands>,
+    ports: Option<Ports>,
 ) {
     match config.source {
         CertificateSource::File { .. } | CertificateSource::Path { .. } => {}
@@ -101,6 +105,12 @@ pub(crate) async fn run(
                 demands,
             );
             tokio::join!(cas, issuer);
+        }
+        CertificateSource::Acme(config) => {
+            if let Some(ports) = ports {
+                // Boxed: it is much larger than the others.
+                Box::pin(acme::run(*config, context.consul, sink, ports)).await;
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use x509_parser::prelude::FromDer;
 
 use super::Severity;
 use super::reading::Files;
-use crate::config::{CertificateSource, Config};
+use crate::config::{AcmeConfig, AcmeStore, CertificateSource, Config, hmac_key};
 use crate::sources::Pem;
 
 /// A certificate that ends within this time is warned about, in seconds.
@@ -72,7 +72,37 @@ pub(crate) fn check(config: &Config, now: i64, files: &mut Files) {
             | CertificateSource::Consul { .. }
             | CertificateSource::Vault { .. }
             | CertificateSource::VaultPki { .. } => {}
+            CertificateSource::Acme(acme) => acme_files(files, &key, acme, now),
         }
+    }
+}
+
+/// What ordering certificates reads from files.
+fn acme_files(files: &mut Files, key: &dyn Fn(&str) -> String, acme: &AcmeConfig, now: i64) {
+    authorities(files, &key("ca_file"), acme.ca_file.as_deref(), now);
+    if let Some(path) = &acme.passphrase_file
+        && let Some(text) = files.read(&key("key_passphrase_file"), path)
+        && text.trim_ascii().is_empty()
+    {
+        let advice = "write a passphrase into it";
+        files.error(&key("key_passphrase_file"), path, "is empty", advice);
+    }
+    if let Some((_, path)) = &acme.external_account
+        && let Some(text) = files.read(&key("eab_hmac_file"), path)
+        && hmac_key(&text).is_none()
+    {
+        let advice = "write the HMAC key as the operator of the server hands it out";
+        files.error(&key("eab_hmac_file"), path, "is not base64url", advice);
+    }
+    if let Some(path) = &acme.dns_hook {
+        files.read(&key("dns"), path);
+    }
+    if let AcmeStore::Folder(path) = &acme.store
+        && !path.as_os_str().is_empty()
+        && !path.is_dir()
+    {
+        let advice = "make it, so that lb may write to it and nothing else may read it";
+        files.error(&key("folder"), path, "is not a folder", advice);
     }
 }
 

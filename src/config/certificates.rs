@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::acme::{self, AcmeChallenge, AcmeConfig, AcmeStoreKind};
 use super::declare::{Checked, Declared, section};
 use super::key::{DAY, MINUTE};
 use super::mask::{MASK, without_secrets_if_set};
+use super::raw::Placed;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::url::{check_web_url, parse_url};
@@ -22,7 +24,8 @@ section! {
     pub struct CertificateConfig is Named "certificates" {
         /// file: one pair. path: a folder of pairs. http: files beside a list of their names.
         /// consul: keys of the KV store. vault: entries of a KV engine. vault-pki: issued for each
-        /// server name when a client first sends it.
+        /// server name when a client first sends it. acme: ordered from an ACME server, like Let's
+        /// Encrypt, for hosts of routes.
         kind as "source": CertificateKind = "file";
 
         /// The chain, leaf first (PEM), for source = "file".
@@ -45,23 +48,61 @@ section! {
 
         /// For consul: the keys below it, read from [consul] and watched. For vault: the entries
         /// below it, with the fields cert and key, in a KV engine of version 1 or 2
-        /// (secret/lb/certs, without /data/).
+        /// (secret/lb/certs, without /data/). For acme with store = "consul": where certificates are
+        /// kept; unset: lb/acme.
         kv_path: Option<String> = unset "lb/certs";
 
         /// For vault-pki: where certificates are issued.
         issue_path: Option<String> = unset "pki/issue/lb";
 
         /// For vault-pki: server names for which certificates are issued; `*` stands for any
-        /// characters. Unset: all of them.
+        /// characters. Unset: all of them. For acme: which hosts of routes get one; `*` stands for
+        /// one whole label, and there is no default.
         names: Option<Vec<String>> = unset "*.example.com";
 
         /// How often http and vault are read again. 0s: never, once they have responded. Consul
         /// reports changes itself, and files are watched.
         refresh: Option<Duration> = "30s" in (0, DAY);
 
-        /// For vault-pki: a certificate is issued anew this long before its end, or after two
-        /// thirds of its life if that is later.
+        /// For vault-pki and acme: a certificate is issued anew this long before its end, or after
+        /// two thirds of its life if that is later. Unset for acme: 720h.
         renew_before: Option<Duration> = "1h" in (MINUTE, 365 * DAY);
+
+        /// For acme: the directory of the server, or `staging` for that of Let's Encrypt on which
+        /// certificates are tried out. To configure a server is to agree to its terms.
+        directory: String = "https://acme-v02.api.letsencrypt.org/directory";
+
+        /// For acme: where the server writes to when something is wrong with certificates.
+        email: Option<String> = unset "ops@example.com";
+
+        /// For acme: how it is proven that a host is ours. http-01: by a request on port 80.
+        /// tls-alpn-01: by a handshake on port 443. dns-01: by a TXT record, for wildcards too.
+        challenge: AcmeChallenge = "tls-alpn-01";
+
+        /// For acme with challenge = "dns-01": a program that is run with the arguments `present` or
+        /// `cleanup`, the name of the record, and its value.
+        dns: Option<Placed> = unset "{ exec = \"/etc/lb/dns-hook\" }";
+
+        /// For acme: where certificates are kept. consul: in the KV store of [consul], for any number
+        /// of lb. folder: in a folder of this machine.
+        store: AcmeStoreKind = "consul";
+
+        /// For acme with store = "folder".
+        folder: Option<PathBuf> = unset "/var/lib/lb/acme";
+
+        /// For acme: a file with the passphrase that encrypts private keys in the store; required
+        /// with store = "consul".
+        key_passphrase_file: Option<PathBuf> = unset "passphrase";
+
+        /// For acme: CAs of the server. Unset: the system's.
+        ca_file: Option<PathBuf> = unset "acme-ca.pem";
+
+        /// For acme, where the server wants an account of its own kind (external account binding):
+        /// the key identifier.
+        eab_kid: Option<String> = unset "kid-1";
+
+        /// The file with its HMAC key, base64url as the server's operator hands it out.
+        eab_hmac_file: Option<PathBuf> = unset "eab-hmac";
 
         /// For consul and vault: in place of the token of [consul] or [vault].
         token: Option<Secret> = unset "hvs.…";
@@ -109,6 +150,8 @@ words! {
         Vault = "vault",
         /// Issued by Vault.
         VaultPki = "vault-pki",
+        /// Ordered from an ACME server.
+        Acme = "acme",
     }
 }
 
@@ -183,6 +226,8 @@ pub enum CertificateSource {
         /// In place of `[vault]`'s token.
         token: TokenPlace,
     },
+    /// Ordered from an ACME server for hosts of routes.
+    Acme(Box<AcmeConfig>),
 }
 
 /// Keys of Consul's KV store.
@@ -226,6 +271,7 @@ impl CertificateSource {
             Self::Consul { .. } => CertificateKind::Consul,
             Self::Vault { .. } => CertificateKind::Vault,
             Self::VaultPki { .. } => CertificateKind::VaultPki,
+            Self::Acme(_) => CertificateKind::Acme,
         };
         kind.as_str()
     }
@@ -246,7 +292,7 @@ impl CertificateSource {
     #[must_use]
     pub fn token(&self) -> Option<&TokenPlace> {
         match self {
-            Self::File { .. } | Self::Path { .. } | Self::Http { .. } => None,
+            Self::File { .. } | Self::Path { .. } | Self::Http { .. } | Self::Acme(_) => None,
             Self::Consul { token, .. }
             | Self::Vault { token, .. }
             | Self::VaultPki { token, .. } => Some(token),
@@ -257,7 +303,7 @@ impl CertificateSource {
     #[must_use]
     pub fn has_client_cas(&self) -> bool {
         match self {
-            Self::File { .. } | Self::Path { .. } => false,
+            Self::File { .. } | Self::Path { .. } | Self::Acme(_) => false,
             Self::Http { client_ca_url, .. } => client_ca_url.is_some(),
             Self::Consul { client_ca, .. } => client_ca.is_some(),
             Self::Vault {
@@ -290,10 +336,14 @@ const OF_SOURCES: &[(&str, &[CertificateKind])] = &[
     ("headers", &[CertificateKind::Http]),
     (
         "kv_path",
-        &[CertificateKind::Consul, CertificateKind::Vault],
+        &[
+            CertificateKind::Consul,
+            CertificateKind::Vault,
+            CertificateKind::Acme,
+        ],
     ),
     ("issue_path", &[CertificateKind::VaultPki]),
-    ("names", &[CertificateKind::VaultPki]),
+    ("names", &[CertificateKind::VaultPki, CertificateKind::Acme]),
     (
         "refresh",
         &[
@@ -302,7 +352,20 @@ const OF_SOURCES: &[(&str, &[CertificateKind])] = &[
             CertificateKind::VaultPki,
         ],
     ),
-    ("renew_before", &[CertificateKind::VaultPki]),
+    (
+        "renew_before",
+        &[CertificateKind::VaultPki, CertificateKind::Acme],
+    ),
+    ("directory", &[CertificateKind::Acme]),
+    ("email", &[CertificateKind::Acme]),
+    ("challenge", &[CertificateKind::Acme]),
+    ("dns", &[CertificateKind::Acme]),
+    ("store", &[CertificateKind::Acme]),
+    ("folder", &[CertificateKind::Acme]),
+    ("key_passphrase_file", &[CertificateKind::Acme]),
+    ("ca_file", &[CertificateKind::Acme]),
+    ("eab_kid", &[CertificateKind::Acme]),
+    ("eab_hmac_file", &[CertificateKind::Acme]),
     (
         "token",
         &[
@@ -487,6 +550,7 @@ impl CertificateConfig {
                     token: self.token(reader),
                 }
             }
+            CertificateKind::Acme => CertificateSource::Acme(Box::new(acme::read(self, reader))),
         }
     }
 

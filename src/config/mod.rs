@@ -14,6 +14,7 @@ pub mod keys;
 pub(crate) mod prefix_template;
 
 mod access_format;
+mod acme;
 mod admin;
 mod auth;
 mod auth_jwt;
@@ -78,6 +79,7 @@ use crate::catalog::static_route::StaticRoute;
 
 pub use crate::catalog::duration::{format_duration, parse_duration};
 pub use access_format::{ACCESS_FIELDS, AccessField, AccessFormat, AccessFormatError, AccessItem};
+pub use acme::{AcmeChallenge, AcmeConfig, AcmeStore, AcmeStoreKind, hmac_key};
 pub use admin::{ADMIN_COLORS, AdminConfig, AdminHome, SourceLinks, is_host};
 pub use auth::{AuthConfig, AuthKind, AuthType, ExternalAuth};
 pub use auth_jwt::{JwtAuth, JwtKeys, SigningAlgorithm};

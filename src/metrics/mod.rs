@@ -134,6 +134,10 @@ pub struct Control {
     pub fleet_size: Option<u32>,
     /// Whether all that `[consul.register]` wants registered is; none: it wants nothing.
     pub registered: Option<bool>,
+    /// Orders at an ACME server by their result (`issued`, `failed`); empty: none are made.
+    pub acme_orders: BTreeMap<&'static str, u64>,
+    /// What kept certificates from being ordered, by kind.
+    pub acme_failures: BTreeMap<&'static str, u64>,
     /// End of certificates (unix time, s) by source and name.
     pub certificate_expiry: BTreeMap<(String, String), f64>,
 }

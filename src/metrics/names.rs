@@ -155,6 +155,10 @@ families! {
         "Unix time at which the keys of [auth.NAME] with type jwt were read the last time.";
     AUTH_KEYS_ERRORS = Counter "lb_auth_keys_errors_total" ["scheme"],
         "How often the keys of [auth.NAME] with type jwt could not be fetched or read.";
+    ACME_ORDERS = Counter "lb_acme_orders_total" ["result"],
+        "Orders of certificates at an ACME server that came to their end, by result: issued or failed.";
+    ACME_FAILURES = Counter "lb_acme_failures_total" ["kind"],
+        "What kept certificates from being ordered: refused or limited (by the ACME server), server, store, lock, account, passphrase, hook.";
     LISTENER_SHARED = Gauge "lb_listener_shared" ["listener"],
         "1 while another process listens on the listener's address too and takes a part of its connections, else 0.";
     FLEET_SIZE = Gauge "lb_fleet_size" [],

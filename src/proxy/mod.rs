@@ -7,6 +7,7 @@
 pub mod accept;
 pub mod auth;
 pub mod budget;
+pub mod challenges;
 pub mod connect;
 pub mod copies;
 pub mod drain;

@@ -57,12 +57,16 @@ pub async fn serve(
     let Some(certificates) = &listener.certificates else {
         return route(&worker, &listener, io, local, ends, &mut passage).await;
     };
-    let limit = listener.limits(&worker.settings().proxy).header;
+    let settings = worker.settings();
+    let limit = listener.limits(&settings.proxy).header;
     let used = listener.server_use();
-    let accepted = tokio::time::timeout(limit, tls::accept(certificates, &used, io)).await;
+    let handshake = tls::accept(certificates, &used, &settings.challenges, io);
+    let accepted = tokio::time::timeout(limit, handshake).await;
+    drop(settings);
     passage.ends(Ended::Tls);
     match accepted {
-        Ok(Ok(stream)) => {
+        Ok(Ok(None)) => passage.ends(Ended::Drain),
+        Ok(Ok(Some(stream))) => {
             passage.speaks(tls::details(stream.get_ref().1).version_name());
             passage.set_server_name(stream.get_ref().1.server_name());
             passage.ends(Ended::Drain);

@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use crate::config::ProxyConfig;
 use crate::proxy::auth::Schemes;
+use crate::proxy::challenges::Challenges;
 use crate::proxy::error_page_files::ErrorPageFiles;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub client_certificates: ClientCertificates,
     /// By how many lb rates are divided; the same through all reloads.
     pub limit_share: Arc<LimitShare>,
+    /// Answers to challenges of ACME servers; empty where no certificates are ordered.
+    pub challenges: Challenges,
 }
 
 /// The present settings; one writer, one cached reader per worker.

@@ -4,7 +4,9 @@
 //! their own: a Vault that hangs holds up neither a request nor a table, and without such sources
 //! there is no such thread.
 
+mod acme;
 mod fetcher;
+mod list;
 pub(super) mod present;
 mod store_sink;
 
@@ -17,14 +19,17 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
-use self::fetcher::Fetcher;
+use self::acme::Acme;
+use self::fetcher::{Fetcher, Job};
 use self::present::{Present, SOURCE_LABEL, Stores, joined, label};
 use self::store_sink::StoreSink;
-use crate::admin::TlsSettings;
+use crate::admin::{CertificateList, TlsSettings};
 use crate::certificates::{Demand, Demands, FetchContext, Tokens};
 use crate::config::{AdminConfig, CertificateConfig, CertificateSource, Config, TokenPlace};
 use crate::metrics::Metrics;
+use crate::proxy::challenges::Challenges;
 use crate::proxy::tls::{CertStore, Problems, ServerUse};
+use crate::table::SharedTable;
 
 /// Requests for certificates that one source takes at a time, beside those that wait already.
 const DEMANDS_MAX: usize = 256;
@@ -36,6 +41,7 @@ pub(super) struct Certificates {
     demands: Mutex<BTreeMap<String, (mpsc::Sender<Demand>, Demands)>>,
     fetcher: Mutex<Option<Fetcher>>,
     tokens: Arc<Tokens>,
+    acme: Acme,
 }
 
 impl Certificates {
@@ -44,7 +50,11 @@ impl Certificates {
     ///
     /// # Errors
     /// The TLS library refuses its own settings, or the thread that fetches cannot be made.
-    pub(super) fn load(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
+    pub(super) fn load(
+        config: &Config,
+        metrics: &Metrics,
+        table: &SharedTable,
+    ) -> anyhow::Result<Self> {
         let present = Present {
             stores: ArcSwap::default(),
             reported: Mutex::default(),
@@ -55,6 +65,7 @@ impl Certificates {
             demands: Mutex::default(),
             fetcher: Mutex::default(),
             tokens: Arc::default(),
+            acme: Acme::new(table.clone(), metrics.clone()),
         };
         let stores = all.build(config, CertStore::open)?;
         all.present.stores.store(Arc::new(stores));
@@ -151,6 +162,7 @@ impl Certificates {
                 .journal()
                 .sources()
                 .forget(&label(gone));
+            self.acme.forget(gone);
         }
     }
 
@@ -176,7 +188,15 @@ impl Certificates {
             let demands = self
                 .demands_of(name, &source.source)
                 .map(|(_, demands)| demands);
-            jobs.push((source.clone(), context.clone(), sink, demands));
+            let ports =
+                matches!(source.source, CertificateSource::Acme(_)).then(|| self.acme.ports(name));
+            jobs.push(Job {
+                config: source.clone(),
+                context: context.clone(),
+                sink: Arc::new(sink),
+                demands,
+                ports,
+            });
         }
         // Once there it stays: the renewal of tokens lives there too.
         if fetcher.is_none() && !jobs.is_empty() {
@@ -205,6 +225,17 @@ impl Certificates {
         Some(all.entry(name.to_owned()).or_insert_with(made).clone())
     }
 
+    /// Answers to challenges, for the data path.
+    pub(super) fn challenges(&self, config: &Config) -> Challenges {
+        self.acme.challenges(config)
+    }
+
+    /// What `/api/certificates` shows.
+    pub(super) fn list(&self) -> CertificateList {
+        let (present, states) = (Arc::clone(&self.present), self.acme.states());
+        Arc::new(move || list::rows(&present.stores.load(), &states))
+    }
+
     pub(super) fn stores(&self) -> Arc<Stores> {
         self.present.stores.load_full()
     }
@@ -225,6 +256,11 @@ pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
         uses_vault |= certificates.source.uses_vault();
         if let Some(TokenPlace::File(path)) = certificates.source.token() {
             paths.push(path.clone());
+        }
+        if let CertificateSource::Acme(acme) = &certificates.source {
+            paths.extend(acme.passphrase_file.clone());
+            paths.extend(acme.ca_file.clone());
+            paths.extend(acme.external_account.iter().map(|it| it.1.clone()));
         }
     }
     if uses_vault {

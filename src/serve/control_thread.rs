@@ -18,7 +18,7 @@ use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
 use super::sticky_key;
 use super::workers::{Follower, Opener};
-use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
+use crate::admin::{self, AdminState, CertificateList, OverrideStore, TlsSettings};
 use crate::config::{AdminConfig, Config, ListenerConfig};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::journal::events::timestamp;
@@ -51,6 +51,7 @@ pub(super) struct Start {
     pub(super) sources: Vec<Box<dyn Source>>,
     pub(super) admin: TcpListener,
     pub(super) admin_tls: TlsSettings,
+    pub(super) certificates: CertificateList,
     /// The listener for scrapers, where there is one.
     pub(super) scraped: Option<MetricsSocket>,
     pub(super) clock: Clock,
@@ -210,6 +211,7 @@ impl Parts {
             sources,
             admin,
             admin_tls,
+            certificates,
             scraped,
             clock,
             metrics,
@@ -299,6 +301,7 @@ impl Parts {
             control: Rc::new(handle.clone()),
             settings: settings.subscribe(),
             tls: admin_tls,
+            certificates,
             overrides: command_keys
                 .map(|keys| Rc::new(KvOverrides::new(keys)) as Rc<dyn OverrideStore>),
             config_json: config_json.subscribe(),

@@ -132,14 +132,21 @@ fn start_when_read(
     let access = access.with_connections(config.log.access_tcp);
     let table = SharedTable::default();
     let phase = PhaseSender::new(Phase::Serving);
-    let certificates = Arc::new(certificates::Certificates::load(config, &metrics)?);
+    let certificates = Arc::new(certificates::Certificates::load(config, &metrics, &table)?);
     let live_page = LivePage::default();
     let workers = workers::count(config);
     let limit = descriptors::raise_limit(workers * config.listeners.len());
     let clients_max = descriptors::clients_max(config, workers, limit);
     descriptors::tell(config.proxy.max_connections, clients_max, workers, limit);
     let stores = certificates.stores();
-    let first_settings = settings::build(config, None, &live_page, clients_max, &stores, &metrics)?;
+    let beside = settings::Beside {
+        live: &live_page,
+        stores: &stores,
+        challenges: certificates.challenges(config),
+        clients_max,
+        metrics: &metrics,
+    };
+    let first_settings = settings::build(config, None, beside)?;
     let shared_settings: SharedSettings = Arc::new(ArcSwap::from_pointee(first_settings));
 
     let workers = workers::Workers::bind(config, &certificates.stores(), &metrics)?;
@@ -194,6 +201,7 @@ fn start_when_read(
         sources: all_sources,
         admin,
         admin_tls: certificates.for_admin(),
+        certificates: certificates.list(),
         scraped,
         clock,
         metrics: metrics.clone(),
@@ -268,9 +276,14 @@ impl Running {
         let clients_max = descriptors::clients_max(next, self.workers.count(), self.descriptors);
         let prepared = files.run(READ_MAX, move || -> anyhow::Result<_> {
             let stores = certificates.prepare(&config)?;
-            let present = Some(&*settings);
-            let built =
-                settings::build(&config, present, &live_page, clients_max, &stores, &metrics)?;
+            let beside = settings::Beside {
+                live: &live_page,
+                stores: &stores,
+                challenges: certificates.challenges(&config),
+                clients_max,
+                metrics: &metrics,
+            };
+            let built = settings::build(&config, Some(&settings), beside)?;
             certificates::check_admin(&config.admin, &stores)?;
             let trust = metrics_tls.prepare(&config.metrics, &stores)?;
             let sources: Result<Vec<Reload>, SourceError> = running

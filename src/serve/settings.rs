@@ -10,6 +10,7 @@ use http::StatusCode;
 use crate::config::{Config, ProxyConfig};
 use crate::metrics::Metrics;
 use crate::proxy::auth::Schemes;
+use crate::proxy::challenges::Challenges;
 use crate::proxy::error_page_files::ErrorPageFiles;
 use crate::proxy::http::compression::Compression;
 use crate::proxy::http::headers::HeaderRules;
@@ -17,9 +18,19 @@ use crate::proxy::no_route_page::{LivePage, NoRoutePage};
 use crate::proxy::settings::Settings;
 use crate::proxy::tls::{CertStore, ClientCertificates, Problems, UpstreamTls};
 
+/// What comes from elsewhere than the configuration.
+pub(super) struct Beside<'a> {
+    /// The page that goes before the configured one.
+    pub(super) live: &'a LivePage,
+    /// The certificates of the configuration.
+    pub(super) stores: &'a BTreeMap<String, Arc<CertStore>>,
+    pub(super) challenges: Challenges,
+    /// Client connections per worker, as configured or fewer.
+    pub(super) clients_max: usize,
+    pub(super) metrics: &'a Metrics,
+}
+
 /// Rules of the data path. Of `present`, what keeps a state goes on where nothing about it changed.
-/// `live`: the page that goes before the configured one. `clients_max`: client connections per
-/// worker, as configured or fewer. `stores`: the certificates of `config`.
 ///
 /// Without `present` the process starts, and a file that cannot be used costs only what depends on
 /// it: no page, no CA to trust, no user with access. Each is read again when it changes.
@@ -29,10 +40,13 @@ use crate::proxy::tls::{CertStore, ClientCertificates, Problems, UpstreamTls};
 pub(super) fn build(
     config: &Config,
     present: Option<&Settings>,
-    live: &LivePage,
-    clients_max: usize,
-    stores: &BTreeMap<String, Arc<CertStore>>,
-    metrics: &Metrics,
+    Beside {
+        live,
+        stores,
+        challenges,
+        clients_max,
+        metrics,
+    }: Beside<'_>,
 ) -> anyhow::Result<Settings> {
     let mut proxy = config.proxy.clone();
     proxy.max_connections = clients_max;
@@ -69,6 +83,7 @@ pub(super) fn build(
         limit_share: present
             .map(|present| Arc::clone(&present.limit_share))
             .unwrap_or_default(),
+        challenges,
     })
 }
 

@@ -171,6 +171,7 @@ fn with_admin<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>) -> F) {
             config_json,
             settings: settings.subscribe(),
             tls: Arc::new(|_| Ok(None)),
+            certificates: Arc::new(Vec::new),
             overrides: None,
             data_path: Rc::new(FakeDataPath(shared.clone())),
         };

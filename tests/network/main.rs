@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acme;
 mod certificates;
 mod client_certificates;
 mod connection_log;

@@ -19,6 +19,7 @@ pub mod lb;
 pub mod loopback;
 pub mod nomad;
 pub mod operator;
+pub mod pebble;
 pub mod process;
 pub mod promtool;
 pub mod release_server;

@@ -91,6 +91,20 @@ fn certificates(control: &Control) -> Vec<MetricFamily> {
                 .iter()
                 .map(|((source, name), &time)| ([&**source, &**name], time)),
         ),
+        one_each(
+            names::ACME_ORDERS,
+            control
+                .acme_orders
+                .iter()
+                .map(|(result, &count)| ([*result], count as f64)),
+        ),
+        one_each(
+            names::ACME_FAILURES,
+            control
+                .acme_failures
+                .iter()
+                .map(|(kind, &count)| ([*kind], count as f64)),
+        ),
     ]
 }
 

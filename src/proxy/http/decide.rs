@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_LENGTH, HeaderName, ORIGIN,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, ORIGIN,
     WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
@@ -37,6 +37,7 @@ use crate::catalog::options::{Access, HashKey, RouteOptions, Strategy};
 use crate::catalog::policies::{Policies, RateKey};
 use crate::config::ListenerProtocol;
 use crate::proxy::auth::{Admission, Denied, Granted};
+use crate::proxy::challenges;
 use crate::proxy::error::{ErrorResponses, ProxyError};
 use crate::proxy::settings::Settings;
 use crate::proxy::worker::Worker;
@@ -170,6 +171,15 @@ async fn try_decide(
     let Some(path) = request.path else {
         return Err(ProxyError::BadRequest("the path cannot be decoded"));
     };
+    if !settings.challenges.is_empty()
+        && let Some(response) = validation(settings, head, path).await
+    {
+        finish.responded_here(200);
+        return Ok(Decision::Respond(Own {
+            response,
+            close: false,
+        }));
+    }
     let rules = &settings.header_rules;
     let route = find_route(worker, downstream, rules, head, path).inspect_err(|error| {
         if matches!(error, ProxyError::NoRoute | ProxyError::Misdirected) {
@@ -240,6 +250,27 @@ async fn try_decide(
         }
         Some(Err(error)) => Err(error),
     }
+}
+
+/// The response to an ACME server that looks whether a host is ours: before any route, redirect or
+/// rule of access, none of which an ACME server could pass.
+async fn validation(
+    settings: &Settings,
+    head: &Head<'_>,
+    path: &NormalPath<'_>,
+) -> Option<Response<Bytes>> {
+    let token = path.decoded.strip_prefix(challenges::PATH)?;
+    if *head.method != Method::GET && *head.method != Method::HEAD {
+        return None;
+    }
+    let host = headers::without_port(head.host?);
+    let host = std::str::from_utf8(host).ok()?;
+    let body = Box::pin(settings.challenges.request(host, token)).await?;
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Some(response)
 }
 
 impl Incoming<'_> {

@@ -113,6 +113,14 @@ pub(super) fn list(
             }
             Ok(pairs)
         }
+        // Their names are hosts. That there is none yet is nothing to tell of.
+        (CertificateSource::Acme(_), Texts::Given(pems)) => Ok(pems
+            .keys()
+            .map(|host| PairFiles {
+                cert: host.clone(),
+                key: host.clone(),
+            })
+            .collect()),
         (_, Texts::Given(pems)) => {
             let files: Vec<PathBuf> = pems.keys().filter(|path| is_pem(path)).cloned().collect();
             let pairs = in_pairs(&files);

@@ -339,6 +339,12 @@ impl CertStore {
         )
     }
 
+    /// The word of its source in the configuration.
+    #[must_use]
+    pub fn source_kind(&self) -> &'static str {
+        self.config.source.as_str()
+    }
+
     /// Whether this is the store of `config`.
     #[must_use]
     pub fn is_of(&self, config: &CertificateConfig) -> bool {
@@ -353,7 +359,7 @@ impl CertStore {
     pub fn server_config(&self, used: &ServerUse) -> Result<Arc<ServerConfig>, TlsError> {
         let current = self.current.load();
         current.readiness(&self.config)?;
-        if self.on_demand.is_some() && !used.strict {
+        if self.is_by_name() && !used.strict {
             // The first one that was made is not a default for clients without a name.
             return current.config(&ServerUse {
                 strict: true,
@@ -361,6 +367,11 @@ impl CertStore {
             });
         }
         current.config(used)
+    }
+
+    /// Whether each certificate is for the name that it was made for, and for no other client.
+    fn is_by_name(&self) -> bool {
+        self.on_demand.is_some() || matches!(self.config.source, CertificateSource::Acme(_))
     }
 
     /// The settings of a handshake where the clients' CAs are not those of this source. They are
@@ -382,6 +393,10 @@ impl CertStore {
         if current.pairs.is_empty() {
             return Err(TlsError::NotLoaded("certificates"));
         }
+        let used = &ServerUse {
+            strict: used.strict || self.is_by_name(),
+            ..used.clone()
+        };
         server_config(Some(verifier), current.resolver(used), None, used)
     }
 

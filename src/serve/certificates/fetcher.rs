@@ -8,11 +8,21 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::store_sink::StoreSink;
-use crate::certificates::{self, Demands, FetchContext};
+use crate::certificates::{self, Demands, FetchContext, Ports};
 use crate::config::CertificateConfig;
 use crate::system::vital;
 
-pub(super) type Job = (CertificateConfig, FetchContext, StoreSink, Option<Demands>);
+/// Orders of certificates wait in many layers of calls. What is not used of it takes no memory.
+const STACK: usize = 16 << 20;
+
+/// One source, and what it needs.
+pub(super) struct Job {
+    pub(super) config: CertificateConfig,
+    pub(super) context: FetchContext,
+    pub(super) sink: Arc<StoreSink>,
+    pub(super) demands: Option<Demands>,
+    pub(super) ports: Option<Ports>,
+}
 
 /// The thread; ends when this is dropped, and its tasks with it.
 #[derive(Debug)]
@@ -28,6 +38,7 @@ impl Fetcher {
         let run = move || LocalSet::new().block_on(&runtime, run_jobs(received));
         thread::Builder::new()
             .name("lb-certificates".to_owned())
+            .stack_size(STACK)
             .spawn(run)?;
         Ok(Self(sender))
     }
@@ -45,14 +56,14 @@ async fn run_jobs(mut received: mpsc::UnboundedReceiver<Vec<Job>>) {
         for task in tasks.drain(..) {
             task.abort();
         }
-        let spawned = jobs.into_iter().map(|(config, context, sink, demands)| {
-            let sink = Arc::new(sink);
+        let spawned = jobs.into_iter().map(|job| {
             tokio::task::spawn_local(vital::again("a source of certificates", move || {
                 certificates::run(
-                    config.clone(),
-                    context.clone(),
-                    sink.clone(),
-                    demands.clone(),
+                    job.config.clone(),
+                    job.context.clone(),
+                    job.sink.clone(),
+                    job.demands.clone(),
+                    job.ports.clone(),
                 )
             }))
         });

@@ -33,10 +33,15 @@ impl Present {
     pub(super) fn report_expiry(&self) {
         let stores = self.stores.load();
         let expiries = stores.iter().flat_map(|(source, store)| {
+            // Ordered ones are named by their hosts, whatever the source is called.
+            let label = match store.source_kind() {
+                "acme" => "acme".to_owned(),
+                _ => source.clone(),
+            };
             store
                 .expiries()
                 .into_iter()
-                .map(|(name, not_after)| ((source.clone(), name), not_after as f64))
+                .map(move |(name, not_after)| ((label.clone(), name), not_after as f64))
         });
         let now: BTreeMap<_, _> = expiries.collect();
         let mut before = self.reported.lock().unwrap_or_else(PoisonError::into_inner);

@@ -45,14 +45,16 @@ pub(crate) struct Client {
     pool: Pool,
 }
 
-/// Consistency of a read. The third mode, `consistent`, costs a round of the quorum and is never
-/// used.
+/// Consistency of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Any server may respond.
     Stale,
     /// The leader responds.
     Default,
+    /// The leader responds once a quorum has confirmed that it is the leader: for what must not be
+    /// older than what was written before.
+    Consistent,
 }
 
 /// Blocks until the index is passed or the wait is over.
@@ -230,9 +232,13 @@ impl Client {
         let deadline = limit.unwrap_or(match (block, mode) {
             (Some(block), _) => client_deadline(block.wait),
             (None, Mode::Stale) => STALE_TIMEOUT,
-            (None, Mode::Default) => DEFAULT_TIMEOUT,
+            (None, Mode::Default | Mode::Consistent) => DEFAULT_TIMEOUT,
         });
-        let consistency = if mode == Mode::Stale { "stale" } else { "" };
+        let consistency = match mode {
+            Mode::Stale => "stale",
+            Mode::Default => "",
+            Mode::Consistent => "consistent",
+        };
         let query = match block {
             Some(Block { index, wait }) => {
                 format!("{consistency}&index={index}&wait={}ms", wait.as_millis())

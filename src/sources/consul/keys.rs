@@ -39,7 +39,8 @@ struct Wire {
 }
 
 /// What reads or writes one key.
-pub(super) fn of(key: &str) -> String {
+#[must_use]
+pub(crate) fn of(key: &str) -> String {
     format!("{KEYS}{}", utf8_percent_encode(key, PATH))
 }
 

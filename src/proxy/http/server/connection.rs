@@ -84,6 +84,8 @@ enum Handshake {
     Done(Box<TlsStream<ClientIo>>),
     /// With a request in the clear.
     InTheClear(ClientIo),
+    /// It was an ACME server, which has what it wanted.
+    Validation,
 }
 
 /// Ends TLS, where it is to be ended, and finds out what the client speaks. None: it left, or is
@@ -145,9 +147,13 @@ pub(crate) async fn negotiate(
     let handshake = Box::pin(async {
         match clear::begins(&mut io).await? {
             true => Ok(Handshake::InTheClear(io)),
-            false => Ok::<_, io::Error>(Handshake::Done(Box::new(
-                tls::accept(certificates, &used, io).await?,
-            ))),
+            false => {
+                let accepted = tls::accept(certificates, &used, &settings.challenges, io).await?;
+                Ok::<_, io::Error>(match accepted {
+                    Some(stream) => Handshake::Done(Box::new(stream)),
+                    None => Handshake::Validation,
+                })
+            }
         }
     });
     let handshake = tokio::time::timeout(header_timeout, handshake);
@@ -196,6 +202,7 @@ pub(crate) async fn negotiate(
                 h2,
             });
         }
+        Ok(Ok(Handshake::Validation)) => {}
         Ok(Err(error)) => listener.client_fault(peer, ClientFault::Tls, &error),
         Err(elapsed) => listener.client_fault(peer, ClientFault::Tls, &elapsed),
     }
