@@ -36,6 +36,7 @@ mod mask;
 mod metrics;
 mod moved;
 mod networks;
+mod nomad;
 mod overlay;
 mod policy;
 mod ports;
@@ -88,6 +89,7 @@ pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use log::{AccessLog, LogConfig, LogFormat, WantedFormat};
 pub use metrics::{MetricsConfig, StandardOutput};
 pub use networks::Networks;
+pub use nomad::{NomadAddress, NomadConfig};
 pub use overlay::consul_variable;
 pub use policy::PolicyConfig;
 pub use ports::Ports;
@@ -125,6 +127,8 @@ section! {
         /// `[consul]`; none when the section and every `CONSUL_*` variable are absent and static
         /// sources are given.
         consul: Option<ConsulConfig>;
+        /// `[nomad]`; none when neither the section nor one of its keys is given.
+        nomad: Option<NomadConfig>;
         /// `[[static.route]]`.
         static_routes: Vec<StaticRoute>;
         /// `[routes_http]`.

@@ -2,7 +2,7 @@
 //! made from the tables of keys.
 
 use super::key::{Key, Kind, Section, Shape};
-use super::keys::SECTIONS;
+use super::keys::{EMPTY_SWITCHES, SECTIONS};
 
 const INTRO: &str = "\
 # Configuration of lb: every key, with its default. Lines that begin with `#` and a key show a default, or an example
@@ -37,6 +37,10 @@ pub(super) fn write_section(out: &mut String, section: &Section) {
     comment(out, section.doc);
     match section.shape {
         Shape::Top => {}
+        // It would turn its source on.
+        Shape::Once if EMPTY_SWITCHES.contains(&section.name) => {
+            line(out, &format!("#[{}]", section.name));
+        }
         Shape::Once => line(out, &format!("[{}]", section.name)),
         // The default listener stands as it is; certificates and static routes have no default.
         Shape::List if section.name == "listener" => line(out, "[[listener]]"),

@@ -17,6 +17,7 @@ use super::overrides::KvOverrides;
 use super::registration::SelfRegistration;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState, OverrideStore, TlsSettings};
+use crate::catalog::source::NOMAD;
 use crate::config::{AdminConfig, Config, ListenerConfig};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::journal::events::timestamp;
@@ -158,6 +159,13 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
 fn control_settings(config: &Config) -> ControlSettings {
     ControlSettings {
         tag_prefix: config.routing.tag_prefix.clone(),
+        tag_prefixes: config
+            .nomad
+            .as_ref()
+            .and_then(|nomad| nomad.tag_prefix.clone())
+            .map(|prefix| (NOMAD, prefix))
+            .into_iter()
+            .collect(),
         rules: config.routing.rules(),
         matcher: config.proxy.matcher,
         strategy: config.proxy.strategy.clone(),

@@ -21,6 +21,7 @@ pub(crate) mod key_store;
 pub mod list;
 pub(crate) mod look;
 mod loss_guard;
+pub mod nomad;
 mod outage;
 pub(crate) mod probe_step;
 pub mod registration;
