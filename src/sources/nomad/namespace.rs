@@ -325,7 +325,7 @@ impl Namespace {
             }
             Ok(seen) => {
                 match &seen.trouble {
-                    // What is gone by now is no trouble: the next look will show it.
+                    // Not a trouble: it went meanwhile, and the next look will show that.
                     Some(error) if !error.is_not_found() => {
                         self.shared.failed(&watched.name, error);
                     }
