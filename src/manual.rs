@@ -13,7 +13,9 @@ const REST: &str = r#".SH ENVIRONMENT
 Every key is a variable as shown above; flags win over variables, variables over the file. CONSUL_HTTP_ADDR,
 CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY,
 CONSUL_TLS_SERVER_NAME, CONSUL_HTTP_AUTH, CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE, CONSUL_NAMESPACE and
-CONSUL_PARTITION are read as Consul's own tools read them, below the LB_ variables; HTTP_PROXY and its like are not used. NO_COLOR turns colours off.
+CONSUL_PARTITION are read as Consul's own tools read them, below the LB_ variables. Where a [nomad] section, a flag or an
+LB_NOMAD_ variable turns that source on, NOMAD_ADDR, NOMAD_UNIX_ADDR, NOMAD_CACERT, NOMAD_CLIENT_CERT, NOMAD_CLIENT_KEY,
+NOMAD_TLS_SERVER_NAME, NOMAD_TOKEN, NOMAD_REGION and NOMAD_NAMESPACE fill what nothing else has set. HTTP_PROXY and its like are not used. NO_COLOR turns colours off.
 .SH "EXIT STATUS"
 .TP
 0

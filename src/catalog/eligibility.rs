@@ -7,6 +7,7 @@
 //! | rule | effect |
 //! |---|---|
 //! | not a target (a proxy or gateway of the service mesh) | out for good |
+//! | not admitted (registered, and not known to be up yet) | out until it is, and never held |
 //! | maintenance of node or service | out at once: an operator wants it |
 //! | `serfHealth` or another node check critical (or `serfHealth` alone counts) | out; held if that would empty the pool |
 //! | Consul weight 0 | out |
@@ -359,7 +360,9 @@ fn hold_until(
 }
 
 fn standing(rules: &Rules, instance: &Instance, grace_until: Instant, now: Instant) -> Standing {
-    if let Registration::NotATarget { reason } = &instance.registration {
+    if let Registration::NotATarget { reason } | Registration::NotAdmitted { reason } =
+        &instance.registration
+    {
         return Standing::Barred(reason.to_string());
     }
     let checks = &instance.checks;

@@ -188,6 +188,12 @@ pub enum Registration {
         /// Why, in words for the operator.
         reason: Arc<str>,
     },
+    /// It is registered, and not known to be up yet: its source registers instances before their
+    /// health is known.
+    NotAdmitted {
+        /// Why, in words for the operator.
+        reason: Arc<str>,
+    },
 }
 
 /// One registered instance of a service, healthy or not.

@@ -1,11 +1,14 @@
 //! The names of sources, and the order in which their commands act.
 
-/// Names a source in updates, logs and the API: `consul`, `consul_kv`, `static`, `routes_file`,
-/// `routes_http`.
+/// Names a source in updates, logs and the API: `consul`, `consul_kv`, `nomad`, `static`,
+/// `routes_file`, `routes_http`.
 pub type SourceName = &'static str;
 
 /// Name of the source that Consul's catalog is.
 pub const CONSUL: SourceName = "consul";
+
+/// Name of the source that Nomad's own service discovery is.
+pub const NOMAD: SourceName = "nomad";
 
 /// Name of the source of route commands that the KV store is: runs along with the catalog's when
 /// `consul.kv_path` is set.

@@ -12,8 +12,8 @@ use super::limits::{BACKOFF, ENTRIES_MAX, PAUSE_MIN};
 use super::source::{CertificateSink, FetchedCertificates, Pems};
 use crate::config::{ConsulConfig, ConsulKeys, Secret, TokenPlace};
 use crate::sources::backoff::Backoff;
+use crate::sources::blocking::{Next, Position, TokenBucket, jittered_wait};
 use crate::sources::consul::ConsulError;
-use crate::sources::consul::blocking::{Next, Position, TokenBucket, jittered_wait};
 use crate::sources::consul::client::{Block, Client, Mode};
 use crate::sources::consul::keys;
 

@@ -1,7 +1,7 @@
 //! From [`Settings`] to [`Config`]: every section read, and the checks that need more than one.
 
 use super::error::Findings;
-use super::keys::SOURCE_SWITCHES;
+use super::keys::{EMPTY_SWITCHES, SOURCE_SWITCHES};
 use super::raw::Settings;
 use super::reader::ReadContext;
 use super::sections::Sections;
@@ -10,7 +10,8 @@ use super::*;
 /// Builds the configuration; what is wrong or odd goes to `findings`.
 pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Findings) -> Config {
     let given = |section| settings.present.contains(section) || settings.once.contains_key(section);
-    let has_other_source = SOURCE_SWITCHES.iter().any(|path| settings.has(path));
+    let has_other_source = SOURCE_SWITCHES.iter().any(|path| settings.has(path))
+        || EMPTY_SWITCHES.iter().copied().any(given);
     let has_consul =
         given("consul") || given("consul.register") || context.consul.any || !has_other_source;
     let context = ReadContext {
@@ -69,6 +70,9 @@ pub(crate) fn build(settings: &Settings, context: ReadContext, findings: &mut Fi
     let register = config.register();
     let registers = register.map(|register| (register.enabled, &*register.name));
     sections.with::<FleetConfig, _>(|reader| fleet::check(&config.fleet, registers, reader));
+    if given("nomad") {
+        config.nomad = Some(sections.once());
+    }
     let has_store = config
         .consul
         .as_ref()

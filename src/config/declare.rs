@@ -398,7 +398,7 @@ mod tests {
         assert_eq!(path, "house.door.opens_after");
         assert_eq!(env_name(&path), "LB_HOUSE_DOOR_OPENS_AFTER");
         let mut text = String::new();
-        write_section(&mut text, &section);
+        write_section(&mut text, &section, false);
         assert_eq!(
             text,
             "# Doors of a house, in many colors.\n[house.door]\n\

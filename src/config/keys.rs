@@ -32,9 +32,12 @@ pub const MOVED: &[Moved] = &[Moved {
     ],
 }];
 
-/// Keys, and sections of repetitions, that turn a source on. Where one of them is set, Consul is
-/// used only if `[consul]` is there too.
+/// Keys, and sections of repetitions, that turn a source on. Where one of them, or of
+/// [`EMPTY_SWITCHES`], is set, Consul is used only if `[consul]` is there too.
 pub const SOURCE_SWITCHES: &[&str] = &["routes_file", "routes", "routes_http.url", "static.route"];
+
+/// Sections that turn a source on although they may be empty.
+pub const EMPTY_SWITCHES: &[&str] = &["nomad"];
 
 /// Every section, in the order of `config/lb.toml`.
 pub const SECTIONS: &[Section] = &[
@@ -42,6 +45,7 @@ pub const SECTIONS: &[Section] = &[
     super::RoutesHttpConfig::SECTION,
     super::ConsulConfig::SECTION,
     super::RegisterConfig::SECTION,
+    super::NomadConfig::SECTION,
     super::ListenerConfig::SECTION,
     super::CertificateConfig::SECTION,
     super::AuthConfig::SECTION,

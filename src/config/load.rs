@@ -17,7 +17,8 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub struct Inputs {
     /// Path and text of the file, if there is one.
     pub file: Option<(PathBuf, String)>,
-    /// The environment: names and values. Only `LB_*`, `CONSUL_*` and `VAULT_*` are looked at.
+    /// The environment: names and values. Only `LB_*`, `CONSUL_*`, `VAULT_*` and
+    /// `NOMAD_*` are looked at.
     pub env: Vec<(String, String)>,
     /// Flags: dotted paths and values, in their order.
     pub flags: Vec<(String, String)>,
@@ -110,6 +111,7 @@ pub fn draft(inputs: &Inputs) -> Draft {
     overlay::vault(&inputs.env, &mut settings);
     overlay::environment(&inputs.env, &mut settings, mistakes, warnings);
     overlay::flags(&inputs.flags, &mut settings, mistakes);
+    overlay::nomad(&inputs.env, &mut settings);
     moved::take(&mut settings, mistakes, &mut remarks);
     let context = ReadContext {
         terminal: inputs.terminal,
@@ -156,7 +158,7 @@ pub fn read_draft(path: Option<&Path>, flags: Vec<(String, String)>) -> Draft {
         }
     });
     let ours = |name: &str| {
-        ["LB_", "CONSUL_", "VAULT_"]
+        ["LB_", "CONSUL_", "VAULT_", "NOMAD_"]
             .iter()
             .any(|prefix| name.starts_with(prefix))
     };

@@ -38,6 +38,7 @@ mod mask;
 mod metrics;
 mod moved;
 mod networks;
+mod nomad;
 mod overlay;
 mod policy;
 mod policy_parts;
@@ -98,6 +99,7 @@ pub use load::{Draft, Inputs, Loaded, draft, load, read, read_draft};
 pub use log::{AccessLog, LogConfig, LogFormat, WantedFormat};
 pub use metrics::{MetricsConfig, StandardOutput};
 pub use networks::Networks;
+pub use nomad::{NomadAddress, NomadConfig};
 pub use overlay::consul_variable;
 pub use policy::PolicyConfig;
 pub use ports::Ports;
@@ -136,6 +138,8 @@ section! {
         /// `[consul]`; none when the section and every `CONSUL_*` variable are absent and static
         /// sources are given.
         consul: Option<ConsulConfig>;
+        /// `[nomad]`; none when neither the section nor one of its keys is given.
+        nomad: Option<NomadConfig>;
         /// `[[static.route]]`.
         static_routes: Vec<StaticRoute>;
         /// `[routes_http]`.

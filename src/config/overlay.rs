@@ -8,7 +8,7 @@ use super::schema::{ITEMS_MAX, is_name};
 use super::slot::{Slot, resolve};
 use super::typed::parse_bool;
 
-/// Layer of `CONSUL_*` and `VAULT_*`.
+/// Layer of `CONSUL_*`, `VAULT_*` and `NOMAD_*`.
 const CONSUL: u8 = 1;
 /// Layer of `LB_*`.
 const ENV: u8 = 2;
@@ -39,6 +39,19 @@ pub fn consul_variable(key: &str) -> Option<&'static str> {
         .find(|(_, known)| *known == name)
         .map(|(variable, _)| *variable)
 }
+
+/// Nomad's own variables and the keys they fill. Of two for one key the first that is set wins.
+const NOMAD_VARIABLES: &[(&str, &str)] = &[
+    ("NOMAD_ADDR", "address"),
+    ("NOMAD_UNIX_ADDR", "address"),
+    ("NOMAD_CACERT", "ca_file"),
+    ("NOMAD_CLIENT_CERT", "cert_file"),
+    ("NOMAD_CLIENT_KEY", "key_file"),
+    ("NOMAD_TLS_SERVER_NAME", "server_name"),
+    ("NOMAD_TOKEN", "token"),
+    ("NOMAD_REGION", "region"),
+    ("NOMAD_NAMESPACE", "namespaces"),
+];
 
 /// Vault's own variables and the keys they fill. Of two for one key the first that is set wins.
 const VAULT_VARIABLES: &[(&str, &str)] = &[
@@ -163,6 +176,41 @@ pub(crate) fn vault(env: &[(String, String)], settings: &mut Settings) {
                 layer: CONSUL,
             },
         );
+    }
+}
+
+/// Takes `NOMAD_*`, for what nothing else has set, and only where something else turns the source
+/// on. Called after all others: every task of Nomad has such variables, which say where it runs and
+/// not what this configuration means.
+pub(crate) fn nomad(env: &[(String, String)], settings: &mut Settings) {
+    let Some(section) = section("nomad") else {
+        return;
+    };
+    if !settings.present.contains(section.name) && !settings.once.contains_key(section.name) {
+        return;
+    }
+    let group = settings
+        .once
+        .entry(section.name)
+        .or_insert_with(|| Group::new(Location::Absent));
+    for (name, key) in NOMAD_VARIABLES {
+        let is_set = |key: &str| group.entries.contains_key(key);
+        let has_token = *key == "token" && is_set("token_file");
+        let value = env
+            .iter()
+            .find(|(known, value)| known == name && !value.is_empty());
+        let (Some((_, value)), Some(key)) = (value, section.key(key)) else {
+            continue;
+        };
+        if is_set(key.name) || has_token {
+            continue;
+        }
+        let entry = Entry {
+            value: RawValue::Bare(value.clone()),
+            place: Location::Env((*name).to_owned()),
+            layer: CONSUL,
+        };
+        group.put(key, entry);
     }
 }
 

@@ -67,7 +67,7 @@ impl std::fmt::Display for RawValue {
 pub(crate) struct Entry {
     pub(crate) value: RawValue,
     pub(crate) place: Location,
-    /// Later layers win: 0 file, 1 `CONSUL_*` and `VAULT_*`, 2 `LB_*`, 3 flag.
+    /// Later layers win: 0 file, 1 `CONSUL_*`, `VAULT_*` and `NOMAD_*`, 2 `LB_*`, 3 flag.
     pub(crate) layer: u8,
 }
 

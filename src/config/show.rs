@@ -15,6 +15,7 @@ impl Config {
         if let Some(consul) = &self.consul {
             shown.put(Some(&consul.register));
         }
+        shown.put(self.nomad.as_ref());
         shown.list(self.listeners.iter());
         shown.named(&self.certificates, CertificateConfig::shown);
         shown.named(&self.auth, Declared::show);
@@ -117,6 +118,8 @@ mod tests {
             [certificates.kv]
             source = "consul"
             url = "https://h/v1/kv/certs?token=secret"
+            token = "secret"
+            [nomad]
             token = "secret"
             [vault]
             token = "secret"

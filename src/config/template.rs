@@ -2,7 +2,7 @@
 //! made from the tables of keys.
 
 use super::key::{Key, Kind, Section, Shape};
-use super::keys::SECTIONS;
+use super::keys::{EMPTY_SWITCHES, SECTIONS};
 
 const INTRO: &str = "\
 # Configuration of lb: every key, with its default. Lines that begin with `#` and a key show a default, or an example
@@ -19,24 +19,26 @@ const WIDTH: usize = 116;
 /// The text of `config/lb.toml`.
 #[must_use]
 pub fn template() -> String {
-    write_file(INTRO, SECTIONS)
+    write_file(INTRO, SECTIONS, EMPTY_SWITCHES)
 }
 
-/// The text of a file with these sections.
-pub(crate) fn write_file(intro: &str, sections: &[Section]) -> String {
+/// The text of a file with these sections. `switches`: those that mean something although they are
+/// empty, so that they are commented out.
+pub(crate) fn write_file(intro: &str, sections: &[Section], switches: &[&str]) -> String {
     let mut out = intro.to_owned();
     for section in sections {
         out.push('\n');
-        write_section(&mut out, section);
+        write_section(&mut out, section, switches.contains(&section.name));
     }
     out
 }
 
 /// A section with its keys.
-pub(super) fn write_section(out: &mut String, section: &Section) {
+pub(super) fn write_section(out: &mut String, section: &Section, is_switch: bool) {
     comment(out, section.doc);
     match section.shape {
         Shape::Top => {}
+        Shape::Once if is_switch => line(out, &format!("#[{}]", section.name)),
         Shape::Once => line(out, &format!("[{}]", section.name)),
         // The default listener stands as it is; certificates and static routes have no default.
         Shape::List if section.name == "listener" => line(out, "[[listener]]"),

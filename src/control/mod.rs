@@ -9,7 +9,7 @@ mod tags;
 mod teller;
 mod transitions;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use crate::catalog::allowed_options::AllowedOptions;
@@ -30,6 +30,8 @@ pub use run::Control;
 pub struct ControlSettings {
     /// What routing tags start with (`routing.tag_prefix`).
     pub tag_prefix: String,
+    /// The same for sources that have one of their own (`nomad.tag_prefix`).
+    pub tag_prefixes: BTreeMap<SourceName, String>,
     /// Which instances may serve.
     pub rules: Rules,
     /// Path matcher (`proxy.matcher`).
@@ -58,6 +60,14 @@ pub struct ControlSettings {
     /// Sources of certificates that there are (`[certificates.NAME]`): routes whose `cert=` names
     /// others are closed.
     pub certificates: BTreeSet<String>,
+}
+
+impl ControlSettings {
+    /// What routing tags of this source start with.
+    #[must_use]
+    pub fn tag_prefix_of(&self, source: SourceName) -> &str {
+        self.tag_prefixes.get(source).unwrap_or(&self.tag_prefix)
+    }
 }
 
 /// What is known of one service: for `/api/services`.

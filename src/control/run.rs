@@ -433,7 +433,7 @@ impl Control {
         let around = EvaluationContext {
             settings: &self.settings,
             tag_rules: TagRules {
-                prefix: &self.settings.tag_prefix,
+                prefix: self.settings.tag_prefix_of(key.0),
                 env: &self.env,
                 matcher: self.settings.matcher,
                 auth: &self.settings.auth,
@@ -764,13 +764,13 @@ impl Control {
     /// What makes no route, and would match this if it did.
     fn rejected(&self, asked: &Asked) -> Vec<RejectedPlace> {
         let ControlSettings {
-            tag_prefix,
             matcher,
             host_patterns,
             ..
         } = &self.settings;
         let matching = |key: &RouteKey| would_match(*matcher, *host_patterns, key, asked);
-        let of_tags = self.services.iter().flat_map(|((_, name), service)| {
+        let of_tags = self.services.iter().flat_map(|((source, name), service)| {
+            let tag_prefix = self.settings.tag_prefix_of(source);
             let env = tag_env(&self.env, &service.snapshot);
             service
                 .tags
@@ -984,6 +984,7 @@ mod tests {
     fn settings() -> ControlSettings {
         ControlSettings {
             tag_prefix: "urlprefix-".into(),
+            tag_prefixes: BTreeMap::new(),
             rules: Rules {
                 accept_status: vec![CheckStatus::Passing],
                 checks_required_all: true,

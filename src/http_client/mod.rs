@@ -1,11 +1,13 @@
 //! HTTP towards servers that are not instances, by `reqwest`: where a file is fetched, an API is
 //! called, a service decides about a request.
 //!
-//! Whole requests and whole responses, each with limits for time and size. The data path, the
+//! Whole requests and whole responses, each with limits for time and size; and responses that never
+//! end, read as they come. The data path, the
 //! watches of Consul and the APIs behind `ssh` have clients of their own, see
 //! docs/decisions/0016-reqwest.md.
 
 mod error;
+mod open;
 mod origin;
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,7 @@ pub(crate) mod trust;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,6 +33,7 @@ use tokio::time::timeout;
 
 use error::{Failure, REDIRECTS_MAX};
 pub(crate) use error::{HttpError, TlsFault};
+pub(crate) use open::OpenResponse;
 use origin::Origin;
 pub(crate) use origin::{onward, shown};
 
@@ -122,15 +126,7 @@ impl Client {
     /// # Errors
     /// As [`Client::new`].
     pub(crate) fn without_tls() -> Result<Self, HttpError> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| HttpError::Client {
-            reason: error.to_string(),
-        })?;
-        let tls = builder
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
-        Self::new(&tls, None)
+        Self::new(&no_tls()?, None)
     }
 
     /// The same as [`Client::new`], with so many connections to a server kept for later requests.
@@ -143,7 +139,7 @@ impl Client {
         idle_max: usize,
     ) -> Result<Self, HttpError> {
         let kind = match server_name {
-            None => Kind::Plain(Pair::new(tls, idle_max, None)?),
+            None => Kind::Plain(Pair::new(tls, idle_max, To::Host)?),
             Some(name) if name.parse::<IpAddr>().is_ok() => {
                 return Err(HttpError::Client {
                     reason: format!("server name `{name}` is an address; give a host name"),
@@ -160,6 +156,41 @@ impl Client {
             kind,
             used: AtomicBool::new(false),
         })
+    }
+
+    /// Speaks plain HTTP over a socket in the file system, whatever the host of a URL is.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub(crate) fn over_socket(path: &Path) -> Result<Self, HttpError> {
+        let tls = no_tls()?;
+        Ok(Self {
+            kind: Kind::Plain(Pair::new(&tls, IDLE_MAX, To::Socket(path))?),
+            used: AtomicBool::new(false),
+        })
+    }
+
+    /// Sends a request, and returns once the head of its response is there: the body may never end.
+    /// A connection of its own, which is closed when the response is dropped.
+    ///
+    /// Cancel safe: dropping the future ends the request.
+    ///
+    /// # Errors
+    /// When no response begins in this time.
+    pub(crate) async fn open(
+        &self,
+        request: &Request,
+        time: Duration,
+    ) -> Result<OpenResponse, HttpError> {
+        let origin = Origin::of(&request.url).ok_or_else(|| HttpError::Url(shown(&request.url)))?;
+        let Pair { fresh, .. } = self.clients_for(&origin)?;
+        let built = self.assemble(&fresh, request, &origin)?;
+        let response = timeout(time, fresh.execute(built)).await;
+        match response {
+            Err(_) => Err(HttpError::timeout(&request.url, time)),
+            Ok(Err(error)) => Err(Failure::NoResponse(error).into_error(&request.url, &origin, 0)),
+            Ok(Ok(incoming)) => Ok(OpenResponse::new(shown(&request.url), incoming)),
+        }
     }
 
     /// Sends a request and reads the whole response: a redirect is one like any other.
@@ -245,7 +276,7 @@ impl Client {
                 if let Some(pair) = clients.get(&origin.host) {
                     return Ok(pair.clone());
                 }
-                let pair = Pair::new(tls, *idle_max, Some(&origin.host))?;
+                let pair = Pair::new(tls, *idle_max, To::Named(&origin.host))?;
                 clients.insert(origin.host.clone(), pair.clone());
                 Ok(pair)
             }
@@ -299,20 +330,39 @@ impl Client {
 }
 
 impl Pair {
-    fn new(tls: &ClientConfig, idle_max: usize, host: Option<&str>) -> Result<Self, HttpError> {
+    fn new(tls: &ClientConfig, idle_max: usize, to: To<'_>) -> Result<Self, HttpError> {
         Ok(Self {
-            keeping: build(tls, idle_max, host)?,
-            fresh: build(tls, 0, host)?,
+            keeping: build(tls, idle_max, to)?,
+            fresh: build(tls, 0, to)?,
         })
     }
 }
 
-/// A client of the crate. `host`: where all connections go, whatever the host of a URL is.
-fn build(
-    tls: &ClientConfig,
-    idle_max: usize,
-    host: Option<&str>,
-) -> Result<reqwest::Client, HttpError> {
+/// Where connections go.
+#[derive(Clone, Copy, Debug)]
+enum To<'a> {
+    /// To the host of each URL.
+    Host,
+    /// To this host, whatever the host of a URL is.
+    Named(&'a str),
+    /// To this socket in the file system.
+    Socket(&'a Path),
+}
+
+/// Settings that trust no certificate.
+fn no_tls() -> Result<ClientConfig, HttpError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| HttpError::Client {
+        reason: error.to_string(),
+    })?;
+    Ok(builder
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth())
+}
+
+/// A client of the crate.
+fn build(tls: &ClientConfig, idle_max: usize, to: To<'_>) -> Result<reqwest::Client, HttpError> {
     let mut builder = reqwest::Client::builder()
         .tls_backend_preconfigured(tls.clone())
         .http1_only()
@@ -324,9 +374,11 @@ fn build(
         .user_agent("lb")
         .pool_idle_timeout(IDLE_TIME)
         .pool_max_idle_per_host(idle_max);
-    if let Some(host) = host {
-        builder = builder.dns_resolver(Arc::new(AlwaysTo(host.to_owned())));
-    }
+    builder = match to {
+        To::Host => builder,
+        To::Named(host) => builder.dns_resolver(Arc::new(AlwaysTo(host.to_owned()))),
+        To::Socket(path) => builder.unix_socket(path),
+    };
     builder.build().map_err(|error| HttpError::Client {
         reason: error::causes(&error),
     })

@@ -19,6 +19,7 @@ use super::registration::SelfRegistration;
 use super::sticky_key;
 use super::workers::{Follower, Opener};
 use crate::admin::{self, AdminState, CertificateList, OverrideStore, TlsSettings};
+use crate::catalog::source::NOMAD;
 use crate::config::{AdminConfig, Config, ListenerConfig};
 use crate::control::{Control, ControlHandle, ControlSettings};
 use crate::journal::events::timestamp;
@@ -172,6 +173,13 @@ pub(super) fn spawn(start: Start) -> anyhow::Result<(ControlThread, ControlHandl
 fn control_settings(config: &Config, sticky_key: Option<StickyKey>) -> ControlSettings {
     ControlSettings {
         tag_prefix: config.routing.tag_prefix.clone(),
+        tag_prefixes: config
+            .nomad
+            .as_ref()
+            .and_then(|nomad| nomad.tag_prefix.clone())
+            .map(|prefix| (NOMAD, prefix))
+            .into_iter()
+            .collect(),
         rules: config.routing.rules(),
         matcher: config.proxy.matcher,
         strategy: config.proxy.strategy.clone(),

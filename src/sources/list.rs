@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::consul::{Connection, ConsulCatalog, ConsulCommands};
 use super::context::Context;
+use super::nomad::NomadServices;
 use super::routes_file::RoutesFile;
 use super::routes_http::RoutesHttp;
 use super::source::{RunningSource, Source, SourceError};
@@ -20,6 +21,7 @@ pub fn list() -> Vec<Box<dyn Source>> {
     vec![
         Box::new(ConsulCatalog::over(consul.clone())),
         Box::new(ConsulCommands::over(consul)),
+        Box::new(NomadServices),
         Box::new(StaticRoutes),
         Box::new(RoutesFile),
         Box::new(RoutesHttp),
@@ -101,10 +103,12 @@ mod tests {
 
     #[test]
     fn a_configuration_turns_on_what_it_names() {
-        let cases: [(&str, &[&str]); 8] = [
+        let cases: [(&str, &[&str]); 10] = [
             ("", &["consul"]),
             ("[consul]\n", &["consul"]),
             ("[consul]\nkv_path = \"lb/\"\n", &["consul", "consul_kv"]),
+            ("[nomad]\n", &["nomad"]),
+            ("[nomad]\n[consul]\n", &["consul", "nomad"]),
             (ROUTE, &["static"]),
             ("routes = \"route add a / http://h:1\"\n", &["static"]),
             ("routes_file = \"r\"\n", &["routes_file"]),
@@ -115,13 +119,14 @@ mod tests {
             assert_eq!(on(text), expected, "{text}");
         }
         let all = format!(
-            "routes_file = \"r\"\n[routes_http]\nurl = \"http://h/\"\n[consul]\nkv_path = \"lb/\"\n{ROUTE}"
+            "routes_file = \"r\"\n[routes_http]\nurl = \"http://h/\"\n[consul]\nkv_path = \"lb/\"\n[nomad]\n{ROUTE}"
         );
         assert_eq!(
             on(&all),
             [
                 "consul",
                 "consul_kv",
+                "nomad",
                 "static",
                 "routes_file",
                 "routes_http"
@@ -142,6 +147,7 @@ mod tests {
             names,
             [
                 "consul",
+                "nomad",
                 "routes_file",
                 "routes_http",
                 "static",

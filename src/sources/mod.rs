@@ -11,13 +11,19 @@
 //! with an `impl Source`, a section in the configuration, and a row in [`list()`].
 
 pub(crate) mod backoff;
+pub(crate) mod blocking;
 pub mod consul;
 pub(crate) mod context;
 pub mod dns;
+mod endpoint;
 pub mod healthy_count;
+mod initial_sync;
 pub(crate) mod key_store;
 pub mod list;
 pub(crate) mod look;
+mod loss_guard;
+pub mod nomad;
+mod outage;
 pub(crate) mod probe_step;
 pub mod registration;
 pub(crate) mod resolve;

@@ -105,7 +105,7 @@ impl Lb {
     fn launch(folder: TempDir, mut command: Command, environment: &[(&str, &str)]) -> Self {
         // What the developer's shell says about Consul must not reach the test.
         let foreign = |name: &str| {
-            ["CONSUL_", "VAULT_", "LB_", "FABIO_"]
+            ["CONSUL_", "NOMAD_", "VAULT_", "LB_", "FABIO_"]
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
         };

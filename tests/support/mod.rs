@@ -18,6 +18,7 @@ pub mod fake_consul;
 pub mod lb;
 pub mod loopback;
 pub mod nomad;
+pub mod nomad_alone;
 pub mod operator;
 pub mod pebble;
 pub mod process;

@@ -50,7 +50,7 @@ Server((os.environ.get("BIND") or os.environ["NOMAD_IP_http"], int(os.environ["N
 /// A running agent. Dropped: its jobs are stopped, what it mounted is unmounted, its process ends.
 pub struct NomadAgent {
     binary: PathBuf,
-    child: Child,
+    child: Option<Child>,
     dir: TempDir,
     ip: String,
     _turn: Turn,
@@ -118,7 +118,7 @@ impl NomadAgent {
             .expect("nomad");
         let agent = Self {
             binary,
-            child,
+            child: Some(child),
             dir,
             ip: consul.ip.clone(),
             _turn: turn,
@@ -264,42 +264,54 @@ impl NomadAgent {
             !allocations.is_some_and(|allocations| running(&allocations))
         });
     }
+}
 
-    /// Nomad leaves a mount for each task.
-    fn unmount(&self) {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let own = |line: &&str| {
-            line.split(' ')
-                .nth(1)
-                .is_some_and(|place| Path::new(place).starts_with(self.dir.path()))
-        };
-        for line in mounts.lines().filter(own) {
-            if let Some(place) = line.split(' ').nth(1) {
-                let _ = Command::new("umount").arg(place).output();
-            }
+/// Nomad leaves a mount for each task.
+fn unmount(folder: &Path) {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let own = |line: &&str| {
+        line.split(' ')
+            .nth(1)
+            .is_some_and(|place| Path::new(place).starts_with(folder))
+    };
+    for line in mounts.lines().filter(own) {
+        if let Some(place) = line.split(' ').nth(1) {
+            let _ = Command::new("umount").arg(place).output();
         }
     }
+}
+
+/// Ends an agent and all that it started, and unmounts what is below its folder.
+pub fn end_descendants(mut agent: Child, folder: &Path) {
+    let descendants = descendants(agent.id());
+    let _ = agent.kill();
+    let _ = agent.wait();
+    // Executors and log collectors are made to outlive their agent.
+    end_processes(&descendants, folder);
+}
+
+/// Ends what an agent left, and unmounts what is below its folder.
+pub fn end_processes(ids: &[u32], folder: &Path) {
+    for pid in ids {
+        let _ = Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .stderr(Stdio::null())
+            .status();
+    }
+    unmount(folder);
 }
 
 impl Drop for NomadAgent {
     fn drop(&mut self) {
         self.stop_tasks();
-        let descendants = descendants(self.child.id());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        // Executors and log collectors are made to outlive their agent.
-        for pid in descendants {
-            let _ = Command::new("kill")
-                .args(["-KILL", &pid.to_string()])
-                .stderr(Stdio::null())
-                .status();
+        if let Some(child) = self.child.take() {
+            end_descendants(child, self.dir.path());
         }
-        self.unmount();
     }
 }
 
 /// Everything that a process started, and what that started.
-fn descendants(root: u32) -> Vec<u32> {
+pub fn descendants(root: u32) -> Vec<u32> {
     let processes: Vec<(u32, u32)> = fs::read_dir("/proc")
         .into_iter()
         .flatten()

@@ -2,7 +2,6 @@
 //! that mean the same for routing give equal snapshots, whatever their order, check output or
 //! modify indexes.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::mesh::not_a_target;
@@ -12,9 +11,7 @@ use crate::catalog::{
     ServiceSnapshot, Weights,
 };
 use crate::journal::CheckKey;
-
-/// Longest DNS name (RFC 1035 section 2.3.4).
-const NAME_MAX: usize = 253;
+use crate::sources::endpoint;
 
 /// An instance that cannot be dialled, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,51 +209,14 @@ fn endpoint(entry: &HealthEntry) -> Result<Endpoint, String> {
     if entry.service.id.is_empty() {
         return Err("no service id".to_owned());
     }
-    let port = match u16::try_from(entry.service.port) {
-        Ok(0) => return Err("port 0: registered without a port".to_owned()),
-        Ok(port) => port,
-        Err(_) => return Err(format!("port {}: outside 1 to 65535", entry.service.port)),
-    };
+    let port = endpoint::port(entry.service.port)?;
     let own = entry.service.address.trim();
     let host = if own.is_empty() {
         entry.node.address.trim()
     } else {
         own
     };
-    if host.is_empty() {
-        return Err("no address, and its node has none either".to_owned());
-    }
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
-    match bare.parse::<IpAddr>() {
-        Ok(ip) if ip.is_unspecified() => Err(format!(
-            "address {ip}: means every address, none can be dialled"
-        )),
-        Ok(ip) => Ok(Endpoint::Addr(SocketAddr::new(ip, port))),
-        Err(_) if is_dns_name(host) => Ok(Endpoint::Name {
-            host: host.to_ascii_lowercase().into(),
-            port,
-        }),
-        Err(_) => Err(format!(
-            "address `{}`: neither an IP address nor a DNS name",
-            host.escape_debug()
-        )),
-    }
-}
-
-/// Loose on purpose (underscores are common in service names); strict enough to keep text out of
-/// resolver and log.
-fn is_dns_name(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    host.len() <= NAME_MAX
-        // All digits and dots is a mistyped IPv4 address.
-        && host.bytes().any(|byte| !byte.is_ascii_digit() && byte != b'.')
-        && host.split('.').all(|label| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-        })
+    endpoint::of(host, port)
 }
 
 #[cfg(test)]
@@ -509,7 +469,7 @@ mod tests {
                 match instance.endpoint {
                     Endpoint::Addr(addr) => prop_assert!(addr.port() != 0 && !addr.ip().is_unspecified()),
                     Endpoint::Unresolved { host, .. } => prop_assert!(false, "{host}: not looked up here"),
-                    Endpoint::Name { host, port } => prop_assert!(port != 0 && is_dns_name(&host)),
+                    Endpoint::Name { host, port } => prop_assert!(port != 0 && endpoint::is_dns_name(&host)),
                 }
             }
         }

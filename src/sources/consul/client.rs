@@ -13,13 +13,13 @@ use rustls::AlertDescription;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::blocking::{came_early, client_deadline, retry_after, turn_wait};
 use super::error::{ConsulError, alert, chain};
 use super::pool::{Lease, Pool};
 use super::room::{Place, Purpose};
 use super::settings::{Reader, Settings};
 use crate::config::ConsulConfig;
 use crate::metrics::Metrics;
+use crate::sources::blocking::{came_early, client_deadline, retry_after, turn_wait};
 
 /// Largest response that is read. A service of 100,000 instances stays below it.
 const BODY_MAX: usize = 128 << 20;

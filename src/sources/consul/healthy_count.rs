@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::blocking::{Next, Position};
 use super::client::{Block, Mode};
 use super::error::ConsulError;
 use super::room::Purpose;
 use super::shared::Shared;
 use super::wire::SEGMENT;
 use crate::sources::backoff::Backoff;
+use crate::sources::blocking::{Next, Position};
 use crate::sources::healthy_count;
 use crate::system::vital;
 

@@ -12,16 +12,17 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::error::ConsulError;
-use super::guard::{Verdict, routed, sight};
-use super::initial_sync::InitialSync;
 use super::poll::Poller;
 use super::rights::{self, Absence, Evidence};
 use super::shared::{Closed, Shared};
+use super::visibility::{routed, sight};
 use super::watch;
 use super::wire::{SERVICES, ServiceList, decode_services};
 use crate::catalog::ServiceName;
 use crate::catalog::other_services::named_in;
 use crate::journal::few;
+use crate::sources::initial_sync::InitialSync;
+use crate::sources::loss_guard::Verdict;
 use crate::system::vital;
 
 /// How long the services of the first list have to respond before those that did not are excused.
@@ -144,10 +145,7 @@ impl ListWatch {
     /// The routed names, unless the list cannot be what there is for this token.
     async fn names(&mut self, list: &ServiceList) -> Option<BTreeSet<ServiceName>> {
         let sight = sight(list);
-        let seen_whole = self
-            .shared
-            .guard()
-            .note_sight(sight, self.shared.client.reader());
+        let seen_whole = self.shared.note_sight(sight);
         match rights::accept_list(&self.shared, sight, seen_whole, !self.watches.is_empty()).await {
             Ok(()) => {}
             Err(error @ ConsulError::Rights { .. }) => {
@@ -261,10 +259,7 @@ impl ListWatch {
         names: &mut BTreeSet<ServiceName>,
     ) -> Option<Option<ConsulError>> {
         let sight = sight(list);
-        let seen_whole = self
-            .shared
-            .guard()
-            .note_sight(sight, self.shared.client.reader());
+        let seen_whole = self.shared.note_sight(sight);
         let evidence = Evidence {
             sight,
             seen_whole,

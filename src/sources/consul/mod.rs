@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! list ── /v1/catalog/services ── starts and ends ──▶ watch (one per routed service) ── /v1/health/service/NAME
-//!   └──────────── poll: pacing, position, retries ─────────────┘        guard: may it be believed?
+//!   └──────────── poll: pacing, position, retries ─────────────┘        may it be believed? loss_guard, visibility
 //!       │         client ─ pool ─ dial ─ settings, tls                  catalog: wire → snapshot
 //!       │                  room, grant: how many fit?
 //!       ├─ feed ── tells watches which services changed, where there is no room for a blocking query each
@@ -14,10 +14,10 @@
 //! `register` writes what the others read: the registration of `lb` itself.
 //!
 //! An error is never an empty response: every service keeps its last good instances for as long as
-//! Consul cannot be read, and one service's failure touches no other. `blocking`, `guard`, `wire`,
-//! `catalog` and `keys` are pure.
+//! Consul cannot be read, and one service's failure touches no other. `visibility`, `wire`, `catalog`
+//! and `keys` are pure, and so are the rules that are not of Consul alone: `blocking`, `loss_guard`,
+//! `initial_sync` and `outage` beside this folder.
 
-pub(crate) mod blocking;
 pub mod catalog;
 pub(crate) mod client;
 mod connection;
@@ -26,17 +26,14 @@ pub(crate) mod error;
 mod expiry;
 mod feed;
 mod grant;
-pub(crate) mod guard;
 mod healthy_count;
 mod hint;
-mod initial_sync;
 mod key_file;
 pub(crate) mod keys;
 mod kv_editor;
 mod list;
 mod mesh;
 mod notices;
-mod outage;
 mod overrides;
 mod pace;
 mod page;
@@ -50,6 +47,7 @@ mod settings;
 mod shared;
 mod source;
 mod tls;
+mod visibility;
 mod watch;
 pub mod wire;
 

@@ -13,7 +13,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::blocking::TokenBucket;
+use crate::sources::blocking::TokenBucket;
 
 /// Pause after a read that brought something: what changes together is read together.
 const USEFUL_MIN: Duration = Duration::from_millis(5);

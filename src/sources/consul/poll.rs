@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 
-use super::blocking::{Next, Position, jittered_wait, resync_after, too_stale};
 use super::client::{Block, ConsulResponse, Mode};
 use super::error::ConsulError;
 use super::notices::Subscription;
@@ -19,6 +18,7 @@ use super::room::{Place, Purpose};
 use super::shared::Shared;
 use crate::catalog::ServiceName;
 use crate::sources::backoff::{Backoff, CAP};
+use crate::sources::blocking::{Next, Position, jittered_wait, resync_after, too_stale};
 
 /// First bound of the pause after a failed read.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);

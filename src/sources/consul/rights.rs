@@ -24,9 +24,9 @@ use serde::Deserialize;
 use tracing::debug;
 
 use super::error::ConsulError;
-use super::guard::{CONSUL, Visibility};
 use super::keys;
 use super::shared::Shared;
+use super::visibility::{CONSUL, Visibility};
 use super::wire::SEGMENT;
 use crate::catalog::definitions::null_is_default;
 

@@ -8,14 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::blocking::TokenBucket;
 use super::catalog::outputs;
 use super::client::Client;
 use super::error::ConsulError;
-use super::guard::Guard;
-use super::initial_sync::InitialSync;
 use super::notices::Notices;
-use super::outage::Outage;
+use super::visibility::{Visibility, WholeSeenBy};
 use super::wire::HealthEntry;
 use crate::catalog::command::CommandError;
 use crate::catalog::command_list::CommandList;
@@ -24,6 +21,10 @@ use crate::catalog::{InstanceId, ServiceName, ServiceSnapshot};
 use crate::config::{ChecksRequired, ConsulConfig, RoutingConfig};
 use crate::journal::{Draft, Kind};
 use crate::metrics::Metrics;
+use crate::sources::blocking::TokenBucket;
+use crate::sources::initial_sync::InitialSync;
+use crate::sources::loss_guard::LossGuard;
+use crate::sources::outage::Outage;
 use crate::sources::update::Update;
 
 /// Name of the page for requests without a route that the KV store holds, among the sources.
@@ -60,7 +61,8 @@ pub(super) struct Shared {
     recovered_at: Mutex<Option<Instant>>,
     /// All changes are reported.
     complete: AtomicBool,
-    guard: Mutex<Guard>,
+    guard: Mutex<LossGuard>,
+    whole_seen_by: Mutex<WholeSeenBy>,
     budget: Mutex<TokenBucket>,
     leaderless_until: Mutex<Option<Instant>>,
     trouble: Mutex<Outage>,
@@ -99,6 +101,7 @@ impl Shared {
             recovered_at: Mutex::new(None),
             complete: AtomicBool::new(false),
             guard: Mutex::default(),
+            whole_seen_by: Mutex::default(),
             budget: Mutex::new(TokenBucket::new(BUDGET.0, BUDGET.1, Instant::now())),
             leaderless_until: Mutex::new(None),
             trouble: Mutex::default(),
@@ -165,8 +168,14 @@ impl Shared {
         }
     }
 
-    pub(super) fn guard(&self) -> MutexGuard<'_, Guard> {
+    pub(super) fn guard(&self) -> MutexGuard<'_, LossGuard> {
         lock(&self.guard)
+    }
+
+    /// Notes what a list shows to the present reader; returns whether the same reader saw `consul`
+    /// before.
+    pub(super) fn note_sight(&self, sight: Visibility) -> bool {
+        lock(&self.whole_seen_by).note(sight, self.client.reader())
     }
 
     /// Takes one read from the budget of all; returns how long to wait first.

@@ -9,12 +9,13 @@ use tracing::warn;
 
 use super::catalog::{Rejected, retain_own, snapshot};
 use super::error::ConsulError;
-use super::guard::{Verdict, sight, undisputed};
 use super::poll::Poller;
 use super::rights::{self, Absence, Evidence, Rights};
 use super::shared::{Closed, Shared};
+use super::visibility::sight;
 use super::wire::{HealthEntry, SEGMENT, SERVICES, decode_services};
 use crate::catalog::{Instance, InstanceId, Registration, ServiceName, ServiceSnapshot};
+use crate::sources::loss_guard::{Verdict, undisputed};
 
 /// How long instances are kept that Consul shows no longer, when nothing tells whether the token
 /// may see them.
@@ -190,10 +191,7 @@ impl ServiceWatch {
             return Ok(Look::Hidden(ConsulError::Rights { what }));
         }
         let sight = sight(&list);
-        let seen_whole = self
-            .shared
-            .guard()
-            .note_sight(sight, self.shared.client.reader());
+        let seen_whole = self.shared.note_sight(sight);
         let evidence = Evidence {
             sight,
             seen_whole,

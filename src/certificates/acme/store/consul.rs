@@ -16,8 +16,8 @@ use tokio::time::{sleep, timeout};
 use super::{Place, Shelf, Texts, Write, failed, host_of, part_of};
 use crate::certificates::acme::failure::{Failure, Kind};
 use crate::config::ConsulConfig;
+use crate::sources::blocking::{Next, Position, TokenBucket, jittered_wait};
 use crate::sources::consul::ConsulError;
-use crate::sources::consul::blocking::{Next, Position, TokenBucket, jittered_wait};
 use crate::sources::consul::client::{Block, Client, Mode};
 use crate::sources::consul::keys;
 

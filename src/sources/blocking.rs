@@ -1,6 +1,6 @@
 //! The rules of blocking queries, as pure functions: no socket, no clock, no randomness of its own.
 //!
-//! A blocking query names the index of the last response and is held by Consul until something
+//! A blocking query names the index of the last response and is held by the server until something
 //! newer exists or `wait` has passed (Consul's "Blocking Queries" page). What that page requires of
 //! a client, and what experience adds:
 //!

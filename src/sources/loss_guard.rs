@@ -1,21 +1,14 @@
 //! When a response is too bad to be believed at once.
 //!
-//! Consul can respond 200 with too little: around leader elections, and to a token without rights
-//! (its responses are filtered, not refused). So a response that empties a service, or takes a
-//! large share of everything that is known, has to be confirmed by a second read in default mode;
-//! and emptiness is compared with the catalog, which lists the service `consul` for every token
-//! that may read it. What the token may read is looked up where that is in doubt (`rights`).
+//! Servers can respond 200 with too little: around leader elections, after a restore, and to a token
+//! without rights. So a response that empties a service, or takes a large share of everything that
+//! is known, has to be confirmed by a second read.
 //!
 //! Pure: what is read, and when, is the caller's business.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use super::settings::Reader;
-use super::wire::ServiceList;
 use crate::catalog::{Instance, ServiceName};
-
-/// Registered by every Consul cluster that works, in the default namespace.
-pub(super) const CONSUL: &str = "consul";
 
 /// Fewer instances than this are never a mass, whatever their share: in a small catalog every one
 /// is a large part.
@@ -23,11 +16,9 @@ const MASS_MIN: usize = 3;
 
 /// Counts of what is believed, to judge what comes.
 #[derive(Debug, Default)]
-pub(crate) struct Guard {
+pub(crate) struct LossGuard {
     counts: HashMap<ServiceName, usize>,
     total: usize,
-    /// The reader that saw `consul` in the list.
-    whole_seen_by: Option<Reader>,
 }
 
 /// Whether a response may be believed as it is.
@@ -46,7 +37,7 @@ pub(crate) enum Verdict {
     },
 }
 
-impl Guard {
+impl LossGuard {
     /// Judges a response of one service against what is believed of it. `confirm_percent`: see
     /// `[consul]`.
     #[must_use]
@@ -101,15 +92,6 @@ impl Guard {
         self.total
     }
 
-    /// Notes what a list shows to this reader; returns whether the same reader saw `consul` before.
-    pub(super) fn note_sight(&mut self, sight: Visibility, reader: Reader) -> bool {
-        let before = self.whole_seen_by.as_ref() == Some(&reader);
-        if sight == Visibility::Whole {
-            self.whole_seen_by = Some(reader);
-        }
-        before
-    }
-
     pub(crate) fn forget(&mut self, name: &ServiceName) {
         self.total -= self.counts.remove(name).unwrap_or(0);
     }
@@ -125,42 +107,6 @@ pub(crate) fn undisputed(before: &[Instance], after: &[Instance]) -> Vec<Instanc
     let mut all: Vec<_> = after.iter().chain(missing).cloned().collect();
     all.sort_by(|one, other| one.id.cmp(&other.id));
     all
-}
-
-/// What a token may see, judged by one response of the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Visibility {
-    /// `consul` is there.
-    Whole,
-    /// Something, but not `consul`: a token for some services only.
-    Part,
-    Nothing,
-}
-
-/// Judges what the token may see.
-#[must_use]
-pub(crate) fn sight(list: &ServiceList) -> Visibility {
-    if list.contains_key(CONSUL) {
-        Visibility::Whole
-    } else if list.is_empty() {
-        Visibility::Nothing
-    } else {
-        Visibility::Part
-    }
-}
-
-/// Names of the services that carry a routing tag: one that starts with `tag_prefix` after spaces
-/// are trimmed.
-#[must_use]
-pub(crate) fn routed(list: &ServiceList, tag_prefix: &str) -> BTreeSet<ServiceName> {
-    list.iter()
-        .filter(|(_, tags)| {
-            tags.iter()
-                .flatten()
-                .any(|tag| tag.trim().starts_with(tag_prefix))
-        })
-        .map(|(name, _)| ServiceName::from(name.as_str()))
-        .collect()
 }
 
 #[cfg(test)]
@@ -184,13 +130,9 @@ mod tests {
             .collect()
     }
 
-    fn list(text: &str) -> ServiceList {
-        serde_json::from_str(text).unwrap()
-    }
-
     #[test]
     fn emptiness_and_mass_loss_need_a_second_look() {
-        let mut guard = Guard::default();
+        let mut guard = LossGuard::default();
         guard.believe(&"a".into(), 4);
         guard.believe(&"b".into(), 6);
         let before = ["1", "2", "3", "4"];
@@ -229,7 +171,7 @@ mod tests {
 
     #[test]
     fn single_removals_are_no_mass_in_a_small_catalog() {
-        let mut guard = Guard::default();
+        let mut guard = LossGuard::default();
         guard.believe(&"a".into(), 3);
         assert_eq!(
             guard.judge(&instances(&["1", "2", "3"]), &instances(&["1", "2"]), 20),
@@ -269,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_total_follows_what_is_believed() {
-        let mut guard = Guard::default();
+        let mut guard = LossGuard::default();
         guard.believe(&"a".into(), 4);
         guard.believe(&"a".into(), 1);
         guard.believe(&"b".into(), 2);
@@ -280,7 +222,7 @@ mod tests {
 
     #[test]
     fn services_without_instances_may_leave_the_list_at_once() {
-        let mut guard = Guard::default();
+        let mut guard = LossGuard::default();
         guard.believe(&"full".into(), 1);
         guard.believe(&"empty".into(), 0);
         assert_eq!(
@@ -291,25 +233,5 @@ mod tests {
             guard.judge_missing([&"empty".into(), &"full".into()].into_iter()),
             Verdict::ConfirmEmpty
         );
-    }
-
-    #[test]
-    fn a_list_shows_how_much_of_the_catalog_may_be_seen() {
-        let whole = sight(&list(r#"{"consul":[],"web":["x"]}"#));
-        let part = sight(&list(r#"{"web":["x"]}"#));
-        let nothing = sight(&list("{}"));
-        assert_eq!(
-            (whole, part, nothing),
-            (Visibility::Whole, Visibility::Part, Visibility::Nothing)
-        );
-    }
-
-    #[test]
-    fn routed_services_carry_the_prefix_after_trimming() {
-        let list = list(
-            r#"{"a":["urlprefix-/a"],"b":["x","  urlprefix-/b "],"c":["my-urlprefix-/c"],"d":null,"e":[]}"#,
-        );
-        let names: Vec<_> = routed(&list, "urlprefix-").into_iter().collect();
-        assert_eq!(names, ["a".into(), "b".into()]);
     }
 }

@@ -1,6 +1,6 @@
-//! What is wrong with the watches at present, so that the log shows changes: one line when
-//! Consul cannot be read any more, one when every watch can read again. A thousand watches that
-//! lose one agent make one line. Pure: time is an argument, the lines are written by `shared`.
+//! What is wrong with the watches of a source at present, so that the log shows changes: one line
+//! when its server cannot be read any more, one when every watch can read again. A thousand watches that
+//! lose one agent make one line. Pure: time is an argument, the caller writes the lines.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
