@@ -19,6 +19,7 @@ mod sample;
 mod scrape;
 mod status;
 mod terminal;
+mod under_way;
 mod up;
 mod upgrade;
 
@@ -54,6 +55,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         skip: args.cluster.skip.clone(),
         changes: Changes::default(),
         force: args.cluster.force,
+        action: args.action(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

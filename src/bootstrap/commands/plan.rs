@@ -58,9 +58,6 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     // What `up` would refuse to make a second time is no plan.
     context.state.check_not_lost()?;
     let mut cluster: Vec<String> = Vec::new();
-    if let Some(restoring) = context.state.restoring()? {
-        cluster.push(restoring.told());
-    }
     for operation in context.state.operations()? {
         cluster.push(operation.told());
     }
@@ -74,12 +71,6 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     }
     if context.state.gossip()?.is_none() {
         cluster.push("make gossip keys".to_owned());
-    }
-    if context.state.acl_change()?.is_some() {
-        cluster.push("go on with `lb bootstrap acl enable`, which was cut off".to_owned());
-    }
-    if !context.state.tokens()?.retired.is_empty() {
-        cluster.push("go on with `lb bootstrap rotate-tokens`, which was cut off".to_owned());
     }
     let due = context.state.due_pairs(&context.cluster, now)?;
     if !due.is_empty() {
