@@ -32,6 +32,8 @@ pub(super) struct Invocation {
     pub(super) skip: Vec<String>,
     /// What is changed on nodes, by whatever this invocation opens.
     pub(super) changes: Changes,
+    /// How many clients are restarted at a time.
+    pub(super) batch: Option<usize>,
     /// Versions may be further away than the makers support.
     pub(super) force: bool,
     /// What was asked for.
@@ -84,6 +86,7 @@ impl Invocation {
             limit: self.limit,
             skip: self.skip.clone(),
             changes: self.changes.clone(),
+            batch: self.batch,
             force: self.force,
             action: self.action.clone(),
         };
@@ -150,6 +153,7 @@ impl Invocation {
                 ));
             }
         }
+        context.batch = self.batch;
         context.force = self.force;
         Ok(context)
     }

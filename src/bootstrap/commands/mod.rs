@@ -2,6 +2,7 @@
 
 mod acl_enable;
 mod backup;
+mod doctor;
 mod down;
 mod env;
 mod foreground;
@@ -54,6 +55,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         limit: args.cluster.timeout(),
         skip: args.cluster.skip.clone(),
         changes: Changes::default(),
+        batch: args.cluster.batch.map(usize::from),
         force: args.cluster.force,
         action: args.action(),
     };
@@ -66,6 +68,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Up(args) => up::run(&invocation, args).await,
             BootstrapAction::Plan => plan::run(&invocation, json).await,
             BootstrapAction::Status => status::run(&invocation, json).await,
+            BootstrapAction::Doctor => doctor::run(&invocation, json).await,
             BootstrapAction::Env => env::run(&invocation, json),
             BootstrapAction::Scrape => scrape::run(&invocation),
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,

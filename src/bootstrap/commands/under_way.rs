@@ -38,9 +38,15 @@ fn meaning(action: &BootstrapAction, under_way: OperationKind) -> Meaning {
     use OperationKind as Kind;
     match (action, under_way) {
         // They change nothing and show it themselves, or end all of it.
-        (Action::Plan | Action::Status | Action::Env | Action::Scrape | Action::Down(_), _) => {
-            Meaning::None
-        }
+        (
+            Action::Plan
+            | Action::Status
+            | Action::Doctor
+            | Action::Env
+            | Action::Scrape
+            | Action::Down(_),
+            _,
+        ) => Meaning::None,
         // The same goes on; which node, or whether with a new CA, each looks at itself.
         (Action::Restore(_), Kind::Restore)
         | (Action::RotateCerts(_), Kind::RotateCerts)
@@ -75,6 +81,7 @@ mod tests {
         ("up", "tttttttx"),
         ("plan", "........"),
         ("status", "........"),
+        ("doctor", "........"),
         ("env", "........"),
         ("scrape", "........"),
         ("rotate-certs", ".ttttxxx"),
