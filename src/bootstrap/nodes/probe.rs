@@ -81,7 +81,9 @@ impl Host {
             milliseconds(&some_word(lines)?)
         });
         let interface = command.section("interface", "echo \"$device\"", word);
-        let mtu = "cat \"/sys/class/net/$device/mtu\" 2>/dev/null";
+        // /sys of a container may be that of its host.
+        let mtu = "link=$(ip -o link show dev \"$device\" 2>/dev/null | sed -n 's/.* mtu \\([0-9]*\\) .*/\\1/p')\n\
+                   if [ -n \"$link\" ]; then echo \"$link\"; else cat \"/sys/class/net/$device/mtu\" 2>/dev/null; fi";
         let mtu = command.section("mtu", mtu, number);
         let before = since_epoch();
         let output = command.run(&self.channel, PATIENCE).await?;
