@@ -43,9 +43,10 @@ fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Product) -> Node
         packages: (spec.packages.iter().copied())
             .filter(|_| product == Product::Nomad)
             .collect(),
-        gone: (spec.gone.iter().cloned())
-            .filter(|_| product == Product::Consul)
-            .collect(),
+        gone: match product {
+            Product::Consul => spec.gone.clone(),
+            Product::Nomad => Vec::new(),
+        },
         binaries: (spec.binaries.iter())
             .filter(|binary| binary.name == product.name() || (last && binary.name == "lb"))
             .cloned()
