@@ -9,48 +9,11 @@ use anyhow::Result;
 use super::channel::PATIENCE;
 use super::command::{ShellCommand, lines};
 use super::host::Host;
+use super::package::{CNI_FOLDERS, Package};
 use super::script::quote;
 
 /// How long a package manager may take to fetch its lists, or a package with all that it needs.
 const FETCH: Duration = Duration::from_secs(600);
-
-/// Something that a package brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Package {
-    /// Docker's daemon.
-    Docker,
-    /// The CNI reference plugins.
-    CniPlugins,
-    /// iptables, with which Nomad and the plugins make the rules of bridges.
-    Iptables,
-}
-
-impl Package {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Docker, Self::CniPlugins, Self::Iptables];
-
-    /// What it is called in plans, messages and scripts.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Docker => "docker",
-            Self::CniPlugins => "cni",
-            Self::Iptables => "iptables",
-        }
-    }
-
-    /// Names of packages that bring it, the first that there is counts: for apt, then for dnf.
-    fn packages(self) -> [&'static str; 2] {
-        match self {
-            Self::Docker => ["docker.io docker-ce", "moby-engine docker-ce docker"],
-            Self::CniPlugins => ["containernetworking-plugins", "containernetworking-plugins"],
-            Self::Iptables => ["iptables", "iptables-nft iptables"],
-        }
-    }
-}
-
-/// Where distributions and people keep CNI plugins.
-pub const CNI_FOLDERS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 
 /// `there NAME`: whether the machine has it, and runs what of it has to run. `brought NAME`: whether
 /// no package has to be installed for it. Takes `folders`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::digest::{self, Context, SHA256};
 
-use super::packages::Package;
+use super::package::Package;
 use crate::bootstrap::topology::{BinarySource, Product};
 
 /// Who owns a file on a node. On the local target all is the user's own, and nothing is changed.
