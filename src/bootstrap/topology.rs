@@ -297,6 +297,8 @@ pub struct Cluster {
     pub acl: bool,
     /// Whether Nomad clients run programs as they are (driver `raw_exec`).
     pub raw_exec: bool,
+    /// What machines have beside the cluster's own programs.
+    pub features: Features,
     /// The CA that was brought along. None: one is made.
     pub ca: Option<CaFiles>,
     /// Where Consul comes from.
@@ -318,6 +320,17 @@ pub struct Cluster {
     pub release_key: ReleaseKey,
     /// Folder of CA, keys, tokens; absolute.
     pub state: PathBuf,
+}
+
+/// What machines behind ssh have beside the cluster's own programs, if it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Docker on Nomad clients.
+    pub docker: bool,
+    /// CNI plugins on Nomad clients.
+    pub cni: bool,
+    /// Consul's domain is looked up in Consul, on all nodes.
+    pub consul_dns: bool,
 }
 
 /// A CA of the operator's own.

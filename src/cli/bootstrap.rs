@@ -65,6 +65,10 @@ pub struct ClusterArgs {
     /// quorum. Exit code 3: something is left to be done.
     #[arg(long, global = true, value_name = "NODE", value_delimiter = ',')]
     pub skip: Vec<String>,
+    /// Restart so many clients at a time, at most half of them, and of no service more than half of its
+    /// instances [default: 1, from 20 clients on a tenth]. Servers go one by one in any case.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub batch: Option<u16>,
     /// Give up when the cluster is not where it should be after this time [default: 5m].
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
@@ -99,6 +103,9 @@ pub enum BootstrapAction {
     /// Print members, leaders, nodes and the days left of each certificate. Exit code 3 when
     /// degraded.
     Status,
+    /// Look for what no agent tells: ports between nodes, clocks, packet sizes, versions, drift. Changes
+    /// nothing. Exit code 3 when something is wrong.
+    Doctor,
     /// Print the exports for the consul and nomad commands, and write the browser's client.pfx.
     Env,
     /// Print the configuration with which Prometheus scrapes the cluster, and write the files that it
@@ -272,7 +279,10 @@ impl BootstrapArgs {
     pub(super) fn has_result(&self) -> bool {
         matches!(
             self.action(),
-            BootstrapAction::Plan | BootstrapAction::Status | BootstrapAction::Env
+            BootstrapAction::Plan
+                | BootstrapAction::Status
+                | BootstrapAction::Doctor
+                | BootstrapAction::Env
         )
     }
 
@@ -342,11 +352,12 @@ mod tests {
     #[test]
     fn flags_of_the_cluster_stand_before_and_after_the_word() {
         let flags = "--cluster c.toml --local --only consul --state s --network 127.0.9.0/24 --consul-bin c --nomad-bin n \
-                     --acl --passphrase-file p --inventory - --timeout 1m30s --skip a,b --skip c --force";
+                     --acl --passphrase-file p --inventory - --timeout 1m30s --skip a,b --skip c --force --batch 3";
         for word in [
             "up",
             "plan",
             "status",
+            "doctor",
             "env",
             "scrape",
             "rotate-certs",
@@ -388,6 +399,7 @@ mod tests {
                     "{line}"
                 );
                 assert_eq!(found.timeout(), Duration::from_secs(90), "{line}");
+                assert_eq!(found.batch, Some(3), "{line}");
                 assert_eq!(found.skip, ["a", "b", "c"], "{line}");
             }
         }
@@ -457,6 +469,7 @@ mod tests {
             ("--only nomad", "consul"),
             ("--network 10", "--network"),
             ("--timeout 5", "--timeout"),
+            ("--batch 0", "--batch"),
             ("replace-node", "<NAME>"),
             ("remove-node --dead", "<NAME>"),
             ("backup", "--to"),
@@ -486,6 +499,7 @@ mod tests {
         for line in [
             "plan --json",
             "--json status",
+            "doctor --json",
             "env --json",
             "--local --json plan",
         ] {

@@ -34,7 +34,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Action,
     /// Print results as JSON (check, routes, explain, services, events, version; of bootstrap:
-    /// plan, status, env).
+    /// plan, status, doctor, env).
     #[arg(long, global = true)]
     pub json: bool,
 }

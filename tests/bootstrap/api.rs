@@ -78,6 +78,7 @@ impl Site {
             acl: true,
 
             raw_exec: true,
+            features: lb::bootstrap::topology::Features::default(),
             ca: None,
             consul: BinarySource::File(PathBuf::from("consul")),
             nomad: Some(BinarySource::File(PathBuf::from("nomad"))),

@@ -29,6 +29,7 @@ fn cluster(state: &Path, target: Target, address: &str, ssh: Option<String>) -> 
         }],
         acl: false,
         raw_exec: true,
+        features: lb::bootstrap::topology::Features::default(),
         ca: None,
         consul: BinarySource::File("/bin/sh".into()),
         nomad: None,

@@ -2,6 +2,7 @@
 //! missing is skipped, loudly.
 
 mod drift;
+mod features;
 mod life;
 mod machine;
 mod refused;

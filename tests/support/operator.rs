@@ -76,11 +76,21 @@ impl Operator {
 
     /// Writes the description: these lines, then how to reach the machines.
     pub fn describe(&self, nodes: &str, ssh: &str, more: &str) {
+        self.describe_all(&format!("acl = false\n{nodes}"), ssh, more);
+    }
+
+    /// The same, with nothing said of ACLs.
+    pub fn describe_all(&self, nodes: &str, ssh: &str, more: &str) {
         let text = format!(
-            "target = \"ssh\"\nacl = false\n{nodes}\n[ssh]\noptions = [\"-F\", \"{}\"]\nparallel = 9\n{ssh}\n{more}\n",
+            "target = \"ssh\"\n{nodes}\n[ssh]\noptions = [\"-F\", \"{}\"]\nparallel = 9\n{ssh}\n{more}\n",
             self.config
         );
         fs::write(self.dir.path().join("cluster.toml"), text).unwrap();
+    }
+
+    /// A file beside the description.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// The state folder.

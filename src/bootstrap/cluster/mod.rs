@@ -8,6 +8,7 @@ pub mod diagnosis;
 pub mod facts;
 pub mod gates;
 pub mod gossip;
+pub mod health;
 pub mod peers;
 pub mod quorum;
 pub mod snapshot;

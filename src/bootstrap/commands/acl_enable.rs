@@ -38,9 +38,6 @@ pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
         context.progress.note("ACLs are on already");
         return Ok(0);
     }
-    if context.state.rotation()?.is_some() {
-        bail!("certificates are being rotated: finish that first (`lb bootstrap rotate-certs`)");
-    }
     if under_way.is_none() {
         step(&mut context, Some(AclStep::Open))?;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::terminal::{is_terminal, say};
+use super::under_way;
 use crate::bootstrap::changes::Changes;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::context::access::quoted;
@@ -15,7 +16,7 @@ use crate::bootstrap::progress::Progress;
 use crate::bootstrap::state::State;
 use crate::bootstrap::state::passphrase::Passphrase;
 use crate::bootstrap::topology::{Node, Product, Role, Scope};
-use crate::cli::ClusterArgs;
+use crate::cli::{BootstrapAction, ClusterArgs};
 
 /// What every command was given.
 pub(super) struct Invocation {
@@ -31,8 +32,12 @@ pub(super) struct Invocation {
     pub(super) skip: Vec<String>,
     /// What is changed on nodes, by whatever this invocation opens.
     pub(super) changes: Changes,
+    /// How many clients are restarted at a time.
+    pub(super) batch: Option<usize>,
     /// Versions may be further away than the makers support.
     pub(super) force: bool,
+    /// What was asked for.
+    pub(super) action: BootstrapAction,
 }
 
 impl Invocation {
@@ -81,7 +86,9 @@ impl Invocation {
             limit: self.limit,
             skip: self.skip.clone(),
             changes: self.changes.clone(),
+            batch: self.batch,
             force: self.force,
+            action: self.action.clone(),
         };
         invocation.open_existing()
     }
@@ -110,6 +117,7 @@ impl Invocation {
             bail!(no_cluster(&self.described.cluster.state))
         };
         state.notes().iter().for_each(|note| say(note));
+        under_way::check(&self.action, &state)?;
         let progress = Progress::new(is_terminal());
         let mut context =
             Context::of_applied(self.described.clone(), applied, state, progress, self.limit)?;
@@ -123,6 +131,7 @@ impl Invocation {
     /// With a state that may lie elsewhere than where it is to be.
     pub(super) fn open_at(&self, state: State) -> Result<Context> {
         state.notes().iter().for_each(|note| say(note));
+        under_way::check(&self.action, &state)?;
         let mut context = Context::new(
             self.described.clone(),
             state,
@@ -144,6 +153,7 @@ impl Invocation {
                 ));
             }
         }
+        context.batch = self.batch;
         context.force = self.force;
         Ok(context)
     }

@@ -2,6 +2,7 @@
 
 mod acl_enable;
 mod backup;
+mod doctor;
 mod down;
 mod env;
 mod foreground;
@@ -19,6 +20,7 @@ mod sample;
 mod scrape;
 mod status;
 mod terminal;
+mod under_way;
 mod up;
 mod upgrade;
 
@@ -53,7 +55,9 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
         limit: args.cluster.timeout(),
         skip: args.cluster.skip.clone(),
         changes: Changes::default(),
+        batch: args.cluster.batch.map(usize::from),
         force: args.cluster.force,
+        action: args.action(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -64,6 +68,7 @@ pub fn run(args: &BootstrapArgs, json: bool) -> Result<u8> {
             BootstrapAction::Up(args) => up::run(&invocation, args).await,
             BootstrapAction::Plan => plan::run(&invocation, json).await,
             BootstrapAction::Status => status::run(&invocation, json).await,
+            BootstrapAction::Doctor => doctor::run(&invocation, json).await,
             BootstrapAction::Env => env::run(&invocation, json),
             BootstrapAction::Scrape => scrape::run(&invocation),
             BootstrapAction::RotateCerts(args) => rotate_certs::run(&invocation, args.ca).await,

@@ -22,14 +22,17 @@ use crate::bootstrap::topology::{PerProduct, Product};
 
 /// All that would be done.
 #[derive(Debug, Serialize)]
-struct Planned {
+pub(super) struct Planned {
     changes: bool,
     /// Of the whole cluster: keys and certificates to be made.
-    cluster: Vec<String>,
-    nodes: Vec<NodePlan>,
+    pub(super) cluster: Vec<String>,
+    pub(super) nodes: Vec<NodePlan>,
     /// Nodes that do not respond, and why.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unreachable: BTreeMap<String, String>,
+    /// How many nodes were looked at.
+    #[serde(skip)]
+    pub(super) looked_at: usize,
 }
 
 /// Prints it; exit code 3 when something would change.
@@ -46,7 +49,11 @@ pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
     Ok(if planned.changes { DIFFERS } else { 0 })
 }
 
-async fn plan(invocation: &Invocation) -> Result<Planned> {
+/// Holds the nodes against the description.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn plan(invocation: &Invocation) -> Result<Planned> {
     let described = invocation.described.clone();
     let now = SystemTime::now();
     let dir = described.cluster.state.clone();
@@ -58,9 +65,6 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     // What `up` would refuse to make a second time is not a plan.
     context.state.check_not_lost()?;
     let mut cluster: Vec<String> = Vec::new();
-    if let Some(restoring) = context.state.restoring()? {
-        cluster.push(restoring.told());
-    }
     for operation in context.state.operations()? {
         cluster.push(operation.told());
     }
@@ -74,12 +78,6 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
     }
     if context.state.gossip()?.is_none() {
         cluster.push("make gossip keys".to_owned());
-    }
-    if context.state.acl_change()?.is_some() {
-        cluster.push("go on with `lb bootstrap acl enable`, which was cut off".to_owned());
-    }
-    if !context.state.tokens()?.retired.is_empty() {
-        cluster.push("go on with `lb bootstrap rotate-tokens`, which was cut off".to_owned());
     }
     let due = context.state.due_pairs(&context.cluster, now)?;
     if !due.is_empty() {
@@ -116,12 +114,14 @@ async fn plan(invocation: &Invocation) -> Result<Planned> {
             }
         }
     }
+    let looked_at = nodes.len();
     nodes.retain(|plan| !plan.is_empty());
     Ok(Planned {
         changes: !nodes.is_empty() || !cluster.is_empty() || !context.left_out.is_empty(),
         cluster,
         nodes,
         unreachable: context.left_out,
+        looked_at,
     })
 }
 

@@ -33,9 +33,6 @@ pub(super) async fn run(invocation: &Invocation) -> Result<u8> {
                 .to_owned()
         ));
     }
-    if context.state.acl_change()?.is_some() {
-        bail!("ACLs are being switched on: finish that first (`lb bootstrap acl enable`)");
-    }
     context.make_keys(&invocation.passphrase)?;
     context.dial().await;
     let not_over =

@@ -41,10 +41,6 @@ pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
     for operation in context.state.operations()? {
         status.add_problem(operation.told());
     }
-    if let Some(restoring) = context.state.restoring()? {
-        status.problems.push(restoring.told());
-        status.degraded = true;
-    }
     match json {
         true => print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?,
         false => print(&status::render(&status))?,

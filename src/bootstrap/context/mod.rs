@@ -59,6 +59,8 @@ pub(in crate::bootstrap) struct Context {
     pub progress: Progress,
     /// How long each gate may take.
     pub limit: Duration,
+    /// How many clients are restarted at a time, where that was said.
+    pub batch: Option<usize>,
     /// Versions may be further away than the makers support.
     pub force: bool,
     /// Names of nodes that are expected to be dead: nothing is sent to them, and nothing waits for
@@ -181,6 +183,7 @@ impl Context {
             releases,
             progress,
             limit,
+            batch: None,
             force: false,
             absent: Vec::new(),
             left_out: BTreeMap::new(),

@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(200);
 #[serde(rename_all = "PascalCase")]
 struct Check {
     status: String,
+    #[serde(default)]
+    service_name: String,
 }
 
 /// What passed before the restart.
@@ -42,6 +44,20 @@ pub(super) async fn passing(context: &Context, node: &Node) -> anyhow::Result<Pa
             .map(|(id, _)| id)
             .collect(),
     ))
+}
+
+/// The services of a node of which a check passes, by name.
+///
+/// # Errors
+/// When the operator has no certificate.
+pub(super) async fn services(context: &Context, node: &Node) -> anyhow::Result<BTreeSet<String>> {
+    let api = context.cluster_client()?.api(node, Product::Consul);
+    let found = ask(&api).await.unwrap_or_default();
+    Ok(found
+        .into_values()
+        .filter(|check| check.status == "passing" && !check.service_name.is_empty())
+        .map(|check| check.service_name)
+        .collect())
 }
 
 /// Waits until those that passed before pass again, or are gone. Tells when some do not, and lets

@@ -1,8 +1,10 @@
-//! lb by systemd, where Nomad's clients run no programs as they are: after all else, one node at a
-//! time, so that the others go on serving.
+//! lb by systemd, where Nomad's clients run no programs as they are: after all else, one batch of
+//! nodes at a time, so that the others go on serving.
 
 use anyhow::{Context as _, Result};
 
+use super::many::each;
+use super::restart::batch_size;
 use crate::bootstrap::context::Context;
 use crate::bootstrap::nodes::spec::{NodeSpec, sha256};
 use crate::bootstrap::topology::{Node, Phase};
@@ -24,16 +26,21 @@ pub(super) async fn after(context: &Context, phase: Phase) -> Result<()> {
         return Ok(());
     }
     let bar = context.progress.phase("lb", nodes.len());
-    let mut changed = 0;
-    for (done, node) in nodes.iter().enumerate() {
-        bar.set(done, &format!("on {}", node.name));
-        let stamp = stamp(&context.spec(node)?);
-        let host = context.host(node);
-        changed += usize::from(
-            host.run_lb(&stamp)
-                .await
-                .with_context(|| node.name.clone())?,
-        );
+    let (mut done, mut changed) = (0, 0);
+    for batch in nodes.chunks(batch_size(context, phase)) {
+        let names: Vec<&str> = batch.iter().map(|node| &*node.name).collect();
+        bar.set(done, &format!("on {}", names.join(", ")));
+        done += batch.len();
+        let runs = batch.iter().map(|node| async move {
+            let stamp = stamp(&context.spec(node)?);
+            let run = context.host(node).run_lb(&stamp).await;
+            run.with_context(|| node.name.clone())
+        });
+        changed += each(context, runs)
+            .await?
+            .into_iter()
+            .filter(|&changed| changed)
+            .count();
     }
     bar.done(&match changed {
         0 => format!("{} up, unchanged", nodes.len()),

@@ -34,11 +34,19 @@ fn part(spec: &NodeSpec, layout: &Layout, node: &Node, product: Product) -> Node
     let mine = |path: &str| owner_of(path).map_or(last, |owner| owner == product);
     let of_file = |file: &FileSpec| match file.effect {
         Effect::Restart(owner) | Effect::Reload(owner) => owner == product,
+        Effect::Resolver => product == Product::Consul,
         Effect::None => mine(&file.path),
     };
     NodeSpec {
         users: spec.users.clone(),
         directories: spec.directories.clone(),
+        packages: (spec.packages.iter().copied())
+            .filter(|_| product == Product::Nomad)
+            .collect(),
+        gone: match product {
+            Product::Consul => spec.gone.clone(),
+            Product::Nomad => Vec::new(),
+        },
         binaries: (spec.binaries.iter())
             .filter(|binary| binary.name == product.name() || (last && binary.name == "lb"))
             .cloned()

@@ -9,6 +9,7 @@
 //! ```
 //! See docs/decisions/0006-bootstrap-converges.md for what makes it safe to kill at any point.
 
+mod batches;
 mod checks;
 mod dead_servers;
 mod lb_service;
@@ -18,6 +19,7 @@ pub(super) mod many;
 mod missed;
 pub(super) mod phase_gate;
 pub(super) mod preflight;
+mod resolver;
 pub(super) mod restart;
 pub(super) mod survey;
 mod tokens;
@@ -35,6 +37,7 @@ use crate::bootstrap::cluster::facts::NomadNode;
 use crate::bootstrap::cluster::peers;
 use crate::bootstrap::cluster::view::Consistency;
 use crate::bootstrap::context::Context;
+use crate::bootstrap::nodes::Package;
 use crate::bootstrap::nodes::plan::{DaemonAction, NodePlan, wanted_stamps};
 use crate::bootstrap::of_node::OfNode as _;
 pub(super) use look::{Looked, look, silence};
@@ -70,6 +73,7 @@ pub(in crate::bootstrap) async fn converge_with(
         }
         done.extend(run_phase(context, phase).await?);
         lb_service::after(context, phase).await?;
+        resolver::after(context, phase).await?;
         let mut again = tokens::after(context, phase).await?.then_some("with ACLs");
         if between(context, phase).await? {
             tokens::after(context, phase).await?;
@@ -267,6 +271,14 @@ async fn install(context: &Context, work: &mut Work) -> Result<Vec<Installed>> {
     host.ensure_directories(&work.part.directories)
         .await
         .of_node(&name)?;
+    let packages = work.part.packages.iter().copied();
+    let packages: Vec<Package> = packages
+        .filter(|package| work.plan.installs(package.name()))
+        .collect();
+    if !packages.is_empty() {
+        context.changes.note(&name, "packages installed");
+        host.install_packages(&packages).await.of_node(&name)?;
+    }
     let mut installed = Vec::new();
     if context.cluster.is_local() {
         return Ok(installed);

@@ -180,6 +180,16 @@ fn judge(context: &Context, node: &Node, facts: &Facts, known: bool) -> Vec<Stri
             ));
         }
     }
+    for what in &facts.unobtainable {
+        say(format!(
+            "{what}: give it a repository that has one, install it there by hand, or take docker or cni out of [clients]"
+        ));
+    }
+    for what in &facts.resolver {
+        say(format!(
+            "{what}: put that right there, or take [dns] consul = true out"
+        ));
+    }
     if facts.free_disk_bytes < DISK_MIN_BYTES {
         say(format!(
             "has only {} MB of room for data: 500 MB are needed",

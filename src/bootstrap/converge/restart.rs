@@ -3,11 +3,13 @@
 //!
 //! What is to be restarted is decided by `plan`, what is well by `gates`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::many::each;
+use super::batches::{self, batches};
+use super::many::{each, each_result};
 use super::phase_gate::{gate, gate_result, told, with_gates};
 use super::work::{Work, start};
 use super::{checks, lost};
@@ -50,8 +52,8 @@ async fn restart(context: &Context, work: &Work, product: Product) -> Result<()>
     start(context, work, product).await
 }
 
-/// One after the other behind a gate, the leader last; all at once where nothing leads and nothing
-/// can be lost.
+/// Servers one after the other behind a gate, the leader last; all at once where nothing leads and
+/// nothing can be lost. Clients in batches.
 ///
 /// `started`: servers that were started just now, which have to be back before the next one goes.
 pub(super) async fn restart_all(
@@ -78,24 +80,76 @@ pub(super) async fn restart_all(
     for node in started.iter().filter(|_| serving) {
         rolling_gate(context, product, node).await?;
     }
+    if !serving {
+        return restart_clients(context, phase, works, bar).await;
+    }
     works.sort_by_key(|work| Some(&work.node.name) == leader.as_ref());
     for (done, work) in works.iter().enumerate() {
         bar.set(done, &format!("restarting {}", work.node.name));
         let passing = checks::passing(context, &work.node).await?;
-        if let Err(error) = restart(context, work, product).await {
-            match lost::why(context, &work.node, &error).filter(|_| !serving) {
-                Some(why) => context.leave_out(&work.node.name, &why),
-                None => return Err(error),
-            }
-            continue;
-        }
-        if serving {
-            rolling_gate(context, product, &work.node).await?;
-        } else {
-            gate(context, phase, bar, context.limit).await?;
-        }
+        restart(context, work, product).await?;
+        rolling_gate(context, product, &work.node).await?;
         if product == Product::Consul {
             checks::wait_passing(context, &work.node, &passing).await?;
+        }
+    }
+    Ok(())
+}
+
+/// How many nodes of a phase of clients are restarted at a time.
+pub(super) fn batch_size(context: &Context, phase: Phase) -> usize {
+    batches::size(context.of_phase(phase).len(), context.batch)
+}
+
+/// Batch after batch, a gate after each. Those that drop out are left out of the run.
+async fn restart_clients(
+    context: &mut Context,
+    phase: Phase,
+    works: Vec<&Work>,
+    bar: &PhaseProgress,
+) -> Result<()> {
+    let product = phase.product();
+    let size = batch_size(context, phase);
+    let services = match (product, size) {
+        (Product::Consul, 2..) => {
+            let looks = works
+                .iter()
+                .map(|work| checks::services(context, &work.node));
+            each(context, looks).await?
+        }
+        // Tasks outlive Nomad's agent, and stay in the catalog.
+        _ => vec![BTreeSet::new(); works.len()],
+    };
+    let mut done = 0;
+    for batch in batches(works.into_iter().zip(services).collect(), size) {
+        let names: Vec<&str> = batch.iter().map(|work| &*work.node.name).collect();
+        bar.set(done, &format!("restarting {}", names.join(", ")));
+        done += batch.len();
+        let restarts = batch.iter().map(|work| async {
+            let passing = checks::passing(context, &work.node).await?;
+            restart(context, work, product).await?;
+            Ok(passing)
+        });
+        let results = each_result(context, restarts).await;
+        let mut back = Vec::new();
+        for (work, result) in batch.iter().zip(results) {
+            match result {
+                Ok(passing) => back.push((*work, passing)),
+                Err(error) => match lost::why(context, &work.node, &error) {
+                    Some(why) => context.leave_out(&work.node.name, &why),
+                    None => return Err(error),
+                },
+            }
+        }
+        if back.is_empty() {
+            continue;
+        }
+        gate(context, phase, bar, context.limit).await?;
+        if product == Product::Consul {
+            let waits = back
+                .iter()
+                .map(|(work, passing)| checks::wait_passing(context, &work.node, passing));
+            each(context, waits).await?;
         }
     }
     Ok(())

@@ -49,6 +49,11 @@ pub(super) async fn write(context: &Context, work: &Work) -> Result<()> {
         context.changes.note(name, "files written");
         host.write(&files).await.of_node(name)?;
     }
+    let removed = work.plan.removes();
+    if !removed.is_empty() {
+        context.changes.note(name, "files removed");
+        host.remove(&removed).await.of_node(name)?;
+    }
     for daemon in &work.part.daemons {
         let fixes = work.plan.unit_fixes(daemon.product);
         if !fixes.is_empty() {

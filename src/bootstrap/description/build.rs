@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use super::binaries::source;
 use super::build_context::{BuildContext, Kind};
 use super::keys::{
-    CaSettings, CertificateSettings, ClientSettings, ConsulSettings, LocalSettings, NomadSettings,
-    ReleaseSettings, SshSettings, TopSettings,
+    CaSettings, CertificateSettings, ClientSettings, ConsulSettings, DnsSettings, LocalSettings,
+    NomadSettings, ReleaseSettings, SshSettings, TopSettings,
 };
 use super::{extra, names, nodes};
-use crate::bootstrap::topology::{CaFiles, Cluster, Extras, Product, ReleaseKey, Ssh, Target};
+use crate::bootstrap::topology::{
+    CaFiles, Cluster, Extras, Features, Product, ReleaseKey, Ssh, Target,
+};
 use crate::config::error::{ConfigError, Findings};
 use crate::config::raw::{Placed, RawValue, Settings};
 use crate::config::reader::ReadContext;
@@ -46,6 +48,7 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
     let consul: ConsulSettings = sections.once();
     let nomad: NomadSettings = sections.once();
     let clients: ClientSettings = sections.once();
+    let dns: DnsSettings = sections.once();
     let certificates: CertificateSettings = sections.once();
     let releases: ReleaseSettings = sections.once();
     let (kind, nodes, of_nodes) =
@@ -58,6 +61,14 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
         clients: added("clients.extra", clients.extra.as_ref(), Product::Nomad),
         nodes: of_nodes,
     };
+    let features = Features {
+        docker: clients.docker,
+        cni: clients.cni,
+        consul_dns: dns.consul,
+    };
+    if kind == Kind::Local {
+        not_here(sections, features);
+    }
     let target = target(sections, kind, context);
     let named = (consul.version.as_deref(), consul.binary.as_deref());
     let consul = source::<ConsulSettings>(sections, Product::Consul, named, kind, context);
@@ -88,6 +99,7 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
             .or(context.recorded.acl)
             .unwrap_or(kind == Kind::Ssh),
         raw_exec: clients.raw_exec,
+        features,
         ca,
         consul: consul?,
         nomad: nomad_source,
@@ -97,6 +109,23 @@ fn cluster(sections: &mut Sections<'_>, context: &BuildContext<'_>) -> Option<Cl
         release_key,
         state: state?,
     })
+}
+
+/// Nodes of this machine share its packages and its resolver with all else.
+fn not_here(sections: &mut Sections<'_>, features: Features) {
+    let problem =
+        "is for the ssh target, and all nodes of this cluster are processes of this machine";
+    let advice = "take it away, and install here by hand what jobs need";
+    if features.docker {
+        sections.wrong::<ClientSettings>("docker", problem, advice);
+    }
+    if features.cni {
+        sections.wrong::<ClientSettings>("cni", problem, advice);
+    }
+    if features.consul_dns {
+        let advice = "take it away: agents of this machine answer on port 8600 of their addresses";
+        sections.wrong::<DnsSettings>("consul", problem, advice);
+    }
 }
 
 /// The CA that was brought along.

@@ -23,6 +23,7 @@ pub(super) const SCHEMA: Schema = Schema {
         ConsulSettings::SECTION,
         NomadSettings::SECTION,
         ClientSettings::SECTION,
+        DnsSettings::SECTION,
         CertificateSettings::SECTION,
         ReleaseSettings::SECTION,
     ],
@@ -209,6 +210,23 @@ section! {
         /// Whether jobs may run programs as they are, as root (driver raw_exec). The shipped job of
         /// lb needs it; without it systemd runs lb on every client.
         raw_exec: bool = "true";
+
+        /// Whether clients have Docker, from the packages of their distribution (apt or dnf), and
+        /// Nomad its driver docker. For the ssh target. Packages stay when this is taken away.
+        docker: bool = "false";
+
+        /// Whether clients have the CNI plugins for network mode bridge, in the same way.
+        cni: bool = "false";
+    }
+}
+
+section! {
+    /// Names of Consul on the nodes.
+    pub(super) struct DnsSettings is Once "dns" {
+        /// Whether every node looks up Consul's domain (`hello.service.consul`) in its own agent,
+        /// through systemd-resolved. For the ssh target, on machines where systemd-resolved runs. With
+        /// ACLs, what shows no token may read services and nodes then, for DNS knows no tokens.
+        consul: bool = "false";
     }
 }
 
@@ -284,6 +302,7 @@ impl Checked for ConsulSettings {}
 impl Checked for CaSettings {}
 impl Checked for NomadSettings {}
 impl Checked for ClientSettings {}
+impl Checked for DnsSettings {}
 impl Checked for CertificateSettings {}
 impl Checked for ReleaseSettings {}
 

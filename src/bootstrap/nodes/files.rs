@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 use super::channel::PATIENCE;
 use super::host::{Host, MARK};
+use super::resolver::{self, RESOLVER_FILE};
 use super::script::{document, quote, quote_all};
 use super::spec::{DirSpec, FileSpec, Owner};
 use crate::bootstrap::topology::{Layout, Runner};
@@ -169,11 +170,14 @@ impl Host {
             return Ok(());
         }
         let paths = || paths.iter().map(String::as_str);
-        let script = format!(
+        let mut script = format!(
             "rm -rf {} || die 'not all could be removed'\n{}",
             quote_all(paths()),
             reread_units(self, paths())
         );
+        if paths().any(|path| path == RESOLVER_FILE) {
+            script.push_str(resolver::FORGET);
+        }
         self.channel.run(&script, PATIENCE).await.map(drop)
     }
 }
@@ -209,7 +213,8 @@ fn is_inside(layout: &Layout, path: &str) -> bool {
         .all(|part| !part.is_empty() && part != "." && part != "..");
     let is_unit = |units: &String| UNITS.iter().any(|unit| path == format!("{units}/{unit}"));
     is_plain
-        && (folders.iter().any(|folder| below(folder, path))
+        && (path == RESOLVER_FILE
+            || folders.iter().any(|folder| below(folder, path))
             || layout.units.as_ref().is_some_and(is_unit))
 }
 

@@ -15,6 +15,8 @@ use super::channel::{Channel, PATIENCE};
 use super::command::{Output, Section, ShellCommand, number, some_word, word};
 use super::daemons;
 use super::host::{Host, MARK};
+use super::package::Package;
+use super::packages;
 use super::script::{quote, quote_all};
 use super::spec::{DaemonSeen, NodeSpec, Observed, Owner, Seen, Stamps};
 use super::units;
@@ -80,6 +82,7 @@ impl Host {
 struct Observation<'s> {
     paths: Section<'s, BTreeMap<String, Seen>>,
     users: Section<'s, Vec<Owner>>,
+    packages: Section<'static, Vec<Package>>,
     daemons: Vec<(Product, DaemonSections)>,
 }
 
@@ -99,9 +102,11 @@ impl<'s> Observation<'s> {
     fn declare(host: &Host, spec: &'s NodeSpec) -> (ShellCommand, Self) {
         let run = quote(&host.layout.run);
         let mut command = ShellCommand::new(&format!(
-            "run={run} mark={run}/{MARK}\n{LOOK}{}{}",
+            "run={run} mark={run}/{MARK}\n{LOOK}{}{}{}{}",
             daemons::RUNNING,
-            units::LOOK
+            units::LOOK,
+            packages::folders(),
+            packages::THERE
         ));
         let paths = paths(spec);
         let script = look_at(host, spec, &paths);
@@ -119,6 +124,8 @@ impl<'s> Observation<'s> {
                 Ok(spec.users.iter().filter(is_there).copied().collect())
             },
         );
+        let script = packages::look(&spec.packages);
+        let packages = command.section("packages", &script, |lines| Ok(packages::read(lines)));
         let daemons = spec.daemons.iter().map(|daemon| {
             let (product, name) = (daemon.product, daemon.product.name());
             let process = match host.runner {
@@ -147,6 +154,7 @@ impl<'s> Observation<'s> {
         let observation = Self {
             paths,
             users,
+            packages,
             daemons,
         };
         (command, observation)
@@ -173,6 +181,7 @@ impl<'s> Observation<'s> {
         });
         Ok(Observed {
             users: output.get(&self.users)?,
+            packages: output.get(&self.packages)?,
             paths: output.get(&self.paths)?,
             daemons: daemons.collect::<Result<_>>()?,
         })
@@ -184,6 +193,7 @@ fn paths(spec: &NodeSpec) -> Vec<&str> {
     let files = spec.files.iter().map(|file| file.path.as_str());
     let dirs = spec.directories.iter().map(|dir| dir.path.as_str());
     files
+        .chain(spec.gone.iter().map(String::as_str))
         .chain(dirs)
         .chain(spec.binaries.iter().map(|binary| binary.path.as_str()))
         .collect()
@@ -313,7 +323,7 @@ mod tests {
 
     #[test]
     fn an_output_is_read() {
-        let printed = "::paths\n1 750 consul -\n::users\nconsul\n::consul.pid\n812\n::consul.restart\nabc\n::consul.reload\n";
+        let printed = "::paths\n1 750 consul -\n::users\nconsul\n::packages\ncni\n::consul.pid\n812\n::consul.restart\nabc\n::consul.reload\n";
         let observed = read(printed).unwrap();
         let seen = Seen {
             sha256: String::new(),
@@ -325,6 +335,7 @@ mod tests {
             [("/b".to_owned(), seen)]
         );
         assert_eq!(observed.users, [Owner::Consul]);
+        assert_eq!(observed.packages, [Package::CniPlugins]);
         let stamps = Stamps {
             restart: Some("abc".into()),
             reload: None,
@@ -354,7 +365,7 @@ mod tests {
             ("0 750 consul", "`0 750 consul` does not have four words"),
         ] {
             let printed = format!(
-                "::users\n::consul.pid\n::consul.restart\n::consul.reload\n::paths\n{line}\n"
+                "::users\n::packages\n::consul.pid\n::consul.restart\n::consul.reload\n::paths\n{line}\n"
             );
             let error = format!("{:#}", read(&printed).unwrap_err());
             let expected =

@@ -65,6 +65,16 @@ pub enum Step {
         /// Why.
         why: Why,
     },
+    /// Have the machine's own package manager install something.
+    Package {
+        /// What.
+        name: &'static str,
+    },
+    /// Remove a file of ours.
+    Remove {
+        /// Where.
+        path: String,
+    },
     /// Install a program.
     Program {
         /// Where.
@@ -100,6 +110,8 @@ impl fmt::Display for Step {
         match self {
             Self::User { name } => write!(f, "create system user {name}"),
             Self::Directory { path, why } => write!(f, "folder  {path} ({why})"),
+            Self::Package { name } => write!(f, "package {name} (missing, or does not run)"),
+            Self::Remove { path } => write!(f, "remove  {path}"),
             Self::Program { path, why } => write!(f, "install {path} ({why})"),
             Self::File { path, why } => write!(f, "write   {path} ({why})"),
             Self::Unit { product, fix } => unit_drift::tell(f, *product, fix),
@@ -158,6 +170,21 @@ impl NodePlan {
         }
     }
 
+    /// Whether the machine's package manager is to install something of this name.
+    pub(in crate::bootstrap) fn installs(&self, wanted: &str) -> bool {
+        let is_it = |step: &Step| matches!(step, Step::Package { name } if *name == wanted);
+        self.steps.iter().any(is_it)
+    }
+
+    /// Files that are to be removed.
+    pub(in crate::bootstrap) fn removes(&self) -> Vec<String> {
+        let path = |step: &Step| match step {
+            Step::Remove { path } => Some(path.clone()),
+            _ => None,
+        };
+        self.steps.iter().filter_map(path).collect()
+    }
+
     /// What is to be done with the unit of a daemon.
     pub(in crate::bootstrap) fn unit_fixes(&self, wanted: Product) -> Vec<&UnitFix> {
         let fix = |step| match step {
@@ -209,6 +236,19 @@ pub fn compare(node: &str, spec: &NodeSpec, seen: &Observed, ownership: Ownershi
                 .filter(|user| !seen.users.contains(user))
                 .map(|user| Step::User { name: user.name() }),
         );
+    }
+    for &package in &spec.packages {
+        if !seen.packages.contains(&package) {
+            let name = package.name();
+            steps.push(Step::Package { name });
+        }
+    }
+    for path in spec
+        .gone
+        .iter()
+        .filter(|path| seen.paths.contains_key(*path))
+    {
+        steps.push(Step::Remove { path: path.clone() });
     }
     for directory in &spec.directories {
         let found = seen.paths.get(&directory.path);
@@ -361,6 +401,7 @@ fn drifted(spec: &NodeSpec, seen: &Observed, effect: Effect) -> bool {
 mod tests {
     use super::super::spec::{BinarySpec, DaemonSeen, DaemonSpec, DirSpec, Stamps};
     use super::*;
+    use crate::bootstrap::nodes::Package;
     use crate::bootstrap::topology::BinarySource;
 
     fn file(path: &str, effect: Effect) -> FileSpec {
@@ -400,6 +441,7 @@ mod tests {
                 user: Owner::Consul,
                 keeps_children: false,
             }],
+            ..NodeSpec::default()
         }
     }
 
@@ -440,6 +482,46 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect()
+    }
+
+    #[test]
+    fn packages_that_are_missing_are_installed_and_files_that_are_gone_removed() {
+        let mut spec = spec();
+        spec.packages = vec![Package::CniPlugins, Package::Docker];
+        spec.gone = vec!["/etc/gone".to_owned()];
+        let mut seen = well(&spec);
+        let told = |seen: &Observed| {
+            let plan = compare("a", &spec, seen, Ownership::Compared);
+            assert_eq!(
+                plan.installs("docker"),
+                !seen.packages.contains(&Package::Docker)
+            );
+            let steps = plan.steps.iter().map(ToString::to_string);
+            steps.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told(&seen),
+            [
+                "package cni (missing, or does not run)",
+                "package docker (missing, or does not run)"
+            ]
+        );
+        seen.packages = vec![Package::CniPlugins];
+        let there = Seen {
+            sha256: String::new(),
+            mode: 0o644,
+            owner: "root".to_owned(),
+        };
+        seen.paths.insert("/etc/gone".to_owned(), there);
+        assert_eq!(
+            told(&seen),
+            [
+                "package docker (missing, or does not run)",
+                "remove  /etc/gone"
+            ]
+        );
+        seen.packages.push(Package::Docker);
+        assert_eq!(told(&seen), ["remove  /etc/gone"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::channel::PATIENCE;
 use super::command::{Output, Section, ShellCommand, lines, number, some_word, word};
 use super::daemons;
 use super::host::{Host, MARK};
+use super::resolver::{self, RESOLVER_FILE};
 use super::script::{quote, quote_all};
 use super::sockets::{Listener, addresses, holds_address, listeners};
 use super::spec::NodeSpec;
@@ -61,6 +62,10 @@ pub struct Facts {
     pub foreign_units: Vec<String>,
     /// Id of the cluster whose mark the node carries.
     pub cluster_id: Option<String>,
+    /// Packages that the machine cannot get, in words.
+    pub unobtainable: Vec<String>,
+    /// What keeps systemd-resolved from asking Consul, where that is wanted.
+    pub resolver: Vec<String>,
 }
 
 /// Looks at ports that seem to be taken, and the pause between two of them.
@@ -87,6 +92,7 @@ impl Host {
             tokio::time::sleep(PAUSE).await;
             facts = look(self, spec, ask).await?;
         }
+        facts.unobtainable = self.unobtainable(&spec.packages).await?;
         Ok(facts)
     }
 }
@@ -132,6 +138,7 @@ struct Sections {
     units: Section<'static, Vec<String>>,
     /// Folders with contents and files where ours would be.
     there: Section<'static, Vec<String>>,
+    resolver: Section<'static, Vec<String>>,
 }
 
 impl Sections {
@@ -166,6 +173,7 @@ impl Sections {
             disk: command.section("disk", &look_at_disk(host), number),
             units: command.section("units", &look_for_units(host, spec), lines),
             there: command.section("there", &look_for_foreign(host, spec), lines),
+            resolver: command.section("resolver", look_at_resolver(spec), lines),
         };
         (command, sections)
     }
@@ -198,7 +206,16 @@ impl Sections {
             foreign: if is_ours { Vec::new() } else { foreign },
             foreign_units: if is_ours { Vec::new() } else { units },
             cluster_id,
+            unobtainable: Vec::new(),
+            resolver: output.get(&self.resolver)?,
         })
+    }
+}
+
+fn look_at_resolver(spec: &NodeSpec) -> &'static str {
+    match spec.files.iter().any(|file| file.path == RESOLVER_FILE) {
+        true => resolver::LOOK,
+        false => "",
     }
 }
 
@@ -315,14 +332,14 @@ pub(super) fn arch(machine: &str) -> &str {
     }
 }
 
-fn since_epoch() -> Duration {
+pub(super) fn since_epoch() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
 
 /// What `date +%s.%N` prints.
-fn milliseconds(clock: &str) -> Result<i64> {
+pub(super) fn milliseconds(clock: &str) -> Result<i64> {
     let read = || {
         let (seconds, fraction) = clock.split_once('.')?;
         let seconds: i64 = seconds.parse().ok()?;
@@ -334,7 +351,7 @@ fn milliseconds(clock: &str) -> Result<i64> {
 
 /// How far a clock is off that showed `clock`, in milliseconds since the epoch, somewhere between
 /// two looks at ours.
-fn skew_ms(clock: i64, before: Duration, after: Duration) -> i64 {
+pub(super) fn skew_ms(clock: i64, before: Duration, after: Duration) -> i64 {
     let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     if clock > ms(after) {
         clock - ms(after)

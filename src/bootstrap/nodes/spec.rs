@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::digest::{self, Context, SHA256};
 
+use super::package::Package;
 use crate::bootstrap::topology::{BinarySource, Product};
 
 /// The owner of a file on a node. On the local target all is the user's own, and nothing is
@@ -42,6 +43,8 @@ pub enum Effect {
     Reload(Product),
     /// The daemon is started anew.
     Restart(Product),
+    /// systemd-resolved reads it again.
+    Resolver,
 }
 
 /// A file.
@@ -119,10 +122,14 @@ pub struct NodeSpec {
     pub users: Vec<Owner>,
     /// Folders, parents first.
     pub directories: Vec<DirSpec>,
+    /// What packages of the machine's distribution bring.
+    pub packages: Vec<Package>,
     /// Programs.
     pub binaries: Vec<BinarySpec>,
     /// Files.
     pub files: Vec<FileSpec>,
+    /// Files of ours that are not asked for any more.
+    pub gone: Vec<String>,
     /// Daemons, in the order of their start.
     pub daemons: Vec<DaemonSpec>,
 }
@@ -245,6 +252,8 @@ pub struct DropIn {
 pub struct Observed {
     /// Users that exist.
     pub users: Vec<Owner>,
+    /// Packages that are there.
+    pub packages: Vec<Package>,
     /// Files, folders and programs by path.
     pub paths: BTreeMap<String, Seen>,
     /// Daemons by product.

@@ -14,6 +14,7 @@ use super::command::{ShellCommand, number};
 use super::daemons;
 use super::files::UNITS;
 use super::host::{Host, MARK};
+use super::resolver::{FORGET, RESOLVER_FILE};
 use super::script::{quote, quote_all};
 use crate::bootstrap::topology::{Product, Runner};
 
@@ -191,6 +192,9 @@ impl Host {
                         })
                         .collect();
                     let folders = quote_all(folders.iter().map(String::as_str));
+                    script.push_str(&format!(
+                        "if [ -e {RESOLVER_FILE} ]; then rm -f {RESOLVER_FILE}; {FORGET}fi\n"
+                    ));
                     script.push_str(&format!(
                         "systemctl disable -q {names} 2>/dev/null\n\
                          systemctl unmask -q --runtime {names} 2>/dev/null\n\

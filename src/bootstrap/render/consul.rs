@@ -3,12 +3,15 @@
 //!
 //! Source: <https://developer.hashicorp.com/consul/docs/reference/agent/configuration-file>.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::hcl::Hcl;
+use super::hcl::{HEAD, Hcl};
 use super::version::Version;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Layout, Node, Product};
+
+/// Port of DNS.
+const DNS_PORT: u16 = 8600;
 
 /// `ui_config {}` instead of `ui`.
 const UI_BLOCK: Version = Version::new(1, 9, 0);
@@ -52,7 +55,7 @@ pub(super) fn agent(
     hcl.block("ports", |hcl| {
         hcl.number("http", -1)
             .number("https", CONSUL_HTTPS_PORT)
-            .number("dns", 8600)
+            .number("dns", DNS_PORT)
             .number("grpc", -1);
         if version >= GRPC_TLS {
             hcl.number("grpc_tls", -1);
@@ -117,6 +120,16 @@ fn tls(hcl: &mut Hcl, layout: &Layout, version: Version) {
         files(hcl.gap());
         hcl.flag("verify_server_hostname", true);
     }
+}
+
+/// The drop-in with which systemd-resolved resolves names of Consul's domain by the agent, and no
+/// others.
+pub(super) fn resolver(cluster: &Cluster, node: &Node) -> String {
+    let agent = SocketAddr::new(loopback_like(node.address), DNS_PORT);
+    format!(
+        "{HEAD}[Resolve]\nDNS={agent}\nDomains=~{}\n",
+        cluster.domain
+    )
 }
 
 /// `join.hcl`: which servers an agent looks for when it starts. One that has found the others knows

@@ -31,6 +31,7 @@ use program::Program;
 
 use super::topology::{BinarySource, Cluster, Layout, Node, Product, Role, Runner, Scope, Target};
 use crate::bootstrap::nodes::spec::{DaemonSpec, DirSpec, Effect, FileSpec, NodeSpec, Owner};
+use crate::bootstrap::nodes::{Package, RESOLVER_FILE, RESOLVER_FOLDER};
 use crate::bootstrap::security::secrets::{NodePairs, Pair, Shared};
 
 /// All that the node shall have. With [`Scope::ConsulOnly`], and where no Nomad is known, Consul
@@ -148,6 +149,14 @@ impl SpecBuilder<'_> {
             "agent".to_owned(),
             format!("-config-dir={config}"),
         ];
+        if self.cluster.features.consul_dns {
+            self.directory(RESOLVER_FOLDER, 0o755, Owner::Root);
+            let text = consul::resolver(self.cluster, node);
+            let (folder, name) = RESOLVER_FILE.rsplit_once('/').unwrap_or_default();
+            self.file(folder, name, text, 0o644, Owner::Root, Effect::Resolver);
+        } else if self.layout.units.is_some() {
+            self.spec.gone.push(RESOLVER_FILE.to_owned());
+        }
         self.daemon(DaemonSpec {
             product: Product::Consul,
             command,
@@ -193,6 +202,12 @@ impl SpecBuilder<'_> {
             owner,
             Effect::None,
         );
+        if client && self.cluster.features.docker {
+            self.spec.packages.push(Package::Docker);
+        }
+        if client && self.cluster.features.cni {
+            (self.spec.packages).extend([Package::CniPlugins, Package::Iptables]);
+        }
         if !client {
             self.secret(
                 config,

@@ -8,6 +8,7 @@ use super::consul::{count, join_addresses, loopback_like};
 use super::hcl::Hcl;
 use super::program::Program;
 use super::version::{Version, Versions};
+use crate::bootstrap::nodes::CNI_FOLDERS;
 use crate::bootstrap::security::secrets::Secret;
 use crate::bootstrap::topology::{CONSUL_HTTPS_PORT, Cluster, Layout, Node, Product, Role};
 
@@ -116,6 +117,9 @@ fn client(
             Some(interface) => hcl.text("network_interface", interface),
             None => hcl.text("network_interface", &interface_of(node.address)),
         };
+        if cluster.features.cni {
+            hcl.text("cni_path", &CNI_FOLDERS.join(":"));
+        }
         if let Some((first, last)) = node.dynamic_ports {
             hcl.number("min_dynamic_port", first)
                 .number("max_dynamic_port", last);
@@ -142,6 +146,14 @@ fn client(
             );
         });
     });
+    if cluster.features.docker {
+        hcl.block("plugin \"docker\"", |hcl| {
+            hcl.block("config", |hcl| {
+                hcl.text("endpoint", "unix:///run/docker.sock")
+                    .flag("allow_privileged", false);
+            });
+        });
+    }
     if !cluster.raw_exec {
         return;
     }

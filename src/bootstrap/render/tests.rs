@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::*;
 use crate::bootstrap::security::secrets::Secret;
-use crate::bootstrap::topology::{PerProduct, ReleaseKey, Ssh};
+use crate::bootstrap::topology::{Features, PerProduct, ReleaseKey, Ssh};
 
 const OLD: Version = Version::new(1, 8, 7);
 const UI_BLOCK: Version = Version::new(1, 9, 0);
@@ -57,6 +57,7 @@ fn cluster(local: bool, acl: bool) -> Cluster {
         nodes: nodes.collect(),
         acl,
         raw_exec: true,
+        features: crate::bootstrap::topology::Features::default(),
         ca: None,
         consul: if local {
             file("/usr/bin/consul")
@@ -160,6 +161,9 @@ fn picture(spec: &NodeSpec) -> String {
             binary.name, binary.path, binary.source
         );
     }
+    if !spec.packages.is_empty() {
+        let _ = writeln!(out, "packages: {:?}", spec.packages);
+    }
     for daemon in &spec.daemons {
         let (command, user) = (daemon.command.join(" "), daemon.user.name());
         let _ = writeln!(
@@ -214,9 +218,22 @@ fn nodes_are_as_in_the_fixtures() {
             "consul-0",
             TLS_BLOCK,
         ),
+        (
+            "ssh-nomad-client-features-1.22",
+            false,
+            false,
+            "nomad-client-0",
+            NEW,
+        ),
         ("local-nomad-client-1.8", true, false, "nomad-client-2", OLD),
     ] {
-        let picture = picture(&rendered(&cluster(local, acl), node, consul));
+        let mut cluster = cluster(local, acl);
+        cluster.features = Features {
+            docker: file.contains("features"),
+            cni: file.contains("features"),
+            consul_dns: file.contains("features"),
+        };
+        let picture = picture(&rendered(&cluster, node, consul));
         let path = folder.join(format!("{file}.txt"));
         if std::env::var_os("LB_TEST_WRITE").is_some() {
             std::fs::create_dir_all(&folder).unwrap();
@@ -226,6 +243,40 @@ fn nodes_are_as_in_the_fixtures() {
         let stale =
             "differs: LB_TEST_WRITE=1 cargo test --lib bootstrap::render, then look at the diff";
         assert!(picture == expected, "{} {stale}", path.display());
+    }
+}
+
+#[test]
+fn features_are_for_the_nodes_that_they_are_of_use_to() {
+    let mut cluster = cluster(false, true);
+    for (docker, cni, consul_dns) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (false, false, true),
+    ] {
+        cluster.features = Features {
+            docker,
+            cni,
+            consul_dns,
+        };
+        for (name, is_client) in [
+            ("consul-0", false),
+            ("nomad-server-0", false),
+            ("nomad-client-0", true),
+        ] {
+            let spec = rendered(&cluster, name, NEW);
+            let has = |package| spec.packages.contains(&package);
+            assert_eq!(has(Package::Docker), docker && is_client, "{name}");
+            assert_eq!(has(Package::CniPlugins), cni && is_client, "{name}");
+            assert_eq!(has(Package::Iptables), cni && is_client, "{name}");
+            let nomad = text(&spec, "/nomad.hcl").unwrap_or_default();
+            assert_eq!(nomad.contains("cni_path"), cni && is_client, "{name}");
+            assert_eq!(nomad.contains("plugin \"docker\""), docker && is_client);
+            // What is not asked for any more is taken away.
+            assert_eq!(text(&spec, RESOLVER_FILE).is_some(), consul_dns, "{name}");
+            assert_eq!(spec.gone == [RESOLVER_FILE], !consul_dns, "{name}");
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Operations that are under way: noted before their first step, shown until their last, and taken
 //! up by the command that began them.
 //!
-//! Rotations keep their own files, which say how far they are; here they are listed with the rest.
+//! Rotations, the switching on of ACLs and a restore keep their own files, which say how far they are;
+//! here they are listed with the rest.
 
 use std::time::SystemTime;
 
@@ -17,30 +18,38 @@ impl State {
     /// When a file cannot be read, or a newer `lb` wrote it.
     pub fn operations(&self) -> Result<Vec<Operation>> {
         let mut found = Vec::new();
-        let rotation = |kind, command: &str, started_at| Operation {
-            kind,
-            command: command.to_owned(),
-            nodes: Vec::new(),
-            done: Vec::new(),
-            drained: None,
-            started_at,
+        let mut add = |kind, command: &str, started_at| {
+            found.push(Operation {
+                kind,
+                command: command.to_owned(),
+                nodes: Vec::new(),
+                done: Vec::new(),
+                drained: None,
+                started_at,
+            });
         };
-        if let Some(under_way) = self.rotation()? {
-            let command = match under_way.kind {
+        if let Some(restoring) = self.restoring()? {
+            let command = format!("restore {}", restoring.folder.display());
+            add(OperationKind::Restore, &command, restoring.started_at);
+        }
+        if let Some(rotation) = self.rotation()? {
+            let command = match rotation.kind {
                 RotationKind::Leaves => "rotate-certs",
                 RotationKind::Authority => "rotate-certs --ca",
             };
-            found.push(rotation(
-                OperationKind::RotateCerts,
-                command,
-                under_way.started_at,
-            ));
+            add(OperationKind::RotateCerts, command, rotation.started_at);
         }
         let is_changing = self
             .gossip()?
             .is_some_and(|keys| keys.consul.next.is_some() || keys.nomad.next.is_some());
         if is_changing {
-            found.push(rotation(OperationKind::RotateGossip, "rotate-gossip", 0));
+            add(OperationKind::RotateGossip, "rotate-gossip", 0);
+        }
+        if self.acl_change()?.is_some() {
+            add(OperationKind::AclEnable, "acl enable", 0);
+        }
+        if self.tokens()?.is_rotating() {
+            add(OperationKind::RotateTokens, "rotate-tokens", 0);
         }
         let noted: Option<Operations> = self.record(OPERATIONS)?;
         found.extend(noted.unwrap_or_default().operations);
@@ -146,11 +155,99 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::bootstrap::state::{GossipKeys, GossipStep, NextKey, tests::full};
+    use crate::bootstrap::security::secrets::Secret;
+    use crate::bootstrap::state::{
+        AclChange, AclStep, GossipKeys, GossipStep, NextKey, Restoring, Retired, Token, Tokens,
+        tests::full,
+    };
+    use crate::bootstrap::topology::Product;
 
     fn shown(state: &State) -> Vec<String> {
         let all = state.operations().unwrap();
         all.into_iter().map(|one| one.command).collect()
+    }
+
+    /// Leaves an operation of this kind half done, as a run would that was killed; the command that
+    /// goes on with it.
+    fn begin(state: &mut State, kind: OperationKind) -> String {
+        let at = UNIX_EPOCH;
+        match kind {
+            OperationKind::RotateCerts => {
+                state.begin_leaf_rotation(at).unwrap();
+                "rotate-certs".to_owned()
+            }
+            OperationKind::RotateGossip => {
+                let mut keys = state.gossip().unwrap().unwrap();
+                keys.nomad.next = Some(NextKey {
+                    key: GossipKeys::key().unwrap(),
+                    step: GossipStep::Install,
+                });
+                state.save_gossip(&keys).unwrap();
+                "rotate-gossip".to_owned()
+            }
+            OperationKind::AclEnable => {
+                let step = AclStep::Close;
+                state.save_acl_change(Some(AclChange { step })).unwrap();
+                "acl enable".to_owned()
+            }
+            OperationKind::RotateTokens => {
+                let next_consul_management = Some(Token {
+                    accessor: "a".to_owned(),
+                    secret: Secret::new("s"),
+                });
+                let tokens = Tokens {
+                    next_consul_management,
+                    ..Tokens::default()
+                };
+                state.save_tokens(&tokens).unwrap();
+                "rotate-tokens".to_owned()
+            }
+            OperationKind::Restore => {
+                let restoring = Restoring::new("b".into(), "/backups".into(), at);
+                state.save_restoring(&restoring).unwrap();
+                "restore /backups".to_owned()
+            }
+            OperationKind::ReplaceNode | OperationKind::RemoveNode | OperationKind::Reboot => {
+                let command = format!("{kind:?} a");
+                let nodes = vec!["a".to_owned()];
+                let begun = state.begin_operation(kind, command, nodes, at);
+                begun.unwrap().command
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_is_listed_with_the_command_that_goes_on() {
+        for kind in OperationKind::ALL {
+            let (_folder, mut state, _) = full();
+            let command = begin(&mut state, kind);
+            let listed = state.operations().unwrap();
+            assert_eq!(listed.len(), 1, "{kind:?}");
+            assert_eq!((listed[0].kind, &listed[0].command), (kind, &command));
+            assert!(
+                listed[0]
+                    .told()
+                    .starts_with(&format!("`{command}` is not over"))
+            );
+            assert_eq!(
+                state
+                    .operation(kind, listed[0].nodes.first().map(|node| &**node))
+                    .unwrap(),
+                Some(listed[0].clone())
+            );
+        }
+        // What was replaced and not yet taken back is a rotation that is not over, too.
+        let mut tokens = Tokens::default();
+        assert!(!tokens.is_rotating());
+        tokens.retired.push(Retired {
+            name: "lb".to_owned(),
+            product: Product::Consul,
+            token: Token {
+                accessor: String::new(),
+                secret: Secret::new("s"),
+            },
+        });
+        assert!(tokens.is_rotating());
     }
 
     #[test]

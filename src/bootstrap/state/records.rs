@@ -342,6 +342,12 @@ impl Tokens {
             .map(|token| token.secret.clone())
     }
 
+    /// Whether a rotation of tokens is under way.
+    #[must_use]
+    pub fn is_rotating(&self) -> bool {
+        !self.retired.is_empty() || self.next_consul_management.is_some()
+    }
+
     /// Whether a token was replaced in the rotation that is under way.
     #[must_use]
     pub fn is_replaced(&self, name: &str) -> bool {
@@ -584,6 +590,27 @@ pub enum OperationKind {
     RemoveNode,
     /// Machines are started anew, one after the other.
     Reboot,
+    /// ACLs are switched on.
+    AclEnable,
+    /// New tokens.
+    RotateTokens,
+    /// The cluster of a backup comes back.
+    Restore,
+}
+
+impl OperationKind {
+    /// All of them.
+    #[cfg(test)]
+    pub const ALL: [Self; 8] = [
+        Self::RotateCerts,
+        Self::RotateGossip,
+        Self::ReplaceNode,
+        Self::RemoveNode,
+        Self::Reboot,
+        Self::AclEnable,
+        Self::RotateTokens,
+        Self::Restore,
+    ];
 }
 
 /// Something that takes several steps, of which an interruption may leave some undone.
@@ -616,9 +643,18 @@ impl Operation {
             self.command
         )
     }
+
+    /// What a command says that has to wait for its end.
+    #[must_use]
+    pub fn told_first(&self) -> String {
+        format!(
+            "`{}` is not over: run it again first, it goes on from where it was interrupted",
+            self.command
+        )
+    }
 }
 
-/// `operations.json`: what is under way beside rotations, which have files of their own.
+/// `operations.json`: what is under way and has no file of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operations {
     /// In the order in which they were begun.
@@ -659,13 +695,6 @@ impl Restoring {
     #[must_use]
     pub fn is_done(&self, product: Product) -> bool {
         self.done.iter().any(|done| done == product.name())
-    }
-
-    /// That it is not over, and what to do.
-    #[must_use]
-    pub fn told(&self) -> String {
-        let folder = self.folder.display();
-        format!("`restore {folder}` is not over; the same command goes on from there")
     }
 }
 

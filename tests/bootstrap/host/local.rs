@@ -58,6 +58,7 @@ impl Fixture {
                 Owner::Consul,
             )],
             daemons: vec![agent(&program, &layout.consul_config)],
+            ..NodeSpec::default()
         };
         let fixture = Self {
             dir,

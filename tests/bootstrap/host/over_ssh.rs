@@ -141,6 +141,7 @@ async fn a_machine_is_furnished() {
             Owner::Consul,
         )],
         daemons: vec![agent(program, &layout.consul_config)],
+        ..NodeSpec::default()
     };
     let ask = Preflight {
         cluster_id: "ours".into(),

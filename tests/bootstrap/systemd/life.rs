@@ -2,7 +2,7 @@
 //! it takes longer than any of what happens.
 
 use super::site::Site;
-use super::{drift, trouble};
+use super::{drift, features, trouble};
 use crate::support::sshd::is_possible;
 
 /// Three machines with a cluster of one node of each role.
@@ -25,6 +25,18 @@ impl Life {
         self.site.lb(&format!("{arguments}{only}"))
     }
 
+    /// What the description says of nodes and of the CA.
+    pub fn nodes(&self) -> String {
+        let address = |index| self.site.address(index);
+        format!(
+            "consul_servers = [\"{}\"]\nnomad_servers = [\"{}\"]\nnomad_clients = [\"{}\"]\n\
+             ca = {{ cert_file = \"own-ca.pem\", key_file = \"own-ca-key.pem\" }}",
+            address(0),
+            address(1),
+            address(2)
+        )
+    }
+
     /// What stands at the end of each drill.
     #[track_caller]
     pub fn is_well(&self) {
@@ -44,19 +56,15 @@ fn a_cluster_lives_under_systemd() {
     starts(&life);
     drift::drills(&life);
     trouble::drills(&mut life);
+    features::drills(&life);
     ends(&life);
 }
 
 /// By a user who may use sudo without a password.
 fn starts(life: &Life) {
     let site = &life.site;
-    let nodes = format!(
-        "consul_servers = [\"{}\"]\nnomad_servers = [\"{}\"]\nnomad_clients = [\"{}\"]",
-        site.address(0),
-        site.address(1),
-        site.address(2)
-    );
-    site.describe(&nodes, "user = \"op\"", "");
+    features::make_ca(life);
+    site.describe(&life.nodes(), "user = \"op\"", "");
     life.lb("up").expect(0).tells(&["are up"]);
     let before: Vec<String> = site.machines.iter().map(|one| one.run(TOUCHED)).collect();
     life.lb("up").expect(0).tells(&["nothing to change"]);

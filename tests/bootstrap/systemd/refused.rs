@@ -23,16 +23,39 @@ fn a_machine_is_left_alone_until_nothing_is_in_the_way() {
         site.describe(&nodes, ssh, "");
     };
 
-    describe("user = \"pw\"");
     let untouched = machine.run(LEFT);
     assert_eq!(untouched, "MainPID=0\n");
-    site.lb("up --only consul").expect(1).tells(&[
-        "nothing was changed, because of this:",
-        "consul-0: ",
-        "sudo",
-        "without a password",
-    ]);
-    assert_eq!(machine.run(LEFT), untouched);
+    for (rights, ssh, words) in [
+        ("pw ALL=(ALL) ALL", "user = \"pw\"", "without a password"),
+        (
+            "Defaults:op requiretty",
+            "user = \"op\"",
+            "sudo: sorry, you must have a tty to run sudo",
+        ),
+        (
+            "",
+            "user = \"pw\"\nsudo = false",
+            "log in as root, or set sudo = true",
+        ),
+        (
+            "pw ALL=(op) NOPASSWD: ALL",
+            "user = \"pw\"",
+            "without a password",
+        ),
+    ] {
+        machine.run(&format!(
+            "echo '{rights}' >/etc/sudoers.d/zz; chmod 440 /etc/sudoers.d/zz"
+        ));
+        describe(ssh);
+        site.lb("up --only consul").expect(1).tells(&[
+            "nothing was changed, because of this:",
+            "consul-0: ",
+            "sudo",
+            words,
+        ]);
+        assert_eq!(machine.run(LEFT), untouched, "{rights} {ssh}");
+    }
+    machine.run("rm /etc/sudoers.d/zz");
 
     // An agent of another cluster, which has its configuration elsewhere and none of our ports.
     machine.run(

@@ -43,6 +43,15 @@ service_prefix "" { policy = "read" }
 /// Of Prometheus: it reads the metrics of agents.
 const SCRAPE_RULES: &str = "agent_prefix \"\" { policy = \"read\" }\n";
 
+/// Of what shows no token, where nodes look up Consul's domain: DNS knows no tokens.
+const DNS: &str = "lb-dns";
+const DNS_RULES: &str = r#"node_prefix "" { policy = "read" }
+query_prefix "" { policy = "read" }
+service_prefix "" { policy = "read" }
+"#;
+/// Accessor of the token that Consul takes what shows none for.
+const ANONYMOUS: &str = "00000000-0000-0000-0000-000000000002";
+
 /// A policy of one token each.
 struct Wanted {
     /// Name of both.
@@ -105,6 +114,31 @@ pub async fn tokens(
         ensure_policy(&api, &name, &rules, policies.get(&name).map(String::as_str)).await?;
         ensure_token(&api, &name, tokens).await?;
     }
+    let id = policies.get(DNS).map(String::as_str);
+    if view.cluster.features.consul_dns {
+        ensure_policy(&api, DNS, DNS_RULES, id).await?;
+        give_anonymous(&api, true).await?;
+    } else if id.is_some() {
+        give_anonymous(&api, false).await?;
+    }
+    Ok(())
+}
+
+/// Gives the anonymous token the policy for DNS, or takes it away; what else it has, it keeps.
+async fn give_anonymous(api: &Api, wanted: bool) -> anyhow::Result<()> {
+    let path = format!("/v1/acl/token/{ANONYMOUS}");
+    let mut token: serde_json::Value = api.get(&path, LIMIT).await?.json()?;
+    let mut policies = token["Policies"].as_array().cloned().unwrap_or_default();
+    let is_ours = |policy: &serde_json::Value| policy["Name"] == DNS;
+    if policies.iter().any(is_ours) == wanted {
+        return Ok(());
+    }
+    policies.retain(|policy| !is_ours(policy));
+    if wanted {
+        policies.push(json!({ "Name": DNS }));
+    }
+    token["Policies"] = policies.into();
+    api.put(&path, Some(&token), LIMIT).await?.good()?;
     Ok(())
 }
 

@@ -32,6 +32,7 @@ fn cluster(servers: u8) -> Cluster {
         nodes: (0..servers).map(node).collect(),
         acl: false,
         raw_exec: true,
+        features: crate::bootstrap::topology::Features::default(),
         ca: None,
         consul: BinarySource::File(PathBuf::from("/usr/bin/consul")),
         nomad: None,

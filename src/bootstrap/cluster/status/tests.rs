@@ -26,6 +26,7 @@ fn cluster() -> Cluster {
         ],
         acl: false,
         raw_exec: true,
+        features: crate::bootstrap::topology::Features::default(),
         ca: None,
         consul: BinarySource::File("/usr/bin/consul".into()),
         nomad: None,

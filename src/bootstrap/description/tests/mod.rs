@@ -1,6 +1,7 @@
 //! Whole descriptions: what they come to, and what is said about wrong ones.
 
 mod extra;
+mod features;
 mod shipped;
 
 use std::path::{Path, PathBuf};
@@ -124,6 +125,7 @@ fn three_lines_are_enough() {
         nodes,
         acl: true,
         raw_exec: true,
+        features: crate::bootstrap::topology::Features::default(),
         ca: None,
         consul: BinarySource::File("/usr/bin/consul".into()),
         nomad: Some(BinarySource::File("/usr/bin/nomad".into())),

@@ -30,6 +30,7 @@ pub(crate) fn cluster(state: PathBuf) -> Cluster {
         ],
         acl: false,
         raw_exec: true,
+        features: crate::bootstrap::topology::Features::default(),
         ca: None,
         consul: BinarySource::File("/bin/consul".into()),
         nomad: None,
