@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::AdminState;
 use crate::journal::events::timestamp;
 
 /// Tells which certificates there are now.
@@ -45,9 +44,9 @@ pub(super) struct Shown {
 }
 
 /// All of them as the API shows them.
-pub(super) fn list(state: &AdminState) -> Vec<Shown> {
+pub(super) fn list(certificates: &CertificateList) -> Vec<Shown> {
     let now = SystemTime::now();
-    let rows = (state.certificates)();
+    let rows = certificates();
     rows.into_iter().map(|row| shown(row, now)).collect()
 }
 

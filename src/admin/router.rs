@@ -120,9 +120,11 @@ async fn decided(state: &AdminState, request: Request<Incoming>, client: &Client
             let rows = sources::list(&state.metrics.journal().sources().list(), SystemTime::now());
             json_response(StatusCode::OK, &rows, &query)
         }
-        AdminPath::CertificateList => {
-            json_response(StatusCode::OK, &certificates::list(state), &query)
-        }
+        AdminPath::CertificateList => json_response(
+            StatusCode::OK,
+            &certificates::list(&state.certificates),
+            &query,
+        ),
         AdminPath::Explain => explained(state, &query, client.address.ip().to_canonical()).await,
         // Where listeners of Prometheus have theirs, if that is not where ours are.
         AdminPath::Moved(_) | AdminPath::Nothing if is_metrics => metrics(state).await,

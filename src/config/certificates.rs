@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::acme::{self, AcmeChallenge, AcmeConfig, AcmeStoreKind};
+use super::acme::{AcmeChallenge, AcmeConfig, AcmeStoreKind};
 use super::declare::{Checked, Declared, section};
 use super::key::{DAY, MINUTE};
 use super::mask::{MASK, without_secrets_if_set};
@@ -550,7 +550,7 @@ impl CertificateConfig {
                     token: self.token(reader),
                 }
             }
-            CertificateKind::Acme => CertificateSource::Acme(Box::new(acme::read(self, reader))),
+            CertificateKind::Acme => CertificateSource::Acme(Box::new(self.read_acme(reader))),
         }
     }
 

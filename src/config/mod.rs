@@ -15,6 +15,7 @@ pub(crate) mod prefix_template;
 
 mod access_format;
 mod acme;
+mod acme_reader;
 mod admin;
 mod auth;
 mod auth_jwt;

@@ -9,7 +9,7 @@ locals {
     { protocol = "tcp", ports = "8501" },      # Consul: HTTPS
     { protocol = "tcp", ports = "4646-4648" }, # Nomad: HTTPS, RPC, gossip
     { protocol = "udp", ports = "4648" },
-    { protocol = "tcp", ports = "9997" }, # lb: metrics
+    { protocol = "tcp", ports = "9997" },            # lb: metrics
     { protocol = "tcp", ports = var.dynamic_ports }, # lb to tasks
     { protocol = "udp", ports = var.dynamic_ports },
   ]

@@ -27,7 +27,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 11] = [
     Target {
         name: "command",
         run: command::run,

@@ -66,6 +66,8 @@ fn busy() -> Metrics {
     control
         .auth_keys
         .insert("id".to_owned(), (Some(1_700_000_000), 3));
+    control.acme_orders.insert("issued", 2);
+    control.acme_failures.insert("server", 1);
     control.fleet_size = Some(3);
     control.registered = Some(false);
     control

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-use super::{Place, Shelf, Texts, Write, failed, host_of, part_of};
+use super::place::{Place, Shelf, Texts, Write, failed, host_of, part_of};
 use crate::certificates::acme::failure::{Failure, Kind};
 use crate::config::ConsulConfig;
 use crate::sources::blocking::{Next, Position, TokenBucket, jittered_wait};

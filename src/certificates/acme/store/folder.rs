@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Place, Shelf, Texts, Write, failed, host_of, part_of};
+use super::place::{Place, Shelf, Texts, Write, failed, host_of, part_of};
 use crate::certificates::acme::failure::Failure;
 
 /// How often the folder is looked at: another process may have the lock (one that takes over).

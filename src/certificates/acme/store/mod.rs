@@ -10,60 +10,14 @@
 
 mod consul;
 mod folder;
-
-use std::collections::BTreeMap;
+mod place;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 
-use super::failure::{Failure, Kind};
+use super::failure::Failure;
 use crate::config::{AcmeConfig, AcmeStore, ConsulConfig};
-
-/// Texts by the last part of their keys.
-pub(super) type Texts = BTreeMap<String, Bytes>;
-
-/// What stands together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shelf {
-    Certificates,
-    Orders,
-}
-
-impl Shelf {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Certificates => "certificates",
-            Self::Orders => "orders",
-        }
-    }
-}
-
-/// One key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place<'a> {
-    Account,
-    Of(Shelf, &'a str),
-}
-
-/// A change of one key; no text: it goes.
-#[derive(Clone, Debug)]
-pub(super) struct Write<'a> {
-    pub(super) place: Place<'a>,
-    pub(super) text: Option<String>,
-}
-
-impl<'a> Write<'a> {
-    pub(super) fn put(place: Place<'a>, text: String) -> Self {
-        Self {
-            place,
-            text: Some(text),
-        }
-    }
-
-    pub(super) fn delete(place: Place<'a>) -> Self {
-        Self { place, text: None }
-    }
-}
+pub(super) use place::{Place, Shelf, Texts, Write};
 
 /// The store of one source.
 pub(super) enum Store {
@@ -180,10 +134,6 @@ impl Lock {
     }
 }
 
-fn failed(reason: impl Into<String>) -> Failure {
-    Failure::new(Kind::Store, reason)
-}
-
 /// A name for everything that comes from this directory, and from no other: that of the server for
 /// people, and a digest.
 fn directory_name(url: &str) -> String {
@@ -204,15 +154,6 @@ fn directory_name(url: &str) -> String {
     format!("{clean}-{hex}")
 }
 
-/// A host as a part of a key or the name of a file.
-fn part_of(host: &str) -> String {
-    host.replace('*', "_wildcard")
-}
-
-fn host_of(part: &str) -> String {
-    part.replace("_wildcard", "*")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,6 +165,5 @@ mod tests {
         let urls = ["https://h/a_b", "https://h/a/b", "http://h/a/b"];
         let names: std::collections::BTreeSet<_> = urls.map(directory_name).into();
         assert_eq!(names.len(), 3);
-        assert_eq!(host_of(&part_of("*.a.test")), "*.a.test");
     }
 }
