@@ -322,7 +322,7 @@ pub struct Cluster {
     pub state: PathBuf,
 }
 
-/// What machines behind ssh have beside the cluster's own programs, if it is asked for.
+/// What machines behind ssh have beside the cluster's own programs, if it is configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Docker on Nomad clients.

@@ -14,9 +14,9 @@ pub struct Claims(Map<String, Value>);
 /// What a token has to claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Who made it; none: anything.
+    /// Its issuer; none: anything.
     pub issuer: Option<String>,
-    /// For whom it is, one of these; empty: anything.
+    /// Its audience, one of these; empty: anything.
     pub audiences: Vec<String>,
     /// Claims and the text that each must have, or hold.
     pub required: Vec<(String, String)>,

@@ -13,9 +13,9 @@ pub enum Fault {
     /// The header is not a JSON object, or a member stands twice, or has the wrong type.
     #[error("the header of the token cannot be read")]
     Header,
-    /// The header asks for what is not understood here: `crit`, `b64`, compression, another kind
+    /// The header demands what is not understood here: `crit`, `b64`, compression, another kind
     /// of token.
-    #[error("the header of the token asks for what is not supported")]
+    #[error("the header of the token demands what is not supported")]
     Unsupported,
     /// `none`, an unknown one, or one that is not configured.
     #[error("the algorithm of the token is not accepted")]

@@ -5,7 +5,7 @@
 //! text ─► token (parts, header) ─► keys (candidates by algorithm and kid) ─► signature ─► claims ─► rules
 //! ```
 //! Signatures are verified by `jsonwebtoken`; what strangers write is read here, strictly: a member
-//! of JSON that stands twice, padding, a fourth part or a header that asks for what is not
+//! of JSON that stands twice, padding, a fourth part or a header that demands what is not
 //! understood refuses the token.
 
 mod claims;

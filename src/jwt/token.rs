@@ -30,7 +30,7 @@ impl<'a> Token<'a> {
     /// Reads a token up to its header.
     ///
     /// # Errors
-    /// It is too long, not a token, or its header asks for what is not accepted from anybody.
+    /// It is too long, not a token, or its header demands what is never accepted.
     pub fn read(text: &'a str) -> Result<Self, Fault> {
         if text.len() > TOKEN_MAX {
             return Err(Fault::TooLong);

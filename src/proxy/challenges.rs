@@ -1,12 +1,12 @@
-//! Answers to ACME servers that look whether a host is ours: to a request (http-01) and to a
+//! Responses to ACME servers that look whether a host is ours: to a request (http-01) and to a
 //! handshake (tls-alpn-01).
 //!
 //! ```text
-//! request or handshake ─► known? ─► answered
-//!                           └─► ask, once for all that wait ─► known by now? ─► answered, or an ordinary client
+//! request or handshake ─► known? ─► response
+//!                           └─► query, once for all that wait ─► known by now? ─► response, or an ordinary client
 //! ```
 //! The order may be another lb's, and what this one knows of it a moment old: what is not known is
-//! asked for before it is taken for nothing.
+//! queried before it is taken for nothing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,7 +30,7 @@ const ASK_TIME: Duration = Duration::from_secs(3);
 /// A token is base64url; the longest that is looked for.
 const TOKEN_MAX: usize = 256;
 
-/// An answer for a host.
+/// A response for a host.
 #[derive(Clone, Debug)]
 pub enum ChallengeAnswer {
     /// To a request for this token.
@@ -68,7 +68,7 @@ impl fmt::Debug for Board {
 }
 
 impl Board {
-    /// An empty one; `asks` are answered once everything there is was shown.
+    /// An empty one; `asks` end once everything there is was shown.
     #[must_use]
     pub fn new(asks: mpsc::Sender<oneshot::Sender<()>>) -> Self {
         Self {
@@ -111,7 +111,7 @@ impl Board {
         present.handshakes.get(host).map(|it| Arc::clone(&it.1))
     }
 
-    /// Returns once everything is known that there was at the call; or too much is asked.
+    /// Returns once everything is known that there was at the call; or there are too many queries.
     async fn ask(&self) {
         let (sender, answered) = oneshot::channel();
         if self.asks.try_send(sender).is_ok() {
@@ -219,14 +219,14 @@ mod tests {
         let found = challenges.request("A.test.", "one").await;
         assert_eq!(found.as_deref(), Some(&b"one.print"[..]));
         assert!(asked.try_recv().is_err());
-        // Another lb has ordered; this one hears of it when it asks.
+        // Another lb has ordered; this one hears of it by its query.
         let (found, ()) = tokio::join!(challenges.request("b.test", "two"), async {
             let waiting = asked.recv().await;
             board.show(vec![("b.test".to_owned(), answer("two"))]);
             drop(waiting);
         });
         assert_eq!(found.as_deref(), Some(&b"two.print"[..]));
-        // One host's token is nothing for another, and what is no token is not asked for.
+        // One host's token is nothing for another, and what is not a token makes no query.
         drop(asked);
         assert_eq!(challenges.request("a.test", "two").await, None);
         assert_eq!(challenges.request("b.test", "../two").await, None);

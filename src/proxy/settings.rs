@@ -42,7 +42,7 @@ pub struct Settings {
     pub client_certificates: ClientCertificates,
     /// By how many lb rates are divided; the same through all reloads.
     pub limit_share: Arc<LimitShare>,
-    /// Answers to challenges of ACME servers; empty where no certificates are ordered.
+    /// Responses to challenges of ACME servers; empty where no certificates are ordered.
     pub challenges: Challenges,
 }
 

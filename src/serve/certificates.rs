@@ -225,7 +225,7 @@ impl Certificates {
         Some(all.entry(name.to_owned()).or_insert_with(made).clone())
     }
 
-    /// Answers to challenges, for the data path.
+    /// Responses to challenges, for the data path.
     pub(super) fn challenges(&self, config: &Config) -> Challenges {
         self.acme.challenges(config)
     }

@@ -285,7 +285,7 @@ fn a_name_that_is_refused_is_tried_seldom_and_holds_up_no_other() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    // Validated where nothing answers.
+    // Validated where nothing responds.
     pebble.host_at("dead.acme.test", &free_address());
     let hosts = ["blocked.acme.test", "dead.acme.test", "z.acme.test"];
     let orders = Orders::new(&pebble, &hosts).in_folder(folder.path());
@@ -509,7 +509,7 @@ fn three_lb_make_one_order_for_each_name_and_succeed_one_that_is_killed() {
     for orders in &all {
         wait_for_all(orders, &trust, SUCCESSION);
     }
-    // What the dead one could not answer may have been refused; the rest is one order for each.
+    // What the dead one could not respond to may have been refused; the rest is one order for each.
     let refused = pebble.log().matches("set INVALID by invalid authz").count();
     let (orders, issued) = (pebble.orders(), pebble.issued());
     assert!(

@@ -313,7 +313,7 @@ fn forged(good: &Signer, stranger: &Signer, rsa: &KeyPair) -> Vec<(String, Strin
         );
     }
 
-    // Headers that ask for what is not understood; signed rightly.
+    // Headers that demand what is not understood; signed rightly.
     for (name, value) in [
         ("crit", json!(["exp"])),
         ("crit", json!([])),
@@ -652,7 +652,7 @@ fn keys_are_fetched_change_without_a_failed_request_and_outlive_their_provider()
     let provider = Provider::start(set(&[&old]));
     let lb = start(&upstream, &provider.line());
     let token = old.sign(&claims());
-    // The first requests wait for the keys, and ask for them once.
+    // The first requests wait for the keys, and fetch them once.
     let first: Vec<u16> = std::thread::scope(|scope| {
         let lb = &lb;
         let token = &token;
@@ -683,7 +683,7 @@ fn keys_are_fetched_change_without_a_failed_request_and_outlive_their_provider()
     assert_eq!(after, [200; 16]);
     assert_eq!(provider.asked(), 2);
 
-    // Whatever unknown keys are named, it is not asked again so soon.
+    // Whatever unknown keys are named, there is no other request so soon.
     let stranger = Signer::new("stranger");
     for n in 0..50 {
         let header = json!({"alg": "ES256", "kid": format!("k{n}")}).to_string();

@@ -1,5 +1,5 @@
 //! Pebble for tests: a small ACME server that behaves as Let's Encrypt does, with the DNS server that
-//! it asks. Both on loopback, and ended with the test.
+//! it queries. Both on loopback, and ended with the test.
 
 use std::cell::RefCell;
 use std::env;

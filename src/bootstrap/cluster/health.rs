@@ -19,7 +19,7 @@ const OWN_SKEW_MAX_MS: i64 = 5_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
-    /// Whether the nodes answer.
+    /// Whether the nodes respond.
     Nodes,
     /// Whether they reach each other's ports.
     Ports,

@@ -34,7 +34,7 @@ struct Diagnosis {
 /// Prints it; exit code 3 when anything is wrong.
 ///
 /// # Errors
-/// When there is no such cluster, or no certificate to ask it with.
+/// When there is no such cluster, or no certificate for requests to it.
 pub(super) async fn run(invocation: &Invocation, json: bool) -> Result<u8> {
     let mut context = invocation.open_to_read()?;
     context.skip(&invocation.skip)?;

@@ -36,7 +36,7 @@ pub(super) struct Invocation {
     pub(super) batch: Option<usize>,
     /// Versions may be further away than the makers support.
     pub(super) force: bool,
-    /// What was asked for.
+    /// What the command line says.
     pub(super) action: BootstrapAction,
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One of so many clients at a time; of many, one in ten. What was asked for instead counts up to half
+/// One of so many clients at a time; of many, one in ten. What `--batch` says instead counts up to half
 /// of them.
 pub(super) fn size(clients: usize, asked: Option<usize>) -> usize {
     let half = (clients / 2).max(1);

@@ -9,7 +9,7 @@ use crate::bootstrap::nodes::spec::sha256;
 use crate::bootstrap::of_node::OfNode as _;
 use crate::bootstrap::topology::{Phase, Product};
 
-/// Sees to it on the nodes of this phase; nothing where it is not asked for.
+/// Sees to it on the nodes of this phase; nothing where it is not configured.
 ///
 /// # Errors
 /// The node on which systemd-resolved does not start.

@@ -1,5 +1,5 @@
 //! Packages of the machine's own distribution that clients need for containers: looked for by what
-//! they bring, whoever put it there, and installed by apt or dnf.
+//! they bring, however it came there, and installed by apt or dnf.
 
 use std::fmt::Write as _;
 use std::time::Duration;

@@ -64,7 +64,7 @@ pub struct Facts {
     pub cluster_id: Option<String>,
     /// Packages that the machine cannot get, in words.
     pub unobtainable: Vec<String>,
-    /// What keeps systemd-resolved from asking Consul, where that is wanted.
+    /// What keeps systemd-resolved from using Consul, where that is wanted.
     pub resolver: Vec<String>,
 }
 

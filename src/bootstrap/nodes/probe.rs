@@ -1,4 +1,4 @@
-//! What `doctor` asks of a node: which of the others' ports it reaches, its clock, and the largest
+//! What `doctor` looks up on a node: which of the others' ports it reaches, its clock, and the largest
 //! packet of its interface. Changes nothing, and needs nothing there but bash.
 
 use std::fmt::Write as _;
@@ -46,7 +46,7 @@ device=$(ip -o addr 2>/dev/null | awk -v address="$address" '{ split($4, a, "/")
 pub enum Reached {
     /// Something listens there.
     Yes,
-    /// The machine answers that nothing listens there.
+    /// The machine says that nothing listens there.
     Refused,
     /// Nothing came back.
     Silent,
@@ -63,7 +63,7 @@ pub struct Probe {
     pub interface: Option<String>,
     /// Its MTU.
     pub mtu: Option<u32>,
-    /// Of each port that was asked for, in order; None: bash is missing.
+    /// Of each port that was named, in order; None: bash is missing.
     pub ports: Option<Vec<Reached>>,
 }
 

@@ -1,4 +1,4 @@
-//! `.consul` on a node: a drop-in of systemd-resolved that asks the node's own agent for the names of
+//! `.consul` on a node: a drop-in of systemd-resolved that resolves by the node's own agent the names of
 //! Consul's domain. See <https://www.freedesktop.org/software/systemd/man/latest/resolved.conf.html>.
 
 use anyhow::Result;
@@ -14,8 +14,8 @@ pub const RESOLVER_FOLDER: &str = "/etc/systemd/resolved.conf.d";
 pub const RESOLVER_FILE: &str = "/etc/systemd/resolved.conf.d/lb-consul.conf";
 
 /// Prints what keeps it from being of use. A server with a port needs systemd 246. All servers of the
-/// section `[Resolve]` are asked for all names that it is asked for, so that another one there and
-/// Consul's agent would answer for each other.
+/// section `[Resolve]` are used for all names alike, so that another one there and
+/// Consul's agent would respond for each other.
 pub(super) const LOOK: &str = r#"
 if ! [ -d /run/systemd/system ] || ! systemctl is-active -q systemd-resolved.service; then
   echo 'systemd-resolved does not run there'

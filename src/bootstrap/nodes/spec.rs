@@ -128,7 +128,7 @@ pub struct NodeSpec {
     pub binaries: Vec<BinarySpec>,
     /// Files.
     pub files: Vec<FileSpec>,
-    /// Files of ours that are not asked for any more.
+    /// Files of ours that are not wanted any more.
     pub gone: Vec<String>,
     /// Daemons, in the order of their start.
     pub daemons: Vec<DaemonSpec>,

@@ -273,7 +273,7 @@ fn features_are_for_the_nodes_that_they_are_of_use_to() {
             let nomad = text(&spec, "/nomad.hcl").unwrap_or_default();
             assert_eq!(nomad.contains("cni_path"), cni && is_client, "{name}");
             assert_eq!(nomad.contains("plugin \"docker\""), docker && is_client);
-            // What is not asked for any more is taken away.
+            // What is not configured any more is taken away.
             assert_eq!(text(&spec, RESOLVER_FILE).is_some(), consul_dns, "{name}");
             assert_eq!(spec.gone == [RESOLVER_FILE], !consul_dns, "{name}");
         }

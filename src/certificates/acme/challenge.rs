@@ -7,11 +7,11 @@ use bytes::Bytes;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use serde::{Deserialize, Serialize};
 
-/// A challenge that every lb of the name space answers. Holds no secret.
+/// A challenge that every lb of the name space responds to. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub(super) enum Challenge {
-    /// A request for the token is answered with the authorization.
+    /// The response to a request for the token is the authorization.
     #[serde(rename = "http-01")]
     Http {
         /// Last part of the path.
@@ -23,7 +23,7 @@ pub(super) enum Challenge {
     Tls { authorization: String },
 }
 
-/// An answer, for the data path.
+/// A response, for the data path.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// To a request.
@@ -32,7 +32,7 @@ pub(crate) enum Answer {
     Tls { certificate: Bytes, key: Bytes },
 }
 
-/// Answers by host, with the certificates that were made for them.
+/// Responses by host, with the certificates that were made for them.
 #[derive(Debug, Default)]
 pub(super) struct Answers(BTreeMap<String, (Challenge, Answer)>);
 
@@ -96,7 +96,7 @@ mod tests {
         let mut made = |text: &str| {
             let found = answers.replace([(&host, &challenge(text))].into_iter());
             let Some((_, Answer::Tls { certificate, .. })) = found.into_iter().next() else {
-                panic!("no answer");
+                panic!("no response");
             };
             certificate
         };

@@ -3,9 +3,9 @@
 //! ```text
 //! hosts of routes ─► names ─► what is due? (schedule) ─► order ─► store ─► watch ─► CertificateSink
 //!                                  ▲                       │                  │
-//!                             holder of the lock      challenge ─► store ─► watch ─► answers in the data path
+//!                             holder of the lock      challenge ─► store ─► watch ─► responses in the data path
 //! ```
-//! Any number of lb share a store. All of them serve what it holds and answer every challenge; the
+//! Any number of lb share a store. All of them serve what it holds and respond to every challenge; the
 //! one that has the lock orders. See docs/decisions/0026-acme.md.
 
 mod account;
@@ -50,7 +50,7 @@ use crate::sources::backoff::Backoff;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Between two looks whether the lock is free.
 const LOCK_LOOK: Duration = Duration::from_secs(2);
-/// Between two answers to questions: clients can ask for anything.
+/// Between two reads for queries: clients can request any name.
 const ASK_PAUSE: Duration = Duration::from_millis(30);
 /// How often what is said of names is brought up to date, and hosts of routes are looked at.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -123,7 +123,7 @@ async fn each(shared: &Shared, watch: &mut Watch, take: impl Fn(&store::Texts)) 
     }
 }
 
-/// Answers questions of the data path: reads what the store holds at this moment, once for all that
+/// Responds to queries of the data path: reads what the store holds at this moment, once for all that
 /// wait.
 async fn answer(shared: &Shared, asks: &Asks) {
     let mut asks = asks.lock().await;

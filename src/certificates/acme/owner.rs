@@ -1,4 +1,4 @@
-//! What the holder of the lock does: orders what is due, a few at a time, and asks the CA when it
+//! What the holder of the lock does: orders what is due, a few at a time, and queries the CA when it
 //! wants certificates to be renewed. Dropped with the lock, it ends whatever it has begun.
 
 use std::cell::RefCell;
@@ -316,7 +316,7 @@ async fn checked_order(
                 let reason = format!("its certificate in the store {reason}");
                 return Err(Failure::new(Kind::Passphrase, reason));
             }
-            // The CA's wish is no reason to doubt a certificate that has just come.
+            // The CA's wish gives no reason to doubt a certificate that has just come.
             Standing::Good(stored) if replaces.is_none() && shared.is_fresh(stored) => {
                 return Ok(String::from_utf8_lossy(&text).into_owned());
             }

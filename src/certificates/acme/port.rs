@@ -1,4 +1,4 @@
-//! What the rest of the process is to ordering certificates: which hosts are routed, where answers
+//! What the rest of the process is to ordering certificates: which hosts are routed, where responses
 //! to challenges are shown, and what is told.
 
 use std::collections::BTreeSet;
@@ -10,11 +10,11 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::challenge::Answer;
 use super::failure::Kind;
 
-/// The data path was asked for a challenge that it does not know. The sender is dropped once it
+/// The data path met a challenge that it does not know. The sender is dropped once it
 /// knows all there are.
 pub(crate) type Ask = oneshot::Sender<()>;
 
-/// Questions outlive the task that answers them: a reload starts it anew.
+/// Queries outlive the task that serves them: a reload starts it anew.
 pub(crate) type Asks = Arc<Mutex<mpsc::Receiver<Ask>>>;
 
 /// The way to the rest of the process.
@@ -22,7 +22,7 @@ pub(crate) trait Port: Send + Sync + 'static {
     /// Hosts of the routes that are served as HTTP, as routes have them.
     fn hosts(&self) -> Arc<BTreeSet<String>>;
 
-    /// Shows these answers and no others.
+    /// Shows these responses and no others.
     fn show(&self, answers: Vec<(String, Answer)>);
 
     /// An order has come to its end.

@@ -130,7 +130,7 @@ pub(super) struct OrderRecord {
     pub(super) failure: Option<FailureRecord>,
 }
 
-/// What the CA said about a name, so that the next lb does not ask it again too soon.
+/// What the CA said about a name, so that the next lb does not try again too soon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FailureRecord {
     pub(super) kind: Kind,
@@ -171,7 +171,7 @@ impl OrderRecord {
         })
     }
 
-    /// What is not understood is no order.
+    /// What is not understood is not an order.
     pub(super) fn decode(text: &[u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()
     }

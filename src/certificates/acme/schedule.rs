@@ -9,7 +9,7 @@ const REFUSED_MAX: i64 = 6 * 3600;
 const REFUSED_MIN: i64 = 600;
 /// Longest pause after a failure that is not about the name.
 const AWAY_MAX: i64 = 60;
-/// No server may ask for a longer pause than this.
+/// No server may impose a longer pause than this.
 const RETRY_AFTER_MAX: i64 = 30 * 86_400;
 /// By how much of its life a renewal is spread, so that many names do not fall due at once.
 const SPREAD: f64 = 0.01;

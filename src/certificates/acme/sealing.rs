@@ -28,7 +28,7 @@ const HEADER_LEN: usize = 2 + SALT_LEN;
 /// log2 of scrypt's N: 32 MiB, and a tenth of a second. It is derived on a thread that serves
 /// certificates to handshakes.
 const COST: u8 = 15;
-/// A text may ask for no more: 256 MiB.
+/// A text may take no more: 256 MiB.
 const COST_MAX: u8 = 18;
 /// Salts for which keys are kept.
 const KEYS_MAX: usize = 8;

@@ -68,7 +68,7 @@ impl View {
         known.text = text;
     }
 
-    /// Takes what the shelf of orders holds now. What is not understood is no order.
+    /// Takes what the shelf of orders holds now. What is not understood is not an order.
     pub(super) fn take_orders(&mut self, texts: &Texts) {
         self.orders = texts
             .iter()

@@ -11,8 +11,8 @@ use crate::proxy::challenges::{ACME_TLS, Challenges};
 use crate::proxy::tls::store::{CertStore, ServerUse};
 
 /// The handshake with a client. Where certificates are made on demand, the client waits for the one
-/// it names; no other client does. An ACME server that validates a name is answered here, whatever
-/// the listener asks of clients; nothing is left of such a connection.
+/// it names; no other client does. An ACME server that validates a name gets its response here, whatever
+/// the listener demands of clients; nothing is left of such a connection.
 ///
 /// # Errors
 /// What went wrong, on either side.

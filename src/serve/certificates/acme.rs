@@ -1,5 +1,5 @@
 //! What ordering certificates is given by the rest of the process: hosts of the published table, a
-//! board for answers to challenges, counters.
+//! board for responses to challenges, counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::proxy::challenges::{Board, ChallengeAnswer, Challenges};
 use crate::table::{RouteTable, SharedTable};
 
-/// Questions for challenges that wait at a time: clients can ask for anything.
+/// Queries for challenges that wait at a time: clients can request any name.
 const ASKS_MAX: usize = 64;
 
 /// The boards and states of all sources that order.
@@ -91,7 +91,7 @@ impl Acme {
         }
     }
 
-    /// The boards of the sources that prove hosts by an answer of ours.
+    /// The boards of the sources that prove hosts by a response of ours.
     pub(super) fn challenges(&self, config: &Config) -> Challenges {
         let answers = |source: &CertificateSource| match source {
             CertificateSource::Acme(acme) => acme.challenge != AcmeChallenge::Dns01,
