@@ -18,7 +18,7 @@ demo: ## build and watch it work: three sample services, the router in front, no
 	$(CARGO) run --locked -- demo
 
 test: tools check ## everything: installs what is missing, then checks and tests
-	$(CARGO) test --quiet --locked --bench lookup --bench pick --bench rebuild --bench head --bench token --bench wire \
+	$(CARGO) test --quiet --locked --bench lookup --bench pick --bench rebuild --bench head --bench policies --bench token --bench wire \
 		--bench end_to_end
 	scripts/test
 
@@ -45,7 +45,7 @@ bench-tools: ## what `make bench` can use and Debian has: load generators and pe
 	sudo apt-get install -y --no-install-recommends wrk nghttp2-client haproxy nginx libnginx-mod-stream
 
 bench-micro: ## single steps of the router and of reading Consul, by criterion
-	$(CARGO) bench --locked --bench lookup --bench pick --bench rebuild --bench head --bench token --bench wire
+	$(CARGO) bench --locked --bench lookup --bench pick --bench rebuild --bench head --bench policies --bench token --bench wire
 
 audit: ## known vulnerabilities of dependencies (needs the network)
 	$(CARGO) deny --locked check advisories

@@ -69,7 +69,10 @@ fn options(text: &str) {
     };
     let options = parsed.options.with_policy(&NamedPolicies::default());
     let told = options.policy_texts();
-    let closed = options.policies.as_ref().is_some_and(|it| it.closed.is_some());
+    let closed = options
+        .policies
+        .as_ref()
+        .is_some_and(|it| it.closed.is_some());
     assert!(options.policy.is_none() || closed, "{told:?}");
 }
 
@@ -108,6 +111,9 @@ fn paths(from: &str, to: &str, path: &str) {
     if let Ok(path) = made(&written) {
         assert_eq!(path.wire, written);
         let mut segments = path.decoded.split('/');
-        assert!(segments.all(|segment| segment != "." && segment != ".."), "{written}");
+        assert!(
+            segments.all(|segment| segment != "." && segment != ".."),
+            "{written}"
+        );
     }
 }
