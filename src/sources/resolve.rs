@@ -20,6 +20,7 @@ mod expand;
 mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,8 +118,15 @@ type Sent = Result<(), mpsc::error::SendError<Update>>;
 
 impl<R: Resolve> Stage<R> {
     async fn run(mut self, mut input: mpsc::Receiver<Update>) -> Sent {
-        let mut changed = Box::pin(changed(Arc::clone(&self.resolver)));
+        let resolver = Arc::clone(&self.resolver);
+        let changed = |before| Box::pin(changed(Arc::clone(&resolver), before));
+        let mut change = None;
         loop {
+            // Before the first lookup: what it finds is of this state of the files, or a later one.
+            if change.is_none() && !self.slots.is_empty() {
+                let before = time::timeout(self.lookup_timeout, resolver.generation()).await;
+                change = Some(changed(before.unwrap_or(0)));
+            }
             self.start_lookups();
             let wake = self.next_wake();
             tokio::select! {
@@ -128,8 +136,8 @@ impl<R: Resolve> Stage<R> {
                 },
                 Some((question, result)) = self.lookups.next() => self.record_lookup(&question, result).await?,
                 () = sleep_until(wake) => self.give_up_waiting().await?,
-                () = changed.as_mut(), if !self.slots.is_empty() => {
-                    changed.set(self::changed(Arc::clone(&self.resolver)));
+                generation = of(&mut change), if !self.slots.is_empty() => {
+                    change = Some(changed(generation));
                     // Those under way may go to servers that are gone.
                     self.lookups.clear();
                     self.names.requery_all(Instant::now());
@@ -383,14 +391,21 @@ impl Content {
     }
 }
 
-/// Waits until the system's files about names differ from how they are when this is polled first.
-async fn changed(resolver: Arc<impl Resolve>) {
-    let before = resolver.generation().await;
+/// Waits until the system's files about names are of another generation than this, and gives it.
+async fn changed(resolver: Arc<impl Resolve>, before: u64) -> u64 {
     loop {
         time::sleep(LOOK_EVERY).await;
-        if resolver.generation().await != before {
-            return;
+        let now = resolver.generation().await;
+        if now != before {
+            return now;
         }
+    }
+}
+
+async fn of(change: &mut Option<Pin<Box<impl Future<Output = u64>>>>) -> u64 {
+    match change {
+        Some(change) => change.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 
