@@ -173,6 +173,53 @@ fn of_former_ids<'c>(catalog: &'c [Catalogued], agents: &BTreeMap<String, String
     former.map(|known| known.node.as_str()).collect()
 }
 
+#[derive(Deserialize)]
+struct NodeServices {
+    #[serde(rename = "Services")]
+    services: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+}
+
+/// Takes services out of Consul's catalog that the snapshot knows on nodes whose agents have them no
+/// more: what ran there was placed anew. With ACLs an agent may not do so itself (Consul 1.8.7 uses
+/// the anonymous token for it), so that they would be called healthy for ever. How many there were.
+///
+/// # Errors
+/// When the catalog cannot be read, or a server refuses.
+pub async fn forget_services(view: &ClusterView<'_>) -> Result<usize> {
+    let server = server(view, Product::Consul).await?;
+    let api = view.api(server, Product::Consul);
+    let mut gone = 0;
+    for node in &view.cluster.nodes {
+        let path = format!("/v1/catalog/node/{}", node.name);
+        let known: Option<NodeServices> = api.get(&path, LIMIT).await?.json()?;
+        // The catalog first: what is registered meanwhile is in the second list alone.
+        let own = view.api(node, Product::Consul);
+        let own = own.get("/v1/agent/services", LIMIT).await;
+        let own = own.and_then(|reply| reply.json::<BTreeMap<String, serde::de::IgnoredAny>>());
+        let (Some(known), Ok(own)) = (known.and_then(|node| node.services), own) else {
+            continue;
+        };
+        for id in former_services(known.keys(), &own) {
+            let body = json!({
+                "Datacenter": view.cluster.datacenter, "Node": node.name, "ServiceID": id,
+            });
+            let done = api.put("/v1/catalog/deregister", Some(&body), LIMIT);
+            done.await?.good()?;
+            gone += 1;
+        }
+    }
+    Ok(gone)
+}
+
+/// Servers register `consul` in the catalog themselves.
+fn former_services<'k, T>(
+    known: impl Iterator<Item = &'k String>,
+    own: &BTreeMap<String, T>,
+) -> Vec<&'k str> {
+    let is_former = |id: &&String| *id != "consul" && !own.contains_key(*id);
+    known.filter(is_former).map(String::as_str).collect()
+}
+
 /// An allocation of one client.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -293,6 +340,13 @@ fn has_registered(name: &str, listed: &[Listed], remembered: &Remembered) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_that_an_agent_has_no_more_are_former_ones() {
+        let known = ["consul", "web", "gone"].map(str::to_owned);
+        let own = BTreeMap::from([("web".to_owned(), ()), ("new".to_owned(), ())]);
+        assert_eq!(former_services(known.iter(), &own), ["gone"]);
+    }
 
     #[test]
     fn only_agents_of_another_id_are_taken_out() {

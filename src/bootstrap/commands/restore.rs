@@ -30,6 +30,7 @@ use crate::bootstrap::converge::many::each;
 use crate::bootstrap::converge::restart::STOP_PATIENCE;
 use crate::bootstrap::converge::{self, preflight};
 use crate::bootstrap::exit::{INTERRUPTED, UsageError};
+use crate::bootstrap::plural::counted;
 use crate::bootstrap::state::passphrase::Passphrase;
 use crate::bootstrap::state::{Restoring, State, tokens_of};
 use crate::bootstrap::topology::{Phase, Product, Role, Scope};
@@ -399,8 +400,19 @@ async fn finish(context: &Context, remembered: Option<Remembered>) -> Result<()>
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         let status = status::look(&view, context.scope, now, 0).await;
         if !status.degraded {
-            bar.done("well");
-            return Ok(());
+            return match snapshot::forget_services(&view).await? {
+                0 => {
+                    bar.done("well");
+                    Ok(())
+                }
+                gone => {
+                    bar.done(&format!(
+                        "well; {} taken out of the catalog",
+                        counted(gone, "former service")
+                    ));
+                    Ok(())
+                }
+            };
         }
         bar.set(0, "waiting until all is well");
         if Instant::now() >= end {
