@@ -105,17 +105,7 @@ impl NomadAgent {
         let turn = Turn::of("single Nomad agents");
         let dir = tempfile::tempdir().expect("temporary folder");
         let config = config(consul, dir.path());
-        fs::write(dir.path().join("nomad.json"), config.to_string()).expect("write");
-        fs::write(dir.path().join("app.py"), APPLICATION).expect("write");
-        let log = File::create(dir.path().join("log")).expect("log");
-        let child = Command::new(&binary)
-            .args(["agent", "-config"])
-            .arg(dir.path().join("nomad.json"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("log"))
-            .stderr(log)
-            .spawn()
-            .expect("nomad");
+        let child = start_agent(&binary, dir.path(), &config, APPLICATION);
         let agent = Self {
             binary,
             child: Some(child),
@@ -125,8 +115,7 @@ impl NomadAgent {
         };
         agent.wait("a ready node", || {
             let nodes = agent.try_api("/v1/nodes")?;
-            (nodes[0]["Status"] == "ready" && nodes[0]["Drivers"]["raw_exec"]["Healthy"] == true)
-                .then_some(())
+            is_ready(&nodes).then_some(())
         });
         agent
     }
@@ -308,6 +297,27 @@ impl Drop for NomadAgent {
             end_descendants(child, self.dir.path());
         }
     }
+}
+
+/// Starts an agent with this configuration, whose folder also holds the application of its jobs.
+pub fn start_agent(binary: &Path, dir: &Path, config: &Value, application: &str) -> Child {
+    let path = dir.join("nomad.json");
+    fs::write(&path, config.to_string()).expect("write");
+    fs::write(dir.join("app.py"), application).expect("write");
+    let log = File::create(dir.join("log")).expect("log");
+    Command::new(binary)
+        .args(["agent", "-config"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("log"))
+        .stderr(log)
+        .spawn()
+        .expect("nomad")
+}
+
+/// Whether the only node of `/v1/nodes` takes jobs.
+pub fn is_ready(nodes: &Value) -> bool {
+    nodes[0]["Status"] == "ready" && nodes[0]["Drivers"]["raw_exec"]["Healthy"] == true
 }
 
 /// Everything that a process started, and what that started.

@@ -1,8 +1,8 @@
 //! A real Nomad agent, server and client in one, without Consul: jobs register at Nomad itself.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::client::{RawResponse, exchange};
 use super::loopback::free_address;
-use super::nomad::{descendants, end_descendants, end_processes};
+use super::nomad::{descendants, end_descendants, end_processes, is_ready, start_agent};
 use super::turn::Turn;
 use super::wait::{PATIENCE, try_wait};
 
@@ -106,17 +106,7 @@ impl Agent {
         let dir = tempfile::tempdir().expect("temporary folder");
         let ip = free_address();
         let config = config(&ip, dir.path(), acl);
-        fs::write(dir.path().join("nomad.json"), config.to_string()).expect("write");
-        fs::write(dir.path().join("app.py"), APPLICATION).expect("write");
-        let log = File::create(dir.path().join("log")).expect("log");
-        let child = Command::new(&binary)
-            .args(["agent", "-config"])
-            .arg(dir.path().join("nomad.json"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("log"))
-            .stderr(log)
-            .spawn()
-            .expect("nomad");
+        let child = start_agent(&binary, dir.path(), &config, APPLICATION);
         let mut agent = Self {
             child: Mutex::new(Some(child)),
             left: Mutex::default(),
@@ -136,8 +126,7 @@ impl Agent {
         agent.wait("a ready node", || {
             let response = agent.send("GET", "/v1/nodes", None)?;
             let nodes: Value = serde_json::from_slice(&response.body).ok()?;
-            (nodes[0]["Status"] == "ready" && nodes[0]["Drivers"]["raw_exec"]["Healthy"] == true)
-                .then_some(())
+            is_ready(&nodes).then_some(())
         });
         agent
     }
