@@ -400,19 +400,14 @@ async fn finish(context: &Context, remembered: Option<Remembered>) -> Result<()>
         let now = i64::try_from(now).unwrap_or(i64::MAX);
         let status = status::look(&view, context.scope, now, 0).await;
         if !status.degraded {
-            return match snapshot::forget_services(&view).await? {
-                0 => {
-                    bar.done("well");
-                    Ok(())
-                }
-                gone => {
-                    bar.done(&format!(
-                        "well; {} taken out of the catalog",
-                        counted(gone, "former service")
-                    ));
-                    Ok(())
-                }
-            };
+            bar.done(&match snapshot::forget_services(&view).await? {
+                0 => "well".to_owned(),
+                gone => format!(
+                    "well; {} taken out of the catalog",
+                    counted(gone, "former service")
+                ),
+            });
+            return Ok(());
         }
         bar.set(0, "waiting until all is well");
         if Instant::now() >= end {
